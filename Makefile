@@ -1,0 +1,47 @@
+# Everything happens in .venv, which is made on first use and again when pyproject.toml changes.
+PYTHON ?= python3
+BIN := .venv/bin
+# Processes under test mostly wait, so more of them than cores pay off.
+JOBS ?= 4
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo example test lint clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+	@echo "PYTHON=python3.12 chooses another Python (3.10 or newer), after make clean; ARGS='...' is given to pytest."
+	@echo "REDIS_URL=... and DATABASE_URL=... make the demo use your servers."
+
+demo: .venv/demo.stamp ## the example project's main job, with faults, checked; ends by itself
+	cd example_project && ../$(BIN)/python demo.py
+
+example: .venv/demo.stamp ## the same, left running to play with
+	cd example_project && ../$(BIN)/python demo.py --keep
+
+test: .venv/dev.stamp ## all tests, on private servers
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: .venv/dev.stamp ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy celery_perpetual $(wildcard tests/typing)
+
+clean: ## remove .venv and everything that was built
+	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "celery-perpetual needs Python 3.10 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo "$(PYTHON) cannot make virtual environments; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+
+# What `make test` needs includes what `make demo` needs.
+.venv/dev.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch .venv/demo.stamp $@
+
+.venv/demo.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@

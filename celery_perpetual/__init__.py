@@ -1,0 +1,42 @@
+"""Work that finds itself: a Celery task with ``poll_every`` and ``next_batch`` is polled by beat, and what it finds
+is enqueued as ordinary Celery tasks. Importing this package changes nothing; ``Perpetual(app)`` wires an app.
+"""
+
+from __future__ import annotations
+
+from celery_perpetual.app import Perpetual
+from celery_perpetual.beat.scheduler import PerpetualScheduler
+from celery_perpetual.errors import (
+    BatchTooLarge,
+    ContractError,
+    InvalidItem,
+    PerpetualError,
+    SettingsError,
+    StoreUnavailable,
+    UnknownTask,
+    UnknownUnit,
+)
+from celery_perpetual.polling import Poll, PollOutcome
+from celery_perpetual.tasks import Batch, Defer, Item, Pause, PerpetualOptions, PerpetualTask, Skip
+
+__all__ = [
+    "Batch",
+    "BatchTooLarge",
+    "ContractError",
+    "Defer",
+    "InvalidItem",
+    "Item",
+    "Pause",
+    "Perpetual",
+    "PerpetualError",
+    "PerpetualOptions",
+    "PerpetualScheduler",
+    "PerpetualTask",
+    "Poll",
+    "PollOutcome",
+    "SettingsError",
+    "Skip",
+    "StoreUnavailable",
+    "UnknownTask",
+    "UnknownUnit",
+]

@@ -1,0 +1,177 @@
+"""``Perpetual(app)``: everything hangs on it, nothing is decided in it."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from celery_perpetual.completions import Finisher, connect
+from celery_perpetual.errors import ContractError
+from celery_perpetual.ledger import Ledger
+from celery_perpetual.operations import Explanation, Finding, Unit, Units, check, explain, find, poll_by_hand
+from celery_perpetual.polling import EVERYTHING, Paused, Pauses, PollOutcome, Runner, outcomes
+from celery_perpetual.polling.outcome import format_time
+from celery_perpetual.settings import Settings
+from celery_perpetual.store import Store
+from celery_perpetual.tasks import Perpetuity, discover
+from celery_perpetual.wiring import wire
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+class Perpetual:
+    """celery-perpetual for one Celery app; also ``app.perpetual``.
+
+    Making it reads no configuration and opens no connection. Its operations may be called from any process and
+    thread that has the app.
+    """
+
+    app: Celery
+
+    def __init__(self, app: Celery | None = None) -> None:
+        """Wire ``app``, or later one given to :meth:`init_app`."""
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Celery) -> Perpetual:
+        """Connect worker signals, and make ``celery beat`` use our scheduler where the app has Celery's default."""
+        self.app = app
+        app.perpetual = self  # type: ignore[attr-defined]
+        connect()
+        wire(app)
+        return self
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The app's ``perpetual_*`` settings, checked."""
+        return Settings.from_app(self.app)
+
+    @cached_property
+    def store(self) -> Store:
+        """The namespace in Redis."""
+        return Store.from_app(self.app, self.settings)
+
+    @cached_property
+    def finisher(self) -> Finisher:
+        """Settles the ends of items."""
+        return Finisher(lambda: Ledger(self.store, self.settings.events_maxlen))
+
+    @cached_property
+    def _runner(self) -> Runner:
+        return Runner(self.app, self.store, self.settings.events_maxlen)
+
+    @cached_property
+    def _pauses(self) -> Pauses:
+        return Pauses(self.store, self.settings.events_maxlen)
+
+    @property
+    def _units(self) -> Units:
+        return Units(self.app, self.settings, self.store, self._pauses)
+
+    def check(self) -> list[Finding]:
+        """Check settings, tasks, scheduler, store and leader; empty if all is well."""
+        return check(self.app)
+
+    def units(self) -> list[Unit]:
+        """Every unit, by name, with its state, next and last poll.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        return self._units.all()
+
+    def poll(self, task: Any, tenant: Any = None) -> PollOutcome:
+        """Evaluate ``next_batch`` and enqueue, now and in this process, without moving the cadence.
+
+        It takes the unit's claim like any poll (one that is open: ``skipped``, gate ``busy``) and passes over pause,
+        ``enabled`` and back-off, not over ``max_in_flight``. Blocks at most ``poll_timeout`` for ``next_batch``.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            StoreUnavailable: the store did not answer. An error of ``next_batch`` is the status ``failed``.
+        """
+        return poll_by_hand(self.store, self._runner, find(self.app, task, tenant))
+
+    def polls(self, task: Any, tenant: Any = None, limit: int = 20) -> list[PollOutcome]:
+        """Outcomes of a unit, newest first."""
+        return outcomes(self.store, find(self.app, task, tenant).unit, limit)
+
+    def why(self, task: Any, tenant: Any = None) -> Explanation:
+        """Explain from what is stored why a unit is quiet, or what it does next."""
+        perpetuity = find(self.app, task, tenant)
+        return explain(self.store, perpetuity, self._units.one(perpetuity))
+
+    def cursor(self, task: Any, tenant: Any = None) -> Any:
+        """The unit's cursor, or None."""
+        return self._units.one(find(self.app, task, tenant)).cursor
+
+    def pause(
+        self,
+        task: Any = None,
+        tenant: Any = None,
+        queue: str | None = None,
+        routine: str | None = None,
+        *,
+        reason: str = "",
+        until: datetime | None = None,
+    ) -> Paused:
+        """Stop polling one task, or everything. What is enqueued runs on. Durable; pausing again replaces it.
+
+        Args:
+            reason: shown wherever the pause is.
+            until: an aware datetime at which it ends by itself.
+        """
+        _only_polling(queue, routine)
+        if until is not None and until.tzinfo is None:
+            raise ContractError(f"pause: until must be an aware datetime, got the naive {until!r}")
+        paused = Paused(
+            scope=self._scope(task, tenant),
+            by=f"{getpass.getuser()}@{socket.gethostname()}",
+            reason=reason or "no reason given",
+            at=datetime.now(timezone.utc),
+            until=until,
+        )
+        self._pauses.pause(paused)
+        return paused
+
+    def resume(
+        self,
+        task: Any = None,
+        tenant: Any = None,
+        queue: str | None = None,
+        routine: str | None = None,
+        *,
+        from_: Literal["now", "kept"] = "now",
+    ) -> bool:
+        """End the pause of one task, or of everything; False if that scope was not paused.
+
+        Args:
+            from_: ``now`` polls at once, ``kept`` at the next slot of the grid.
+        """
+        _only_polling(queue, routine)
+        if from_ not in ("now", "kept"):
+            raise ContractError(f"resume: from_ must be 'now' or 'kept', got {from_!r}")
+        scope = self._scope(task, tenant)
+        at = format_time(datetime.now(timezone.utc))
+        about = {"scope": scope, "unit": None if scope == EVERYTHING else scope, "at": at}
+        return self._pauses.resume(scope, json.dumps(about), self._units_of(scope) if from_ == "now" else [])
+
+    def _scope(self, task: Any, tenant: Any) -> str:
+        if task is None and tenant is not None:
+            raise ContractError("a tenant needs its task; tenants across tasks are not available yet")
+        return EVERYTHING if task is None else find(self.app, task, tenant).unit
+
+    def _units_of(self, scope: str) -> list[str]:
+        everything: list[Perpetuity] = list(discover(self.app).tasks.values())
+        return [each.unit for each in everything] if scope == EVERYTHING else [scope]
+
+
+def _only_polling(queue: str | None, routine: str | None) -> None:
+    for name, value in (("queue", queue), ("routine", routine)):
+        if value is not None:
+            raise ContractError(f"pausing a {name} is not available yet")

@@ -1,0 +1,1 @@
+"""Celery beat with perpetual tasks."""

@@ -1,0 +1,41 @@
+"""What beat's banner says about perpetual tasks."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from celery_perpetual.errors import PerpetualError
+from celery_perpetual.store import store_warnings
+from celery_perpetual.tasks import discover
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.settings import Settings
+    from celery_perpetual.store import Store
+
+
+def banner(app: Celery, settings: Settings, store: Store) -> str:
+    """Store, leader and perpetual tasks, one line each, as Celery indents them."""
+    lines = [f"store -> {store.shown} (prefix {settings.key_prefix})", f"leader -> {_leader(store)}"]
+    try:
+        tasks = discover(app).tasks.values()
+    except PerpetualError as error:
+        return _indented([*lines, f"refused -> {error}"])
+    lines += [f"perpetual -> {each.name}, {each.cadence}" for each in tasks]
+    lines += [f"warning -> {warning}" for warning in store_warnings(store)]
+    return _indented(lines if tasks else [*lines, "perpetual -> no task has poll_every and next_batch"])
+
+
+def _leader(store: Store) -> str:
+    try:
+        with store.errors("leader"):
+            info = store.redis.get(store.keys.leader_info)
+    except PerpetualError:
+        return "store not reached yet"
+    return json.loads(info)["owner"] if info else "none yet"
+
+
+def _indented(lines: list[str]) -> str:
+    return "\n".join(f"    . {line}" for line in lines)

@@ -1,0 +1,37 @@
+"""When the entries of the base scheduler last ran, shared by all beats.
+
+Celery's persistent scheduler keeps this in a file beside each beat; a standby on another machine would repeat, after
+a take-over, what the killed leader had just sent.
+"""
+
+from __future__ import annotations
+
+from celery_perpetual.store import Store
+
+
+class BaseRuns:
+    """Last runs by name of the entry, in seconds since the epoch."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._unsaved: dict[str, float] = {}
+
+    def ran(self, name: str, at: float) -> None:
+        """Remember a run; it is written by the next cycle, because a tick never waits for the store."""
+        self._unsaved[name] = at
+
+    def save(self) -> None:
+        """Write what is not written yet."""
+        runs = dict(self._unsaved)
+        if runs:
+            with self._store.errors("base runs"):
+                self._store.redis.hset(self._store.keys.base, mapping={name: repr(at) for name, at in runs.items()})
+            for name, at in runs.items():
+                if self._unsaved.get(name) == at:
+                    del self._unsaved[name]
+
+    def load(self) -> dict[str, float]:
+        """What the beats of this namespace have sent."""
+        with self._store.errors("base runs"):
+            stored = self._store.redis.hgetall(self._store.keys.base)
+        return {name.decode(): float(at) for name, at in stored.items()}

@@ -1,0 +1,133 @@
+"""The clock: claims what is due and hands it to the poll threads.
+
+It runs on a thread of its own, so that a slow store, a slow broker or ten thousand due units never hold up the ticks
+of the base scheduler, and the other way round. It runs no user code.
+"""
+
+from __future__ import annotations
+
+import threading
+from hashlib import blake2b
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.beat.leadership import Leadership
+from celery_perpetual.beat.roster import Roster
+from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.polling import Claim, Claims, NotLeading, PollThreads, Runner
+from celery_perpetual.store import Store, script
+from celery_perpetual.tasks import Perpetuity
+
+logger = get_logger(__name__)
+
+#: Longest pause between two looks: a nudge from another process waits no longer.
+LONGEST_PAUSE = 0.5
+#: Most units claimed by one call.
+MOST_CLAIMS = 100
+#: First polls of more units than this are spread over the interval, at most over ten seconds.
+MANY_UNITS = 20
+LONGEST_SPREAD_MS = 10_000
+
+
+class Clock(threading.Thread):
+    """Claims due units while this process leads."""
+
+    def __init__(
+        self, store: Store, leadership: Leadership, roster: Roster, runner: Runner, threads: PollThreads
+    ) -> None:
+        super().__init__(name="perpetual-clock", daemon=True)
+        self._store = store.clone()
+        self._leadership = leadership
+        self._roster = roster
+        self._runner = runner
+        self._threads = threads
+        self._claims = Claims(self._store, runner.events_maxlen)
+        self._registered: tuple[str, int] | None = None
+        self._halt = threading.Event()
+
+    def halt(self) -> None:
+        """Claim nothing from now on."""
+        self._halt.set()
+
+    def run(self) -> None:
+        while not self._halt.is_set():
+            try:
+                pause = self.turn()
+            except NotLeading:
+                self._leadership.lost()
+                pause = 0.05
+            except StoreUnavailable as error:
+                logger.warning("perpetual: the clock cannot reach the store: %s", error)
+                pause = LONGEST_PAUSE
+            except Exception:
+                logger.exception("perpetual: the clock stumbled")
+                pause = LONGEST_PAUSE
+            self._halt.wait(pause)
+
+    def turn(self) -> float:
+        """One look at what is due; seconds until the next."""
+        for claim in self._threads.overdue():
+            self._runner.time_out(claim)
+        leader = self._leadership.value
+        if leader is None:
+            return 0.05
+        self._roster.refresh()
+        if self._registered != (leader, self._roster.version):
+            self._register(leader)
+        room = min(MOST_CLAIMS, self._threads.free)
+        if not room:
+            return 0.02
+        now, following, rows = self._claims.due(room)
+        self._forget(leader, [unit for unit, *_ in rows if unit not in self._roster.units])
+        wanted = [
+            (perpetuity, perpetuity.cadence.occurrence(due, anchor, trigger, now))
+            for unit, due, anchor, trigger in rows
+            if (perpetuity := self._roster.units.get(unit)) is not None
+        ]
+        if wanted and not self._halt.is_set():
+            for answer in self._claims.by_leader(leader, now, wanted):
+                if isinstance(answer, Claim):
+                    self._start(answer)
+        if rows:
+            return 0.0
+        return LONGEST_PAUSE if following is None else max(0.001, min(LONGEST_PAUSE, (following - now) / 1000))
+
+    def _start(self, claim: Claim) -> None:
+        hanging = self._threads.hanging(claim.perpetuity.unit)
+        if hanging is None:
+            self._threads.start(claim)
+        else:
+            self._runner.skip_hanging(claim, hanging)
+
+    def _register(self, leader: str) -> None:
+        """Make this process's units the ones that are polled."""
+        keys, roster = self._store.keys, self._roster
+        now = self._store.now()
+        units = list(roster.units.values())
+        version = roster.version
+        for part in (units[at : at + MOST_CLAIMS] for at in range(0, len(units), MOST_CLAIMS)):
+            rows: list[str | int] = []
+            for each in part:
+                first = each.cadence.first(now, _spread(each, len(units)))
+                rows += [each.unit, each.cadence.spec, each.cadence.every_ms or "", first]
+            if not script("register")(
+                self._store, leader=keys.leader, units=keys.units, due=keys.due,
+                mine=leader, unit_prefix=keys.unit_prefix, tail=rows,
+            ):  # fmt: skip
+                raise NotLeading
+        self._forget(leader, sorted(roster.disabled))
+        self._registered = (leader, version)
+
+    def _forget(self, leader: str, units: list[str]) -> None:
+        if units and not script("forget")(
+            self._store, leader=self._store.keys.leader, due=self._store.keys.due, mine=leader, tail=units
+        ):
+            raise NotLeading
+
+
+def _spread(perpetuity: Perpetuity, units: int) -> float:
+    """Milliseconds, the same on every beat."""
+    if units <= MANY_UNITS:
+        return 0
+    share = int.from_bytes(blake2b(perpetuity.unit.encode(), digest_size=4).digest(), "big") / 2**32
+    return share * min(perpetuity.cadence.every_ms or LONGEST_SPREAD_MS, LONGEST_SPREAD_MS)

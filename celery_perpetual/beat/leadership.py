@@ -1,0 +1,211 @@
+"""Leadership: one beat at a time, by a lease with terms.
+
+*Authority* is the key ``{prefix}:leader`` with the value ``owner:term`` and a TTL (``perpetual_leader_ttl``). Its time
+is the store's. *A term* is one period of leadership; its number only grows, also after a fail-over that lost the last
+one, because it is never below the store's clock. *Renewal* happens every third of the TTL, from a thread of its own,
+and only on the exact value, so nobody prolongs or ends another's term.
+
+*Trust.* Between two answers of the store the leader trusts its lead until *start of the last successful attempt + TTL
+- 1 s*, on a clock that also runs while the machine is suspended. After that it stops claiming on its own, before
+anyone else can lead. What may happen once more: a beat that is frozen between its own check and a write. That write is
+refused, because every script that claims slots requires the exact leader value; and what follows a claim is fenced by
+the claim. The entries of the base scheduler are Celery's own and have no such fence.
+
+*Hand-over.* A clean exit deletes the key, so a standby, which asks twice a second, takes over at once. A killed leader
+costs at most the TTL and one tick. A standby that knows more units than the leader (a rolling deploy) asks for the
+lead, once in its life; the leader resigns at its next renewal and nobody but the asker may take the lead for one TTL.
+
+The leader also says which app it belongs to: another app on the same prefix refuses to start.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.errors import SettingsError, StoreUnavailable
+from celery_perpetual.faults import reach
+from celery_perpetual.store import Store, script
+
+logger = get_logger(__name__)
+
+#: A leader stops trusting itself this long before its key expires.
+MARGIN = 1.0
+#: How often a standby asks.
+STANDBY_INTERVAL = 0.5
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def _clock() -> float:
+    return time.clock_gettime(_CLOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """A term that this process holds."""
+
+    value: str
+    """``owner:term``, the exact value of the key."""
+    trusted_until: float
+
+
+class Leadership:
+    """Takes, keeps and gives up the lead for one process, on connections and a thread of its own."""
+
+    def __init__(self, store: Store, *, app_name: str, ttl: float, events_maxlen: int) -> None:
+        self.owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
+        self.lead: Lead | None = None
+        self.skew: float = 0.0
+        self._store = store.clone()
+        self._app_name = app_name
+        self._ttl = ttl
+        self._events_maxlen = events_maxlen
+        self._units = (0, "")
+        self._asked = False
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._before_resigning: Callable[[], None] = lambda: None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process may act as leader right now. Never asks the store."""
+        lead = self.lead
+        return lead is not None and _clock() < lead.trusted_until and not self._stop.is_set()
+
+    @property
+    def value(self) -> str | None:
+        """``owner:term`` while this process leads."""
+        lead = self.lead
+        return lead.value if lead is not None and self.leads else None
+
+    def knows(self, count: int, digest: str) -> None:
+        """Say which units this process knows."""
+        self._units = (count, digest)
+
+    def start(self, before_resigning: Callable[[], None]) -> None:
+        """Try once now, then keep trying on a thread.
+
+        Raises:
+            SettingsError: the living leader of this prefix belongs to another app.
+            StoreUnavailable: the store did not answer.
+        """
+        self._before_resigning = before_resigning
+        self._attempt(starting=True)
+        self._thread = threading.Thread(target=self._run, name="perpetual-leader", daemon=True)
+        self._thread.start()
+
+    def stop(self, wait: float) -> None:
+        """Give up the lead. May be called twice, and from a signal handler: it only sets a flag and waits a while."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(wait)
+
+    def lost(self) -> None:
+        """The store said that somebody else leads."""
+        self.lead = None
+        self._wake.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                pause = self._renew() if self.lead is not None else self._attempt()
+            except StoreUnavailable as error:
+                logger.warning("perpetual: leadership cannot reach the store: %s", error)
+                pause = STANDBY_INTERVAL
+            except Exception:
+                logger.exception("perpetual: leadership failed")
+                pause = STANDBY_INTERVAL
+            if self._wake.wait(pause):
+                self._wake.clear()
+        self._resign("beat stopped")
+
+    def _attempt(self, *, starting: bool = False) -> float:
+        """Try to take the lead; seconds until the next try."""
+        keys, started = self._store.keys, _clock()
+        term, left, info, _epoch, now = script("lead")(
+            self._store, leader=keys.leader, info=keys.leader_info, term=keys.term, epoch=keys.epoch,
+            handover=keys.handover, events=keys.events, owner=self.owner, ttl=self._ttl_ms, about=self._about(),
+            epoch_new=secrets.token_hex(8), maxlen=self._events_maxlen,
+        )  # fmt: skip
+        self.skew = time.time() - int(now) / 1000
+        if int(term):
+            reach("leader.elected")
+            self._hold(f"{self.owner}:{int(term)}", started)
+            logger.info("perpetual: leading, term %d", int(term), extra={"event": "perpetual.leader_elected"})
+            return self._ttl / 3
+        leader = json.loads(info) if info else {}
+        if starting and leader.get("app", self._app_name) != self._app_name:
+            raise SettingsError(
+                f"perpetual_key_prefix {keys.prefix!r} on {self._store.shown} is in use by the app {leader['app']!r} "
+                f"(leader {leader.get('owner')}), and this app is {self._app_name!r}; give each app a prefix of its own"
+            )
+        self._maybe_ask(leader)
+        return max(0.02, min(STANDBY_INTERVAL, (int(left) + 10) / 1000))
+
+    def _renew(self) -> float:
+        """Keep the lead; seconds until the next time."""
+        keys, started, lead = self._store.keys, _clock(), self.lead
+        assert lead is not None
+        kept, asker, now = script("renew")(
+            self._store, leader=keys.leader, info=keys.leader_info, handover=keys.handover,
+            mine=lead.value, ttl=self._ttl_ms, about=self._about(),
+        )  # fmt: skip
+        self.skew = time.time() - int(now) / 1000
+        if not kept:
+            logger.warning("perpetual: lost the lead", extra={"event": "perpetual.leader_lost"})
+            self.lead = None
+            return 0.0
+        if asker and asker.decode() != self.owner:
+            self._resign(f"handed over to {asker.decode()}")
+            return STANDBY_INTERVAL
+        self._hold(lead.value, started)
+        return self._ttl / 3
+
+    def _hold(self, value: str, started: float) -> None:
+        self.lead = Lead(value, started + self._ttl - MARGIN)
+
+    def _resign(self, reason: str) -> None:
+        lead, self.lead = self.lead, None
+        if lead is None:
+            return
+        try:
+            self._before_resigning()
+            keys = self._store.keys
+            script("resign")(
+                self._store, leader=keys.leader, info=keys.leader_info, events=keys.events,
+                mine=lead.value, reason=reason, maxlen=self._events_maxlen,
+            )  # fmt: skip
+        except Exception as error:  # noqa: BLE001  # a beat that stops must stop
+            logger.warning("perpetual: could not release the lead, it expires by itself: %s", error)
+        else:
+            logger.info("perpetual: gave up the lead: %s", reason, extra={"event": "perpetual.leader_resigned"})
+
+    def _maybe_ask(self, leader: dict[str, Any]) -> None:
+        """Ask a leader that knows fewer units for the lead, once."""
+        count, digest = self._units
+        if self._asked or not leader or leader.get("digest") == digest or count <= int(leader.get("units", 0)):
+            return
+        self._asked = True
+        with self._store.errors("hand-over"):
+            self._store.redis.set(self._store.keys.handover, self.owner, px=2 * self._ttl_ms, nx=True)
+        logger.info("perpetual: asked the leader to hand over, this beat knows more units")
+
+    def _about(self) -> str:
+        count, digest = self._units
+        return json.dumps({"app": self._app_name, "owner": self.owner, "units": count, "digest": digest})
+
+    @property
+    def _ttl_ms(self) -> int:
+        return round(self._ttl * 1000)

@@ -1,0 +1,53 @@
+"""The units that this process knows, read again when the app's registry changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.errors import ContractError
+from celery_perpetual.tasks import Discovery, Perpetuity, discover, unit_name
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.settings import Settings
+
+logger = get_logger(__name__)
+
+
+class Roster:
+    """Perpetual tasks of an app as units."""
+
+    def __init__(self, app: Celery, settings: Settings) -> None:
+        """Discover.
+
+        Raises:
+            ContractError: a perpetual task has a wrong value.
+        """
+        self._app = app
+        self._settings = settings
+        self._names = frozenset(app.tasks)
+        self.version = 0
+        self._use(discover(app))
+
+    def refresh(self) -> None:
+        """Discover again if tasks came or went."""
+        if len(self._app.tasks) == len(self._names):
+            return
+        self._names = frozenset(self._app.tasks)
+        try:
+            self._use(discover(self._app))
+        except ContractError as error:
+            logger.error("perpetual: a task that was registered later is refused: %s", error)  # noqa: TRY400
+        else:
+            self.version += 1
+
+    def _use(self, discovery: Discovery) -> None:
+        self.discovery = discovery
+        self.units: Mapping[str, Perpetuity] = discovery.units(self._settings.disabled)
+        self.disabled = {unit_name(name) for name in discovery.tasks} - self.units.keys()
+        for warning in discovery.warnings:
+            logger.warning("perpetual: %s", warning)

@@ -1,0 +1,45 @@
+"""Every exception that celery-perpetual raises.
+
+One base class, :class:`PerpetualError`; the children are told apart by what the reader has to do.
+Messages say which task or setting, what is wrong, what was seen, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class PerpetualError(Exception):
+    """Base class of all errors of celery-perpetual."""
+
+
+class SettingsError(PerpetualError, ValueError):
+    """A ``perpetual_*`` setting is unknown or has an impossible value."""
+
+
+class ContractError(PerpetualError):
+    """A perpetual task, or a call, does not keep to the documented contract."""
+
+
+class InvalidItem(PerpetualError, ValueError):
+    """``next_batch`` returned something that cannot become a Celery task.
+
+    Nothing of that batch is enqueued.
+    """
+
+
+class BatchTooLarge(PerpetualError, ValueError):
+    """A ``Batch`` with a cursor holds more items than the task's ``limit``.
+
+    Such a batch is never cut, because its cursor stands behind its last item.
+    """
+
+
+class StoreUnavailable(PerpetualError):
+    """The Redis server that holds the state could not be reached in time."""
+
+
+class UnknownTask(PerpetualError, LookupError):
+    """No registered perpetual task has this name."""
+
+
+class UnknownUnit(PerpetualError, LookupError):
+    """The task is known, but it has no unit for this tenant."""

@@ -1,0 +1,13 @@
+"""The ledger of unfinished items."""
+
+from __future__ import annotations
+
+from celery_perpetual.ledger.ids import CHUNK, Place, base, item_id, new_poll_id, place
+from celery_perpetual.ledger.ledger import Closing, Ledger, chunks
+from celery_perpetual.ledger.record import Record, decode, encode
+from celery_perpetual.ledger.staged import sweep_staged
+
+__all__ = [
+    "CHUNK", "Closing", "Ledger", "Place", "Record", "base", "chunks", "decode", "encode", "item_id", "new_poll_id",
+    "place", "sweep_staged",
+]  # fmt: skip

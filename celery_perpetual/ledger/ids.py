@@ -1,0 +1,63 @@
+"""Ids that say where their ledger is.
+
+A poll id and the task ids of its items are UUIDs of version 8 with one layout: 48 bits of the store's time in
+milliseconds, 42 random bits, 32 bits of index. The poll has index ``ffffffff``, item n has index n, so from a task id
+alone follow its poll, its chunk and its position, without a look-up.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from secrets import randbits
+
+#: Records per chunk: half the blocking of 1 000 at no cost in speed.
+CHUNK = 500
+
+POLL_INDEX = "ffffffff"
+_FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an item's record is."""
+
+    poll_id: str
+    index: int
+
+    @property
+    def chunk(self) -> int:
+        return self.index // CHUNK
+
+    @property
+    def position(self) -> int:
+        return self.index % CHUNK
+
+
+def new_poll_id(now: int) -> str:
+    """A poll id made at the store's time ``now`` (milliseconds)."""
+    time = f"{now & 0xFFFF_FFFF_FFFF:012x}"
+    high, low = randbits(12), randbits(30)
+    return f"{time[:8]}-{time[8:]}-8{high:03x}-{0x8000 | low >> 16:04x}-{low & 0xFFFF:04x}{POLL_INDEX}"
+
+
+def base(poll_id: str) -> str:
+    """What all ids of one poll start with."""
+    return poll_id[:28]
+
+
+def item_id(poll_id: str, index: int) -> str:
+    """The task id of item ``index``."""
+    return f"{poll_id[:28]}{index:08x}"
+
+
+def place(task_id: str) -> Place | None:
+    """Where the record of a task is, or None if the id is not of our form."""
+    if (
+        not isinstance(task_id, str)
+        or len(task_id) != 36
+        or task_id.endswith(POLL_INDEX)
+        or not _FORM.fullmatch(task_id)
+    ):
+        return None
+    return Place(task_id[:28] + POLL_INDEX, int(task_id[28:], 16))

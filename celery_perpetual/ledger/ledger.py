@@ -1,0 +1,184 @@
+"""The ledger: every item that is not finished, with enough to send it again.
+
+A poll's batch becomes true in one step, the *commit*: records, item keys, counters, the unit's cursor and the poll's
+outcome. Before it nothing of the batch counts; after it every item reaches the broker, whoever dies, because messages
+are always built from committed records. The commit is accepted only while the poll holds the unit's claim, so what an
+abandoned poll or a superseded leader still brings is refused.
+
+* Up to 500 items: one script, which pushes the messages too where the broker is this Redis.
+* More: records are *staged* in chunks of 500 beside the ledger, then one script commits them by name. Records of a
+  commit that never came expire; their item keys are swept by the leader's cycle, and meanwhile count for nothing,
+  because an item key is taken only if its poll was committed.
+* ``finish`` settles an item's end once: its key and its room are free, its batch counts it.
+
+Item keys are added only under the unit's claim, and a unit has one claim at a time: what was free when a poll looked
+is still free when it commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.faults import reach
+from celery_perpetual.ledger.ids import CHUNK, Place, base, item_id
+from celery_perpetual.ledger.record import encode
+from celery_perpetual.store import Store, script
+from celery_perpetual.tasks.work import Work
+
+if TYPE_CHECKING:
+    from celery_perpetual.tasks import Perpetuity
+
+#: Uncommitted records live this long; a poll is abandoned long before.
+STAGED_TTL_MS = 24 * 3600 * 1000
+
+#: Counters of a finished batch stay as long as its outcome does.
+BATCH_TTL_MS = 7 * 24 * 3600 * 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Closing:
+    """How a poll ends: what the commit, or the end without items, writes beside the ledger."""
+
+    poll_id: str
+    outcome: str
+    """JSON of the outcome."""
+    slot: int
+    following: str = ""
+    """Due time on the grid in ms, or "" to leave it."""
+    delay: str = ""
+    """Due this many ms after now instead."""
+    trigger: str = ""
+    """Why, if there is a delay."""
+    cursor: str = ""
+    """JSON of the new cursor, or "" to leave it."""
+    history_ttl: int = 7 * 24 * 3600 * 1000
+
+
+class Ledger:
+    """The ledger of one namespace."""
+
+    def __init__(self, store: Store, events_maxlen: int) -> None:
+        self.store = store
+        self.events_maxlen = events_maxlen
+
+    def taken(self, unit: str, keys: Sequence[str], poll_id: str, *, window: bool) -> set[str]:
+        """Which of these item keys are in flight, or ended less than the ``dedup_window`` ago."""
+        redis, names = self.store.redis, self.store.keys
+        found: set[str] = set()
+        with self.store.errors("item keys"):
+            for part in chunks(keys):
+                holders = dict(zip(part, redis.hmget(names.item_keys(unit), part), strict=True))
+                held = {key: _text(holder) for key, holder in holders.items() if holder is not None}
+                committed = self._committed({base(holder) for holder in held.values()} - {base(poll_id)})
+                found.update(key for key, holder in held.items() if base(holder) in committed)
+                if window:
+                    now = self.store.now()
+                    until = redis.execute_command("ZMSCORE", names.recent(unit), *part)
+                    found.update(k for k, at in zip(part, until, strict=True) if at is not None and float(at) > now)
+        return found
+
+    def in_flight_keys(self, unit: str) -> set[str]:
+        """The item keys of everything of this unit that is not finished."""
+        with self.store.errors("item keys"):
+            held = {
+                _text(k): _text(v) for k, v in self.store.redis.hscan_iter(self.store.keys.item_keys(unit), count=CHUNK)
+            }
+        committed = self._committed({base(holder) for holder in held.values()})
+        return {key for key, holder in held.items() if base(holder) in committed}
+
+    def _committed(self, bases: set[str]) -> set[str]:
+        ordered = sorted(bases)
+        pipe = self.store.redis.pipeline(transaction=False)
+        for each in ordered:
+            pipe.exists(self.store.keys.poll(f"{each}ffffffff"))
+        with self.store.errors("batches"):
+            return {each for each, exists in zip(ordered, pipe.execute(), strict=True) if exists}
+
+    def stage(self, perpetuity: Perpetuity, poll_id: str, works: Sequence[Work]) -> bool:
+        """Put the records of a large batch beside the ledger; False if the claim is lost."""
+        names = self.store.keys
+        for chunk, part in enumerate(chunks(works)):
+            records = [encode(work, perpetuity.name) for work in part]
+            accepted = script("stage")(
+                self.store,
+                key=names.unit(perpetuity.unit), chunk=names.chunk(poll_id, chunk),
+                item_keys=names.item_keys(perpetuity.unit), staged=names.staged,
+                poll=poll_id, unit=perpetuity.unit, ttl=STAGED_TTL_MS, records=len(records),
+                tail=[*records, *_pairs(poll_id, part, chunk * CHUNK)],
+            )  # fmt: skip
+            reach("poll.staged")
+            if not accepted:
+                return False
+        return True
+
+    def commit(
+        self,
+        perpetuity: Perpetuity,
+        closing: Closing,
+        works: Sequence[Work],
+        commands: Sequence[Any] = (),
+        queues: Sequence[str] = (),
+    ) -> str:
+        """Commit a batch; its records are in ``works``, or staged if they are more than one chunk.
+
+        Args:
+            commands: broker commands of all messages, keys counted from the script's ninth; or none.
+            queues: the keys that they name.
+
+        Returns:
+            ``committed``, ``already``, ``refused`` (claim lost), ``full`` (no room) or ``missing`` (records expired).
+        """
+        names, unit, poll_id = self.store.keys, perpetuity.unit, closing.poll_id
+        small = len(works) <= CHUNK
+        records = [encode(work, perpetuity.name) for work in works] if small else []
+        pairs = _pairs(poll_id, works, 0) if small else []
+        reply = script("commit")(
+            self.store,
+            key=names.unit(unit), due=names.due, polls=names.polls(unit), events=names.events,
+            batch=names.poll(poll_id), item_keys=names.item_keys(unit), staged=names.staged, outbox=names.outbox,
+            more_keys=queues,
+            poll=poll_id, unit=unit, outcome=closing.outcome, history=perpetuity.options.history,
+            ttl=closing.history_ttl, maxlen=self.events_maxlen, slot=closing.slot, following=closing.following,
+            delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=perpetuity.name,
+            items=len(works), most=perpetuity.max_in_flight, window=round(perpetuity.options.dedup_window * 1000),
+            chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else -(-len(works) // CHUNK),
+            pairs=len(pairs) // 2, pushed=len(works) if commands else 0,
+            tail=[*records, *pairs, *commands],
+        )  # fmt: skip
+        return _text(reply)
+
+    def finish(self, task_id: str, place: Place, status: str) -> int:
+        """Settle the end of an item: 1 the first time, 2 when it had ended before, 0 if the ledger does not know it."""
+        names = self.store.keys
+        return int(
+            script("finish")(
+                self.store,
+                batch=names.poll(place.poll_id), chunk=names.chunk(place.poll_id, place.chunk),
+                done=names.done(place.poll_id, place.chunk),
+                id=task_id, position=place.position, status=status, ttl=BATCH_TTL_MS, unit_prefix=names.unit_prefix,
+                keys_prefix=names.item_keys(""), recent_prefix=names.recent(""),
+            )
+        )  # fmt: skip
+
+
+def chunks(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """At most 500 at a time, so that no call holds the server up."""
+    walk = iter(entries)
+    while part := list(islice(walk, CHUNK)):
+        yield part
+
+
+def _pairs(poll_id: str, works: Sequence[Work], start: int) -> list[str]:
+    return [
+        text
+        for index, work in enumerate(works, start)
+        if work.key is not None
+        for text in (work.key, item_id(poll_id, index))
+    ]
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,93 @@
+"""Is everything set up so that perpetual tasks run? Each finding says what was seen, what it means and what helps."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.imports import load_extension_class_names, symbol_by_name
+
+from celery_perpetual.beat.scheduler import PerpetualScheduler
+from celery_perpetual.errors import PerpetualError
+from celery_perpetual.operations.units import leader_or_none
+from celery_perpetual.settings import Settings
+from celery_perpetual.store import Store, store_warnings
+from celery_perpetual.tasks import discover
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+WARNING, ERROR = "warning", "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    level: str
+    """``warning`` or ``error``."""
+    evidence: str
+    meaning: str
+    help: str
+
+    def to_dict(self) -> dict[str, str]:
+        """As JSON values."""
+        return {"level": self.level, "evidence": self.evidence, "meaning": self.meaning, "help": self.help}
+
+
+def check(app: Celery) -> list[Finding]:
+    """Check settings, tasks, scheduler, store and leader. Changes nothing and raises nothing of ours."""
+    findings: list[Finding] = []
+    try:
+        discovery = discover(app)
+    except PerpetualError as error:
+        findings.append(_error(str(error), "beat and workers refuse to start", "correct the task"))
+        discovery = None
+    if discovery is not None:
+        meaning, advice = "half a perpetual task is an ordinary task", "add the other half, or remove this one"
+        findings += [_warning(text, meaning, advice) for text in discovery.warnings]
+        if not discovery.tasks:
+            findings.append(
+                _warning("no task has poll_every and next_batch", "there is nothing to poll", "see the README")
+            )
+        elif (warning := other_scheduler(app)) is not None:
+            findings.append(_warning(warning, "perpetual tasks are not polled", "beat_scheduler = 'perpetual'"))
+    try:
+        store = Store.from_app(app, Settings.from_app(app))
+    except PerpetualError as error:
+        return [*findings, _error(str(error), "beat and workers refuse to start", "correct the setting")]
+    return findings + _check_store(store)
+
+
+def _check_store(store: Store) -> list[Finding]:
+    try:
+        store.now()
+    except PerpetualError as error:
+        return [_error(str(error), "nothing is polled and no end is recorded", "start the server or correct the URL")]
+    findings = [_warning(text, "work in flight may be lost", "change the server's configuration")
+                for text in store_warnings(store)]  # fmt: skip
+    if leader_or_none(store) is None:
+        findings.append(_warning("no beat holds the lead", "nothing is polled", "celery -A proj beat"))
+    return findings
+
+
+def other_scheduler(app: Celery) -> str | None:
+    """What is wrong with ``beat_scheduler``, or None where it is one of ours."""
+    name = app.conf.beat_scheduler
+    try:
+        classes: Any = load_extension_class_names("celery.beat_schedulers")
+        found = symbol_by_name(name, aliases=dict(classes))
+    except (ImportError, AttributeError, ValueError) as error:
+        return f"beat_scheduler {name!r} cannot be imported ({error})"
+    if inspect.isclass(found) and issubclass(found, PerpetualScheduler):
+        return None
+    return f"beat_scheduler is {name!r}, which does not poll perpetual tasks"
+
+
+def _error(evidence: str, meaning: str, advice: str) -> Finding:
+    return Finding(level=ERROR, evidence=evidence, meaning=meaning, help=advice)
+
+
+def _warning(evidence: str, meaning: str, advice: str) -> Finding:
+    return Finding(level=WARNING, evidence=evidence, meaning=meaning, help=advice)

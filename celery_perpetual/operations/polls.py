@@ -1,0 +1,63 @@
+"""Polls by hand."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from celery_perpetual.polling import Claim, Claims, PollOutcome, Refusal, Runner
+from celery_perpetual.tasks import Perpetuity, to_datetime
+
+if TYPE_CHECKING:
+    from celery_perpetual.store import Store
+
+
+def poll_by_hand(store: Store, runner: Runner, perpetuity: Perpetuity) -> PollOutcome:
+    """Evaluate ``next_batch`` and enqueue, now and in this process, without moving the unit's cadence.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    answer = Claims(store, runner.events_maxlen).by_hand(perpetuity)
+    return _busy(answer) if isinstance(answer, Refusal) else _run(runner, answer)
+
+
+def _run(runner: Runner, claim: Claim) -> PollOutcome:
+    """Run on a thread of its own, so that a ``next_batch`` that hangs costs its time limit and no more."""
+    outcomes: list[PollOutcome] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            outcomes.append(runner.run(claim))
+        except BaseException as error:  # noqa: BLE001  # raised in the caller's thread
+            errors.append(error)
+        finally:
+            runner.publisher.release()
+
+    thread = threading.Thread(target=work, name="perpetual-poll", daemon=True)
+    thread.start()
+    thread.join(claim.perpetuity.poll_timeout)
+    if thread.is_alive() and not claim.committed.is_set():
+        return runner.time_out(claim)
+    thread.join()
+    if errors:
+        raise errors[0]
+    return outcomes[0]
+
+
+def _busy(refusal: Refusal) -> PollOutcome:
+    """A poll that did not take place is told, but not stored."""
+    now, perpetuity = to_datetime(refusal.now), refusal.perpetuity
+    return PollOutcome(
+        poll_id="",
+        unit=perpetuity.unit,
+        task=perpetuity.name,
+        slot=now,
+        trigger="manual",
+        status="skipped",
+        gate="busy",
+        reason="another poll of this unit is open",
+        started_at=now,
+        finished_at=now,
+    )

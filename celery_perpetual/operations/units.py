@@ -1,0 +1,143 @@
+"""The units as an operator sees them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.errors import PerpetualError
+from celery_perpetual.polling import EVERYTHING, Pauses, PollOutcome
+from celery_perpetual.polling.outcome import format_time, from_entry
+from celery_perpetual.tasks import Perpetuity, discover, parse_unit_name, to_datetime
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.settings import Settings
+    from celery_perpetual.store import Store
+
+FIELDS = ("cursor", "inflight", "attempt", "backoff")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One unit. Times are aware datetimes of the store's clock."""
+
+    name: str
+    task: str
+    tenant: str | None
+    state: str
+    """``active, paused, backing_off, disabled`` or ``orphaned`` (no code that we know has it)."""
+    reason: str | None
+    next_poll_at: datetime | None
+    last_poll: PollOutcome | None
+    in_flight: int
+    cursor: Any
+    attempt: int
+    """Polls that failed in a row."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "name": self.name,
+            "task": self.task,
+            "tenant": self.tenant,
+            "state": self.state,
+            "reason": self.reason,
+            "next_poll_at": None if self.next_poll_at is None else format_time(self.next_poll_at),
+            "last_poll": None if self.last_poll is None else self.last_poll.to_dict(task_ids=False),
+            "in_flight": self.in_flight,
+            "cursor": self.cursor,
+            "attempt": self.attempt,
+        }
+
+
+class Units:
+    """Reads units from registry and store."""
+
+    def __init__(self, app: Celery, settings: Settings, store: Store, pauses: Pauses) -> None:
+        self._app = app
+        self._settings = settings
+        self._store = store
+        self._pauses = pauses
+
+    def all(self) -> list[Unit]:
+        """Every unit that the code or the store knows, by name.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+            ContractError: a perpetual task has a wrong value.
+        """
+        known = {p.unit: p for p in discover(self._app).tasks.values()}
+        with self._store.errors("units"):
+            stored = {name.decode() for name in self._store.redis.zrange(self._store.keys.units, 0, -1)}
+        return self._read(sorted(known.keys() | stored), known)
+
+    def one(self, perpetuity: Perpetuity) -> Unit:
+        """One unit that the code knows."""
+        return self._read([perpetuity.unit], {perpetuity.unit: perpetuity})[0]
+
+    def _read(self, names: list[str], known: dict[str, Perpetuity]) -> list[Unit]:
+        keys = self._store.keys
+        pipe = self._store.redis.pipeline(transaction=False)
+        for name in names:
+            pipe.hmget(keys.unit(name), *FIELDS)
+            pipe.zscore(keys.due, name)
+            pipe.lindex(keys.polls(name), 0)
+        with self._store.errors("units"):
+            rows = iter(pipe.execute())
+        pauses, now = self._pauses.now(), self._store.now()
+        units = []
+        for name, facts, due, newest in zip(names, rows, rows, rows, strict=True):
+            cursor, in_flight, attempt, backoff = facts
+            state, reason = self._state(name, known.get(name), pauses, int(backoff or 0) > now, newest)
+            task, tenant = parse_unit_name(name)
+            units.append(
+                Unit(
+                    name=name,
+                    task=task,
+                    tenant=tenant,
+                    state=state,
+                    reason=reason,
+                    next_poll_at=None if due is None else to_datetime(due),
+                    last_poll=None if newest is None else from_entry(newest),
+                    in_flight=int(in_flight or 0),
+                    cursor=json.loads(cursor) if cursor else None,
+                    attempt=int(attempt or 0),
+                )
+            )
+        return units
+
+    def _state(
+        self, name: str, perpetuity: Perpetuity | None, pauses: Any, backing_off: bool, newest: bytes | None
+    ) -> tuple[str, str | None]:
+        if perpetuity is None:
+            return "orphaned", "no perpetual task of this app has this name"
+        if not perpetuity.options.enabled:
+            return "disabled", "perpetual option enabled=False"
+        if perpetuity.name in self._settings.disabled:
+            return "disabled", "named in perpetual_disabled"
+        pause = pauses.get(EVERYTHING) or pauses.get(name)
+        if pause is not None:
+            return "paused", pause.reason
+        if backing_off:
+            last = None if newest is None else from_entry(newest)
+            return "backing_off", None if last is None else last.error or last.reason
+        return "active", None
+
+
+def leader(store: Store) -> dict[str, Any] | None:
+    """What the living leader says about itself, or None."""
+    with store.errors("leader"):
+        info = store.redis.get(store.keys.leader_info)
+    return json.loads(info) if info else None
+
+
+def leader_or_none(store: Store) -> dict[str, Any] | None:
+    """The same where an unreachable store is reported elsewhere."""
+    try:
+        return leader(store)
+    except PerpetualError:
+        return None

@@ -1,0 +1,127 @@
+"""Why a unit is quiet, or not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.operations.units import Unit, leader
+from celery_perpetual.polling import PollOutcome, outcomes
+from celery_perpetual.polling.outcome import format_time
+
+if TYPE_CHECKING:
+    from celery_perpetual.store import Store
+    from celery_perpetual.tasks import Perpetuity
+
+#: Polls in a row that brought nothing but duplicates, before it is worth saying.
+MANY_DUPLICATES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """One fact that explains the unit's behaviour."""
+
+    evidence: str
+    meaning: str
+    help: str = ""
+    """The command that helps, if one does."""
+
+    def to_dict(self) -> dict[str, str]:
+        """As JSON values."""
+        return {"evidence": self.evidence, "meaning": self.meaning, "help": self.help}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """A unit, what explains it, and its newest outcomes."""
+
+    unit: Unit
+    reasons: tuple[Reason, ...]
+    polls: tuple[PollOutcome, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "unit": self.unit.to_dict(),
+            "reasons": [reason.to_dict() for reason in self.reasons],
+            "polls": [poll.to_dict(task_ids=False) for poll in self.polls],
+        }
+
+
+def explain(store: Store, perpetuity: Perpetuity, unit: Unit) -> Explanation:
+    """Explain a unit from what is stored; asks no worker and no broker."""
+    polls = outcomes(store, unit.name, 10)
+    reasons = [*_about_leader(store), *_about_state(unit), *_about_room(perpetuity, unit), *_about_polls(unit, polls)]
+    if not reasons:
+        when = "at its next slot" if unit.next_poll_at is None else f"at {format_time(unit.next_poll_at)}"
+        reasons = [Reason(evidence=f"state {unit.state}", meaning=f"nothing stands in its way; polled {when}")]
+    return Explanation(unit=unit, reasons=tuple(reasons), polls=tuple(polls))
+
+
+def _about_leader(store: Store) -> list[Reason]:
+    if leader(store) is not None:
+        return []
+    return [
+        Reason(
+            evidence="no beat holds the lead",
+            meaning="nothing is polled until a beat runs",
+            help="celery -A proj beat",
+        )
+    ]
+
+
+def _about_state(unit: Unit) -> list[Reason]:
+    if unit.state == "paused":
+        command = f"celery -A proj perpetual resume --task {unit.task}"
+        return [Reason(evidence=f"paused: {unit.reason}", meaning="it is not polled until it is resumed", help=command)]
+    if unit.state == "disabled":
+        return [Reason(evidence=f"disabled: {unit.reason}", meaning="it is registered, but not polled")]
+    if unit.state == "backing_off":
+        when = "soon" if unit.next_poll_at is None else format_time(unit.next_poll_at)
+        return [
+            Reason(
+                evidence=f"{unit.attempt} polls in a row failed; the last: {unit.reason}",
+                meaning=f"it backs off and is polled again at {when}",
+                help=f"celery -A proj perpetual poll {unit.task}",
+            )
+        ]
+    return []
+
+
+def _about_room(perpetuity: Perpetuity, unit: Unit) -> list[Reason]:
+    if unit.in_flight < perpetuity.max_in_flight:
+        return []
+    return [
+        Reason(
+            evidence=f"{unit.in_flight} items are in flight, max_in_flight is {perpetuity.max_in_flight}",
+            meaning="there is no room for new items until some of them end; do workers consume its queue?",
+            help="celery -A proj inspect active_queues",
+        )
+    ]
+
+
+def _about_polls(unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
+    if not polls:
+        return [Reason(evidence="no poll has ended yet", meaning="it waits for its first slot")]
+    newest = polls[:MANY_DUPLICATES]
+    if len(newest) == MANY_DUPLICATES and all(poll.duplicates and not poll.count for poll in newest):
+        return [
+            Reason(
+                evidence=f"the last {MANY_DUPLICATES} polls brought only duplicates ({unit.in_flight} in flight)",
+                meaning="next_batch returns work that is in flight and may hide the rows behind it",
+                help="leave poll.in_flight_keys() out of the query",
+            )
+        ]
+    last = polls[0]
+    if last.status == "skipped":
+        detail = f"{last.gate} is {last.value:g} of {last.limit:g}" if last.limit is not None else last.gate
+        times = f", {last.repeated} times in a row" if last.repeated > 1 else ""
+        return [
+            Reason(
+                evidence=f"the last poll was skipped: {last.reason or detail}{times}", meaning="nothing was enqueued"
+            )
+        ]
+    if last.status == "empty":
+        times = f" {last.repeated} times in a row" if last.repeated > 1 else ""
+        return [Reason(evidence=f"next_batch found nothing{times}", meaning="there is no work to enqueue")]
+    return []

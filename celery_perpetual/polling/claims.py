@@ -1,0 +1,146 @@
+"""Claims: the right to poll one unit at one slot.
+
+The leader claims what is due; anybody may claim a unit for a poll by hand. Only the first step asks whether the
+caller leads. What follows is fenced by the claim itself (the poll id): a hand-over does not refuse work in progress,
+and a poll whose claim was taken over or has expired can write nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery_perpetual.ledger import new_poll_id
+from celery_perpetual.polling.history import HISTORY_TTL_MS
+from celery_perpetual.store import Store, script
+from celery_perpetual.tasks import Occurrence, Perpetuity
+
+#: What a claim outlives its poll's time limit by, so that the poll itself has the first word.
+GRACE_MS = 1000
+
+
+@dataclass(slots=True, kw_only=True)
+class Claim:
+    """An open claim and what the unit remembered when it was taken."""
+
+    perpetuity: Perpetuity
+    poll_id: str
+    slot: int
+    following: str
+    """Next due time on the grid in ms; "" where the cadence is left alone."""
+    trigger: str
+    cursor: Any
+    in_flight: int
+    attempt: int
+    polled: int | None
+    now: int
+    """The store's time of the claim, ms."""
+    started: float = field(default_factory=time.monotonic)
+    abandoned: threading.Event = field(default_factory=threading.Event)
+    """Set when the time limit has passed: what the poll still brings is not wanted."""
+    committed: threading.Event = field(default_factory=threading.Event)
+    """Set when the batch is in the ledger: only its publishing is left."""
+
+    @property
+    def by_hand(self) -> bool:
+        return not self.following
+
+    @property
+    def store_time(self) -> int:
+        """The store's time now, reckoned from the claim; ms."""
+        return self.now + round((time.monotonic() - self.started) * 1000)
+
+    @property
+    def overdue(self) -> bool:
+        return time.monotonic() - self.started > self.perpetuity.poll_timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A unit that was not claimed: ``paused``, ``busy`` or ``early``."""
+
+    perpetuity: Perpetuity
+    verdict: str
+    now: int
+
+
+class NotLeading(Exception):
+    """The leader key holds another owner or term."""
+
+
+class Claims:
+    """Takes claims in one namespace."""
+
+    def __init__(self, store: Store, events_maxlen: int) -> None:
+        self.store = store
+        self.events_maxlen = events_maxlen
+
+    def due(self, limit: int) -> tuple[int, int | None, list[tuple[str, int, int | None, str]]]:
+        """The store's time, the next due time where nothing is due, and (unit, due, anchor, trigger) of what is."""
+        keys = self.store.keys
+        now, following, *rows = script("due")(self.store, due=keys.due, limit=limit, unit_prefix=keys.unit_prefix)
+        found = [
+            (unit.decode(), int(float(at)), int(anchor) if anchor else None, trigger.decode())
+            for unit, at, anchor, trigger in zip(*[iter(rows)] * 4, strict=True)
+        ]
+        return int(now), int(float(following)) if following else None, found
+
+    def by_leader(
+        self, leader: str, now: int, wanted: Sequence[tuple[Perpetuity, Occurrence]]
+    ) -> list[Claim | Refusal]:
+        """Claim due occurrences.
+
+        Raises:
+            NotLeading: the leader key is not exactly ``leader`` any more; nothing was claimed.
+        """
+        return self._claim(leader, now, [(p, o.slot, str(o.following)) for p, o in wanted])
+
+    def by_hand(self, perpetuity: Perpetuity) -> Claim | Refusal:
+        """Claim a unit now, without moving its cadence."""
+        now = self.store.now()
+        return self._claim("", now, [(perpetuity, now, "")])[0]
+
+    def _claim(self, leader: str, now: int, wanted: Sequence[tuple[Perpetuity, int, str]]) -> list[Claim | Refusal]:
+        keys = self.store.keys
+        polls = [new_poll_id(now) for _ in wanted]
+        rows: list[Any] = []
+        for (perpetuity, slot, following), poll_id in zip(wanted, polls, strict=True):
+            valid = round(perpetuity.poll_timeout * 1000) + GRACE_MS
+            history = perpetuity.options.history
+            rows += [perpetuity.unit, perpetuity.name, slot, following, poll_id, valid, history, HISTORY_TTL_MS]
+        at, *reply = script("claim")(
+            self.store, leader=keys.leader, due=keys.due, paused=keys.paused, events=keys.events,
+            mine=leader, unit_prefix=keys.unit_prefix, polls_prefix=keys.polls_prefix, maxlen=self.events_maxlen,
+            tail=rows,
+        )  # fmt: skip
+        if not at:
+            raise NotLeading
+        answers = zip(*[iter(reply)] * 7, strict=True)
+        return [
+            _claim(perpetuity, poll_id, slot, following, int(at), answer)
+            for (perpetuity, slot, following), poll_id, answer in zip(wanted, polls, answers, strict=True)
+        ]
+
+
+def _claim(
+    perpetuity: Perpetuity, poll_id: str, slot: int, following: str, now: int, answer: Sequence[bytes]
+) -> Claim | Refusal:
+    verdict, _, cursor, in_flight, attempt, polled, trigger = answer
+    if verdict != b"claimed":
+        return Refusal(perpetuity, verdict.decode(), now)
+    return Claim(
+        perpetuity=perpetuity,
+        poll_id=poll_id,
+        slot=slot,
+        following=following,
+        trigger=trigger.decode(),
+        cursor=json.loads(cursor) if cursor else None,
+        in_flight=int(in_flight),
+        attempt=int(attempt),
+        polled=int(polled) if polled else None,
+        now=now,
+    )

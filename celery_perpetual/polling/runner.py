@@ -1,0 +1,240 @@
+"""One poll, from its claim to its outcome: gates, ``next_batch``, commit, publish.
+
+Every poll ends in exactly one stored outcome. User code runs only here, never in the beat's own thread.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.faults import reach
+from celery_perpetual.ledger import CHUNK, Closing, Ledger
+from celery_perpetual.polling import outcome as status
+from celery_perpetual.polling.batch import Abandoned, Found, read
+from celery_perpetual.polling.claims import Claim
+from celery_perpetual.polling.history import HISTORY_TTL_MS
+from celery_perpetual.polling.outcome import PollOutcome, format_time
+from celery_perpetual.polling.pauses import Paused
+from celery_perpetual.polling.poll import Poll
+from celery_perpetual.publishing import Publisher, publish_or_leave
+from celery_perpetual.store import Store, script
+from celery_perpetual.tasks import Defer, Pause, Skip, to_datetime
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = get_logger(__name__)
+
+#: Polls that raise are tried again after 30 s, then twice as long each time, up to five minutes.
+FIRST_BACKOFF_MS, LONGEST_BACKOFF_MS = 30_000, 300_000
+
+
+class Runner:
+    """Runs polls of one app. Safe to share between threads."""
+
+    def __init__(self, app: Celery, store: Store, events_maxlen: int) -> None:
+        self.app = app
+        self.store = store
+        self.events_maxlen = events_maxlen
+        self.ledger = Ledger(store, events_maxlen)
+        self.publisher = Publisher(app, store)
+
+    def run(self, claim: Claim) -> PollOutcome:
+        """Run a claimed poll.
+
+        Raises:
+            StoreUnavailable: the store went away; the claim expires by itself.
+        """
+        reach("poll.claimed")
+        perpetuity = claim.perpetuity
+        if claim.in_flight >= perpetuity.max_in_flight:
+            return self._skip_full(claim, claim.in_flight)
+        try:
+            result = read(self.app, self.ledger, claim, self._call(claim))
+        except Abandoned:
+            return self.time_out(claim)
+        except BaseException as error:  # noqa: BLE001  # user code may raise anything, even SystemExit
+            return self._fail(claim, error)
+        reach("poll.read")
+        if isinstance(result, Found):
+            return self._enqueue(claim, result)
+        if isinstance(result, Skip):
+            return self._end(claim, self._outcome(claim, status.SKIPPED, reason=result.reason or "skipped"), "reset")
+        if isinstance(result, Defer):
+            return self._defer(claim, result)
+        return self._pause(claim, result)
+
+    def time_out(self, claim: Claim) -> PollOutcome:
+        """Abandon a poll that ran out of its time: whatever it still brings is refused."""
+        claim.abandoned.set()
+        limit = claim.perpetuity.poll_timeout
+        reason = f"next_batch took longer than poll_timeout ({limit:g} s); its result is refused"
+        outcome = self._outcome(claim, status.TIMED_OUT, reason=reason)
+        logger.error("perpetual: poll of %s timed out after %g s", claim.perpetuity.unit, limit, extra=_extra(outcome))
+        return self._end(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
+
+    def give_up(self, claim: Claim) -> PollOutcome:
+        """End a poll whose process stops, so that the next leader need not wait for the claim to expire."""
+        claim.abandoned.set()
+        outcome = self._outcome(claim, status.ABANDONED, reason="the beat that ran this poll was stopped")
+        return self._end(claim, outcome, "keep", delay=0, trigger="retry")
+
+    def skip_hanging(self, claim: Claim, hanging: Claim) -> PollOutcome:
+        """Skip a unit whose earlier ``next_batch`` has not returned yet: a second call would hang beside it."""
+        since = round(claim.started - hanging.started)
+        reason = f"next_batch of poll {hanging.poll_id} has not returned"
+        return self._end(
+            claim, self._outcome(claim, status.SKIPPED, gate="hanging", value=since, reason=reason), "keep"
+        )
+
+    def _call(self, claim: Claim) -> Any:
+        _close_old_connections()
+        try:
+            perpetuity = claim.perpetuity
+            return perpetuity.next_batch(self._poll(claim)) if perpetuity.takes_poll else perpetuity.next_batch()
+        finally:
+            _close_old_connections()
+
+    def _poll(self, claim: Claim) -> Poll:
+        perpetuity = claim.perpetuity
+        return Poll(
+            task=perpetuity.name,
+            poll_id=claim.poll_id,
+            slot=to_datetime(claim.slot),
+            trigger=claim.trigger,
+            cursor=claim.cursor,
+            limit=perpetuity.limit,
+            room=perpetuity.max_in_flight - claim.in_flight,
+            attempt=claim.attempt,
+            late_by=max(0, claim.store_time - claim.slot) / 1000,
+            last_polled_at=None if claim.polled is None else to_datetime(claim.polled),
+            keys=lambda: self.ledger.in_flight_keys(perpetuity.unit),
+        )
+
+    def _enqueue(self, claim: Claim, found: Found) -> PollOutcome:
+        perpetuity, works = claim.perpetuity, found.works
+        counts = {"duplicates": found.duplicates, "left_out": found.left_out}
+        if found.overflow:
+            return self._skip_full(claim, claim.in_flight + len(works), duplicates=found.duplicates)
+        outcome = self._outcome(claim, status.EMPTY, cursor=found.cursor, **counts)
+        if not works:
+            return self._end(claim, outcome, "reset", cursor=found.cursor)
+        outcome = self._outcome(claim, status.ENQUEUED, cursor=found.cursor, count=len(works), **counts)
+        if len(works) > CHUNK and not self.ledger.stage(perpetuity, claim.poll_id, works):
+            return self._refused(claim)
+        commands, queues = self.publisher.commands(perpetuity.name, claim.poll_id, works)
+        drain = not claim.by_hand and (found.more or found.read >= perpetuity.limit) and not found.left_out
+        closing = Closing(
+            poll_id=claim.poll_id,
+            outcome=outcome.to_json(),
+            slot=claim.slot,
+            following=claim.following,
+            delay="0" if drain else "",
+            trigger="drain" if drain else "",
+            cursor=found.cursor,
+            history_ttl=HISTORY_TTL_MS,
+        )
+        reach("poll.committing")
+        verdict = self.ledger.commit(perpetuity, closing, works, commands, queues)
+        reach("poll.committed")
+        if verdict == "full":
+            return self._skip_full(claim, claim.in_flight + len(works))
+        if verdict == "missing":
+            return self._fail(claim, RuntimeError("records of this batch expired before its commit"))
+        if verdict == "refused":
+            return self._refused(claim)
+        claim.committed.set()
+        logger.info("perpetual: %s enqueued %d items", perpetuity.unit, len(works), extra=_extra(outcome))
+        if not commands:
+            publish_or_leave(self.publisher, claim.poll_id)
+        return outcome
+
+    def _skip_full(self, claim: Claim, value: int, duplicates: int = 0) -> PollOutcome:
+        limit = claim.perpetuity.max_in_flight
+        outcome = self._outcome(
+            claim, status.SKIPPED, gate="max_in_flight", value=value, limit=limit, duplicates=duplicates
+        )
+        return self._end(claim, outcome, "keep")
+
+    def _fail(self, claim: Claim, error: BaseException) -> PollOutcome:
+        outcome = self._outcome(claim, status.FAILED, error=f"{type(error).__name__}: {error}")
+        logger.error("perpetual: poll of %s failed", claim.perpetuity.unit, exc_info=error, extra=_extra(outcome))
+        return self._end(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
+
+    def _defer(self, claim: Claim, defer: Defer) -> PollOutcome:
+        after = defer.after if isinstance(defer.after, timedelta) else timedelta(seconds=defer.after)
+        outcome = self._outcome(claim, status.DEFERRED, reason=f"deferred for {after.total_seconds():g} s")
+        return self._end(claim, outcome, "keep", delay=round(after.total_seconds() * 1000), trigger="defer")
+
+    def _pause(self, claim: Claim, pause: Pause) -> PollOutcome:
+        reason = pause.reason or "next_batch asked for it"
+        outcome = self._outcome(claim, status.PAUSED, reason=reason)
+        paused = Paused(scope=claim.perpetuity.unit, by="next_batch", reason=reason, at=outcome.finished_at)
+        return self._end(claim, outcome, "keep", pause=paused.to_json())
+
+    def _refused(self, claim: Claim) -> PollOutcome:
+        """Somebody else has the unit by now and has recorded how this poll ended."""
+        reason = "the claim was taken over or has expired; the batch was refused"
+        logger.warning("perpetual: batch of %s was refused, its claim is lost", claim.perpetuity.unit)
+        return self._outcome(claim, status.SUPERSEDED, reason=reason)
+
+    def _outcome(self, claim: Claim, how: str, cursor: str = "", **facts: Any) -> PollOutcome:
+        return PollOutcome(
+            poll_id=claim.poll_id,
+            unit=claim.perpetuity.unit,
+            task=claim.perpetuity.name,
+            slot=to_datetime(claim.slot),
+            trigger=claim.trigger,
+            status=how,
+            started_at=to_datetime(claim.now),
+            finished_at=to_datetime(claim.store_time),
+            cursor=json.loads(cursor) if cursor else None,
+            **facts,
+        )
+
+    def _end(
+        self,
+        claim: Claim,
+        outcome: PollOutcome,
+        failures: str,
+        *,
+        cursor: str = "",
+        delay: int | None = None,
+        trigger: str = "",
+        pause: str = "",
+    ) -> PollOutcome:
+        keys, unit = self.store.keys, claim.perpetuity.unit
+        later = delay is not None and not claim.by_hand
+        reply = script("end")(
+            self.store, key=keys.unit(unit), due=keys.due, polls=keys.polls(unit), events=keys.events,
+            paused=keys.paused, poll=claim.poll_id, unit=unit, outcome=outcome.to_json(), sign=outcome.sign,
+            history=claim.perpetuity.options.history, ttl=HISTORY_TTL_MS, maxlen=self.events_maxlen, slot=claim.slot,
+            following=claim.following, delay=delay if later else "", trigger=trigger, failures=failures,
+            cursor=cursor, pause=pause,
+        )  # fmt: skip
+        return self._refused(claim) if reply == b"refused" else outcome
+
+
+def _backoff(claim: Claim) -> int:
+    return int(min(FIRST_BACKOFF_MS * 2 ** min(claim.attempt, 10), LONGEST_BACKOFF_MS))
+
+
+def _extra(outcome: PollOutcome) -> dict[str, Any]:
+    return {
+        "event": f"perpetual.poll_{outcome.status}",
+        "unit": outcome.unit,
+        "poll_id": outcome.poll_id,
+        "slot": format_time(outcome.slot),
+        "count": outcome.count,
+    }
+
+
+def _close_old_connections() -> None:
+    """Django leaves the life of connections in other threads than a request's to us."""
+    if (database := sys.modules.get("django.db")) is not None:
+        database.close_old_connections()

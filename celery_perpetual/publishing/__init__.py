@@ -1,0 +1,7 @@
+"""From committed records to messages in the broker."""
+
+from __future__ import annotations
+
+from celery_perpetual.publishing.publisher import Publisher, publish_or_leave
+
+__all__ = ["Publisher", "publish_or_leave"]

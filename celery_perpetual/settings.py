@@ -1,0 +1,126 @@
+"""The ``perpetual_*`` settings: one table, read once, refused when wrong.
+
+Settings are plain Celery settings (``perpetual_leader_ttl``; in Django ``CELERY_PERPETUAL_LEADER_TTL``).
+The defaults live here and not in ``app.add_defaults``, which on Celery 5.7 overrides the user's own values.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from datetime import timedelta
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.errors import ContractError, SettingsError
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+PREFIX = "perpetual_"
+
+#: Names that are reserved for features which do not exist yet. Accepting one would be a promise without effect.
+NOT_YET = frozenset(
+    {
+        "lease_ttl", "heartbeat_interval", "sweep_limit", "completions", "leases", "completion_ttl", "queue_ttl",
+        "tombstone_ttl", "store_down", "on_store_lost", "starvation", "starvation_spawn", "max_pool_grow",
+        "error_policies", "classifiers", "preflight_fatal", "tenants_ttl", "preflight_ttl",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The validated settings of one app. Durations are seconds."""
+
+    store_url: str | None = None
+    """Redis URL of the store; by default the broker if it is Redis, else the result backend if it is Redis."""
+    key_prefix: str = "perpetual"
+    """Every key and channel starts with it. One app per prefix: a second one refuses to start."""
+    base_scheduler: str = "celery.beat:PersistentScheduler"
+    """The beat scheduler that runs the app's ordinary ``beat_schedule`` entries."""
+    leader_ttl: float = 15.0
+    """Without renewal the leader's term ends after this time; at least 3."""
+    cycle_interval: float = 5.0
+    """Pause between two maintenance passes of the leader."""
+    poll_threads: int = 8
+    """Polls that one beat evaluates at the same time."""
+    max_abandoned_polls: int = 16
+    """Threads per process that may hang in an abandoned ``next_batch``; beyond it no further poll is started."""
+    events_maxlen: int = 100_000
+    """Approximate length at which the stream of events is capped."""
+    store_timeout: float = 5.0
+    """Longest time that one call to the store may take."""
+    store_wait: float = 30.0
+    """How long a starting process waits for its first contact with the store."""
+    disabled: tuple[str, ...] = ()
+    """Names of perpetual tasks that are not polled."""
+
+    @classmethod
+    def from_app(cls, app: Celery) -> Settings:
+        """Read and check the settings of ``app``.
+
+        Raises:
+            SettingsError: an unknown name (the nearest right one is named) or an impossible value.
+            ContractError: a name whose feature is not available yet.
+        """
+        values: dict[str, Any] = {}
+        for name, seen in _configured(app).items():
+            if name in NOT_YET:
+                raise ContractError(f"setting {PREFIX}{name} is not available yet; remove it")
+            if name not in _FIELDS:
+                raise SettingsError(_unknown(name))
+            values[name] = _checked(name, seen)
+        return cls(**values)
+
+
+_FIELDS = {field.name: field for field in fields(Settings)}
+
+
+def _configured(app: Celery) -> dict[str, Any]:
+    """The settings that the app would answer for: in another namespace, ``PERPETUAL_X`` is somebody else's."""
+    given: str | None = app.namespace  # type: ignore[attr-defined]  # missing in the stubs
+    namespace = f"{given}_".lower() if given else ""
+    names = {key.lower().removeprefix(namespace) for key in app.conf if isinstance(key, str)}
+    found = {name: app.conf.get(name) for name in sorted(names) if name.startswith(PREFIX)}
+    return {name.removeprefix(PREFIX): value for name, value in found.items() if value is not None}
+
+
+def _unknown(name: str) -> str:
+    near = difflib.get_close_matches(name, [*_FIELDS, *NOT_YET], 1, 0.5)
+    hint = f", did you mean {PREFIX}{near[0]}?" if near else f"; known are {', '.join(PREFIX + n for n in _FIELDS)}"
+    return f"unknown setting {PREFIX}{name}{hint}"
+
+
+def _checked(name: str, seen: Any) -> Any:
+    field = _FIELDS[name]
+    default = None if field.default is MISSING else field.default
+    if isinstance(default, float):
+        return seconds(f"setting {PREFIX}{name}", seen, least=3.0 if name == "leader_ttl" else 0.05)
+    if isinstance(default, int):
+        return whole(f"setting {PREFIX}{name}", seen)
+    if isinstance(default, tuple):
+        if isinstance(seen, str | Mapping) or not isinstance(seen, Iterable):
+            raise SettingsError(f"setting {PREFIX}{name} must be a list of task names, got {seen!r}")
+        return tuple(str(item) for item in seen)
+    if not isinstance(seen, str) or not seen.strip():
+        raise SettingsError(f"setting {PREFIX}{name} must be a non-empty string, got {seen!r}")
+    return seen
+
+
+def seconds(what: str, seen: object, *, least: float = 0.0, error: type[Exception] = SettingsError) -> float:
+    """A duration given as a number of seconds or a ``timedelta``, checked."""
+    value = seen.total_seconds() if isinstance(seen, timedelta) else seen
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        raise error(f"{what} must be seconds (a number or a timedelta), got {seen!r}")
+    if value < least:
+        raise error(f"{what} must be at least {least:g} seconds, got {value:g}")
+    return float(value)
+
+
+def whole(what: str, seen: object, *, least: int = 1, error: type[Exception] = SettingsError) -> int:
+    """A whole number, checked."""
+    if isinstance(seen, bool) or not isinstance(seen, int) or seen < least:
+        raise error(f"{what} must be a whole number of at least {least}, got {seen!r}")
+    return seen

@@ -1,0 +1,101 @@
+"""Where a store lives: URLs in every form that kombu takes, as one comparable value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kombu.utils.url import parse_ssl_cert_reqs, sanitize_url, url_to_parts
+
+from celery_perpetual.errors import SettingsError
+
+REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "socket", "sentinel")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A Redis database. Two addresses are equal when they name the same server and database."""
+
+    kind: str
+    """``tcp``, ``socket`` or ``sentinel``."""
+    place: tuple[Any, ...]
+    """``(host, port)``, ``(path,)``, or ``(master name, (host, port), …)``."""
+    db: int
+    login: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """User, password and TLS options, as redis-py takes them."""
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Sentinel's own options."""
+
+
+def is_redis(url: str | None) -> bool:
+    """Whether the URL names a Redis server."""
+    return bool(url) and str(url).split("://", 1)[0] in REDIS_SCHEMES
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    return ";".join(sanitize_url(part) for part in url.split(";"))
+
+
+def address(url: str, transport_options: Mapping[str, Any] | None = None, ssl: Any = None) -> Address:
+    """Read a Redis URL.
+
+    Args:
+        url: ``redis://``, ``rediss://``, ``redis+socket://``, ``unix://`` or ``sentinel://a;sentinel://b``.
+        transport_options: kombu's, for ``master_name`` and ``sentinel_kwargs``.
+        ssl: ``broker_use_ssl`` or ``redis_backend_use_ssl``.
+
+    Raises:
+        SettingsError: the URL does not name a Redis database.
+    """
+    if not is_redis(url):
+        raise SettingsError(
+            f"store URL {without_password(url)} is not a Redis URL; use one of {', '.join(REDIS_SCHEMES)}"
+        )
+    first = url_to_parts(url.split(";", maxsplit=1)[0])
+    query = dict(first.query)
+    login = {"username": first.username, "password": first.password, **_tls(first.scheme, query, ssl)}
+    login = {name: value for name, value in login.items() if value is not None}
+    if first.scheme in ("redis", "rediss"):
+        return Address("tcp", (_host(first.hostname), first.port or 6379), _db(url, first.path), login)
+    if first.scheme == "sentinel":
+        return _sentinel(url, transport_options or {}, login)
+    path = "/" + "/".join(part for part in (first.hostname, first.path) if part).lstrip("/")
+    return Address("socket", (path,), _db(url, query.get("virtual_host") or query.get("db")), login)
+
+
+def _sentinel(url: str, options: Mapping[str, Any], login: Mapping[str, Any]) -> Address:
+    parts = [url_to_parts(part) for part in url.split(";") if part]
+    master = options.get("master_name")
+    if not master:
+        raise SettingsError(
+            f"store URL {without_password(url)} needs the name of the master: "
+            "set broker_transport_options = {'master_name': …}"
+        )
+    nodes = tuple((_host(part.hostname), part.port or 26379) for part in parts)
+    db = next((part.path for part in reversed(parts) if part.path), None)
+    return Address("sentinel", (master, *nodes), _db(url, db), login, options.get("sentinel_kwargs") or {})
+
+
+def _host(name: str | None) -> str:
+    return "127.0.0.1" if name in (None, "", "localhost") else str(name)
+
+
+def _db(url: str, path: str | None) -> int:
+    text = (path or "0").strip("/") or "0"
+    if not text.isdigit():
+        raise SettingsError(f"store URL {without_password(url)} must name a database number, got {text!r}")
+    return int(text)
+
+
+def _tls(scheme: str, query: Mapping[str, str], ssl: Any) -> dict[str, Any]:
+    options = dict(ssl) if isinstance(ssl, Mapping) else {}
+    for name, value in query.items():
+        if name == "ssl_cert_reqs":
+            options[name] = parse_ssl_cert_reqs(value)
+        elif name == "ssl_check_hostname":
+            options[name] = value.lower() != "false"
+        elif name.startswith("ssl_"):
+            options[name] = value
+    return {"ssl": True, **options} if scheme == "rediss" or options or ssl else {}

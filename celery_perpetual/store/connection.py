@@ -1,0 +1,152 @@
+"""The connection to the store: explicit timeouts, one repeat, errors in our own words.
+
+A :class:`Store` may be shared by threads; after a fork redis-py gives the child connections of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as NoConnection
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as NoAnswer
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from celery_perpetual.errors import SettingsError, StoreUnavailable
+from celery_perpetual.store.address import Address, address, is_redis, without_password
+from celery_perpetual.store.keys import Keys
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.settings import Settings
+
+#: A lost reply is asked for once more; every script is harmless when it arrives twice.
+REPEATS = 1
+
+
+class Store:
+    """One namespace in one Redis database."""
+
+    def __init__(self, where: Address, prefix: str, *, timeout: float = 5.0, shown: str = "") -> None:
+        self.address = where
+        self.keys = Keys(prefix)
+        self.timeout = timeout
+        self.shown = shown
+        self.redis: Any = _client(where, timeout)
+        """The client; replies are bytes. Its stubs know sync and async replies only as unions, hence Any."""
+
+    @classmethod
+    def from_app(cls, app: Celery, settings: Settings) -> Store:
+        """The store that the app's settings name.
+
+        Raises:
+            SettingsError: there is no Redis among ``perpetual_store_url``, the broker and the result backend.
+        """
+        url, options, ssl = _choose(app, settings)
+        return cls(
+            address(url, options, ssl),
+            settings.key_prefix,
+            timeout=settings.store_timeout,
+            shown=without_password(url),
+        )
+
+    def clone(self) -> Store:
+        """The same namespace over connections of its own."""
+        return Store(self.address, self.keys.prefix, timeout=self.timeout, shown=self.shown)
+
+    @contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        """Turn the client's errors into :class:`StoreUnavailable`."""
+        try:
+            yield
+        except (NoConnection, NoAnswer, OSError) as error:
+            raise StoreUnavailable(f"store {self.shown} did not answer ({doing}): {error}") from error
+        except RedisError as error:
+            if _is_passing(error):
+                raise StoreUnavailable(f"store {self.shown} is not ready ({doing}): {error}") from error
+            raise
+
+    def now(self) -> int:
+        """The store's own time in milliseconds; every decision about time uses it."""
+        with self.errors("time"):
+            seconds, micros = self.redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def wait(self, seconds: float) -> None:
+        """Wait for the first contact.
+
+        Raises:
+            StoreUnavailable: there was none within ``seconds``.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.now()
+                return
+            except StoreUnavailable as error:
+                if time.monotonic() >= deadline:
+                    raise StoreUnavailable(
+                        f"{error}; gave up after {seconds:g} s. Start the server, or set perpetual_store_url "
+                        "(or broker_url) to a Redis that runs; perpetual_store_wait sets how long to wait"
+                    ) from error
+            time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self.redis.close()
+        self.redis.connection_pool.disconnect()
+
+
+def _choose(app: Celery, settings: Settings) -> tuple[str, Any, Any]:
+    conf = app.conf
+    if settings.store_url:
+        return settings.store_url, conf.broker_transport_options, None
+    url = _text(conf.broker_write_url)
+    if is_redis(url):
+        return url, conf.broker_transport_options, conf.broker_use_ssl
+    backend = conf.result_backend
+    if is_redis(backend):
+        return backend, conf.result_backend_transport_options, conf.redis_backend_use_ssl
+    raise SettingsError(
+        "celery-perpetual needs a Redis server for its state, and neither the broker "
+        f"({without_password(url)}) nor the result backend is one; set perpetual_store_url = 'redis://…'"
+    )
+
+
+def _text(url: Any) -> str:
+    """Celery takes a URL, a list of them, or a bare transport name."""
+    text = url if isinstance(url, str) else ";".join(url or ())
+    return text if "://" in text else f"{text}://"
+
+
+def _is_passing(error: RedisError) -> bool:
+    """A server that loads its data, fails over or runs a script for too long will answer again."""
+    return str(error).split(" ", 1)[0] in ("LOADING", "READONLY", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN")
+
+
+def _client(where: Address, timeout: float) -> Any:
+    options: dict[str, Any] = {
+        **where.login,
+        "db": where.db,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "health_check_interval": 25,
+        "retry": Retry(NoBackoff(), REPEATS),
+        "client_name": "celery-perpetual",
+    }
+    if where.kind == "sentinel":
+        master, *nodes = where.place
+        sentinel: Any = Sentinel(nodes, sentinel_kwargs={"socket_timeout": timeout, **where.extra}, **options)
+        return sentinel.master_for(master)
+    if where.kind == "socket":
+        options.pop("socket_connect_timeout")
+        return redis.Redis(unix_socket_path=where.place[0], **options)
+    host, port = where.place
+    return redis.Redis(host=host, port=port, socket_keepalive=True, **options)

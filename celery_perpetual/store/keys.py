@@ -1,0 +1,76 @@
+"""Every key of the store in one table.
+
+``{P}`` is ``perpetual_key_prefix``; times are milliseconds of the store's own clock.
+
+=====================  ======  =====================================================  ==============================
+key                    type    holds                                                  who deletes it
+=====================  ======  =====================================================  ==============================
+{P}:leader             string  ``owner:term`` of the living leader                    TTL ``perpetual_leader_ttl``
+{P}:leader:info        string  JSON: app, owner, term, digest and count of its units  TTL, as the leader
+{P}:leader:handover    string  owner of the standby that asks for the lead            TTL, or the hand-over
+{P}:term               string  the last term                                          never (one key)
+{P}:epoch              string  random identity of this store                          never (one key)
+{P}:units              zset    unit -> when a leader last knew it                     unit removal
+{P}:due                zset    unit -> when it is polled next                         unit removal, disabling
+{P}:u:{unit}           hash    anchor, slot, claim, cursor, in flight, back-off       unit removal
+{P}:polls:{unit}       list    outcomes, newest first                                 length, TTL
+{P}:keys:{unit}        hash    item key -> task id in flight                          end of the task
+{P}:recent:{unit}      zset    item key -> until when it stays taken                  TTL ``dedup_window``
+{P}:p:{poll}           hash    one committed batch: unit, n, published, counters      TTL after its last item
+{P}:i:{poll}:{chunk}   list    at most 500 records of items                           end of its last item; TTL
+{P}:d:{poll}:{chunk}   string  bitmap of the items that have ended                    with the chunk
+{P}:staged             zset    ``poll unit`` whose records wait for their commit      commit, or the cycle
+{P}:outbox             zset    committed polls that are not wholly published          publish of the last message
+{P}:paused             hash    scope -> JSON: by, reason, at, until                   resume
+{P}:base               hash    entry of the base scheduler -> its last run            with the entry
+{P}:events             stream  what happened; capped                                  ``perpetual_events_maxlen``
+=====================  ======  =====================================================  ==============================
+"""
+
+from __future__ import annotations
+
+
+class Keys:
+    """Names of the keys under one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.leader = f"{prefix}:leader"
+        self.leader_info = f"{prefix}:leader:info"
+        self.handover = f"{prefix}:leader:handover"
+        self.term = f"{prefix}:term"
+        self.epoch = f"{prefix}:epoch"
+        self.units = f"{prefix}:units"
+        self.due = f"{prefix}:due"
+        self.staged = f"{prefix}:staged"
+        self.outbox = f"{prefix}:outbox"
+        self.paused = f"{prefix}:paused"
+        self.base = f"{prefix}:base"
+        self.events = f"{prefix}:events"
+        self.unit_prefix = f"{prefix}:u:"
+        self.polls_prefix = f"{prefix}:polls:"
+        self.poll_prefix = f"{prefix}:p:"
+
+    def unit(self, unit: str) -> str:
+        return f"{self.unit_prefix}{unit}"
+
+    def polls(self, unit: str) -> str:
+        return f"{self.polls_prefix}{unit}"
+
+    def item_keys(self, unit: str) -> str:
+        return f"{self.prefix}:keys:{unit}"
+
+    def recent(self, unit: str) -> str:
+        return f"{self.prefix}:recent:{unit}"
+
+    def poll(self, poll_id: str) -> str:
+        return f"{self.poll_prefix}{poll_id}"
+
+    def chunk_prefix(self, poll_id: str) -> str:
+        return f"{self.prefix}:i:{poll_id}:"
+
+    def chunk(self, poll_id: str, chunk: int) -> str:
+        return f"{self.prefix}:i:{poll_id}:{chunk}"
+
+    def done(self, poll_id: str, chunk: int) -> str:
+        return f"{self.prefix}:d:{poll_id}:{chunk}"

@@ -1,0 +1,80 @@
+-- Claim occurrences: one poll id per unit, refused where somebody else is at it.
+--
+-- A claim of the leader takes over the open claim of an earlier term, because that beat is gone or has stopped
+-- leading; its poll ends as superseded and its batch will be refused. A claim that outlived its time is abandoned.
+-- Sent twice with the same poll ids it answers the same.
+--
+-- KEYS[1] leader        string  owner:term of the living leader
+-- KEYS[2] due           zset    unit -> next poll
+-- KEYS[3] paused        hash    scope -> JSON
+-- KEYS[4] events        stream
+-- ARGV[1] mine          text    owner:term, or '' for a poll by hand
+-- ARGV[2] unit_prefix   text    what the keys of unit hashes start with
+-- ARGV[3] polls_prefix  text    what the keys of outcome lists start with
+-- ARGV[4] maxlen        int     cap of the stream
+-- ARGV[5..] unit, task, slot, next, poll, valid, history, ttl  mixed  per unit; times and durations in ms
+-- returns {now or 0 when not leading, then per unit: verdict, anchor, cursor, in flight, attempt, last poll at, trigger}
+local leader, due, paused, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local mine, unit_prefix, polls_prefix, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- include now
+-- include rfc3339
+-- include outcome
+if mine ~= '' and redis.call('GET', leader) ~= mine then
+  return {0}
+end
+
+local function is_paused(scope)
+  local found = redis.call('HGET', paused, scope)
+  local till = found and cjson.decode(found)['until_ms']
+  return found and (till == nil or till == cjson.null or till > now)
+end
+
+local function end_other(unit, task, open, status, history, ttl)
+  local slot, trigger, started = open[2], open[3], open[4]
+  local json = string.format(
+    '{"poll_id":%s,"unit":%s,"task":%s,"slot":%s,"trigger":%s,"status":"%s","started_ms":%s,"finished_ms":%.0f,"at":"%s"}',
+    cjson.encode(open[1]), cjson.encode(unit), cjson.encode(task), slot, cjson.encode(trigger), status, started, now,
+    rfc3339(now))
+  write_outcome(polls_prefix .. unit, history, ttl, '', string.format('%.0f', now), json)
+  redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'poll', 'data', json)
+end
+
+local everything = mine ~= '' and is_paused('*')
+local reply = {now}
+for i = 5, #ARGV, 8 do
+  local unit, task, slot, following, poll = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4]
+  local valid, history, ttl = tonumber(ARGV[i + 5]), tonumber(ARGV[i + 6]), ARGV[i + 7]
+  local key = unit_prefix .. unit
+  local u = redis.call('HMGET', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by',
+    'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled', 'trigger')
+  local trigger = mine == '' and 'manual' or (u[13] or 'schedule')
+  local verdict = 'claimed'
+  if u[1] == poll then
+    trigger = u[3]
+  elseif mine ~= '' and (everything or is_paused(unit)) then
+    verdict = 'paused'
+    redis.call('HDEL', key, 'trigger')
+  elseif u[1] and tonumber(u[5]) > now and (mine == '' or u[6] == mine or u[6] == '') then
+    verdict = 'busy'
+  elseif u[7] and (slot < tonumber(u[7]) or (slot == tonumber(u[7]) and not u[1])) then
+    verdict = 'early'
+  else
+    if u[1] then
+      end_other(unit, task, u, tonumber(u[5]) > now and 'superseded' or 'abandoned', history, ttl)
+    end
+    redis.call('HSET', key, 'claim', poll, 'claim_slot', ARGV[i + 2], 'claim_trigger', trigger, 'claim_started', now,
+      'claim_until', now + valid, 'claim_by', mine)
+    if mine ~= '' then
+      redis.call('HSET', key, 'slot', ARGV[i + 2], 'anchor', u[8] or ARGV[i + 2])
+      redis.call('HDEL', key, 'trigger')
+    end
+  end
+  if mine ~= '' then
+    -- Behind an open claim the unit waits for its end, which sets the due time anew.
+    redis.call('ZADD', due, verdict == 'busy' and u[5] or following, unit)
+  end
+  local n = #reply
+  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = verdict, u[8] or ARGV[i + 2], u[9] or '', u[10] or '0'
+  reply[n + 5], reply[n + 6], reply[n + 7] = u[11] or '0', u[12] or '', trigger
+end
+return reply

@@ -1,0 +1,67 @@
+"""Lua scripts with named slots.
+
+A script lives in ``lua/{name}.lua``; its header names what each KEYS and ARGV slot is, and callers use those
+names, so nobody counts positions. A line ``-- include {file}`` pastes ``lua/{file}.lua``. The last argument may be
+a tail (``ARGV[3..]``); it is passed as ``tail=[...]``.
+
+Every script that changes something is atomic and harmless when it is sent twice with the same arguments,
+because a client repeats a call whose reply got lost.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from redis.exceptions import NoScriptError
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+_SLOT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.)?\]\s+(\w+)", re.MULTILINE)
+_INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
+
+
+def source(name: str) -> str:
+    """The text of a script, with its includes."""
+    text = files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda found: source(found[1]), text)
+
+
+class Script:
+    """One Lua script, called by the names of its slots."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.text = source(name)
+        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        slots = [(kind, slot, bool(tail)) for kind, _, tail, slot in _SLOT.findall(self.text)]
+        self.keys = [slot for kind, slot, tail in slots if kind == "KEYS" and not tail]
+        self.args = [slot for kind, slot, tail in slots if kind == "ARGV" and not tail]
+
+    def __call__(self, store: Store, *, tail: Sequence[Any] = (), more_keys: Sequence[str] = (), **slots: Any) -> Any:
+        """Run the script on the store and return its reply.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time.
+        """
+        keys = [slots.pop(name) for name in self.keys]
+        args = [slots.pop(name) for name in self.args]
+        if slots:
+            raise TypeError(f"{self.name}.lua has no slot {', '.join(slots)}")
+        numbered = (len(keys) + len(more_keys), *keys, *more_keys, *args, *tail)
+        with store.errors(self.name):
+            try:
+                return store.redis.evalsha(self.sha, *numbered)
+            except NoScriptError:
+                return store.redis.eval(self.text, *numbered)
+
+
+@cache
+def script(name: str) -> Script:
+    """The script of that name, read once per process."""
+    return Script(name)

@@ -1,0 +1,104 @@
+"""When a perpetual task is polled: the grid of its slots.
+
+An interval's slots are ``anchor + k * every``, so the cadence neither drifts nor depends on who polls; the anchor
+is the first claim. A missed stretch is one slot, the latest, never a burst. Any other Celery schedule (crontab,
+solar, one's own) is asked for its next match, with its clock set to the store's time.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from math import isfinite
+from typing import Any
+
+from celery.schedules import BaseSchedule, schedule
+
+from celery_perpetual.errors import ContractError
+
+UTC = timezone.utc
+
+#: Below this a cadence would be a busy loop.
+SHORTEST_MS = 10
+
+
+def to_datetime(ms: float) -> datetime:
+    """Milliseconds since the epoch as an aware datetime."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def to_ms(at: datetime) -> int:
+    """An aware datetime as milliseconds since the epoch."""
+    return round(at.timestamp() * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """One slot, and the due time that follows it; milliseconds of the store's clock."""
+
+    slot: int
+    following: int
+
+
+class Cadence:
+    """The slots of one perpetual task."""
+
+    def __init__(self, poll_every: Any, *, what: str = "poll_every") -> None:
+        """Read ``poll_every``: seconds, a ``timedelta``, or a Celery schedule.
+
+        Raises:
+            ContractError: it is none of these, or not positive.
+        """
+        self.every_ms, self.calendar = _read(poll_every, what)
+        self.spec = f"every {self.every_ms} ms" if self.calendar is None else f"at {self.calendar!r}"
+
+    @property
+    def seconds(self) -> float | None:
+        """The interval, or None for a calendar."""
+        return None if self.every_ms is None else self.every_ms / 1000
+
+    def __str__(self) -> str:
+        return f"every {self.seconds:g} s" if self.calendar is None else repr(self.calendar)
+
+    def first(self, now: int, spread: float) -> int:
+        """Due time of a unit that was never polled: at once for an interval (later by up to ``spread`` ms)."""
+        return now + int(spread) if self.every_ms else self._match_after(now)
+
+    def occurrence(self, due: int, anchor: int | None, trigger: str, now: int) -> Occurrence:
+        """The slot of a unit that is due, and when it is due next.
+
+        Args:
+            due: its due time, not after ``now``.
+            anchor: its first slot, or None before the first claim.
+            trigger: why it is due off the grid (back-off, drain …), or ``""``; then the due time is the slot.
+            now: the store's time.
+        """
+        if self.every_ms is None:
+            return Occurrence(due, self._match_after(max(now, due)))
+        start = due if anchor is None else anchor
+        latest = start + max(0, now - start) // self.every_ms * self.every_ms
+        return Occurrence(due if trigger else latest, latest + self.every_ms)
+
+    def _match_after(self, now: int) -> int:
+        """The first match after ``now``, whole milliseconds."""
+        assert self.calendar is not None
+        fixed: Any = copy.copy(self.calendar)
+        at = to_datetime(now)
+        fixed.nowfun = lambda: at
+        left: timedelta = fixed.remaining_estimate(at)
+        return now + max(1, round(left.total_seconds() * 1000))
+
+
+def _read(poll_every: Any, what: str) -> tuple[int | None, BaseSchedule | None]:
+    if isinstance(poll_every, BaseSchedule) and type(poll_every) is not schedule:
+        return None, poll_every
+    if type(poll_every) is schedule:
+        interval: Any = poll_every
+        poll_every = interval.run_every
+    seconds = poll_every.total_seconds() if isinstance(poll_every, timedelta) else poll_every
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not isfinite(seconds):
+        raise ContractError(f"{what} must be seconds, a timedelta or a Celery schedule, got {poll_every!r}")
+    if seconds * 1000 < SHORTEST_MS:
+        raise ContractError(f"{what} must be at least {SHORTEST_MS / 1000:g} seconds, got {poll_every!r}")
+    return round(seconds * 1000), None

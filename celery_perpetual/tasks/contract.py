@@ -1,0 +1,165 @@
+"""Reads what a registered task says about being perpetual, and refuses what cannot work."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.errors import ContractError
+from celery_perpetual.settings import seconds, whole
+from celery_perpetual.tasks.cadence import Cadence
+from celery_perpetual.tasks.names import unit_name
+from celery_perpetual.tasks.options import ATTRIBUTES_NOT_YET, PerpetualOptions
+from celery_perpetual.tasks.task import BATCH_ATTRIBUTE, PerpetualTask, unwrapped
+
+if TYPE_CHECKING:
+    from celery import Task
+
+MOST_IN_FLIGHT = 10_000
+SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 5.0, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Perpetuity:
+    """Everything that makes one registered task perpetual, checked."""
+
+    task: Any
+    """The task object of the app."""
+    cadence: Cadence
+    next_batch: Callable[..., Any]
+    """Called without the task where it is a plain function given to a decorator."""
+    takes_poll: bool
+    """Whether it takes a :class:`Poll` or nothing."""
+    max_in_flight: int
+    poll_timeout: float
+    """Seconds."""
+    options: PerpetualOptions
+
+    @property
+    def name(self) -> str:
+        return str(self.task.name)
+
+    @property
+    def unit(self) -> str:
+        """Name of the task's unit."""
+        return unit_name(self.name)
+
+    @property
+    def limit(self) -> int:
+        """The number of rows worth reading in one poll."""
+        return min(self.options.limit, self.max_in_flight)
+
+
+def missing_half(task: Task[Any, Any]) -> str | None:
+    """``poll_every`` or ``next_batch`` where a task has only the other one; None where it has both or neither."""
+    if (task.name or "").startswith("celery."):
+        return None
+    every, batch = _attribute(task, "poll_every"), _attribute(task, "next_batch")
+    if (every is None) == (batch is None) or _opted_out(task):
+        return None
+    return "poll_every" if every is None else "next_batch"
+
+
+def is_perpetual(task: Task[Any, Any]) -> bool:
+    """Whether a task has both ``poll_every`` and ``next_batch``."""
+    return _attribute(task, "poll_every") is not None and _attribute(task, "next_batch") is not None
+
+
+def read(task: Task[Any, Any]) -> Perpetuity:
+    """Read the contract of a task that has both attributes.
+
+    Raises:
+        ContractError: a value is wrong; the message names task and file.
+    """
+    try:
+        return _read(task)
+    except ContractError as error:
+        raise ContractError(f"task {task.name} ({_file(task)}): {error}") from None
+
+
+def _read(task: Task[Any, Any]) -> Perpetuity:
+    for name in ATTRIBUTES_NOT_YET:
+        if getattr(task, name, None) is not None:
+            raise ContractError(f"{name} is not available yet; remove it")
+    cadence = Cadence(_attribute(task, "poll_every"))
+    options = getattr(task, "perpetual_options", None)
+    if options is None:
+        options = PerpetualOptions()
+    if not isinstance(options, PerpetualOptions):
+        raise ContractError(f"perpetual_options must be a PerpetualOptions(...), got {options!r}")
+    most = getattr(task, "max_in_flight", None)
+    next_batch = _callable(task)
+    return Perpetuity(
+        task=task,
+        cadence=cadence,
+        next_batch=next_batch,
+        takes_poll=_takes_poll(next_batch),
+        max_in_flight=MOST_IN_FLIGHT if most is None else whole("max_in_flight", most, error=ContractError),
+        poll_timeout=_timeout(getattr(task, "poll_timeout", None), cadence),
+        options=options,
+    )
+
+
+def _timeout(seen: Any, cadence: Cadence) -> float:
+    if seen is None:
+        return max(SHORTEST_TIMEOUT, min(cadence.seconds or LONGEST_TIMEOUT, LONGEST_TIMEOUT))
+    return seconds("poll_timeout", seen, least=0.05, error=ContractError)
+
+
+def _attribute(task: Task[Any, Any], name: str) -> Any:
+    if name == "next_batch" and (own := unwrapped(type(task))) is not None:
+        given = getattr(own, BATCH_ATTRIBUTE, None)
+        if given is not None and "next_batch" not in type(task).__dict__:
+            return given
+    return getattr(task, name, None)
+
+
+def _opted_out(task: Task[Any, Any]) -> bool:
+    """A subclass that sets one of the two to None says on purpose that it is not perpetual."""
+    return any(
+        name in cls.__dict__ and cls.__dict__[name] is None
+        for cls in type(task).__mro__
+        for name in ("poll_every", "next_batch")
+        if cls is not PerpetualTask
+    )
+
+
+def _callable(task: Task[Any, Any]) -> Callable[..., Any]:
+    """``next_batch``, bound to the task only if it is a method written in a class."""
+    found = _attribute(task, "next_batch")
+    owner = next((cls for cls in type(task).__mro__ if "next_batch" in cls.__dict__), None)
+    if owner is not None and owner.__dict__.get("_decorated"):
+        raw = owner.__dict__["next_batch"]
+        if inspect.isfunction(raw):
+            found = raw
+    if not callable(found):
+        raise ContractError(f"next_batch must be a function, method or generator function, got {found!r}")
+    if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
+        raise ContractError("next_batch is a coroutine function, which is not available yet; make it a plain function")
+    return found  # type: ignore[no-any-return]
+
+
+def _takes_poll(function: Callable[..., Any]) -> bool:
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return True
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY for p in needed):
+        raise ContractError(
+            f"next_batch takes no argument or one Poll, but {getattr(function, '__qualname__', function)} "
+            f"needs {', '.join(p.name for p in needed)}; a function given to the decorator gets no task"
+        )
+    return bool(places)
+
+
+def _file(task: Task[Any, Any]) -> str:
+    own = unwrapped(type(task)) or type(task)
+    try:
+        return f"{inspect.getsourcefile(own)}:{inspect.getsourcelines(own)[1]}"
+    except (TypeError, OSError):
+        return getattr(sys.modules.get(type(task).__module__), "__file__", None) or type(task).__module__

@@ -1,0 +1,54 @@
+"""Finds the perpetual tasks among the registered ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from celery_perpetual.errors import ContractError
+from celery_perpetual.tasks.contract import Perpetuity, is_perpetual, missing_half, read
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """What the app's registry holds."""
+
+    tasks: Mapping[str, Perpetuity]
+    """Perpetual tasks by name, in order of their names."""
+    warnings: tuple[str, ...]
+
+    def units(self, disabled: tuple[str, ...] = ()) -> dict[str, Perpetuity]:
+        """The units that are polled, by name."""
+        return {p.unit: p for p in self.tasks.values() if p.options.enabled and p.name not in disabled}
+
+    def digest(self) -> str:
+        """Tells one set of units from another."""
+        return sha256("\n".join(sorted(p.unit for p in self.tasks.values())).encode()).hexdigest()[:16]
+
+
+def discover(app: Celery) -> Discovery:
+    """Read every registered task, own or inherited attributes, class-based or decorated.
+
+    Raises:
+        ContractError: a perpetual task has a wrong value; every wrong one is named.
+    """
+    found: dict[str, Perpetuity] = {}
+    warnings: list[str] = []
+    errors: list[str] = []
+    for name, task in sorted(app.tasks.items()):
+        if (missing := missing_half(task)) is not None:
+            has = "next_batch" if missing == "poll_every" else "poll_every"
+            warnings.append(f"task {name} has {has} but no {missing}, so it is not polled; add {missing}")
+        elif is_perpetual(task):
+            try:
+                found[name] = read(task)
+            except ContractError as error:
+                errors.append(str(error))
+    if errors:
+        raise ContractError("\n".join(errors))
+    return Discovery(found, tuple(warnings))

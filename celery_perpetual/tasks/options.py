@@ -1,0 +1,86 @@
+"""Options of a perpetual task."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any
+
+from celery_perpetual.errors import ContractError
+from celery_perpetual.settings import seconds, whole
+
+#: Options that are reserved for features which do not exist yet.
+NOT_YET = frozenset(
+    {
+        "poll_in", "jitter", "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
+        "window", "tenants_ttl", "preflight_ttl", "max_recoveries", "error_rules", "retry_classified",
+        "on_batch_done", "starvation", "completions",
+    }
+)  # fmt: skip
+
+#: Attributes of a task that are reserved in the same way.
+ATTRIBUTES_NOT_YET = ("tenants", "preflight", "lease", "on_lost")
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class PerpetualOptions:
+    """What a perpetual task may say beyond its attributes: ``perpetual_options = PerpetualOptions(limit=500)``.
+
+    Durations are seconds as a number or a ``timedelta``. Unknown names and impossible values are refused at once.
+    """
+
+    limit: int
+    """Most items of one poll."""
+    dedup_window: float
+    """Seconds for which an item key stays taken after its task has ended."""
+    history: int
+    """Outcomes that are kept per unit."""
+    enabled: bool
+    """False: the task is registered but not polled."""
+    store_args: bool
+    """False: arguments are kept out of events and listings."""
+
+    def __init__(
+        self,
+        *,
+        limit: int = 10_000,
+        dedup_window: float | timedelta = 0.0,
+        history: int = 200,
+        enabled: bool = True,
+        store_args: bool = True,
+        **unknown: Any,
+    ) -> None:
+        """Check the options.
+
+        Raises:
+            ContractError: an unknown name, a name that is not available yet, or an impossible value.
+        """
+        for name in unknown:
+            raise ContractError(_refusal(name))
+        values = {
+            "limit": whole("perpetual option limit", limit, error=ContractError),
+            "dedup_window": seconds("perpetual option dedup_window", dedup_window, error=ContractError),
+            "history": whole("perpetual option history", history, error=ContractError),
+            "enabled": _truth("enabled", enabled),
+            "store_args": _truth("store_args", store_args),
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def _truth(name: str, seen: object) -> bool:
+    if not isinstance(seen, bool):
+        raise ContractError(f"perpetual option {name} must be True or False, got {seen!r}")
+    return seen
+
+
+def _refusal(name: str) -> str:
+    known = [field.name for field in fields(PerpetualOptions)]
+    if name in NOT_YET:
+        return f"perpetual option {name} is not available yet; remove it"
+    if name in ("max_in_flight", "poll_timeout", "poll_every", "next_batch"):
+        return f"{name} is an attribute of the task, not a perpetual option; give it to the decorator or the class"
+    near = difflib.get_close_matches(name, [*known, *NOT_YET], 1, 0.5)
+    hint = f", did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+    return f"unknown perpetual option {name}{hint}"

@@ -1,0 +1,61 @@
+"""The base class for perpetual tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from celery import Task
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: The constant header by which workers know which messages are ours.
+HEADER = "perpetual"
+HEADER_VALUE = 1
+
+#: Where ``@task.batch`` leaves the function, on the task's own function: a ``@shared_task`` made before its app
+#: has several task objects but only one function.
+BATCH_ATTRIBUTE = "__perpetual_next_batch__"
+
+
+class PerpetualTask(Task):  # type: ignore[type-arg]
+    """A task that finds its own work: give it ``poll_every`` and ``next_batch``.
+
+    It is late-acked unless it says otherwise, and its messages carry the header ``perpetual``, however sent.
+    """
+
+    abstract = True
+    acks_late = True
+
+    poll_every: Any = None
+    """Seconds, a ``timedelta``, or any Celery schedule."""
+    next_batch: Any = None
+    """A function of no argument or one :class:`Poll` that reads what is to be done and returns items."""
+    max_in_flight: int | None = None
+    """Most items that are enqueued and not yet finished; default 10 000."""
+    poll_timeout: Any = None
+    """Seconds after which a poll is abandoned; default the interval, at least 5 and at most 60."""
+    perpetual_options: Any = None
+    """A :class:`PerpetualOptions`."""
+
+    def batch(self, function: F) -> F:
+        """Decorate the function that finds this task's work.
+
+        For modules that are imported after the app is configured; elsewhere pass ``next_batch=``.
+        """
+        own = unwrapped(type(self))
+        if own is None:
+            raise TypeError(f"{self.name}: define next_batch as a method of the class, .batch is for decorated tasks")
+        setattr(own, BATCH_ATTRIBUTE, function)
+        return function
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:  # type: ignore[override]
+        """As Celery's, with the header."""
+        options["headers"] = {**(options.get("headers") or {}), HEADER: HEADER_VALUE}
+        return super().apply_async(args, kwargs, **options)
+
+
+def unwrapped(cls: type) -> Any:
+    """The user's function behind a decorated task class, or None for a class-based task."""
+    wrapped = cls.__dict__.get("__wrapped__")
+    return getattr(wrapped, "__func__", wrapped)

@@ -1,0 +1,80 @@
+"""Makes Celery use what is ours: the beat scheduler, and the checks at a worker's start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from celery import bootsteps
+from celery.beat import Service
+from celery.utils.log import get_logger
+
+from celery_perpetual.errors import PerpetualError
+from celery_perpetual.operations import other_scheduler
+from celery_perpetual.settings import Settings
+from celery_perpetual.store import Store
+from celery_perpetual.tasks import discover
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = get_logger(__name__)
+
+DEFAULT_SCHEDULER = "celery.beat:PersistentScheduler"
+OUR_SCHEDULER = "celery_perpetual.beat.scheduler:PerpetualScheduler"
+
+
+def wire(app: Celery) -> None:
+    """Wire an app, configured or not. Wiring twice is harmless."""
+    app.steps["worker"].add(WorkerCheck)
+    app.on_after_configure.connect(_after_configure, weak=False, dispatch_uid="celery_perpetual.scheduler")
+    if app.configured:  # type: ignore[attr-defined]  # missing in the stubs
+        _use_scheduler(app)
+
+
+def wire_running_beat(app: Celery) -> None:
+    """Wire an app from a module that beat imports: by then the command has read ``beat_scheduler`` already.
+
+    The command's service class hangs on a class of this app alone, and is asked for its scheduler later.
+    """
+    app.Beat.Service = PerpetualService
+
+
+class PerpetualService(Service):
+    """Celery's beat service, with our scheduler where the app still has Celery's default."""
+
+    def get_scheduler(self, *args: Any, **kwargs: Any) -> Any:
+        """As Celery's."""
+        service: Any = self
+        if service.scheduler_cls == DEFAULT_SCHEDULER:
+            service.scheduler_cls = OUR_SCHEDULER
+        return super().get_scheduler(*args, **kwargs)
+
+
+class WorkerCheck(bootsteps.Step):
+    """Refuses to start a worker whose perpetual tasks or settings are wrong, and says what beat will not do."""
+
+    name = "perpetual-check"
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        app = worker.app
+        try:
+            settings = Settings.from_app(app)
+            discovery = discover(app)
+            Store.from_app(app, settings)
+        except PerpetualError as error:
+            raise click.ClickException(str(error)) from error
+        for warning in discovery.warnings:
+            logger.warning("perpetual: %s", warning)
+        if discovery.tasks and (other := other_scheduler(app)):
+            logger.warning("perpetual: %s; set beat_scheduler = 'perpetual'", other)
+
+
+def _after_configure(sender: Celery, **_: Any) -> None:
+    _use_scheduler(sender)
+
+
+def _use_scheduler(app: Celery) -> None:
+    if app.conf.beat_scheduler == DEFAULT_SCHEDULER:
+        app.conf.beat_scheduler = OUR_SCHEDULER

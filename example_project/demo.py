@@ -1,0 +1,225 @@
+"""The outbox at work, from nothing to a report: `python demo.py`, or `--keep` to leave it running."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from processes import LEAVE
+from progress import Display, Snapshot, open_display
+from stage import HERE, TASK, Stage, changed_settings, hide_password, open_stage
+
+SETTLE = 10.0  # seconds that the store gets to agree that nothing is in flight any more
+
+
+@dataclass(frozen=True)
+class Options:
+    items: int
+    timeout: int
+    keep: bool
+    json_file: str | None
+
+
+class DemoFailed(Exception):
+    """The demo could not come to its end; the text says why."""
+
+
+def read_options() -> Options:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog="Environment: REDIS_URL and DATABASE_URL (your servers instead of embedded ones), DEMO_ITEMS (2000), "
+        "DEMO_TIMEOUT (180 s), DEMO_JSON (a file for the result), DEMO_SUPPRESS=1 (the demo's "
+        "self-test: the receiver loses one delivery, so the demo has to fail).",
+    )
+    parser.add_argument("--keep", action="store_true", help="leave it running until Ctrl-C, to play with")
+    keep = parser.parse_args().keep
+    return Options(
+        items=int(os.environ.get("DEMO_ITEMS", "2000")),
+        timeout=int(os.environ.get("DEMO_TIMEOUT", "180")),
+        keep=keep,
+        json_file=os.environ.get("DEMO_JSON"),
+    )
+
+
+def explain(options: Options) -> None:
+    print(
+        f"A webhook outbox: {options.items} rows in a database say what has to be sent to which customer.\n"
+        "One `celery beat` and two `celery worker`s are about to start, and a local receiver that is at times\n"
+        "slow and refuses some first attempts. Nobody enqueues anything: beat finds the rows and makes tasks\n"
+        "of them, the workers send them. What counts in the end is the receiver's own record.\n",
+        flush=True,
+    )
+
+
+def tell_settings(stage: Stage, changed: dict[str, Any]) -> None:
+    print(f"Server: {hide_password(stage.broker_url)}. Everything else is in {stage.folder}")
+    if not changed:
+        print("Default settings.")
+        return
+    print("Changed from the defaults:")
+    for name, value in changed.items():
+        print(f"  {name} = {value}")
+
+
+def look(items: int) -> Snapshot:
+    """Rows by state, and what the store has in flight."""
+    from django.db.models import Count, Q
+
+    from celery_perpetual import PerpetualError
+    from outbox_site.celery import perpetual
+    from webhooks.models import Delivery
+
+    state = Delivery.State
+    count = Delivery.objects.aggregate(
+        delivered=Count("pk", filter=Q(state=state.DELIVERED)),
+        failed=Count("pk", filter=Q(state=state.FAILED)),
+    )
+    try:
+        in_flight = sum(unit.in_flight for unit in perpetual.units() if unit.task == TASK)
+    except PerpetualError:
+        in_flight = None
+    return Snapshot(items, count["delivered"], count["failed"], in_flight)
+
+
+def watch(stage: Stage, items: int, deadline: float, display: Display) -> Snapshot:
+    """Until no row is pending and nothing is in flight."""
+    settled_by: float | None = None
+    while True:
+        now = time.monotonic()
+        snapshot = look(items)
+        display.show(snapshot)
+        if snapshot.pending == 0:
+            settled_by = settled_by or now + SETTLE
+            if not snapshot.in_flight or now > settled_by:
+                return snapshot
+        for process in stage.fleet.ended():
+            raise DemoFailed(f"{process.name} ended by itself with status {process.popen.returncode}")
+        if now > deadline:
+            raise DemoFailed("the time limit came first (DEMO_TIMEOUT)")
+        time.sleep(0.25)
+
+
+def run(stage: Stage, options: Options, deadline: float) -> int:
+    """The whole job; the exit status."""
+    from report import Outcome, compare, tell
+
+    problem, last = "", None
+    try:
+        stage.start_celery()
+        with open_display() as display:
+            last = watch(stage, options.items, deadline, display)
+    except DemoFailed as failure:
+        problem = str(failure)
+        look_further(stage)
+    stage.stop_celery()
+    outcome = Outcome(compare(stage.record, options.items), problem, last.in_flight if last else None)
+    stage.failed = not outcome.ok
+    tell(outcome, stage, options.json_file)
+    return 0 if outcome.ok else 1
+
+
+def look_further(stage: Stage) -> None:
+    """What the product itself says, asked while it still runs."""
+    for arguments in (["units"], ["why", TASK]):
+        command = stage.celery("perpetual", *arguments)
+        print(f"\n$ celery -A outbox_site perpetual {' '.join(arguments)}", flush=True)
+        try:
+            subprocess.run(command, cwd=HERE, timeout=20, check=False)
+        except subprocess.TimeoutExpired:
+            print("(no answer within 20 s)")
+
+
+def keep(stage: Stage, options: Options) -> int:
+    """New rows now and then, until Ctrl-C."""
+    from webhooks.seeding import seed_deliveries
+
+    stage.start_celery()
+    tell_commands(stage)
+    items, round_number, told = options.items, 1, set()
+    try:
+        with open_display() as display:
+            while True:
+                for _ in range(8):
+                    display.show(look(items))
+                    time.sleep(0.5)
+                for process in stage.fleet.ended():
+                    if process.name not in told:
+                        told.add(process.name)
+                        print(f"{process.name} has ended; its log is {process.log}", flush=True)
+                round_number += 1
+                items += seed_deliveries(5, round_number, stage.receiver_url)
+    except KeyboardInterrupt:
+        print("\nEnding it all.")
+        return 0
+
+
+def tell_commands(stage: Stage) -> None:
+    exports = " ".join(f"{name}={value}" for name, value in stage.environment().items())
+    celery = f"{sys.executable} -m celery -A outbox_site perpetual"
+    print(
+        f"\nIt runs, and gets five new rows every four seconds, until Ctrl-C. In another terminal:\n\n"
+        f"  cd {HERE}\n"
+        f"  export {exports}\n"
+        f"  {celery} units\n"
+        f"  {celery} why {TASK}\n"
+        f"  {celery} polls {TASK}\n"
+        f'  {celery} pause --task {TASK} --reason "lunch"\n'
+        f"  {celery} resume --task {TASK}\n"
+        f"  {sys.executable} manage.py seed_deliveries --count 500 --seed 7 --base-url {stage.receiver_url}\n"
+        f"  tail -f {stage.folder}/worker-1.log\n",
+        flush=True,
+    )
+
+
+def leave(number: int, _frame: FrameType | None) -> None:
+    if number == signal.SIGALRM:
+        raise SystemExit("The hard time limit came (DEMO_TIMEOUT); ending everything.")
+    raise SystemExit(128 + number)
+
+
+def heed_no_signals() -> None:
+    """Taking everything down is short and must not be cut shorter."""
+    for number in LEAVE:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def perform(stage: Stage, options: Options, deadline: float) -> int:
+    from django.core.management import call_command
+
+    tell_settings(stage, changed_settings())
+    stage.start_receiver()
+    call_command("seed_deliveries", count=options.items, seed=1, base_url=stage.receiver_url)
+    return keep(stage, options) if options.keep else run(stage, options, deadline)
+
+
+def main() -> int:
+    options = read_options()
+    sys.stdout.reconfigure(line_buffering=True)  # in order with what other programs print
+    for number in set(LEAVE) - {signal.SIGINT}:
+        signal.signal(number, leave)
+    if not options.keep:
+        signal.alarm(options.timeout)
+    # Waiting ends before the hard limit comes, so that there is time for the report.
+    deadline = time.monotonic() + options.timeout - min(30.0, options.timeout / 2)
+    explain(options)
+    with ExitStack() as stack:
+        stage = open_stage(stack)
+        stack.callback(heed_no_signals)
+        try:
+            return perform(stage, options, deadline)
+        except Exception:
+            stage.failed = True
+            raise
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

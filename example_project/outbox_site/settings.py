@@ -1,0 +1,64 @@
+"""Django settings of the webhook outbox. What differs between machines comes from the environment."""
+
+import os
+from pathlib import Path
+
+from outbox_site import databases
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+SECRET_KEY = os.environ.get("OUTBOX_SECRET_KEY", "an example needs no secret")
+DEBUG = os.environ.get("OUTBOX_DEBUG") == "1"
+ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "webhooks",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+ROOT_URLCONF = "outbox_site.urls"
+STATIC_URL = "static/"
+
+DATABASES = {"default": databases.from_environment(os.environ, BASE_DIR)}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+# A line for each request would only repeat what the worker says of each task.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "loggers": {"httpx": {"level": "WARNING"}},
+}
+
+# Celery. The store of celery-perpetual is the broker, as that is Redis.
+CELERY_BROKER_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+
+# One Redis for several projects: a name of its own keeps both the queue and the store's keys apart.
+if OUTBOX_NAMESPACE := os.environ.get("OUTBOX_NAMESPACE"):
+    CELERY_TASK_DEFAULT_QUEUE = OUTBOX_NAMESPACE
+    CELERY_PERPETUAL_KEY_PREFIX = OUTBOX_NAMESPACE

@@ -1,0 +1,137 @@
+"""Did everything arrive? The receiver's record decides; the table is compared with it."""
+
+import hashlib
+import json
+import sqlite3
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from stage import Stage, changed_settings
+from webhooks.models import Delivery
+
+SHOWN = 10  # ids named in a complaint
+
+
+@dataclass
+class Comparison:
+    """What the receiver has on record against what the table says, by delivery id."""
+
+    items: int
+    delivered: int
+    duplicates: int
+    refused: int
+    last_at: float | None
+    missing: list[int] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)  # arrived with another body than the row's
+    unknown: list[int] = field(default_factory=list)  # arrived, but no such row
+    disagreeing: list[int] = field(default_factory=list)  # arrived, but the row does not say so
+
+    @property
+    def ok(self) -> bool:
+        complaints = (self.missing, self.changed, self.unknown, self.disagreeing)
+        return self.delivered == self.items and not any(complaints)
+
+    def complaints(self) -> list[str]:
+        found = [
+            ("never arrived at the receiver", self.missing),
+            ("arrived with a body that is not the row's", self.changed),
+            ("arrived without being in the table", self.unknown),
+            ("arrived but are not marked delivered in the table", self.disagreeing),
+        ]
+        return [f"{len(ids)} {text}: {listed(ids)}" for text, ids in found if ids]
+
+
+def listed(ids: list[int]) -> str:
+    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+    return ", ".join(str(each) for each in sorted(ids)[:SHOWN]) + more
+
+
+def compare(record: Path, seeded: int) -> Comparison:
+    """`seeded` is how many rows the demo inserted; the table must still have exactly those."""
+    accepted, refused = read(record)
+    arrived = Counter(delivery_id for delivery_id, _, _ in accepted)
+    digests = {(delivery_id, digest) for delivery_id, _, digest in accepted}
+    rows = {row.pk: row for row in Delivery.objects.all()}
+    bodies = {pk: hashlib.sha256(row.body()).hexdigest() for pk, row in rows.items()}
+    known = [pk for pk in rows if pk in arrived]
+    return Comparison(
+        items=seeded,
+        delivered=len(known),
+        duplicates=sum(count - 1 for count in arrived.values()),
+        refused=refused,
+        last_at=max((at for _, at, _ in accepted), default=None),
+        missing=[pk for pk in rows if pk not in arrived],
+        changed=sorted({pk for pk, digest in digests if pk in bodies and bodies[pk] != digest}),
+        unknown=[pk for pk in arrived if pk not in rows],
+        disagreeing=[pk for pk in known if rows[pk].state != Delivery.State.DELIVERED],
+    )
+
+
+def read(record: Path) -> tuple[list[tuple[int, float, str]], int]:
+    """(id, time, digest of the body) of each accepted delivery, and the number of refused attempts."""
+    db = sqlite3.connect(f"file:{record}?mode=ro", uri=True)
+    try:
+        accepted = db.execute("SELECT delivery_id, at, body_sha256 FROM accepted").fetchall()
+        (refused,) = db.execute("SELECT count(*) FROM refused").fetchone()
+    finally:
+        db.close()
+    return accepted, refused
+
+
+@dataclass
+class Outcome:
+    comparison: Comparison
+    problem: str  # why the demo could not come to its end, if it could not
+    in_flight: int | None
+
+    @property
+    def ok(self) -> bool:
+        return self.comparison.ok and not self.problem
+
+
+def tell(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
+    """The short report, and the same as JSON if a file is named."""
+    result = outcome.comparison
+    seconds = round((result.last_at or stage.beat_started_at) - stage.beat_started_at, 2)
+    print(
+        f"\n{result.delivered} of {result.items} deliveries arrived at the receiver, the last one {seconds} s "
+        f"after beat was started ({result.delivered / max(seconds, 0.01):.0f}/s).\n"
+        f"{result.duplicates} came twice. {result.refused} attempts were refused, as planned, and made again."
+    )
+    if outcome.in_flight:
+        print(f"The store still has {outcome.in_flight} in flight although every row is settled.")
+    killed = [process.name for process in stage.fleet.all.values() if process.killed]
+    if killed:
+        print(f"Did not end when asked and had to be killed: {', '.join(killed)}.")
+    if json_file:
+        document = {
+            **asdict(result),
+            "ok": outcome.ok,
+            "problem": outcome.problem,
+            "seconds": seconds,
+            "in_flight": outcome.in_flight,
+            "killed": killed,
+            "settings": changed_settings(),
+            "broker_url": stage.broker_url,
+            "pids": stage.pids,
+        }
+        Path(json_file).write_text(json.dumps(document, indent=2) + "\n")
+    if outcome.ok:
+        print("Every delivery arrived, and the table says the same.")
+    else:
+        tell_failure(outcome, stage)
+
+
+def tell_failure(outcome: Outcome, stage: Stage) -> None:
+    print("\nFAILED")
+    for complaint in filter(None, [outcome.problem, *outcome.comparison.complaints()]):
+        print(f"  {complaint}")
+    for process in stage.fleet.all.values():
+        print(f"\n--- the end of {process.log}\n{process.tail()}")
+    print(
+        f"\nTo look further: all files are still in {stage.folder}\n"
+        f"  less {stage.folder}/worker-1.log\n"
+        f"or leave it all running and ask it: {sys.executable} demo.py --keep"
+    )

@@ -1,0 +1,1 @@
+"""The outbox: rows that say what has to be sent to whom."""

@@ -1,0 +1,144 @@
+"""The demo of the example project, run as a user runs it: its exit status, its report, and what it leaves behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from tests.support import wait_until
+from tests.support.processes import group_members
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = ROOT / "example_project"
+ITEMS = 150
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+
+def environment(tmp_path, **changes):
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    kept = {name: value for name, value in os.environ.items() if name not in {"REDIS_URL", "DATABASE_URL"}}
+    ours = {"PYTHONPATH": path, "TMPDIR": str(tmp_path), "DEMO_ITEMS": str(ITEMS), "DEMO_TIMEOUT": "120"}
+    return {**kept, **ours, **changes}
+
+
+def run_demo(tmp_path, **changes):
+    """(exit status, output, the demo's JSON)."""
+    result = tmp_path / "result.json"
+    done = subprocess.run(
+        [sys.executable, "demo.py"],
+        cwd=PROJECT,
+        env=environment(tmp_path, DEMO_JSON=str(result), **changes),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    output = done.stdout + done.stderr
+    assert result.exists(), output
+    return done.returncode, output, json.loads(result.read_text())
+
+
+def alive(groups):
+    return [process for group in groups for process in group_members(group)]
+
+
+def assert_nothing_runs(report):
+    assert set(report["pids"]) == {"receiver", "worker-1", "worker-2", "beat"}
+    assert not alive(report["pids"].values())
+
+
+def answers(url):
+    with redis.Redis.from_url(url, socket_timeout=1) as server:
+        try:
+            return server.ping()
+        except redis.ConnectionError:
+            return False
+
+
+def test_every_delivery_arrives_and_nothing_is_left(tmp_path):
+    status, output, report = run_demo(tmp_path)
+
+    assert status == 0, output
+    assert (report["items"], report["delivered"], report["duplicates"]) == (ITEMS, ITEMS, 0)
+    assert report["ok"]
+    assert report["missing"] == report["changed"] == report["unknown"] == report["disagreeing"] == []
+    assert report["refused"] > 0, "the receiver refused nobody, so no retry was tried"
+    assert report["in_flight"] == 0
+    assert report["killed"] == []
+    assert 0 < report["seconds"] < 120
+    assert f"{ITEMS} of {ITEMS} deliveries arrived" in output
+    for name, value in report["settings"].items():
+        assert f"{name} = {value}" in output
+    assert_nothing_runs(report)
+    assert not answers(report["broker_url"])
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_lost_delivery_fails_the_demo(tmp_path):
+    status, output, report = run_demo(tmp_path, DEMO_SUPPRESS="1")
+
+    assert status == 1, output
+    assert not report["ok"]
+    assert report["delivered"] == ITEMS - 1
+    assert len(report["missing"]) == 1
+    assert f"1 never arrived at the receiver: {report['missing'][0]}" in output
+    assert_nothing_runs(report)
+
+
+def test_the_time_limit_fails_the_demo(tmp_path):
+    status, output, report = run_demo(tmp_path, DEMO_ITEMS="100000", DEMO_TIMEOUT="30")
+
+    assert status == 1, output
+    assert "time limit" in output
+    assert report["delivered"] < report["items"]
+    assert_nothing_runs(report)
+
+
+def test_a_server_of_ones_own_is_left_as_it_was(tmp_path, private_redis):
+    server = private_redis()
+    with redis.Redis.from_url(server.url) as client:
+        client.set("somebody's", "work")
+        status, output, report = run_demo(tmp_path, REDIS_URL=server.url)
+        left = {key.decode() for key in client.scan_iter()}
+
+    assert status == 0, output
+    assert report["broker_url"] == server.url
+    assert "perpetual_key_prefix" in report["settings"]
+    # Celery keeps one note for all its projects on a server, of what it sweeps itself.
+    assert left - {"_kombu.binding_deadlines"} == {"somebody's"}
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)])
+def test_the_processes_end_with_the_demo(tmp_path, number, status):
+    log = tmp_path / "output"
+    with log.open("wb") as output:
+        demo = subprocess.Popen(
+            [sys.executable, "demo.py"],
+            cwd=PROJECT,
+            env=environment(tmp_path, DEMO_ITEMS="5000"),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        first = re.compile(r"^ +[1-9]\d*/5000 delivered", re.MULTILINE)
+        wait_until(lambda: first.search(log.read_text()), "the first delivery", 60)
+        text = log.read_text()
+        groups = {int(pid) for pid in re.findall(r": process (\d+)$", text, re.MULTILINE)}
+        assert len(groups) == 4
+        assert alive(groups)
+        demo.send_signal(number)
+        assert demo.wait(30) == status
+    finally:
+        demo.kill()
+        demo.wait()
+    wait_until(lambda: not alive(groups), "the demo's processes end", 15)
+    url = re.search(r"redis://[\d.:/]+\d", text)
+    assert url
+    wait_until(lambda: not answers(url[0]), "the server ends", 15)
