@@ -1,0 +1,17 @@
+"""``celery -A proj perpetual …``.
+
+Reading verbs take ``--json``: one array of objects where they list, one object where they show, and nothing else on
+standard output. Exit codes: 0 done, 1 the verb's own "no" (documented per verb), 2 usage, a wrong setting or task, or
+a store that does not answer.
+"""
+
+from __future__ import annotations
+
+from celery_perpetual.cli.group import perpetual
+from celery_perpetual.cli.inspect import check, polls, units, why
+from celery_perpetual.cli.operate import pause, poll, resume
+
+__all__ = ["perpetual"]
+
+for _verb in (check, pause, poll, polls, resume, units, why):
+    perpetual.add_command(_verb)

@@ -145,7 +145,7 @@ class Ledger:
             delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=perpetuity.name,
             items=len(works), most=perpetuity.max_in_flight, window=round(perpetuity.options.dedup_window * 1000),
             chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else -(-len(works) // CHUNK),
-            pairs=len(pairs) // 2, pushed=len(works) if commands else 0,
+            pairs_here=len(pairs) // 2, pushed=len(works) if commands else 0,
             tail=[*records, *pairs, *commands],
         )  # fmt: skip
         return _text(reply)

@@ -10,6 +10,7 @@
 -- KEYS[6] item_keys   hash    item key -> task id
 -- KEYS[7] staged      zset    "poll unit" -> since
 -- KEYS[8] outbox      zset    polls not wholly published
+-- KEYS[9..] target    any     what the broker commands name
 -- ARGV[1] poll        text    poll id
 -- ARGV[2] unit        text    name of the unit
 -- ARGV[3] outcome     JSON    the outcome
@@ -27,7 +28,7 @@
 -- ARGV[15] window     ms      how long an item key stays taken after the end
 -- ARGV[16] chunk_key  text    what the keys of this poll's records start with
 -- ARGV[17] chunks     int     chunks that were staged, 0 = records are here
--- ARGV[18] pairs      int     item keys that are here
+-- ARGV[18] pairs_here      int     item keys that are here
 -- ARGV[19] pushed     int     messages that are here
 -- ARGV[20..] record, key, id, command  mixed  records, pairs of item key and task id, broker commands
 -- returns 'committed', 'already', 'refused' (claim lost), 'full' (no room) or 'missing' (staged records are gone)

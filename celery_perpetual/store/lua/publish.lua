@@ -2,6 +2,7 @@
 --
 -- KEYS[1] batch   hash  the committed batch
 -- KEYS[2] outbox  zset  polls not wholly published
+-- KEYS[3..] target  any  what the broker commands name
 -- ARGV[1] poll    text  poll id
 -- ARGV[2] first   int   index of the first item
 -- ARGV[3] last    int   index behind the last item

@@ -1,0 +1,62 @@
+"""The command group and what its verbs share."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from typing import Any
+
+import click
+from celery.bin.base import CeleryCommand, handle_preload_options
+
+from celery_perpetual.app import Perpetual
+from celery_perpetual.errors import PerpetualError
+
+USAGE = 2
+
+
+@click.group("perpetual")
+def perpetual() -> None:
+    """Perpetual tasks: see them, poll, pause and resume them."""
+
+
+def verb(function: Callable[..., Any]) -> click.Command:
+    """A verb: it gets the app's ``Perpetual`` first; our errors become one line and exit code 2."""
+
+    @click.pass_context
+    @handle_preload_options
+    @wraps(function)
+    def call(ctx: click.Context, *args: Any, **options: Any) -> Any:
+        app = ctx.obj.app
+        app.loader.import_default_modules()
+        app.finalize()
+        try:
+            return function(getattr(app, "perpetual", None) or Perpetual(app), *args, **options)
+        except PerpetualError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(USAGE)
+
+    return click.command(cls=CeleryCommand)(call)
+
+
+as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
+a_task = click.argument("task")
+a_tenant = click.option("--tenant", help="Tenant of the task.")
+
+
+def show(value: Any) -> None:
+    """Print JSON."""
+    click.echo(json.dumps(value))
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print aligned columns; the last one may be as long as it likes."""
+    lines = [list(heads), *(["" if cell is None else str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads) - 1)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        click.echo("  ".join([*cells, line[-1]]).rstrip())
+
+

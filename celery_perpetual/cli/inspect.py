@@ -1,0 +1,113 @@
+"""Verbs that read."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, table, verb
+from celery_perpetual.polling.outcome import format_time
+
+if TYPE_CHECKING:
+    from celery_perpetual.app import Perpetual
+    from celery_perpetual.polling import PollOutcome
+
+
+@verb
+@as_json
+def check(perpetual: Perpetual, json_: bool) -> None:
+    """Check settings, tasks, scheduler, store and leader.
+
+    Exit code 0 without findings, 1 with warnings, 2 with errors.
+    """
+    findings = perpetual.check()
+    if json_:
+        show([finding.to_dict() for finding in findings])
+    elif not findings:
+        click.echo("all well")
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level}: {finding.evidence}\n  means: {finding.meaning}\n  helps: {finding.help}")
+    levels = {finding.level for finding in findings}
+    sys.exit(2 if "error" in levels else 1 if levels else 0)
+
+
+@verb
+@as_json
+def units(perpetual: Perpetual, json_: bool) -> None:
+    """List the units with their state, next and last poll."""
+    found = perpetual.units()
+    if json_:
+        show([unit.to_dict() for unit in found])
+        return
+    rows = [
+        (u.task, u.tenant, u.state, u.in_flight, _time(u.next_poll_at), _summary(u.last_poll), u.reason) for u in found
+    ]
+    table(("TASK", "TENANT", "STATE", "IN FLIGHT", "NEXT POLL", "LAST POLL", "REASON"), rows)
+
+
+@verb
+@a_task
+@a_tenant
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1), help="How many.")
+@as_json
+def polls(perpetual: Perpetual, task: str, tenant: str | None, limit: int, json_: bool) -> None:
+    """List the outcomes of a task's polls, newest first."""
+    found = perpetual.polls(task, tenant, limit)
+    if json_:
+        show([outcome.to_dict() for outcome in found])
+    else:
+        _print_polls(found)
+
+
+@verb
+@a_task
+@a_tenant
+@as_json
+def why(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> None:
+    """Explain why a task is quiet, or what it does next."""
+    found = perpetual.why(task, tenant)
+    if json_:
+        show(found.to_dict())
+        return
+    unit = found.unit
+    click.echo(f"{unit.task}: {unit.state}, {unit.in_flight} in flight, next poll {_time(unit.next_poll_at) or '-'}")
+    for reason in found.reasons:
+        click.echo(f"- {reason.evidence}\n  means: {reason.meaning}")
+        if reason.help:
+            click.echo(f"  helps: {reason.help}")
+    if found.polls:
+        click.echo()
+        _print_polls(found.polls)
+
+
+def _print_polls(found: Any) -> None:
+    rows = [(_time(p.slot), p.trigger, p.status, p.count, p.repeated, _detail(p)) for p in found]
+    table(("SLOT", "TRIGGER", "STATUS", "ITEMS", "TIMES", "DETAIL"), rows)
+
+
+def _summary(outcome: PollOutcome | None) -> str:
+    if outcome is None:
+        return "-"
+    return f"{outcome.status} ({outcome.count})" if outcome.count else outcome.status
+
+
+def _detail(outcome: PollOutcome) -> str:
+    gate = outcome.gate
+    if gate and outcome.value is not None:
+        gate += f" {outcome.value:g}" + ("" if outcome.limit is None else f" of {outcome.limit:g}")
+    facts = [
+        f"{outcome.duplicates} duplicates" if outcome.duplicates else None,
+        f"{outcome.left_out} left out" if outcome.left_out else None,
+        gate,
+        outcome.reason,
+        outcome.error,
+    ]
+    return ", ".join(fact for fact in facts if fact)
+
+
+def _time(at: datetime | None) -> str | None:
+    return None if at is None else format_time(at)

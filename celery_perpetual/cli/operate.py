@@ -1,0 +1,126 @@
+"""Verbs that act."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb
+from celery_perpetual.polling.outcome import parse_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from celery_perpetual.app import Perpetual
+
+
+class Time(click.ParamType):
+    """An RFC 3339 time with an offset."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """Read the time; one without an offset could mean two things."""
+        try:
+            at = value if isinstance(value, datetime) else parse_time(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a time; write it like 2030-01-31T18:00:00Z", param, ctx)
+        if at.tzinfo is None:
+            self.fail(f"{value!r} has no offset; append Z for UTC, or one like +01:00", param, ctx)
+        return at
+
+
+def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What to pause or resume."""
+    for option in (
+        click.option("--all", "everything", is_flag=True, help="Every perpetual task."),
+        click.option("--routine", help="A routine (not available yet)."),
+        click.option("--queue", help="A queue (not available yet)."),
+        click.option("--tenant", help="Tenant of the task."),
+        click.option("--task", help="One perpetual task."),
+    ):
+        function = option(function)
+    return function
+
+
+def _one_scope(everything: bool, **scopes: str | None) -> None:
+    named = [name for name in ("task", "queue", "routine") if scopes[name] is not None]
+    if everything == bool(named):
+        raise click.UsageError("say what: --task NAME, or --all")
+
+
+@verb
+@a_task
+@a_tenant
+@as_json
+def poll(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> None:
+    """Evaluate a task's next_batch here and now, and enqueue what it finds.
+
+    Exit code 1 if the poll failed or timed out.
+    """
+    outcome = perpetual.poll(task, tenant)
+    if json_:
+        show(outcome.to_dict())
+    else:
+        detail = outcome.error or outcome.reason or ""
+        click.echo(f"{outcome.status}: {outcome.count} items{f', {detail}' if detail else ''}")
+    sys.exit(0 if outcome.ok else 1)
+
+
+@verb
+@_scope
+@click.option("--reason", default="", help="Shown wherever the pause is.")
+@click.option("--until", type=Time(), help="When it ends by itself, like 2030-01-31T18:00:00Z.")
+@as_json
+def pause(
+    perpetual: Perpetual,
+    task: str | None,
+    tenant: str | None,
+    queue: str | None,
+    routine: str | None,
+    everything: bool,
+    reason: str,
+    until: datetime | None,
+    json_: bool,
+) -> None:
+    """Stop polling one task, or all of them; what is enqueued runs on."""
+    _one_scope(everything, task=task, queue=queue, routine=routine)
+    paused = perpetual.pause(task, tenant, queue, routine, reason=reason, until=until)
+    if json_:
+        show(paused.to_dict())
+    else:
+        click.echo(f"paused {task or 'everything'}: {paused.reason}")
+
+
+@verb
+@_scope
+@click.option(
+    "--from",
+    "from_",
+    type=click.Choice(["now", "kept"]),
+    default="now",
+    show_default=True,
+    help="Poll at once, or at the next slot.",
+)
+@as_json
+def resume(
+    perpetual: Perpetual,
+    task: str | None,
+    tenant: str | None,
+    queue: str | None,
+    routine: str | None,
+    everything: bool,
+    from_: Literal["now", "kept"],
+    json_: bool,
+) -> None:
+    """End a pause. Exit code 1 if that scope was not paused."""
+    _one_scope(everything, task=task, queue=queue, routine=routine)
+    resumed = perpetual.resume(task, tenant, queue, routine, from_=from_)
+    if json_:
+        show({"resumed": resumed})
+    else:
+        click.echo(f"resumed {task or 'everything'}" if resumed else f"{task or 'everything'} was not paused")
+    sys.exit(0 if resumed else 1)
