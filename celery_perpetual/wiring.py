@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from celery import bootsteps
+from celery import bootsteps, signals
 from celery.beat import Service
 from celery.utils.log import get_logger
 
+from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.operations import other_scheduler
 from celery_perpetual.settings import Settings
@@ -27,6 +28,7 @@ OUR_SCHEDULER = "celery_perpetual.beat.scheduler:PerpetualScheduler"
 def wire(app: Celery) -> None:
     """Wire an app, configured or not. Wiring twice is harmless."""
     app.steps["worker"].add(WorkerCheck)
+    signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid="celery_perpetual.scheduler")
     app.on_after_configure.connect(_after_configure, weak=False, dispatch_uid="celery_perpetual.scheduler")
     if app.configured:  # type: ignore[attr-defined]  # missing in the stubs
         _use_scheduler(app)
@@ -69,6 +71,15 @@ class WorkerCheck(bootsteps.Step):
             logger.warning("perpetual: %s", warning)
         if discovery.tasks and (other := other_scheduler(app)):
             logger.warning("perpetual: %s; set beat_scheduler = 'perpetual'", other)
+
+
+def _on_beat_init(sender: Any = None, **_: Any) -> None:
+    """Beat may have been given another scheduler on its command line."""
+    if getattr(sender.app, "perpetual", None) is None or isinstance(sender.scheduler, PerpetualScheduler):
+        return
+    names = ", ".join(discover(sender.app).tasks)
+    if names:
+        logger.warning("perpetual: this beat does not poll %s; start it with -S perpetual", names)
 
 
 def _after_configure(sender: Celery, **_: Any) -> None:

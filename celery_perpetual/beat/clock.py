@@ -7,6 +7,7 @@ of the base scheduler, and the other way round. It runs no user code.
 from __future__ import annotations
 
 import threading
+import time
 from hashlib import blake2b
 
 from celery.utils.log import get_logger
@@ -27,6 +28,8 @@ MOST_CLAIMS = 100
 #: First polls of more units than this are spread over the interval, at most over ten seconds.
 MANY_UNITS = 20
 LONGEST_SPREAD_MS = 10_000
+#: Units are made known again this often, in seconds, so that those which are not can be told apart.
+REGISTER_EVERY = 3600
 
 
 class Clock(threading.Thread):
@@ -42,7 +45,7 @@ class Clock(threading.Thread):
         self._runner = runner
         self._threads = threads
         self._claims = Claims(self._store, runner.events_maxlen)
-        self._registered: tuple[str, int] | None = None
+        self._registered: tuple[str, int, int] | None = None
         self._halt = threading.Event()
 
     def halt(self) -> None:
@@ -72,8 +75,10 @@ class Clock(threading.Thread):
         if leader is None:
             return 0.05
         self._roster.refresh()
-        if self._registered != (leader, self._roster.version):
+        registration = (leader, self._roster.version, int(time.monotonic() // REGISTER_EVERY))
+        if self._registered != registration:
             self._register(leader)
+            self._registered = registration
         room = min(MOST_CLAIMS, self._threads.free)
         if not room:
             return 0.02
@@ -104,7 +109,6 @@ class Clock(threading.Thread):
         keys, roster = self._store.keys, self._roster
         now = self._store.now()
         units = list(roster.units.values())
-        version = roster.version
         for part in (units[at : at + MOST_CLAIMS] for at in range(0, len(units), MOST_CLAIMS)):
             rows: list[str | int] = []
             for each in part:
@@ -116,7 +120,6 @@ class Clock(threading.Thread):
             ):  # fmt: skip
                 raise NotLeading
         self._forget(leader, sorted(roster.disabled))
-        self._registered = (leader, version)
 
     def _forget(self, leader: str, units: list[str]) -> None:
         if units and not script("forget")(

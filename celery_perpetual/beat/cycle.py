@@ -1,7 +1,7 @@
 """One maintenance pass of the leader, every ``perpetual_cycle_interval`` seconds.
 
-Relay what others left unpublished, sweep records whose commit never came, forget pauses that are over. The error of
-one step never stops the next.
+Relay what others left unpublished, sweep records whose commit never came, forget pauses that are over and units that
+nobody has known for a week. The error of one step never stops the next.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable
 from celery.utils.log import get_logger
 
 from celery_perpetual.beat.leadership import Leadership
+from celery_perpetual.beat.orphans import drop_orphans
+from celery_perpetual.beat.roster import Roster
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.ledger import sweep_staged
 from celery_perpetual.polling import Pauses, Runner
@@ -24,7 +26,13 @@ class Cycle(threading.Thread):
     """Runs the passes while this process leads."""
 
     def __init__(
-        self, store: Store, leadership: Leadership, runner: Runner, interval: float, flush: Callable[[], object]
+        self,
+        store: Store,
+        leadership: Leadership,
+        roster: Roster,
+        runner: Runner,
+        interval: float,
+        flush: Callable[[], object],
     ) -> None:
         super().__init__(name="perpetual-cycle", daemon=True)
         self._leadership = leadership
@@ -35,6 +43,7 @@ class Cycle(threading.Thread):
             "relay": runner.publisher.relay,
             "staged": lambda: sweep_staged(store),
             "pauses": pauses.trim,
+            "orphans": lambda: drop_orphans(store, roster.units.keys() | roster.disabled),
             "base": flush,
         }
 

@@ -39,12 +39,16 @@ STOP_WAIT = 3.0
 class PerpetualScheduler(Scheduler):
     """Celery's beat scheduler with perpetual tasks, over any base scheduler (``perpetual_base_scheduler``)."""
 
+    _shares_runs = True
+
     def __new__(cls, app: Celery, **_: Any) -> PerpetualScheduler:  # noqa: PYI034  # a subclass of it, made here
         """Put the configured base scheduler behind this class."""
         base = symbol_by_name(Settings.from_app(app).base_scheduler)
         if issubclass(cls, base):
             return object.__new__(cls)
-        over: type[PerpetualScheduler] = type(cls.__name__, (cls, base), {"__module__": cls.__module__})
+        # Celery's own schedulers keep last runs beside the process; others share them in a database of their own.
+        shared = {"__module__": cls.__module__, "_shares_runs": base in (Scheduler, PersistentScheduler)}
+        over: type[PerpetualScheduler] = type(cls.__name__, (cls, base), shared)
         return object.__new__(over)
 
     def __init__(self, app: Celery, **options: Any) -> None:
@@ -68,6 +72,8 @@ class PerpetualScheduler(Scheduler):
         """Discover, reach the store, and try to lead. The base scheduler is set up once this beat leads."""
         settings, store = self._settings, self._store
         roster = Roster(self.app, settings)
+        if getattr(self.app, "perpetual", None) is None:
+            logger.warning("perpetual: Perpetual(app) is missing: no worker will tell how items end; see the README")
         store.wait(settings.store_wait)
         leadership = Leadership(
             store,
@@ -79,7 +85,7 @@ class PerpetualScheduler(Scheduler):
         runner = Runner(self.app, store, settings.events_maxlen)
         polls = PollThreads(runner.run, settings.poll_threads, settings.max_abandoned_polls)
         clock = Clock(store, leadership, roster, runner, polls)
-        cycle = Cycle(store, leadership, runner, settings.cycle_interval, self._base_runs.save)
+        cycle = Cycle(store, leadership, roster, runner, settings.cycle_interval, self._base_runs.save)
         leadership.start(before_resigning=lambda: _give_up(runner, polls))
         self._leadership = leadership
         self._threads = [clock, cycle]
@@ -130,7 +136,7 @@ class PerpetualScheduler(Scheduler):
         """Set up the base scheduler, with the runs that earlier leaders made."""
         if not self._base_ready:
             super().setup_schedule()
-            if isinstance(self, PersistentScheduler) or type(self).__mro__[2] is Scheduler:
+            if self._shares_runs:
                 self._restore_runs()
             self._heap = None
             self._base_ready = True

@@ -17,20 +17,17 @@ if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
 
 
-class Time(click.ParamType):
-    """An RFC 3339 time with an offset."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        """Read the time; one without an offset could mean two things."""
-        try:
-            at = value if isinstance(value, datetime) else parse_time(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a time; write it like 2030-01-31T18:00:00Z", param, ctx)
-        if at.tzinfo is None:
-            self.fail(f"{value!r} has no offset; append Z for UTC, or one like +01:00", param, ctx)
-        return at
+def _read_time(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
+    """Read an RFC 3339 time; one without an offset could mean two things."""
+    if text is None:
+        return None
+    try:
+        at = parse_time(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a time; write it like 2030-01-31T18:00:00Z") from None
+    if at.tzinfo is None:
+        raise click.BadParameter(f"{text!r} has no offset; append Z for UTC, or one like +01:00")
+    return at
 
 
 def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +70,7 @@ def poll(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> No
 @verb
 @_scope
 @click.option("--reason", default="", help="Shown wherever the pause is.")
-@click.option("--until", type=Time(), help="When it ends by itself, like 2030-01-31T18:00:00Z.")
+@click.option("--until", metavar="TIME", callback=_read_time, help="When it ends by itself, like 2030-01-31T18:00:00Z.")
 @as_json
 def pause(
     perpetual: Perpetual,

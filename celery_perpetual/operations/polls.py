@@ -39,7 +39,9 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
     thread.start()
     thread.join(claim.perpetuity.poll_timeout)
     if thread.is_alive() and not claim.committed.is_set():
-        return runner.time_out(claim)
+        outcome = runner.time_out(claim)
+        if not claim.committed.is_set():  # it may have committed just now; then it only publishes
+            return outcome
     thread.join()
     if errors:
         raise errors[0]

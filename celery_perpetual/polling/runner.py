@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
+from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger import CHUNK, Closing, Ledger
 from celery_perpetual.polling import outcome as status
@@ -127,8 +128,15 @@ class Runner:
         outcome = self._outcome(claim, status.ENQUEUED, cursor=found.cursor, count=len(works), **counts)
         if len(works) > CHUNK and not self.ledger.stage(perpetuity, claim.poll_id, works):
             return self._refused(claim)
-        commands, queues = self.publisher.commands(perpetuity.name, claim.poll_id, works)
-        drain = not claim.by_hand and (found.more or found.read >= perpetuity.limit) and not found.left_out
+        try:
+            self.publisher.rehearse(works)
+            commands, queues = self.publisher.commands(perpetuity.name, claim.poll_id, works)
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001  # a route, a queue or a header of the user's
+            return self._fail(claim, error)
+        full = claim.in_flight + len(works) >= perpetuity.max_in_flight
+        drain = not claim.by_hand and not full and (found.more or found.read >= perpetuity.limit)
         closing = Closing(
             poll_id=claim.poll_id,
             outcome=outcome.to_json(),

@@ -7,6 +7,7 @@ serializers, time limits, shadow names, stamps, signals and sent events are Cele
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Task as CeleryTask
@@ -25,6 +26,16 @@ def has_own_sender(task: Any) -> bool:
     if task is None:
         return False
     return type(task).apply_async not in (PerpetualTask.apply_async, CeleryTask.apply_async)
+
+
+def route(app: Celery, record: Record) -> Mapping[str, Any]:
+    """The options of a record's message after Celery's router has seen them."""
+    task: Any = app.tasks.get(record.task)
+    own = {} if task is None else task._get_exec_options()
+    found: Mapping[str, Any] = app.amqp.router.route(
+        {**own, **record.options}, record.task, record.args, record.kwargs, task
+    )
+    return found
 
 
 def send(app: Celery, producer: Any, record: Record, task_id: str) -> None:

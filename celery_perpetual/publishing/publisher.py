@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
@@ -19,7 +20,7 @@ from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger import CHUNK, decode, encode, item_id
 from celery_perpetual.publishing.capture import Capture, Command
-from celery_perpetual.publishing.message import has_own_sender, send
+from celery_perpetual.publishing.message import has_own_sender, route, send
 from celery_perpetual.store import Store, address, is_redis, script
 from celery_perpetual.tasks.work import Work
 
@@ -31,6 +32,10 @@ logger = get_logger(__name__)
 #: Broker commands that one script may run at once; a queue that expires takes several per message.
 MOST_COMMANDS = 2000
 
+#: Options that say nothing about the way of a message, and how many kinds of items are tried out.
+VARYING = frozenset({"eta", "expires", "link", "link_error", "headers", "shadow"})
+MOST_KINDS = 20
+
 
 class Publisher:
     """Builds and publishes the messages of one app."""
@@ -41,7 +46,7 @@ class Publisher:
         self._local = threading.local()
         self._busy: set[str] = set()
 
-    @property
+    @cached_property
     def shares_redis(self) -> bool:
         """Whether the broker is the store's own server and database."""
         conf: Any = self.app.conf
@@ -49,6 +54,17 @@ class Publisher:
         if not isinstance(url, str) or not is_redis(url):
             return False
         return address(url, conf.broker_transport_options, conf.broker_use_ssl) == self.store.address
+
+    def rehearse(self, works: Sequence[Work]) -> None:
+        """Route one of each kind of item, so that what cannot be sent is refused before it is committed.
+
+        Raises:
+            Exception: whatever the router or a queue that does not exist raises.
+        """
+        kinds = {(work.task, tuple(sorted((name, str(value)) for name, value in work.options.items()
+                                          if name not in VARYING))): work for work in works}  # fmt: skip
+        for work in list(kinds.values())[:MOST_KINDS]:
+            route(self.app, decode(encode(work, work.task), work.task))
 
     def commands(self, unit_task: str, poll_id: str, works: Sequence[Work]) -> tuple[list[Any], list[str]]:
         """Broker commands of a small batch, for the commit to run; none where it cannot.
