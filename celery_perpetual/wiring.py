@@ -9,9 +9,9 @@ from celery import bootsteps, signals
 from celery.beat import Service
 from celery.utils.log import get_logger
 
+from celery_perpetual.beat.configured import other_scheduler
 from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.errors import PerpetualError
-from celery_perpetual.operations import other_scheduler
 from celery_perpetual.settings import Settings
 from celery_perpetual.store import Store
 from celery_perpetual.tasks import discover
@@ -69,7 +69,7 @@ class WorkerCheck(bootsteps.Step):
             raise click.ClickException(str(error)) from error
         for warning in discovery.warnings:
             logger.warning("perpetual: %s", warning)
-        if discovery.tasks and (other := other_scheduler(app)):
+        if discovery.tasks and (other := other_scheduler(app, PerpetualScheduler)):
             logger.warning("perpetual: %s; set beat_scheduler = 'perpetual'", other)
 
 

@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from celery_perpetual.beat.configured import other_scheduler
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.store import store_warnings
 from celery_perpetual.tasks import discover
 
 if TYPE_CHECKING:
     from celery import Celery
+    from celery.beat import Scheduler
 
     from celery_perpetual.settings import Settings
     from celery_perpetual.store import Store
 
 
-def banner(app: Celery, settings: Settings, store: Store) -> str:
+def banner(app: Celery, settings: Settings, store: Store, ours: type[Scheduler]) -> str:
     """Store, leader and perpetual tasks, one line each, as Celery indents them."""
     lines = [f"store -> {store.shown} (prefix {settings.key_prefix})", f"leader -> {_leader(store)}"]
     try:
@@ -24,7 +26,8 @@ def banner(app: Celery, settings: Settings, store: Store) -> str:
     except PerpetualError as error:
         return _indented([*lines, f"refused -> {error}"])
     lines += [f"perpetual -> {each.name}, {each.cadence}" for each in tasks]
-    lines += [f"warning -> {warning}" for warning in store_warnings(store)]
+    warnings = [*store_warnings(store), other_scheduler(app, ours)]
+    lines += [f"warning -> {warning}" for warning in warnings if warning]
     return _indented(lines if tasks else [*lines, "perpetual -> no task has poll_every and next_batch"])
 
 

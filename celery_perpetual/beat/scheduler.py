@@ -130,7 +130,9 @@ class PerpetualScheduler(Scheduler):
     @property
     def info(self) -> str:
         """Text for beat's banner."""
-        return "\n".join(filter(None, (banner(self.app, self._settings, self._store), super().info)))
+        return "\n".join(
+            filter(None, (banner(self.app, self._settings, self._store, PerpetualScheduler), super().info))
+        )
 
     def _take_over(self) -> None:
         """Set up the base scheduler, with the runs that earlier leaders made."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from celery.utils.imports import load_extension_class_names, symbol_by_name
-
+from celery_perpetual.beat.configured import other_scheduler
 from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.operations.units import leader_or_none
@@ -51,7 +49,7 @@ def check(app: Celery) -> list[Finding]:
             findings.append(
                 _warning("no task has poll_every and next_batch", "there is nothing to poll", "see the README")
             )
-        elif (warning := other_scheduler(app)) is not None:
+        elif (warning := other_scheduler(app, PerpetualScheduler)) is not None:
             findings.append(_warning(warning, "perpetual tasks are not polled", "beat_scheduler = 'perpetual'"))
     try:
         store = Store.from_app(app, Settings.from_app(app))
@@ -70,19 +68,6 @@ def _check_store(store: Store) -> list[Finding]:
     if leader_or_none(store) is None:
         findings.append(_warning("no beat holds the lead", "nothing is polled", "celery -A proj beat"))
     return findings
-
-
-def other_scheduler(app: Celery) -> str | None:
-    """What is wrong with ``beat_scheduler``, or None where it is one of ours."""
-    name = app.conf.beat_scheduler
-    try:
-        classes: Any = load_extension_class_names("celery.beat_schedulers")
-        found = symbol_by_name(name, aliases=dict(classes))
-    except (ImportError, AttributeError, ValueError) as error:
-        return f"beat_scheduler {name!r} cannot be imported ({error})"
-    if inspect.isclass(found) and issubclass(found, PerpetualScheduler):
-        return None
-    return f"beat_scheduler is {name!r}, which does not poll perpetual tasks"
 
 
 def _error(evidence: str, meaning: str, advice: str) -> Finding:
