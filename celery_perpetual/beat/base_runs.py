@@ -17,7 +17,7 @@ class BaseRuns:
         self._unsaved: dict[str, float] = {}
 
     def ran(self, name: str, at: float) -> None:
-        """Remember a run; it is written by the next cycle, because a tick never waits for the store."""
+        """Remember a run; it is written by the clock's thread, because a tick never waits for the store."""
         self._unsaved[name] = at
 
     def save(self) -> None:

@@ -12,6 +12,7 @@ from hashlib import blake2b
 
 from celery.utils.log import get_logger
 
+from celery_perpetual.beat.base_runs import BaseRuns
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.errors import StoreUnavailable
@@ -36,7 +37,13 @@ class Clock(threading.Thread):
     """Claims due units while this process leads."""
 
     def __init__(
-        self, store: Store, leadership: Leadership, roster: Roster, runner: Runner, threads: PollThreads
+        self,
+        store: Store,
+        leadership: Leadership,
+        roster: Roster,
+        runner: Runner,
+        threads: PollThreads,
+        base_runs: BaseRuns,
     ) -> None:
         super().__init__(name="perpetual-clock", daemon=True)
         self._store = store.clone()
@@ -44,6 +51,7 @@ class Clock(threading.Thread):
         self._roster = roster
         self._runner = runner
         self._threads = threads
+        self._base_runs = base_runs
         self._claims = Claims(self._store, runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
         self._halt = threading.Event()
@@ -74,6 +82,7 @@ class Clock(threading.Thread):
         leader = self._leadership.value
         if leader is None:
             return 0.05
+        self._base_runs.save()
         self._roster.refresh()
         registration = (leader, self._roster.version, int(time.monotonic() // REGISTER_EVERY))
         if self._registered != registration:
