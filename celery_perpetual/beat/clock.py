@@ -55,10 +55,16 @@ class Clock(threading.Thread):
         self._claims = Claims(self._store, runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
         self._halt = threading.Event()
+        self._wake = threading.Event()
 
     def halt(self) -> None:
         """Claim nothing from now on."""
         self._halt.set()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look now."""
+        self._wake.set()
 
     def run(self) -> None:
         while not self._halt.is_set():
@@ -73,7 +79,8 @@ class Clock(threading.Thread):
             except Exception:
                 logger.exception("perpetual: the clock stumbled")
                 pause = LONGEST_PAUSE
-            self._halt.wait(pause)
+            if self._wake.wait(pause):
+                self._wake.clear()
 
     def turn(self) -> float:
         """One look at what is due; seconds until the next."""

@@ -69,6 +69,7 @@ class Engine:
         runner = Runner(self.app, store, settings.events_maxlen)
         polls = PollThreads(runner.run, settings.poll_threads, settings.max_abandoned_polls)
         clock = Clock(store, leadership, roster, runner, polls, self.base_runs)
+        self.base_runs.on_run = clock.wake
         cycle = Cycle(store, leadership, roster, runner, settings.cycle_interval)
         leadership.start(before_resigning=lambda: self._let_go(runner, polls))
         self._leadership, self._threads = leadership, [clock, cycle]
