@@ -6,7 +6,9 @@ a take-over, what the killed leader had just sent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
 
 from celery_perpetual.store import Store
 
@@ -34,6 +36,22 @@ class BaseRuns:
             for name, at in runs.items():
                 if self._unsaved.get(name) == at:
                     del self._unsaved[name]
+
+    def forget(self) -> None:
+        """Another beat leads by now: what is not written yet is older than its runs."""
+        self._unsaved.clear()
+
+    def restore(self, schedule: Mapping[str, Any], timezone: Any) -> None:
+        """Set the last runs of a schedule's entries, except where its own file knows a newer one."""
+        stored = self.load()
+        for name, at in stored.items():
+            entry, ran = schedule.get(name), datetime.fromtimestamp(at, tz=timezone)
+            if entry is not None and not (entry.total_run_count and entry.last_run_at > ran):
+                entry.last_run_at = ran
+        gone = stored.keys() - schedule.keys()
+        if gone:
+            with self._store.errors("base runs"):
+                self._store.redis.hdel(self._store.keys.base, *gone)
 
     def load(self) -> dict[str, float]:
         """What the beats of this namespace have sent."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from hashlib import blake2b
+from queue import Empty, SimpleQueue
 
 from celery.utils.log import get_logger
 
@@ -55,16 +57,16 @@ class Clock(threading.Thread):
         self._claims = Claims(self._store, runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
         self._halt = threading.Event()
-        self._wake = threading.Event()
+        self._wakes: SimpleQueue[None] = SimpleQueue()
 
     def halt(self) -> None:
         """Claim nothing from now on."""
         self._halt.set()
-        self._wake.set()
+        self.wake()
 
     def wake(self) -> None:
-        """Look now."""
-        self._wake.set()
+        """Look now. May be called from a signal handler that interrupts another call: this queue takes no lock."""
+        self._wakes.put(None)
 
     def run(self) -> None:
         while not self._halt.is_set():
@@ -79,8 +81,8 @@ class Clock(threading.Thread):
             except Exception:
                 logger.exception("perpetual: the clock stumbled")
                 pause = LONGEST_PAUSE
-            if self._wake.wait(pause):
-                self._wake.clear()
+            with suppress(Empty):
+                self._wakes.get(timeout=pause)
 
     def turn(self) -> float:
         """One look at what is due; seconds until the next."""
