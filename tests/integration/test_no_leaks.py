@@ -1,0 +1,264 @@
+"""Every key has an owner that deletes it, a bound, or a TTL."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.store import keys as key_table
+from tests.support import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import redis
+
+    from tests.support import Project
+
+PREFIX = "perpetual"
+UNITS = (
+    "perpetual:proj.batched", "perpetual:proj.failing", "perpetual:proj.fetch", "perpetual:proj.large",
+    "perpetual:proj.own", "perpetual:proj.pausing", "perpetual:proj.skipping", "perpetual:proj.timing%3Aout",
+)  # fmt: skip
+
+#: Keys that may stay without a TTL when everything has ended, and what bounds them.
+PERMANENT = {
+    "term": "one key",
+    "epoch": "one key",
+    "units": "one entry per unit",
+    "due": "one entry per unit",
+    "u:{unit}": "one key per unit",
+    "base": "one entry per entry of the base scheduler",
+    "events": "capped by perpetual_events_maxlen",
+}
+
+#: Fields of a unit's hash. A new one needs a bound, and its place here.
+UNIT_FIELDS = {
+    "spec", "slot", "anchor", "cursor", "inflight", "attempt", "backoff", "polled", "last", "trigger",
+    "claim", "claim_slot", "claim_trigger", "claim_started", "claim_until", "claim_by",
+}  # fmt: skip
+
+SOURCE = """
+def rows(poll):
+    # The second poll of each offers some that are in flight or have just ended, once more.
+    return [Item((n,), key=n) for n in range(12)] + [("keyless key",), Item(("no key",), key=False)]
+
+def fail(poll):
+    raise ValueError("on purpose")
+
+def hang(poll):
+    time.sleep(0.3)
+
+def many(poll):
+    return Batch([Item((n,), key=f"large-{n}") for n in range(1200)], cursor=poll.poll_id)
+
+options = PerpetualOptions(dedup_window=30, history=5)
+
+@app.task(base=PerpetualTask, poll_every=0.3, next_batch=rows, perpetual_options=options, bind=True, max_retries=2)
+def fetch(self, row):
+    ledger.record(self.request.id)
+    if row == 1:
+        raise ValueError("a task that fails")
+    if row == 2 and not self.request.retries:
+        raise self.retry(countdown=0)
+    if row == 3:
+        from celery.exceptions import Ignore
+        raise Ignore
+    if row == 4:
+        from celery.exceptions import Reject
+        raise Reject("not me", requeue=False)
+
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=many, max_in_flight=2000)
+def large(row): ...
+
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [Item((n,), expires=-5) for n in range(3)])
+def batched(row): ...
+
+class Own(PerpetualTask):
+    "Messages of its own, so that they are sent one by one."
+    name = "proj.own"
+    poll_every = 3600
+
+    def next_batch(self):
+        return [(n,) for n in range(3)]
+
+    def run(self, row): ...
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        return super().apply_async(args, kwargs, **options)
+
+app.register_task(Own())
+
+for name, function in {
+    "failing": fail, "skipping": lambda: Skip("not now"), "pausing": lambda: Pause("no more"),
+}.items():
+    @app.task(name=f"proj.{name}", base=PerpetualTask, poll_every=0.3, next_batch=function)
+    def other(): ...
+
+@app.task(name="proj.timing:out", base=PerpetualTask, poll_every=3600, next_batch=hang, poll_timeout=0.1)
+def timing(): ...
+
+@app.task
+def ordinary():
+    ledger.record("ordinary", "ordinary")
+
+app.conf.beat_schedule = {"ordinary": {"task": "proj.ordinary", "schedule": 0.5}}
+"""
+
+
+def table() -> dict[str, str]:
+    """Key and type of every row of the table in the store's module, keys without the prefix."""
+    lines = (key_table.__doc__ or "").splitlines()
+    rows = [re.fullmatch(r"\{P\}:(\S+)\s+(string|hash|list|set|zset|stream)\s+\S.*", line) for line in lines]
+    return {row[1]: row[2] for row in rows if row}
+
+
+def row_of(key: str, names: Iterable[str]) -> str | None:
+    """The row of the table that a key belongs to."""
+    for name in sorted(names, key=lambda name: "{" in name):
+        pattern = re.sub(r"\\{(\w+)\\}", lambda found: PATTERNS[found[1]], re.escape(name))
+        if re.fullmatch(pattern, key):
+            return name
+    return None
+
+
+PATTERNS = {
+    "unit": r"perpetual:[^:]+(:[^:]+)?",
+    "poll": r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{4}ffffffff",
+    "chunk": r"\d+",
+}
+
+
+def complaints(client: redis.Redis) -> list[str]:
+    """What is wrong with the keys that are there now, when nothing is in flight."""
+    rows, found = table(), []
+    for key in sorted(client.scan_iter(f"{PREFIX}*", count=1000)):
+        name, kind = row_of(key.removeprefix(f"{PREFIX}:"), rows), client.type(key)
+        if name is None:
+            found.append(f"{key} is not in the table of keys")
+        elif rows[name] != kind:
+            found.append(f"{key} is a {kind}, the table says {rows[name]}")
+        elif client.pttl(key) < 0 and name not in PERMANENT:
+            found.append(f"{key} has no TTL, and nothing bounds it")
+    return found
+
+
+def polled(proj: Project) -> set[str]:
+    return {unit for unit in UNITS if proj.redis.exists(f"{PREFIX}:polls:{unit}")}
+
+
+def test_the_table_of_keys_is_complete() -> None:
+    """The table names every key that the class of key names can make, and the permanent ones are among them."""
+    names = key_table.Keys("P")
+    made = {
+        value.removeprefix("P:")
+        for name, value in vars(names).items()
+        if name != "prefix" and not name.endswith("_prefix")
+    }
+    methods = {
+        names.unit("{unit}"), names.polls("{unit}"), names.item_keys("{unit}"), names.recent("{unit}"),
+        names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
+    }  # fmt: skip
+
+    assert made | {key.removeprefix("P:") for key in methods} == table().keys()
+    assert PERMANENT.keys() <= table().keys()
+
+
+def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Project]) -> None:
+    """Polls of every outcome, tasks of every end, pauses: what is left then is bounded, and nothing else."""
+    proj = project(SOURCE, perpetual_cycle_interval=0.2)
+    beat = proj.beat().ready()
+    worker = proj.worker(pool="threads", concurrency=4).ready()
+    wait_until(lambda: len(polled(proj)) == len(UNITS), "every unit has been polled")
+    assert complaints_about_types(proj.redis) == []
+    proj.run_python("from proj import *; perpetual.pause('proj.skipping', reason='x'); perpetual.resume('proj.skipping')")
+    proj.run_python("from proj import *; perpetual.poll('proj.fetch'); perpetual.poll('proj.timing:out')")
+    proj.run_python("from proj import *; perpetual.pause(reason='the end of it')")
+
+    wait_until(lambda: in_flight(proj.redis) == 0 and not proj.redis.exists(f"{PREFIX}:outbox"), "all has ended", 60)
+    proj.run_python(
+        "from proj import *; perpetual.resume('proj.pausing'); "
+        "perpetual.pause(until=datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=0.1))"
+    )
+    wait_until(lambda: not proj.redis.exists(f"{PREFIX}:paused"), "pauses that are over are forgotten")
+    assert beat.terminate()[0] == 0
+    wait_until(lambda: in_flight(proj.redis) == 0, "what was polled after the pause has ended", 60)
+    assert worker.terminate()[0] == 0
+
+    statuses = {json.loads(entry["data"])["status"] for _, entry in proj.redis.xrange(f"{PREFIX}:events")
+                if entry["event"] == "poll"}  # fmt: skip
+    assert {"enqueued", "empty", "skipped", "failed", "paused", "timed_out"} <= statuses
+    assert complaints(proj.redis) == []
+    assert proj.redis.zcard(f"{PREFIX}:units") == proj.redis.zcard(f"{PREFIX}:due") == len(UNITS)
+    assert proj.redis.hlen(f"{PREFIX}:base") == 1
+    assert set().union(*(proj.redis.hkeys(f"{PREFIX}:u:{unit}") for unit in UNITS)) <= UNIT_FIELDS
+    assert all(proj.redis.llen(f"{PREFIX}:polls:{unit}") <= 200 for unit in UNITS)
+    assert proj.redis.llen(f"{PREFIX}:polls:perpetual:proj.fetch") <= 5
+
+
+def in_flight(client: redis.Redis) -> int:
+    return sum(int(client.hget(f"{PREFIX}:u:{unit}", "inflight") or 0) for unit in UNITS)
+
+
+def complaints_about_types(client: redis.Redis) -> list[str]:
+    """Also in the middle of the work every key is in the table, with the right type."""
+    return [text for text in complaints(client) if "no TTL" not in text]
+
+
+def test_a_batch_that_cannot_be_published_does_not_hold_up_others(project: Callable[..., Project]) -> None:
+    """What user code keeps from being sent stays in the outbox alone: later batches leave it."""
+    proj = project(
+        """
+        broken = {"proj.first", "proj.second"}
+
+        class Own(PerpetualTask):
+            abstract = True
+            poll_every = 3600
+
+            def next_batch(self):
+                return [(1,)]
+
+            def run(self, row): ...
+
+            def apply_async(self, args=None, kwargs=None, **options):
+                if self.name in broken:
+                    raise RuntimeError("not now")
+                return super().apply_async(args, kwargs, **options)
+
+        for name in ("proj.first", "proj.second"):
+            app.register_task(type("Task", (Own,), {"name": name})())
+        """
+    )
+    code = """
+        from proj import *
+        first, second = perpetual.poll("proj.first"), perpetual.poll("proj.second")
+        assert (first.status, second.status) == ("enqueued", "enqueued")
+        broken.discard("proj.second")
+        try:
+            perpetual._runner.publisher.relay()
+        except RuntimeError:
+            pass
+        print(first.poll_id)
+    """
+
+    first = proj.run_python(code).strip()
+
+    assert [json.loads(text)["headers"]["task"] for text in proj.redis.lrange("celery", 0, -1)] == ["proj.second"]
+    assert proj.redis.zrange(f"{PREFIX}:outbox", 0, -1) == [first]
+
+
+def test_the_check_sees_each_kind_of_leak(store_redis: redis.Redis) -> None:
+    """An unknown key, one of a wrong type and one without a TTL are told apart."""
+    poll = "01a1f982-b69a-85b3-b3e6-1e92ffffffff"
+    values: dict[str, Any] = {"leader": "a:1", f"p:{poll}": "text", f"d:{poll}:0": "bits", "nobody:knows": "me"}
+    for key, value in values.items():
+        store_redis.set(f"{PREFIX}:{key}", value)
+    store_redis.hset(f"{PREFIX}:u:perpetual:shop%3Adeliver:acme", "slot", 1)
+
+    assert complaints(store_redis) == [
+        f"{PREFIX}:d:{poll}:0 has no TTL, and nothing bounds it",
+        f"{PREFIX}:leader has no TTL, and nothing bounds it",
+        f"{PREFIX}:nobody:knows is not in the table of keys",
+        f"{PREFIX}:p:{poll} is a string, the table says hash",
+    ]

@@ -1,0 +1,171 @@
+"""Leadership against a model of it: several owners, hand-overs, expiries, a store that forgot the last term."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from celery_perpetual.store import Store, address, script
+from tests.support import wait_until
+
+OWNER = st.sampled_from(["a", "ab", "host/1/x"])
+TTL = 3_600_000
+
+
+class LeadershipMachine(RuleBasedStateMachine):
+    """Owners that only use the scripts, as beats do."""
+
+    url = ""
+
+    @initialize()
+    def begin(self) -> None:
+        self.store = Store(address(self.url), "P")
+        self.redis: Any = self.store.redis
+        self.redis.flushdb()
+        self.keys = self.store.keys
+        self.leader: tuple[str, int] | None = None
+        self.asker = ""
+        self.last_term = 0
+        self.epoch = b""
+        self.held: dict[str, list[str]] = {}
+        self.changes = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+
+    @property
+    def value(self) -> str:
+        """What the leader key holds."""
+        return f"{self.leader[0]}:{self.leader[1]}" if self.leader else ""
+
+    @rule(owner=OWNER)
+    def lead(self, owner: str) -> None:
+        """An owner asks for the lead, twice with the same arguments."""
+        for _ in range(2):
+            before = self.store.now()
+            term, left, about, epoch, now = script("lead")(
+                self.store, leader=self.keys.leader, info=self.keys.leader_info, term=self.keys.term,
+                epoch=self.keys.epoch, handover=self.keys.handover, events=self.keys.events, owner=owner, ttl=TTL,
+                about=json.dumps({"owner": owner}), epoch_new=f"of {owner}", maxlen=10_000,
+            )  # fmt: skip
+            assert epoch == (self.epoch or f"of {owner}".encode())
+            self.epoch = epoch
+            if self.leader is None and self.asker in ("", owner):
+                assert int(term) > self.last_term
+                assert int(term) >= before
+                self.leader, self.asker, self.last_term = (owner, int(term)), "", int(term)
+                self.held.setdefault(owner, []).append(self.value)
+                self.changes += 1
+            assert int(term) == (self.leader[1] if self.leader and self.leader[0] == owner else 0)
+            assert 0 < left <= TTL
+            assert (json.loads(about)["owner"] if about else None) == (self.leader[0] if self.leader else None)
+            assert before <= now
+
+    @precondition(lambda self: self.held)
+    @rule(owner=OWNER, which=st.integers(0, 3), guess=st.booleans())
+    def renew(self, owner: str, which: int, guess: bool) -> None:
+        """An owner renews a term that it holds, held, or never had."""
+        mine = self.some_value(owner, which, guess)
+        ours = mine == self.value
+        self.redis.pexpire(self.keys.leader, TTL // 2)
+        for _ in range(2):
+            kept, asker, _now = script("renew")(
+                self.store, leader=self.keys.leader, info=self.keys.leader_info, handover=self.keys.handover,
+                mine=mine, ttl=TTL, about=json.dumps({"owner": owner}),
+            )  # fmt: skip
+            assert (kept, asker.decode()) == ((1, self.asker) if ours else (0, ""))
+        if self.leader:
+            assert (self.redis.pttl(self.keys.leader) > TTL // 2) is ours
+
+    @precondition(lambda self: self.held)
+    @rule(owner=OWNER, which=st.integers(0, 3), guess=st.booleans())
+    def resign(self, owner: str, which: int, guess: bool) -> None:
+        """An owner gives up a term that it holds, held, or never had; the call is sent twice."""
+        mine = self.some_value(owner, which, guess)
+        ours = mine == self.value
+        for _ in range(2):
+            answer = script("resign")(
+                self.store, leader=self.keys.leader, info=self.keys.leader_info, events=self.keys.events, mine=mine,
+                reason="beat stopped", maxlen=10_000,
+            )  # fmt: skip
+            assert answer == 1
+        if ours:
+            self.leader = None
+            self.changes += 1
+
+    @rule(owner=OWNER)
+    def ask(self, owner: str) -> None:
+        """A standby that knows more units asks for the lead; the first one counts."""
+        if self.redis.set(self.keys.handover, owner, px=TTL, nx=True):
+            self.asker = owner
+        assert self.redis.get(self.keys.handover) == self.asker.encode()
+
+    @rule()
+    def lead_expires(self) -> None:
+        """The leader died long ago."""
+        self.redis.delete(self.keys.leader, self.keys.leader_info)
+        self.leader = None
+
+    @rule()
+    def wish_expires(self) -> None:
+        """The standby that asked has gone."""
+        self.redis.delete(self.keys.handover)
+        self.asker = ""
+
+    @rule(left=st.sampled_from([None, 1]))
+    def fail_over(self, left: int | None) -> None:
+        """A replica takes over that has not seen the last term."""
+        wait_until(lambda: self.store.now() > self.last_term, "the clock is past the last term", interval=0.0005)
+        self.redis.delete(self.keys.term, self.keys.leader, self.keys.leader_info)
+        if left is not None:
+            self.redis.set(self.keys.term, left)
+        self.leader = None
+
+    @invariant()
+    def there_is_one_leader_at_most(self) -> None:
+        """The key holds exactly the modelled owner and term, and says so to others."""
+        stored = self.redis.get(self.keys.leader)
+        assert (stored.decode() if stored else "") == self.value
+        about = self.redis.get(self.keys.leader_info)
+        assert (json.loads(about)["owner"] if about else None) == (self.leader[0] if self.leader else None)
+
+    @invariant()
+    def what_expires_has_a_ttl(self) -> None:
+        """Nothing of a leader or of a standby that asked stays for ever."""
+        assert all(self.redis.pttl(key) > 0 for key in self.redis.keys("P:leader*"))
+
+    @invariant()
+    def every_change_is_told_once(self) -> None:
+        """One event per election and per resignation, none for what was refused or repeated."""
+        assert self.redis.xlen(self.keys.events) == self.changes
+
+    def some_value(self, owner: str, which: int, guess: bool) -> str:
+        """The owner's latest value mostly, else an earlier one, else one that it made up."""
+        values = self.held.get(owner)
+        if guess or not values:
+            return f"{owner}:{self.last_term + which}"
+        return values[-1] if which else values[0]
+
+
+# Finding the shortest of all failing rows takes a while.
+@pytest.mark.timeout(400)
+def test_leadership_is_as_its_model(redis_url: str) -> None:
+    """At most one leader, terms that only grow, renewal on the exact value, the asker first."""
+    machine = type("Machine", (LeadershipMachine,), {"url": redis_url})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=25,
+            deadline=None,
+            derandomize=bool(os.environ.get("CI")),
+            report_multiple_bugs=False,
+        ),
+    )

@@ -1,0 +1,189 @@
+"""The public names as a user's typed code uses them; ``mypy --strict`` must find nothing in it. Never run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from celery import Celery
+from celery.schedules import crontab
+from typing_extensions import assert_type
+
+from celery_perpetual import (
+    Batch,
+    BatchTooLarge,
+    ContractError,
+    Defer,
+    InvalidItem,
+    Item,
+    Pause,
+    Perpetual,
+    PerpetualError,
+    PerpetualOptions,
+    PerpetualScheduler,
+    PerpetualTask,
+    Poll,
+    PollOutcome,
+    SettingsError,
+    Skip,
+    StoreUnavailable,
+    UnknownTask,
+    UnknownUnit,
+)
+from celery_perpetual.operations import Explanation, Finding, Unit
+from celery_perpetual.polling import Paused
+
+app = Celery("shop", broker="redis://")
+
+# ---- wiring
+
+perpetual = Perpetual(app)
+later = Perpetual()
+assert_type(later.init_app(app), Perpetual)
+assert_type(perpetual.app, Celery)
+
+# ---- what next_batch may be
+
+
+def due() -> list[Item]:
+    return [Item((1,), {"fast": True}, key=1, queue="slow", priority=3), Item(kwargs={"order": 1}, key="1")]
+
+
+def due_by_poll(poll: Poll) -> list[Any]:
+    assert_type(poll.task, str)
+    assert_type(poll.tenant, str | None)
+    assert_type(poll.poll_id, str)
+    assert_type(poll.slot, datetime)
+    assert_type(poll.trigger, str)
+    assert_type(poll.limit, int)
+    assert_type(poll.room, int)
+    assert_type(poll.attempt, int)
+    assert_type(poll.late_by, float)
+    assert_type(poll.last_polled_at, datetime | None)
+    assert_type(poll.in_flight_keys(), set[str])
+    return [(1, "two"), {"order": 1}, Item(task="shop.other", key=False), deliver.s(1), Item(task=deliver)]
+
+
+def one_by_one(poll: Poll) -> Iterator[tuple[int, ...]]:
+    yield (poll.room,)
+
+
+def with_cursor(poll: Poll) -> Batch | Skip | Defer | Pause | None:
+    if poll.attempt > 3:
+        return Pause("the source is gone")
+    if poll.attempt:
+        return Defer(timedelta(minutes=1)) if poll.attempt > 1 else Defer(30)
+    if poll.room < 10:
+        return Skip("too little room")
+    if poll.cursor is None:
+        return None
+    return Batch(due(), cursor={"after": 7}, more=True, watermark=datetime.now(timezone.utc))
+
+
+# ---- tasks
+
+OPTIONS = PerpetualOptions(limit=500, dedup_window=timedelta(minutes=5), history=10, enabled=True, store_args=False)
+assert_type(OPTIONS.limit, int)
+assert_type(OPTIONS.dedup_window, float)
+assert_type(OPTIONS.enabled, bool)
+
+
+@app.task(base=PerpetualTask, poll_every=30, next_batch=due)
+def deliver(order: int, *, fast: bool = False) -> None: ...
+
+
+@app.task(
+    base=PerpetualTask,
+    poll_every=crontab(minute="*/5"),
+    next_batch=with_cursor,
+    max_in_flight=100,
+    poll_timeout=timedelta(seconds=20),
+    perpetual_options=OPTIONS,
+)
+def fetch(feed: str) -> int:
+    return len(feed)
+
+
+class Sync(PerpetualTask):
+    name = "shop.sync"
+    poll_every = timedelta(minutes=1)
+    max_in_flight = 10
+    perpetual_options = PerpetualOptions(limit=10)
+
+    def next_batch(self, poll: Poll) -> list[Item]:
+        return [Item((poll.limit,))]
+
+    def run(self, number: int) -> str:
+        return str(number)
+
+
+sync = app.register_task(Sync())
+
+
+def more(task: PerpetualTask) -> None:
+    @task.batch
+    def orders(poll: Poll) -> list[Item]:
+        return [Item((poll.limit,))]
+
+    assert_type(orders.__name__, str)
+
+
+# ---- operations
+
+
+def operate() -> None:
+    outcome = perpetual.poll(deliver)
+    assert_type(outcome, PollOutcome)
+    assert_type(outcome.task_ids, list[str])
+    assert_type(outcome.slot, datetime)
+    assert_type(outcome.error, str | None)
+    assert_type(outcome.count, int)
+    assert_type(outcome.to_dict(), dict[str, Any])
+    assert_type(perpetual.poll("shop.deliver").status, str)
+    assert_type(perpetual.polls(deliver, limit=5), list[PollOutcome])
+    assert_type(perpetual.units(), list[Unit])
+    assert_type(perpetual.units()[0].next_poll_at, datetime | None)
+    assert_type(perpetual.units()[0].to_dict(), dict[str, Any])
+    assert_type(perpetual.why(deliver), Explanation)
+    assert_type(perpetual.check(), list[Finding])
+    assert_type(perpetual.check()[0].level, str)
+    paused = perpetual.pause(deliver, reason="holidays", until=datetime.now(timezone.utc) + timedelta(days=1))
+    assert_type(paused, Paused)
+    assert_type(perpetual.pause(reason="everything").until, datetime | None)
+    assert_type(perpetual.resume(deliver, from_="kept"), bool)
+    cursor: Any = perpetual.cursor(deliver)
+    perpetual.pause(cursor)
+
+
+def recover(error: PerpetualError) -> str:
+    try:
+        raise error
+    except (UnknownTask, UnknownUnit, LookupError):
+        return "look up"
+    except (SettingsError, InvalidItem, BatchTooLarge, ValueError):
+        return "value"
+    except (ContractError, StoreUnavailable) as known:
+        return str(known)
+
+
+def scheduler() -> float:
+    return PerpetualScheduler(app, lazy=True).tick()
+
+
+# ---- what must not pass
+
+
+def wrong() -> None:
+    Item(key=False, kwargs=[1])  # type: ignore[arg-type]
+    Batch([], {"after": 7})  # type: ignore[call-arg]
+    Defer("soon")  # type: ignore[arg-type]
+    PerpetualOptions(limit="many")  # type: ignore[arg-type]
+    perpetual.resume(deliver, from_="then")  # type: ignore[arg-type]
+    perpetual.pause(deliver, until="tomorrow")  # type: ignore[arg-type]
+    perpetual.polls(deliver, limit="all")  # type: ignore[arg-type]
+    Poll()  # type: ignore[call-arg]
+    outcome: int = perpetual.poll(deliver)  # type: ignore[assignment]
+    OPTIONS.limit = outcome  # type: ignore[misc]
+
+

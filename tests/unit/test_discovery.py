@@ -1,0 +1,428 @@
+"""Which registered tasks are perpetual, and what is said about those that are only half so or wrong."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery, Task, _state, shared_task
+from celery.schedules import crontab
+
+from celery_perpetual import ContractError, PerpetualOptions, PerpetualTask, Poll
+from celery_perpetual.tasks import Discovery, Perpetuity, discover
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).name
+
+
+@pytest.fixture
+def app() -> Iterator[Celery]:
+    """An app of its own, on which nothing has been defined."""
+    app = Celery("shop", set_as_current=False)
+    yield app
+    app.close()
+
+
+def due() -> list[Any]:
+    return [("without",)]
+
+
+def due_by_poll(poll: Poll) -> list[Any]:
+    return [("with", poll)]
+
+
+def nothing() -> None: ...
+
+
+def found(app: Celery) -> dict[str, Perpetuity]:
+    return dict(discover(app).tasks)
+
+
+def call(perpetuity: Perpetuity) -> Any:
+    """Call ``next_batch`` as a poll does."""
+    return perpetuity.next_batch("the poll") if perpetuity.takes_poll else perpetuity.next_batch()
+
+
+class Deliver(PerpetualTask):
+    name = "shop.deliver"
+    poll_every = 30
+
+    def next_batch(self, poll: Poll) -> list[Any]:
+        return [(self.name, poll)]
+
+    def run(self, order: int) -> None: ...
+
+
+class DeliverWithoutPoll(Deliver):
+    name = "shop.deliver"
+
+    def next_batch(self) -> list[Any]:  # type: ignore[override]
+        return [(self.name,)]
+
+
+class OfPlainTask(Task):  # type: ignore[type-arg]
+    name = "shop.deliver"
+    poll_every = 30
+
+    def next_batch(self) -> list[Any]:
+        return [(self.name,)]
+
+    def run(self) -> None: ...
+
+
+class Static(Deliver):
+    next_batch = staticmethod(due_by_poll)  # type: ignore[assignment]
+
+
+class ClassMethod(Deliver):
+    @classmethod
+    def next_batch(cls, poll: Poll) -> list[Any]:  # type: ignore[override]
+        return [(cls.__name__, poll)]
+
+
+class Generator(Deliver):
+    def next_batch(self, poll: Poll) -> Any:  # type: ignore[override]
+        yield (self.name, poll)
+
+
+@pytest.mark.parametrize(
+    ("task", "brings"),
+    [
+        (Deliver, [("shop.deliver", "the poll")]),
+        (DeliverWithoutPoll, [("shop.deliver",)]),
+        (OfPlainTask, [("shop.deliver",)]),
+        (Static, [("with", "the poll")]),
+        (ClassMethod, [("ClassMethod", "the poll")]),
+        (Generator, [("shop.deliver", "the poll")]),
+    ],
+)
+def test_a_class_with_both_attributes_is_perpetual(app: Celery, task: type[Any], brings: list[Any]) -> None:
+    """A registered class with ``poll_every`` and ``next_batch`` is found; its methods get the task."""
+    app.register_task(task())
+
+    assert list(call(found(app)["shop.deliver"])) == brings
+
+
+def test_inherited_attributes_count(app: Celery) -> None:
+    """A class whose bases bring the two attributes, one each, is found."""
+
+    class Often:
+        poll_every = 5
+
+    class Webhooks(PerpetualTask):
+        abstract = True
+
+        def next_batch(self) -> list[Any]:
+            return [(self.name,)]
+
+    class Send(Often, Webhooks):
+        name = "shop.send"
+
+    class SendAgain(Send):
+        name = "shop.send_again"
+
+    app.register_task(Send())
+    app.register_task(SendAgain())
+
+    assert {name: (each.cadence.seconds, call(each)) for name, each in found(app).items()} == {
+        "shop.send": (5, [("shop.send",)]),
+        "shop.send_again": (5, [("shop.send_again",)]),
+    }
+
+
+class CallableObject:
+    def __call__(self, poll: Poll) -> list[Any]:
+        return [("object", poll)]
+
+
+@pytest.mark.parametrize(
+    ("next_batch", "brings"),
+    [
+        (due, [("without",)]),
+        (due_by_poll, [("with", "the poll")]),
+        (lambda: [1], [1]),
+        (lambda poll: [poll], ["the poll"]),
+        (lambda *args: list(args), ["the poll"]),
+        (lambda poll=None: [poll], ["the poll"]),
+        (lambda **_: ["nothing"], ["nothing"]),
+        (partial(lambda n, poll: [n, poll], 7), [7, "the poll"]),
+        (partial(lambda n: [n], 7), [7]),
+        (CallableObject(), [("object", "the poll")]),
+        (list, []),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+@pytest.mark.parametrize("base", [PerpetualTask, None])
+def test_a_decorated_task_is_perpetual(app: Celery, base: Any, next_batch: Any, brings: list[Any]) -> None:
+    """Functions given to the decorator are called without the task, with the poll if they take one."""
+    options = {"base": base} if base else {}
+
+    @app.task(name="shop.deliver", poll_every=30, next_batch=next_batch, shared=False, **options)
+    def deliver(order: int) -> None: ...
+
+    perpetuity = found(app)["shop.deliver"]
+    got = perpetuity.next_batch() if next_batch is list else call(perpetuity)
+
+    assert got == brings
+
+
+def test_a_bound_task_is_perpetual(app: Celery) -> None:
+    """``bind=True`` is about the task's body; ``next_batch`` is called without the task all the same."""
+
+    @app.task(name="shop.deliver", bind=True, base=PerpetualTask, poll_every=30, next_batch=due_by_poll, shared=False)
+    def deliver(self: Any, order: int) -> None: ...
+
+    assert call(found(app)["shop.deliver"]) == [("with", "the poll")]
+
+
+def test_the_batch_decorator_sets_next_batch(app: Celery) -> None:
+    """``@task.batch`` above a function is as good as ``next_batch=``, and leaves the function alone."""
+
+    @app.task(name="shop.deliver", base=PerpetualTask, poll_every=30, shared=False)
+    def deliver(order: int) -> None: ...
+
+    @deliver.batch
+    def orders(poll: Poll) -> list[Any]:
+        return [("decorated", poll)]
+
+    assert call(found(app)["shop.deliver"]) == [("decorated", "the poll")]
+    assert orders("direct") == [("decorated", "direct")]  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def unshared() -> Iterator[None]:
+    """Take back what the test gives to every app of this process."""
+    before = set(_state._on_app_finalizers)
+    yield
+    _state._on_app_finalizers.intersection_update(before)
+
+
+@pytest.mark.usefixtures("unshared")
+def test_a_shared_task_is_perpetual_in_every_app() -> None:
+    """``@shared_task`` with ``@task.batch`` is found by apps that are made before and after it."""
+    before = Celery("before", set_as_current=False)
+
+    @shared_task(name="test_discovery.deliver", base=PerpetualTask, poll_every=30)
+    def deliver(order: int) -> None: ...
+
+    @deliver.batch
+    def orders() -> list[Any]:
+        return ["shared"]
+
+    after = Celery("after", set_as_current=False)
+
+    for each in (before, after):
+        assert call(found(each)["test_discovery.deliver"]) == ["shared"]
+
+
+def test_the_batch_decorator_is_for_decorated_tasks(app: Celery) -> None:
+    """On a class-based task it says what to do instead."""
+    task: Any = app.register_task(Deliver())
+
+    with pytest.raises(TypeError, match=r"shop\.deliver: define next_batch as a method of the class"):
+        task.batch(due)
+
+
+def test_annotations_of_the_configuration_count(app: Celery) -> None:
+    """What ``task_annotations`` says about a task goes before what the code says."""
+    app.conf.task_annotations = {"shop.deliver": {"poll_every": 7, "max_in_flight": 3}}
+
+    @app.task(name="shop.deliver", base=PerpetualTask, poll_every=30, next_batch=due, shared=False)
+    def deliver(order: int) -> None: ...
+
+    perpetuity = found(app)["shop.deliver"]
+
+    assert (perpetuity.cadence.seconds, perpetuity.max_in_flight) == (7, 3)
+
+
+def test_the_apps_own_task_class_counts(app: Celery) -> None:
+    """Tasks of an app whose ``task_cls`` is ours need no ``base=``."""
+    app.task_cls = PerpetualTask
+
+    @app.task(name="shop.deliver", poll_every=30, next_batch=due, shared=False)
+    def deliver(order: int) -> None: ...
+
+    assert isinstance(app.tasks["shop.deliver"], PerpetualTask)
+    assert call(found(app)["shop.deliver"]) == [("without",)]
+
+
+def test_what_a_task_says_is_read(app: Celery) -> None:
+    """Attributes and options arrive checked, with their defaults where nothing is said."""
+
+    @app.task(name="shop.all", base=PerpetualTask, poll_every=crontab(minute=0), next_batch=due, max_in_flight=5,
+              poll_timeout=timedelta(seconds=2), perpetual_options=PerpetualOptions(limit=3), shared=False)  # fmt: skip
+    def everything(order: int) -> None: ...
+
+    @app.task(name="shop.plain", base=PerpetualTask, poll_every=30, next_batch=due, shared=False)
+    def plain(order: int) -> None: ...
+
+    one, other = found(app)["shop.all"], found(app)["shop.plain"]
+
+    assert (one.max_in_flight, one.poll_timeout, one.options.limit, one.limit) == (5, 2.0, 3, 3)
+    assert (other.max_in_flight, other.poll_timeout, other.options, other.limit) == (
+        10_000, 30.0, PerpetualOptions(), 10_000,
+    )  # fmt: skip
+    assert (one.unit, other.unit) == ("perpetual:shop.all", "perpetual:shop.plain")
+
+
+@pytest.mark.parametrize(
+    ("poll_every", "timeout"), [(1, 5), (5, 5), (30, 30), (60, 60), (3600, 60), (crontab(minute=0), 60)]
+)
+def test_the_time_limit_follows_the_interval(app: Celery, poll_every: Any, timeout: float) -> None:
+    """Unless set, a poll may take as long as the interval, at least five seconds and at most a minute."""
+
+    @app.task(name="shop.deliver", base=PerpetualTask, poll_every=poll_every, next_batch=due, shared=False)
+    def deliver(order: int) -> None: ...
+
+    assert found(app)["shop.deliver"].poll_timeout == timeout
+
+
+def test_ordinary_tasks_are_not_perpetual(app: Celery) -> None:
+    """Tasks without the two attributes, also those of our base class, are left alone and without a word."""
+
+    @app.task(name="shop.plain", shared=False)
+    def plain() -> None: ...
+
+    @app.task(name="shop.based", base=PerpetualTask, shared=False)
+    def based() -> None: ...
+
+    assert discover(app) == Discovery({}, ())
+
+
+@pytest.mark.parametrize("base", [PerpetualTask, Task])
+@pytest.mark.parametrize(
+    ("half", "missing"), [({"poll_every": 30}, "next_batch"), ({"next_batch": due}, "poll_every")], ids=["every", "batch"]
+)
+def test_half_a_perpetual_task_is_a_warning(app: Celery, base: Any, half: dict[str, Any], missing: str) -> None:
+    """One of the two attributes alone is not polled, and it is said which one is missing."""
+    has = next(iter(half))
+
+    @app.task(name="shop.deliver", base=base, shared=False, **half)
+    def deliver(order: int) -> None: ...
+
+    assert discover(app) == Discovery(
+        {}, (f"task shop.deliver has {has} but no {missing}, so it is not polled; add {missing}",)
+    )
+
+
+def test_opting_out_of_an_inherited_half_is_no_warning(app: Celery) -> None:
+    """A subclass that sets one of the two to None is not perpetual on purpose."""
+
+    class Quiet(Deliver):
+        name = "shop.quiet"
+        poll_every = None
+
+    class Silent(Deliver):
+        name = "shop.silent"
+        next_batch = None  # type: ignore[assignment]
+
+    app.register_task(Quiet())
+    app.register_task(Silent())
+
+    assert discover(app) == Discovery({}, ())
+
+
+WRONG = [
+    ({"poll_every": 0}, "poll_every must be at least 0.01 seconds, got 0"),
+    ({"poll_every": -1}, "poll_every must be at least 0.01 seconds, got -1"),
+    ({"poll_every": "30"}, "poll_every must be seconds, a timedelta or a Celery schedule, got '30'"),
+    ({"next_batch": 7}, "next_batch must be a function, method or generator function, got 7"),
+    ({"next_batch": "due"}, "next_batch must be a function, method or generator function, got 'due'"),
+    ({"next_batch": lambda task, poll: [task, poll]}, "next_batch takes no argument or one Poll, but"),
+    ({"next_batch": lambda *, limit: [limit]}, "next_batch takes no argument or one Poll, but"),
+    ({"max_in_flight": 0}, "max_in_flight must be a whole number of at least 1, got 0"),
+    ({"max_in_flight": "many"}, "max_in_flight must be a whole number of at least 1, got 'many'"),
+    ({"poll_timeout": 0}, "poll_timeout must be at least 0.05 seconds, got 0"),
+    ({"poll_timeout": "5"}, "poll_timeout must be seconds (a number or a timedelta), got '5'"),
+    ({"perpetual_options": {"limit": 5}}, "perpetual_options must be a PerpetualOptions(...), got {'limit': 5}"),
+    ({"perpetual_options": PerpetualOptions}, "perpetual_options must be a PerpetualOptions(...), got <class"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "says"), WRONG, ids=[f"{next(iter(w))}-{n}" for n, (w, _) in enumerate(WRONG)])
+def test_a_wrong_value_is_refused_with_task_and_file(app: Celery, wrong: dict[str, Any], says: str) -> None:
+    """The refusal names the task, the file and line where it is defined, and what is wrong."""
+
+    @app.task(name="shop.deliver", shared=False, **{"poll_every": 30, "next_batch": due, **wrong})
+    def deliver(order: int) -> None: ...
+
+    line = deliver.run.__code__.co_firstlineno
+    with pytest.raises(ContractError) as seen:
+        discover(app)
+
+    assert f"{HERE}:{line}): {says}" in str(seen.value)
+    assert str(seen.value).startswith("task shop.deliver (")
+
+
+def test_a_wrong_class_is_refused_with_its_file(app: Celery) -> None:
+    """Class-based tasks are named with the line of their class."""
+
+    class Wrong(Deliver):
+        name = "shop.wrong"
+        poll_every = 0
+
+    app.register_task(Wrong())
+
+    with pytest.raises(ContractError, match=rf"^task shop\.wrong \(.*{HERE}:\d+\): poll_every must be at least"):
+        discover(app)
+
+
+def test_every_wrong_task_is_named_at_once(app: Celery) -> None:
+    """Nobody has to start beat once per mistake."""
+    for n, every in enumerate((0, 30, -1)):
+        app.task(name=f"shop.task{n}", poll_every=every, next_batch=due, shared=False)(nothing)
+
+    with pytest.raises(ContractError) as seen:
+        discover(app)
+
+    assert [line.split(" (")[0] for line in str(seen.value).splitlines()] == ["task shop.task0", "task shop.task2"]
+
+
+def test_coroutine_functions_are_not_available_yet(app: Celery) -> None:
+    """A coroutine function is refused rather than called without effect."""
+
+    async def later() -> list[Any]:
+        return []
+
+    async def one_by_one() -> Any:
+        yield 1
+
+    for n, next_batch in enumerate((later, one_by_one)):
+        app.task(name=f"shop.task{n}", poll_every=30, next_batch=next_batch, shared=False)(nothing)
+
+    with pytest.raises(ContractError) as seen:
+        discover(app)
+
+    assert str(seen.value).count("next_batch is a coroutine function, which is not available yet") == 2
+
+
+def test_what_is_polled_leaves_out_the_disabled(app: Celery) -> None:
+    """Tasks that are disabled by option or by setting are discovered, but are no units to poll."""
+    for name, enabled in (("on", True), ("off", False), ("named", True)):
+        options = PerpetualOptions(enabled=enabled)
+        app.task(name=name, poll_every=30, next_batch=due, perpetual_options=options, shared=False)(nothing)
+
+    discovery = discover(app)
+
+    assert list(discovery.tasks) == ["named", "off", "on"]
+    assert list(discovery.units(("named",))) == ["perpetual:on"]
+
+
+def test_the_digest_tells_sets_of_units_apart(app: Celery) -> None:
+    """Two beats with the same tasks have the same digest, and another one with others."""
+    app.task(name="one", poll_every=30, next_batch=due, shared=False)(nothing)
+    alone = discover(app).digest()
+    app.task(name="two", poll_every=30, next_batch=due, shared=False)(nothing)
+    both = discover(app).digest()
+
+    other = Celery("other", set_as_current=False)
+    other.task(name="two", poll_every=60, next_batch=due, shared=False)(nothing)
+    other.task(name="one", poll_every=60, next_batch=due, shared=False)(nothing)
+
+    assert alone != both
+    assert discover(other).digest() == both
