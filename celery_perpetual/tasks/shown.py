@@ -85,10 +85,13 @@ def _pairs(pairs: Any) -> str:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON brings back what went in; a tuple within would come back as a list."""
+    """Whether JSON brings back what went in: a tuple within would come back as a list, a dict in Kombu's form for
+    other types as something else.
+    """
     kind = type(value)
     if kind is list:
         return all(map(_is_plain, value))
     if kind is dict:
-        return all(type(name) is str for name in value) and all(map(_is_plain, value.values()))
+        named = all(type(name) is str for name in value) and "__type__" not in value
+        return named and all(map(_is_plain, value.values()))
     return kind in _KINDS
