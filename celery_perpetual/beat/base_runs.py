@@ -6,6 +6,8 @@ a take-over, what the killed leader had just sent.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from celery_perpetual.store import Store
 
 
@@ -15,10 +17,13 @@ class BaseRuns:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._unsaved: dict[str, float] = {}
+        self.on_run: Callable[[], object] = lambda: None
+        """Called after a run, so that whoever writes does so at once."""
 
     def ran(self, name: str, at: float) -> None:
-        """Remember a run; it is written by the next cycle, because a tick never waits for the store."""
+        """Remember a run; it is written by the clock's thread, because a tick never waits for the store."""
         self._unsaved[name] = at
+        self.on_run()
 
     def save(self) -> None:
         """Write what is not written yet."""

@@ -12,6 +12,7 @@ from hashlib import blake2b
 
 from celery.utils.log import get_logger
 
+from celery_perpetual.beat.base_runs import BaseRuns
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.errors import StoreUnavailable
@@ -36,7 +37,13 @@ class Clock(threading.Thread):
     """Claims due units while this process leads."""
 
     def __init__(
-        self, store: Store, leadership: Leadership, roster: Roster, runner: Runner, threads: PollThreads
+        self,
+        store: Store,
+        leadership: Leadership,
+        roster: Roster,
+        runner: Runner,
+        threads: PollThreads,
+        base_runs: BaseRuns,
     ) -> None:
         super().__init__(name="perpetual-clock", daemon=True)
         self._store = store.clone()
@@ -44,13 +51,20 @@ class Clock(threading.Thread):
         self._roster = roster
         self._runner = runner
         self._threads = threads
+        self._base_runs = base_runs
         self._claims = Claims(self._store, runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
         self._halt = threading.Event()
+        self._wake = threading.Event()
 
     def halt(self) -> None:
         """Claim nothing from now on."""
         self._halt.set()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look now."""
+        self._wake.set()
 
     def run(self) -> None:
         while not self._halt.is_set():
@@ -65,7 +79,8 @@ class Clock(threading.Thread):
             except Exception:
                 logger.exception("perpetual: the clock stumbled")
                 pause = LONGEST_PAUSE
-            self._halt.wait(pause)
+            if self._wake.wait(pause):
+                self._wake.clear()
 
     def turn(self) -> float:
         """One look at what is due; seconds until the next."""
@@ -74,6 +89,7 @@ class Clock(threading.Thread):
         leader = self._leadership.value
         if leader is None:
             return 0.05
+        self._base_runs.save()
         self._roster.refresh()
         registration = (leader, self._roster.version, int(time.monotonic() // REGISTER_EVERY))
         if self._registered != registration:

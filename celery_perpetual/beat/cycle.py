@@ -32,7 +32,6 @@ class Cycle(threading.Thread):
         roster: Roster,
         runner: Runner,
         interval: float,
-        flush: Callable[[], object],
     ) -> None:
         super().__init__(name="perpetual-cycle", daemon=True)
         self._leadership = leadership
@@ -44,7 +43,6 @@ class Cycle(threading.Thread):
             "staged": lambda: sweep_staged(store),
             "pauses": pauses.trim,
             "orphans": lambda: drop_orphans(store, roster.units.keys() | roster.disabled),
-            "base": flush,
         }
 
     def halt(self) -> None:
