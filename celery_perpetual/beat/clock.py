@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from hashlib import blake2b
+from itertools import islice
 from queue import Empty, SimpleQueue
 
 from celery.utils.log import get_logger
@@ -33,6 +35,8 @@ MANY_UNITS = 20
 LONGEST_SPREAD_MS = 10_000
 #: Units are made known again this often, in seconds, so that those which are not can be told apart.
 REGISTER_EVERY = 3600
+#: What one turn may spend on that, in seconds.
+REGISTER_SECONDS = 0.02
 
 
 class Clock(threading.Thread):
@@ -56,6 +60,7 @@ class Clock(threading.Thread):
         self._base_runs = base_runs
         self._claims = Claims(self._store, runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
+        self._unregistered: deque[Perpetuity] = deque()
         self._halt = threading.Event()
         self._wakes: SimpleQueue[None] = SimpleQueue()
 
@@ -95,8 +100,11 @@ class Clock(threading.Thread):
         self._roster.refresh()
         registration = (leader, self._roster.version, int(time.monotonic() // REGISTER_EVERY))
         if self._registered != registration:
-            self._register(leader)
+            self._forget(leader, sorted(self._roster.disabled))
+            self._unregistered = deque(self._roster.units.values())
             self._registered = registration
+        if self._unregistered:
+            self._register(leader)
         room = min(MOST_CLAIMS, self._threads.free)
         if not room:
             return 0.02
@@ -111,7 +119,7 @@ class Clock(threading.Thread):
             for answer in self._claims.by_leader(leader, now, wanted):
                 if isinstance(answer, Claim):
                     self._start(answer)
-        if rows:
+        if rows or self._unregistered:
             return 0.0
         return LONGEST_PAUSE if following is None else max(0.001, min(LONGEST_PAUSE, (following - now) / 1000))
 
@@ -123,21 +131,26 @@ class Clock(threading.Thread):
             self._runner.skip_hanging(claim, hanging)
 
     def _register(self, leader: str) -> None:
-        """Make this process's units the ones that are polled."""
-        keys, roster = self._store.keys, self._roster
-        now = self._store.now()
-        units = list(roster.units.values())
-        for part in (units[at : at + MOST_CLAIMS] for at in range(0, len(units), MOST_CLAIMS)):
+        """Make some of this process's units known, as many as fit into a moment.
+
+        A hundred thousand take seconds: what the store knows from before is polled meanwhile, and the rest from when
+        its turn has come.
+        """
+        keys, units = self._store.keys, len(self._roster.units)
+        now, until = self._store.now(), time.monotonic() + REGISTER_SECONDS
+        while self._unregistered and time.monotonic() < until:
+            part = list(islice(self._unregistered, MOST_CLAIMS))
             rows: list[str | int] = []
             for each in part:
-                first = each.cadence.first(now, _spread(each, len(units)))
+                first = each.cadence.first(now, _spread(each, units))
                 rows += [each.unit, each.cadence.spec, each.cadence.every_ms or "", first]
             if not script("register")(
                 self._store, leader=keys.leader, units=keys.units, due=keys.due,
                 mine=leader, unit_prefix=keys.unit_prefix, tail=rows,
             ):  # fmt: skip
                 raise NotLeading
-        self._forget(leader, sorted(roster.disabled))
+            for _ in part:
+                self._unregistered.popleft()
 
     def _forget(self, leader: str, units: list[str]) -> None:
         if units and not script("forget")(

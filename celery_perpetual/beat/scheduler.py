@@ -26,6 +26,10 @@ logger = get_logger(__name__)
 
 #: Longest sleep between two ticks: what a standby needs to follow at once.
 LONGEST_TICK = 0.5
+#: Sleep before a time that is less than that away.
+SHORTEST_TICK = 0.001
+#: How often the base's schedule is compared with what is being run, in seconds.
+COMPARE_EVERY = 1.0
 
 
 class PerpetualScheduler(Scheduler):
@@ -35,6 +39,7 @@ class PerpetualScheduler(Scheduler):
     """
 
     _perpetual_shares_runs = True
+    _perpetual_compare_at = 0.0
 
     def __new__(cls, app: Celery, **_: Any) -> PerpetualScheduler:  # noqa: PYI034  # a subclass of it, made here
         """Put the configured base scheduler behind this class."""
@@ -73,10 +78,24 @@ class PerpetualScheduler(Scheduler):
                 self._perpetual_stand_back()
                 return LONGEST_TICK
             self._perpetual_take_over()
-            return min(super().tick(*args, **kwargs) or 0.0, LONGEST_TICK)
+            pause = super().tick(*args, **kwargs) or 0.0
+            # Celery wakes 10 ms early and then asks over and over: what is negative there is nearly due, not due.
+            return min(pause, LONGEST_TICK) if pause >= 0 else SHORTEST_TICK
         except Exception:
             logger.exception("perpetual: a tick of the base scheduler failed")
             return LONGEST_TICK
+
+    def schedules_equal(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether the base's schedule is as it was; compared entry by entry at most once a second.
+
+        Celery does that at every tick. A schedule of ten thousand entries costs milliseconds each time.
+        """
+        old, new = (*args, *kwargs.values())
+        known = self._perpetual_shares_runs and old is not None and new is not None and len(old) == len(new)
+        if known and time.monotonic() < self._perpetual_compare_at:
+            return True
+        self._perpetual_compare_at = time.monotonic() + COMPARE_EVERY
+        return bool(super().schedules_equal(*args, **kwargs))
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
         """Send a due entry of the base scheduler, and remember when, for whoever leads next."""

@@ -1,8 +1,8 @@
 """One item as the ledger keeps it: enough to send it again.
 
-``1 {length of key or -} {length of options}\\n{key}{options}{body}``: a version, the item key, a JSON object of what
+``1 {length of key or -} {length of options}\n{key}{options}{body}``: a version, the item key, a JSON object of what
 differs from the unit's task and its defaults, and ``(args, kwargs)`` in the task's serializer. Scripts read the key
-without decoding anything.
+without decoding anything, and so does a publisher that stamps out messages.
 """
 
 from __future__ import annotations
@@ -35,23 +35,28 @@ class Record:
 
 def encode(work: Work, unit_task: str) -> bytes:
     """The record of one item of a unit whose task is ``unit_task``."""
+    task, body, serializer, told, key, reprs, plain = work
+    if not told and plain and task == unit_task and serializer == "json":
+        if key is None:
+            return b"1 - 0\n" + body
+        raw = key.encode()
+        return b"1 %d 0\n%b%b" % (len(raw), raw, body)
     differing: dict[str, Any] = {}
-    if work.task != unit_task:
-        differing["task"] = work.task
-    if work.serializer != "json":
-        differing["serializer"] = work.serializer
-    if work.options:
-        differing["options"] = work.options
-    if work.reprs is not None:
-        differing["reprs"] = work.reprs
+    if task != unit_task:
+        differing["task"] = task
+    if serializer != "json":
+        differing["serializer"] = serializer
+    if told:
+        differing["options"] = json_loads(told)
+    if not plain:
+        differing["reprs"] = reprs
     options = json_dumps(differing).encode() if differing else b""
-    key = b"" if work.key is None else work.key.encode()
-    length = b"-" if work.key is None else b"%d" % len(key)
-    return b"%b %b %d\n%b%b%b" % (VERSION, length, len(options), key, options, work.body)
+    raw, length = (b"", b"-") if key is None else (key.encode(), b"%d" % len(key.encode()))
+    return b"%b %b %d\n%b%b%b" % (VERSION, length, len(options), raw, options, body)
 
 
-def decode(record: bytes, unit_task: str) -> Record:
-    """The item behind a record.
+def read_work(record: bytes, unit_task: str) -> Work:
+    """The item behind a record, its arguments still serialised.
 
     Raises:
         ValueError: the record has a version that this release does not know.
@@ -63,23 +68,47 @@ def decode(record: bytes, unit_task: str) -> Record:
     at = 0 if key_length == b"-" else int(key_length)
     end = at + int(options_length)
     key = None if key_length == b"-" else rest[:at].decode()
-    differing = json_loads(rest[at:end]) if end > at else {}
-    args, kwargs = _loaded(rest[end:], differing.get("serializer", "json"))
-    reprs = differing.get("reprs")
-    return Record(
+    if end == at:
+        return Work(unit_task, rest[end:], "json", "", key, None, True)
+    differing = json_loads(rest[at:end])
+    options, reprs = differing.get("options"), differing.get("reprs")
+    return Work(
         task=differing.get("task", unit_task),
-        args=tuple(args),
-        kwargs=kwargs,
-        options=differing.get("options", {}),
+        body=rest[end:],
+        serializer=differing.get("serializer", "json"),
+        options=json_dumps(options) if options else "",
         key=key,
         reprs=tuple(reprs) if reprs else None,
+        plain=not reprs,
     )
 
 
-def _loaded(body: bytes, serializer: str) -> tuple[Any, Any]:
+def opened(work: Work) -> Record:
+    """An item with its arguments and options as values, the same whether it comes from the ledger or goes there."""
+    args, kwargs = arguments(work.body, work.serializer)
+    options = json_loads(work.options) if work.options else {}
+    return Record(work.task, args, kwargs, options, work.key, work.reprs)
+
+
+def arguments(body: bytes, serializer: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments behind the body of a record."""
+    args, kwargs = loaded(body, serializer)
+    return tuple(args), kwargs
+
+
+def loaded(body: bytes, serializer: str) -> Any:
+    """The value behind bytes of a serializer; only for what this process or the ledger has serialised."""
     content_type, encoding = _codec(serializer)
-    args, kwargs = loads(body, content_type, encoding, accept=[content_type])
-    return args, kwargs
+    return loads(body, content_type, encoding, accept=[content_type])
+
+
+def decode(record: bytes, unit_task: str) -> Record:
+    """The item behind a record, decoded.
+
+    Raises:
+        ValueError: the record has a version that this release does not know.
+    """
+    return opened(read_work(record, unit_task))
 
 
 def _codec(serializer: str) -> tuple[str, str]:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+#: Where the keys of a commit's broker commands begin.
+FIRST_TARGET = 9
+
 #: Polls that raise are tried again after 30 s, then twice as long each time, up to five minutes.
 FIRST_BACKOFF_MS, LONGEST_BACKOFF_MS = 30_000, 300_000
 
@@ -130,7 +133,7 @@ class Runner:
             return self._refused(claim)
         try:
             self.publisher.rehearse(works)
-            commands, queues = self.publisher.commands(perpetuity.name, claim.poll_id, works)
+            load = self.publisher.load(claim.poll_id, works)
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # a route, a queue or a header of the user's
@@ -148,7 +151,7 @@ class Runner:
             history_ttl=HISTORY_TTL_MS,
         )
         reach("poll.committing")
-        verdict = self.ledger.commit(perpetuity, closing, works, commands, queues)
+        verdict = self.ledger.commit(perpetuity, closing, works, *load.packed(FIRST_TARGET))
         reach("poll.committed")
         if verdict == "full":
             return self._skip_full(claim, claim.in_flight + len(works))
@@ -158,8 +161,10 @@ class Runner:
             return self._refused(claim)
         claim.committed.set()
         logger.info("perpetual: %s enqueued %d items", perpetuity.unit, len(works), extra=_extra(outcome))
-        if not commands:
-            publish_or_leave(self.publisher, claim.poll_id)
+        if load:
+            load.aftermath.tell()
+        else:
+            publish_or_leave(self.publisher, claim.poll_id, works)
         return outcome
 
     def _skip_full(self, claim: Claim, value: int, duplicates: int = 0) -> PollOutcome:

@@ -7,18 +7,24 @@ serializers, time limits, shadow names, stamps, signals and sent events are Cele
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Task as CeleryTask
 from celery.utils.functional import maybe_list
+from celery.utils.quorum_queues import detect_quorum_queues
 from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu import Exchange
+from kombu.transport.native_delayed_delivery import MAX_LEVEL, calculate_routing_key, level_name
 
 from celery_perpetual.ledger.record import Record
 from celery_perpetual.tasks import HEADER, HEADER_VALUE, PerpetualTask
 
 if TYPE_CHECKING:
     from celery import Celery
+
+#: The exchange at which native delayed delivery begins.
+DELAYED_EXCHANGE = level_name(MAX_LEVEL)
 
 
 def has_own_sender(task: Any) -> bool:
@@ -38,15 +44,19 @@ def route(app: Celery, record: Record) -> Mapping[str, Any]:
     return found
 
 
-def send(app: Celery, producer: Any, record: Record, task_id: str) -> None:
-    """Publish the message of one record through ``producer``."""
+def send(app: Celery, producer: Any, record: Record, task_id: str, sender: Callable[..., Any] | None = None) -> None:
+    """Publish the message of one record through ``producer``, by ``sender`` instead of Celery's if one is given.
+
+    A publish that fails is not tried again here: a retry would revive the producer on another channel, one that
+    neither captures nor confirms. The relay tries again.
+    """
     task = app.tasks.get(record.task)
-    options = dict(record.options)
+    options = {**record.options, "retry": False}
     options["headers"] = {**(options.get("headers") or {}), HEADER: HEADER_VALUE}
     if has_own_sender(task):
         _send_by_task(app, producer, task, record, task_id, options)
     else:
-        _send_by_record(app, producer, task, record, task_id, options)
+        _send_by_record(app, producer, task, record, task_id, options, sender or app.amqp.send_task_message)
 
 
 def _send_by_task(app: Celery, producer: Any, task: Any, record: Record, task_id: str, options: dict[str, Any]) -> None:
@@ -57,7 +67,13 @@ def _send_by_task(app: Celery, producer: Any, task: Any, record: Record, task_id
 
 
 def _send_by_record(
-    app: Celery, producer: Any, task: Any, record: Record, task_id: str, options: dict[str, Any]
+    app: Celery,
+    producer: Any,
+    task: Any,
+    record: Record,
+    task_id: str,
+    options: dict[str, Any],
+    sender: Callable[..., Any],
 ) -> None:
     args, kwargs = record.args, record.kwargs
     shadow = options.pop("shadow", None)
@@ -70,8 +86,10 @@ def _send_by_record(
     ignore_result = options.pop("ignore_result", None)
     options.pop("add_to_parent", None)
     options = app.amqp.router.route(options, record.task, args, kwargs, task)
+    if special["eta"] is not None:
+        options = _delayed_by_broker(app, producer, special["eta"], options)
     if special["expires"] is not None:
-        options["expiration"] = _seconds_left(app, special["expires"])
+        options["expiration"] = max(0.0, _seconds_until(app, special["expires"]))
     reprs = {} if record.reprs is None else dict(zip(("argsrepr", "kwargsrepr"), record.reprs, strict=True))
     create: Any = app.amqp.create_task_message
     message = create(
@@ -82,12 +100,26 @@ def _send_by_record(
     )  # fmt: skip
     for stamp in options.pop("stamped_headers", None) or ():
         options.pop(stamp, None)
-    app.amqp.send_task_message(producer, record.task, message, **options)
+    sender(producer, record.task, message, **options)
 
 
-def _seconds_left(app: Celery, expires: Any) -> float:
-    """The broker's own time-to-live, as Celery sets it; what has run out already gets none."""
-    if isinstance(expires, int | float):
-        return max(0.0, expires)
-    at: Any = maybe_iso8601(expires)
-    return max(0.0, (maybe_make_aware(at, tz=app.timezone) - app.now()).total_seconds())
+def _delayed_by_broker(app: Celery, producer: Any, eta: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Where the app has quorum queues, RabbitMQ itself holds a message back until its time, as with ``send_task``."""
+    if not detect_quorum_queues(app, producer.connection.transport.driver_type)[0]:
+        return options
+    queue = options.get("queue")
+    exchange_type = queue.exchange.type if queue else options["exchange_type"]
+    routing_key = queue.routing_key if queue else options["routing_key"]
+    seconds = _seconds_until(app, eta)
+    if exchange_type == "direct" or seconds <= 0:
+        return options
+    kept = {name: value for name, value in options.items() if name != "queue"}
+    exchange = Exchange(DELAYED_EXCHANGE, type="topic")
+    return {**kept, "exchange": exchange, "routing_key": calculate_routing_key(int(seconds), routing_key)}
+
+
+def _seconds_until(app: Celery, at: Any) -> float:
+    if isinstance(at, int | float):
+        return at
+    time: Any = maybe_iso8601(at)
+    return float((maybe_make_aware(time, tz=app.timezone) - app.now()).total_seconds())

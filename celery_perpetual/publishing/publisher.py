@@ -1,16 +1,19 @@
 """Publishes committed batches; the ledger is the outbox.
 
 On the store's own Redis a script pushes the messages and advances ``published`` together, so a repeat does nothing
-and every item is in the broker exactly once. On any other broker kombu publishes, with confirms where the transport
-has them, and then ``published`` advances: a repeat after a crash sends the same task ids again. A publisher that dies
-is continued by the next leader (*relay*), which builds the same messages from the same records.
+and every item is in the broker exactly once. To any other broker a courier brings them, with confirms where the
+transport has them, and then ``published`` advances: a repeat after a crash sends the same task ids again. A publisher
+that dies is continued by the next leader (*relay*), which builds the same messages from the same records.
+
+Messages are a function of what the ledger keeps of an item; the publisher that has just committed a batch still has
+that at hand and need not read it back.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +21,14 @@ from celery.utils.log import get_logger
 
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger import CHUNK, decode, encode, item_id
-from celery_perpetual.publishing.capture import Capture, Command
-from celery_perpetual.publishing.message import has_own_sender, route, send
+from celery_perpetual.ledger import CHUNK, opened, read_work
+from celery_perpetual.publishing.builder import Builder
+from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.publishing.couriers import courier
+from celery_perpetual.publishing.load import Load
+from celery_perpetual.publishing.message import has_own_sender, route
+from celery_perpetual.publishing.roads import Kind, kind_of
+from celery_perpetual.publishing.stamp import Numbered
 from celery_perpetual.store import Store, address, is_redis, script
 from celery_perpetual.tasks.work import Work
 
@@ -32,8 +40,10 @@ logger = get_logger(__name__)
 #: Broker commands that one script may run at once; a queue that expires takes several per message.
 MOST_COMMANDS = 2000
 
-#: Options that say nothing about the way of a message, and how many kinds of items are tried out.
-VARYING = frozenset({"eta", "expires", "link", "link_error", "headers", "shadow"})
+#: Brings a chunk to the broker, or what the script has to do for that.
+Way = Callable[[Numbered], Load]
+
+#: How many kinds of items are tried out before a commit.
 MOST_KINDS = 20
 
 
@@ -61,31 +71,34 @@ class Publisher:
         Raises:
             Exception: whatever the router or a queue that does not exist raises.
         """
-        kinds = {(work.task, tuple(sorted((name, str(value)) for name, value in work.options.items()
-                                          if name not in VARYING))): work for work in works}  # fmt: skip
-        for work in list(kinds.values())[:MOST_KINDS]:
-            route(self.app, decode(encode(work, work.task), work.task))
+        kinds: dict[Kind, Work] = {}
+        for work in works:
+            kinds.setdefault(kind_of(work), work)
+            if len(kinds) == MOST_KINDS:
+                break
+        for work in kinds.values():
+            route(self.app, opened(work))
 
-    def commands(self, unit_task: str, poll_id: str, works: Sequence[Work]) -> tuple[list[Any], list[str]]:
-        """Broker commands of a small batch, for the commit to run; none where it cannot.
+    def load(self, poll_id: str, works: Sequence[Work]) -> Load:
+        """Broker commands of a small batch, for the commit to run; none where it cannot."""
+        if len(works) > CHUNK or not self.shares_redis or self._one_by_one(works):
+            return Load()
+        with self._builder(poll_id) as builder:
+            load = builder.load(list(enumerate(works)))
+        return load if len(load) <= MOST_COMMANDS else Load()
 
-        Returns:
-            Arguments and keys as ``push.lua`` takes them, the keys counted from the commit's ninth.
-        """
-        if len(works) > CHUNK or not self.shares_redis or any(self._plain(work.task) for work in works):
-            return [], []
-        captured = self._captured(unit_task, poll_id, ((i, encode(w, unit_task)) for i, w in enumerate(works)))
-        return ([], []) if len(captured) > MOST_COMMANDS else packed(captured, first_key=9)
-
-    def publish(self, poll_id: str) -> int:
+    def publish(self, poll_id: str, works: Sequence[Work] = ()) -> int:
         """Publish what a committed batch has not published yet, and return how many items that were.
+
+        Args:
+            works: the items of the batch, where the caller has them; else they are read from the ledger.
 
         Raises:
             StoreUnavailable: the store did not answer.
             kombu.exceptions.OperationalError: the broker did not; what is missing is relayed later.
         """
         with self._alone(poll_id) as alone:
-            return self._publish(poll_id) if alone else 0
+            return self._publish(poll_id, works) if alone else 0
 
     def relay(self, limit: int = 100) -> int:
         """Continue what others left unpublished, and return how many items that were."""
@@ -93,18 +106,42 @@ class Publisher:
             waiting = self.store.redis.zrange(self.store.keys.outbox, 0, limit - 1)
         return sum(self.publish(poll.decode()) for poll in waiting)
 
-    def _publish(self, poll_id: str) -> int:
-        sent = 0
-        while (state := self._state(poll_id)) is not None:
-            task, first, total = state
-            if first >= total:
-                break
-            last = min(total, (first // CHUNK + 1) * CHUNK)
-            if not self._publish_part(task, poll_id, first, last):
-                break
-            reach("poll.published")
-            sent += last - first
+    def _publish(self, poll_id: str, works: Sequence[Work]) -> int:
+        sent, state = 0, self._state(poll_id)
+        with ExitStack() as stack:
+            ways: dict[bool, Way] = {}
+            while state is not None and state[1] < state[2]:
+                task, first, total = state
+                last = min(total, (first // CHUNK + 1) * CHUNK)
+                numbered = self._numbered(task, poll_id, first, last, works)
+                singly = self._one_by_one(work for _, work in numbered)
+                way = ways.get(singly) or ways.setdefault(singly, self._way(poll_id, stack, one_by_one=singly))
+                done = self._publish_part(way(numbered), poll_id, first, last)
+                sent += last - first if done else 0
+                state = (task, last, total) if done == 1 else self._state(poll_id) if done else None
         return sent
+
+    def _publish_part(self, load: Load, poll_id: str, first: int, last: int) -> int:
+        arguments, keys = load.packed(first_key=3)
+        reach("poll.publishing")
+        names = self.store.keys
+        done = int(
+            script("publish")(
+                self.store, batch=names.poll(poll_id), outbox=names.outbox, more_keys=keys,
+                poll=poll_id, first=first, last=last, tail=arguments,
+            )
+        )  # fmt: skip
+        if done:
+            load.aftermath.tell()
+            reach("poll.published")
+        return done
+
+    def _way(self, poll_id: str, stack: ExitStack, *, one_by_one: bool) -> Way:
+        """How chunks get to the broker: within the script, or before it."""
+        if self.shares_redis and not one_by_one:
+            return stack.enter_context(self._builder(poll_id)).load
+        road = stack.enter_context(courier(self.app, poll_id, one_by_one=one_by_one))
+        return lambda numbered: Load(road.deliver(numbered))
 
     def _state(self, poll_id: str) -> tuple[str, int, int] | None:
         with self.store.errors("batch"):
@@ -115,57 +152,35 @@ class Publisher:
             return None
         return task.decode(), int(published), int(total)
 
-    def _publish_part(self, unit_task: str, poll_id: str, first: int, last: int) -> bool:
-        records = list(self._unfinished(poll_id, first, last))
-        tasks = {decode(record, unit_task).task for _, record in records}
-        keys: list[str] = []
-        arguments: list[Any] = []
-        if self.shares_redis and not any(map(self._plain, tasks)):
-            captured = self._captured(unit_task, poll_id, records)
-            reach("poll.publishing")
-            arguments, keys = packed(captured, first_key=3)
-        else:
-            self._send(unit_task, poll_id, records)
-            reach("poll.publishing")
-        names = self.store.keys
-        return bool(
-            script("publish")(
-                self.store, batch=names.poll(poll_id), outbox=names.outbox, more_keys=keys,
-                poll=poll_id, first=first, last=last, tail=arguments,
-            )
-        )  # fmt: skip
-
-    def _unfinished(self, poll_id: str, first: int, last: int) -> Iterator[tuple[int, bytes]]:
-        """Records of one chunk that have not ended; a relay need not send again what ran already."""
+    def _numbered(
+        self, unit_task: str, poll_id: str, first: int, last: int, works: Sequence[Work]
+    ) -> list[tuple[int, Work]]:
+        """Items of one chunk that have not ended; a relay need not send again what ran already."""
+        if works:
+            return list(enumerate(works[first:last], first))
         chunk, names = first // CHUNK, self.store.keys
         with self.store.errors("records"):
             pipe = self.store.redis.pipeline(transaction=False)
             pipe.lrange(names.chunk(poll_id, chunk), first % CHUNK, (last - 1) % CHUNK)
             pipe.get(names.done(poll_id, chunk))
             records, done = pipe.execute()
-        for index, record in enumerate(records, first):
-            at = index % CHUNK
-            if not (done and at // 8 < len(done) and done[at // 8] >> (7 - at % 8) & 1):
-                yield index, record
+        return [
+            (index, read_work(record, unit_task))
+            for index, record in enumerate(records, first)
+            if not (done and (at := index % CHUNK) // 8 < len(done) and done[at // 8] >> (7 - at % 8) & 1)
+        ]
 
-    def _send(self, unit_task: str, poll_id: str, records: Iterable[tuple[int, bytes]]) -> None:
-        options = {**(self.app.conf.broker_transport_options or {}), "confirm_publish": True}
-        with self.app.connection_for_write(transport_options=options) as connection:
-            producer = self.app.amqp.Producer(connection, auto_declare=False)
-            for index, record in records:
-                send(self.app, producer, decode(record, unit_task), item_id(poll_id, index))
-
-    def _captured(self, unit_task: str, poll_id: str, records: Iterable[tuple[int, bytes]]) -> list[Command]:
+    @contextmanager
+    def _builder(self, poll_id: str) -> Iterator[Builder]:
+        """A builder on this thread's capture, which is not kept if it fails."""
         capture = getattr(self._local, "capture", None) or Capture(self.app)
-        self._local.capture = None  # not kept if this fails
-
-        def publish(producer: Any) -> None:
-            for index, record in records:
-                send(self.app, producer, decode(record, unit_task), item_id(poll_id, index))
-
-        captured: list[Command] = capture.commands(publish)
+        self._local.capture = None
+        try:
+            yield Builder(self.app, capture, poll_id)
+        except BaseException:
+            capture.close()
+            raise
         self._local.capture = capture
-        return captured
 
     def release(self) -> None:
         """Close this thread's connection to the broker."""
@@ -174,8 +189,9 @@ class Publisher:
             self._local.capture = None
             capture.close()
 
-    def _plain(self, task: str) -> bool:
-        return has_own_sender(self.app.tasks.get(task))
+    def _one_by_one(self, works: Iterable[Work]) -> bool:
+        """Whether there are tasks among these that publish themselves."""
+        return any(has_own_sender(self.app.tasks.get(name)) for name in {work.task for work in works})
 
     @contextmanager
     def _alone(self, poll_id: str) -> Iterator[bool]:
@@ -189,27 +205,10 @@ class Publisher:
                 self._busy.discard(poll_id)
 
 
-def packed(commands: Sequence[Command], first_key: int) -> tuple[list[Any], list[str]]:
-    """Commands as ``push.lua`` takes them: neighbours of one name and key become one variadic call."""
-    keys: dict[str, int] = {}
-    arguments: list[Any] = []
-    run: list[Any] = []
-    previous: tuple[str, str] | None = None
-    for command in commands:
-        position = keys.setdefault(command.key, first_key + len(keys))
-        if command.name != "LPUSH" or (command.name, command.key) != previous:
-            arguments.extend(run)
-            run = [command.name, position, 0]
-        run[2] += 1
-        run.append(command.value)
-        previous = (command.name, command.key)
-    return [*arguments, *run], list(keys)
-
-
-def publish_or_leave(publisher: Publisher, poll_id: str) -> None:
+def publish_or_leave(publisher: Publisher, poll_id: str, works: Sequence[Work] = ()) -> None:
     """Publish at once; what cannot be sent now is relayed by the leader."""
     try:
-        publisher.publish(poll_id)
+        publisher.publish(poll_id, works)
     except StoreUnavailable as error:
         logger.warning("perpetual: publishing of poll %s is left to the relay: %s", poll_id, error)
     except Exception:

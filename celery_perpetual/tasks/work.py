@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import Signature
-from celery.utils.saferepr import saferepr
 from celery.utils.time import maybe_make_aware
-from kombu.exceptions import EncodeError
-from kombu.serialization import dumps
 from kombu.utils.json import dumps as json_dumps
 
 from celery_perpetual.errors import InvalidItem
+from celery_perpetual.tasks.encoding import Encode, encoder
 from celery_perpetual.tasks.items import UNSET, Item
+from celery_perpetual.tasks.shown import Shower
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -32,28 +30,46 @@ FROZEN_OPTIONS = frozenset({"task_id", "reply_to", "root_id", "parent_id"})
 LONGEST_KEY = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """One task to enqueue, ready for the ledger."""
 
     task: str
     body: bytes
     """``(args, kwargs)`` in the task's serializer."""
     serializer: str
-    options: Mapping[str, Any]
-    """The item's own ``apply_async`` options; times are absolute."""
+    options: str
+    """JSON of the item's own ``apply_async`` options, times made absolute; "" for none."""
     key: str | None
     """Item key, or None if the item opted out."""
-    reprs: tuple[str, str] | None = None
-    """How Celery shows the arguments, where that cannot be told from the serialised ones."""
+    reprs: tuple[str, str] | None
+    """How Celery shows the arguments; None where nobody has looked yet."""
+    plain: bool
+    """Whether that can be told from the serialised arguments again, so that the ledger need not keep it."""
+
+
+class Target(NamedTuple):
+    """What is the same for all items of one task."""
+
+    name: str
+    task: Any
+    """The registered task, or None for one of another app."""
+    check: Callable[..., Any] | None
+    """Raises TypeError for arguments that do not fit."""
+    dump_models: Callable[..., Any] | None
+    serializer: str
 
 
 class Reader:
-    """Turns the entries of one poll into :class:`Work`."""
+    """Turns the entries of one poll into :class:`Work`. For one thread and one poll."""
 
     def __init__(self, app: Celery, perpetuity: Perpetuity) -> None:
         self.app = app
         self.own = perpetuity.task
+        self._targets: dict[str, Target] = {}
+        self._own = self._target(None)
+        self._encoders: dict[str, Encode] = {}
+        self._show = Shower(app).show_and_judge
+        self._digests: dict[str, Any] = {}
 
     def read(self, index: int, entry: Any) -> Work:
         """Check one entry.
@@ -62,41 +78,88 @@ class Reader:
             InvalidItem: it cannot become a task; the message names task, index and type.
         """
         try:
-            return self._work(_as_item(entry))
+            kind = type(entry)
+            if kind is dict:
+                return self._work(self._own, (), entry, {}, UNSET)
+            if kind is tuple:
+                return self._work(self._own, entry, {}, {}, UNSET)
+            item = _as_item(entry)
+            target = self._own if item.task is None else self._target(item.task)
+            return self._work(target, item.args, item.kwargs, dict(item.options), item.key)
         except InvalidItem as error:
             raise InvalidItem(f"{self.own.name}.next_batch, item {index}: {error}") from None
 
-    def _work(self, item: Item) -> Work:
-        name, task = self._target(item.task)
-        args, kwargs, options = _arguments(item)
-        serializer = str(
-            options.get("serializer") or getattr(task, "serializer", None) or self.app.conf.task_serializer
-        )
-        if task is not None:
-            args, kwargs = _checked_arguments(task, args, kwargs, serializer)
-        body = _dumped(args, kwargs, serializer)
-        options = self._absolute(options)
-        _must_be_storable(options)
-        key = _key(item.key, name, args, kwargs, body, serializer)
-        return Work(name, body, serializer, options, key, self._reprs(args, kwargs, serializer))
+    def _work(self, target: Target, args: Any, kwargs: Any, options: dict[str, Any], key: Any) -> Work:
+        args, kwargs = _checked_shape(args, kwargs)
+        told = ""
+        serializer = target.serializer
+        if options:
+            serializer = str(options.get("serializer") or serializer)
+            told = self._told(options)
+        if target.check is not None:
+            try:
+                target.check(*args, **kwargs)
+            except TypeError as error:
+                raise InvalidItem(f"arguments do not fit {target.name}: {error}") from None
+        if target.dump_models is not None and serializer != "pickle":
+            args, kwargs = target.dump_models(args, kwargs)
+        body = self._encoded(args, kwargs, serializer)
+        if key is UNSET:
+            key = self._digest(target.name, args, kwargs, body, serializer)
+        elif key is False:
+            key = None
+        else:
+            key = _checked_key(key)
+        # What pickle brings back shows itself as before; the rest comes back from the ledger as what JSON has.
+        reprs, plain = (None, True) if serializer == "pickle" else self._show(args, kwargs)
+        return Work(target.name, body, serializer, told, key, reprs, plain)
 
-    def _reprs(self, args: Any, kwargs: Any, serializer: str) -> tuple[str, str] | None:
-        """A tuple within the arguments comes back as a list, but Celery's headers show the tuple."""
-        if serializer == "pickle" or (all(map(_is_plain, args)) and _is_plain(kwargs)):
-            return None
-        amqp, levels = self.app.amqp, self.app.conf.get("task_repr_maxlevels") or 3
-        return (
-            saferepr(args, amqp.argsrepr_maxsize, maxlevels=levels),
-            saferepr(kwargs, amqp.kwargsrepr_maxsize, maxlevels=levels),
-        )
-
-    def _target(self, task: Any) -> tuple[str, Any]:
-        if task is None:
-            return str(self.own.name), self.own
-        name = task if isinstance(task, str) else getattr(task, "name", None)
+    def _target(self, task: Any) -> Target:
+        name = self.own.name if task is None else task if isinstance(task, str) else getattr(task, "name", None)
         if not isinstance(name, str) or not name:
             raise InvalidItem(f"task must be a task or the name of one, got {task!r}")
-        return name, self.app.tasks.get(name)
+        known = self._targets.get(name)
+        if known is None:
+            found: Any = self.own if task is None else self.app.tasks.get(name)
+            known = self._targets[name] = Target(
+                name=name,
+                task=found,
+                check=getattr(found, "__header__", None) if found is not None and found.typing else None,
+                dump_models=getattr(found, "_dump_pydantic_arguments", None),
+                serializer=str(getattr(found, "serializer", None) or self.app.conf.task_serializer),
+            )
+        return known
+
+    def _encoded(self, args: Any, kwargs: Any, serializer: str) -> bytes:
+        try:
+            encode = self._encoders.get(serializer)
+            if encode is None:
+                encode = self._encoders[serializer] = encoder(serializer)
+            return encode((args, kwargs))
+        except Exception as error:  # noqa: BLE001  # whatever the serializer or a value's own method raises
+            raise InvalidItem(f"arguments cannot be serialised as {serializer}: {error}") from None
+
+    def _digest(self, name: str, args: Any, kwargs: Any, body: bytes, serializer: str) -> str:
+        if len(kwargs) > 1 and (names := sorted(kwargs)) != list(kwargs):
+            # the same arguments in another order are the same work
+            body = self._encoded(args, {each: kwargs[each] for each in names}, serializer)
+        begun = self._digests.get(name)
+        if begun is None:
+            begun = self._digests[name] = blake2b(name.encode() + b"\0", digest_size=16)
+        digest = begun.copy()
+        digest.update(body)
+        text: str = digest.hexdigest()
+        return text
+
+    def _told(self, options: dict[str, Any]) -> str:
+        for name in REFUSED_OPTIONS & options.keys():
+            raise InvalidItem(f"option {name} cannot be given for an item; ids and connections are celery-perpetual's")
+        options = self._absolute(options)
+        try:
+            return str(json_dumps(options)) if options else ""
+        except (TypeError, ValueError):
+            _must_be_storable(options)
+            raise
 
     def _absolute(self, options: dict[str, Any]) -> dict[str, Any]:
         """``countdown`` and ``expires`` count from the poll, however late the message is sent."""
@@ -138,35 +201,19 @@ def _as_item(entry: Any) -> Item:
     )
 
 
-def _arguments(item: Item) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:
-    if isinstance(item.args, str | bytes | Mapping) or not hasattr(item.args, "__iter__"):
-        raise InvalidItem(f"args must be a tuple or list, got {type(item.args).__name__} {_short(item.args)}")
-    if not isinstance(item.kwargs, Mapping) or not all(isinstance(name, str) for name in item.kwargs):
-        raise InvalidItem(f"kwargs must be a dict with names as keys, got {_short(item.kwargs)}")
-    for name in REFUSED_OPTIONS & item.options.keys():
-        raise InvalidItem(f"option {name} cannot be given for an item; ids and connections are celery-perpetual's")
-    return tuple(item.args), dict(item.kwargs), dict(item.options)
-
-
-def _checked_arguments(task: Any, args: Any, kwargs: Any, serializer: str) -> tuple[Any, Any]:
-    """What ``apply_async`` does with the arguments before it sends them."""
-    if task.typing and (check := getattr(task, "__header__", None)) is not None:
-        try:
-            check(*args, **kwargs)
-        except TypeError as error:
-            raise InvalidItem(f"arguments do not fit {task.name}: {error}") from None
-    dump_models = getattr(task, "_dump_pydantic_arguments", None)
-    if dump_models is not None and serializer != "pickle":
-        args, kwargs = dump_models(args, kwargs)
+def _checked_shape(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if type(args) is not tuple:
+        if isinstance(args, str | bytes | Mapping) or not hasattr(args, "__iter__"):
+            raise InvalidItem(f"args must be a tuple or list, got {type(args).__name__} {_short(args)}")
+        args = tuple(args)
+    if type(kwargs) is not dict:
+        if not isinstance(kwargs, Mapping):
+            raise InvalidItem(f"kwargs must be a dict with names as keys, got {_short(kwargs)}")
+        kwargs = dict(kwargs)
+    for name in kwargs:
+        if not isinstance(name, str):
+            raise InvalidItem(f"kwargs must be a dict with names as keys, got {_short(kwargs)}")
     return args, kwargs
-
-
-def _dumped(args: Any, kwargs: Any, serializer: str) -> bytes:
-    try:
-        data = dumps((args, kwargs), serializer)[2]
-    except EncodeError as error:
-        raise InvalidItem(f"arguments cannot be serialised as {serializer}: {error}") from None
-    return data.encode() if isinstance(data, str) else bytes(data)
 
 
 def _must_be_storable(options: Mapping[str, Any]) -> None:
@@ -177,22 +224,7 @@ def _must_be_storable(options: Mapping[str, Any]) -> None:
             raise InvalidItem(f"option {name} cannot be stored: {error}") from None
 
 
-def _is_plain(value: Any) -> bool:
-    kind = type(value)
-    if kind is list:
-        return all(map(_is_plain, value))
-    if kind is dict:
-        return all(type(name) is str for name in value) and all(map(_is_plain, value.values()))
-    return kind in (str, int, float, bool, type(None))
-
-
-def _key(key: Any, name: str, args: Any, kwargs: Any, body: bytes, serializer: str) -> str | None:
-    if key is False:
-        return None
-    if key is UNSET:
-        if len(kwargs) > 1:  # the same arguments in another order are the same work
-            body = _dumped(args, dict(sorted(kwargs.items())), serializer)
-        return blake2b(name.encode() + b"\0" + body, digest_size=16).hexdigest()
+def _checked_key(key: Any) -> str:
     if isinstance(key, bool) or not isinstance(key, str | int):
         raise InvalidItem(f"key must be a str, an int, or False to opt out, got {type(key).__name__} {_short(key)}")
     text = str(key)

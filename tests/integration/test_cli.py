@@ -54,7 +54,9 @@ def test_reading_verbs_print_one_json_value_and_nothing_else(shop):
     assert units["proj.bad"]["last_poll"] is None
     assert [poll["status"] for poll in polls] == ["enqueued"]
     assert why["unit"]["task"] == "proj.good"
-    assert [finding["evidence"] for finding in json.loads(out) if "leader" in finding["help"] or "beat" in finding["help"]]
+    assert [
+        finding["evidence"] for finding in json.loads(out) if "leader" in finding["help"] or "beat" in finding["help"]
+    ]
     assert code == 1
 
 

@@ -135,6 +135,8 @@ def complaints(client: redis.Redis) -> list[str]:
     rows, found = table(), []
     for key in sorted(client.scan_iter(f"{PREFIX}*", count=1000)):
         name, kind = row_of(key.removeprefix(f"{PREFIX}:"), rows), client.type(key)
+        if kind == "none":
+            continue  # it has just been deleted
         if name is None:
             found.append(f"{key} is not in the table of keys")
         elif rows[name] != kind:

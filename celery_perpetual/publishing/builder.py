@@ -1,0 +1,56 @@
+"""Builds the messages of one poll for a Redis broker: stamped out where that is exact, one by one elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from celery_perpetual.ledger import item_id, opened
+from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.publishing.load import Load
+from celery_perpetual.publishing.roads import Kind, kind_of, objection
+from celery_perpetual.publishing.stamp import Numbered, Stamp, make_stamp
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: A stamp costs three messages; fewer than this are built one by one.
+FEWEST = 8
+
+
+class Builder:
+    """Messages of one poll, in one go or chunk by chunk. For one thread."""
+
+    def __init__(self, app: Celery, capture: Capture, poll_id: str) -> None:
+        self._app = app
+        self._capture = capture
+        self._poll_id = poll_id
+        self._stamps: dict[Kind, Stamp | None] = {}
+
+    def load(self, numbered: Numbered) -> Load:
+        """The broker commands of items, given with their index in the batch.
+
+        Raises:
+            Exception: what Celery raises for an item that cannot be sent.
+        """
+        load = Load()
+        kinds = Counter(kind_of(work) for _, work in numbered)
+        for kind, count in kinds.items():
+            if kind not in self._stamps and count >= FEWEST:
+                self._stamps[kind] = self._made(kind, numbered)
+        for kind, run in groupby(numbered, lambda each: kind_of(each[1])):
+            stamp = self._stamps.get(kind)
+            if stamp is not None:
+                stamp.load(load, list(run))
+                continue
+            for index, work in run:
+                load.add(self._capture.commands(opened(work), item_id(self._poll_id, index), load.aftermath))
+        return load
+
+    def _made(self, kind: Kind, numbered: Numbered) -> Stamp | None:
+        if objection(self._app, kind) is not None:
+            return None
+        return make_stamp(
+            self._app, self._capture, self._poll_id, [each for each in numbered if kind_of(each[1]) == kind]
+        )

@@ -1,0 +1,133 @@
+"""To RabbitMQ with pipelined confirms: a chunk is published without waiting, then all its confirms are waited for.
+
+Kombu's ``confirm_publish`` waits for each message's confirm before it publishes the next one; the round trip is most
+of its cost. A chunk counts as published when the broker has taken the responsibility for every message of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import OperationalError
+
+from celery_perpetual.ledger import item_id, opened
+from celery_perpetual.publishing.amqp_stamp import AmqpStamp, Parcel, make_amqp_stamp
+from celery_perpetual.publishing.builder import FEWEST
+from celery_perpetual.publishing.message import send
+from celery_perpetual.publishing.roads import Kind, kind_of, objection
+from celery_perpetual.publishing.sender import Aftermath, QuietSender
+from celery_perpetual.publishing.stamp import Numbered
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.ledger import Record
+
+#: A chunk whose confirms have not come after this many seconds is left to the relay.
+CONFIRM_SECONDS = 30.0
+
+
+class Confirmed:
+    """Publishes chunks on a channel of its own. For one thread and one poll."""
+
+    def __init__(self, app: Celery, connection: Any, channel: Any, poll_id: str) -> None:
+        self._app = app
+        self._connection = connection
+        self._poll_id = poll_id
+        self._confirms = Confirms(channel)
+        self._publish: Callable[..., Any] = type(channel)._basic_publish.__get__(channel)
+        channel.basic_publish = self._basic_publish
+        self._caught: list[Parcel] | None = None
+        self._stamps: dict[Kind, AmqpStamp | None] = {}
+        self._producer = app.amqp.Producer(channel, auto_declare=False)
+        self._sender = QuietSender(app)
+
+    def deliver(self, numbered: Numbered) -> Aftermath:
+        """Publish the chunk and wait for its confirms.
+
+        Raises:
+            kombu.exceptions.OperationalError: some were refused or did not come in time.
+        """
+        aftermath = self._sender.aftermath = Aftermath()
+        for kind in {kind_of(work) for _, work in numbered}:
+            same = [each for each in numbered if kind_of(each[1]) == kind]
+            if kind not in self._stamps and len(same) >= FEWEST:
+                good = objection(self._app, kind) is None
+                self._stamps[kind] = make_amqp_stamp(self._app, self.caught, self._poll_id, same) if good else None
+        for index, work in numbered:
+            stamp = self._stamps.get(kind_of(work))
+            if stamp is None:
+                send(self._app, self._producer, opened(work), item_id(self._poll_id, index), self._sender)
+            else:
+                parcel = stamp.parcel(index, work)
+                self._basic_publish(parcel.message, **parcel.way)
+                stamp.tell(aftermath, index, work)
+        self._confirms.wait(self._connection, CONFIRM_SECONDS)
+        return aftermath
+
+    def caught(self, record: Record, task_id: str, aftermath: Aftermath | None = None) -> list[Parcel]:
+        """What would be published for one record. Queues are declared, nothing else happens."""
+        kept, self._sender.aftermath = self._sender.aftermath, aftermath or Aftermath()
+        caught: list[Parcel] = []
+        self._caught = caught
+        try:
+            send(self._app, self._producer, record, task_id, self._sender)
+        finally:
+            self._caught, self._sender.aftermath = None, kept
+        return caught
+
+    def _basic_publish(self, message: Any, **way: Any) -> None:
+        if self._caught is not None:
+            self._caught.append(Parcel(message, way))
+            return
+        self._publish(message, **way)
+        self._confirms.expect()
+
+
+class Confirms:
+    """The confirms that a channel still owes."""
+
+    def __init__(self, channel: Any) -> None:
+        self._last = 0
+        self._open: set[int] = set()
+        self._refused = 0
+        channel.events["basic_ack"].add(self._ack)
+        channel.events["basic_nack"].add(self._nack)
+        channel.confirm_select()
+
+    def expect(self) -> None:
+        """One more message was published; the broker counts them from 1."""
+        self._last += 1
+        self._open.add(self._last)
+
+    def wait(self, connection: Any, seconds: float) -> None:
+        """Wait until the broker has answered for every message.
+
+        Raises:
+            kombu.exceptions.OperationalError: it refused some, or did not answer in time.
+        """
+        deadline = time.monotonic() + seconds
+        while self._open:
+            left = deadline - time.monotonic()
+            try:
+                connection.drain_events(timeout=max(0.001, left))
+            except TimeoutError:
+                if left <= 0:
+                    raise OperationalError(
+                        f"the broker did not confirm {len(self._open)} messages in {seconds:g} s"
+                    ) from None
+        if self._refused:
+            raise OperationalError(f"the broker refused {self._refused} messages")
+
+    def _ack(self, tag: int, multiple: bool) -> None:
+        if multiple:
+            self._open = {each for each in self._open if each > tag}
+        else:
+            self._open.discard(tag)
+
+    def _nack(self, tag: int, multiple: bool) -> None:
+        before = len(self._open)
+        self._ack(tag, multiple)
+        self._refused += before - len(self._open)

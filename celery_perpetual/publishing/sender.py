@@ -1,0 +1,116 @@
+"""Celery's own sender, which tells of a publish only once it has taken place.
+
+``AMQP.send_task_message`` sends ``before_task_publish``, hands the message to its producer and sends
+``after_task_publish`` at once. Our producers only collect: the broker has a message when a script has run, or when its
+confirm has come. So the sender's own code runs with a stand-in for ``celery.signals``, which keeps what comes after
+the publish until it is true.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery import signals
+from celery.app.amqp import AMQP
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: Makes the sender, as a closure over one app.
+_MAKER: Any = getattr(AMQP, "_create_task_sender", None)
+
+#: What that sender is called; anything else in its place is somebody's own.
+_SENDER = "AMQP._create_task_sender.<locals>.send_task_message"
+
+
+class Told(NamedTuple):
+    """One call of a signal."""
+
+    signal: Any
+    arguments: dict[str, Any]
+
+
+class Aftermath:
+    """What is to be told after the publish."""
+
+    def __init__(self) -> None:
+        self._told: list[Told] = []
+
+    def add(self, signal: Any, arguments: dict[str, Any]) -> None:
+        """Keep a call of a signal, if anybody listens."""
+        if signal.receivers:
+            self._told.append(Told(signal, arguments))
+
+    def tell(self) -> None:
+        """Send everything that was kept, in order. Receivers cannot raise: Celery logs what they raise."""
+        told, self._told = self._told, []
+        for signal, arguments in told:
+            signal.send(**arguments)
+
+    def taken(self) -> list[Told]:
+        """Take out what was kept, and tell nobody."""
+        told, self._told = self._told, []
+        return told
+
+
+class _Kept:
+    """A signal whose calls are kept."""
+
+    def __init__(self, signal: Any, sender: QuietSender) -> None:
+        self._signal = signal
+        self._sender = sender
+
+    @property
+    def receivers(self) -> Any:
+        return self._signal.receivers
+
+    def send(self, **arguments: Any) -> None:
+        self._sender.aftermath.add(self._signal, arguments)
+
+
+class _Signals:
+    """``celery.signals`` for the sender; before the publish everything is as usual."""
+
+    before_task_publish = signals.before_task_publish
+
+    def __init__(self, sender: QuietSender) -> None:
+        self.after_task_publish = _Kept(signals.after_task_publish, sender)
+        self.task_sent = _Kept(signals.task_sent, sender)
+
+
+class QuietSender:
+    """``app.amqp.send_task_message``, but what it tells after the publish goes to ``aftermath``.
+
+    A sender that is not Celery's is called as it is, and tells when it likes.
+    """
+
+    def __init__(self, app: Celery) -> None:
+        self.aftermath = Aftermath()
+        amqp: Any = app.amqp
+        self._send: Callable[..., Any] = amqp.send_task_message
+        if is_celerys_own(amqp):
+            quiet = FunctionType(_MAKER.__code__, {**_MAKER.__globals__, "signals": _Signals(self)}, _MAKER.__name__)
+            self._send = quiet(amqp)
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._send(*arguments, **options)
+
+
+def is_celerys_own(amqp: Any) -> bool:
+    """Whether messages are built and sent by Celery's code as it came."""
+    return (
+        type(amqp) is AMQP
+        and getattr(amqp.send_task_message, "__qualname__", "") == _SENDER
+        and type(_MAKER) is FunctionType
+        and "signals" in _MAKER.__globals__
+    )
+
+
+def told_of(specimen: Told, task_id: str, body: Any, reprs: tuple[str, str]) -> dict[str, Any]:
+    """The arguments of a signal for another message of the same kind."""
+    headers = copy.deepcopy(specimen.arguments["headers"])
+    headers.update(id=task_id, root_id=task_id, argsrepr=reprs[0], kwargsrepr=reprs[1])
+    return {**specimen.arguments, "headers": headers, "body": body}

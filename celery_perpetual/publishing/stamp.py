@@ -1,0 +1,112 @@
+"""Stamps: many messages from one that Celery and Kombu have built.
+
+For each kind of item one message, the *specimen*, goes through Celery's and Kombu's own code with values in it that
+occur nowhere else. Its text is cut at these values, and the messages of the kind are put together from the pieces:
+task id (three times), delivery tag, body, ``argsrepr`` and ``kwargsrepr``. Before a stamp is used, the messages of two
+real items are built both ways; unless they are equal to the last byte, every item is built by Celery.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from binascii import b2a_base64
+from collections.abc import Sequence
+from dataclasses import replace
+from json.encoder import encode_basestring_ascii
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from kombu.utils.json import loads as json_loads
+
+from celery_perpetual.ledger import base, item_id, opened
+from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.publishing.contents import Contents
+from celery_perpetual.publishing.load import Command, Load
+from celery_perpetual.publishing.sender import Aftermath, Told, told_of
+from celery_perpetual.tasks.work import Work
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+Numbered = Sequence[tuple[int, Work]]
+
+#: The order in which the differing values stand in a message.
+ORDER = ["body", "id", "id", "args", "kwargs", "id", "tag"]
+
+
+class Stamp:
+    """Messages of one kind in one poll, for a Redis broker."""
+
+    def __init__(self, poll_id: str, key: str, template: str, tag: str, contents: Contents, told: list[Told]) -> None:
+        self._poll_id = poll_id
+        self._key = key
+        self._template = template
+        self._tag = tag
+        self._contents = contents
+        self._told = told
+
+    def load(self, load: Load, numbered: Numbered) -> None:
+        """Add the messages of items, given with their index in the batch."""
+        load.push(self._key, self._texts(numbered))
+        for told in self._told:
+            if told.signal.receivers:
+                for index, work in numbered:
+                    body, reprs = self._contents.whole(work), work.reprs or self._contents.reprs(work)
+                    arguments = told_of(told, item_id(self._poll_id, index), body, reprs)
+                    load.aftermath.add(told.signal, arguments)
+
+    def is_exact(self, capture: Capture, index: int, work: Work) -> bool:
+        """Whether Celery builds the very same message."""
+        record = replace(opened(work), reprs=None if work.plain else work.reprs)
+        tag = f"{self._tag}{index:08x}"
+        commands = capture.commands(record, item_id(self._poll_id, index), tag=tag)
+        return commands == [Command("LPUSH", self._key, self._texts([(index, work)])[0])]
+
+    def _texts(self, numbered: Numbered) -> list[str]:
+        template, body, reprs = self._template, self._contents.body, self._contents.reprs
+        texts = []
+        for index, work in numbered:
+            shown_args, shown_kwargs = work.reprs or reprs(work)
+            text = b2a_base64(body(work), newline=False).decode("ascii")
+            number = f"{index:08x}"
+            texts.append(
+                template % (
+                    text, number, number, encode_basestring_ascii(shown_args), encode_basestring_ascii(shown_kwargs),
+                    number, number,
+                )
+            )  # fmt: skip
+        return texts
+
+
+def make_stamp(app: Celery, capture: Capture, poll_id: str, numbered: Numbered) -> Stamp | None:
+    """A stamp for items of one kind, or None where it would not be exact.
+
+    Raises:
+        Exception: whatever Celery or Kombu raise for the specimen, which is what they would raise for the item.
+    """
+    work = numbered[0][1]
+    task_id, tag, shown_args, shown_kwargs = (str(uuid4()) for _ in range(4))
+    aftermath = Aftermath()
+    specimen = replace(opened(work), reprs=(shown_args, shown_kwargs))
+    commands = capture.commands(specimen, task_id, aftermath, tag)
+    if len(commands) != 1 or commands[0].name != "LPUSH":
+        return None  # a queue that expires, fan-out, more than one queue, or none
+    text = str(commands[0].value)
+    message = json_loads(text)
+    if message["properties"].get("body_encoding") != "base64" or "compression" in message["headers"]:
+        return None
+    contents = Contents(app, work, b64decode(message["body"]))
+    marks = {task_id: "id", tag: "tag", f'"{shown_args}"': "args", f'"{shown_kwargs}"': "kwargs",
+             message["body"]: "body"}  # fmt: skip
+    pieces = re.split("|".join(map(re.escape, marks)), text)
+    if [marks[mark] for mark in re.findall("|".join(map(re.escape, marks)), text)] != ORDER:
+        return None
+    endings = {"id": f"{base(poll_id)}%s", "tag": f"{tag[:28]}%s"}
+    slots = [endings.get(name, "%s") for name in ORDER]
+    template = pieces[0].replace("%", "%%") + "".join(
+        slot + piece.replace("%", "%%") for slot, piece in zip(slots, pieces[1:], strict=True)
+    )
+    stamp = Stamp(poll_id, commands[0].key, template, tag[:28], contents, aftermath.taken())
+    trials = dict((numbered[0], numbered[-1]))
+    return stamp if all(stamp.is_exact(capture, index, each) for index, each in trials.items()) else None
