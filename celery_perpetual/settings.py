@@ -10,8 +10,11 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from datetime import timedelta
-from math import isfinite
+from inspect import isclass
 from typing import TYPE_CHECKING, Any
+
+from celery.beat import Scheduler
+from celery.utils.imports import symbol_by_name
 
 from celery_perpetual.errors import ContractError, SettingsError
 
@@ -19,6 +22,9 @@ if TYPE_CHECKING:
     from celery import Celery
 
 PREFIX = "perpetual_"
+
+#: No duration is longer than a thousand years; also tells infinity and NaN.
+LONGEST = 1000 * 366 * 24 * 3600.0
 
 #: Names that are reserved for features which do not exist yet. Accepting one would be a promise without effect.
 NOT_YET = frozenset(
@@ -106,13 +112,23 @@ def _checked(name: str, seen: Any) -> Any:
         return tuple(str(item) for item in seen)
     if not isinstance(seen, str) or not seen.strip():
         raise SettingsError(f"setting {PREFIX}{name} must be a non-empty string, got {seen!r}")
+    return _scheduler(name, seen) if name == "base_scheduler" else seen
+
+
+def _scheduler(name: str, seen: str) -> str:
+    try:
+        found = symbol_by_name(seen)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(f"setting {PREFIX}{name} {seen!r} cannot be imported: {error}") from None
+    if not (isclass(found) and issubclass(found, Scheduler)):
+        raise SettingsError(f"setting {PREFIX}{name} must name a celery.beat Scheduler class, got {found!r}")
     return seen
 
 
 def seconds(what: str, seen: object, *, least: float = 0.0, error: type[Exception] = SettingsError) -> float:
     """A duration given as a number of seconds or a ``timedelta``, checked."""
     value = seen.total_seconds() if isinstance(seen, timedelta) else seen
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -LONGEST <= value <= LONGEST:
         raise error(f"{what} must be seconds (a number or a timedelta), got {seen!r}")
     if value < least:
         raise error(f"{what} must be at least {least:g} seconds, got {value:g}")

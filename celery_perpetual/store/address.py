@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ class Address:
     place: tuple[Any, ...]
     """``(host, port)``, ``(path,)``, or ``(master name, (host, port), …)``."""
     db: int
-    login: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    login: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """User, password and TLS options, as redis-py takes them."""
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Sentinel's own options."""
@@ -35,7 +35,10 @@ def is_redis(url: str | None) -> bool:
 
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
-    return ";".join(sanitize_url(part) for part in url.split(";"))
+    try:
+        return ";".join(sanitize_url(part) for part in url.split(";"))
+    except ValueError:
+        return f"{url.split('://', 1)[0]}://(cannot be read)"
 
 
 def address(url: str, transport_options: Mapping[str, Any] | None = None, ssl: Any = None) -> Address:
@@ -53,20 +56,26 @@ def address(url: str, transport_options: Mapping[str, Any] | None = None, ssl: A
         raise SettingsError(
             f"store URL {without_password(url)} is not a Redis URL; use one of {', '.join(REDIS_SCHEMES)}"
         )
-    first = url_to_parts(url.split(";", maxsplit=1)[0])
-    query = dict(first.query)
+    try:
+        parts = [url_to_parts(part) for part in url.split(";") if part]
+    except ValueError:  # its text may hold the password
+        raise SettingsError(
+            "a store URL cannot be taken apart; host, port and database must be plain, and special characters of the "
+            "password percent-encoded"
+        ) from None
+    first, query = parts[0], dict(parts[0].query)
     login = {"username": first.username, "password": first.password, **_tls(first.scheme, query, ssl)}
     login = {name: value for name, value in login.items() if value is not None}
     if first.scheme in ("redis", "rediss"):
-        return Address("tcp", (_host(first.hostname), first.port or 6379), _db(url, first.path), login)
+        db = _db(url, query.get("db") or first.path)
+        return Address("tcp", (_host(first.hostname), first.port or 6379), db, login)
     if first.scheme == "sentinel":
-        return _sentinel(url, transport_options or {}, login)
+        return _sentinel(url, parts, transport_options or {}, login)
     path = "/" + "/".join(part for part in (first.hostname, first.path) if part).lstrip("/")
     return Address("socket", (path,), _db(url, query.get("virtual_host") or query.get("db")), login)
 
 
-def _sentinel(url: str, options: Mapping[str, Any], login: Mapping[str, Any]) -> Address:
-    parts = [url_to_parts(part) for part in url.split(";") if part]
+def _sentinel(url: str, parts: Sequence[Any], options: Mapping[str, Any], login: Mapping[str, Any]) -> Address:
     master = options.get("master_name")
     if not master:
         raise SettingsError(

@@ -44,13 +44,17 @@ class Occurrence:
 class Cadence:
     """The slots of one perpetual task."""
 
-    def __init__(self, poll_every: Any, *, what: str = "poll_every") -> None:
+    def __init__(self, poll_every: Any, *, app: Any = None, what: str = "poll_every") -> None:
         """Read ``poll_every``: seconds, a ``timedelta``, or a Celery schedule.
+
+        Args:
+            app: the app whose timezone a calendar without an app of its own counts in.
 
         Raises:
             ContractError: it is none of these, or not positive.
         """
         self.every_ms, self.calendar = _read(poll_every, what)
+        self._app = app
         self.spec = f"every {self.every_ms} ms" if self.calendar is None else f"at {self.calendar!r}"
 
     @property
@@ -85,6 +89,10 @@ class Cadence:
         assert self.calendar is not None
         fixed: Any = copy.copy(self.calendar)
         at = to_datetime(now)
+        if self._app is not None and fixed.__dict__.get("_app") is None:
+            for derived in ("tz", "utc_enabled"):  # of the app that was current when somebody asked
+                fixed.__dict__.pop(derived, None)
+            fixed._app = self._app
         fixed.nowfun = lambda: at
         left: timedelta = fixed.remaining_estimate(at)
         return now + max(1, round(left.total_seconds() * 1000))
@@ -95,6 +103,8 @@ def _read(poll_every: Any, what: str) -> tuple[int | None, BaseSchedule | None]:
         return None, poll_every
     if type(poll_every) is schedule:
         interval: Any = poll_every
+        if interval.relative:
+            raise ContractError(f"{what}: schedule(relative=True) is not supported; use a crontab for round times")
         poll_every = interval.run_every
     seconds = poll_every.total_seconds() if isinstance(poll_every, timedelta) else poll_every
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not isfinite(seconds):

@@ -84,7 +84,7 @@ def _read(task: Task[Any, Any]) -> Perpetuity:
     for name in ATTRIBUTES_NOT_YET:
         if getattr(task, name, None) is not None:
             raise ContractError(f"{name} is not available yet; remove it")
-    cadence = Cadence(_attribute(task, "poll_every"))
+    cadence = Cadence(_attribute(task, "poll_every"), app=task.app)
     options = getattr(task, "perpetual_options", None)
     if options is None:
         options = PerpetualOptions()
