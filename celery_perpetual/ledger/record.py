@@ -35,8 +35,8 @@ class Record:
 
 def encode(work: Work, unit_task: str) -> bytes:
     """The record of one item of a unit whose task is ``unit_task``."""
-    task, body, serializer, told, key, reprs, plain = work
-    if not told and plain and task == unit_task and serializer == "json":
+    task, body, serializer, options, key, reprs, _, _ = work
+    if not options and reprs is None and task == unit_task and serializer == "json":
         if key is None:
             return b"1 - 0\n" + body
         raw = key.encode()
@@ -46,13 +46,13 @@ def encode(work: Work, unit_task: str) -> bytes:
         differing["task"] = task
     if serializer != "json":
         differing["serializer"] = serializer
-    if told:
-        differing["options"] = json_loads(told)
-    if not plain:
+    if options:
+        differing["options"] = options
+    if reprs is not None:
         differing["reprs"] = reprs
-    options = json_dumps(differing).encode() if differing else b""
+    text = json_dumps(differing).encode() if differing else b""
     raw, length = (b"", b"-") if key is None else (key.encode(), b"%d" % len(key.encode()))
-    return b"%b %b %d\n%b%b%b" % (VERSION, length, len(options), raw, options, body)
+    return b"%b %b %d\n%b%b%b" % (VERSION, length, len(text), raw, text, body)
 
 
 def read_work(record: bytes, unit_task: str) -> Work:
@@ -69,24 +69,26 @@ def read_work(record: bytes, unit_task: str) -> Work:
     end = at + int(options_length)
     key = None if key_length == b"-" else rest[:at].decode()
     if end == at:
-        return Work(unit_task, rest[end:], "json", "", key, None, True)
+        return Work(unit_task, rest[end:], "json", {}, key)
     differing = json_loads(rest[at:end])
-    options, reprs = differing.get("options"), differing.get("reprs")
+    options = differing.get("options") or {}
+    reprs = tuple(differing.get("reprs") or ()) or None
     return Work(
         task=differing.get("task", unit_task),
         body=rest[end:],
         serializer=differing.get("serializer", "json"),
-        options=json_dumps(options) if options else "",
+        options=options,
         key=key,
-        reprs=tuple(reprs) if reprs else None,
-        plain=not reprs,
+        reprs=reprs,
+        shown=reprs,
+        told=json_dumps(options) if options else "",
     )
 
 
 def opened(work: Work) -> Record:
     """An item with its arguments and options as values, the same whether it comes from the ledger or goes there."""
     args, kwargs = arguments(work.body, work.serializer)
-    options = json_loads(work.options) if work.options else {}
+    options = json_loads(work.told or json_dumps(work.options)) if work.options else {}
     return Record(work.task, args, kwargs, options, work.key, work.reprs)
 
 

@@ -46,7 +46,7 @@ class AmqpStamp:
     def parcel(self, index: int, work: Work) -> Parcel:
         """The message of one item."""
         task_id = item_id(self._poll_id, index)
-        shown_args, shown_kwargs = work.reprs or self._contents.reprs(work)
+        shown_args, shown_kwargs = work.shown or self._contents.reprs(work)
         headers = {
             **self._headers, "id": task_id, "root_id": task_id, "argsrepr": shown_args, "kwargsrepr": shown_kwargs
         }  # fmt: skip
@@ -57,7 +57,7 @@ class AmqpStamp:
         """Keep what is to be told of one item."""
         for told in self._told:
             if told.signal.receivers:
-                reprs = work.reprs or self._contents.reprs(work)
+                reprs = work.shown or self._contents.reprs(work)
                 arguments = told_of(told, item_id(self._poll_id, index), self._contents.whole(work), reprs)
                 aftermath.add(told.signal, arguments)
 
@@ -82,8 +82,7 @@ def make_amqp_stamp(
     contents = Contents(app, work, caught[0].content()[0])
     stamp = AmqpStamp(poll_id, caught[0], contents, aftermath.taken())
     for index, each in dict((numbered[0], numbered[-1])).items():
-        record = replace(opened(each), reprs=None if each.plain else each.reprs)
-        real = catch(record, item_id(poll_id, index))
+        real = catch(opened(each), item_id(poll_id, index))
         if [parcel.content() for parcel in real] != [stamp.parcel(index, each).content()]:
             return None
     return stamp

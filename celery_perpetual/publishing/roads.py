@@ -40,7 +40,7 @@ STAMPED_OPTIONS = frozenset(
 #: Task, serializer and JSON of the options: what all messages that are stamped from one specimen have in common.
 Kind = tuple[str, str, str]
 
-kind_of: Callable[[Work], Kind] = itemgetter(*map(Work._fields.index, ("task", "serializer", "options")))
+kind_of: Callable[[Work], Kind] = itemgetter(*map(Work._fields.index, ("task", "serializer", "told")))
 
 
 def objection(app: Celery, kind: Kind) -> str | None:

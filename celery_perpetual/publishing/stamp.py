@@ -52,13 +52,13 @@ class Stamp:
         for told in self._told:
             if told.signal.receivers:
                 for index, work in numbered:
-                    body, reprs = self._contents.whole(work), work.reprs or self._contents.reprs(work)
+                    body, reprs = self._contents.whole(work), work.shown or self._contents.reprs(work)
                     arguments = told_of(told, item_id(self._poll_id, index), body, reprs)
                     load.aftermath.add(told.signal, arguments)
 
     def is_exact(self, capture: Capture, index: int, work: Work) -> bool:
         """Whether Celery builds the very same message."""
-        record = replace(opened(work), reprs=None if work.plain else work.reprs)
+        record = opened(work)
         tag = f"{self._tag}{index:08x}"
         commands = capture.commands(record, item_id(self._poll_id, index), tag=tag)
         return commands == [Command("LPUSH", self._key, self._texts([(index, work)])[0])]
@@ -67,7 +67,7 @@ class Stamp:
         template, body, reprs = self._template, self._contents.body, self._contents.reprs
         texts = []
         for index, work in numbered:
-            shown_args, shown_kwargs = work.reprs or reprs(work)
+            shown_args, shown_kwargs = work.shown or reprs(work)
             text = b2a_base64(body(work), newline=False).decode("ascii")
             number = f"{index:08x}"
             texts.append(

@@ -37,14 +37,16 @@ class Work(NamedTuple):
     body: bytes
     """``(args, kwargs)`` in the task's serializer."""
     serializer: str
-    options: str
-    """JSON of the item's own ``apply_async`` options, times made absolute; "" for none."""
+    options: Mapping[str, Any]
+    """The item's own ``apply_async`` options; times are absolute."""
     key: str | None
     """Item key, or None if the item opted out."""
-    reprs: tuple[str, str] | None
-    """How Celery shows the arguments; None where nobody has looked yet."""
-    plain: bool
-    """Whether that can be told from the serialised arguments again, so that the ledger need not keep it."""
+    reprs: tuple[str, str] | None = None
+    """How Celery shows the arguments, where that cannot be told from the serialised ones."""
+    shown: tuple[str, str] | None = None
+    """The same for every item that was just read; None where nobody has looked yet. Not kept by the ledger."""
+    told: str = ""
+    """JSON of the options; "" for none."""
 
 
 class Target(NamedTuple):
@@ -95,7 +97,7 @@ class Reader:
         serializer = target.serializer
         if options:
             serializer = str(options.get("serializer") or serializer)
-            told = self._told(options)
+            options, told = self._storable(options)
         if target.check is not None:
             try:
                 target.check(*args, **kwargs)
@@ -111,8 +113,8 @@ class Reader:
         else:
             key = _checked_key(key)
         # What pickle brings back shows itself as before; the rest comes back from the ledger as what JSON has.
-        reprs, plain = (None, True) if serializer == "pickle" else self._show(args, kwargs)
-        return Work(target.name, body, serializer, told, key, reprs, plain)
+        shown, plain = (None, True) if serializer == "pickle" else self._show(args, kwargs)
+        return Work(target.name, body, serializer, options, key, None if plain else shown, shown, told)
 
     def _target(self, task: Any) -> Target:
         name = self.own.name if task is None else task if isinstance(task, str) else getattr(task, "name", None)
@@ -151,12 +153,13 @@ class Reader:
         text: str = digest.hexdigest()
         return text
 
-    def _told(self, options: dict[str, Any]) -> str:
+    def _storable(self, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """Options as they are kept, and their JSON."""
         for name in REFUSED_OPTIONS & options.keys():
             raise InvalidItem(f"option {name} cannot be given for an item; ids and connections are celery-perpetual's")
         options = self._absolute(options)
         try:
-            return str(json_dumps(options)) if options else ""
+            return options, str(json_dumps(options)) if options else ""
         except (TypeError, ValueError):
             _must_be_storable(options)
             raise
