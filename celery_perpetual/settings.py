@@ -121,7 +121,7 @@ def _scheduler(name: str, seen: str) -> str:
     except (ImportError, AttributeError, ValueError) as error:
         raise SettingsError(f"setting {PREFIX}{name} {seen!r} cannot be imported: {error}") from None
     if not (isclass(found) and issubclass(found, Scheduler)):
-        raise SettingsError(f"setting {PREFIX}{name} must name a celery.beat Scheduler class, got {found!r}")
+        raise SettingsError(f"setting {PREFIX}{name} {seen!r} is no celery.beat Scheduler class, but {found!r}")
     return seen
 
 

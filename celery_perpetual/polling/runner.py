@@ -122,7 +122,7 @@ class Runner:
 
     def _enqueue(self, claim: Claim, found: Found) -> PollOutcome:
         perpetuity, works = claim.perpetuity, found.works
-        counts = {"duplicates": found.duplicates, "left_out": found.left_out}
+        counts = {"duplicates": found.duplicates, "left_out": found.left_out, "watermark": found.watermark}
         if found.overflow:
             return self._skip_full(claim, claim.in_flight + len(works), duplicates=found.duplicates)
         outcome = self._outcome(claim, status.EMPTY, cursor=found.cursor, **counts)

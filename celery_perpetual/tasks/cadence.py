@@ -92,7 +92,7 @@ class Cadence:
         if self._app is not None and fixed.__dict__.get("_app") is None:
             for derived in ("tz", "utc_enabled"):  # of the app that was current when somebody asked
                 fixed.__dict__.pop(derived, None)
-            fixed._app = self._app
+            fixed._app = self._app  # noqa: SLF001  # its setter is missing on Celery 5.6
         fixed.nowfun = lambda: at
         left: timedelta = fixed.remaining_estimate(at)
         return now + max(1, round(left.total_seconds() * 1000))
