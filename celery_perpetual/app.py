@@ -30,7 +30,7 @@ from celery_perpetual.polling import EVERYTHING, Paused, Pauses, PollOutcome, Ru
 from celery_perpetual.polling.outcome import format_time
 from celery_perpetual.settings import Settings
 from celery_perpetual.store import Store
-from celery_perpetual.tasks import Perpetuity, discover
+from celery_perpetual.tasks import Perpetuity, load
 from celery_perpetual.wiring import wire
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ class Perpetual:
         return EVERYTHING if task is None else find(self.app, task, tenant).unit
 
     def _units_of(self, scope: str) -> list[str]:
-        everything: list[Perpetuity] = list(discover(self.app).tasks.values())
+        everything: list[Perpetuity] = list(load(self.app).tasks.values())
         return [each.unit for each in everything] if scope == EVERYTHING else [scope]
 
 

@@ -117,7 +117,8 @@ def run(stage: Stage, options: Options, deadline: float) -> int:
     except DemoFailed as failure:
         problem = str(failure)
         look_further(stage)
-    stage.stop_celery()
+    # A worker that is asked to end under full load may take half a minute; a failed run does not wait for that.
+    stage.stop_celery(grace=5 if problem else 20)
     outcome = Outcome(compare(stage.record, options.items), problem, last.in_flight if last else None)
     stage.failed = not outcome.ok
     tell(outcome, stage, options.json_file)
@@ -130,9 +131,9 @@ def look_further(stage: Stage) -> None:
         command = stage.celery("perpetual", *arguments)
         print(f"\n$ celery -A outbox_site perpetual {' '.join(arguments)}", flush=True)
         try:
-            subprocess.run(command, cwd=HERE, timeout=20, check=False)
+            subprocess.run(command, cwd=HERE, timeout=10, check=False)
         except subprocess.TimeoutExpired:
-            print("(no answer within 20 s)")
+            print("(no answer within 10 s)")
 
 
 def keep(stage: Stage, options: Options) -> int:

@@ -116,7 +116,7 @@ class Fleet:
         """Processes that ended although nobody asked them to."""
         return [process for process in self.all.values() if not process.running and not process.asked]
 
-    def stop(self, *names: str, grace: float = 15.0) -> None:
+    def stop(self, *names: str, grace: float) -> None:
         """End the named processes (all, if none is named): first politely, then not."""
         chosen = [self.all[name] for name in names] if names else list(self.all.values())
         for process in chosen:
@@ -130,7 +130,7 @@ class Fleet:
 
     def close(self) -> None:
         """End everything, the guard last."""
-        self.stop(grace=5.0)
+        self.stop(grace=5)
         if self._guard is not None and self._guard.stdin is not None:
             with suppress(BrokenPipeError):
                 self._guard.stdin.close()

@@ -72,9 +72,9 @@ class Stage:
         self.beat_started_at = time.time()
         self.start("beat", self.celery("beat", "-l", "INFO", "-s", schedule))
 
-    def stop_celery(self) -> None:
-        """A warm end: what a worker has begun is finished and settled."""
-        self.fleet.stop("beat", *WORKERS)
+    def stop_celery(self, grace: float) -> None:
+        """A warm end: what a worker has begun is finished and settled, if `grace` seconds are enough for that."""
+        self.fleet.stop("beat", *WORKERS, grace=grace)
 
     def tidy(self) -> None:
         if not self.failed:

@@ -11,7 +11,7 @@ from celery_perpetual.errors import PerpetualError
 from celery_perpetual.operations.units import leader_or_none
 from celery_perpetual.settings import Settings
 from celery_perpetual.store import Store, store_warnings
-from celery_perpetual.tasks import discover
+from celery_perpetual.tasks import load
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -38,7 +38,7 @@ def check(app: Celery) -> list[Finding]:
     """Check settings, tasks, scheduler, store and leader. Changes nothing and raises nothing of ours."""
     findings: list[Finding] = []
     try:
-        discovery = discover(app)
+        discovery = load(app)
     except PerpetualError as error:
         findings.append(_error(str(error), "beat and workers refuse to start", "correct the task"))
         discovery = None

@@ -6,7 +6,7 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import ContractError, UnknownTask, UnknownUnit
-from celery_perpetual.tasks import Perpetuity, discover
+from celery_perpetual.tasks import Perpetuity, load
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -22,7 +22,7 @@ def find(app: Celery, task: Any, tenant: Any = None) -> Perpetuity:
     name = task if isinstance(task, str) else getattr(task, "name", None)
     if not isinstance(name, str):
         raise ContractError(f"task must be the name of a perpetual task or the task itself, got {task!r}")
-    tasks = discover(app).tasks
+    tasks = load(app).tasks
     if name not in tasks:
         near = difflib.get_close_matches(name, tasks, 1, 0.4)
         hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(tasks) or 'none'}"

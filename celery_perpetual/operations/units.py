@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.polling import EVERYTHING, Pauses, PollOutcome
 from celery_perpetual.polling.outcome import format_time, from_entry
-from celery_perpetual.tasks import Perpetuity, discover, parse_unit_name, to_datetime
+from celery_perpetual.tasks import Perpetuity, load, parse_unit_name, to_datetime
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.settings import Settings
     from celery_perpetual.store import Store
+
+#: States in which the due time says nothing.
+RESTING = ("paused", "disabled", "orphaned")
 
 FIELDS = ("cursor", "inflight", "attempt", "backoff")
 
@@ -70,7 +73,7 @@ class Units:
             StoreUnavailable: the store did not answer.
             ContractError: a perpetual task has a wrong value.
         """
-        known = {p.unit: p for p in discover(self._app).tasks.values()}
+        known = {p.unit: p for p in load(self._app).tasks.values()}
         with self._store.errors("units"):
             stored = {name.decode() for name in self._store.redis.zrange(self._store.keys.units, 0, -1)}
         return self._read(sorted(known.keys() | stored), known)
@@ -101,7 +104,7 @@ class Units:
                     tenant=tenant,
                     state=state,
                     reason=reason,
-                    next_poll_at=None if due is None else to_datetime(due),
+                    next_poll_at=None if due is None or state in RESTING else to_datetime(due),
                     last_poll=None if newest is None else from_entry(newest),
                     in_flight=int(in_flight or 0),
                     cursor=json.loads(cursor) if cursor else None,

@@ -54,7 +54,9 @@ def explain(store: Store, perpetuity: Perpetuity, unit: Unit) -> Explanation:
     reasons = [*_about_leader(store), *_about_state(unit), *_about_room(perpetuity, unit), *_about_polls(unit, polls)]
     if not reasons:
         when = "at its next slot" if unit.next_poll_at is None else f"at {format_time(unit.next_poll_at)}"
-        reasons = [Reason(evidence=f"state {unit.state}", meaning=f"nothing stands in its way; polled {when}")]
+        reasons = [
+            Reason(evidence=f"state {unit.state}", meaning=f"nothing stands in its way; it will be polled {when}")
+        ]
     return Explanation(unit=unit, reasons=tuple(reasons), polls=tuple(polls))
 
 

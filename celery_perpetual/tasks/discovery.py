@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.contract import Perpetuity, is_perpetual, missing_half, read
@@ -29,6 +30,25 @@ class Discovery:
     def digest(self) -> str:
         """Tells one set of units from another."""
         return sha256("\n".join(sorted(p.unit for p in self.tasks.values())).encode()).hexdigest()[:16]
+
+
+#: Apps whose modules this process has imported for us.
+_loaded: WeakSet[Celery] = WeakSet()
+
+
+def load(app: Celery) -> Discovery:
+    """Import the app's modules if need be, then discover.
+
+    Beat and workers import them at their start; a web process or a shell that only sends tasks never does, and
+    ``autodiscover_tasks`` waits for it.
+
+    Raises:
+        ContractError: a perpetual task has a wrong value.
+    """
+    if app not in _loaded:
+        app.loader.import_default_modules()
+        _loaded.add(app)
+    return discover(app)
 
 
 def discover(app: Celery) -> Discovery:

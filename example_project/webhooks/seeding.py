@@ -47,7 +47,7 @@ def shipment_updated(dice: random.Random) -> dict[str, Any]:
     }
 
 
-def refund_issued(dice: random.Random) -> dict[str, Any]:
+def refund_created(dice: random.Random) -> dict[str, Any]:
     return {
         "order": f"O-{dice.randint(100_000, 999_999)}",
         "amount": money(dice),
@@ -60,7 +60,7 @@ EVENTS = {
     "order.paid": order_paid,
     "invoice.created": invoice_created,
     "shipment.updated": shipment_updated,
-    "refund.issued": refund_issued,
+    "refund.created": refund_created,
 }
 
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 from celery import shared_task
-from django.db import close_old_connections
 
 from celery_perpetual import Item, PerpetualTask, Poll
 from webhooks.models import Delivery
@@ -18,7 +17,6 @@ class DeliveryRefused(Exception):
 
 def due(poll: Poll) -> list[Item]:
     """Which deliveries are due. It only reads: rows that are in flight already are left out by their key."""
-    close_old_connections()  # beat has no request cycle that would drop a connection gone stale
     rows = Delivery.objects.due().values_list("pk", flat=True)[: poll.limit]
     return [Item(kwargs={"delivery_id": pk}, key=pk) for pk in rows]
 
