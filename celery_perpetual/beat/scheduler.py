@@ -40,6 +40,7 @@ class PerpetualScheduler(Scheduler):
     """Celery's beat scheduler with perpetual tasks, over any base scheduler (``perpetual_base_scheduler``)."""
 
     _shares_runs = True
+    _starting = False
 
     def __new__(cls, app: Celery, **_: Any) -> PerpetualScheduler:  # noqa: PYI034  # a subclass of it, made here
         """Put the configured base scheduler behind this class."""
@@ -70,6 +71,17 @@ class PerpetualScheduler(Scheduler):
 
     def setup_schedule(self) -> None:
         """Discover, reach the store, and try to lead. The base scheduler is set up once this beat leads."""
+        if PerpetualScheduler._starting:
+            # SIGTERM came while the first one was waiting for the store: Celery's handler wants to close the
+            # scheduler, finds none, and makes a second one.
+            raise SystemExit(0)
+        PerpetualScheduler._starting = True
+        try:
+            self._start()
+        finally:
+            PerpetualScheduler._starting = False
+
+    def _start(self) -> None:
         settings, store = self._settings, self._store
         roster = Roster(self.app, settings)
         if getattr(self.app, "perpetual", None) is None:
