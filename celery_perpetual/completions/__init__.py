@@ -11,11 +11,11 @@ from celery_perpetual.completions.follow import Event, stream, subscribe
 from celery_perpetual.completions.hub import Hub
 from celery_perpetual.completions.lookup import answers, pending
 from celery_perpetual.completions.messages import ReceiveStep
-from celery_perpetual.completions.propagation import watch_chords
+from celery_perpetual.completions.propagation import watch_propagation
 from celery_perpetual.completions.signals import connect
 from celery_perpetual.completions.waiting import Waiting
 
 __all__ = [
     "Announcer", "AsyncWaiting", "BatchResult", "Completion", "Event", "Hub", "ReceiveStep", "Waiting", "annotate",
-    "answers", "connect", "pending", "relay_batch_done", "stream", "subscribe", "watch_chords",
+    "answers", "connect", "pending", "relay_batch_done", "stream", "subscribe", "watch_propagation",
 ]  # fmt: skip

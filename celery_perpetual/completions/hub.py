@@ -11,7 +11,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from celery.utils.log import get_logger
@@ -53,13 +54,25 @@ class Hub:
         self._confirmed: set[str] = set()
         self._newest: str | None = None
         self._pubsub: Any = None
+        self._broken = False
         self._catching_up = False
         self._thread: threading.Thread | None = None
 
+    @contextmanager
+    def watching(self, watcher: Watcher, channels: Sequence[str]) -> Iterator[None]:
+        """Watch within a block."""
+        try:
+            self.watch(watcher, channels)
+            yield
+        finally:
+            self.unwatch(watcher, channels)
+
     def watch(self, watcher: Watcher, channels: Sequence[str]) -> None:
-        """Subscribe. When this returns, what is published from now on is heard."""
+        """Subscribe. When this returns, what is published from now on is heard, or there will be a look."""
         if self._pid != os.getpid():  # forked: the subscription is the parent's
             self._reset()
+        if not channels:
+            return
         with self._changed:
             fresh = [channel for channel in dict.fromkeys(channels) if channel not in self._watchers]
             for channel in channels:
@@ -69,14 +82,22 @@ class Hub:
                 self._thread.start()
             elif fresh and self._pubsub is not None:
                 self._send("subscribe", fresh)
-            # Words come in the order of the commands, so the newest one stands for all.
-            self._changed.wait_for(lambda: self._newest in self._confirmed, CONFIRM_SECONDS)
+            # Words come in the order of the commands: those for the last channels come last.
+            missing = [channel for channel in reversed(channels) if channel not in self._confirmed]
+            self._changed.wait_for(lambda: self._broken or self._all_confirmed(missing), CONFIRM_SECONDS)
 
-    def unwatch(self, watcher: Watcher, channels: Iterable[str]) -> None:
-        """Stop hearing; the last watcher of a channel ends its subscription."""
+    def _all_confirmed(self, missing: list[str]) -> bool:
+        while missing and missing[-1] in self._confirmed:
+            missing.pop()
+        return not missing
+
+    def unwatch(self, watcher: Watcher, channels: Sequence[str]) -> None:
+        """Stop hearing; the last watcher of a channel ends its subscription. May be called twice."""
+        if self._pid != os.getpid():  # forked: the parent goes on hearing
+            return
         with self._changed:
             idle = []
-            for channel in channels:
+            for channel in dict.fromkeys(channels):
                 left = self._watchers.get(channel)
                 if left is not None:
                     left.discard(watcher)
@@ -103,53 +124,64 @@ class Hub:
                 if self._pubsub is None:
                     self._connect()
                 message = self._pubsub.get_message(timeout=READ_SECONDS)
+                if message is not None:
+                    self._hand_over(message)
+                elif self._rest():
+                    return
             except (RedisError, OSError) as error:
-                logger.warning("perpetual: lost the subscription: %s", error)
+                if not self._broken:
+                    logger.warning("perpetual: lost the subscription, connecting again: %s", error)
                 self._disconnect()
                 time.sleep(RECONNECT_SECONDS)
-                continue
             except Exception:
                 logger.exception("perpetual: the subscription stumbled")
                 self._disconnect()
                 time.sleep(RECONNECT_SECONDS)
-                continue
-            if message is not None:
-                self._hand_over(message)
-            elif self._rest():
-                return
 
     def _connect(self) -> None:
+        pubsub: Any = self._store.redis.pubsub()
+        pubsub.ping()  # a server that does not answer is waited for here, where nobody waits along
         with self._changed:
             self._confirmed.clear()
             self._catching_up = True
-            self._pubsub = self._store.redis.pubsub()
+            self._broken = False
+            self._pubsub = pubsub
             for part in chunks(list(self._watchers)):
-                self._pubsub.subscribe(*part)
+                pubsub.subscribe(*part)
                 self._newest = part[-1]
 
     def _disconnect(self) -> None:
         with self._changed:
             pubsub, self._pubsub = self._pubsub, None
+            self._broken = True
             self._confirmed.clear()
+            self._changed.notify_all()
         if pubsub is not None:
             pubsub.close()
 
     def _hand_over(self, message: dict[str, Any]) -> None:
-        channel = message["channel"].decode()
         if message["type"] == "subscribe":
-            with self._changed:
-                self._confirmed.add(channel)
-                caught_up = self._catching_up and channel == self._newest
-                self._catching_up = self._catching_up and not caught_up
-                everybody = {w for ws in self._watchers.values() for w in ws} if caught_up else set()
-                self._changed.notify_all()
-            for watcher in everybody:
-                watcher.look()
+            self._confirm(message["channel"].decode())
         elif message["type"] == "message":
             with self._changed:
-                watchers = list(self._watchers.get(channel, ()))
+                watchers = list(self._watchers.get(message["channel"].decode(), ()))
             for watcher in watchers:
                 watcher.told(message["data"])
+
+    def _confirm(self, channel: str) -> None:
+        with self._changed:
+            again = channel in self._confirmed
+            if channel in self._watchers:
+                self._confirmed.add(channel)
+            caught_up = self._catching_up and channel == self._newest
+            self._catching_up = self._catching_up and not caught_up
+            everybody = {w for ws in self._watchers.values() for w in ws} if caught_up else set()
+            self._changed.notify_all()
+        if again:  # redis-py has connected anew by itself; what came in between is missing
+            logger.info("perpetual: the subscription was interrupted, making a new one")
+            self._disconnect()
+        for watcher in everybody:
+            watcher.look()
 
     def _rest(self) -> bool:
         """End the thread when nobody watches any more."""

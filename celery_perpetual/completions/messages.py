@@ -1,17 +1,20 @@
 """Messages that no task can be made of, told in the worker's main process.
 
 A body that cannot be decoded is acknowledged by Celery without any signal. A body of the wrong shape (two parts
-instead of three) crashes the worker on receipt, goes back to the queue, and crashes the next one; for our messages it
-is refused like any other invalid message instead.
+instead of three) crashes the worker on receipt, goes back to the queue, and crashes the next one; one whose third part
+is no mapping vanishes on a thread, and so does the failure of an ETA that no clock can show. For our messages all these
+are refused like any other invalid message instead.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
 from celery import bootsteps
 from celery.exceptions import InvalidTaskError
+from celery.utils.time import maybe_iso8601, maybe_make_aware, timezone
 
 from celery_perpetual.completions.completion import LOST
 from celery_perpetual.completions.ours import is_ours
@@ -41,18 +44,34 @@ def _refusing(consumer: Any, strategy: Any) -> Any:
 
     @wraps(strategy)
     def received(message: Any, *args: Any, **kwargs: Any) -> Any:
+        headers = getattr(message, "headers", None) or {}
+        ours = is_ours(consumer.app, consumer.app.tasks.get(headers.get("task")), headers.get("id"), headers)
         try:
+            if ours:
+                _check(message, headers)
             return strategy(message, *args, **kwargs)
         except InvalidTaskError:
             raise
         except SHAPE_ERRORS as error:
-            headers = getattr(message, "headers", None) or {}
-            if not is_ours(consumer.app, consumer.app.tasks.get(headers.get("task")), headers.get("id"), headers):
+            if not ours:
                 raise
             raise InvalidTaskError(f"message of task {headers.get('id')} has the wrong shape: {error}") from error
 
     received.perpetual = True  # type: ignore[attr-defined]
     return received
+
+
+def _check(message: Any, headers: Any) -> None:
+    """What Celery finds only when it is too late to say so."""
+    payload = message.payload
+    if isinstance(payload, list | tuple) and len(payload) == 3 and not isinstance(payload[2] or {}, Mapping):
+        raise InvalidTaskError("the third part of the body is no mapping")
+    if headers.get("eta"):
+        eta: Any = maybe_iso8601(headers["eta"])
+        try:
+            timezone.to_system(maybe_make_aware(eta))
+        except OverflowError as error:
+            raise InvalidTaskError(f"the ETA {eta} is beyond all clocks") from error
 
 
 def _telling(consumer: Any, original: Any) -> Any:

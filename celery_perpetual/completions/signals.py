@@ -14,18 +14,19 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import celery
 from billiard import common, current_process
 from celery import _state, signals, states
-from celery.exceptions import Ignore, Reject, TimeLimitExceeded
+from celery.app.task import Context
+from celery.exceptions import Ignore, InvalidTaskError, Reject, TimeLimitExceeded, WorkerLostError
 from celery.utils.log import get_logger
 
 from celery_perpetual.completions.announce import End
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
 from celery_perpetual.completions.ours import announces, is_ours
-from celery_perpetual.completions.propagation import fail_successors
+from celery_perpetual.completions.propagation import goes_back
 from celery_perpetual.errors import TaskLost
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ logger = get_logger(__name__)
 #: What ``Task.replace`` raises; only its text tells it from an ``Ignore`` of the task's own.
 REPLACED = "Replaced by new task"
 
-#: Celery 5.7 fails a rejected task from the main process, and a child that left by ``SystemExit`` too.
+#: Celery 5.7 tells from the main process of a rejected task, of a child that left by ``SystemExit``, of a greenlet
+#: that ran out of its time, and it knows a success whose child died afterwards.
 PARENT_TELLS = celery.VERSION >= (5, 7)
 
 #: Whether this pool child is leaving because it was told to, not because the body left.
@@ -44,8 +46,15 @@ _told_to_leave: Any = getattr(common, "terminate_handler_fired", lambda: False)
 
 _UID = "celery_perpetual.completions"
 
-#: Start times of the bodies that this process is running, by task id; ``task_postrun`` will tell their ends.
-_running: dict[str, float] = {}
+
+class _Running(NamedTuple):
+    since: float
+    around: BaseException | None
+    """What was being handled when the body began; anything else at its end is on its way out of Celery's code."""
+
+
+#: The bodies that this process is running, by task id; ``task_postrun`` will tell their ends.
+_running: dict[str, _Running] = {}
 
 
 def connect() -> None:
@@ -72,51 +81,65 @@ def end(app: Celery | None, task: Any, task_id: Any, status: str, **facts: Any) 
     perpetual.announcer.finish(End(task_id=task_id, task=name, status=status, announce=announces(task), **facts))
 
 
-def tell_backend(task: Any, app: Celery, task_id: str, exception: Exception) -> None:
-    """Store a failure for an end that Celery stores nothing for."""
+def tell_backend(task: Any, app: Celery, task_id: str, exception: Exception, request: Any = None) -> None:
+    """Store a failure for an end that Celery stores nothing for; chain and chord are failed by it as by any other."""
+    if request is not None and request.is_eager:
+        return
     backend = getattr(task, "backend", None) or app.backend
     try:
-        backend.mark_as_failure(task_id, exception)
+        backend.mark_as_failure(task_id, exception, request=request, store_result=_stores(task, request))
     except Exception:
         logger.exception("perpetual: the result backend could not be told that %s failed", task_id)
 
 
+def _stores(task: Any, request: Any) -> bool:
+    asked = getattr(request, "ignore_result", None)
+    ignored = getattr(task, "ignore_result", False) if asked is None else asked
+    return not ignored or bool(getattr(task, "store_errors_even_if_ignored", False))
+
+
 def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
     if is_ours(sender.app, sender, task_id, sender.request.headers):
-        _running[task_id] = time.monotonic()
+        _running[task_id] = _Running(time.monotonic(), sys.exc_info()[1])
 
 
 def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None, retval: Any = None, **_: Any) -> None:
-    started = _running.pop(task_id, None)
-    if started is None:
+    request: Any = sender.request
+    running = _running.pop(task_id, None)
+    if running is None and not is_ours(sender.app, sender, task_id, request.headers):
         return
-    status = _status(sender, state, retval)
+    raised = sys.exc_info()[1]
+    leaving = None if running is None or raised is running.around else raised
+    status = _status(sender, state, retval, leaving)
     if status is None:
         return
-    request: Any = sender.request
-    exception: Any = retval if status in (FAILURE, IGNORED) else None
-    if status in (LOST, REJECTED):
-        exception = TaskLost(f"task {task_id} left by SystemExit") if status == LOST else _reason(retval)
-        tell_backend(sender, sender.app, task_id, exception)
+    exception = None if status in (SUCCESS, IGNORED) else _reason(sender, status, retval)
+    if state is None or status == REJECTED:
+        assert exception is not None
+        tell_backend(sender, sender.app, task_id, exception, request)
     end(
         sender.app, sender, task_id, status,
         result=retval if status == SUCCESS else None,
-        exception=None if status == IGNORED else exception,
-        runtime=time.monotonic() - started,
+        exception=exception,
+        runtime=None if running is None else time.monotonic() - running.since,
         worker=request.hostname,
         attempt=(request.retries or 0) + 1,
         meta=getattr(request, "perpetual_meta", None),
     )  # fmt: skip
-    if status == FAILURE:
-        fail_successors(sender.app, request.chain, exception)
 
 
-def _reason(retval: Any) -> Exception:
-    return retval if isinstance(retval, Exception) else Reject(str(retval))
+def _reason(task: Any, status: str, retval: Any) -> Exception:
+    if isinstance(retval, Exception):
+        return retval
+    if status == LOST:
+        return TaskLost(f"task {task.request.id} was left by its own process without an end")
+    return TimeLimitExceeded(_limit(task)) if status == FAILURE else Reject(str(retval))
 
 
-def _status(task: Any, state: str | None, retval: Any) -> str | None:
+def _status(task: Any, state: str | None, retval: Any, leaving: BaseException | None) -> str | None:
     """How the body ended, or None where the task goes on or another signal follows."""
+    if isinstance(leaving, Exception) and not isinstance(leaving, Reject | MemoryError):
+        return None  # task_internal_error follows
     if state == states.SUCCESS:
         return SUCCESS
     if state == states.FAILURE:
@@ -126,9 +149,7 @@ def _status(task: Any, state: str | None, retval: Any) -> str | None:
         return None if replaced else IGNORED
     if state == states.REJECTED:
         return _rejected(task, retval)
-    if state is None and isinstance(sys.exc_info()[1], SystemExit):
-        return _left(task)
-    return None
+    return None if state is not None or leaving is None else _left(task, leaving)
 
 
 def _rejected(task: Any, retval: Any) -> str | None:
@@ -140,39 +161,59 @@ def _rejected(task: Any, retval: Any) -> str | None:
     return None if PARENT_TELLS and not eager else REJECTED
 
 
-def _left(task: Any) -> str | None:
-    """``SystemExit`` out of a body: lost, unless the main process tells how the task ended."""
-    told = _told_to_leave() or (PARENT_TELLS and current_process().daemon and not task.request.is_eager)
-    return None if told else LOST
+def _left(task: Any, leaving: BaseException) -> str | None:
+    """``SystemExit``, a cancellation and the like out of a body: lost, unless the main process tells how it ended."""
+    if task.request.is_eager:
+        return LOST
+    if type(leaving).__module__.partition(".")[0] in ("gevent", "greenlet"):
+        return _stopped(task, leaving)
+    if not current_process().daemon:
+        return LOST
+    exits = isinstance(leaving, SystemExit | KeyboardInterrupt)
+    return LOST if exits and not PARENT_TELLS and not _told_to_leave() else None
+
+
+def _stopped(task: Any, leaving: BaseException) -> str | None:
+    """A greenlet that was stopped: by a revocation, which is told, by Celery's limit, or by a time-out of its own."""
+    if type(leaving).__name__ == "GreenletExit":
+        return None
+    if _limit(task) is None:
+        return LOST
+    return None if PARENT_TELLS or goes_back(task, TimeLimitExceeded()) else FAILURE
+
+
+def _limit(task: Any) -> Any:
+    return (task.request.timelimit or (None,))[0] or task.time_limit
 
 
 def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
-    if task_id in _running or not is_ours(sender.app, sender, task_id):
-        return  # in the process that runs the body task_postrun follows
-    if isinstance(exception, TimeLimitExceeded) and not _acks_on_timeout(sender):
-        return  # the message went back
     request = sender.request
     own = request.id == task_id
+    if task_id in _running or not is_ours(sender.app, sender, task_id, request.headers if own else None):
+        return  # in the process that runs the body task_postrun follows
+    if goes_back(sender, exception):
+        return
+    succeeded = isinstance(exception, WorkerLostError) and not PARENT_TELLS and _succeeded(sender, task_id)
     end(
-        sender.app, sender, task_id, FAILURE,
-        exception=exception,
+        sender.app, sender, task_id, SUCCESS if succeeded else FAILURE,
+        exception=None if succeeded else exception,
         worker=request.hostname if own else None,
         attempt=(request.retries or 0) + 1 if own else 1,
     )  # fmt: skip
-    if own:
-        fail_successors(sender.app, request.chain, exception)
 
 
-def _acks_on_timeout(task: Any) -> bool:
-    if not task.acks_late:
-        return True
-    own = getattr(task, "acks_on_timeout", None)
-    return bool(task.acks_on_failure_or_timeout if own is None else own)
+def _succeeded(task: Any, task_id: str) -> bool:
+    """Whether a child died only after Celery had stored the success of its task."""
+    try:
+        return bool(task.backend.get_state(task_id) == states.SUCCESS)
+    except Exception:
+        logger.exception("perpetual: the result backend could not be asked about %s", task_id)
+        return False
 
 
 def _on_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:
-    task_id, headers = getattr(request, "id", None), getattr(request, "request_dict", None)
-    if is_ours(sender.app, sender, task_id, headers):
+    task_id = getattr(request, "id", None)
+    if is_ours(sender.app, sender, task_id, getattr(request, "headers", None)):
         worker = getattr(request, "hostname", None)
         end(sender.app, sender, task_id, EXPIRED if expired else REVOKED, worker=worker)
 
@@ -188,13 +229,21 @@ def _on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **unkn
         end(sender.app, None, task_id, FAILURE, name=unknown.get("name"), exception=exc, worker=sender.hostname)
 
 
-def _on_internal_error(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
-    """Celery's own code failed around the body; it stores nothing then."""
-    if _running.pop(task_id, None) is None and not is_ours(sender.app, sender, task_id):
+def _on_internal_error(
+    sender: Any = None, task_id: str = "", exception: Any = None, request: Any = None, **_: Any
+) -> None:
+    """Celery's own code, or a hook of the task, failed around the body."""
+    context = Context(dict(request or {}))
+    if _running.pop(task_id, None) is None and not is_ours(sender.app, sender, task_id, context.headers):
         return
-    lost = TaskLost(f"task {task_id} broke off: {exception!r}")
-    tell_backend(sender, sender.app, task_id, lost)
-    end(sender.app, sender, task_id, LOST, exception=lost)
+    status = FAILURE
+    if isinstance(exception, InvalidTaskError):  # the body never began
+        status, exception = LOST, TaskLost(f"message of task {task_id} could not be used: {exception}")
+    tell_backend(sender, sender.app, task_id, exception, context)
+    end(
+        sender.app, sender, task_id, status,
+        exception=exception, worker=context.hostname, attempt=(context.retries or 0) + 1,
+    )  # fmt: skip
 
 
 def reject(app: Any, headers: Any, exc: Any, status: str, worker: str) -> None:
