@@ -7,17 +7,16 @@ executor, so the loop never blocks; any number of coroutines may wait at once.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion
 from celery_perpetual.completions.hub import Hub
-from celery_perpetual.completions.waiting import LOOK_SECONDS, Wait, known_batch, late
-from celery_perpetual.errors import ContractError
-from celery_perpetual.settings import seconds
+from celery_perpetual.completions.lookup import Lookup
+from celery_perpetual.completions.waiting import BatchWait, Wait
 from celery_perpetual.store import Store
 
 if TYPE_CHECKING:
@@ -28,12 +27,13 @@ class _Inbox:
     """Messages for one coroutine."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.gone = False
 
     def told(self, message: bytes | None) -> None:
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._queue.put_nowait, message)
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self._queue.put_nowait, message)
 
     def look(self) -> None:
         self.told(None)
@@ -50,28 +50,30 @@ class AsyncWaiting:
     """``perpetual.aio``."""
 
     def __init__(self, app: Celery, store: Store, hub: Hub) -> None:
-        self._app = app
         self._store = store
         self._hub = hub
+        self._lookup = Lookup(app, store)
 
-    async def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> AsyncIterator[Completion]:
+    def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> AsyncGenerator[Completion, None]:
         """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
-        wait, inbox = Wait(self._app, self._store, ids, timeout), _Inbox()
-        channels = wait.channels
-        await asyncio.to_thread(self._hub.watch, inbox, channels)
-        try:
-            for completion in await asyncio.to_thread(wait.first):
+        return self._as_completed(Wait(self._lookup, self._store, ids, timeout))
+
+    async def _as_completed(self, wait: Wait) -> AsyncGenerator[Completion, None]:
+        async with self._watching(wait.channels) as inbox:
+            for completion in await asyncio.to_thread(wait.look):
                 yield completion
             while not wait.over:
                 message = await inbox.next(wait.pause)
-                found = wait.told(message) if message is not None else await asyncio.to_thread(wait.look)
+                found = []
+                if message is not None:
+                    found = wait.told(message)
+                elif not wait.over:
+                    found = await asyncio.to_thread(wait.look)
                 for completion in found:
                     yield completion
             if wait.pending:
                 for completion in await asyncio.to_thread(wait.last):
                     yield completion
-        finally:
-            await asyncio.to_thread(self._hub.unwatch, inbox, channels)
 
     async def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
         """Wait for one task."""
@@ -83,17 +85,17 @@ class AsyncWaiting:
 
     async def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for the first end, and return those that have ended by then."""
-        wait, inbox = Wait(self._app, self._store, ids, timeout), _Inbox()
-        channels = wait.channels
-        await asyncio.to_thread(self._hub.watch, inbox, channels)
-        try:
-            found = await asyncio.to_thread(wait.first)
+        wait = Wait(self._lookup, self._store, ids, timeout)
+        async with self._watching(wait.channels) as inbox:
+            found = await asyncio.to_thread(wait.look)
             while not found and not wait.over:
                 message = await inbox.next(wait.pause)
-                found = wait.told(message) if message is not None else await asyncio.to_thread(wait.look)
-            found = found or [each for each in await asyncio.to_thread(wait.last) if not each.timed_out]
-        finally:
-            await asyncio.to_thread(self._hub.unwatch, inbox, channels)
+                if message is not None:
+                    found = wait.told(message)
+                elif not wait.over:
+                    found = await asyncio.to_thread(wait.look)
+            if not found and wait.pending:
+                found = [each for each in await asyncio.to_thread(wait.last) if not each.timed_out]
         return {completion.task_id: completion for completion in found}
 
     async def wait_batch(self, poll_id: str, timeout: float | timedelta) -> BatchResult:
@@ -102,15 +104,27 @@ class AsyncWaiting:
         Raises:
             NotFound: no batch of this id is known.
         """
-        deadline = time.monotonic() + seconds("timeout", timeout, error=ContractError)
-        inbox, channels = _Inbox(), [self._store.keys.channel(poll_id)]
-        await asyncio.to_thread(self._hub.watch, inbox, channels)
+        wait = BatchWait(self._lookup, self._store, poll_id, timeout)
+        async with self._watching(wait.channels) as inbox:
+            while (result := await asyncio.to_thread(wait.look)) is None:
+                await inbox.next(wait.pause)
+        return result
+
+    @asynccontextmanager
+    async def _watching(self, channels: Sequence[str]) -> AsyncIterator[_Inbox]:
+        """Watch within a block. Leaving it waits for nothing, so a cancelled wait is gone at once."""
+        inbox = _Inbox()
         try:
-            while True:
-                result = await asyncio.to_thread(known_batch, self._store, poll_id)
-                left = deadline - time.monotonic()
-                if result.finished or left <= 0:
-                    return result if result.finished else late(result)
-                await inbox.next(min(left, LOOK_SECONDS))
+            await asyncio.to_thread(self._enter, inbox, channels)
+            yield inbox
         finally:
-            await asyncio.to_thread(self._hub.unwatch, inbox, channels)
+            inbox.gone = True
+            try:
+                inbox.loop.run_in_executor(None, self._hub.unwatch, inbox, channels)
+            except RuntimeError:  # the loop is closed
+                self._hub.unwatch(inbox, channels)
+
+    def _enter(self, inbox: _Inbox, channels: Sequence[str]) -> None:
+        self._hub.watch(inbox, channels)
+        if inbox.gone:  # cancelled meanwhile, and perhaps left before it was in
+            self._hub.unwatch(inbox, channels)

@@ -25,8 +25,8 @@ def annotate(**meta: Any) -> None:
     request = running.request
     known = {**(getattr(request, "perpetual_meta", None) or {}), **meta}
     try:
-        length = len(json.dumps(known))
-    except (TypeError, ValueError) as error:
+        length = len(json.dumps(known, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
         raise ContractError(f"annotate: the values must be JSON ({error})") from None
     if length > LONGEST:
         raise ContractError(f"annotate: {length} characters of JSON, at most {LONGEST} are kept")

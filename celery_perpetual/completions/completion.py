@@ -62,7 +62,8 @@ class Completion:
         """
         if self.ok:
             return
-        what = "has not ended in time" if self.timed_out else f"ended as {self.status}"
+        what = {PENDING: "has not ended", UNKNOWN: "is not known"}.get(self.status, f"ended as {self.status}")
+        what += " in time" if self.timed_out else ""
         detail = f": {self.error['type']}: {self.error['message']}" if self.error else ""
         kind = TaskLost if self.status == LOST else NotSuccessful
         raise kind(f"task {self.task_id} {what}{detail}", self)
@@ -95,22 +96,22 @@ def from_celery(task_id: str, meta: Any) -> Completion | None:
     if status is None:
         return None
     result, at = meta.get("result"), meta.get("date_done")
-    error = {"type": type(result).__name__, "message": str(result)} if status != SUCCESS else None
+    error = None if status == SUCCESS else error_of(result)
     if isinstance(at, str):
         at = parse_time(at)
     if isinstance(at, datetime) and at.tzinfo is None:
         at = at.replace(tzinfo=timezone.utc)
     return Completion(
         task_id=task_id, task=meta.get("name"), status=status, finished_at=at, worker=meta.get("worker"), error=error,
-        result=result if error is None and inline(result) != "null" else None,
+        result=result if status == SUCCESS and inline(result) != "null" else None,
     )  # fmt: skip
 
 
 def inline(result: Any) -> str:
     """The result as JSON, or ``null`` where it is none or too long."""
     try:
-        text = json.dumps(result)
-    except (TypeError, ValueError):
+        text = json.dumps(result, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
         return "null"
     return text if len(text) <= LONGEST_RESULT else "null"
 
@@ -119,4 +120,8 @@ def error_of(exception: Any) -> dict[str, str] | None:
     """Type and message of an exception."""
     if exception is None:
         return None
-    return {"type": type(exception).__name__, "message": str(exception)[:LONGEST_MESSAGE]}
+    try:
+        message = str(exception)
+    except Exception as error:  # noqa: BLE001  # somebody's __str__
+        message = f"({type(error).__name__} in its __str__)"
+    return {"type": type(exception).__name__, "message": message[:LONGEST_MESSAGE]}

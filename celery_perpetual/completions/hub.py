@@ -126,17 +126,14 @@ class Hub:
                 message = self._pubsub.get_message(timeout=READ_SECONDS)
                 if message is not None:
                     self._hand_over(message)
-                elif self._rest():
-                    return
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001  # redis-py stumbles when another thread's writing breaks it
                 if not self._broken:
-                    logger.warning("perpetual: lost the subscription, connecting again: %s", error)
+                    logger.warning("perpetual: lost the subscription, connecting again: %r", error)
                 self._disconnect()
                 time.sleep(RECONNECT_SECONDS)
-            except Exception:
-                logger.exception("perpetual: the subscription stumbled")
-                self._disconnect()
-                time.sleep(RECONNECT_SECONDS)
+                message = None
+            if message is None and self._rest():
+                return
 
     def _connect(self) -> None:
         pubsub: Any = self._store.redis.pubsub()
@@ -190,5 +187,6 @@ class Hub:
                 return False
             pubsub, self._pubsub, self._thread = self._pubsub, None, None
             self._confirmed.clear()
-        pubsub.close()
+        if pubsub is not None:
+            pubsub.close()
         return True

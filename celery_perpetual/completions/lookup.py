@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from celery.backends.base import BaseKeyValueStoreBackend, DisabledBackend
+from celery.backends.base import DisabledBackend
+from celery.backends.redis import RedisBackend
 from celery.backends.rpc import RPCBackend
 from celery.utils.log import get_logger
 
@@ -126,15 +127,10 @@ def pending(task_id: str) -> Completion:
 def _metas(backend: Any, ids: Sequence[str]) -> list[tuple[str, Any]]:
     if isinstance(backend, DisabledBackend | RPCBackend):  # it knows nothing, or only what it was sent
         return []
-    if not isinstance(backend, BaseKeyValueStoreBackend):
+    if not isinstance(backend, RedisBackend):
         return [(task_id, backend.get_task_meta(task_id)) for task_id in ids]
     found = []
     for part in chunks(ids):
-        keys = [backend.get_key_for_task(task_id) for task_id in part]
-        texts: Any = backend.mget(keys)
-        if isinstance(texts, Mapping):  # memcached leaves out what it does not have
-            texts = [texts.get(key) for key in keys]
-        for task_id, text in zip(part, texts, strict=True):
-            if text:
-                found.append((task_id, backend.meta_from_decoded(backend.decode(text))))
+        texts = backend.mget([backend.get_key_for_task(task_id) for task_id in part])
+        found += [(task_id, backend.decode_result(text)) for task_id, text in zip(part, texts, strict=True) if text]
     return found

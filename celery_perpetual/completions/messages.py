@@ -13,6 +13,7 @@ from functools import wraps
 from typing import Any
 
 from celery import bootsteps
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import InvalidTaskError
 from celery.utils.time import maybe_iso8601, maybe_make_aware, timezone
 
@@ -46,14 +47,17 @@ def _refusing(consumer: Any, strategy: Any) -> Any:
     def received(message: Any, *args: Any, **kwargs: Any) -> Any:
         headers = getattr(message, "headers", None) or {}
         ours = is_ours(consumer.app, consumer.app.tasks.get(headers.get("task")), headers.get("id"), headers)
+        checked = not ours
         try:
             if ours:
                 _check(message, headers)
+            # On solo the body runs in here, and an error may be its own.
+            checked = not ours or isinstance(consumer.pool, SoloPool)
             return strategy(message, *args, **kwargs)
         except InvalidTaskError:
             raise
         except SHAPE_ERRORS as error:
-            if not ours:
+            if checked:
                 raise
             raise InvalidTaskError(f"message of task {headers.get('id')} has the wrong shape: {error}") from error
 
@@ -62,9 +66,15 @@ def _refusing(consumer: Any, strategy: Any) -> Any:
 
 
 def _check(message: Any, headers: Any) -> None:
-    """What Celery finds only when it is too late to say so."""
+    """What Celery finds only when it is too late to say so.
+
+    Raises:
+        InvalidTaskError: the message cannot be run.
+    """
     payload = message.payload
-    if isinstance(payload, list | tuple) and len(payload) == 3 and not isinstance(payload[2] or {}, Mapping):
+    if not isinstance(payload, Mapping) and not (isinstance(payload, list | tuple) and len(payload) == 3):
+        raise InvalidTaskError("the body must have three parts: args, kwargs, embed")
+    if not isinstance(payload, Mapping) and not isinstance(payload[2] or {}, Mapping):
         raise InvalidTaskError("the third part of the body is no mapping")
     if headers.get("eta"):
         eta: Any = maybe_iso8601(headers["eta"])

@@ -1,7 +1,8 @@
 """Ends by propagation: Celery stores a failure for the rest of a chain and for a chord's body, and sends no signal.
 
 Every such failure goes through two methods of the result backend's base class, in whatever process the first task
-ended, so these are wrapped.
+ended, so these are wrapped. Members of a chord that never starts, and before 5.7 what comes behind a failed chord, are
+passed over by Celery; here they end too.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery.backends.base import Backend
 from celery.exceptions import TimeLimitExceeded
 
+from celery_perpetual.completions import results
 from celery_perpetual.completions.announce import End
 from celery_perpetual.completions.completion import FAILURE
 from celery_perpetual.completions.ours import announces, is_ours
@@ -67,6 +69,7 @@ def _fail(app: Celery, signature: Any, exception: Any) -> None:
         task_id, name = (each.get("options") or {}).get("task_id"), each.get("task")
         task = app.tasks.get(name)
         if task_id is not None and is_ours(app, task, task_id, each["options"].get("headers")):
+            results.tell_if_pending(app, task, str(task_id), exception)
             end = End(task_id=str(task_id), task=name, status=FAILURE, exception=exception, announce=announces(task))
             perpetual.announcer.finish(end)
 

@@ -23,6 +23,7 @@ from celery.app.task import Context
 from celery.exceptions import Ignore, InvalidTaskError, Reject, TimeLimitExceeded, WorkerLostError
 from celery.utils.log import get_logger
 
+from celery_perpetual.completions import results
 from celery_perpetual.completions.announce import End
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
 from celery_perpetual.completions.ours import announces, is_ours
@@ -37,8 +38,8 @@ logger = get_logger(__name__)
 #: What ``Task.replace`` raises; only its text tells it from an ``Ignore`` of the task's own.
 REPLACED = "Replaced by new task"
 
-#: Celery 5.7 tells from the main process of a rejected task, of a child that left by ``SystemExit``, of a greenlet
-#: that ran out of its time, and it knows a success whose child died afterwards.
+#: Celery 5.7 tells from the main process of a rejected task, of a body that left a pool child by ``SystemExit`` or the
+#: like, of a greenlet that ran out of its time, and it knows a success whose child died afterwards.
 PARENT_TELLS = celery.VERSION >= (5, 7)
 
 #: Whether this pool child is leaving because it was told to, not because the body left.
@@ -81,23 +82,6 @@ def end(app: Celery | None, task: Any, task_id: Any, status: str, **facts: Any) 
     perpetual.announcer.finish(End(task_id=task_id, task=name, status=status, announce=announces(task), **facts))
 
 
-def tell_backend(task: Any, app: Celery, task_id: str, exception: Exception, request: Any = None) -> None:
-    """Store a failure for an end that Celery stores nothing for; chain and chord are failed by it as by any other."""
-    if request is not None and request.is_eager:
-        return
-    backend = getattr(task, "backend", None) or app.backend
-    try:
-        backend.mark_as_failure(task_id, exception, request=request, store_result=_stores(task, request))
-    except Exception:
-        logger.exception("perpetual: the result backend could not be told that %s failed", task_id)
-
-
-def _stores(task: Any, request: Any) -> bool:
-    asked = getattr(request, "ignore_result", None)
-    ignored = getattr(task, "ignore_result", False) if asked is None else asked
-    return not ignored or bool(getattr(task, "store_errors_even_if_ignored", False))
-
-
 def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
     if is_ours(sender.app, sender, task_id, sender.request.headers):
         _running[task_id] = _Running(time.monotonic(), sys.exc_info()[1])
@@ -116,7 +100,7 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
     exception = None if status in (SUCCESS, IGNORED) else _reason(sender, status, retval)
     if state is None or status == REJECTED:
         assert exception is not None
-        tell_backend(sender, sender.app, task_id, exception, request)
+        results.tell(sender.app, sender, task_id, exception, request)
     end(
         sender.app, sender, task_id, status,
         result=retval if status == SUCCESS else None,
@@ -169,8 +153,7 @@ def _left(task: Any, leaving: BaseException) -> str | None:
         return _stopped(task, leaving)
     if not current_process().daemon:
         return LOST
-    exits = isinstance(leaving, SystemExit | KeyboardInterrupt)
-    return LOST if exits and not PARENT_TELLS and not _told_to_leave() else None
+    return None if PARENT_TELLS or _told_to_leave() else LOST
 
 
 def _stopped(task: Any, leaving: BaseException) -> str | None:
@@ -193,22 +176,15 @@ def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **
         return  # in the process that runs the body task_postrun follows
     if goes_back(sender, exception):
         return
-    succeeded = isinstance(exception, WorkerLostError) and not PARENT_TELLS and _succeeded(sender, task_id)
+    # The child may have died only after Celery had stored its success.
+    lost = isinstance(exception, WorkerLostError) and not PARENT_TELLS
+    succeeded = lost and results.succeeded(sender.app, sender, task_id)
     end(
         sender.app, sender, task_id, SUCCESS if succeeded else FAILURE,
         exception=None if succeeded else exception,
         worker=request.hostname if own else None,
         attempt=(request.retries or 0) + 1 if own else 1,
     )  # fmt: skip
-
-
-def _succeeded(task: Any, task_id: str) -> bool:
-    """Whether a child died only after Celery had stored the success of its task."""
-    try:
-        return bool(task.backend.get_state(task_id) == states.SUCCESS)
-    except Exception:
-        logger.exception("perpetual: the result backend could not be asked about %s", task_id)
-        return False
 
 
 def _on_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:
@@ -239,7 +215,7 @@ def _on_internal_error(
     status = FAILURE
     if isinstance(exception, InvalidTaskError):  # the body never began
         status, exception = LOST, TaskLost(f"message of task {task_id} could not be used: {exception}")
-    tell_backend(sender, sender.app, task_id, exception, context)
+    results.tell(sender.app, sender, task_id, exception, context)
     end(
         sender.app, sender, task_id, status,
         exception=exception, worker=context.hostname, attempt=(context.retries or 0) + 1,
@@ -252,7 +228,7 @@ def reject(app: Any, headers: Any, exc: Any, status: str, worker: str) -> None:
     task = app.tasks.get(name)
     if is_ours(app, task, task_id, headers):
         lost = TaskLost(f"message of task {task_id} could not be used: {exc!r}")
-        tell_backend(task, app, task_id, lost)
+        results.tell(app, task, task_id, lost)
         end(app, task, task_id, status, name=name, exception=exc if exc is not None else lost, worker=worker)
 
 

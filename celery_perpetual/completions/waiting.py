@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from celery_perpetual.completions.batches import BatchResult, batch_result
+from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion, from_json
 from celery_perpetual.completions.hub import Hub
-from celery_perpetual.completions.lookup import answers, celery_results, pending, records
-from celery_perpetual.errors import ContractError, NotFound, StoreUnavailable
+from celery_perpetual.completions.lookup import Lookup, pending
+from celery_perpetual.errors import ContractError, StoreUnavailable
 from celery_perpetual.settings import seconds
 from celery_perpetual.store import Store
 
@@ -25,55 +26,88 @@ if TYPE_CHECKING:
 
 #: A wait looks at the records this often, whatever it is told.
 LOOK_SECONDS = 5.0
+#: The same while the store does not answer.
+RETRY_SECONDS = 0.2
 
 
-class Wait:
-    """One wait for some ids: what is still pending, and how to ask about it. Blocking and async waits share it."""
+class _Clock:
+    """The time-out of one wait, and when it looks again."""
 
-    def __init__(self, app: Celery, store: Store, ids: Iterable[str], timeout: float | timedelta) -> None:
-        self._app = app
-        self._store = store
-        self.ids = list(dict.fromkeys(_checked(ids)))
-        self.pending = dict.fromkeys(self.ids)
-        self.deadline = time.monotonic() + seconds("timeout", timeout, error=ContractError)
-        self._next_look = time.monotonic() + LOOK_SECONDS
+    def __init__(self, timeout: float | timedelta) -> None:
+        self._deadline = time.monotonic() + seconds("timeout", timeout, error=ContractError)
+        self._next_look = 0.0
 
     @property
-    def channels(self) -> list[str]:
-        return [self._store.keys.channel(task_id) for task_id in self.ids]
+    def late(self) -> bool:
+        return time.monotonic() >= self._deadline
 
     @property
     def pause(self) -> float:
         """Seconds until something is to be done without being told."""
-        return max(0.0, min(self.deadline, self._next_look) - time.monotonic())
+        return max(0.0, min(self._deadline, self._next_look) - time.monotonic())
+
+    def look_in(self, pause: float) -> None:
+        self._next_look = time.monotonic() + pause
+
+
+class Wait(_Clock):
+    """One wait for some ids: what is still pending, and how to ask about it. Blocking and async waits share it.
+
+    Raises:
+        ContractError: ids or timeout are none.
+    """
+
+    def __init__(self, lookup: Lookup, store: Store, ids: Iterable[str], timeout: float | timedelta) -> None:
+        super().__init__(timeout)
+        self._lookup = lookup
+        self._asked = False
+        self.pending = dict.fromkeys(_checked(ids))
+        self.channels = [store.keys.channel(task_id) for task_id in self.pending]
 
     @property
     def over(self) -> bool:
-        return not self.pending or time.monotonic() >= self.deadline
+        return not self.pending or self.late
 
     def told(self, message: bytes) -> list[Completion]:
         """What a message ends."""
-        return self._ended([from_json(message)])
-
-    def first(self) -> list[Completion]:
-        """What is known at the start; ids of our form that nobody knows are told at once."""
-        return self._ended(answers(self._app, self._store, list(self.pending)).values())
+        try:
+            return self._ended([from_json(message)])
+        except (ValueError, TypeError, AttributeError):  # no end: somebody else's message, or a batch's
+            self.look_in(0)
+            return []
 
     def look(self) -> list[Completion]:
-        """What the records say now."""
-        self._next_look = time.monotonic() + LOOK_SECONDS
+        """What the records say now; the first time also which ids of our form nobody knows."""
+        self.look_in(LOOK_SECONDS)
         try:
-            return self._ended(records(self._store, list(self.pending)).values())
+            return self._ended(self._read())
         except StoreUnavailable:  # it will be back, or the time-out comes
-            self._next_look = time.monotonic() + 0.2
+            self.look_in(RETRY_SECONDS)
             return []
 
     def last(self) -> list[Completion]:
-        """The last look, and the state of what has not ended."""
-        found = self.look()
-        found += self._ended(celery_results(self._app, list(self.pending)).values())
+        """The last look, and the state of what has not ended.
+
+        Raises:
+            StoreUnavailable: the store has not answered once.
+        """
+        if not self.pending:
+            return []
+        try:
+            found = self._ended(self._read())
+            found += self._ended(self._lookup.celery_results(self.pending).values())
+        except StoreUnavailable:
+            if not self._asked:
+                raise
+            found = []
         rest, self.pending = list(self.pending), {}
         return [*found, *(pending(task_id).late() for task_id in rest)]
+
+    def _read(self) -> Iterable[Completion]:
+        read = self._lookup.records if self._asked else self._lookup.answers
+        found = read(list(self.pending)).values()
+        self._asked = True
+        return found
 
     def _ended(self, completions: Iterable[Completion]) -> list[Completion]:
         found = []
@@ -82,6 +116,36 @@ class Wait:
                 del self.pending[completion.task_id]
                 found.append(completion)
         return found
+
+
+class BatchWait(_Clock):
+    """One wait for a batch."""
+
+    def __init__(self, lookup: Lookup, store: Store, poll_id: str, timeout: float | timedelta) -> None:
+        super().__init__(timeout)
+        self._lookup = lookup
+        self._poll_id = poll_id
+        self._known: BatchResult | None = None
+        self.channels = [store.keys.channel(poll_id)]
+
+    def look(self) -> BatchResult | None:
+        """The counters when the batch is finished or the time is over, else None.
+
+        Raises:
+            NotFound: no batch of this id is known.
+            StoreUnavailable: the time is over, and the store has not answered once.
+        """
+        late = self.late
+        self.look_in(LOOK_SECONDS)
+        try:
+            self._known = self._lookup.batch(self._poll_id)
+        except StoreUnavailable:
+            self.look_in(RETRY_SECONDS)
+            if late and self._known is None:
+                raise
+        if self._known is None or self._known.finished:
+            return self._known
+        return replace(self._known, timed_out=True) if late else None
 
 
 class _Inbox:
@@ -106,35 +170,38 @@ class Waiting:
     """Blocking waits of one app."""
 
     def __init__(self, app: Celery, store: Store, hub: Hub) -> None:
-        self._app = app
         self._store = store
         self._hub = hub
+        self._lookup = Lookup(app, store)
 
     def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> Iterator[Completion]:
         """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
-        wait, inbox = Wait(self._app, self._store, ids, timeout), _Inbox()
-        self._hub.watch(inbox, wait.channels)
-        try:
-            yield from wait.first()
+        return self._as_completed(Wait(self._lookup, self._store, ids, timeout))
+
+    def _as_completed(self, wait: Wait) -> Iterator[Completion]:
+        inbox = _Inbox()
+        with self._hub.watching(inbox, wait.channels):
+            yield from wait.look()
             while not wait.over:
                 message = inbox.next(wait.pause)
-                yield from wait.told(message) if message is not None else wait.look()
-            yield from wait.last() if wait.pending else ()
-        finally:
-            self._hub.unwatch(inbox, wait.channels)
+                if message is not None:
+                    yield from wait.told(message)
+                elif not wait.over:
+                    yield from wait.look()
+            yield from wait.last()
 
     def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for the first end, and return those that have ended by then."""
-        wait, inbox = Wait(self._app, self._store, ids, timeout), _Inbox()
-        self._hub.watch(inbox, wait.channels)
-        try:
-            found = wait.first()
+        wait, inbox = Wait(self._lookup, self._store, ids, timeout), _Inbox()
+        with self._hub.watching(inbox, wait.channels):
+            found = wait.look()
             while not found and not wait.over:
                 message = inbox.next(wait.pause)
-                found = wait.told(message) if message is not None else wait.look()
-            found = found or [completion for completion in wait.last() if not completion.timed_out]
-        finally:
-            self._hub.unwatch(inbox, wait.channels)
+                if message is not None:
+                    found = wait.told(message)
+                elif not wait.over:
+                    found = wait.look()
+            found = found or [each for each in wait.last() if not each.timed_out]
         return {completion.task_id: completion for completion in found}
 
     def wait_batch(self, poll_id: str, timeout: float | timedelta) -> BatchResult:
@@ -143,42 +210,16 @@ class Waiting:
         Raises:
             NotFound: no batch of this id is known.
         """
-        deadline = time.monotonic() + seconds("timeout", timeout, error=ContractError)
-        inbox, channels = _Inbox(), [self._store.keys.channel(poll_id)]
-        self._hub.watch(inbox, channels)
-        try:
-            while True:
-                result = known_batch(self._store, poll_id)
-                left = deadline - time.monotonic()
-                if result.finished or left <= 0:
-                    return result if result.finished else late(result)
-                inbox.next(min(left, LOOK_SECONDS))
-        finally:
-            self._hub.unwatch(inbox, channels)
+        wait, inbox = BatchWait(self._lookup, self._store, poll_id, timeout), _Inbox()
+        with self._hub.watching(inbox, wait.channels):
+            while (result := wait.look()) is None:
+                inbox.next(wait.pause)
+        return result
 
 
-def known_batch(store: Store, poll_id: str) -> BatchResult:
-    """The counters of a batch.
-
-    Raises:
-        NotFound: no batch of this id is known.
-    """
-    result = batch_result(store, poll_id)
-    if result is None:
-        raise NotFound(f"no batch of poll {poll_id!r} is known; polls without items have none, and old ones expire")
-    return result
-
-
-def late(result: BatchResult) -> BatchResult:
-    """The same for a waiter whose time is over."""
-    return BatchResult(
-        poll_id=result.poll_id, total=result.total, by_status=result.by_status, finished=False, timed_out=True
-    )
-
-
-def _checked(ids: Iterable[str]) -> Iterable[str]:
-    if isinstance(ids, str):
-        raise ContractError(f"ids must be a list of task ids, got the string {ids!r}")
+def _checked(ids: Iterable[str]) -> Iterator[str]:
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise ContractError(f"ids must be a list of task ids, got {ids!r}")
     for task_id in ids:
         if not isinstance(task_id, str) or not task_id:
             raise ContractError(f"a task id must be a non-empty string, got {task_id!r}")
