@@ -33,7 +33,6 @@ class Cycle(threading.Thread):
         roster: Roster,
         runner: Runner,
         interval: float,
-        flush: Callable[[], object],
     ) -> None:
         super().__init__(name="perpetual-cycle", daemon=True)
         self._leadership = leadership
@@ -46,7 +45,6 @@ class Cycle(threading.Thread):
             "pauses": pauses.trim,
             "batches": lambda: relay_batch_done(runner.app, store),
             "orphans": lambda: drop_orphans(store, roster.units.keys() | roster.disabled),
-            "base": flush,
         }
 
     def halt(self) -> None:
