@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
-from celery_perpetual.completions.batches import send_batch_done
+from celery_perpetual.completions.batches import item_place, send_batch_done
 from celery_perpetual.completions.completion import VERSION, error_of, inline
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger import place
 from celery_perpetual.store import Store, script
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ class Announcer:
                 logger.exception("perpetual: the end of task %s could not be settled", end.task_id)
 
     def _settle(self, end: End, head: str) -> None:
-        keys, settings, where = self._store.keys, self._settings, place(end.task_id)
+        keys, settings, where = self._store.keys, self._settings, item_place(end.task_id)
         poll_id = "" if where is None else where.poll_id
         chunk = 0 if where is None else where.chunk
         _, batch_done = script("finish")(

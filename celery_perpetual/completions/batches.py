@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
-from celery_perpetual.ledger import base
+from celery_perpetual.ledger import Place, base, place
 from celery_perpetual.publishing import publish_once
 from celery_perpetual.store import Store
 
@@ -25,6 +25,11 @@ STATUSES = ("success", "failure", "revoked", "expired", "rejected", "ignored", "
 
 #: Index of the message's id within its poll; no item has it.
 INDEX = "fffffffe"
+
+
+def item_place(task_id: str) -> Place | None:
+    """Where the record of an item is; the message of a batch has an id of our form, but is no item of it."""
+    return None if task_id.endswith(INDEX) else place(task_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

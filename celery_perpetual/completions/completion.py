@@ -7,7 +7,10 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from celery.exceptions import TaskRevokedError
+
 from celery_perpetual.errors import NotSuccessful, TaskLost
+from celery_perpetual.ledger import place
 from celery_perpetual.polling.outcome import format_time, parse_time
 
 SUCCESS, FAILURE, REVOKED, EXPIRED = "success", "failure", "revoked", "expired"
@@ -96,14 +99,20 @@ def from_celery(task_id: str, meta: Any) -> Completion | None:
     if status is None:
         return None
     result, at = meta.get("result"), meta.get("date_done")
-    error = None if status == SUCCESS else error_of(result)
+    if isinstance(result, TaskLost):  # what we have told it
+        status = LOST
+    elif isinstance(result, TaskRevokedError) and result.args == ("expired",):
+        status = EXPIRED
     if isinstance(at, str):
         at = parse_time(at)
     if isinstance(at, datetime) and at.tzinfo is None:
         at = at.replace(tzinfo=timezone.utc)
+    where = place(task_id)
     return Completion(
-        task_id=task_id, task=meta.get("name"), status=status, finished_at=at, worker=meta.get("worker"), error=error,
+        task_id=task_id, task=meta.get("name"), status=status, finished_at=at, worker=meta.get("worker"),
+        error=error_of(result) if status in (FAILURE, LOST) else None,
         result=result if status == SUCCESS and inline(result) != "null" else None,
+        poll_id=None if where is None else where.poll_id,
     )  # fmt: skip
 
 

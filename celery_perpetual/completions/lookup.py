@@ -58,13 +58,12 @@ class Lookup:
     def answers(self, ids: Sequence[str]) -> dict[str, Completion]:
         """What can be said at once: ends, and ids of our form that nobody knows."""
         found = self.records(ids)
-        rest = [task_id for task_id in ids if task_id not in found]
-        waiting = self._in_ledger(rest)
-        rest = [task_id for task_id in rest if task_id not in waiting]
-        found.update(self.celery_results(rest))
+        waiting = self._in_ledger([task_id for task_id in ids if task_id not in found])
+        rest = [task_id for task_id in ids if task_id not in found and task_id not in waiting]
+        found.update(self.records(rest))  # it may have ended between the two looks
+        found.update(self.celery_results(task_id for task_id in rest if task_id not in found))
         strangers = [task_id for task_id in rest if task_id not in found and place(task_id) is not None]
-        found.update(self.records(strangers))  # it may have ended between the two looks
-        return found | {each: Completion(task_id=each, status=UNKNOWN) for each in strangers if each not in found}
+        return found | {task_id: Completion(task_id=task_id, status=UNKNOWN) for task_id in strangers}
 
     def batch(self, poll_id: str) -> BatchResult:
         """The counters of a batch.

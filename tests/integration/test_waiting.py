@@ -181,18 +181,21 @@ def test_celerys_own_result_is_asked_at_the_start_and_at_the_time_out(shop):
 
 
 def test_a_record_that_has_expired_is_made_good_by_celerys_result(shop):
-    """An item whose completion is gone is answered from the result backend, at once."""
-    good, bad = shop.poll({"result": 5}, {"raises": "boom"}).task_ids
-    shop.perpetual.wait_all([good, bad], 30)
-    assert shop.redis.delete(f"perpetual:completion:{good}", f"perpetual:completion:{bad}") == 2
+    """Items whose completions are gone are answered from the result backend, at once and with the same status."""
+    poll = shop.poll({"result": 5}, {"raises": "boom"}, {"exits": True}, {"expires": 0.001})
+    before = shop.perpetual.wait_all(poll.task_ids, 30)
+    assert shop.redis.delete(*(f"perpetual:completion:{task_id}" for task_id in poll.task_ids)) == 4
 
-    answers = shop.perpetual.wait_all([good, bad], 30)
+    after = shop.perpetual.wait_all(poll.task_ids, 30)
 
-    assert (answers[good].status, answers[good].result, answers[good].task_id) == ("success", 5, good)
-    assert (answers[bad].status, answers[bad].error["message"]) == ("failure", "boom")
+    assert [after[task_id].status for task_id in poll.task_ids] == ["success", "failure", "lost", "expired"]
+    for task_id in poll.task_ids:
+        told = before[task_id]
+        assert (after[task_id].status, after[task_id].result) == (told.status, told.result)
+        assert (after[task_id].error, after[task_id].poll_id) == (told.error, poll.poll_id)
     # Where that is gone too, nobody knows an item that has ended.
-    shop.redis.delete(*(f"celery-task-meta-{task_id}" for task_id in (good, bad)))
-    assert shop.perpetual.wait(good, 30).status == "unknown"
+    shop.redis.delete(*(f"celery-task-meta-{task_id}" for task_id in poll.task_ids))
+    assert {each.status for each in shop.perpetual.wait_all(poll.task_ids, 30).values()} == {"unknown"}
 
 
 def test_wait_any_returns_what_has_ended_by_then(shop):
@@ -216,11 +219,12 @@ def test_wait_all_answers_for_every_id(shop):
     """Those that have not ended come with `timed_out`; no ids need no time."""
     gate = shop.gate()
     quick, slow = shop.poll({"result": 1}, {"gate": gate}).task_ids
+    shop.perpetual.wait(quick, 30)
 
     begun = time.monotonic()
-    answers = shop.perpetual.wait_all([quick, slow], 1)
+    answers = shop.perpetual.wait_all([quick, slow], 0.5)
 
-    assert time.monotonic() - begun >= 1
+    assert time.monotonic() - begun >= 0.5
     assert {task_id: (each.status, each.timed_out) for task_id, each in answers.items()} == {
         quick: ("success", False),
         slow: ("pending", True),

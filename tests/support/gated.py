@@ -92,8 +92,12 @@ class Gated:
         return self.app.send_task("proj.work", kwargs=kwargs).id
 
     def poll(self, *items: dict[str, Any]) -> Any:
-        """Poll these items; their ids are of our form."""
-        self._items = [Item(kwargs=kwargs, key=f"k{next(self._numbers)}", task="proj.work") for kwargs in items]
+        """Poll these items, given as the task's arguments or ``expires``; their ids are of our form."""
+        options = [{"expires": each.pop("expires", None)} for each in items]
+        self._items = [
+            Item(kwargs=kwargs, key=f"k{next(self._numbers)}", task="proj.work", **option)
+            for kwargs, option in zip(items, options, strict=True)
+        ]
         return self.perpetual.poll("proj.find")
 
     def end(self, *ids: str, result: Any = None) -> None:

@@ -24,7 +24,7 @@
 -- ARGV[8] maxlen       int     cap of the stream
 -- ARGV[9] prefix       text    of all keys
 -- ARGV[10] poll        text    poll id, '' where the id is not ours
--- returns {1 first end, 2 late, 0 nothing known and nothing announced; 1 if the batch is finished now}
+-- returns {1 first end, 2 late, 0 nothing known and nothing announced; 1 if the batch's message is to be sent now}
 local batch, chunk, done, completion, queue, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local everybody, events, counters, batches = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local batch_channel = KEYS[11]
@@ -36,30 +36,39 @@ local maxlen, prefix, poll = ARGV[8], ARGV[9], ARGV[10]
 -- include record
 -- include settle
 
+-- Whether the batch is finished and nobody has sent its message yet: whoever repeats a call may have to.
+local function unsent()
+  return poll ~= '' and redis.call('ZSCORE', batches, poll) and 1 or 0
+end
+
+local function late()
+  redis.call('HINCRBY', counters, 'late', 1)
+  return {2, unsent()}
+end
+
 local known = redis.call('GET', completion)
 if known and head ~= '' and string.sub(known, 1, #head) == head then
-  return {1, 0}
+  return {1, unsent()}
 end
 if known and string.find(known, '"final": true', 1, true) then
-  redis.call('HINCRBY', counters, 'late', 1)
-  return {2, 0}
+  return late()
 end
 local item, over = nil, false
 if position >= 0 then
   item, over = open_item()
 end
 if over then
-  redis.call('HINCRBY', counters, 'late', 1)
-  return {2, 0}
-end
-
-local key, finished = nil, false
-if item then
-  key, finished = settle(item)
+  -- A silent end leaves no record by which a repeated call is known.
+  return head == '' and {1, unsent()} or late()
 end
 if head ~= '' then
+  redis.call('XLEN', events)
+end
+
+local finished = item and settle(item)
+if head ~= '' then
   local record = string.format('%s, "finished_at": "%s", "poll_id": %s, "key": %s, "recoveries": 0, "tenant": null}',
-    head, rfc3339(now), item and cjson.encode(poll) or 'null', key and cjson.encode(key) or 'null')
+    head, rfc3339(now), item and cjson.encode(poll) or 'null', item and item.key and cjson.encode(item.key) or 'null')
   redis.call('SET', completion, record, 'PX', record_ttl)
   redis.call('DEL', queue)
   redis.call('LPUSH', queue, record)
@@ -72,4 +81,4 @@ end
 if finished then
   redis.call('PUBLISH', batch_channel, string.format('{"poll_id": %s}', cjson.encode(poll)))
 end
-return {(item or head ~= '') and 1 or 0, finished and 1 or 0}
+return {(item or head ~= '') and 1 or 0, finished and item.on_done and 1 or 0}

@@ -8,8 +8,9 @@
 local waiting = KEYS[1]
 local entry = ARGV[1]
 -- include push
-if redis.call('ZREM', waiting, entry) == 0 then
+if not redis.call('ZSCORE', waiting, entry) then
   return 0
 end
 push(2)
+redis.call('ZREM', waiting, entry)
 return 1
