@@ -5,13 +5,26 @@ from __future__ import annotations
 import getpass
 import json
 import socket
-from datetime import datetime, timezone
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from celery_perpetual.completions import Finisher, connect
+from celery_perpetual.completions import (
+    Announcer,
+    AsyncWaiting,
+    BatchResult,
+    Completion,
+    Event,
+    Hub,
+    Waiting,
+    annotate,
+    answers,
+    pending,
+    stream,
+    subscribe,
+)
 from celery_perpetual.errors import ContractError
-from celery_perpetual.ledger import Ledger
 from celery_perpetual.operations import Explanation, Finding, Unit, Units, check, explain, find, poll_by_hand
 from celery_perpetual.polling import EVERYTHING, Paused, Pauses, PollOutcome, Runner, outcomes
 from celery_perpetual.polling.outcome import format_time
@@ -42,7 +55,6 @@ class Perpetual:
         """Connect worker signals, and make ``celery beat`` use our scheduler where the app has Celery's default."""
         self.app = app
         app.perpetual = self  # type: ignore[attr-defined]
-        connect()
         wire(app)
         return self
 
@@ -57,9 +69,22 @@ class Perpetual:
         return Store.from_app(self.app, self.settings)
 
     @cached_property
-    def finisher(self) -> Finisher:
-        """Settles the ends of items."""
-        return Finisher(lambda: Ledger(self.store, self.settings.events_maxlen))
+    def announcer(self) -> Announcer:
+        """Settles and announces ends; the signal handlers use it."""
+        return Announcer(self.app, self.store, self.settings)
+
+    @cached_property
+    def _hub(self) -> Hub:
+        return Hub(self.store)
+
+    @cached_property
+    def _waiting(self) -> Waiting:
+        return Waiting(self.app, self.store, self._hub)
+
+    @cached_property
+    def aio(self) -> AsyncWaiting:
+        """``wait``, ``wait_any``, ``wait_all``, ``as_completed`` and ``wait_batch`` as coroutines."""
+        return AsyncWaiting(self.app, self.store, self._hub)
 
     @cached_property
     def _runner(self) -> Runner:
@@ -160,6 +185,58 @@ class Perpetual:
         at = format_time(datetime.now(timezone.utc))
         about = {"scope": scope, "unit": None if scope == EVERYTHING else scope, "at": at}
         return self._pauses.resume(scope, json.dumps(about), self._units_of(scope) if from_ == "now" else [])
+
+    def completion(self, task_id: str) -> Completion:
+        """How a task ended, as far as it is known now; ``pending`` and ``unknown`` are answers too. Never waits."""
+        return answers(self.app, self.store, [task_id]).get(task_id) or pending(task_id)
+
+    def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
+        """Wait for the end of one task, without polling; at the time-out ``timed_out`` is True.
+
+        Woken by the worker that ends the task, within about a millisecond. An id of our own form that nobody knows is
+        ``unknown`` at once; any other id is waited for. Safe to call from any number of threads at once.
+        """
+        return self.wait_all([task_id], timeout)[task_id]
+
+    def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+        """Wait for the first end; the completions of those that have ended by then, by id."""
+        return self._waiting.wait_any(ids, timeout)
+
+    def wait_all(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+        """Wait for all of them; a completion for every id, ``timed_out`` for those that have not ended in time."""
+        return {completion.task_id: completion for completion in self.as_completed(ids, timeout)}
+
+    def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> Iterator[Completion]:
+        """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
+        return self._waiting.as_completed(ids, timeout)
+
+    def wait_batch(self, poll_id: str, timeout: float | timedelta) -> BatchResult:
+        """Wait until every item of a poll has ended.
+
+        Raises:
+            NotFound: no batch of this id is known.
+        """
+        return self._waiting.wait_batch(poll_id, timeout)
+
+    def annotate(self, **meta: Any) -> None:
+        """Inside a task: add facts to its completion (``Completion.meta``); JSON, 8 KiB in all."""
+        annotate(**meta)
+
+    def channel(self, task_id: str) -> str:
+        """The Redis channel on which the end of this task is published."""
+        return self.store.keys.channel(task_id)
+
+    def subscribe(self) -> Iterator[Completion]:
+        """Iterate completions as they happen, for ever; what happens while nobody iterates is missed."""
+        return subscribe(self.store)
+
+    def stream(self, group: str, consumer: str, *, idle: float = 60.0) -> Iterator[Event]:
+        """Iterate events (``completion``, ``poll``, ``leader`` …) at least once, for ever, with a consumer group.
+
+        An event counts as done when the next one is asked for. What a consumer holds for ``idle`` seconds without
+        that is given to another one.
+        """
+        return stream(self.store, group, consumer, idle=idle)
 
     def _scope(self, task: Any, tenant: Any) -> str:
         if task is None and tenant is not None:

@@ -11,6 +11,7 @@ from celery.utils.log import get_logger
 
 from celery_perpetual.beat.configured import other_scheduler
 from celery_perpetual.beat.scheduler import PerpetualScheduler
+from celery_perpetual.completions import ReceiveStep, connect, watch_propagation
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.settings import Settings
 from celery_perpetual.store import Store
@@ -27,7 +28,10 @@ OUR_SCHEDULER = "celery_perpetual.beat.scheduler:PerpetualScheduler"
 
 def wire(app: Celery) -> None:
     """Wire an app, configured or not. Wiring twice is harmless."""
+    connect()
+    watch_propagation()
     app.steps["worker"].add(WorkerCheck)
+    app.steps["consumer"].add(ReceiveStep)
     signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid="celery_perpetual.scheduler")
     app.on_after_configure.connect(_after_configure, weak=False, dispatch_uid="celery_perpetual.scheduler")
     if app.configured:  # type: ignore[attr-defined]  # missing in the stubs

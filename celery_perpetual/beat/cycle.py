@@ -14,6 +14,7 @@ from celery.utils.log import get_logger
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.orphans import drop_orphans
 from celery_perpetual.beat.roster import Roster
+from celery_perpetual.completions import relay_batch_done
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.ledger import sweep_staged
 from celery_perpetual.polling import Pauses, Runner
@@ -42,6 +43,7 @@ class Cycle(threading.Thread):
             "relay": runner.publisher.relay,
             "staged": lambda: sweep_staged(store),
             "pauses": pauses.trim,
+            "batches": lambda: relay_batch_done(runner.app, store),
             "orphans": lambda: drop_orphans(store, roster.units.keys() | roster.disabled),
         }
 

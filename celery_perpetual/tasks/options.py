@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
 
+from celery import Signature
+
 from celery_perpetual.errors import ContractError
 from celery_perpetual.settings import seconds, whole
 
@@ -15,7 +17,7 @@ NOT_YET = frozenset(
     {
         "poll_in", "jitter", "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
         "window", "tenants_ttl", "preflight_ttl", "max_recoveries", "error_rules", "retry_classified",
-        "on_batch_done", "starvation", "completions",
+        "starvation",
     }
 )  # fmt: skip
 
@@ -38,6 +40,10 @@ class PerpetualOptions:
     """Outcomes that are kept per unit."""
     enabled: bool
     """False: the task is registered but not polled."""
+    completions: bool
+    """False: the ends of this task are not announced."""
+    on_batch_done: Any
+    """A signature that is sent once when a whole batch has ended; it gets the batch's counters as first argument."""
     store_args: bool
     """False: arguments are kept out of events and listings."""
 
@@ -48,6 +54,8 @@ class PerpetualOptions:
         dedup_window: float | timedelta = 0.0,
         history: int = 200,
         enabled: bool = True,
+        completions: bool = True,
+        on_batch_done: Any = None,
         store_args: bool = True,
         **unknown: Any,
     ) -> None:
@@ -63,6 +71,8 @@ class PerpetualOptions:
             "dedup_window": seconds("perpetual option dedup_window", dedup_window, error=ContractError),
             "history": whole("perpetual option history", history, error=ContractError),
             "enabled": _truth("enabled", enabled),
+            "completions": _truth("completions", completions),
+            "on_batch_done": _signature("on_batch_done", on_batch_done),
             "store_args": _truth("store_args", store_args),
         }
         for name, value in values.items():
@@ -72,6 +82,12 @@ class PerpetualOptions:
 def _truth(name: str, seen: object) -> bool:
     if not isinstance(seen, bool):
         raise ContractError(f"perpetual option {name} must be True or False, got {seen!r}")
+    return seen
+
+
+def _signature(name: str, seen: Any) -> Any:
+    if seen is not None and not (isinstance(seen, Signature) and not seen.subtask_type):
+        raise ContractError(f"perpetual option {name} must be the signature of one task, got {seen!r}")
     return seen
 
 

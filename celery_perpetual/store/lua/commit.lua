@@ -30,7 +30,8 @@
 -- ARGV[17] chunks     int     chunks that were staged, 0 = records are here
 -- ARGV[18] pairs_here      int     item keys that are here
 -- ARGV[19] pushed     int     messages that are here
--- ARGV[20..] record, key, id, command  mixed  records, pairs of item key and task id, broker commands
+-- ARGV[20] on_done    int     1 = tell when the whole batch has ended
+-- ARGV[21..] record, key, id, command  mixed  records, pairs of item key and task id, broker commands
 -- returns 'committed', 'already', 'refused' (claim lost), 'full' (no room) or 'missing' (staged records are gone)
 local key, due, polls, events, batch, item_keys = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local staged, outbox = KEYS[7], KEYS[8]
@@ -38,6 +39,7 @@ local poll, unit, outcome, history, ttl, maxlen = ARGV[1], ARGV[2], ARGV[3], ARG
 local slot, following, delay, trigger, cursor, task = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local items, most, window, chunk_key = tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15], ARGV[16]
 local chunks, pairs_here, pushed = tonumber(ARGV[17]), tonumber(ARGV[18]), tonumber(ARGV[19])
+local on_done = ARGV[20]
 -- include now
 -- include outcome
 -- include close
@@ -59,7 +61,7 @@ end
 for chunk = 0, chunks - 1 do
   redis.call('PERSIST', chunk_key .. chunk)
 end
-local at = 20
+local at = 21
 if chunks == 0 then
   redis.call('RPUSH', chunk_key .. '0', unpack(ARGV, at, at + items - 1))
   at = at + items
@@ -70,6 +72,9 @@ if pairs_here > 0 then
 end
 redis.call('HSET', batch, 'unit', unit, 'task', task, 'n', items, 'left', items, 'pub', pushed, 'window', window,
   'at', now)
+if on_done == '1' then
+  redis.call('HSET', batch, 'on_done', 1)
+end
 redis.call('HINCRBY', key, 'inflight', items)
 redis.call('ZREM', staged, poll .. ' ' .. unit)
 close_poll(poll, unit, {
