@@ -7,11 +7,12 @@ and never waits for the store, a ``next_batch`` or the broker of a poll.
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from celery.beat import PersistentScheduler, Scheduler
+from celery.beat import PersistentScheduler, Scheduler, Service
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 
@@ -40,7 +41,6 @@ class PerpetualScheduler(Scheduler):
     """Celery's beat scheduler with perpetual tasks, over any base scheduler (``perpetual_base_scheduler``)."""
 
     _shares_runs = True
-    _starting = False
 
     def __new__(cls, app: Celery, **_: Any) -> PerpetualScheduler:  # noqa: PYI034  # a subclass of it, made here
         """Put the configured base scheduler behind this class."""
@@ -71,17 +71,8 @@ class PerpetualScheduler(Scheduler):
 
     def setup_schedule(self) -> None:
         """Discover, reach the store, and try to lead. The base scheduler is set up once this beat leads."""
-        if PerpetualScheduler._starting:
-            # SIGTERM came while the first one was waiting for the store: Celery's handler wants to close the
-            # scheduler, finds none, and makes a second one.
+        if _made_to_be_closed():
             raise SystemExit(0)
-        PerpetualScheduler._starting = True
-        try:
-            self._start()
-        finally:
-            PerpetualScheduler._starting = False
-
-    def _start(self) -> None:
         settings, store = self._settings, self._store
         roster = Roster(self.app, settings)
         if getattr(self.app, "perpetual", None) is None:
@@ -166,6 +157,19 @@ class PerpetualScheduler(Scheduler):
             entry = self.schedule.get(name)
             if entry is not None:
                 entry.last_run_at = datetime.fromtimestamp(at, tz=self.app.timezone)
+
+
+def _made_to_be_closed() -> bool:
+    """Whether Celery's SIGTERM handler makes this scheduler.
+
+    It closes the scheduler; where the signal came before there was one, it makes one for that, which must not wait for
+    the store all over again.
+    """
+    frame = sys._getframe()  # noqa: SLF001  # nothing else tells
+    while frame := frame.f_back:  # type: ignore[assignment]
+        if frame.f_code is Service.sync.__code__:
+            return True
+    return False
 
 
 def _give_up(runner: Runner, polls: PollThreads) -> None:
