@@ -21,8 +21,9 @@ from celery_perpetual.beat.base_runs import BaseRuns
 from celery_perpetual.beat.clock import Clock
 from celery_perpetual.beat.cycle import Cycle
 from celery_perpetual.beat.leadership import Leadership
+from celery_perpetual.beat.memory import Memory
 from celery_perpetual.beat.roster import Roster
-from celery_perpetual.polling import PollThreads, Runner
+from celery_perpetual.polling import Pauses, PollThreads, Runner
 from celery_perpetual.settings import Settings
 from celery_perpetual.store import Store
 
@@ -88,8 +89,14 @@ class PerpetualScheduler(Scheduler):
         runner = Runner(self.app, store, settings.events_maxlen)
         polls = PollThreads(runner.run, settings.poll_threads, settings.max_abandoned_polls)
         clock = Clock(store, leadership, roster, runner, polls)
-        cycle = Cycle(store, leadership, roster, runner, settings.cycle_interval, self._base_runs.save)
-        leadership.start(before_resigning=lambda: _give_up(runner, polls))
+        memory = Memory(
+            store,
+            Pauses(store, settings.events_maxlen),
+            pause=settings.on_store_lost == "pause",
+            events_maxlen=settings.events_maxlen,
+        )
+        cycle = Cycle(store, leadership, roster, runner, settings.cycle_interval, self._base_runs.save, memory.refresh)
+        leadership.start(before_resigning=lambda: _give_up(runner, polls), saw_epoch=memory.saw)
         self._leadership = leadership
         self._threads = [clock, cycle]
         for thread in self._threads:

@@ -9,8 +9,10 @@ from celery_perpetual.polling.pauses import EVERYTHING, Paused, Pauses
 from celery_perpetual.polling.poll import Poll
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import PollThreads
+from celery_perpetual.polling.travel import TASK as POLL_TASK
+from celery_perpetual.polling.travel import in_pool_child
 
 __all__ = [
-    "EVERYTHING", "Claim", "Claims", "NotLeading", "Paused", "Pauses", "Poll", "PollOutcome", "PollThreads", "Refusal",
-    "Runner", "outcomes",
+    "EVERYTHING", "POLL_TASK", "Claim", "Claims", "NotLeading", "Paused", "Pauses", "Poll", "PollOutcome",
+    "PollThreads", "Refusal", "Runner", "in_pool_child", "outcomes",
 ]  # fmt: skip

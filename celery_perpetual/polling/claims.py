@@ -40,6 +40,8 @@ class Claim:
     now: int
     """The store's time of the claim, ms."""
     started: float = field(default_factory=time.monotonic)
+    travels: bool = False
+    """It is evaluated by a worker."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set when the time limit has passed: what the poll still brings is not wanted."""
     committed: threading.Event = field(default_factory=threading.Event)
@@ -99,6 +101,17 @@ class Claims:
         """
         return self._claim(leader, now, [(p, o.slot, str(o.following)) for p, o in wanted])
 
+    def carried(self, perpetuity: Perpetuity, poll_id: str, following: str) -> Claim | None:
+        """Go on with a claim that travelled here, or None if it has expired meanwhile."""
+        valid = round(perpetuity.poll_timeout * 1000) + GRACE_MS
+        reply = script("carry")(self.store, key=self.store.keys.unit(perpetuity.unit), poll=poll_id, valid=valid)
+        if not reply:
+            return None
+        now, slot, trigger, *known = reply
+        answer = (b"claimed", b"", *known, trigger)
+        claim = _claim(perpetuity, poll_id, int(slot), following, int(now), answer)
+        return claim if isinstance(claim, Claim) else None
+
     def by_hand(self, perpetuity: Perpetuity) -> Claim | Refusal:
         """Claim a unit now, without moving its cadence."""
         now = self.store.now()
@@ -111,7 +124,18 @@ class Claims:
         for (perpetuity, slot, following), poll_id in zip(wanted, polls, strict=True):
             valid = round(perpetuity.poll_timeout * 1000) + GRACE_MS
             history = perpetuity.options.history
-            rows += [perpetuity.unit, perpetuity.name, slot, following, poll_id, valid, history, HISTORY_TTL_MS]
+            travels = int(perpetuity.options.poll_in == "worker")
+            rows += [
+                perpetuity.unit,
+                perpetuity.name,
+                slot,
+                following,
+                poll_id,
+                valid,
+                travels,
+                history,
+                HISTORY_TTL_MS,
+            ]
         at, *reply = script("claim")(
             self.store, leader=keys.leader, due=keys.due, paused=keys.paused, events=keys.events,
             mine=leader, unit_prefix=keys.unit_prefix, polls_prefix=keys.polls_prefix, maxlen=self.events_maxlen,
@@ -129,7 +153,7 @@ class Claims:
 def _claim(
     perpetuity: Perpetuity, poll_id: str, slot: int, following: str, now: int, answer: Sequence[bytes]
 ) -> Claim | Refusal:
-    verdict, _, cursor, in_flight, attempt, polled, trigger = answer
+    verdict, travels, cursor, in_flight, attempt, polled, trigger = answer
     if verdict != b"claimed":
         return Refusal(perpetuity, verdict.decode(), now)
     return Claim(
@@ -143,4 +167,5 @@ def _claim(
         attempt=int(attempt),
         polled=int(polled) if polled else None,
         now=now,
+        travels=bool(travels),
     )

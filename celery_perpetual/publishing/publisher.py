@@ -70,12 +70,12 @@ class Publisher:
         """Broker commands of a small batch, for the commit to run; none where it cannot.
 
         Returns:
-            Arguments and keys as ``push.lua`` takes them, the keys counted from the commit's ninth.
+            Arguments and keys as ``push.lua`` takes them, the keys counted from the commit's tenth.
         """
         if len(works) > CHUNK or not self.shares_redis or any(self._plain(work.task) for work in works):
             return [], []
         captured = self._captured(unit_task, poll_id, ((i, encode(w, unit_task)) for i, w in enumerate(works)))
-        return ([], []) if len(captured) > MOST_COMMANDS else packed(captured, first_key=9)
+        return ([], []) if len(captured) > MOST_COMMANDS else packed(captured, first_key=10)
 
     def publish(self, poll_id: str) -> int:
         """Publish what a committed batch has not published yet, and return how many items that were.
