@@ -1,0 +1,104 @@
+"""Everything of ours that runs in a beat: leadership, clock, cycle and poll threads, started and stopped together."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.beat.base_runs import BaseRuns
+from celery_perpetual.beat.clock import Clock
+from celery_perpetual.beat.cycle import Cycle
+from celery_perpetual.beat.leadership import Leadership
+from celery_perpetual.beat.memory import Memory
+from celery_perpetual.beat.roster import Roster
+from celery_perpetual.polling import Pauses, PollThreads, Runner
+from celery_perpetual.settings import Settings
+from celery_perpetual.store import Store
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = get_logger(__name__)
+
+#: What a stopping beat waits for the release of its lead; SIGTERM must end it within seconds.
+STOP_WAIT = 3.0
+
+
+class Engine:
+    """The perpetual part of one beat process."""
+
+    def __init__(self, app: Celery) -> None:
+        """Read the settings; nothing runs yet.
+
+        Raises:
+            SettingsError: a setting is wrong.
+        """
+        self.app = app
+        self.settings = Settings.from_app(app)
+        self.store = Store.from_app(app, self.settings)
+        self.base_runs = BaseRuns(self.store)
+        self._leadership: Leadership | None = None
+        self._threads: list[Clock | Cycle] = []
+        self._stopped = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this beat may act as leader right now. Never asks the store."""
+        return self._leadership is not None and self._leadership.leads
+
+    def start(self) -> None:
+        """Discover, reach the store, try to lead, and start the threads.
+
+        Raises:
+            SettingsError: the prefix belongs to another app.
+            ContractError: a perpetual task is wrong.
+            StoreUnavailable: no contact with the store within ``perpetual_store_wait``.
+        """
+        settings, store = self.settings, self.store
+        roster = Roster(self.app, settings)
+        if getattr(self.app, "perpetual", None) is None:
+            logger.warning("perpetual: Perpetual(app) is missing: no worker will tell how items end; see the README")
+        store.wait(settings.store_wait)
+        leadership = Leadership(
+            store,
+            app_name=self.app.main or "__main__",
+            ttl=settings.leader_ttl,
+            events_maxlen=settings.events_maxlen,
+        )
+        leadership.knows(len(roster.discovery.tasks), roster.discovery.digest())
+        runner = Runner(self.app, store, settings.events_maxlen)
+        polls = PollThreads(runner.run, settings.poll_threads, settings.max_abandoned_polls)
+        clock = Clock(store, leadership, roster, runner, polls)
+        memory = Memory(
+            store,
+            Pauses(store, settings.events_maxlen),
+            pause=settings.on_store_lost == "pause",
+            events_maxlen=settings.events_maxlen,
+        )
+        cycle = Cycle(store, leadership, roster, runner, settings.cycle_interval, self.base_runs.save, memory.refresh)
+        leadership.start(before_resigning=lambda: _give_up(runner, polls), saw_epoch=memory.saw)
+        self._leadership, self._threads = leadership, [clock, cycle]
+        for thread in self._threads:
+            thread.start()
+        if not leadership.leads:
+            logger.info("perpetual: standing by", extra={"event": "perpetual.standby"})
+
+    def stop(self) -> None:
+        """Claim nothing more and release the lead; returns within seconds. Calling it again does nothing.
+
+        It takes no lock and uses no connection that the interrupted tick may hold.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        for thread in self._threads:
+            thread.halt()
+        if self._leadership is not None:
+            self._leadership.stop(STOP_WAIT)
+
+
+def _give_up(runner: Runner, polls: PollThreads) -> None:
+    for claim in polls.running:
+        if not claim.committed.is_set():
+            runner.give_up(claim)
