@@ -36,9 +36,10 @@ end
 local function end_other(unit, task, open, status, history, ttl)
   local slot, trigger, started = open[2], open[3], open[4]
   local json = string.format(
-    '{"poll_id":%s,"unit":%s,"task":%s,"slot":%s,"trigger":%s,"status":"%s","started_ms":%s,"finished_ms":%.0f,"at":"%s"}',
-    cjson.encode(open[1]), cjson.encode(unit), cjson.encode(task), slot, cjson.encode(trigger), status, started, now,
-    rfc3339(now))
+    '{"poll_id": %s, "unit": %s, "task": %s, "slot": "%s", "trigger": "%s", "status": "%s", "started_at": "%s",'
+      .. ' "finished_at": "%s", "at": "%s"}',
+    cjson.encode(open[1]), cjson.encode(unit), cjson.encode(task), rfc3339(tonumber(slot)), trigger, status,
+    rfc3339(tonumber(started)), rfc3339(now), rfc3339(now))
   write_outcome(polls_prefix .. unit, history, ttl, '', string.format('%.0f', now), json)
   redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'poll', 'data', json)
 end
