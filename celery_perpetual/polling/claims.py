@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery_perpetual.ledger import new_poll_id
 from celery_perpetual.polling.history import HISTORY_TTL_MS
@@ -21,6 +21,8 @@ from celery_perpetual.tasks import Occurrence, Perpetuity
 
 #: What a claim outlives its poll's time limit by, so that the poll itself has the first word.
 GRACE_MS = 1000
+#: How long a poll may wait in a queue before it is given up.
+QUEUED_MS = 60_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -63,11 +65,22 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A unit that was not claimed: ``paused``, ``busy`` or ``early``."""
+    """A unit that was not claimed: ``paused``, ``busy``, ``early`` or ``backoff``."""
 
     perpetuity: Perpetuity
     verdict: str
     now: int
+
+
+class Due(NamedTuple):
+    """A unit that is due; times are ms."""
+
+    unit: str
+    at: int
+    anchor: int | None
+    trigger: str
+    suspect: bool
+    """Its poll was open when a leader died."""
 
 
 class NotLeading(Exception):
@@ -81,13 +94,15 @@ class Claims:
         self.store = store
         self.events_maxlen = events_maxlen
 
-    def due(self, limit: int) -> tuple[int, int | None, list[tuple[str, int, int | None, str]]]:
-        """The store's time, the next due time where nothing is due, and (unit, due, anchor, trigger) of what is."""
+    def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
+        """The store's time, the next due time where nothing is due, and what is."""
         keys = self.store.keys
-        now, following, *rows = script("due")(self.store, due=keys.due, limit=limit, unit_prefix=keys.unit_prefix)
+        now, following, *rows = script("due")(
+            self.store, due=keys.due, limit=limit, unit_prefix=keys.unit_prefix, mine=leader
+        )
         found = [
-            (unit.decode(), int(float(at)), int(anchor) if anchor else None, trigger.decode())
-            for unit, at, anchor, trigger in zip(*[iter(rows)] * 4, strict=True)
+            Due(unit.decode(), int(float(at)), int(anchor) if anchor else None, trigger.decode(), suspect == b"1")
+            for unit, at, anchor, trigger, suspect in zip(*[iter(rows)] * 5, strict=True)
         ]
         return int(now), int(float(following)) if following else None, found
 
@@ -100,6 +115,12 @@ class Claims:
             NotLeading: the leader key is not exactly ``leader`` any more; nothing was claimed.
         """
         return self._claim(leader, now, [(p, o.slot, str(o.following)) for p, o in wanted])
+
+    def travelled(self, claim: Claim) -> None:
+        """A claim is on its way to a worker."""
+        valid = round(claim.perpetuity.poll_timeout * 1000) * 2 + QUEUED_MS
+        key = self.store.keys.unit(claim.perpetuity.unit)
+        script("travel")(self.store, key=key, poll=claim.poll_id, valid=valid)
 
     def carried(self, perpetuity: Perpetuity, poll_id: str, following: str) -> Claim | None:
         """Go on with a claim that travelled here, or None if it has expired meanwhile."""

@@ -19,7 +19,7 @@ from celery_perpetual.ledger import CHUNK, Closing, Ledger, decode, encode
 from celery_perpetual.polling import outcome as status
 from celery_perpetual.polling import travel
 from celery_perpetual.polling.batch import Abandoned, Found, read
-from celery_perpetual.polling.claims import Claim
+from celery_perpetual.polling.claims import Claim, Claims
 from celery_perpetual.polling.coroutines import Loop
 from celery_perpetual.polling.history import HISTORY_TTL_MS
 from celery_perpetual.polling.outcome import PollOutcome, format_time
@@ -59,6 +59,7 @@ class Runner:
         perpetuity = claim.perpetuity
         if claim.travels:
             travel.send(self.app, claim)
+            Claims(self.store, self.events_maxlen).travelled(claim)
             return None
         if claim.in_flight >= perpetuity.max_in_flight:
             return self._skip_full(claim, claim.in_flight)

@@ -4,9 +4,9 @@
 -- leading; its poll ends as superseded and its batch will be refused. A claim that outlived its time is abandoned.
 -- Sent twice with the same poll ids it answers the same.
 --
--- A poll that travels to a worker belongs to no term: a hand-over leaves it alone, and its claim lasts longer, because
--- it waits in a queue first. A unit whose poll was open when a leader died, twice in a row, travels from then on for a
--- day: it may be what killed them.
+-- The claim of a poll by hand, and of one that has travelled to a worker, belongs to no term: a hand-over leaves it
+-- alone. A unit whose poll was open when a leader died, twice in a row, travels from then on for a day: it may be what
+-- killed them.
 --
 -- KEYS[1] leader        string  owner:term of the living leader
 -- KEYS[2] due           zset    unit -> next poll
@@ -65,7 +65,7 @@ for i = 5, #ARGV, 9 do
   local trigger = mine == '' and 'manual' or (u[13] or 'schedule')
   local verdict = 'claimed'
   if u[1] == poll then
-    trigger, travels = u[3], mine ~= '' and u[6] == ''
+    trigger, travels = u[3], mine ~= '' and (travels or (tonumber(u[15]) or 0) > now)
   elseif mine ~= '' and (everything or is_paused(unit)) then
     verdict = 'paused'
     redis.call('HDEL', key, 'trigger')
@@ -73,6 +73,13 @@ for i = 5, #ARGV, 9 do
     verdict = 'busy'
   elseif u[7] and (slot < tonumber(u[7]) or (slot == tonumber(u[7]) and not u[1])) then
     verdict = 'early'
+  elseif u[1] and u[6] == '' and mine ~= '' then
+    -- Whoever had it is gone: a worker's child that was killed, or a process that polled by hand. It counts as a failure.
+    end_other(unit, task, u, 'abandoned', history, ttl)
+    local wait = math.min(30000 * 2 ^ math.min(redis.call('HINCRBY', key, 'attempt', 1) - 1, 10), 300000)
+    verdict, following = 'backoff', string.format('%.0f', now + wait)
+    redis.call('HDEL', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by')
+    redis.call('HSET', key, 'backoff', following, 'trigger', 'backoff')
   else
     if u[1] then
       end_other(unit, task, u, tonumber(u[5]) > now and 'superseded' or 'abandoned', history, ttl)
@@ -82,7 +89,7 @@ for i = 5, #ARGV, 9 do
     end
     travels = mine ~= '' and (travels or (tonumber(redis.call('HGET', key, 'banned')) or 0) > now)
     redis.call('HSET', key, 'claim', poll, 'claim_slot', ARGV[i + 2], 'claim_trigger', trigger, 'claim_started', now,
-      'claim_until', now + (travels and 2 * valid + 60000 or valid), 'claim_by', travels and '' or mine)
+      'claim_until', now + valid, 'claim_by', mine)
     if mine ~= '' then
       redis.call('HSET', key, 'slot', ARGV[i + 2], 'anchor', u[8] or ARGV[i + 2])
       redis.call('HDEL', key, 'trigger')
