@@ -21,6 +21,8 @@ class Loop:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
+        self._deadline = 0.0
+        """Of the whole poll, on the loop's clock."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def settle(self, result: Any) -> Any:
@@ -34,29 +36,43 @@ class Loop:
         return result
 
     def close(self) -> None:
-        """Close the loop and what hangs on it."""
+        """Cancel what still runs on the loop, let generators clean up, and close it."""
         if self._loop is not None:
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.close()
+            try:
+                self._loop.run_until_complete(_tidy(self._loop))
+            finally:
+                self._loop.close()
 
     def _run(self, awaitable: Any) -> Any:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-
+            self._deadline = self._loop.time() + self._timeout
         return self._loop.run_until_complete(self._limited(self._loop, awaitable))
 
     async def _limited(self, loop: asyncio.AbstractEventLoop, awaitable: Any) -> Any:
-        started = loop.time()
         try:
-            return await asyncio.wait_for(awaitable, self._timeout)
+            return await asyncio.wait_for(awaitable, max(0.0, self._deadline - loop.time()))
         except asyncio.TimeoutError:
-            if loop.time() - started < self._timeout:
+            if loop.time() < self._deadline:
                 raise  # the user's own
             raise Abandoned from None
 
     def _iterate(self, source: AsyncIterator[Any]) -> Iterator[Any]:
         while True:
             try:
-                yield self._run(source.__anext__())
+                yield self._run(_next(source))
             except StopAsyncIteration:
                 return
+
+
+async def _next(source: AsyncIterator[Any]) -> Any:
+    """The next item; asked for inside the loop, or that would not know the generator as its own to close."""
+    return await source.__anext__()
+
+
+async def _tidy(loop: asyncio.AbstractEventLoop) -> None:
+    left = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await loop.shutdown_asyncgens()
