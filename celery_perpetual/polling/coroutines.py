@@ -24,6 +24,8 @@ class Loop:
         self._deadline = 0.0
         """Of the whole poll, on the loop's clock."""
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._sources: list[AsyncIterator[Any]] = []
+        """Kept until the end, when those that were not read to theirs are closed."""
 
     def settle(self, result: Any) -> Any:
         """A plain result: coroutines are run, asynchronous iterators become iterators."""
@@ -58,6 +60,7 @@ class Loop:
             raise Abandoned from None
 
     def _iterate(self, source: AsyncIterator[Any]) -> Iterator[Any]:
+        self._sources.append(source)
         while True:
             try:
                 yield self._run(_next(source))

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support import wait_until
 from tests.support.broker import events, leader
+from tests.support.console import Console
 from tests.support.outside import poll_events
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def wait_for_pause(proj: Project, beats: Sequence[CeleryProcess]) -> None:
     assert paused(proj.redis) == {UNIT: REASON}
     lost = events(proj.redis, "store.lost")
     assert lost
-    assert all(event["paused"] == [UNIT] and event["was"] != event["epoch"] and event["at"] for event in lost)
+    assert {unit for event in lost for unit in event["paused"]} == {UNIT}
+    assert all(event["was"] != event["epoch"] and event["at"] for event in lost)
     assert polled(proj.redis) == 0
     assert ids(proj) == list(range(10))
 
@@ -107,13 +109,14 @@ def test_units_with_a_cursor_wait_for_the_operator(
     wait_for_pause(proj, beats)
     proj.write("most", "20")
 
-    why = json.loads(proj.celery("perpetual", "why", "proj.follow", "--json").stdout)
-    assert why["unit"]["state"] == "paused"
-    assert why["unit"]["reason"] == REASON
-    assert "resume --task proj.follow" in why["reasons"][0]["help"]
-    assert proj.celery("perpetual", "cursor", "set", "proj.follow", "10").returncode == 0
-    assert ids(proj) == list(range(10))
-    assert proj.celery("perpetual", "resume", "--task", "proj.follow").returncode == 0
+    with Console(proj) as console:
+        why = console("perpetual.why('proj.follow')")
+        assert why["unit"]["state"] == "paused"
+        assert why["unit"]["reason"] == REASON
+        assert "resume --task proj.follow" in why["reasons"][0]["help"]
+        console("perpetual.set_cursor('proj.follow', 10)")
+        assert ids(proj) == list(range(10))
+        assert console("perpetual.resume('proj.follow')") is True
     wait_until(lambda: ids(proj) == list(range(20)), "it continues where it was told to")
     assert paused(proj.redis) == {}
     assert all(beat.alive for beat in beats)
@@ -137,7 +140,7 @@ def test_the_standby_pauses_too_when_the_leader_is_gone_with_the_data(
 def test_a_beat_that_learns_of_the_loss_late_does_not_pause_again(
     project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
 ) -> None:
-    """A beat that was frozen meanwhile leaves a unit alone whose cursor the operator has set."""
+    """A standby that was frozen meanwhile leaves a unit alone that the operator has resumed."""
     server = private_redis()
     proj = project(SOURCE, broker=server.url, store=server.url, **QUICK)
     first, second = run_beats(proj)
@@ -146,8 +149,9 @@ def test_a_beat_that_learns_of_the_loss_late_does_not_pause_again(
     proj.redis.flushall()
     wait_for_pause(proj, [first])
     proj.write("most", "20")
-    assert proj.celery("perpetual", "cursor", "set", "proj.follow", "10").returncode == 0
-    assert proj.celery("perpetual", "resume", "--task", "proj.follow").returncode == 0
+    with Console(proj) as console:
+        console("perpetual.set_cursor('proj.follow', 10)")
+        assert console("perpetual.resume('proj.follow')") is True
     second.cont()
     second.wait_for_log("the store was lost")
 
@@ -155,6 +159,25 @@ def test_a_beat_that_learns_of_the_loss_late_does_not_pause_again(
     before = polled(proj.redis)
     wait_until(lambda: polled(proj.redis) > before + 3, "and is polled on")
     assert paused(proj.redis) == {}
+
+
+def test_a_second_loss_does_not_set_free_what_the_first_one_paused(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
+) -> None:
+    """Data lost again before the operator came, cursors and pauses this time: the units are paused again."""
+    server = private_redis()
+    proj = project(SOURCE, broker=server.url, store=server.url, **QUICK)
+    beats = run_beats(proj)
+    proj.redis.flushall()
+    wait_for_pause(proj, beats)
+    before = passes(proj.redis)
+    wait_until(lambda: passes(proj.redis) >= before + 8, "both beats have looked again")
+
+    server.restart(keep_data=False)
+    for beat in beats:
+        beat.wait_for_log("the store was lost", count=2)
+
+    wait_for_pause(proj, beats)
 
 
 def test_with_run_everything_is_polled_on(

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 IN_WORKER = 'perpetual_options=PerpetualOptions(poll_in="worker")'
 
-ONE = """
+ONE = f"""
 def rows(poll):
     ledger.record(poll.poll_id, "polled")
     return []
 
-@app.task(base=PerpetualTask, poll_every=3600, next_batch=rows, {in_worker})
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=rows, {IN_WORKER})
 def work(): ...
-""".format(in_worker=IN_WORKER)
+"""
 UNIT = "perpetual:proj.work"
 
 
@@ -259,7 +259,7 @@ def test_a_next_batch_that_kills_beats_goes_to_the_worker_alone(
     survivor = next(beat for beat in beats if beat.alive)
     wait_until(lambda: len(proj.rows("deadly")) >= 4, "its poll goes to the worker", interval=0.1)
     died = max(row.time for row in proj.rows("deadly")[:3])
-    wait_until(lambda: time.time() > died + 3 + 3 * EVERY, "the third beat has led for two slots and more", interval=0.1)
+    wait_until(lambda: time.time() > died + 3 + 3 * EVERY, "the third beat leads for two slots", interval=0.1)
 
     deadly = proj.rows("deadly")
     assert survivor.alive

@@ -130,7 +130,9 @@ def test_a_timeout_error_of_the_users_own_is_a_failure(console: Console) -> None
 
 
 @pytest.mark.parametrize("name", ["hanging", "hanging_in_the_middle", "dripping"])
-def test_a_coroutine_that_takes_too_long_times_out_by_hand_too(console: Console, store_redis: redis.Redis, name: str) -> None:
+def test_a_coroutine_that_takes_too_long_times_out_by_hand_too(
+    console: Console, store_redis: redis.Redis, name: str
+) -> None:
     """`poll()` returns `timed_out` soon after poll_timeout, nothing is enqueued, and no thread is left behind."""
     begun = time.monotonic()
     outcome = console(f"perpetual.poll('proj.{name}')")
@@ -147,7 +149,7 @@ def test_a_coroutine_that_takes_too_long_times_out_by_hand_too(console: Console,
 def test_a_coroutine_that_hangs_in_beat_is_cancelled_and_its_thread_serves_others(
     project: Callable[..., Project], store_redis: redis.Redis
 ) -> None:
-    """With one poll thread and forty hanging coroutines, beat grows no threads, and the last task is polled as well."""
+    """With two poll threads and forty hanging coroutines, beat grows no threads, and the last task is polled on."""
     proj = project(
         """
         import asyncio

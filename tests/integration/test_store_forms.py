@@ -211,9 +211,9 @@ def test_the_store_on_another_server_than_the_broker(
     check(proj)
 
     with redis.Redis.from_url(broker.url, decode_responses=True) as client:
-        assert [key for key in client.keys() if key.startswith("perpetual")] == []
+        assert [key for key in client.scan_iter() if key.startswith("perpetual")] == []
         assert client.exists("_kombu.binding.celery")
-    assert {str(key).split(":")[0] for key in proj.redis.keys()} == {"perpetual"}
+    assert {str(key).split(":")[0] for key in proj.redis.scan_iter()} == {"perpetual"}
 
 
 @pytest.mark.parametrize("user", ["", "shop"], ids=["password", "user and password"])
@@ -253,12 +253,10 @@ def test_a_global_keyprefix(project: Callable[..., Project], private_redis: Call
     """Messages go into the prefixed queue that the workers read, and no queue without the prefix comes into being."""
     server = private_redis()
 
-    proj = project(
-        SOURCE, broker=server.url, store=server.url, broker_transport_options={"global_keyprefix": "shop_"}
-    )
+    proj = project(SOURCE, broker=server.url, store=server.url, broker_transport_options={"global_keyprefix": "shop_"})
     _, worker = check(proj)
     worker.kill9()
     wait_until(lambda: proj.redis.llen("shop_celery") >= 3, "further messages wait")
 
     assert not proj.redis.exists("celery")
-    assert {key.replace(":", "_").split("_")[0] for key in map(str, proj.redis.keys())} == {"shop", "perpetual"}
+    assert {key.replace(":", "_").split("_")[0] for key in map(str, proj.redis.scan_iter())} == {"shop", "perpetual"}

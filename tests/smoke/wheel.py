@@ -1,4 +1,4 @@
-"""Does the wheel work where nothing else is? ``python tests/smoke/wheel.py dist/celery_perpetual-….whl``
+"""Does the wheel work where nothing else is? Run ``python tests/smoke/wheel.py dist/celery_perpetual-….whl``.
 
 Makes a virtual environment in a temporary folder, installs the wheel there with its ``demo`` extra, and runs a small
 project from an empty folder: embedded server, beat, worker; one item has to run. Exit status 0 or 1. Needs nothing but

@@ -1,4 +1,5 @@
--- Go on with a poll that travelled to a worker: its time limit counts from here. Sent twice it only counts again.
+-- Go on with a poll that travelled to a worker: its time limit counts from here, and it belongs to no term, even if the
+-- worker is faster than the beat that sent it. Sent twice it only counts again.
 --
 -- KEYS[1] key    hash  the unit
 -- ARGV[1] poll   text  poll id
@@ -11,5 +12,5 @@ local u = redis.call('HMGET', key, 'claim', 'claim_slot', 'claim_trigger', 'curs
 if u[1] ~= poll then
   return {}
 end
-redis.call('HSET', key, 'claim_until', now + valid)
+redis.call('HSET', key, 'claim_by', '', 'claim_until', now + valid)
 return {now, u[2], u[3], u[4] or '', u[5] or '0', u[6] or '0', u[7] or ''}
