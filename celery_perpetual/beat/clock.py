@@ -9,10 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import blake2b
+from queue import Empty, SimpleQueue
 
 from celery.utils.log import get_logger
 
+from celery_perpetual.beat.base_runs import BaseRuns
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.errors import StoreUnavailable
@@ -39,7 +42,13 @@ class Clock(threading.Thread):
     """Claims due units while this process leads."""
 
     def __init__(
-        self, store: Store, leadership: Leadership, roster: Roster, runner: Runner, threads: PollThreads
+        self,
+        store: Store,
+        leadership: Leadership,
+        roster: Roster,
+        runner: Runner,
+        threads: PollThreads,
+        base_runs: BaseRuns,
     ) -> None:
         super().__init__(name="perpetual-clock", daemon=True)
         self._store = store.clone()
@@ -47,6 +56,7 @@ class Clock(threading.Thread):
         self._roster = roster
         self._runner = runner
         self._threads = threads
+        self._base_runs = base_runs
         self._claims = Claims(self._store, runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
         self._couriers = PollThreads(runner.run, COURIERS, 0)
@@ -54,10 +64,16 @@ class Clock(threading.Thread):
         self._alone: str | None = None
         """A unit whose poll was open when a leader died runs without company: if it kills again, it is known."""
         self._halt = threading.Event()
+        self._wakes: SimpleQueue[None] = SimpleQueue()
 
     def halt(self) -> None:
         """Claim nothing from now on."""
         self._halt.set()
+        self.wake()
+
+    def wake(self) -> None:
+        """Look now. May be called from a signal handler that interrupts another call: this queue takes no lock."""
+        self._wakes.put(None)
 
     def run(self) -> None:
         while not self._halt.is_set():
@@ -72,7 +88,8 @@ class Clock(threading.Thread):
             except Exception:
                 logger.exception("perpetual: the clock stumbled")
                 pause = LONGEST_PAUSE
-            self._halt.wait(pause)
+            with suppress(Empty):
+                self._wakes.get(timeout=pause)
 
     def turn(self) -> float:
         """One look at what is due; seconds until the next."""
@@ -81,6 +98,7 @@ class Clock(threading.Thread):
         leader = self._leadership.value
         if leader is None:
             return 0.05
+        self._base_runs.save()
         self._roster.refresh()
         registration = (leader, self._roster.version, int(time.monotonic() // REGISTER_EVERY))
         if self._registered != registration:

@@ -34,7 +34,6 @@ class Cycle(threading.Thread):
         roster: Roster,
         runner: Runner,
         interval: float,
-        flush: Callable[[], object],
         remember: Callable[[], object],
     ) -> None:
         super().__init__(name="perpetual-cycle", daemon=True)
@@ -49,7 +48,6 @@ class Cycle(threading.Thread):
             "pauses": pauses.trim,
             "batches": lambda: relay_batch_done(runner.app, store),
             "orphans": lambda: drop_orphans(store, roster.units.keys() | roster.disabled),
-            "base": flush,
         }
 
     def halt(self) -> None:

@@ -69,15 +69,16 @@ class Engine:
         leadership.knows(len(roster.discovery.tasks), roster.discovery.digest())
         runner = Runner(self.app, store, settings.events_maxlen)
         polls = PollThreads(runner.run, settings.poll_threads, settings.max_abandoned_polls)
-        clock = Clock(store, leadership, roster, runner, polls)
+        clock = Clock(store, leadership, roster, runner, polls, self.base_runs)
+        self.base_runs.on_run = clock.wake
         memory = Memory(
             store,
             Pauses(store, settings.events_maxlen),
             pause=settings.on_store_lost == "pause",
             events_maxlen=settings.events_maxlen,
         )
-        cycle = Cycle(store, leadership, roster, runner, settings.cycle_interval, self.base_runs.save, memory.refresh)
-        leadership.start(before_resigning=lambda: _give_up(runner, polls), saw_epoch=memory.saw)
+        cycle = Cycle(store, leadership, roster, runner, settings.cycle_interval, memory.refresh)
+        leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
         self._leadership, self._threads = leadership, [clock, cycle]
         for thread in self._threads:
             thread.start()
@@ -97,8 +98,9 @@ class Engine:
         if self._leadership is not None:
             self._leadership.stop(STOP_WAIT)
 
-
-def _give_up(runner: Runner, polls: PollThreads) -> None:
-    for claim in polls.running:
-        if not claim.committed.is_set():
-            runner.give_up(claim)
+    def _let_go(self, runner: Runner, polls: PollThreads) -> None:
+        """What the next leader should not have to wait for, while this one still holds the lead."""
+        self.base_runs.save()
+        for claim in polls.running:
+            if not claim.committed.is_set():
+                runner.give_up(claim)

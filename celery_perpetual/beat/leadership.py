@@ -148,7 +148,7 @@ class Leadership:
         self._saw_epoch(epoch.decode())
         if int(term):
             reach("leader.elected")
-            self._hold(f"{self.owner}:{int(term)}", started)
+            self._hold(f"{self.owner}:{int(term)}", started, int(left) / 1000)
             logger.info("perpetual: leading, term %d", int(term), extra={"event": "perpetual.leader_elected"})
             return self._ttl / 3
         leader = json.loads(info) if info else {}
@@ -176,11 +176,11 @@ class Leadership:
         if asker and asker.decode() != self.owner:
             self._resign(f"handed over to {asker.decode()}")
             return STANDBY_INTERVAL
-        self._hold(lead.value, started)
+        self._hold(lead.value, started, self._ttl)
         return self._ttl / 3
 
-    def _hold(self, value: str, started: float) -> None:
-        self.lead = Lead(value, started + self._ttl - MARGIN)
+    def _hold(self, value: str, started: float, left: float) -> None:
+        self.lead = Lead(value, started + left - MARGIN)
 
     def _resign(self, reason: str) -> None:
         lead, self.lead = self.lead, None
@@ -205,7 +205,7 @@ class Leadership:
             return
         self._asked = True
         with self._store.errors("hand-over"):
-            self._store.redis.set(self._store.keys.handover, self.owner, px=2 * self._ttl_ms, nx=True)
+            self._store.redis.set(self._store.keys.handover, self.owner, px=self._ttl_ms, nx=True)
         logger.info("perpetual: asked the leader to hand over, this beat knows more units")
 
     def _about(self) -> str:

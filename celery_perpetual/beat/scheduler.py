@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import time
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import PersistentScheduler, Scheduler, Service
@@ -105,10 +104,7 @@ class PerpetualScheduler(Scheduler):
             return
         super().setup_schedule()
         if self._perpetual_shares_runs:
-            for name, at in self._perpetual_engine.base_runs.load().items():
-                entry = self.schedule.get(name)
-                if entry is not None:
-                    entry.last_run_at = datetime.fromtimestamp(at, tz=self.app.timezone)
+            self._perpetual_engine.base_runs.restore(self.schedule, self.app.timezone)
         self._heap = None
         self._perpetual_base_ready = True
 
@@ -116,6 +112,7 @@ class PerpetualScheduler(Scheduler):
         """Let go of the base scheduler's file and connections; another beat may lead by now."""
         if self._perpetual_base_ready:
             self._perpetual_base_ready = False
+            self._perpetual_engine.base_runs.forget()
             super().close()
 
 

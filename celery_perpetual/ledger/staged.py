@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery_perpetual.ledger.ids import base
+from celery_perpetual.ledger.ledger import chunks
 from celery_perpetual.store import Store, script
 
 #: A commit follows its staging within seconds; a claim that is still open protects its records anyway.
@@ -10,21 +13,34 @@ PATIENCE_MS = 60_000
 
 
 def sweep_staged(store: Store, limit: int = 10) -> int:
-    """Remove records and item keys of polls that ended without a commit; returns how many chunks that were."""
-    keys = store.keys
+    """Remove item keys and records of polls that ended without a commit; returns how many polls that were.
+
+    It goes by the item keys, not by the records, which may have expired; cut short it starts anew the next time.
+    """
     with store.errors("staged"):
-        entries = store.redis.zrangebyscore(keys.staged, "-inf", store.now() - PATIENCE_MS, 0, limit)
-    removed = 0
-    for entry in entries:
-        poll_id, _, unit = entry.decode().partition(" ")
-        chunk = 0
-        while (
-            script("unstage")(
-                store, key=keys.unit(unit), batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, chunk),
-                item_keys=keys.item_keys(unit), staged=keys.staged, poll=poll_id, unit=unit, base=base(poll_id),
-            )
-            == 1
-        ):  # fmt: skip
-            chunk += 1
-        removed += chunk
-    return removed
+        entries = store.redis.zrangebyscore(store.keys.staged, "-inf", store.now() - PATIENCE_MS, 0, limit)
+    return sum(_sweep(store, *entry.decode().split(" ", 1)) for entry in entries)
+
+
+def _sweep(store: Store, poll_id: str, unit: str) -> int:
+    keys, own = store.keys, base(poll_id)
+
+    def unstage(items: Any = (), records: Any = (), *, last: bool = False) -> bool:
+        reply = script("unstage")(
+            store, key=keys.unit(unit), batch=keys.poll(poll_id), item_keys=keys.item_keys(unit), staged=keys.staged,
+            more_keys=records, poll=poll_id, unit=unit, base=own, last=int(last), tail=items,
+        )  # fmt: skip
+        return bool(reply)
+
+    with store.errors("staged"):
+        walk = store.redis.hscan_iter(keys.item_keys(unit), count=500)
+        held = [item for item, holder in walk if holder.startswith(own.encode())]
+    return int(all(unstage(part) for part in chunks(held)) and unstage(records=_records(store, poll_id), last=True))
+
+
+def _records(store: Store, poll_id: str) -> list[str]:
+    found: list[str] = []
+    with store.errors("staged"):
+        while store.redis.exists(key := store.keys.chunk(poll_id, len(found))):
+            found.append(key)
+    return found

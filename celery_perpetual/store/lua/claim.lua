@@ -96,8 +96,13 @@ for i = 5, #ARGV, 9 do
     end
   end
   if mine ~= '' then
-    -- Behind an open claim the unit waits for its end, which sets the due time anew.
-    redis.call('ZADD', due, verdict == 'busy' and u[5] or following, unit)
+    -- Behind an open claim the unit waits for its end, which sets the due time anew; and should this poll never end,
+    -- the unit is looked at when its claim expires, however far away the next slot is.
+    local at = verdict == 'busy' and u[5] or following
+    if verdict == 'claimed' then
+      at = math.min(tonumber(at), now + valid)
+    end
+    redis.call('ZADD', due, at, unit)
   end
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = verdict, travels and '1' or '', u[9] or '', u[10] or '0'

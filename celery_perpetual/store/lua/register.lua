@@ -1,4 +1,5 @@
--- Make units known: a first due time for new ones, a new grid for those whose schedule changed.
+-- Make units known: a first due time for new ones, a new grid for those whose schedule changed. A unit whose poll was
+-- left open by an earlier leader is due again for that very slot.
 --
 -- KEYS[1] leader       string  owner:term of the living leader
 -- KEYS[2] units        zset    unit -> last seen
@@ -16,7 +17,7 @@ end
 for i = 3, #ARGV, 4 do
   local unit, spec, every, first = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
   local key = unit_prefix .. unit
-  local known = redis.call('HMGET', key, 'spec', 'anchor')
+  local known = redis.call('HMGET', key, 'spec', 'anchor', 'claim_by', 'claim_slot', 'claim_trigger')
   redis.call('ZADD', units, now, unit)
   if known[1] ~= spec then
     local anchor = tonumber(known[2])
@@ -28,6 +29,11 @@ for i = 3, #ARGV, 4 do
     redis.call('ZADD', due, first, unit)
   else
     redis.call('ZADD', due, 'NX', first, unit)
+    if known[3] and known[3] ~= '' and known[3] ~= mine and redis.call('ZADD', due, 'LT', 'CH', known[4], unit) == 1 then
+      if known[5] ~= 'schedule' then
+        redis.call('HSET', key, 'trigger', known[5])
+      end
+    end
   end
 end
 return 1

@@ -1,0 +1,239 @@
+"""A beat is killed at every named point between claim and outcome; the next one loses nothing and repeats nothing."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import wait_until
+from tests.support.broker import Message, events, leader, queued, taken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from tests.support import CeleryProcess, Project
+
+UNIT = "perpetual:u:perpetual:proj.visit"
+ITEM_KEYS = "perpetual:keys:perpetual:proj.visit"
+
+#: What is to be done are the numbers below TOTAL; each poll brings the next SIZE of them.
+SOURCE = """
+def numbers(poll):
+    start = poll.cursor or 0
+    end = min(start + {size}, {total})
+    if start < end:
+        return Batch([Item(args=(n,), key=n) for n in range(start, end)], cursor=end)
+
+@app.task(base=PerpetualTask, poll_every=0.5, next_batch=numbers)
+def visit(number):
+    ledger.record(number)
+"""
+
+#: The batch is in the ledger.
+COMMITTED = ("poll.committed", "poll.publishing", "poll.published")
+
+#: 3 000 items are six chunks of records and of messages.
+LARGE = [
+    "poll.claimed", "poll.read", "poll.staged", "poll.staged:6", "poll.committing",
+    "poll.committed", "poll.publishing", "poll.publishing:4", "poll.published", "poll.published:6",
+]  # fmt: skip
+
+#: The same in the second batch, of two chunks.
+LARGE_SECOND = ["poll.staged:8", "poll.publishing:8"]
+
+#: One script brings records and messages.
+SMALL = ["poll.claimed", "poll.committing", "poll.committed", "poll.committed:2"]
+
+
+def numbers_project(project: Callable[..., Project], *, size: int, total: int, **options: str) -> Project:
+    """Write the project."""
+    return project(SOURCE.format(size=size, total=total), perpetual_leader_ttl=3, **options)
+
+
+def crash(proj: Project, point: str) -> str | None:
+    """Run a beat until it kills itself at a point; return the poll that was open, if it was before its commit."""
+    beat = proj.beat(env={"PERPETUAL_CRASH_AT": point})
+    assert beat.wait() == -signal.SIGKILL
+    if point.startswith(COMMITTED):
+        return None
+    poll = proj.redis.hget(UNIT, "claim")
+    assert poll is not None
+    return str(poll)
+
+
+def take_over(proj: Project) -> CeleryProcess:
+    """Start the beat that goes on."""
+    beat = proj.beat()
+
+    def leads() -> bool:
+        held = leader(proj.redis)
+        return held is not None and held[0] == beat.pid
+
+    wait_until(leads, "the second beat leads", timeout=10)
+    return beat
+
+
+def cursor(redis: redis.Redis) -> int:
+    return int(redis.hget(UNIT, "cursor") or 0)
+
+
+def batches(redis: redis.Redis) -> dict[str, int]:
+    """Return the batches in the ledger, as what their ids start with and how many items they have."""
+    prefix = "perpetual:p:"
+    return {key[len(prefix) :][:28]: int(redis.hget(key, "n")) for key in redis.scan_iter(f"{prefix}*")}
+
+
+def check_the_store_after_the_crash(redis: redis.Redis, lost: str | None) -> dict[str, int]:
+    """A batch is true with all that belongs to it, or nothing of it is; return those that are."""
+    committed = batches(redis)
+    if lost is None:
+        assert committed
+    else:
+        assert lost[:28] not in committed
+    # The cursor counts items here.
+    assert cursor(redis) == sum(committed.values()) == int(redis.hget(UNIT, "inflight") or 0)
+    in_broker = queued(redis)
+    numbers = {message.args[0] for message in in_broker}
+    assert len(numbers) == len(in_broker)
+    assert numbers <= set(range(cursor(redis)))
+    assert {message.poll for message in in_broker} <= committed.keys()
+    return committed
+
+
+def check_that_nothing_waits_for_ever(redis: redis.Redis) -> None:
+    """Records are those of committed batches, or have an end of their own."""
+    for key in redis.scan_iter("perpetual:[id]:*"):
+        poll = key.split(":")[2]
+        assert redis.exists(f"perpetual:p:{poll}") or redis.ttl(key) > 0, key
+
+
+def wait_for_all(redis: redis.Redis, total: int) -> list[Message]:
+    """Wait until that many messages lie in the queue; return them."""
+    wait_until(lambda: redis.llen("celery") >= total, f"{total} messages in the queue", timeout=30)
+    return queued(redis)
+
+
+def check_exactly_once(redis: redis.Redis, messages: list[Message], total: int) -> None:
+    """Queue, cursor, item keys and counters tell one story."""
+    assert sorted(message.args[0] for message in messages) == list(range(total))
+    assert len({message.id for message in messages}) == total
+    assert cursor(redis) == total
+    assert redis.hgetall(ITEM_KEYS) == {str(message.args[0]): message.id for message in messages}
+    assert int(redis.hget(UNIT, "inflight")) == total
+    assert redis.zcard("perpetual:outbox") == 0
+    by_poll = Counter(message.poll for message in messages)
+    assert batches(redis) == by_poll
+    for key in redis.scan_iter("perpetual:p:*"):
+        number, published, left = redis.hmget(key, "n", "pub", "left")
+        assert number == published == left
+    enqueued = [event for event in events(redis, "poll") if event["status"] == "enqueued"]
+    assert {event["poll_id"][:28]: event["count"] for event in enqueued} == by_poll
+    assert len({event["slot"] for event in enqueued}) == len(enqueued)
+
+
+@pytest.mark.parametrize("point", [*LARGE, *LARGE_SECOND])
+def test_a_large_batch_is_enqueued_exactly_once(
+    project: Callable[..., Project], store_redis: redis.Redis, point: str
+) -> None:
+    """A batch in several chunks whose beat dies between any two steps reaches the broker whole, and once."""
+    proj = numbers_project(project, size=3000, total=4000)
+    lost = crash(proj, point)
+    committed = check_the_store_after_the_crash(store_redis, lost)
+
+    beat = take_over(proj)
+
+    messages = wait_for_all(store_redis, 4000)
+    wait_until(lambda: events(store_redis, "poll")[-1]["status"] == "empty", "a poll finds nothing more")
+    assert beat.terminate()[0] == 0
+    check_exactly_once(store_redis, messages, 4000)
+    check_that_nothing_waits_for_ever(store_redis)
+    assert committed.keys() <= batches(store_redis).keys()
+    assert lost is None or lost[:28] not in batches(store_redis)
+
+
+@pytest.mark.parametrize("point", SMALL)
+def test_a_small_batch_is_enqueued_exactly_once(
+    project: Callable[..., Project], store_redis: redis.Redis, point: str
+) -> None:
+    """A batch that is committed and published by one script is either not there or in the broker."""
+    proj = numbers_project(project, size=400, total=1200)
+    lost = crash(proj, point)
+    committed = check_the_store_after_the_crash(store_redis, lost)
+    # Committed means published here, without anybody's help.
+    assert len(queued(store_redis)) == cursor(store_redis)
+
+    beat = take_over(proj)
+
+    messages = wait_for_all(store_redis, 1200)
+    wait_until(lambda: events(store_redis, "poll")[-1]["status"] == "empty", "a poll finds nothing more")
+    assert beat.terminate()[0] == 0
+    check_exactly_once(store_redis, messages, 1200)
+    check_that_nothing_waits_for_ever(store_redis)
+    assert committed.keys() <= batches(store_redis).keys()
+
+
+@pytest.mark.parametrize("point", ["poll.staged:2", "poll.committed", "poll.publishing", "poll.publishing:3"])
+def test_a_batch_for_another_broker_is_enqueued_at_least_once(
+    project: Callable[..., Project], store_redis: redis.Redis, rabbitmq_url: str, point: str
+) -> None:
+    """Over RabbitMQ no item is missing, and what is there twice is at most one chunk, with the same task ids."""
+    proj = numbers_project(project, size=1200, total=1200, broker=rabbitmq_url)
+    lost = crash(proj, point)
+    assert list(batches(store_redis).values()) == ([1200] if lost is None else [])
+
+    beat = take_over(proj)
+
+    wait_until(lambda: cursor(store_redis) == 1200, "the batch is committed")
+    wait_until(lambda: not store_redis.zcard("perpetual:outbox"), "the batch is published")
+    assert beat.terminate()[0] == 0
+    messages = taken(rabbitmq_url)
+    numbers = {message.id: message.args[0] for message in messages}
+    assert sorted(numbers.values()) == list(range(1200))
+    assert {message.poll for message in messages} == batches(store_redis).keys()
+    assert lost is None or lost[:28] not in batches(store_redis)
+    again = [number for number, times in Counter(message.args[0] for message in messages).items() if times > 1]
+    assert len(again) == {"poll.publishing": 500, "poll.publishing:3": 200}.get(point, 0)
+    assert store_redis.hgetall(ITEM_KEYS) == {str(number): id_ for id_, number in numbers.items()}
+    assert int(store_redis.hget(UNIT, "inflight") or 0) == 1200
+
+
+@pytest.mark.parametrize("size", [400, 1200])
+def test_a_batch_that_was_relayed_runs_and_leaves_nothing(
+    project: Callable[..., Project], store_redis: redis.Redis, size: int
+) -> None:
+    """Every item of a batch that a crash cut in two runs once, and then the ledger has forgotten all of them."""
+    proj = numbers_project(project, size=size, total=size)
+    crash(proj, "poll.published:2" if size > 500 else "poll.committed")
+    beat = take_over(proj)
+    wait_for_all(store_redis, size)
+
+    worker = proj.worker("-l", "WARNING", "--prefetch-multiplier", "100")
+
+    wait_until(lambda: store_redis.hget(UNIT, "inflight") == "0", "nothing is in flight", timeout=60, interval=0.1)
+    assert sorted(int(row.id) for row in proj.rows()) == list(range(size))
+    assert [key for kind in ("i", "d", "keys") for key in store_redis.scan_iter(f"perpetual:{kind}:*")] == []
+    assert store_redis.llen("celery") == 0
+    (batch,) = store_redis.scan_iter("perpetual:p:*")
+    assert store_redis.ttl(batch) > 0
+    assert store_redis.hmget(batch, "n", "left", "success") == [str(size), "0", str(size)]
+    assert worker.terminate()[0] == 0
+    assert beat.terminate()[0] == 0
+
+
+def test_a_poll_that_died_with_its_leader_is_made_up_for(
+    project: Callable[..., Project], store_redis: redis.Redis
+) -> None:
+    """However long the interval, a poll that was open when the leader died is done again by the next leader."""
+    source = SOURCE.replace("poll_every=0.5", "poll_every=86400")
+    proj = project(source.format(size=10, total=10), perpetual_leader_ttl=3)
+    crash(proj, "poll.read")
+
+    take_over(proj)
+
+    # From the take-over on nothing but the claim of the dead poll stands in the way, which outlives its time limit.
+    wait_until(lambda: store_redis.llen("celery") == 10, "the poll is made up for", timeout=10)

@@ -1,0 +1,70 @@
+"""Messages as they lie in a broker, and who leads, read without the package under test."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kombu import Connection
+
+if TYPE_CHECKING:
+    import redis
+
+
+class Message(NamedTuple):
+    """One task message."""
+
+    id: str
+    task: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    pid: int
+    """The process that built it."""
+
+    @property
+    def poll(self) -> str:
+        """What all ids of its poll start with."""
+        return self.id[:28]
+
+    @property
+    def claimed(self) -> float:
+        """When its poll was claimed, in seconds of the store's clock: the first 48 bits of the id."""
+        return int(self.id[:8] + self.id[9:13], 16) / 1000
+
+
+def _message(headers: Mapping[str, Any], body: bytes) -> Message:
+    args, kwargs, _embedded = json.loads(body)
+    pid = int(headers["origin"].removeprefix("gen").partition("@")[0])
+    return Message(headers["id"], headers["task"], args, kwargs, pid)
+
+
+def queued(redis: redis.Redis, queue: str = "celery") -> list[Message]:
+    """Read a Redis queue without taking anything out of it, oldest first."""
+    found = [json.loads(text) for text in redis.lrange(queue, 0, -1)]
+    return [_message(entry["headers"], b64decode(entry["body"])) for entry in reversed(found)]
+
+
+def taken(url: str, queue: str = "celery") -> list[Message]:
+    """Take everything out of a queue of any broker, oldest first."""
+    messages = []
+    with Connection(url) as connection, connection.channel() as channel:
+        while (found := channel.basic_get(queue, no_ack=True)) is not None:
+            messages.append(_message(found.headers, found.body.encode() if isinstance(found.body, str) else found.body))
+    return messages
+
+
+def leader(redis: redis.Redis, prefix: str = "perpetual") -> tuple[int, int] | None:
+    """Who leads: pid and term, from ``host/pid/random:term``; None if nobody does."""
+    value = redis.get(f"{prefix}:leader")
+    if value is None:
+        return None
+    owner, _, term = str(value).rpartition(":")
+    return int(owner.split("/")[1]), int(term)
+
+
+def events(redis: redis.Redis, name: str, prefix: str = "perpetual") -> list[dict[str, Any]]:
+    """The data of every event of one name, oldest first."""
+    entries = redis.xrange(f"{prefix}:events")
+    return [json.loads(fields["data"]) for _, fields in entries if fields["event"] == name]
