@@ -125,7 +125,8 @@ class Claims:
     def carried(self, perpetuity: Perpetuity, poll_id: str, following: str) -> Claim | None:
         """Go on with a claim that travelled here, or None if it has expired meanwhile."""
         valid = round(perpetuity.poll_timeout * 1000) + GRACE_MS
-        reply = script("carry")(self.store, key=self.store.keys.unit(perpetuity.unit), poll=poll_id, valid=valid)
+        keys, unit = self.store.keys, perpetuity.unit
+        reply = script("carry")(self.store, key=keys.unit(unit), due=keys.due, poll=poll_id, unit=unit, valid=valid)
         if not reply:
             return None
         now, slot, trigger, *known = reply
