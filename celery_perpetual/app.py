@@ -25,12 +25,26 @@ from celery_perpetual.completions import (
     subscribe,
 )
 from celery_perpetual.errors import ContractError
-from celery_perpetual.operations import Explanation, Finding, Unit, Units, check, explain, find, poll_by_hand
+from celery_perpetual.operations import (
+    Explanation,
+    Finding,
+    Preview,
+    Unit,
+    Units,
+    check,
+    explain,
+    find,
+    forget_cursor,
+    poll_by_hand,
+    poll_in_worker,
+    preview,
+    write_cursor,
+)
 from celery_perpetual.polling import EVERYTHING, Paused, Pauses, PollOutcome, Runner, outcomes
 from celery_perpetual.polling.outcome import format_time
 from celery_perpetual.settings import Settings
-from celery_perpetual.store import Store
-from celery_perpetual.tasks import Perpetuity, load
+from celery_perpetual.store import Store, script
+from celery_perpetual.tasks import UNSET, Perpetuity, load
 from celery_perpetual.wiring import wire
 
 if TYPE_CHECKING:
@@ -135,6 +149,32 @@ class Perpetual:
         """The unit's cursor, or None."""
         return self._units.one(find(self.app, task, tenant)).cursor
 
+    def set_cursor(self, task: Any, value: Any, tenant: Any = None) -> None:
+        """Set the unit's cursor; its next poll gets it.
+
+        Raises:
+            ContractError: the value is not JSON, or a poll of the unit is open just now.
+        """
+        write_cursor(self.store, find(self.app, task, tenant), value)
+
+    def reset_cursor(self, task: Any, tenant: Any = None) -> None:
+        """Forget the unit's cursor: its next poll gets None and reads from the beginning."""
+        forget_cursor(self.store, find(self.app, task, tenant))
+
+    def preview(self, task: Any, tenant: Any = None, cursor: Any = UNSET) -> Preview:
+        """Call ``next_batch`` here and say what a poll would enqueue; writes nothing.
+
+        Args:
+            cursor: evaluate from here instead of the unit's own cursor.
+        """
+        return preview(self.store, self._runner, find(self.app, task, tenant), cursor)
+
+    def nudge(self, task: Any, tenant: Any = None) -> bool:
+        """Let the leader poll the unit at once, out of turn; False if no leader has it in its clock."""
+        unit = find(self.app, task, tenant).unit
+        keys = self.store.keys
+        return bool(script("nudge")(self.store, key=keys.unit(unit), due=keys.due, unit=unit, trigger="nudge"))
+
     def pause(
         self,
         task: Any = None,
@@ -237,6 +277,10 @@ class Perpetual:
         that is given to another one.
         """
         return stream(self.store, group, consumer, idle=idle)
+
+    def poll_here(self, task: str, poll_id: str, following: str) -> str:
+        """Evaluate a poll whose claim travelled to this process; the task ``celery_perpetual.poll`` calls it."""
+        return poll_in_worker(self.store, self._runner, find(self.app, task), poll_id, following)
 
     def _scope(self, task: Any, tenant: Any) -> str:
         if task is None and tenant is not None:

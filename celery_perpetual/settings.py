@@ -29,13 +29,13 @@ LONGEST = 1000 * 366 * 24 * 3600.0
 #: Names that are reserved for features which do not exist yet. Accepting one would be a promise without effect.
 NOT_YET = frozenset(
     {
-        "lease_ttl", "heartbeat_interval", "sweep_limit", "leases", "store_down", "on_store_lost", "starvation",
+        "lease_ttl", "heartbeat_interval", "sweep_limit", "leases", "store_down", "starvation",
         "starvation_spawn", "max_pool_grow", "error_policies", "classifiers", "preflight_fatal", "tenants_ttl",
         "preflight_ttl",
     }
 )  # fmt: skip
 
-CHOICES = {"completions": ("perpetual", "all")}
+CHOICES = {"completions": ("perpetual", "all"), "on_store_lost": ("pause", "run")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,8 @@ class Settings:
     """How long the counters of a finished batch stay, by which a late end of one of its items is known."""
     events_maxlen: int = 100_000
     """Approximate length at which the stream of events is capped."""
+    on_store_lost: str = "pause"
+    """When the store turns out to be another, empty one: ``pause`` the units that had a cursor, or ``run`` them."""
     store_timeout: float = 5.0
     """Longest time that one call to the store may take."""
     store_wait: float = 30.0

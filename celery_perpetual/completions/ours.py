@@ -10,6 +10,9 @@ from celery_perpetual.tasks import HEADER, PerpetualTask
 if TYPE_CHECKING:
     from celery import Celery
 
+#: Tasks that are machinery, not work.
+BUILT_IN = ("celery.", "celery_perpetual.")
+
 
 def is_ours(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool:
     """Whether an end concerns us: an id of our form, our header, a perpetual task, or any task with ``all``."""
@@ -19,7 +22,11 @@ def is_ours(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool:
         return True
     perpetual: Any = getattr(app, "perpetual", None)
     name = getattr(task, "name", None) or ""
-    return perpetual is not None and perpetual.settings.completions == "all" and not name.startswith("celery.")
+    return (
+        perpetual is not None
+        and perpetual.settings.completions == "all"
+        and not name.startswith(("celery.", "celery_perpetual."))
+    )
 
 
 def announces(task: Any) -> bool:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.ledger import Record
 from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.publishing.load import Load
 from celery_perpetual.publishing.message import send
-from celery_perpetual.publishing.publisher import Publisher, packed
+from celery_perpetual.publishing.publisher import Publisher
 from celery_perpetual.store import Store, script
 
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature:
             store.redis.zrem(waiting, entry)
         return
     capture = Capture(app)
+    load = Load()
     try:
-        commands = capture.commands(lambda producer: send(app, producer, record, task_id))
+        load.add(capture.commands(record, task_id, load.aftermath))
     finally:
         capture.close()
-    arguments, keys = packed(commands, first_key=2)
-    script("once")(store, waiting=waiting, more_keys=keys, entry=entry, tail=arguments)
+    arguments, keys = load.packed(first_key=2)
+    if script("once")(store, waiting=waiting, more_keys=keys, entry=entry, tail=arguments):
+        load.aftermath.tell()

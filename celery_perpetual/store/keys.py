@@ -12,6 +12,7 @@ key                    type    holds                                            
 {P}:epoch              string  random identity of this store                          never (one key)
 {P}:units              zset    unit -> when a leader last knew it                     unit removal
 {P}:due                zset    unit -> when it is polled next                         unit removal, disabling
+{P}:cursors            set     units that have a cursor                               reset of the cursor
 {P}:u:{unit}           hash    anchor, slot, claim, cursor, in flight, back-off       unit removal
 {P}:polls:{unit}       list    outcomes, newest first                                 length, TTL
 {P}:keys:{unit}        hash    item key -> task id in flight                          end of the task
@@ -46,6 +47,7 @@ class Keys:
         self.epoch = f"{prefix}:epoch"
         self.units = f"{prefix}:units"
         self.due = f"{prefix}:due"
+        self.cursors = f"{prefix}:cursors"
         self.staged = f"{prefix}:staged"
         self.outbox = f"{prefix}:outbox"
         self.paused = f"{prefix}:paused"

@@ -15,7 +15,7 @@ from celery_perpetual.settings import seconds, whole
 #: Options that are reserved for features which do not exist yet.
 NOT_YET = frozenset(
     {
-        "poll_in", "jitter", "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
+        "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
         "window", "tenants_ttl", "preflight_ttl", "max_recoveries", "error_rules", "retry_classified",
         "starvation",
     }
@@ -32,6 +32,10 @@ class PerpetualOptions:
     Durations are seconds as a number or a ``timedelta``. Unknown names and impossible values are refused at once.
     """
 
+    poll_in: str
+    """``beat``, or ``worker``: the poll itself runs as a Celery task on the perpetual task's own queue."""
+    jitter: float
+    """Seconds by which a poll may come after its slot; the same for one slot on every beat."""
     limit: int
     """Most items of one poll."""
     dedup_window: float
@@ -50,6 +54,8 @@ class PerpetualOptions:
     def __init__(
         self,
         *,
+        poll_in: str = "beat",
+        jitter: float | timedelta = 0.0,
         limit: int = 10_000,
         dedup_window: float | timedelta = 0.0,
         history: int = 200,
@@ -67,6 +73,8 @@ class PerpetualOptions:
         for name in unknown:
             raise ContractError(_refusal(name))
         values = {
+            "poll_in": _choice("poll_in", poll_in, ("beat", "worker")),
+            "jitter": seconds("perpetual option jitter", jitter, error=ContractError),
             "limit": whole("perpetual option limit", limit, error=ContractError),
             "dedup_window": seconds("perpetual option dedup_window", dedup_window, error=ContractError),
             "history": whole("perpetual option history", history, error=ContractError),
@@ -83,6 +91,12 @@ def _truth(name: str, seen: object) -> bool:
     if not isinstance(seen, bool):
         raise ContractError(f"perpetual option {name} must be True or False, got {seen!r}")
     return seen
+
+
+def _choice(name: str, seen: Any, choices: tuple[str, ...]) -> str:
+    if seen not in choices:
+        raise ContractError(f"perpetual option {name} must be one of {', '.join(choices)}, got {seen!r}")
+    return str(seen)
 
 
 def _signature(name: str, seen: Any) -> Any:

@@ -10,7 +10,8 @@
 -- KEYS[6] item_keys   hash    item key -> task id
 -- KEYS[7] staged      zset    "poll unit" -> since
 -- KEYS[8] outbox      zset    polls not wholly published
--- KEYS[9..] target    any     what the broker commands name
+-- KEYS[9] cursors      set     units that have a cursor
+-- KEYS[10..] target    any     what the broker commands name
 -- ARGV[1] poll        text    poll id
 -- ARGV[2] unit        text    name of the unit
 -- ARGV[3] outcome     JSON    the outcome
@@ -34,7 +35,7 @@
 -- ARGV[21..] record, key, id, command  mixed  records, pairs of item key and task id, broker commands
 -- returns 'committed', 'already', 'refused' (claim lost), 'full' (no room) or 'missing' (staged records are gone)
 local key, due, polls, events, batch, item_keys = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local staged, outbox = KEYS[7], KEYS[8]
+local staged, outbox, cursors = KEYS[7], KEYS[8], KEYS[9]
 local poll, unit, outcome, history, ttl, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local slot, following, delay, trigger, cursor, task = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local items, most, window, chunk_key = tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15], ARGV[16]
@@ -78,7 +79,7 @@ end
 redis.call('HINCRBY', key, 'inflight', items)
 redis.call('ZREM', staged, poll .. ' ' .. unit)
 close_poll(poll, unit, {
-  key = key, due = due, polls = polls, events = events, outcome = outcome, sign = '', history = tonumber(history),
+  key = key, due = due, cursors = cursors, polls = polls, events = events, outcome = outcome, sign = '', history = tonumber(history),
   ttl = ttl, maxlen = maxlen, slot = slot, following = following, delay = delay, trigger = trigger,
   failures = 'reset', cursor = cursor,
 })
