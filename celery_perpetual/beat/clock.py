@@ -104,14 +104,7 @@ class Clock(threading.Thread):
         if leader is None:
             return 0.05
         self._base_runs.save()
-        self._roster.refresh()
-        registration = (leader, self._roster.version, int(time.monotonic() // REGISTER_EVERY))
-        if self._registered != registration:
-            self._forget(leader, sorted(self._roster.disabled))
-            self._unregistered = deque(self._roster.units.values())
-            self._registered = registration
-        if self._unregistered:
-            self._register(leader)
+        self._keep_registered(leader)
         worn_out = self._threads.worn_out
         room = min(MOST_CLAIMS, self._couriers.free if worn_out else self._threads.free)
         if not room or self._alone in {claim.perpetuity.unit for claim in self._threads.running}:
@@ -149,6 +142,17 @@ class Clock(threading.Thread):
             self._runner.skip_hanging(claim, hanging)
         else:
             self._threads.start(claim)
+
+    def _keep_registered(self, leader: str) -> None:
+        """Begin anew when the term, the registry or the hour has changed, and go on where there is something left."""
+        self._roster.refresh()
+        registration = (leader, self._roster.version, int(time.monotonic() // REGISTER_EVERY))
+        if self._registered != registration:
+            self._forget(leader, sorted(self._roster.disabled))
+            self._unregistered = deque(self._roster.units.values())
+            self._registered = registration
+        if self._unregistered:
+            self._register(leader)
 
     def _register(self, leader: str) -> None:
         """Make some of this process's units known, as many as fit into a moment.

@@ -60,7 +60,7 @@ FORMS = [
     (Item((1,), task=other), "shop.other", [1], {}),
     (Item((1,), task="shop.other"), "shop.other", [1], {}),
     (Item((1,), task="of.another.service"), "of.another.service", [1], {}),
-    (Item((n for n in (1, 2))), "shop.deliver", [1, 2], {}),
+    (Item(n for n in (1, 2)), "shop.deliver", [1, 2], {}),
     ((), "shop.deliver", [], {}),
     ((1, "two"), "shop.deliver", [1, "two"], {}),
     ([1, "two"], "shop.deliver", [1, "two"], {}),
@@ -203,7 +203,9 @@ def test_what_cannot_become_a_task_is_refused(entry: Any, says: str) -> None:
 )
 def test_arguments_that_do_not_fit_are_refused(entry: Any) -> None:
     """A call that the task's own signature would refuse is refused before anything is enqueued."""
-    with pytest.raises(InvalidItem, match=r"^shop\.strict\.next_batch, item 3: arguments do not fit shop\.(strict|bound): "):
+    with pytest.raises(
+        InvalidItem, match=r"^shop\.strict\.next_batch, item 3: arguments do not fit shop\.(strict|bound): "
+    ):
         work(entry, "shop.strict", 3)
 
 
