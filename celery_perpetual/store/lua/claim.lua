@@ -23,6 +23,7 @@ local mine, unit_prefix, polls_prefix, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[
 -- include now
 -- include rfc3339
 -- include outcome
+-- include typed
 if mine ~= '' and redis.call('GET', leader) ~= mine then
   return {0}
 end
@@ -55,17 +56,23 @@ local function ban_if_it_kills(key, unit, times)
 end
 
 local everything = mine ~= '' and is_paused('*')
+for i = 5, #ARGV, 9 do
+  must_be(unit_prefix .. ARGV[i], 'hash')
+  must_be(polls_prefix .. ARGV[i], 'list')
+end
 local reply = {now}
 for i = 5, #ARGV, 9 do
   local unit, task, slot, following, poll = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4]
   local valid, travels, history, ttl = tonumber(ARGV[i + 5]), ARGV[i + 6] == '1', tonumber(ARGV[i + 7]), ARGV[i + 8]
   local key = unit_prefix .. unit
   local u = redis.call('HMGET', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by',
-    'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled', 'trigger', 'killed', 'banned')
+    'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled', 'trigger', 'killed', 'banned', 'last')
   local trigger = mine == '' and 'manual' or (u[13] or 'schedule')
   local verdict = 'claimed'
   if u[1] == poll then
     trigger, travels = u[3], mine ~= '' and (travels or (tonumber(u[15]) or 0) > now)
+  elseif u[16] == poll then
+    verdict = 'early'  -- a claim that was sent once more, after its poll has ended
   elseif mine ~= '' and (everything or is_paused(unit)) then
     verdict = 'paused'
     redis.call('HDEL', key, 'trigger')
@@ -100,9 +107,12 @@ for i = 5, #ARGV, 9 do
     -- the unit is looked at when its claim expires, however far away the next slot is.
     local at = verdict == 'busy' and u[5] or following
     if verdict == 'claimed' then
-      at = math.min(tonumber(at), now + valid)
+      at = math.min(tonumber(at), u[1] == poll and tonumber(u[5]) or now + valid)
     end
     redis.call('ZADD', due, at, unit)
+    if verdict == 'busy' then
+      redis.call('HSET', key, 'waits', 1)
+    end
   end
   local n = #reply
   reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = verdict, travels and '1' or '', u[9] or '', u[10] or '0'

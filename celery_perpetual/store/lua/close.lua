@@ -23,6 +23,10 @@ local function close_poll(poll, unit, note)
       redis.call('HSET', note.key, 'trigger', note.trigger)
     elseif note.following ~= '' then
       redis.call('ZADD', note.due, note.following, unit)
+    elseif redis.call('HGET', note.key, 'waits') then
+      -- A slot came while this poll by hand was open.
+      redis.call('ZADD', note.due, now, unit)
     end
   end
+  redis.call('HDEL', note.key, 'waits')
 end

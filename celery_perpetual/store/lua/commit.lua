@@ -44,7 +44,10 @@ local on_done = ARGV[20]
 -- include now
 -- include outcome
 -- include close
+-- include typed
 -- include push
+targets_must_be_lists(10)
+must_be(chunk_key .. '0', 'list')
 local open = redis.call('HMGET', key, 'claim', 'last', 'inflight')
 if redis.call('EXISTS', batch) == 1 then
   return 'already'

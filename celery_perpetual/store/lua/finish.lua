@@ -34,6 +34,7 @@ local maxlen, prefix, poll = ARGV[8], ARGV[9], ARGV[10]
 -- include now
 -- include rfc3339
 -- include record
+-- include typed
 -- include settle
 
 -- Whether the batch is finished and nobody has sent its message yet: whoever repeats a call may have to.

@@ -7,7 +7,9 @@
 -- returns 1 pushed, 0 somebody else was first
 local waiting = KEYS[1]
 local entry = ARGV[1]
+-- include typed
 -- include push
+targets_must_be_lists(2)
 if not redis.call('ZSCORE', waiting, entry) then
   return 0
 end

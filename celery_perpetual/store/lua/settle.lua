@@ -8,6 +8,9 @@ local function open_item()
   if not unit then
     return nil, false
   end
+  must_be(prefix .. ':u:' .. unit, 'hash')
+  must_be(prefix .. ':keys:' .. unit, 'hash')
+  must_be(prefix .. ':recent:' .. unit, 'zset')
   local record = redis.call('LINDEX', chunk, position)
   if not record or redis.call('GETBIT', done, position) == 1 then
     return nil, true
