@@ -7,6 +7,7 @@ executor, so the loop never blocks; any number of coroutines may wait at once.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -24,26 +25,39 @@ if TYPE_CHECKING:
 
 
 class _Inbox:
-    """Messages for one coroutine."""
+    """Messages for one coroutine. Its own future and no ``wait_for``, which may swallow a cancellation before 3.12."""
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.gone = False
+        self._messages: deque[bytes | None] = deque()
+        self._woken: asyncio.Future[None] | None = None
 
     def told(self, message: bytes | None) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(self._queue.put_nowait, message)
+            self.loop.call_soon_threadsafe(self._put, message)
 
     def look(self) -> None:
         self.told(None)
 
+    def _put(self, message: bytes | None) -> None:
+        self._messages.append(message)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
     async def next(self, timeout: float) -> bytes | None:
         """The next message, or None where records are to be read."""
-        try:
-            return await asyncio.wait_for(self._queue.get(), timeout)
-        except asyncio.TimeoutError:
-            return None
+        if not self._messages:
+            self._woken = self.loop.create_future()
+            alarm = self.loop.call_later(timeout, self._wake)
+            try:
+                await self._woken
+            finally:
+                alarm.cancel()
+        return self._messages.popleft() if self._messages else None
 
 
 class AsyncWaiting:

@@ -92,6 +92,8 @@ def test_a_store_that_does_not_answer_delays_tasks_once(
         store=server.url,
         result_backend=redis_url,
         perpetual_store_timeout=TIMEOUT,
+        # All at hand: fetching more messages may take Celery a second, too.
+        worker_prefetch_multiplier=20,
     )
     worker = proj.worker(pool=pool, concurrency=1).ready()
     if how != "frozen before the first contact":

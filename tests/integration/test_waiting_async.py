@@ -215,6 +215,7 @@ def test_a_cancelled_wait_leaves_nothing_behind(shop, after):
                 await asyncio.wait_for(wait, after)
         tasks = [asyncio.ensure_future(aio.wait("cancelled", 60)) for _ in range(20)]
         await asyncio.sleep(after)
+        shop.redis.publish("perpetual:done:cancelled", "{}")  # told and cancelled in the same turn
         for task in tasks:
             task.cancel()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
