@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from celery.utils.log import get_logger
@@ -40,7 +41,7 @@ class Engine:
         self.base_runs = BaseRuns(self.store)
         self._leadership: Leadership | None = None
         self._threads: list[Clock | Cycle] = []
-        self._stopped = False
+        self._stop_by: float | None = None
 
     @property
     def leads(self) -> bool:
@@ -78,25 +79,25 @@ class Engine:
             events_maxlen=settings.events_maxlen,
         )
         cycle = Cycle(store, leadership, roster, runner, settings.cycle_interval, memory.refresh)
-        leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
         self._leadership, self._threads = leadership, [clock, cycle]
+        leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
         for thread in self._threads:
             thread.start()
         if not leadership.leads:
             logger.info("perpetual: standing by", extra={"event": "perpetual.standby"})
 
     def stop(self) -> None:
-        """Claim nothing more and release the lead; returns within seconds. Calling it again does nothing.
+        """Claim nothing more and release the lead; returns within seconds.
 
-        It takes no lock and uses no connection that the interrupted tick may hold.
+        It takes no lock and uses no connection that the interrupted tick may hold. Calling it again waits for what is
+        left of the time: a second SIGTERM may have cut the first call short.
         """
-        if self._stopped:
-            return
-        self._stopped = True
-        for thread in self._threads:
-            thread.halt()
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + STOP_WAIT
+            for thread in self._threads:
+                thread.halt()
         if self._leadership is not None:
-            self._leadership.stop(STOP_WAIT)
+            self._leadership.stop(max(0.0, self._stop_by - time.monotonic()))
 
     def _let_go(self, runner: Runner, polls: PollThreads) -> None:
         """What the next leader should not have to wait for, while this one still holds the lead."""

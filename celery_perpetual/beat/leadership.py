@@ -74,6 +74,8 @@ class Leadership:
         self._asked = False
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._tried = threading.Event()
+        self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
         self._before_resigning: Callable[[], None] = lambda: None
         self._saw_epoch: Callable[[str], None] = lambda _: None
@@ -106,9 +108,12 @@ class Leadership:
             StoreUnavailable: the store did not answer.
         """
         self._before_resigning, self._saw_epoch = before_resigning, saw_epoch
-        self._attempt(starting=True)
+        # On the thread from the very first attempt: whatever interrupts the caller, the thread knows what it holds.
         self._thread = threading.Thread(target=self._run, name="perpetual-leader", daemon=True)
         self._thread.start()
+        self._tried.wait()
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self, wait: float) -> None:
         """Give up the lead. May be called twice, and from a signal handler: it only sets a flag and waits a while."""
@@ -123,7 +128,18 @@ class Leadership:
         self._wake.set()
 
     def _run(self) -> None:
+        try:
+            pause = self._attempt(starting=True)
+        except Exception as error:  # noqa: BLE001  # raised where the process starts
+            self._failure = error
+            return
+        finally:
+            self._tried.set()
         while not self._stop.is_set():
+            if self._wake.wait(pause):
+                self._wake.clear()
+            if self._stop.is_set():
+                break
             try:
                 pause = self._renew() if self.lead is not None else self._attempt()
             except StoreUnavailable as error:
@@ -132,8 +148,6 @@ class Leadership:
             except Exception:
                 logger.exception("perpetual: leadership failed")
                 pause = STANDBY_INTERVAL
-            if self._wake.wait(pause):
-                self._wake.clear()
         self._resign("beat stopped")
 
     def _attempt(self, *, starting: bool = False) -> float:

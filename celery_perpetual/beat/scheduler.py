@@ -67,7 +67,11 @@ class PerpetualScheduler(Scheduler):
         """Start polling. The base scheduler is set up once this beat leads."""
         if _made_to_be_closed():
             raise SystemExit(0)
-        self._perpetual_engine.start()
+        try:
+            self._perpetual_engine.start()
+        except BaseException:  # SIGTERM may come at any point of it
+            self._perpetual_engine.stop()
+            raise
         if self._perpetual_engine.leads:
             self._perpetual_take_over()
 

@@ -61,8 +61,12 @@ class Ledger:
         self.store = store
         self.events_maxlen = events_maxlen
 
-    def taken(self, unit: str, keys: Sequence[str], poll_id: str, *, window: bool) -> set[str]:
-        """Which of these item keys are in flight, or ended less than the ``dedup_window`` ago."""
+    def taken(self, unit: str, keys: Sequence[str], poll_id: str, *, since: int) -> set[str]:
+        """Which of these item keys are in flight, or have ended at ``since`` (ms) or later.
+
+        A poll asks since its own start, or since the ``dedup_window`` if that is longer: what was in flight when its
+        rows were read may have ended meanwhile, and those rows still look as if there were something to do.
+        """
         redis, names = self.store.redis, self.store.keys
         found: set[str] = set()
         with self.store.errors("item keys"):
@@ -71,10 +75,8 @@ class Ledger:
                 held = {key: _text(holder) for key, holder in holders.items() if holder is not None}
                 committed = self._committed({base(holder) for holder in held.values()} - {base(poll_id)})
                 found.update(key for key, holder in held.items() if base(holder) in committed)
-                if window:
-                    now = self.store.now()
-                    until = redis.execute_command("ZMSCORE", names.recent(unit), *part)
-                    found.update(k for k, at in zip(part, until, strict=True) if at is not None and float(at) > now)
+                ended = redis.execute_command("ZMSCORE", names.recent(unit), *part)
+                found.update(k for k, at in zip(part, ended, strict=True) if at is not None and float(at) >= since)
         return found
 
     def in_flight_keys(self, unit: str) -> set[str]:
@@ -140,13 +142,18 @@ class Ledger:
             poll=poll_id, unit=unit, outcome=closing.outcome, history=perpetuity.options.history,
             ttl=closing.history_ttl, maxlen=self.events_maxlen, slot=closing.slot, following=closing.following,
             delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=perpetuity.name,
-            items=len(works), most=perpetuity.max_in_flight, window=round(perpetuity.options.dedup_window * 1000),
+            items=len(works), most=perpetuity.max_in_flight, window=_remembered(perpetuity),
             chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else -(-len(works) // CHUNK),
             pairs_here=len(pairs) // 2, pushed=len(works) if commands else 0,
             on_done=int(perpetuity.options.on_batch_done is not None),
             tail=[*records, *pairs, *commands],
         )  # fmt: skip
         return _text(reply)
+
+
+def _remembered(perpetuity: Perpetuity) -> int:
+    """Milliseconds for which the end of an item key is remembered: any poll that is open then has ended after it."""
+    return round(max(perpetuity.options.dedup_window, perpetuity.poll_timeout + 10) * 1000)
 
 
 def chunks(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:

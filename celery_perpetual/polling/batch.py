@@ -107,7 +107,8 @@ def _fresh(ledger: Ledger, claim: Claim, works: list[Work], seen: set[str]) -> l
     """Works whose key is neither in flight nor earlier in this batch; the first one wins."""
     perpetuity = claim.perpetuity
     keys = list({work.key for work in works if work.key is not None} - seen)
-    taken = ledger.taken(perpetuity.unit, keys, claim.poll_id, window=perpetuity.options.dedup_window > 0)
+    since = min(claim.now, claim.store_time - round(perpetuity.options.dedup_window * 1000))
+    taken = ledger.taken(perpetuity.unit, keys, claim.poll_id, since=since) if keys else ()
     fresh = []
     for work in works:
         if work.key is None:

@@ -59,8 +59,13 @@ class Claim:
         return self.now + round((time.monotonic() - self.started) * 1000)
 
     @property
+    def age(self) -> float:
+        """Seconds since it was taken."""
+        return time.monotonic() - self.started
+
+    @property
     def overdue(self) -> bool:
-        return time.monotonic() - self.started > self.perpetuity.poll_timeout
+        return self.age > self.perpetuity.poll_timeout
 
 
 @dataclass(frozen=True, slots=True)

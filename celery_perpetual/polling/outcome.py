@@ -12,6 +12,9 @@ from celery_perpetual.ledger import item_id
 ENQUEUED, EMPTY, SKIPPED, DEFERRED, PAUSED = "enqueued", "empty", "skipped", "deferred", "paused"
 FAILED, TIMED_OUT, ABANDONED, SUPERSEDED = "failed", "timed_out", "abandoned", "superseded"
 
+#: Longer reasons and errors are cut.
+LONGEST_TEXT = 2000
+
 #: Runs of these are folded into one record with a count.
 FOLDED = (EMPTY, SKIPPED)
 
@@ -65,7 +68,7 @@ class PollOutcome:
     @property
     def sign(self) -> str:
         """Equal signs in a row are folded; "" is never folded."""
-        return f"{self.status} {self.gate or ''} {self.reason or ''}" if self.status in FOLDED else ""
+        return json.dumps([self.status, self.gate, self.reason]) if self.status in FOLDED else ""
 
     def to_dict(self, *, task_ids: bool = True) -> dict[str, Any]:
         """The outcome as JSON values; times are RFC 3339 UTC. The ids follow from ``poll_id`` and ``count``."""
@@ -88,6 +91,16 @@ def from_entry(entry: bytes) -> PollOutcome:
         if values.get(name) is not None:
             values[name] = parse_time(values[name])
     return replace(PollOutcome(**values), repeated=int(head.split(b" ", 1)[0]))
+
+
+def readable(text: object) -> str:
+    """A text of the user's as it can be stored and shown: never too long, never unreadable, never an error."""
+    try:
+        shown = str(text)
+    except Exception:  # noqa: BLE001  # an exception may not even be able to say what it is
+        shown = f"<{type(text).__name__} without a text>"
+    shown = shown.encode(errors="replace").decode()
+    return shown if len(shown) <= LONGEST_TEXT else f"{shown[: LONGEST_TEXT - 3]}..."
 
 
 def parse_time(text: str) -> datetime:

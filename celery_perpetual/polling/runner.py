@@ -22,7 +22,7 @@ from celery_perpetual.polling.batch import Abandoned, Found, read
 from celery_perpetual.polling.claims import Claim, Claims
 from celery_perpetual.polling.coroutines import Loop
 from celery_perpetual.polling.history import HISTORY_TTL_MS
-from celery_perpetual.polling.outcome import PollOutcome, format_time
+from celery_perpetual.polling.outcome import PollOutcome, format_time, readable
 from celery_perpetual.polling.pauses import Paused
 from celery_perpetual.polling.poll import Poll
 from celery_perpetual.publishing import Publisher, publish_or_leave
@@ -76,7 +76,9 @@ class Runner:
         if isinstance(result, Found):
             return self._enqueue(claim, result)
         if isinstance(result, Skip):
-            return self._end(claim, self._outcome(claim, status.SKIPPED, reason=result.reason or "skipped"), "reset")
+            return self._end(
+                claim, self._outcome(claim, status.SKIPPED, reason=readable(result.reason or "skipped")), "reset"
+            )
         if isinstance(result, Defer):
             return self._defer(claim, result)
         return self._pause(claim, result)
@@ -194,7 +196,7 @@ class Runner:
         return self._end(claim, outcome, "keep")
 
     def _fail(self, claim: Claim, error: BaseException) -> PollOutcome:
-        outcome = self._outcome(claim, status.FAILED, error=f"{type(error).__name__}: {error}")
+        outcome = self._outcome(claim, status.FAILED, error=f"{type(error).__name__}: {readable(error)}")
         logger.error("perpetual: poll of %s failed", claim.perpetuity.unit, exc_info=error, extra=_extra(outcome))
         return self._end(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
 
@@ -204,7 +206,7 @@ class Runner:
         return self._end(claim, outcome, "keep", delay=round(after.total_seconds() * 1000), trigger="defer")
 
     def _pause(self, claim: Claim, pause: Pause) -> PollOutcome:
-        reason = pause.reason or "next_batch asked for it"
+        reason = readable(pause.reason or "next_batch asked for it")
         outcome = self._outcome(claim, status.PAUSED, reason=reason)
         paused = Paused(scope=claim.perpetuity.unit, by="next_batch", reason=reason, at=outcome.finished_at)
         return self._end(claim, outcome, "keep", pause=paused.to_json())

@@ -17,6 +17,9 @@ from celery_perpetual.polling.claims import Claim
 
 logger = get_logger(__name__)
 
+#: A poll that runs for longer gives its place to others, as long as threads that may hang are left: it may never end.
+SLOW_SECONDS = 1.0
+
 
 class PollThreads:
     """A bounded set of threads that run claims."""
@@ -35,8 +38,9 @@ class PollThreads:
     def free(self) -> int:
         """How many more polls can start now."""
         with self._lock:
-            lost = max(0, len(self._hanging) - self._most_abandoned)
-            return max(0, self._size - lost - len(self._running))
+            slow = sum(claim.age > SLOW_SECONDS for claim in self._running.values())
+            lost = max(0, slow + len(self._hanging) - self._most_abandoned)
+            return max(0, self._size - lost - len(self._running) + slow)
 
     @property
     def worn_out(self) -> bool:

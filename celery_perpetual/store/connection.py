@@ -94,9 +94,13 @@ class Store:
             StoreUnavailable: there was none within ``seconds``.
         """
         deadline = time.monotonic() + seconds
+        probe = Store(
+            self.address, self.keys.prefix, timeout=min(self.timeout, seconds / 2), shown=self.shown, patient=False
+        )
         while True:
             try:
-                self.now()
+                probe.now()
+                probe.close()
                 return
             except StoreUnavailable as error:
                 if time.monotonic() >= deadline:

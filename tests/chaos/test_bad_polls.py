@@ -7,6 +7,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support import wait_until
 from tests.support.console import Console
 from tests.support.outside import messages, poll_events, seconds, statuses
@@ -190,6 +192,7 @@ def test_bad_polls_delay_nobody_else(project: Callable[..., Project], store_redi
     assert all(len([r for r in proj.rows() if r.id == f"proj.{name}"]) == 1 for name in bad - {"endless"})
 
 
+@pytest.mark.slow
 def test_a_failing_unit_backs_off_over_a_restart(project: Callable[..., Project], store_redis: redis.Redis) -> None:
     """The second poll comes 30 s after the first, from another beat, and knows of one failure; then it takes 60 s."""
     proj = project(
@@ -273,12 +276,12 @@ def test_a_hanging_poll_is_not_started_twice_and_its_result_is_refused(
 def test_more_hanging_polls_than_threads_delay_nobody_else(
     project: Callable[..., Project], store_redis: redis.Redis
 ) -> None:
-    """Five units that hang and two threads for polls: the good unit stays on time, before and after they time out."""
-    proj = project(GOOD + "COUNT, TIMEOUT = 5, 3" + HANGING, perpetual_poll_threads=2)
+    """Three units that hang and two threads for polls: the good unit stays on time, before and after they time out."""
+    proj = project(GOOD + "COUNT, TIMEOUT = 3, 4" + HANGING, perpetual_poll_threads=2)
     beat = proj.beat().ready()
 
     wait_until(
-        lambda: sum(poll.status == "timed_out" for poll in poll_events(store_redis)) == 5, "all of them timed out"
+        lambda: sum(poll.status == "timed_out" for poll in poll_events(store_redis)) == 3, "all of them timed out"
     )
     wait_until(lambda: store_redis.llen("good") >= 6, "the good unit has been polled for some seconds")
 

@@ -121,6 +121,7 @@ def test_a_restart_of_the_only_redis(
     proj.run_python("import proj; proj.add(1, 6)")
     beat, worker = proj.beat().ready(), proj.worker().ready()
     wait_until(lambda: done(proj) == set(range(1, 7)) and in_flight(proj) == 0, "the first rows are done")
+    wait_until(lambda: proj.redis.hlen("unacked") == 0, "the worker has acknowledged everything")
     polls = len(poll_events(proj.redis))
 
     server.stop()

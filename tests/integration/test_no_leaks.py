@@ -29,14 +29,17 @@ PERMANENT = {
     "units": "one entry per unit",
     "due": "one entry per unit",
     "u:{unit}": "one key per unit",
+    "cursors": "one entry per unit",
     "base": "one entry per entry of the base scheduler",
+    "counters": "one key",
     "events": "capped by perpetual_events_maxlen",
 }
 
 #: Fields of a unit's hash. A new one needs a bound, and its place here.
 UNIT_FIELDS = {
     "spec", "slot", "anchor", "cursor", "inflight", "attempt", "backoff", "polled", "last", "trigger",
-    "claim", "claim_slot", "claim_trigger", "claim_started", "claim_until", "claim_by",
+    "claim", "claim_slot", "claim_trigger", "claim_started", "claim_until", "claim_by", "killed", "banned", "lost",
+    "waits",
 }  # fmt: skip
 
 SOURCE = """
@@ -53,7 +56,7 @@ def hang(poll):
 def many(poll):
     return Batch([Item((n,), key=f"large-{n}") for n in range(1200)], cursor=poll.poll_id)
 
-options = PerpetualOptions(dedup_window=30, history=5)
+options = PerpetualOptions(dedup_window=30, history=5, on_batch_done=app.signature("proj.ordinary", immutable=True))
 
 @app.task(base=PerpetualTask, poll_every=0.3, next_batch=rows, perpetual_options=options, bind=True, max_retries=2)
 def fetch(self, row):
@@ -127,6 +130,7 @@ PATTERNS = {
     "unit": r"perpetual:[^:]+(:[^:]+)?",
     "poll": r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{4}ffffffff",
     "chunk": r"\d+",
+    "id": r"[0-9a-f]{8}-[0-9a-f]{4}-[48][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
 }
 
 
@@ -153,14 +157,17 @@ def polled(proj: Project) -> set[str]:
 def test_the_table_of_keys_is_complete() -> None:
     """The table names every key that the class of key names can make, and the permanent ones are among them."""
     names = key_table.Keys("P")
+    # A channel is no key.
+    others = {"prefix", "everybody"}
     made = {
         value.removeprefix("P:")
         for name, value in vars(names).items()
-        if name != "prefix" and not name.endswith("_prefix")
+        if name not in others and not name.endswith("_prefix")
     }
     methods = {
         names.unit("{unit}"), names.polls("{unit}"), names.item_keys("{unit}"), names.recent("{unit}"),
         names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
+        names.completion("{id}"), names.queue("{id}"),
     }  # fmt: skip
 
     assert made | {key.removeprefix("P:") for key in methods} == table().keys()

@@ -684,11 +684,11 @@ def repeats(poll):
 def test_a_poll_by_hand_at_a_slot_costs_that_slot_only(
     project: Callable[..., Project], store_redis: redis.Redis
 ) -> None:
-    """A slot that comes while a poll by hand is open is polled when that has ended; the cadence does not move."""
+    """Slots that come while a poll by hand is open give one poll when it has ended; the cadence does not move."""
     proj = project(
         CLOCK
         + """
-@perpetual_task("often", 0.5, poll_timeout=30)
+@perpetual_task("often", 1, poll_timeout=30)
 def often(poll):
     while poll.trigger == "manual" and not os.path.exists("go"):
         time.sleep(0.05)
@@ -696,17 +696,22 @@ def often(poll):
 """
     )
     proj.beat().ready()
-    wait_until(lambda: len(calls(proj, "often")) >= 2, "the unit is polled")
     with Console(proj) as console:
+        console("perpetual.units()")
+        count = len(statuses(store_redis, "proj.often"))
+        # Right after a slot, so that the poll by hand does not meet a poll of beat.
+        wait_until(lambda: len(statuses(store_redis, "proj.often")) > count, "the unit is polled")
         console.send("perpetual.poll('proj.often')")
         wait_until(lambda: "manual" in calls(proj, "often"), "the poll by hand has begun")
         # Two slots pass meanwhile.
-        time.sleep(1)
+        time.sleep(2)
         proj.write("go", "")
         assert console.answer()["status"] == "empty"
     count = len(calls(proj, "often"))
-    wait_until(lambda: len(calls(proj, "often")) >= count + 2, "the unit is polled at its slots", timeout=3)
-    check_grid([poll for poll in poll_events(store_redis, "proj.often") if poll.data["trigger"] == "schedule"], 0.5)
+    wait_until(lambda: len(calls(proj, "often")) >= count + 2, "the unit is polled at its slots", timeout=6)
+    slots = [poll.slot for poll in poll_events(store_redis, "proj.often") if poll.data["trigger"] == "schedule"]
+    assert all(abs((slot - slots[0] + 0.5) % 1 - 0.5) < 0.002 for slot in slots)
+    assert len(set(slots)) == len(slots)
 
 
 # ---- with a worker

@@ -390,6 +390,10 @@ CASES = [
          verdicts(b"claimed"), same_claims, touches=claim_keys),
     Case("claim", "taken over by hand", lambda w: w.claimed(valid=0), lambda w: w.claim(NEXT_POLL, mine=""),
          verdicts(b"claimed"), same_claims, touches=claim_keys),
+    Case("claim", "left open by hand", lambda w: w.claimed(mine="", valid=0), lambda w: w.claim(NEXT_POLL, slot=2000),
+         verdicts(b"backoff"), same_claims, touches=claim_keys),
+    Case("claim", "left open by hand", lambda w: (w.registered(), w.claimed(mine="", valid=0)),
+         lambda w: w.claim(NEXT_POLL, slot=2000), verdicts(b"backoff"), same_claims, touches=claim_keys),
     Case("claim", "busy", lambda w: w.claimed(), lambda w: w.claim(NEXT_POLL, slot=2000), verdicts(b"busy"), same_claims,
          touches=claim_keys),
     Case("claim", "busy for a poll by hand", lambda w: w.claimed(), lambda w: w.claim(NEXT_POLL, mine=""),
@@ -528,18 +532,18 @@ def test_a_refused_call_changes_nothing(world: World, case: Case) -> None:
 
 
 @pytest.mark.parametrize("by_hand", [False, True], ids=["by the leader", "by hand"])
-def test_a_claim_that_arrives_once_more_after_its_end_opens_nothing(world: World, by_hand: bool) -> None:
-    """The first sending of a repeated claim may overtake nothing, but be overtaken: its poll has ended by then."""
+@pytest.mark.parametrize("delay", ["", "30000"], ids=["on the grid", "backing off"])
+def test_a_claim_that_arrives_once_more_after_its_end_changes_nothing(world: World, by_hand: bool, delay: str) -> None:
+    """The first sending of a repeated claim may be overtaken: when it arrives, its poll has ended by then."""
     world.registered()
     slots = world.claim(mine="" if by_hand else None)
     world.run("claim", slots)
-    world.run("end", world.end())
+    world.run("end", {**world.end(delay=delay, failures="add"), "following": "" if by_hand else DAY})
     ended = dump(world.redis)
 
     world.run("claim", slots)
 
-    assert b"claim" not in world.redis.hgetall(world.keys.unit(UNIT))
-    assert dump(world.redis)["P:polls:" + UNIT] == ended["P:polls:" + UNIT]
+    assert dump(world.redis) == ended
 
 
 def test_an_interrupted_sweep_is_finished_by_the_next(world: World) -> None:

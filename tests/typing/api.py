@@ -12,11 +12,15 @@ from typing_extensions import assert_type
 
 from celery_perpetual import (
     Batch,
+    BatchResult,
     BatchTooLarge,
+    Completion,
     ContractError,
     Defer,
     InvalidItem,
     Item,
+    NotFound,
+    NotSuccessful,
     Pause,
     Perpetual,
     PerpetualError,
@@ -28,6 +32,7 @@ from celery_perpetual import (
     SettingsError,
     Skip,
     StoreUnavailable,
+    TaskLost,
     UnknownTask,
     UnknownUnit,
 )
@@ -81,9 +86,23 @@ def with_cursor(poll: Poll) -> Batch | Skip | Defer | Pause | None:
     return Batch(due(), cursor={"after": 7}, more=True, watermark=datetime.now(timezone.utc))
 
 
+async def soon(poll: Poll) -> list[Item]:
+    return [Item((poll.room,))]
+
+
 # ---- tasks
 
-OPTIONS = PerpetualOptions(limit=500, dedup_window=timedelta(minutes=5), history=10, enabled=True, store_args=False)
+OPTIONS = PerpetualOptions(
+    poll_in="worker",
+    jitter=timedelta(seconds=1),
+    limit=500,
+    dedup_window=timedelta(minutes=5),
+    history=10,
+    enabled=True,
+    completions=True,
+    on_batch_done=app.signature("shop.report"),
+    store_args=False,
+)
 assert_type(OPTIONS.limit, int)
 assert_type(OPTIONS.dedup_window, float)
 assert_type(OPTIONS.enabled, bool)
@@ -103,6 +122,11 @@ def deliver(order: int, *, fast: bool = False) -> None: ...
 )
 def fetch(feed: str) -> int:
     return len(feed)
+
+
+@app.task(base=PerpetualTask, poll_every=timedelta(minutes=5), next_batch=soon)
+def follow(room: int) -> None:
+    perpetual.annotate(room=room)
 
 
 class Sync(PerpetualTask):
@@ -156,10 +180,54 @@ def operate() -> None:
     perpetual.pause(cursor)
 
 
+def wait(ids: list[str]) -> None:
+    completion = perpetual.wait(ids[0], timeout=5)
+    assert_type(completion, Completion)
+    assert_type(completion.ok, bool)
+    assert_type(completion.status, str)
+    assert_type(completion.error, dict[str, str] | None)
+    assert_type(completion.finished_at, datetime | None)
+    assert_type(completion.meta, dict[str, Any])
+    assert_type(completion.to_dict(), dict[str, Any])
+    assert_type(perpetual.completion(ids[0]), Completion)
+    assert_type(perpetual.wait_any(ids, timedelta(seconds=5)), dict[str, Completion])
+    assert_type(perpetual.wait_all(ids, 5), dict[str, Completion])
+    for each in perpetual.as_completed(ids, timeout=5):
+        assert_type(each, Completion)
+    batch = perpetual.wait_batch(ids[0], timeout=5)
+    assert_type(batch, BatchResult)
+    assert_type(batch.by_status, dict[str, int])
+    assert_type(perpetual.channel(ids[0]), str)
+    assert_type(next(perpetual.subscribe()), Completion)
+    assert_type(next(perpetual.stream("group", "consumer")).completion, Completion | None)
+    try:
+        completion.raise_for_status()
+    except TaskLost:
+        pass
+    except NotSuccessful as error:
+        assert_type(str(error), str)
+
+
+async def wait_for_them(ids: list[str]) -> None:
+    assert_type(await perpetual.aio.wait(ids[0], timeout=5), Completion)
+    assert_type(await perpetual.aio.wait_all(ids, 5), dict[str, Completion])
+    assert_type(await perpetual.aio.wait_any(ids, 5), dict[str, Completion])
+    assert_type(await perpetual.aio.wait_batch(ids[0], 5), BatchResult)
+    async for each in perpetual.aio.as_completed(ids, timeout=5):
+        assert_type(each, Completion)
+
+
+def steer() -> None:
+    assert_type(perpetual.nudge(deliver), bool)
+    perpetual.set_cursor(deliver, {"after": 7})
+    perpetual.reset_cursor("shop.deliver")
+    perpetual.preview(deliver, cursor=None)
+
+
 def recover(error: PerpetualError) -> str:
     try:
         raise error
-    except (UnknownTask, UnknownUnit, LookupError):
+    except (UnknownTask, UnknownUnit, NotFound, LookupError):
         return "look up"
     except (SettingsError, InvalidItem, BatchTooLarge, ValueError):
         return "value"
@@ -179,6 +247,9 @@ def wrong() -> None:
     Batch([], {"after": 7})  # type: ignore[call-arg]
     Defer("soon")  # type: ignore[arg-type]
     PerpetualOptions(limit="many")  # type: ignore[arg-type]
+    PerpetualOptions(jitter="a bit")  # type: ignore[arg-type]
+    perpetual.wait("id")  # type: ignore[call-arg]
+    perpetual.wait_all(7, timeout=5)  # type: ignore[arg-type]
     perpetual.resume(deliver, from_="then")  # type: ignore[arg-type]
     perpetual.pause(deliver, until="tomorrow")  # type: ignore[arg-type]
     perpetual.polls(deliver, limit="all")  # type: ignore[arg-type]

@@ -213,6 +213,46 @@ def test_a_calendar_counts_in_the_timezone_of_its_app() -> None:
     assert to_datetime(cadence.first(at("2024-05-01 12:00"), 0)) == datetime(2024, 5, 2, 0, 0, tzinfo=UTC)
 
 
+@given(EVERY, st.floats(0, 1, exclude_max=True), TIME, st.lists(st.integers(0, DAY_MS), min_size=1, max_size=20))
+def test_jitter_moves_polls_and_not_slots(interval: int, share: float, anchor: int, delays: list[int]) -> None:
+    """With jitter a poll is due a little after its slot; the slots stay on the grid, each newer than the last."""
+    assume(round(interval * share) < interval)
+    cadence = Cadence(timedelta(milliseconds=interval), jitter=interval * share / 1000, salt="shop.deliver")
+    due, last = anchor, anchor - interval
+    for delay in delays:
+        found = cadence.occurrence(due, anchor, "", due + delay)
+        assert (found.slot - anchor) % interval == 0
+        assert last < found.slot <= due + delay
+        grid = found.slot + interval
+        assert grid <= found.following <= grid + cadence.jitter_ms
+        due, last = max(found.following, due + delay), found.slot
+
+
+def test_jitter_is_the_same_on_every_beat() -> None:
+    """How late a slot is polled depends on slot and task alone."""
+    some, other = (Cadence(60, jitter=30, salt=salt) for salt in ("shop.deliver", "shop.fetch"))
+    again = Cadence(60, jitter=30, salt="shop.deliver")
+    dues = [
+        [each.occurrence(n, n, "", n).following - n for n in range(0, 10**7, 10**6)] for each in (some, again, other)
+    ]
+
+    assert dues[0] == dues[1] != dues[2]
+    assert len(set(dues[0])) > 5
+
+
+@given(TIME, st.integers(0, 600))
+def test_the_slot_of_a_late_calendar_is_its_match(now: int, jitter: int) -> None:
+    """With jitter a crontab is polled after its match, and the match is the slot."""
+    cadence = Cadence(calendar(minute="*/15"), jitter=jitter, salt="shop.deliver")
+    due = cadence.occurrence(now, None, "", now).following
+
+    found = cadence.occurrence(due, None, "", due)
+
+    slot = to_datetime(found.slot)
+    assert (slot.minute % 15, slot.second, slot.microsecond) == (0, 0, 0)
+    assert now < found.slot <= due <= found.slot + jitter * 1000
+
+
 def test_the_users_calendar_is_not_changed() -> None:
     """Asking a schedule for its matches leaves the user's own object as it was."""
     given_as = calendar(minute=0)

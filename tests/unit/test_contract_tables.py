@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import redis
-from celery import Celery
+from celery import Celery, signature
 from celery.beat import PersistentScheduler, Scheduler
 
 from celery_perpetual import (
@@ -27,9 +27,9 @@ from celery_perpetual import (
     PerpetualTask,
     Poll,
 )
+from celery_perpetual.completions.announce import End
 from celery_perpetual.embedded import free_port
 from celery_perpetual.errors import StoreUnavailable
-from celery_perpetual.ledger import place
 from celery_perpetual.settings import Settings
 from celery_perpetual.tasks import discover
 from tests.support import wait_until
@@ -40,11 +40,12 @@ if TYPE_CHECKING:
 
     from tests.support import Project
 
-OPTIONS = ("limit", "dedup_window", "history", "enabled", "store_args")
+OPTIONS = (
+    "poll_in", "jitter", "limit", "dedup_window", "history", "enabled", "completions", "on_batch_done", "store_args",
+)  # fmt: skip
 OPTIONS_NOT_YET = (
-    "poll_in", "jitter", "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
-    "window", "tenants_ttl", "preflight_ttl", "max_recoveries", "error_rules", "retry_classified", "on_batch_done",
-    "starvation", "completions",
+    "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth", "window", "tenants_ttl",
+    "preflight_ttl", "max_recoveries", "error_rules", "retry_classified", "starvation",
 )  # fmt: skip
 
 ATTRIBUTES = ("poll_every", "next_batch", "max_in_flight", "poll_timeout")
@@ -52,12 +53,12 @@ ATTRIBUTES_NOT_YET = ("tenants", "preflight", "lease", "on_lost")
 
 SETTINGS = (
     "store_url", "key_prefix", "base_scheduler", "leader_ttl", "cycle_interval", "poll_threads",
-    "max_abandoned_polls", "events_maxlen", "store_timeout", "store_wait", "disabled",
+    "max_abandoned_polls", "completions", "completion_ttl", "queue_ttl", "tombstone_ttl", "events_maxlen",
+    "on_store_lost", "store_timeout", "store_wait", "disabled",
 )  # fmt: skip
 SETTINGS_NOT_YET = (
-    "lease_ttl", "heartbeat_interval", "sweep_limit", "completions", "leases", "completion_ttl", "queue_ttl",
-    "tombstone_ttl", "store_down", "on_store_lost", "starvation", "starvation_spawn", "max_pool_grow",
-    "error_policies", "classifiers", "preflight_fatal", "tenants_ttl", "preflight_ttl",
+    "lease_ttl", "heartbeat_interval", "sweep_limit", "leases", "store_down", "starvation", "starvation_spawn",
+    "max_pool_grow", "error_policies", "classifiers", "preflight_fatal", "tenants_ttl", "preflight_ttl",
 )  # fmt: skip
 
 #: What ``next_batch`` may return beside items; a field of it is a name of the contract too.
@@ -117,9 +118,8 @@ def nothing(*args: Any, **kwargs: Any) -> None: ...
 
 
 def finish(perpetual: Perpetual, task_id: str) -> None:
-    """Tell the ledger that a task has ended, as a worker does."""
-    assert place(task_id) is not None
-    perpetual.finisher.finish(task_id, "success")
+    """Tell the store that a task has ended, as a worker does."""
+    perpetual.announcer.finish(End(task_id=task_id, task="deliver", status="success"))
 
 
 @pytest.fixture
@@ -138,6 +138,42 @@ def shop(make_app: Callable[..., Celery]) -> Iterator[Callable[..., Perpetual]]:
     yield make
     for perpetual in stores:
         perpetual.store.close()
+
+
+def queued_tasks(client: redis.Redis) -> list[str]:
+    """Names of the tasks whose messages wait, oldest first."""
+    return [json.loads(message)["headers"]["task"] for message in reversed(client.lrange("celery", 0, -1))]
+
+
+def test_option_poll_in(project: Callable[..., Project]) -> None:
+    """With ``poll_in="worker"`` beat does not call ``next_batch``, but sends a task that does."""
+    proj = project(
+        """
+        @app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: ledger.record("polled in beat"),
+                  perpetual_options=PerpetualOptions(poll_in="worker"))
+        def deliver(): ...
+        """
+    )
+    proj.beat().ready()
+
+    wait_until(lambda: queued_tasks(proj.redis) == ["celery_perpetual.poll"], "the poll is on its way to a worker")
+    assert proj.rows() == []
+
+
+@pytest.mark.parametrize("jitter", [0, 20])
+def test_option_jitter(shop: Callable[..., Perpetual], jitter: float) -> None:
+    """Slots stay on the grid, but are polled up to ``jitter`` later, and not all equally late."""
+    perpetual = shop(list, poll_every=60, perpetual_options=PerpetualOptions(jitter=jitter))
+    cadence = discover(perpetual.app).tasks["deliver"].cadence
+    due, late = 1_000_000, []
+    for _ in range(20):
+        found = cadence.occurrence(due, 1_000_000, "", due)
+        assert (found.slot - 1_000_000) % 60_000 == 0
+        late.append(due - found.slot)
+        due = found.following
+
+    assert all(0 <= each <= jitter * 1000 for each in late)
+    assert (len(set(late)) > 10) is (jitter > 0)
 
 
 def test_option_limit(shop: Callable[..., Perpetual]) -> None:
@@ -176,6 +212,39 @@ def test_option_enabled(shop: Callable[..., Perpetual]) -> None:
 
     assert [(unit.state, unit.reason) for unit in perpetual.units()] == [("disabled", "perpetual option enabled=False")]
     assert discover(perpetual.app).units() == {}
+
+
+def test_option_completions(project: Callable[..., Project]) -> None:
+    """With ``completions=False`` the ends of a task are settled, but not announced."""
+    proj = project(
+        """
+        for name, announced in (("silent", False), ("loud", True)):
+            @app.task(name=name, base=PerpetualTask, poll_every=3600, next_batch=lambda: [()],
+                      perpetual_options=PerpetualOptions(completions=announced))
+            def deliver(): ...
+        """
+    )
+    silent, loud = proj.run_python(
+        "from proj import *; print(*perpetual.poll('silent').task_ids, *perpetual.poll('loud').task_ids)"
+    ).split()
+    proj.worker(pool="solo").ready()
+
+    wait_until(lambda: proj.redis.exists(f"perpetual:completion:{loud}"), "the end is announced")
+    assert not proj.redis.exists(f"perpetual:completion:{silent}")
+    assert proj.redis.hget("perpetual:u:perpetual:silent", "inflight") == "0"
+
+
+def test_option_on_batch_done(shop: Callable[..., Perpetual], raw_redis: redis.Redis) -> None:
+    """``on_batch_done`` is sent when the last item of a batch has ended."""
+    options = PerpetualOptions(on_batch_done=signature("report"))
+    perpetual = shop(lambda: [(1,), (2,)], perpetual_options=options)
+    ids = perpetual.poll("deliver").task_ids
+
+    finish(perpetual, ids[0])
+    assert queued_tasks(raw_redis) == ["deliver", "deliver"]
+    finish(perpetual, ids[1])
+
+    wait_until(lambda: queued_tasks(raw_redis) == ["deliver", "deliver", "report"], "the report is sent")
 
 
 def test_option_store_args(shop: Callable[..., Perpetual], raw_redis: redis.Redis) -> None:
@@ -372,7 +441,7 @@ def test_setting_poll_threads(project: Callable[..., Project], threads: int, tog
 
 
 def test_setting_max_abandoned_polls(project: Callable[..., Project]) -> None:
-    """Beyond ``perpetual_max_abandoned_polls`` hanging threads no further poll is started."""
+    """Beyond ``perpetual_max_abandoned_polls`` hanging threads no further poll is started here, but in workers."""
     proj = project(
         """
         import threading
@@ -383,7 +452,7 @@ def test_setting_max_abandoned_polls(project: Callable[..., Project]) -> None:
             app.task(name=f"hangs{n}", base=PerpetualTask, poll_every=3600, poll_timeout=0.1,
                      next_batch=lambda: threading.Event().wait())(nothing)
 
-        @app.task(base=PerpetualTask, poll_every=0.1, next_batch=lambda: [])
+        @app.task(base=PerpetualTask, poll_every=0.3, next_batch=lambda: ledger.record("polled in beat"))
         def waits(): ...
         """,
         perpetual_poll_threads=1,
@@ -392,12 +461,73 @@ def test_setting_max_abandoned_polls(project: Callable[..., Project]) -> None:
     beat = proj.beat().ready()
     beat.wait_for_log("timed out", count=2)
 
-    def behind() -> float:
-        return time.time() - float(proj.redis.zscore("perpetual:due", "perpetual:proj.waits")) / 1000
+    wait_until(lambda: "celery_perpetual.poll" in queued_tasks(proj.redis), "the next poll goes to a worker")
 
-    # The same machine's clock. Due for long, and nobody takes it, though the leader is there.
-    wait_until(lambda: behind() > 1, "a due unit is left waiting")
-    assert proj.redis.exists("perpetual:leader")
+
+@pytest.mark.parametrize(("whose", "announced"), [("perpetual", False), ("all", True)])
+def test_setting_completions(project: Callable[..., Project], whose: str, announced: bool) -> None:
+    """With ``perpetual_completions = "all"`` the ends of ordinary tasks are announced too."""
+    source = """
+        @app.task
+        def ordinary():
+            ledger.record("ran")
+
+        @app.task(base=PerpetualTask)
+        def ours(): ...
+    """
+    proj = project(source, perpetual_completions=whose)
+    ordinary, ours = proj.run_python("from proj import *; print(ordinary.delay(), ours.delay())").split()
+    proj.worker(pool="solo").ready()
+
+    wait_until(lambda: proj.redis.exists(f"perpetual:completion:{ours}"), "the later end is announced")
+    assert len(proj.rows()) == 1
+    assert bool(proj.redis.exists(f"perpetual:completion:{ordinary}")) is announced
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("completion_ttl", "perpetual:completion:{task}"),
+        ("queue_ttl", "perpetual:done:{task}:queue"),
+        ("tombstone_ttl", "perpetual:p:{poll}"),
+    ],
+)
+def test_setting_ttl(shop: Callable[..., Perpetual], raw_redis: redis.Redis, setting: str, key: str) -> None:
+    """What is left of an end stays for as long as its setting says."""
+    perpetual = shop(lambda: [(1,)], {f"perpetual_{setting}": 77})
+    outcome = perpetual.poll("deliver")
+    (task_id,) = outcome.task_ids
+
+    finish(perpetual, task_id)
+
+    assert 70 < raw_redis.ttl(key.format(task=task_id, poll=outcome.poll_id)) <= 77
+
+
+test_setting_completion_ttl = test_setting_queue_ttl = test_setting_tombstone_ttl = test_setting_ttl
+
+
+@pytest.mark.parametrize(("then", "paused"), [("pause", True), ("run", False)])
+def test_setting_on_store_lost(project: Callable[..., Project], then: str, paused: bool) -> None:
+    """When the store comes back empty, units that had a cursor pause, or start over."""
+    proj = project(
+        """
+        @app.task(base=PerpetualTask, poll_every=0.2, next_batch=lambda: Batch([], cursor=7))
+        def fetch(): ...
+        """,
+        perpetual_on_store_lost=then,
+        perpetual_leader_ttl=3,
+        perpetual_cycle_interval=0.1,
+    )
+    beat = proj.beat().ready()
+    wait_until(lambda: proj.redis.smembers("perpetual:cursors"), "there is a cursor")
+    seen = proj.redis.xlen("perpetual:events")
+    wait_until(lambda: proj.redis.xlen("perpetual:events") > seen + 3, "beat has had the time to remember it")
+
+    proj.redis.flushall()
+
+    beat.wait_for_log("the store was lost")
+    wait_until(lambda: proj.redis.get("perpetual:leader"), "it leads again")
+    assert bool(proj.redis.hexists("perpetual:paused", "perpetual:proj.fetch")) is paused
 
 
 def test_setting_events_maxlen(shop: Callable[..., Perpetual], raw_redis: redis.Redis) -> None:

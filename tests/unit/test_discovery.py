@@ -385,22 +385,19 @@ def test_every_wrong_task_is_named_at_once(app: Celery) -> None:
     assert [line.split(" (")[0] for line in str(seen.value).splitlines()] == ["task shop.task0", "task shop.task2"]
 
 
-def test_coroutine_functions_are_not_available_yet(app: Celery) -> None:
-    """A coroutine function is refused rather than called without effect."""
+def test_coroutine_functions_are_next_batches_too(app: Celery) -> None:
+    """A coroutine function is taken as it is, with or without a poll."""
 
     async def later() -> list[Any]:
         return []
 
-    async def one_by_one() -> Any:
-        yield 1
+    async def later_by_poll(poll: Poll) -> list[Any]:
+        return [poll]
 
-    for n, next_batch in enumerate((later, one_by_one)):
+    for n, next_batch in enumerate((later, later_by_poll)):
         app.task(name=f"shop.task{n}", poll_every=30, next_batch=next_batch, shared=False)(nothing)
 
-    with pytest.raises(ContractError) as seen:
-        discover(app)
-
-    assert str(seen.value).count("next_batch is a coroutine function, which is not available yet") == 2
+    assert [each.takes_poll for each in found(app).values()] == [False, True]
 
 
 def test_what_is_polled_leaves_out_the_disabled(app: Celery) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from celery import signature
 
 from celery_perpetual import ContractError, PerpetualOptions
 
@@ -16,15 +17,28 @@ def test_the_defaults_are_the_documented_ones() -> None:
     options = PerpetualOptions()
 
     assert (options.limit, options.dedup_window, options.history) == (10_000, 0.0, 200)
-    assert (options.enabled, options.store_args) == (True, True)
+    assert (options.enabled, options.completions, options.store_args) == (True, True, True)
+    assert (options.poll_in, options.jitter, options.on_batch_done) == ("beat", 0.0, None)
 
 
 def test_options_are_kept_as_given() -> None:
     """Each option takes its value, durations as seconds."""
-    options = PerpetualOptions(limit=500, dedup_window=timedelta(minutes=5), history=7, enabled=False, store_args=False)
+    report = signature("shop.report")
+    options = PerpetualOptions(
+        poll_in="worker",
+        jitter=timedelta(seconds=2),
+        limit=500,
+        dedup_window=timedelta(minutes=5),
+        history=7,
+        enabled=False,
+        completions=False,
+        on_batch_done=report,
+        store_args=False,
+    )
 
     assert (options.limit, options.dedup_window, options.history) == (500, 300.0, 7)
-    assert (options.enabled, options.store_args) == (False, False)
+    assert (options.enabled, options.completions, options.store_args) == (False, False, False)
+    assert (options.poll_in, options.jitter, options.on_batch_done) == ("worker", 2.0, report)
 
 
 def test_options_cannot_be_changed_afterwards() -> None:
@@ -58,6 +72,10 @@ def test_equal_options_are_equal() -> None:
         ("enabled", 1, "must be True or False, got 1"),
         ("enabled", None, "must be True or False, got None"),
         ("store_args", "no", "must be True or False, got 'no'"),
+        ("completions", "all", "must be True or False, got 'all'"),
+        ("poll_in", "thread", "must be one of beat, worker, got 'thread'"),
+        ("jitter", -1, "must be at least 0 seconds, got -1"),
+        ("on_batch_done", "shop.report", "must be the signature of one task, got 'shop.report'"),
     ],
 )
 def test_an_impossible_value_is_refused(name: str, value: Any, says: str) -> None:
@@ -75,7 +93,7 @@ def test_an_impossible_value_is_refused(name: str, value: Any, says: str) -> Non
         ("dedupe_window", "dedup_window"),
         ("histroy", "history"),
         ("enable", "enabled"),
-        ("jiter", "jitter"),
+        ("overlaps", "overlap"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_right_one(written: str, meant: str) -> None:
@@ -86,7 +104,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_right_one(written: str, mea
 
 def test_a_name_without_a_near_one_is_refused_with_the_list() -> None:
     """A name like nothing that we know is answered with all that we know."""
-    with pytest.raises(ContractError, match=r"known are limit, dedup_window, history, enabled, store_args$"):
+    with pytest.raises(ContractError, match=r"; known are poll_in, jitter, limit, dedup_window, "):
         PerpetualOptions(zzzz=1)
 
 
@@ -99,8 +117,8 @@ def test_attributes_are_told_from_options(name: str) -> None:
 
 def test_a_reserved_name_is_not_available_yet() -> None:
     """A name of the contract whose feature does not exist is refused, instead of accepted without effect."""
-    with pytest.raises(ContractError, match=r"^perpetual option jitter is not available yet; remove it$"):
-        PerpetualOptions(jitter=5)
+    with pytest.raises(ContractError, match=r"^perpetual option overlap is not available yet; remove it$"):
+        PerpetualOptions(overlap="skip")
 
 
 def test_options_have_names_only() -> None:

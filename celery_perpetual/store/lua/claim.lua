@@ -66,11 +66,13 @@ for i = 5, #ARGV, 9 do
   local valid, travels, history, ttl = tonumber(ARGV[i + 5]), ARGV[i + 6] == '1', tonumber(ARGV[i + 7]), ARGV[i + 8]
   local key = unit_prefix .. unit
   local u = redis.call('HMGET', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by',
-    'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled', 'trigger', 'killed', 'banned', 'last')
+    'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled', 'trigger', 'killed', 'banned', 'last', 'refused', 'backoff')
   local trigger = mine == '' and 'manual' or (u[13] or 'schedule')
   local verdict = 'claimed'
   if u[1] == poll then
     trigger, travels = u[3], mine ~= '' and (travels or (tonumber(u[15]) or 0) > now)
+  elseif u[17] == poll then
+    verdict, following = 'backoff', u[18]  -- sent once more
   elseif u[16] == poll then
     verdict = 'early'  -- a claim that was sent once more, after its poll has ended
   elseif mine ~= '' and (everything or is_paused(unit)) then
@@ -86,7 +88,7 @@ for i = 5, #ARGV, 9 do
     local wait = math.min(30000 * 2 ^ math.min(redis.call('HINCRBY', key, 'attempt', 1) - 1, 10), 300000)
     verdict, following = 'backoff', string.format('%.0f', now + wait)
     redis.call('HDEL', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by')
-    redis.call('HSET', key, 'backoff', following, 'trigger', 'backoff')
+    redis.call('HSET', key, 'backoff', following, 'trigger', 'backoff', 'refused', poll)
   else
     if u[1] then
       end_other(unit, task, u, tonumber(u[5]) > now and 'superseded' or 'abandoned', history, ttl)

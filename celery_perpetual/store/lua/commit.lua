@@ -26,7 +26,7 @@
 -- ARGV[12] task       text    name of the perpetual task
 -- ARGV[13] items      int     items of the batch
 -- ARGV[14] most       int     most items in flight of the unit
--- ARGV[15] window     ms      how long an item key stays taken after the end
+-- ARGV[15] window     ms      how long the end of an item key is remembered
 -- ARGV[16] chunk_key  text    what the keys of this poll's records start with
 -- ARGV[17] chunks     int     chunks that were staged, 0 = records are here
 -- ARGV[18] pairs_here      int     item keys that are here

@@ -18,7 +18,7 @@ local function open_item()
   local item = {unit = unit, window = tonumber(window), on_done = on_done, key = key_of(record)}
   redis.call('HEXISTS', prefix .. ':u:' .. unit, 'inflight')
   item.holds = item.key and redis.call('HGET', prefix .. ':keys:' .. unit, item.key) == id
-  if item.holds and item.window > 0 then
+  if item.holds then
     redis.call('ZCARD', prefix .. ':recent:' .. unit)
   end
   if on_done then
@@ -27,13 +27,13 @@ local function open_item()
   return item, false
 end
 
-local function keep_for_a_while(unit, key, window)
+local function remember(unit, key, window)
   local recent = prefix .. ':recent:' .. unit
-  local over = redis.call('ZRANGEBYSCORE', recent, '-inf', now, 'LIMIT', 0, 100)
+  local over = redis.call('ZRANGEBYSCORE', recent, '-inf', now - window, 'LIMIT', 0, 100)
   if #over > 0 then
     redis.call('ZREM', recent, unpack(over))
   end
-  redis.call('ZADD', recent, now + window, key)
+  redis.call('ZADD', recent, now, key)
   redis.call('PEXPIRE', recent, window)
 end
 
@@ -44,9 +44,7 @@ local function settle(item)
   redis.call('HINCRBY', prefix .. ':u:' .. item.unit, 'inflight', -1)
   if item.holds then
     redis.call('HDEL', prefix .. ':keys:' .. item.unit, item.key)
-    if item.window > 0 then
-      keep_for_a_while(item.unit, item.key, item.window)
-    end
+    remember(item.unit, item.key, item.window)
   end
   if redis.call('BITCOUNT', done) >= redis.call('LLEN', chunk) then
     redis.call('DEL', chunk, done)
