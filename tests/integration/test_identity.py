@@ -332,7 +332,9 @@ class Pair:
         found = [] if bound == bound_by_us else [f"bindings: {bound} != {bound_by_us}"]
         for name, expected in sent.items():
             assert expected["keys"] or expected["heard"], f"{name}: Celery itself has sent nothing"
-            found += [f"{name}, {form}: {text}" for form, answer in polled[name].items() if (text := differ(expected, answer))]
+            found += [
+                f"{name}, {form}: {text}" for form, answer in polled[name].items() if (text := differ(expected, answer))
+            ]
         return found
 
 

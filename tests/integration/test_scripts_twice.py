@@ -127,7 +127,9 @@ class World:
             "tail": [*(encode(each, "deliver") for each in works), *pairs(works, poll, 0), *commands],
         }  # fmt: skip
 
-    def end(self, poll: str = POLL, *, sign: str = "empty", delay: str = "", failures: str = "reset", pause: str = "") -> Slots:
+    def end(
+        self, poll: str = POLL, *, sign: str = "empty", delay: str = "", failures: str = "reset", pause: str = ""
+    ) -> Slots:
         k = self.keys
         return {
             "key": k.unit(UNIT), "due": k.due, "polls": k.polls(UNIT), "events": k.events, "paused": k.paused,
@@ -439,7 +441,9 @@ def next_millisecond(world: World) -> None:
 def test_every_script_has_a_case() -> None:
     """A script that somebody adds needs a case above: one that writes, unless it only reads."""
     files = {file.stem: file.read_text() for file in LUA.glob("*.lua")}
-    included = {line.split()[2] for text in files.values() for line in text.splitlines() if line.startswith("-- include ")}
+    included = {
+        line.split()[2] for text in files.values() for line in text.splitlines() if line.startswith("-- include ")
+    }
     called = files.keys() - included
 
     assert {case.script for case in CASES} == called

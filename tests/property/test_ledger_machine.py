@@ -10,7 +10,14 @@ import pytest
 from celery import Celery
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from celery_perpetual import PerpetualOptions, PerpetualTask
 from celery_perpetual.ledger import CHUNK, Closing, Ledger, base, item_id, new_poll_id, place, sweep_staged
@@ -476,9 +483,7 @@ def test_a_poll_by_hand_does_not_move_the_cadence(redis_url: str, batch: bool) -
     else:
         machine.end(1, failed=False)
 
-    _, _, *rows = script("due")(
-        machine.store, due=machine.names.due, limit=10, unit_prefix=machine.names.unit_prefix
-    )
+    _, _, *rows = script("due")(machine.store, due=machine.names.due, limit=10, unit_prefix=machine.names.unit_prefix)
     machine.teardown()
     assert [row.decode() for row in rows[:1]] == [UNIT]
 

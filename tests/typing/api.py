@@ -185,5 +185,3 @@ def wrong() -> None:
     Poll()  # type: ignore[call-arg]
     outcome: int = perpetual.poll(deliver)  # type: ignore[assignment]
     OPTIONS.limit = outcome  # type: ignore[misc]
-
-

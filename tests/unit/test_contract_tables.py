@@ -174,9 +174,7 @@ def test_option_enabled(shop: Callable[..., Perpetual]) -> None:
     """A task that is not enabled is no unit to poll, and is shown as disabled."""
     perpetual = shop(list, perpetual_options=PerpetualOptions(enabled=False))
 
-    assert [(unit.state, unit.reason) for unit in perpetual.units()] == [
-        ("disabled", "perpetual option enabled=False")
-    ]
+    assert [(unit.state, unit.reason) for unit in perpetual.units()] == [("disabled", "perpetual option enabled=False")]
     assert discover(perpetual.app).units() == {}
 
 

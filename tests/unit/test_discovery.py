@@ -296,7 +296,9 @@ def test_ordinary_tasks_are_not_perpetual(app: Celery) -> None:
 
 @pytest.mark.parametrize("base", [PerpetualTask, Task])
 @pytest.mark.parametrize(
-    ("half", "missing"), [({"poll_every": 30}, "next_batch"), ({"next_batch": due}, "poll_every")], ids=["every", "batch"]
+    ("half", "missing"),
+    [({"poll_every": 30}, "next_batch"), ({"next_batch": due}, "poll_every")],
+    ids=["every", "batch"],
 )
 def test_half_a_perpetual_task_is_a_warning(app: Celery, base: Any, half: dict[str, Any], missing: str) -> None:
     """One of the two attributes alone is not polled, and it is said which one is missing."""

@@ -203,7 +203,9 @@ def test_what_cannot_become_a_task_is_refused(entry: Any, says: str) -> None:
 )
 def test_arguments_that_do_not_fit_are_refused(entry: Any) -> None:
     """A call that the task's own signature would refuse is refused before anything is enqueued."""
-    with pytest.raises(InvalidItem, match=r"^shop\.strict\.next_batch, item 3: arguments do not fit shop\.(strict|bound): "):
+    with pytest.raises(
+        InvalidItem, match=r"^shop\.strict\.next_batch, item 3: arguments do not fit shop\.(strict|bound): "
+    ):
         work(entry, "shop.strict", 3)
 
 

@@ -46,7 +46,9 @@ def test_only_colon_and_percent_are_encoded(task: str, tenant: str | None, name:
     assert unit_name(task, tenant) == name
 
 
-@pytest.mark.parametrize("name", ["", "perpetual", "deliver", "routine:deliver", "perpetual:a:b:c", "Perpetual:a", ":a"])
+@pytest.mark.parametrize(
+    "name", ["", "perpetual", "deliver", "routine:deliver", "perpetual:a:b:c", "Perpetual:a", ":a"]
+)
 def test_other_names_are_refused(name: str) -> None:
     """What is not the name of a unit is not read as one."""
     with pytest.raises(ValueError, match="is not the name of a unit"):

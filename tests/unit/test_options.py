@@ -21,9 +21,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 def test_options_are_kept_as_given() -> None:
     """Each option takes its value, durations as seconds."""
-    options = PerpetualOptions(
-        limit=500, dedup_window=timedelta(minutes=5), history=7, enabled=False, store_args=False
-    )
+    options = PerpetualOptions(limit=500, dedup_window=timedelta(minutes=5), history=7, enabled=False, store_args=False)
 
     assert (options.limit, options.dedup_window, options.history) == (500, 300.0, 7)
     assert (options.enabled, options.store_args) == (False, False)

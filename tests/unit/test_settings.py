@@ -100,7 +100,9 @@ def test_an_unknown_name_is_refused_with_the_nearest_right_one(written: str, mea
 
 def test_a_name_without_a_near_one_is_refused_with_the_list() -> None:
     """A name like nothing that we know is answered with all that we know."""
-    with pytest.raises(SettingsError, match=r"unknown setting perpetual_zzzz; known are perpetual_store_url, .*") as seen:
+    with pytest.raises(
+        SettingsError, match=r"unknown setting perpetual_zzzz; known are perpetual_store_url, .*"
+    ) as seen:
         read(perpetual_zzzz=1)
 
     assert "perpetual_disabled" in str(seen.value)
@@ -150,7 +152,9 @@ def test_a_number_beyond_all_floats_is_an_impossible_value_too(huge: int) -> Non
         read(perpetual_store_wait=huge)
 
 
-@pytest.mark.parametrize("scheduler", ["nowhere.at_all:Scheduler", "celery.beat:NoSuchScheduler", "celery.beat:Service"])
+@pytest.mark.parametrize(
+    "scheduler", ["nowhere.at_all:Scheduler", "celery.beat:NoSuchScheduler", "celery.beat:Service"]
+)
 def test_a_base_scheduler_that_is_none_is_refused(scheduler: str) -> None:
     """A base scheduler that cannot be imported, or is no scheduler, is a wrong setting and named as such."""
     from celery_perpetual import PerpetualScheduler
@@ -210,7 +214,9 @@ def test_an_unknown_django_style_name_is_refused() -> None:
     """A typing error in a namespaced module is seen as well."""
     module = type("Module", (), {"CELERY_PERPETUAL_LEADR_TTL": 7})
 
-    with pytest.raises(SettingsError, match=r"unknown setting perpetual_leadr_ttl, did you mean perpetual_leader_ttl\?"):
+    with pytest.raises(
+        SettingsError, match=r"unknown setting perpetual_leadr_ttl, did you mean perpetual_leader_ttl\?"
+    ):
         read_from(module, "CELERY")
 
 

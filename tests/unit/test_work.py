@@ -102,7 +102,15 @@ def test_keys_do_not_depend_on_the_identity_of_objects(form: str) -> None:
 
 @pytest.mark.parametrize(
     ("given_as", "stored"),
-    [("order-7", "order-7"), (7, "7"), (0, "0"), (-1, "-1"), ("", ""), ("zürich 東京", "zürich 東京"), (10**30, "1" + "0" * 30)],
+    [
+        ("order-7", "order-7"),
+        (7, "7"),
+        (0, "0"),
+        (-1, "-1"),
+        ("", ""),
+        ("zürich 東京", "zürich 東京"),
+        (10**30, "1" + "0" * 30),
+    ],
 )
 def test_a_key_is_compared_as_text(given_as: Any, stored: str) -> None:
     """Keys are str or int; 7 and "7" are the same key."""
