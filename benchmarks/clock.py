@@ -56,7 +56,7 @@ class Ticking:
         def nothing() -> None:
             return None
 
-        app.task(base=PerpetualTask, poll_every=3600, next_batch=nothing, name="clock.nothing")(nothing)
+        app.task(base=PerpetualTask, poll_every=3600, next_batch=nothing, name="clock.nothing", shared=False)(nothing)
         app.finalize()
         one = discover(app).tasks["clock.nothing"]
         names = [SimpleNamespace(name=f"clock.nothing-{n}") for n in range(size)]
@@ -89,18 +89,16 @@ class Ticking:
         keys = self.store.keys
         while self.store.redis.zcard(keys.units) < len(self.units) or self.polls.running:
             assert time.monotonic() < deadline
-            self.put_off(self.units)
+            self.put_off()
             self.clock.turn()
-        self.put_off(self.units)
+        self.put_off()
         return seconds
 
-    def put_off(self, units: list[Any]) -> None:
+    def put_off(self) -> None:
+        """Nothing is due for an hour."""
         redis, due = self.store.redis, self.store.keys.due
-        known = redis.zcount(due, "-inf", self.store.now() + 60_000)
-        if known:
-            for at in range(0, len(units), 5000):
-                names = {each.unit: self.store.now() + FAR for each in units[at : at + 5000]}
-                redis.zadd(due, names, xx=True)
+        while soon := redis.zrangebyscore(due, "-inf", self.store.now() + 60_000, 0, 5000):
+            redis.zadd(due, dict.fromkeys(soon, self.store.now() + FAR), xx=True)
 
     def bytes_per_unit(self) -> float:
         return (self.store.redis.info("memory")["used_memory"] - self.size_before) / len(self.units)
