@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -21,28 +22,28 @@ from celery_perpetual.tasks import discover
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-IDLE_TURNS = 300
+IDLE_ROUNDS, IDLE_TURNS = 7, 60
 FAR = 3_600_000
 
 
 def measure(*, sizes: tuple[int, ...]) -> list[Row]:
-    """Rows for each number of units."""
-    idle: dict[int, float] = {}
-    rows = []
-    for size in sizes:
-        with EmbeddedServer() as server, Ticking(server.url, size) as ticking:
-            first = ticking.first()
-            bytes_per_unit = ticking.bytes_per_unit()
-            idle[size], commands = ticking.idle()
+    """Rows for each number of units; idle turns are taken in turns."""
+    rows: list[Row] = []
+    with ExitStack() as stack:
+        clocks = {size: stack.enter_context(Ticking(stack.enter_context(EmbeddedServer()).url, size)) for size in sizes}
+        for size, ticking in clocks.items():
+            rows.append(Row("start", f"first turn, {size} units", ticking.first(), "s", 0.1, False))
+            rows.append(Row("memory", f"store, {size} units", ticking.bytes_per_unit(), "B/unit"))
+        idle: dict[int, list[float]] = {size: [] for size in sizes}
+        for _ in range(IDLE_ROUNDS):
+            for size, ticking in clocks.items():
+                idle[size].append(ticking.idle())
+        rows += [Row("tick idle", f"{size} units", median(times) * 1e6, "us") for size, times in idle.items()]
+        for size, ticking in clocks.items():
             due = ticking.due(max(50, size // 100))
-            rows += [
-                Row("start", f"first turn, {size} units", first, "s", 0.1, False),
-                Row("tick idle", f"{size} units", idle[size] * 1e6, "us", detail={"commands per turn": commands}),
-                Row("tick due", f"{size} units, 1 % due: claim and an empty poll", due * 1e6, "us/unit"),
-                Row("memory", f"store, {size} units", bytes_per_unit, "B/unit"),
-            ]
-    small, large = min(idle), max(idle)
-    rows.append(Row("tick idle", f"{large} units against {small}", idle[large] / idle[small], "x", 1.5, False))
+            rows.append(Row("tick due", f"{size} units, 1 % due: claim and an empty poll", due * 1e6, "us/unit"))
+    ratio = median([large / small for small, large in zip(idle[sizes[0]], idle[sizes[-1]], strict=True)])
+    rows.append(Row("tick idle", f"{sizes[-1]} units against {sizes[0]}", ratio, "x", 1.5, False))
     return rows
 
 
@@ -103,7 +104,8 @@ class Ticking:
     def bytes_per_unit(self) -> float:
         return (self.store.redis.info("memory")["used_memory"] - self.size_before) / len(self.units)
 
-    def idle(self) -> tuple[float, float]:
+    def idle(self) -> float:
+        """Seconds of a turn with nothing due."""
         self.store.redis.config_resetstat()
         times = []
         for _ in range(IDLE_TURNS):
@@ -112,7 +114,7 @@ class Ticking:
             times.append(time.perf_counter() - begun)
         done = executed(self.store.redis)
         assert "zadd" not in done, done
-        return median(times), sum(done.values()) / IDLE_TURNS
+        return median(times)
 
     def due(self, count: int) -> float:
         """Seconds per due unit, with an empty poll each."""

@@ -55,7 +55,7 @@ def make(name: str, *, keyed: bool):
     body.__name__ = name.replace("-", "_")
     return app.task(
         base=PerpetualTask, name=f"bench.{name}", poll_every=3600, next_batch=finder(keyed=keyed),
-        max_in_flight=ITEMS, poll_timeout=600, ignore_result=True,
+        max_in_flight=ITEMS, poll_timeout=600, ignore_result=True, shared=False,
     )(body)  # fmt: skip
 
 
@@ -63,7 +63,7 @@ keyed = [make(f"keyed-{n}", keyed=True) for n in range(ROUNDS)]
 unkeyed = [make(f"unkeyed-{n}", keyed=False) for n in range(ROUNDS)]
 
 
-@app.task(name="bench.plain", ignore_result=True)
+@app.task(name="bench.plain", ignore_result=True, shared=False)
 def plain(name, n):
     """What an ``apply_async`` loop sends."""
     ran(name, n)
