@@ -6,7 +6,7 @@ JOBS ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test lint bench bench-quick clean
+.PHONY: help demo example test matrix lint bench bench-quick clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -21,6 +21,9 @@ example: .venv/demo.stamp ## the same, left running to play with
 
 test: .venv/dev.stamp ## all tests, on private servers
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+matrix: .venv/dev.stamp ## the tests of the rarer pools
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m matrix $(ARGS)
 
 lint: .venv/dev.stamp ## style, format and types
 	$(BIN)/ruff check .

@@ -6,13 +6,17 @@ from __future__ import annotations
 
 from celery_perpetual.app import Perpetual
 from celery_perpetual.beat.scheduler import PerpetualScheduler
+from celery_perpetual.completions import BatchResult, Completion
 from celery_perpetual.errors import (
     BatchTooLarge,
     ContractError,
     InvalidItem,
+    NotFound,
+    NotSuccessful,
     PerpetualError,
     SettingsError,
     StoreUnavailable,
+    TaskLost,
     UnknownTask,
     UnknownUnit,
 )
@@ -21,11 +25,15 @@ from celery_perpetual.tasks import Batch, Defer, Item, Pause, PerpetualOptions, 
 
 __all__ = [
     "Batch",
+    "BatchResult",
     "BatchTooLarge",
+    "Completion",
     "ContractError",
     "Defer",
     "InvalidItem",
     "Item",
+    "NotFound",
+    "NotSuccessful",
     "Pause",
     "Perpetual",
     "PerpetualError",
@@ -37,6 +45,7 @@ __all__ = [
     "SettingsError",
     "Skip",
     "StoreUnavailable",
+    "TaskLost",
     "UnknownTask",
     "UnknownUnit",
 ]

@@ -5,19 +5,46 @@ from __future__ import annotations
 import getpass
 import json
 import socket
-from datetime import datetime, timezone
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from celery_perpetual.completions import Finisher, connect
+from celery_perpetual.completions import (
+    Announcer,
+    AsyncWaiting,
+    BatchResult,
+    Completion,
+    Event,
+    Hub,
+    Waiting,
+    annotate,
+    answers,
+    pending,
+    stream,
+    subscribe,
+)
 from celery_perpetual.errors import ContractError
-from celery_perpetual.ledger import Ledger
-from celery_perpetual.operations import Explanation, Finding, Unit, Units, check, explain, find, poll_by_hand
+from celery_perpetual.operations import (
+    Explanation,
+    Finding,
+    Preview,
+    Unit,
+    Units,
+    check,
+    explain,
+    find,
+    forget_cursor,
+    poll_by_hand,
+    poll_in_worker,
+    preview,
+    write_cursor,
+)
 from celery_perpetual.polling import EVERYTHING, Paused, Pauses, PollOutcome, Runner, outcomes
 from celery_perpetual.polling.outcome import format_time
 from celery_perpetual.settings import Settings
-from celery_perpetual.store import Store
-from celery_perpetual.tasks import Perpetuity, load
+from celery_perpetual.store import Store, script
+from celery_perpetual.tasks import UNSET, Perpetuity, load
 from celery_perpetual.wiring import wire
 
 if TYPE_CHECKING:
@@ -42,7 +69,6 @@ class Perpetual:
         """Connect worker signals, and make ``celery beat`` use our scheduler where the app has Celery's default."""
         self.app = app
         app.perpetual = self  # type: ignore[attr-defined]
-        connect()
         wire(app)
         return self
 
@@ -57,9 +83,22 @@ class Perpetual:
         return Store.from_app(self.app, self.settings)
 
     @cached_property
-    def finisher(self) -> Finisher:
-        """Settles the ends of items."""
-        return Finisher(lambda: Ledger(self.store, self.settings.events_maxlen))
+    def announcer(self) -> Announcer:
+        """Settles and announces ends; the signal handlers use it."""
+        return Announcer(self.app, self.store, self.settings)
+
+    @cached_property
+    def _hub(self) -> Hub:
+        return Hub(self.store)
+
+    @cached_property
+    def _waiting(self) -> Waiting:
+        return Waiting(self.app, self.store, self._hub)
+
+    @cached_property
+    def aio(self) -> AsyncWaiting:
+        """``wait``, ``wait_any``, ``wait_all``, ``as_completed`` and ``wait_batch`` as coroutines."""
+        return AsyncWaiting(self.app, self.store, self._hub)
 
     @cached_property
     def _runner(self) -> Runner:
@@ -109,6 +148,32 @@ class Perpetual:
     def cursor(self, task: Any, tenant: Any = None) -> Any:
         """The unit's cursor, or None."""
         return self._units.one(find(self.app, task, tenant)).cursor
+
+    def set_cursor(self, task: Any, value: Any, tenant: Any = None) -> None:
+        """Set the unit's cursor; its next poll gets it.
+
+        Raises:
+            ContractError: the value is not JSON, or a poll of the unit is open just now.
+        """
+        write_cursor(self.store, find(self.app, task, tenant), value)
+
+    def reset_cursor(self, task: Any, tenant: Any = None) -> None:
+        """Forget the unit's cursor: its next poll gets None and reads from the beginning."""
+        forget_cursor(self.store, find(self.app, task, tenant))
+
+    def preview(self, task: Any, tenant: Any = None, cursor: Any = UNSET) -> Preview:
+        """Call ``next_batch`` here and say what a poll would enqueue; writes nothing.
+
+        Args:
+            cursor: evaluate from here instead of the unit's own cursor.
+        """
+        return preview(self.store, self._runner, find(self.app, task, tenant), cursor)
+
+    def nudge(self, task: Any, tenant: Any = None) -> bool:
+        """Let the leader poll the unit at once, out of turn; False if no leader has it in its clock."""
+        unit = find(self.app, task, tenant).unit
+        keys = self.store.keys
+        return bool(script("nudge")(self.store, key=keys.unit(unit), due=keys.due, unit=unit, trigger="nudge"))
 
     def pause(
         self,
@@ -160,6 +225,62 @@ class Perpetual:
         at = format_time(datetime.now(timezone.utc))
         about = {"scope": scope, "unit": None if scope == EVERYTHING else scope, "at": at}
         return self._pauses.resume(scope, json.dumps(about), self._units_of(scope) if from_ == "now" else [])
+
+    def completion(self, task_id: str) -> Completion:
+        """How a task ended, as far as it is known now; ``pending`` and ``unknown`` are answers too. Never waits."""
+        return answers(self.app, self.store, [task_id]).get(task_id) or pending(task_id)
+
+    def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
+        """Wait for the end of one task, without polling; at the time-out ``timed_out`` is True.
+
+        Woken by the worker that ends the task, within about a millisecond. An id of our own form that nobody knows is
+        ``unknown`` at once; any other id is waited for. Safe to call from any number of threads at once.
+        """
+        return self.wait_all([task_id], timeout)[task_id]
+
+    def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+        """Wait for the first end; the completions of those that have ended by then, by id."""
+        return self._waiting.wait_any(ids, timeout)
+
+    def wait_all(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+        """Wait for all of them; a completion for every id, ``timed_out`` for those that have not ended in time."""
+        return {completion.task_id: completion for completion in self.as_completed(ids, timeout)}
+
+    def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> Iterator[Completion]:
+        """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
+        return self._waiting.as_completed(ids, timeout)
+
+    def wait_batch(self, poll_id: str, timeout: float | timedelta) -> BatchResult:
+        """Wait until every item of a poll has ended.
+
+        Raises:
+            NotFound: no batch of this id is known.
+        """
+        return self._waiting.wait_batch(poll_id, timeout)
+
+    def annotate(self, **meta: Any) -> None:
+        """Inside a task: add facts to its completion (``Completion.meta``); JSON, 8 KiB in all."""
+        annotate(**meta)
+
+    def channel(self, task_id: str) -> str:
+        """The Redis channel on which the end of this task is published."""
+        return self.store.keys.channel(task_id)
+
+    def subscribe(self) -> Iterator[Completion]:
+        """Iterate completions as they happen, for ever; what happens while nobody iterates is missed."""
+        return subscribe(self.store)
+
+    def stream(self, group: str, consumer: str, *, idle: float = 60.0) -> Iterator[Event]:
+        """Iterate events (``completion``, ``poll``, ``leader`` …) at least once, for ever, with a consumer group.
+
+        An event counts as done when the next one is asked for. What a consumer holds for ``idle`` seconds without
+        that is given to another one.
+        """
+        return stream(self.store, group, consumer, idle=idle)
+
+    def poll_here(self, task: str, poll_id: str, following: str) -> str:
+        """Evaluate a poll whose claim travelled to this process; the task ``celery_perpetual.poll`` calls it."""
+        return poll_in_worker(self.store, self._runner, find(self.app, task), poll_id, following)
 
     def _scope(self, task: Any, tenant: Any) -> str:
         if task is None and tenant is not None:

@@ -43,3 +43,19 @@ class UnknownTask(PerpetualError, LookupError):
 
 class UnknownUnit(PerpetualError, LookupError):
     """The task is known, but it has no unit for this tenant."""
+
+
+class NotSuccessful(PerpetualError):
+    """A task did not end well, or not in time; ``completion`` says how."""
+
+    def __init__(self, message: str, completion: object = None) -> None:
+        super().__init__(message)
+        self.completion = completion
+
+
+class TaskLost(NotSuccessful):
+    """A task ended without an end of its own: its process is gone, or its message could not be read."""
+
+
+class NotFound(PerpetualError, LookupError):
+    """There is no record of this id."""

@@ -29,11 +29,13 @@ LONGEST = 1000 * 366 * 24 * 3600.0
 #: Names that are reserved for features which do not exist yet. Accepting one would be a promise without effect.
 NOT_YET = frozenset(
     {
-        "lease_ttl", "heartbeat_interval", "sweep_limit", "completions", "leases", "completion_ttl", "queue_ttl",
-        "tombstone_ttl", "store_down", "on_store_lost", "starvation", "starvation_spawn", "max_pool_grow",
-        "error_policies", "classifiers", "preflight_fatal", "tenants_ttl", "preflight_ttl",
+        "lease_ttl", "heartbeat_interval", "sweep_limit", "leases", "store_down", "starvation",
+        "starvation_spawn", "max_pool_grow", "error_policies", "classifiers", "preflight_fatal", "tenants_ttl",
+        "preflight_ttl",
     }
 )  # fmt: skip
+
+CHOICES = {"completions": ("perpetual", "all"), "on_store_lost": ("pause", "run")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +56,18 @@ class Settings:
     """Polls that one beat evaluates at the same time."""
     max_abandoned_polls: int = 16
     """Threads per process that may hang in an abandoned ``next_batch``; beyond it no further poll is started."""
+    completions: str = "perpetual"
+    """Whose ends are announced: those of ``perpetual`` tasks and items, or of ``all`` tasks of the app."""
+    completion_ttl: float = 3600.0
+    """How long the record of an end stays."""
+    queue_ttl: float = 300.0
+    """How long the one-element queue of an end stays, for ``BLPOP`` from any language."""
+    tombstone_ttl: float = 7 * 24 * 3600.0
+    """How long the counters of a finished batch stay, by which a late end of one of its items is known."""
     events_maxlen: int = 100_000
     """Approximate length at which the stream of events is capped."""
+    on_store_lost: str = "pause"
+    """When the store turns out to be another, empty one: ``pause`` the units that had a cursor, or ``run`` them."""
     store_timeout: float = 5.0
     """Longest time that one call to the store may take."""
     store_wait: float = 30.0
@@ -110,6 +122,8 @@ def _checked(name: str, seen: Any) -> Any:
         if isinstance(seen, str | Mapping) or not isinstance(seen, Iterable):
             raise SettingsError(f"setting {PREFIX}{name} must be a list of task names, got {seen!r}")
         return tuple(str(item) for item in seen)
+    if name in CHOICES and seen not in CHOICES[name]:
+        raise SettingsError(f"setting {PREFIX}{name} must be one of {', '.join(CHOICES[name])}, got {seen!r}")
     if not isinstance(seen, str) or not seen.strip():
         raise SettingsError(f"setting {PREFIX}{name} must be a non-empty string, got {seen!r}")
     return _scheduler(name, seen) if name == "base_scheduler" else seen
@@ -121,7 +135,7 @@ def _scheduler(name: str, seen: str) -> str:
     except (ImportError, AttributeError, ValueError) as error:
         raise SettingsError(f"setting {PREFIX}{name} {seen!r} cannot be imported: {error}") from None
     if not (isclass(found) and issubclass(found, Scheduler)):
-        raise SettingsError(f"setting {PREFIX}{name} must name a celery.beat Scheduler class, got {found!r}")
+        raise SettingsError(f"setting {PREFIX}{name} {seen!r} is no celery.beat Scheduler class, but {found!r}")
     return seen
 
 

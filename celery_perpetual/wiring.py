@@ -11,7 +11,9 @@ from celery.utils.log import get_logger
 
 from celery_perpetual.beat.configured import other_scheduler
 from celery_perpetual.beat.scheduler import PerpetualScheduler
+from celery_perpetual.completions import ReceiveStep, connect, watch_propagation
 from celery_perpetual.errors import PerpetualError
+from celery_perpetual.polling import POLL_TASK
 from celery_perpetual.settings import Settings
 from celery_perpetual.store import Store
 from celery_perpetual.tasks import discover
@@ -27,11 +29,21 @@ OUR_SCHEDULER = "celery_perpetual.beat.scheduler:PerpetualScheduler"
 
 def wire(app: Celery) -> None:
     """Wire an app, configured or not. Wiring twice is harmless."""
+    connect()
+    watch_propagation()
+    register: Any = app.task(name=POLL_TASK, bind=True, shared=False, ignore_result=True, acks_late=False)
+    register(_poll)
     app.steps["worker"].add(WorkerCheck)
+    app.steps["consumer"].add(ReceiveStep)
     signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid="celery_perpetual.scheduler")
     app.on_after_configure.connect(_after_configure, weak=False, dispatch_uid="celery_perpetual.scheduler")
     if app.configured:  # type: ignore[attr-defined]  # missing in the stubs
         _use_scheduler(app)
+
+
+def _poll(task: Any, *, task_name: str, poll_id: str, following: str) -> str:
+    """Evaluate a poll that travelled to this worker."""
+    return str(task.app.perpetual.poll_here(task_name, poll_id, following))
 
 
 def wire_running_beat(app: Celery) -> None:

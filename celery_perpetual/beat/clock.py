@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
@@ -20,7 +21,7 @@ from celery_perpetual.beat.base_runs import BaseRuns
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.errors import StoreUnavailable
-from celery_perpetual.polling import Claim, Claims, NotLeading, PollThreads, Runner
+from celery_perpetual.polling import Claim, Claims, Due, NotLeading, PollThreads, Runner
 from celery_perpetual.store import Store, script
 from celery_perpetual.tasks import Perpetuity
 
@@ -33,6 +34,8 @@ MOST_CLAIMS = 100
 #: First polls of more units than this are spread over the interval, at most over ten seconds.
 MANY_UNITS = 20
 LONGEST_SPREAD_MS = 10_000
+#: Threads that send polls to the workers.
+COURIERS = 2
 #: Units are made known again this often, in seconds, so that those which are not can be told apart.
 REGISTER_EVERY = 3600
 #: What one turn may spend on that, in seconds.
@@ -61,6 +64,10 @@ class Clock(threading.Thread):
         self._claims = Claims(self._store, runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
         self._unregistered: deque[Perpetuity] = deque()
+        self._couriers = PollThreads(runner.run, COURIERS, 0)
+        """Threads that only send polls to workers; no user code runs on them."""
+        self._alone: str | None = None
+        """A unit whose poll was open when a leader died runs without company: if it kills again, it is known."""
         self._halt = threading.Event()
         self._wakes: SimpleQueue[None] = SimpleQueue()
 
@@ -97,6 +104,47 @@ class Clock(threading.Thread):
         if leader is None:
             return 0.05
         self._base_runs.save()
+        self._keep_registered(leader)
+        worn_out = self._threads.worn_out
+        room = min(MOST_CLAIMS, self._couriers.free if worn_out else self._threads.free)
+        if not room or self._alone in {claim.perpetuity.unit for claim in self._threads.running}:
+            return 0.02
+        now, following, rows = self._claims.due(leader, room)
+        if not rows and self._unregistered:
+            return 0.0
+        if not rows:
+            return LONGEST_PAUSE if following is None else max(0.001, min(LONGEST_PAUSE, (following - now) / 1000))
+        self._forget(leader, [row.unit for row in rows if row.unit not in self._roster.units])
+        if any(row.suspect for row in rows):
+            if self._threads.running:
+                return 0.02
+            rows = [row for row in rows if row.suspect][:1]
+            self._alone = rows[0].unit
+        for claim in self._claim(leader, now, rows):
+            claim.travels = claim.travels or worn_out
+            self._start(claim)
+        return 0.0
+
+    def _claim(self, leader: str, now: int, rows: Sequence[Due]) -> list[Claim]:
+        wanted = [
+            (perpetuity, perpetuity.cadence.occurrence(row.at, row.anchor, row.trigger, now))
+            for row in rows
+            if (perpetuity := self._roster.units.get(row.unit)) is not None
+        ]
+        if not wanted or self._halt.is_set():
+            return []
+        return [answer for answer in self._claims.by_leader(leader, now, wanted) if isinstance(answer, Claim)]
+
+    def _start(self, claim: Claim) -> None:
+        if claim.travels:
+            self._couriers.start(claim)
+        elif (hanging := self._threads.hanging(claim.perpetuity.unit)) is not None:
+            self._runner.skip_hanging(claim, hanging)
+        else:
+            self._threads.start(claim)
+
+    def _keep_registered(self, leader: str) -> None:
+        """Begin anew when the term, the registry or the hour has changed, and go on where there is something left."""
         self._roster.refresh()
         registration = (leader, self._roster.version, int(time.monotonic() // REGISTER_EVERY))
         if self._registered != registration:
@@ -105,30 +153,6 @@ class Clock(threading.Thread):
             self._registered = registration
         if self._unregistered:
             self._register(leader)
-        room = min(MOST_CLAIMS, self._threads.free)
-        if not room:
-            return 0.02
-        now, following, rows = self._claims.due(room)
-        self._forget(leader, [unit for unit, *_ in rows if unit not in self._roster.units])
-        wanted = [
-            (perpetuity, perpetuity.cadence.occurrence(due, anchor, trigger, now))
-            for unit, due, anchor, trigger in rows
-            if (perpetuity := self._roster.units.get(unit)) is not None
-        ]
-        if wanted and not self._halt.is_set():
-            for answer in self._claims.by_leader(leader, now, wanted):
-                if isinstance(answer, Claim):
-                    self._start(answer)
-        if rows or self._unregistered:
-            return 0.0
-        return LONGEST_PAUSE if following is None else max(0.001, min(LONGEST_PAUSE, (following - now) / 1000))
-
-    def _start(self, claim: Claim) -> None:
-        hanging = self._threads.hanging(claim.perpetuity.unit)
-        if hanging is None:
-            self._threads.start(claim)
-        else:
-            self._runner.skip_hanging(claim, hanging)
 
     def _register(self, leader: str) -> None:
         """Make some of this process's units known, as many as fit into a moment.

@@ -1,19 +1,21 @@
 """One maintenance pass of the leader, every ``perpetual_cycle_interval`` seconds.
 
 Relay what others left unpublished, sweep records whose commit never came, forget pauses that are over and units that
-nobody has known for a week. The error of one step never stops the next.
+nobody has known for a week. A standby only remembers the store. The error of one step never stops the next.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 
 from celery.utils.log import get_logger
 
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.orphans import drop_orphans
 from celery_perpetual.beat.roster import Roster
+from celery_perpetual.completions import relay_batch_done
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.ledger import sweep_staged
 from celery_perpetual.polling import Pauses, Runner
@@ -32,16 +34,19 @@ class Cycle(threading.Thread):
         roster: Roster,
         runner: Runner,
         interval: float,
+        remember: Callable[[], object],
     ) -> None:
         super().__init__(name="perpetual-cycle", daemon=True)
         self._leadership = leadership
         self._interval = interval
         self._halt = threading.Event()
+        self._remember = remember
         pauses = Pauses(store, runner.events_maxlen)
         self._steps: dict[str, Callable[[], object]] = {
             "relay": runner.publisher.relay,
             "staged": lambda: sweep_staged(store),
             "pauses": pauses.trim,
+            "batches": lambda: relay_batch_done(runner.app, store),
             "orphans": lambda: drop_orphans(store, roster.units.keys() | roster.disabled),
         }
 
@@ -51,15 +56,14 @@ class Cycle(threading.Thread):
 
     def run(self) -> None:
         while not self._halt.is_set():
-            if not self._leadership.leads:
-                self._halt.wait(0.05)
-                continue
-            self.once()
-            self._halt.wait(self._interval)
+            leading = self._leadership.leads
+            self._once({"memory": self._remember, **(self._steps if leading else {})})
+            deadline = time.monotonic() + self._interval
+            while time.monotonic() < deadline and not self._halt.is_set() and leading == self._leadership.leads:
+                self._halt.wait(0.1)
 
-    def once(self) -> None:
-        """One pass."""
-        for name, step in self._steps.items():
+    def _once(self, steps: Mapping[str, Callable[[], object]]) -> None:
+        for name, step in steps.items():
             try:
                 step()
             except StoreUnavailable as error:

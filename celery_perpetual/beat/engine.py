@@ -10,8 +10,9 @@ from celery_perpetual.beat.base_runs import BaseRuns
 from celery_perpetual.beat.clock import Clock
 from celery_perpetual.beat.cycle import Cycle
 from celery_perpetual.beat.leadership import Leadership
+from celery_perpetual.beat.memory import Memory
 from celery_perpetual.beat.roster import Roster
-from celery_perpetual.polling import PollThreads, Runner
+from celery_perpetual.polling import Pauses, PollThreads, Runner
 from celery_perpetual.settings import Settings
 from celery_perpetual.store import Store
 
@@ -70,8 +71,14 @@ class Engine:
         polls = PollThreads(runner.run, settings.poll_threads, settings.max_abandoned_polls)
         clock = Clock(store, leadership, roster, runner, polls, self.base_runs)
         self.base_runs.on_run = clock.wake
-        cycle = Cycle(store, leadership, roster, runner, settings.cycle_interval)
-        leadership.start(before_resigning=lambda: self._let_go(runner, polls))
+        memory = Memory(
+            store,
+            Pauses(store, settings.events_maxlen),
+            pause=settings.on_store_lost == "pause",
+            events_maxlen=settings.events_maxlen,
+        )
+        cycle = Cycle(store, leadership, roster, runner, settings.cycle_interval, memory.refresh)
+        leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
         self._leadership, self._threads = leadership, [clock, cycle]
         for thread in self._threads:
             thread.start()

@@ -76,6 +76,7 @@ class Leadership:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._before_resigning: Callable[[], None] = lambda: None
+        self._saw_epoch: Callable[[str], None] = lambda _: None
 
     @property
     def leads(self) -> bool:
@@ -93,14 +94,18 @@ class Leadership:
         """Say which units this process knows."""
         self._units = (count, digest)
 
-    def start(self, before_resigning: Callable[[], None]) -> None:
+    def start(self, *, before_resigning: Callable[[], None], saw_epoch: Callable[[str], None]) -> None:
         """Try once now, then keep trying on a thread.
+
+        Args:
+            before_resigning: called while the lead is still held.
+            saw_epoch: called with the store's identity before this process acts as leader.
 
         Raises:
             SettingsError: the living leader of this prefix belongs to another app.
             StoreUnavailable: the store did not answer.
         """
-        self._before_resigning = before_resigning
+        self._before_resigning, self._saw_epoch = before_resigning, saw_epoch
         self._attempt(starting=True)
         self._thread = threading.Thread(target=self._run, name="perpetual-leader", daemon=True)
         self._thread.start()
@@ -134,12 +139,13 @@ class Leadership:
     def _attempt(self, *, starting: bool = False) -> float:
         """Try to take the lead; seconds until the next try."""
         keys, started = self._store.keys, _clock()
-        term, left, info, _epoch, now = script("lead")(
+        term, left, info, epoch, now = script("lead")(
             self._store, leader=keys.leader, info=keys.leader_info, term=keys.term, epoch=keys.epoch,
             handover=keys.handover, events=keys.events, owner=self.owner, ttl=self._ttl_ms, about=self._about(),
             epoch_new=secrets.token_hex(8), maxlen=self._events_maxlen,
         )  # fmt: skip
         self.skew = time.time() - int(now) / 1000
+        self._saw_epoch(epoch.decode())
         if int(term):
             reach("leader.elected")
             self._hold(f"{self.owner}:{int(term)}", started, int(left) / 1000)

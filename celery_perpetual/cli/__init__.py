@@ -7,11 +7,13 @@ a store that does not answer.
 
 from __future__ import annotations
 
+from celery_perpetual.cli.completions import completions, wait
+from celery_perpetual.cli.cursors import cursor, preview
 from celery_perpetual.cli.group import perpetual
 from celery_perpetual.cli.inspect import check, polls, units, why
 from celery_perpetual.cli.operate import pause, poll, resume
 
 __all__ = ["perpetual"]
 
-for _verb in (check, pause, poll, polls, resume, units, why):
+for _verb in (check, completions, cursor, pause, poll, polls, preview, resume, units, wait, why):
     perpetual.add_command(_verb)

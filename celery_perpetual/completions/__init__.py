@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
-from celery_perpetual.completions.finish import Finisher, connect
+from celery_perpetual.completions.aio import AsyncWaiting
+from celery_perpetual.completions.annotations import annotate
+from celery_perpetual.completions.announce import Announcer
+from celery_perpetual.completions.batches import BatchResult, relay_batch_done
+from celery_perpetual.completions.completion import Completion
+from celery_perpetual.completions.follow import Event, stream, subscribe
+from celery_perpetual.completions.hub import Hub
+from celery_perpetual.completions.lookup import answers, pending
+from celery_perpetual.completions.messages import ReceiveStep
+from celery_perpetual.completions.propagation import watch_propagation
+from celery_perpetual.completions.signals import connect
+from celery_perpetual.completions.waiting import Waiting
 
-__all__ = ["Finisher", "connect"]
+__all__ = [
+    "Announcer", "AsyncWaiting", "BatchResult", "Completion", "Event", "Hub", "ReceiveStep", "Waiting", "annotate",
+    "answers", "connect", "pending", "relay_batch_done", "stream", "subscribe", "watch_propagation",
+]  # fmt: skip

@@ -9,7 +9,7 @@ abandoned poll or a superseded leader still brings is refused.
 * More: records are *staged* in chunks of 500 beside the ledger, then one script commits them by name. Records of a
   commit that never came expire; their item keys are swept by the leader's cycle, and meanwhile count for nothing,
   because an item key is taken only if its poll was committed.
-* ``finish`` settles an item's end once: its key and its room are free, its batch counts it.
+* The end of an item is settled once, by the script that announces it: key and room are free, the batch counts it.
 
 Item keys are added only under the unit's claim, and a unit has one claim at a time: what was free when a poll looked
 is still free when it commits.
@@ -23,7 +23,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger.ids import CHUNK, Place, base, item_id
+from celery_perpetual.ledger.ids import CHUNK, base, item_id
 from celery_perpetual.ledger.record import encode
 from celery_perpetual.store import Store, script
 from celery_perpetual.tasks.work import Work
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 #: Uncommitted records live this long; a poll is abandoned long before.
 STAGED_TTL_MS = 24 * 3600 * 1000
-
-#: Counters of a finished batch stay as long as its outcome does.
-BATCH_TTL_MS = 7 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +122,7 @@ class Ledger:
         """Commit a batch; its records are in ``works``, or staged if they are more than one chunk.
 
         Args:
-            commands: broker commands of all messages, keys counted from the script's ninth; or none.
+            commands: broker commands of all messages, keys counted from the script's tenth; or none.
             queues: the keys that they name.
 
         Returns:
@@ -139,29 +136,17 @@ class Ledger:
             self.store,
             key=names.unit(unit), due=names.due, polls=names.polls(unit), events=names.events,
             batch=names.poll(poll_id), item_keys=names.item_keys(unit), staged=names.staged, outbox=names.outbox,
-            more_keys=queues,
+            cursors=names.cursors, more_keys=queues,
             poll=poll_id, unit=unit, outcome=closing.outcome, history=perpetuity.options.history,
             ttl=closing.history_ttl, maxlen=self.events_maxlen, slot=closing.slot, following=closing.following,
             delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=perpetuity.name,
             items=len(works), most=perpetuity.max_in_flight, window=round(perpetuity.options.dedup_window * 1000),
             chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else -(-len(works) // CHUNK),
             pairs_here=len(pairs) // 2, pushed=len(works) if commands else 0,
+            on_done=int(perpetuity.options.on_batch_done is not None),
             tail=[*records, *pairs, *commands],
         )  # fmt: skip
         return _text(reply)
-
-    def finish(self, task_id: str, place: Place, status: str) -> int:
-        """Settle the end of an item: 1 the first time, 2 when it had ended before, 0 if the ledger does not know it."""
-        names = self.store.keys
-        return int(
-            script("finish")(
-                self.store,
-                batch=names.poll(place.poll_id), chunk=names.chunk(place.poll_id, place.chunk),
-                done=names.done(place.poll_id, place.chunk),
-                id=task_id, position=place.position, status=status, ttl=BATCH_TTL_MS, unit_prefix=names.unit_prefix,
-                keys_prefix=names.item_keys(""), recent_prefix=names.recent(""),
-            )
-        )  # fmt: skip
 
 
 def chunks(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kombu import serialization
 from kombu.serialization import loads
 from kombu.utils.json import dumps as json_dumps
 from kombu.utils.json import loads as json_loads
 
+from celery_perpetual.tasks.encoding import codec
 from celery_perpetual.tasks.work import Work
 
 VERSION = b"1"
@@ -100,7 +100,7 @@ def arguments(body: bytes, serializer: str) -> tuple[tuple[Any, ...], dict[str, 
 
 def loaded(body: bytes, serializer: str) -> Any:
     """The value behind bytes of a serializer; only for what this process or the ledger has serialised."""
-    content_type, encoding = _codec(serializer)
+    content_type, encoding = codec(serializer)
     return loads(body, content_type, encoding, accept=[content_type])
 
 
@@ -111,9 +111,3 @@ def decode(record: bytes, unit_task: str) -> Record:
         ValueError: the record has a version that this release does not know.
     """
     return opened(read_work(record, unit_task))
-
-
-def _codec(serializer: str) -> tuple[str, str]:
-    registry: Any = serialization.registry  # type: ignore[attr-defined]  # kombu's stubs leave it out
-    encoder = registry._encoders[registry.type_to_name.get(serializer, serializer)]  # noqa: SLF001  # no public way
-    return encoder.content_type, encoder.content_encoding

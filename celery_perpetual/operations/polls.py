@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from celery_perpetual.polling import Claim, Claims, PollOutcome, Refusal, Runner
+from celery_perpetual.polling import Claim, Claims, PollOutcome, Refusal, Runner, in_pool_child
 from celery_perpetual.tasks import Perpetuity, to_datetime
 
 if TYPE_CHECKING:
@@ -22,9 +22,18 @@ def poll_by_hand(store: Store, runner: Runner, perpetuity: Perpetuity) -> PollOu
     return _busy(answer) if isinstance(answer, Refusal) else _run(runner, answer)
 
 
+def poll_in_worker(store: Store, runner: Runner, perpetuity: Perpetuity, poll_id: str, following: str) -> str:
+    """Evaluate a poll whose claim travelled here; its status, or ``stale`` if the claim has expired meanwhile."""
+    claim = Claims(store, runner.events_maxlen).carried(perpetuity, poll_id, following)
+    if claim is None:
+        return "stale"
+    outcome = runner.run(claim) if in_pool_child() else _run(runner, claim)
+    return "sent" if outcome is None else outcome.status
+
+
 def _run(runner: Runner, claim: Claim) -> PollOutcome:
     """Run on a thread of its own, so that a ``next_batch`` that hangs costs its time limit and no more."""
-    outcomes: list[PollOutcome] = []
+    outcomes: list[PollOutcome | None] = []
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -45,7 +54,9 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
     thread.join()
     if errors:
         raise errors[0]
-    return outcomes[0]
+    outcome_of_run = outcomes[0]
+    assert outcome_of_run is not None, "a poll by hand does not travel"
+    return outcome_of_run
 
 
 def _busy(refusal: Refusal) -> PollOutcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ class Found:
     cursor: str = ""
     """JSON, or "" where the cursor stays."""
     more: bool = False
+    watermark: datetime | None = None
     overflow: bool = False
     """A batch with a cursor does not fit the room; it is not cut."""
 
@@ -73,6 +74,7 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
     perpetuity = claim.perpetuity
     whole = batch.cursor is not UNSET
     found = Found(cursor=_cursor(perpetuity.name, batch.cursor) if whole else "", more=batch.more)
+    found.watermark = _watermark(perpetuity.name, batch.watermark)
     room = perpetuity.max_in_flight - claim.in_flight
     most = perpetuity.options.limit if whole else min(room, perpetuity.options.limit)
     reader, seen = Reader(app, perpetuity), set[str]()
@@ -134,6 +136,12 @@ def _entries(name: str, items: Any) -> Iterator[Any]:
             "of items, a Batch, Skip, Defer, Pause, or None"
         )
     return iter(items)
+
+
+def _watermark(name: str, seen: Any) -> datetime | None:
+    if seen is not None and not (isinstance(seen, datetime) and seen.tzinfo is not None):
+        raise ContractError(f"{name}.next_batch: the watermark must be an aware datetime, got {seen!r}")
+    return seen
 
 
 def _cursor(name: str, cursor: Any) -> str:

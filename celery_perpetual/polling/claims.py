@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery_perpetual.ledger import new_poll_id
 from celery_perpetual.polling.history import HISTORY_TTL_MS
@@ -21,6 +21,8 @@ from celery_perpetual.tasks import Occurrence, Perpetuity
 
 #: What a claim outlives its poll's time limit by, so that the poll itself has the first word.
 GRACE_MS = 1000
+#: How long a poll may wait in a queue before it is given up.
+QUEUED_MS = 60_000
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +42,8 @@ class Claim:
     now: int
     """The store's time of the claim, ms."""
     started: float = field(default_factory=time.monotonic)
+    travels: bool = False
+    """It is evaluated by a worker."""
     abandoned: threading.Event = field(default_factory=threading.Event)
     """Set when the time limit has passed: what the poll still brings is not wanted."""
     committed: threading.Event = field(default_factory=threading.Event)
@@ -61,11 +65,22 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A unit that was not claimed: ``paused``, ``busy`` or ``early``."""
+    """A unit that was not claimed: ``paused``, ``busy``, ``early`` or ``backoff``."""
 
     perpetuity: Perpetuity
     verdict: str
     now: int
+
+
+class Due(NamedTuple):
+    """A unit that is due; times are ms."""
+
+    unit: str
+    at: int
+    anchor: int | None
+    trigger: str
+    suspect: bool
+    """Its poll was open when a leader died."""
 
 
 class NotLeading(Exception):
@@ -79,13 +94,15 @@ class Claims:
         self.store = store
         self.events_maxlen = events_maxlen
 
-    def due(self, limit: int) -> tuple[int, int | None, list[tuple[str, int, int | None, str]]]:
-        """The store's time, the next due time where nothing is due, and (unit, due, anchor, trigger) of what is."""
+    def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
+        """The store's time, the next due time where nothing is due, and what is."""
         keys = self.store.keys
-        now, following, *rows = script("due")(self.store, due=keys.due, limit=limit, unit_prefix=keys.unit_prefix)
+        now, following, *rows = script("due")(
+            self.store, due=keys.due, limit=limit, unit_prefix=keys.unit_prefix, mine=leader
+        )
         found = [
-            (unit.decode(), int(float(at)), int(anchor) if anchor else None, trigger.decode())
-            for unit, at, anchor, trigger in zip(*[iter(rows)] * 4, strict=True)
+            Due(unit.decode(), int(float(at)), int(anchor) if anchor else None, trigger.decode(), suspect == b"1")
+            for unit, at, anchor, trigger, suspect in zip(*[iter(rows)] * 5, strict=True)
         ]
         return int(now), int(float(following)) if following else None, found
 
@@ -99,6 +116,24 @@ class Claims:
         """
         return self._claim(leader, now, [(p, o.slot, str(o.following)) for p, o in wanted])
 
+    def travelled(self, claim: Claim) -> None:
+        """A claim is on its way to a worker."""
+        valid = round(claim.perpetuity.poll_timeout * 1000) * 2 + QUEUED_MS
+        key = self.store.keys.unit(claim.perpetuity.unit)
+        script("travel")(self.store, key=key, poll=claim.poll_id, valid=valid)
+
+    def carried(self, perpetuity: Perpetuity, poll_id: str, following: str) -> Claim | None:
+        """Go on with a claim that travelled here, or None if it has expired meanwhile."""
+        valid = round(perpetuity.poll_timeout * 1000) + GRACE_MS
+        keys, unit = self.store.keys, perpetuity.unit
+        reply = script("carry")(self.store, key=keys.unit(unit), due=keys.due, poll=poll_id, unit=unit, valid=valid)
+        if not reply:
+            return None
+        now, slot, trigger, *known = reply
+        answer = (b"claimed", b"", *known, trigger)
+        claim = _claim(perpetuity, poll_id, int(slot), following, int(now), answer)
+        return claim if isinstance(claim, Claim) else None
+
     def by_hand(self, perpetuity: Perpetuity) -> Claim | Refusal:
         """Claim a unit now, without moving its cadence."""
         now = self.store.now()
@@ -111,7 +146,18 @@ class Claims:
         for (perpetuity, slot, following), poll_id in zip(wanted, polls, strict=True):
             valid = round(perpetuity.poll_timeout * 1000) + GRACE_MS
             history = perpetuity.options.history
-            rows += [perpetuity.unit, perpetuity.name, slot, following, poll_id, valid, history, HISTORY_TTL_MS]
+            travels = int(perpetuity.options.poll_in == "worker")
+            rows += [
+                perpetuity.unit,
+                perpetuity.name,
+                slot,
+                following,
+                poll_id,
+                valid,
+                travels,
+                history,
+                HISTORY_TTL_MS,
+            ]
         at, *reply = script("claim")(
             self.store, leader=keys.leader, due=keys.due, paused=keys.paused, events=keys.events,
             mine=leader, unit_prefix=keys.unit_prefix, polls_prefix=keys.polls_prefix, maxlen=self.events_maxlen,
@@ -129,7 +175,7 @@ class Claims:
 def _claim(
     perpetuity: Perpetuity, poll_id: str, slot: int, following: str, now: int, answer: Sequence[bytes]
 ) -> Claim | Refusal:
-    verdict, _, cursor, in_flight, attempt, polled, trigger = answer
+    verdict, travels, cursor, in_flight, attempt, polled, trigger = answer
     if verdict != b"claimed":
         return Refusal(perpetuity, verdict.decode(), now)
     return Claim(
@@ -143,4 +189,5 @@ def _claim(
         attempt=int(attempt),
         polled=int(polled) if polled else None,
         now=now,
+        travels=bool(travels),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, replace
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from celery_perpetual.ledger import item_id
@@ -45,6 +45,8 @@ class PollOutcome:
     """Type and message of what was raised."""
     cursor: Any = None
     """The unit's cursor after this poll, where the poll moved it."""
+    watermark: datetime | None = None
+    """How far the source had been read, as the batch said."""
     started_at: datetime
     finished_at: datetime
     repeated: int = 1
@@ -82,8 +84,9 @@ def from_entry(entry: bytes) -> PollOutcome:
     """An outcome from its entry ``{repeated} {first at} {sign}\\n{JSON}`` in a unit's list."""
     head, _, text = entry.partition(b"\n")
     values = {name: value for name, value in json.loads(text).items() if name in _NAMES}
-    for name in ("slot", "started_at", "finished_at"):
-        values[name] = parse_time(values[name])
+    for name in ("slot", "started_at", "finished_at", "watermark"):
+        if values.get(name) is not None:
+            values[name] = parse_time(values[name])
     return replace(PollOutcome(**values), repeated=int(head.split(b" ", 1)[0]))
 
 
@@ -93,8 +96,8 @@ def parse_time(text: str) -> datetime:
 
 
 def format_time(at: datetime) -> str:
-    """An aware datetime in UTC as RFC 3339 with milliseconds."""
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """An aware datetime as RFC 3339 in UTC, with milliseconds."""
+    return at.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _plain(value: Any) -> Any:

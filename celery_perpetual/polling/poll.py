@@ -20,7 +20,7 @@ class Poll:
     slot: datetime
     """Nominal time of this occurrence."""
     trigger: str
-    """``schedule``, or why it comes between two slots: ``drain``, ``backoff``, ``defer``, ``resume``, ``manual``."""
+    """``schedule``, or why it is off the grid: ``drain, backoff, retry, defer, resume, nudge, manual, preview``."""
     cursor: Any
     """The JSON value that the last batch left, or None."""
     limit: int

@@ -10,14 +10,17 @@ import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger import CHUNK, Closing, Ledger
+from celery_perpetual.ledger import CHUNK, Closing, Ledger, decode, encode
 from celery_perpetual.polling import outcome as status
+from celery_perpetual.polling import travel
 from celery_perpetual.polling.batch import Abandoned, Found, read
-from celery_perpetual.polling.claims import Claim
+from celery_perpetual.polling.claims import Claim, Claims
+from celery_perpetual.polling.coroutines import Loop
 from celery_perpetual.polling.history import HISTORY_TTL_MS
 from celery_perpetual.polling.outcome import PollOutcome, format_time
 from celery_perpetual.polling.pauses import Paused
@@ -25,6 +28,7 @@ from celery_perpetual.polling.poll import Poll
 from celery_perpetual.publishing import Publisher, publish_or_leave
 from celery_perpetual.store import Store, script
 from celery_perpetual.tasks import Defer, Pause, Skip, to_datetime
+from celery_perpetual.tasks.work import Work
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 #: Where the keys of a commit's broker commands begin.
-FIRST_TARGET = 9
+FIRST_TARGET = 10
 
 #: Polls that raise are tried again after 30 s, then twice as long each time, up to five minutes.
 FIRST_BACKOFF_MS, LONGEST_BACKOFF_MS = 30_000, 300_000
@@ -48,19 +52,23 @@ class Runner:
         self.ledger = Ledger(store, events_maxlen)
         self.publisher = Publisher(app, store)
 
-    def run(self, claim: Claim) -> PollOutcome:
-        """Run a claimed poll.
+    def run(self, claim: Claim) -> PollOutcome | None:
+        """Run a claimed poll, or send it to the workers (None).
 
         Raises:
             StoreUnavailable: the store went away; the claim expires by itself.
         """
         reach("poll.claimed")
         perpetuity = claim.perpetuity
+        if claim.travels:
+            travel.send(self.app, claim)
+            Claims(self.store, self.events_maxlen).travelled(claim)
+            return None
         if claim.in_flight >= perpetuity.max_in_flight:
             return self._skip_full(claim, claim.in_flight)
         try:
-            result = read(self.app, self.ledger, claim, self._call(claim))
-        except Abandoned:
+            result = self.evaluate(claim)
+        except (Abandoned, SoftTimeLimitExceeded):
             return self.time_out(claim)
         except BaseException as error:  # noqa: BLE001  # user code may raise anything, even SystemExit
             return self._fail(claim, error)
@@ -72,6 +80,21 @@ class Runner:
         if isinstance(result, Defer):
             return self._defer(claim, result)
         return self._pause(claim, result)
+
+    def evaluate(self, claim: Claim) -> Found | Skip | Defer | Pause:
+        """Call ``next_batch`` and reduce its result to what is new. Runs user code; writes nothing."""
+        loop = Loop(claim.perpetuity.poll_timeout)
+        _close_old_connections()
+        try:
+            return read(self.app, self.ledger, claim, loop.settle(self._call(claim)))
+        finally:
+            loop.close()
+            _close_old_connections()
+
+    def arguments(self, work: Work) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments of a work, as its task will get them."""
+        record = decode(encode(work, work.task), work.task)
+        return record.args, record.kwargs
 
     def time_out(self, claim: Claim) -> PollOutcome:
         """Abandon a poll that ran out of its time: whatever it still brings is refused."""
@@ -97,12 +120,8 @@ class Runner:
         )
 
     def _call(self, claim: Claim) -> Any:
-        _close_old_connections()
-        try:
-            perpetuity = claim.perpetuity
-            return perpetuity.next_batch(self._poll(claim)) if perpetuity.takes_poll else perpetuity.next_batch()
-        finally:
-            _close_old_connections()
+        perpetuity = claim.perpetuity
+        return perpetuity.next_batch(self._poll(claim)) if perpetuity.takes_poll else perpetuity.next_batch()
 
     def _poll(self, claim: Claim) -> Poll:
         perpetuity = claim.perpetuity
@@ -122,7 +141,7 @@ class Runner:
 
     def _enqueue(self, claim: Claim, found: Found) -> PollOutcome:
         perpetuity, works = claim.perpetuity, found.works
-        counts = {"duplicates": found.duplicates, "left_out": found.left_out}
+        counts = {"duplicates": found.duplicates, "left_out": found.left_out, "watermark": found.watermark}
         if found.overflow:
             return self._skip_full(claim, claim.in_flight + len(works), duplicates=found.duplicates)
         outcome = self._outcome(claim, status.EMPTY, cursor=found.cursor, **counts)
@@ -225,7 +244,8 @@ class Runner:
         later = delay is not None and not claim.by_hand
         reply = script("end")(
             self.store, key=keys.unit(unit), due=keys.due, polls=keys.polls(unit), events=keys.events,
-            paused=keys.paused, poll=claim.poll_id, unit=unit, outcome=outcome.to_json(), sign=outcome.sign,
+            paused=keys.paused, cursors=keys.cursors, poll=claim.poll_id, unit=unit, outcome=outcome.to_json(),
+            sign=outcome.sign,
             history=claim.perpetuity.options.history, ttl=HISTORY_TTL_MS, maxlen=self.events_maxlen, slot=claim.slot,
             following=claim.following, delay=delay if later else "", trigger=trigger, failures=failures,
             cursor=cursor, pause=pause,

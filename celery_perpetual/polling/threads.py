@@ -2,7 +2,7 @@
 
 They are daemon threads of our own: an executor's exit hook would wait for a ``next_batch`` that never returns. A poll
 that outlives its time limit is abandoned and its thread replaced, until too many hang; a unit whose thread still hangs
-is not started a second time in this process.
+is not started a second time in this process. When none is left, polls go to the workers.
 """
 
 from __future__ import annotations
@@ -37,6 +37,12 @@ class PollThreads:
         with self._lock:
             lost = max(0, len(self._hanging) - self._most_abandoned)
             return max(0, self._size - lost - len(self._running))
+
+    @property
+    def worn_out(self) -> bool:
+        """Whether so many threads hang that none is left."""
+        with self._lock:
+            return len(self._hanging) - self._most_abandoned >= self._size
 
     @property
     def running(self) -> list[Claim]:

@@ -24,7 +24,7 @@ class Address:
     db: int
     login: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """User, password and TLS options, as redis-py takes them."""
-    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """Sentinel's own options."""
 
 

@@ -34,12 +34,14 @@ REPEATS = 1
 class Store:
     """One namespace in one Redis database."""
 
-    def __init__(self, where: Address, prefix: str, *, timeout: float = 5.0, shown: str = "") -> None:
+    def __init__(
+        self, where: Address, prefix: str, *, timeout: float = 5.0, shown: str = "", patient: bool = True
+    ) -> None:
         self.address = where
         self.keys = Keys(prefix)
         self.timeout = timeout
         self.shown = shown
-        self.redis: Any = _client(where, timeout)
+        self.redis: Any = _client(where, timeout, patient=patient)
         """The client; replies are bytes. Its stubs know sync and async replies only as unions, hence Any."""
 
     @classmethod
@@ -57,9 +59,15 @@ class Store:
             shown=without_password(url),
         )
 
-    def clone(self) -> Store:
-        """The same namespace over connections of its own."""
-        return Store(self.address, self.keys.prefix, timeout=self.timeout, shown=self.shown)
+    def clone(self, *, patient: bool = True) -> Store:
+        """The same namespace over connections of its own.
+
+        Args:
+            patient: False for callers that may not wait: connecting and asking together take at most the timeout,
+                and only a connection that is plainly broken is tried a second time.
+        """
+        timeout = self.timeout if patient else self.timeout / 2
+        return Store(self.address, self.keys.prefix, timeout=timeout, shown=self.shown, patient=patient)
 
     @contextmanager
     def errors(self, doing: str) -> Iterator[None]:
@@ -131,14 +139,14 @@ def _is_passing(error: RedisError) -> bool:
     return str(error).split(" ", 1)[0] in ("LOADING", "READONLY", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN")
 
 
-def _client(where: Address, timeout: float) -> Any:
+def _client(where: Address, timeout: float, *, patient: bool) -> Any:
     options: dict[str, Any] = {
         **where.login,
         "db": where.db,
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
-        "health_check_interval": 25,
-        "retry": Retry(NoBackoff(), REPEATS),
+        "health_check_interval": 25 if patient else 0,
+        "retry": Retry(NoBackoff(), REPEATS, supported_errors=(NoConnection, NoAnswer) if patient else (NoConnection,)),
         "client_name": "celery-perpetual",
     }
     if where.kind == "sentinel":

@@ -12,6 +12,7 @@ key                    type    holds                                            
 {P}:epoch              string  random identity of this store                          never (one key)
 {P}:units              zset    unit -> when a leader last knew it                     unit removal
 {P}:due                zset    unit -> when it is polled next                         unit removal, disabling
+{P}:cursors            set     units that have a cursor                               reset of the cursor
 {P}:u:{unit}           hash    anchor, slot, claim, cursor, in flight, back-off       unit removal
 {P}:polls:{unit}       list    outcomes, newest first                                 length, TTL
 {P}:keys:{unit}        hash    item key -> task id in flight                          end of the task
@@ -23,6 +24,10 @@ key                    type    holds                                            
 {P}:outbox             zset    committed polls that are not wholly published          publish of the last message
 {P}:paused             hash    scope -> JSON: by, reason, at, until                   resume
 {P}:base               hash    entry of the base scheduler -> its last run            with the entry
+{P}:batches            zset    finished batches whose ``on_batch_done`` is not sent    the cycle, or who finished it
+{P}:completion:{id}    string  the final record of a task, JSON                       TTL ``perpetual_completion_ttl``
+{P}:done:{id}:queue    list    the same, one element to block on                      TTL ``perpetual_queue_ttl``
+{P}:counters           hash    late ends and the like                                 never (one key)
 {P}:events             stream  what happened; capped                                  ``perpetual_events_maxlen``
 =====================  ======  =====================================================  ==============================
 """
@@ -42,17 +47,31 @@ class Keys:
         self.epoch = f"{prefix}:epoch"
         self.units = f"{prefix}:units"
         self.due = f"{prefix}:due"
+        self.cursors = f"{prefix}:cursors"
         self.staged = f"{prefix}:staged"
         self.outbox = f"{prefix}:outbox"
         self.paused = f"{prefix}:paused"
         self.base = f"{prefix}:base"
         self.events = f"{prefix}:events"
+        self.batches = f"{prefix}:batches"
+        self.counters = f"{prefix}:counters"
+        self.everybody = f"{prefix}:done"
+        self.completion_prefix = f"{prefix}:completion:"
         self.unit_prefix = f"{prefix}:u:"
         self.polls_prefix = f"{prefix}:polls:"
         self.poll_prefix = f"{prefix}:p:"
 
     def unit(self, unit: str) -> str:
         return f"{self.unit_prefix}{unit}"
+
+    def completion(self, task_id: str) -> str:
+        return f"{self.completion_prefix}{task_id}"
+
+    def channel(self, task_id: str) -> str:
+        return f"{self.everybody}:{task_id}"
+
+    def queue(self, task_id: str) -> str:
+        return f"{self.everybody}:{task_id}:queue"
 
     def polls(self, unit: str) -> str:
         return f"{self.polls_prefix}{unit}"

@@ -23,7 +23,19 @@ if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
 _SLOT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.)?\]\s+(\w+)", re.MULTILINE)
+_KIND = re.compile(r"^-- KEYS\[\d+\]\s+\w+\s+(\w+)", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
+
+
+#: Runs before a script's own code: a key of a wrong type fails the call before anything is written.
+_CHECK = """for i, kind in ipairs({%s}) do
+  local seen = kind ~= '' and redis.call('TYPE', KEYS[i]).ok or 'none'
+  if seen ~= 'none' and seen ~= kind then
+    return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' holds a ' .. seen .. ', not a ' .. kind)
+  end
+end
+"""
+_TYPES = ("string", "hash", "list", "set", "zset", "stream")
 
 
 def source(name: str) -> str:
@@ -37,7 +49,7 @@ class Script:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.text = source(name)
+        self.text = _checked(source(name))
         self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
         slots = [(kind, slot, bool(tail)) for kind, _, tail, slot in _SLOT.findall(self.text)]
         self.keys = [slot for kind, slot, tail in slots if kind == "KEYS" and not tail]
@@ -59,6 +71,11 @@ class Script:
                 return store.redis.evalsha(self.sha, *numbered)
             except NoScriptError:
                 return store.redis.eval(self.text, *numbered)
+
+
+def _checked(text: str) -> str:
+    kinds = [found if found in _TYPES else "" for found in _KIND.findall(text)]
+    return _CHECK % ", ".join(f"'{kind}'" for kind in kinds) + text if any(kinds) else text
 
 
 @cache

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from hashlib import blake2b
 from math import isfinite
 from typing import Any
 
@@ -44,17 +45,24 @@ class Occurrence:
 class Cadence:
     """The slots of one perpetual task."""
 
-    def __init__(self, poll_every: Any, *, app: Any = None, what: str = "poll_every") -> None:
+    def __init__(
+        self, poll_every: Any, *, jitter: float = 0.0, salt: str = "", app: Any = None, what: str = "poll_every"
+    ) -> None:
         """Read ``poll_every``: seconds, a ``timedelta``, or a Celery schedule.
 
         Args:
+            jitter: a poll comes up to so many seconds after its slot, by a hash of slot and ``salt``.
             app: the app whose timezone a calendar without an app of its own counts in.
 
         Raises:
-            ContractError: it is none of these, or not positive.
+            ContractError: it is none of these, or not positive, or the jitter is not shorter than the interval.
         """
         self.every_ms, self.calendar = _read(poll_every, what)
         self._app = app
+        self.jitter_ms = round(jitter * 1000)
+        self._salt = salt
+        if self.every_ms is not None and self.jitter_ms >= self.every_ms:
+            raise ContractError(f"jitter ({jitter:g} s) must be shorter than {what} ({self.every_ms / 1000:g} s)")
         self.spec = f"every {self.every_ms} ms" if self.calendar is None else f"at {self.calendar!r}"
 
     @property
@@ -79,10 +87,26 @@ class Cadence:
             now: the store's time.
         """
         if self.every_ms is None:
-            return Occurrence(due, self._match_after(max(now, due)))
+            return Occurrence(due if trigger else self._match_behind(due), self._late(self._match_after(max(now, due))))
         start = due if anchor is None else anchor
         latest = start + max(0, now - start) // self.every_ms * self.every_ms
-        return Occurrence(due if trigger else latest, latest + self.every_ms)
+        return Occurrence(due if trigger else latest, self._late(latest + self.every_ms))
+
+    def _late(self, slot: int) -> int:
+        """The slot's due time: a little later, the same on every beat."""
+        if not self.jitter_ms:
+            return slot
+        share = int.from_bytes(blake2b(f"{self._salt} {slot}".encode(), digest_size=4).digest(), "big") / 2**32
+        return slot + int(share * self.jitter_ms)
+
+    def _match_behind(self, due: int) -> int:
+        """The match whose due time this is."""
+        slot = self._match_after(due - self.jitter_ms - 1) if self.jitter_ms else due
+        while slot <= due:
+            if self._late(slot) == due:
+                return slot
+            slot = self._match_after(slot)
+        return due
 
     def _match_after(self, now: int) -> int:
         """The first match after ``now``, whole milliseconds."""
@@ -92,7 +116,7 @@ class Cadence:
         if self._app is not None and fixed.__dict__.get("_app") is None:
             for derived in ("tz", "utc_enabled"):  # of the app that was current when somebody asked
                 fixed.__dict__.pop(derived, None)
-            fixed._app = self._app
+            fixed._app = self._app  # noqa: SLF001  # its setter is missing on Celery 5.6
         fixed.nowfun = lambda: at
         left: timedelta = fixed.remaining_estimate(at)
         return now + max(1, round(left.total_seconds() * 1000))

@@ -84,12 +84,12 @@ def _read(task: Task[Any, Any]) -> Perpetuity:
     for name in ATTRIBUTES_NOT_YET:
         if getattr(task, name, None) is not None:
             raise ContractError(f"{name} is not available yet; remove it")
-    cadence = Cadence(_attribute(task, "poll_every"), app=task.app)
     options = getattr(task, "perpetual_options", None)
     if options is None:
         options = PerpetualOptions()
     if not isinstance(options, PerpetualOptions):
         raise ContractError(f"perpetual_options must be a PerpetualOptions(...), got {options!r}")
+    cadence = Cadence(_attribute(task, "poll_every"), jitter=options.jitter, salt=str(task.name), app=task.app)
     most = getattr(task, "max_in_flight", None)
     next_batch = _callable(task)
     return Perpetuity(
@@ -137,8 +137,6 @@ def _callable(task: Task[Any, Any]) -> Callable[..., Any]:
             found = raw
     if not callable(found):
         raise ContractError(f"next_batch must be a function, method or generator function, got {found!r}")
-    if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
-        raise ContractError("next_batch is a coroutine function, which is not available yet; make it a plain function")
     return found  # type: ignore[no-any-return]
 
 

@@ -6,7 +6,9 @@ the same.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any
 
 from kombu import serialization
@@ -42,3 +44,26 @@ def encoder(serializer: str) -> Encode:
         return data.encode() if isinstance(data, str) else bytes(data)
 
     return encoded
+
+
+def codec(serializer: str) -> tuple[str, str]:
+    """Content type and encoding of a serializer, given by its name or its content type.
+
+    Raises:
+        KeyError: it is not registered with Kombu.
+    """
+    registry: Any = serialization.registry  # type: ignore[attr-defined]  # kombu's stubs leave it out
+    found = registry._encoders[registry.type_to_name.get(serializer, serializer)]  # noqa: SLF001  # no public way
+    return found.content_type, found.content_encoding
+
+
+def unshared_pickle(value: Any) -> bytes:
+    """Pickle without references between equal parts: equal values have equal bytes, whatever objects they share."""
+    out = BytesIO()
+    pickler = pickle.Pickler(out)
+    pickler.fast = True
+    try:
+        pickler.dump(value)
+    except (ValueError, RecursionError):  # a value that contains itself
+        return pickle.dumps(value)
+    return out.getvalue()

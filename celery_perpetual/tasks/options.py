@@ -7,15 +7,17 @@ from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
 
+from celery import Signature
+
 from celery_perpetual.errors import ContractError
 from celery_perpetual.settings import seconds, whole
 
 #: Options that are reserved for features which do not exist yet.
 NOT_YET = frozenset(
     {
-        "poll_in", "jitter", "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
+        "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
         "window", "tenants_ttl", "preflight_ttl", "max_recoveries", "error_rules", "retry_classified",
-        "on_batch_done", "starvation", "completions",
+        "starvation",
     }
 )  # fmt: skip
 
@@ -30,6 +32,10 @@ class PerpetualOptions:
     Durations are seconds as a number or a ``timedelta``. Unknown names and impossible values are refused at once.
     """
 
+    poll_in: str
+    """``beat``, or ``worker``: the poll itself runs as a Celery task on the perpetual task's own queue."""
+    jitter: float
+    """Seconds by which a poll may come after its slot; the same for one slot on every beat."""
     limit: int
     """Most items of one poll."""
     dedup_window: float
@@ -38,16 +44,24 @@ class PerpetualOptions:
     """Outcomes that are kept per unit."""
     enabled: bool
     """False: the task is registered but not polled."""
+    completions: bool
+    """False: the ends of this task are not announced."""
+    on_batch_done: Any
+    """A signature that is sent once when a whole batch has ended; it gets the batch's counters as first argument."""
     store_args: bool
     """False: arguments are kept out of events and listings."""
 
     def __init__(
         self,
         *,
+        poll_in: str = "beat",
+        jitter: float | timedelta = 0.0,
         limit: int = 10_000,
         dedup_window: float | timedelta = 0.0,
         history: int = 200,
         enabled: bool = True,
+        completions: bool = True,
+        on_batch_done: Any = None,
         store_args: bool = True,
         **unknown: Any,
     ) -> None:
@@ -59,10 +73,14 @@ class PerpetualOptions:
         for name in unknown:
             raise ContractError(_refusal(name))
         values = {
+            "poll_in": _choice("poll_in", poll_in, ("beat", "worker")),
+            "jitter": seconds("perpetual option jitter", jitter, error=ContractError),
             "limit": whole("perpetual option limit", limit, error=ContractError),
             "dedup_window": seconds("perpetual option dedup_window", dedup_window, error=ContractError),
             "history": whole("perpetual option history", history, error=ContractError),
             "enabled": _truth("enabled", enabled),
+            "completions": _truth("completions", completions),
+            "on_batch_done": _signature("on_batch_done", on_batch_done),
             "store_args": _truth("store_args", store_args),
         }
         for name, value in values.items():
@@ -72,6 +90,18 @@ class PerpetualOptions:
 def _truth(name: str, seen: object) -> bool:
     if not isinstance(seen, bool):
         raise ContractError(f"perpetual option {name} must be True or False, got {seen!r}")
+    return seen
+
+
+def _choice(name: str, seen: Any, choices: tuple[str, ...]) -> str:
+    if seen not in choices:
+        raise ContractError(f"perpetual option {name} must be one of {', '.join(choices)}, got {seen!r}")
+    return str(seen)
+
+
+def _signature(name: str, seen: Any) -> Any:
+    if seen is not None and not (isinstance(seen, Signature) and not seen.subtask_type):
+        raise ContractError(f"perpetual option {name} must be the signature of one task, got {seen!r}")
     return seen
 
 

@@ -8,11 +8,12 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import Signature
-from celery.utils.time import maybe_make_aware
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu.compression import get_encoder
 from kombu.utils.json import dumps as json_dumps
 
 from celery_perpetual.errors import InvalidItem
-from celery_perpetual.tasks.encoding import Encode, encoder
+from celery_perpetual.tasks.encoding import Encode, codec, encoder, unshared_pickle
 from celery_perpetual.tasks.items import UNSET, Item
 from celery_perpetual.tasks.shown import Shower
 
@@ -28,6 +29,9 @@ REFUSED_OPTIONS = frozenset({"task_id", "producer", "publisher", "connection", "
 FROZEN_OPTIONS = frozenset({"task_id", "reply_to", "root_id", "parent_id"})
 
 LONGEST_KEY = 1024
+
+#: What headers and events show of arguments that are to be kept out of them.
+HIDDEN = ("...", "...")
 
 
 class Work(NamedTuple):
@@ -72,6 +76,7 @@ class Reader:
         self._encoders: dict[str, Encode] = {}
         self._show = Shower(app).show_and_judge
         self._digests: dict[str, Any] = {}
+        self._hidden = not perpetuity.options.store_args
 
     def read(self, index: int, entry: Any) -> Work:
         """Check one entry.
@@ -96,6 +101,7 @@ class Reader:
         told = ""
         serializer = target.serializer
         if options:
+            _must_be_known(options)
             serializer = str(options.get("serializer") or serializer)
             options, told = self._storable(options)
         if target.check is not None:
@@ -114,6 +120,8 @@ class Reader:
             key = _checked_key(key)
         # What pickle brings back shows itself as before; the rest comes back from the ledger as what JSON has.
         shown, plain = (None, True) if serializer == "pickle" else self._show(args, kwargs)
+        if self._hidden:
+            shown, plain = HIDDEN, False
         return Work(target.name, body, serializer, options, key, None if plain else shown, shown, told)
 
     def _target(self, task: Any) -> Target:
@@ -142,7 +150,9 @@ class Reader:
             raise InvalidItem(f"arguments cannot be serialised as {serializer}: {error}") from None
 
     def _digest(self, name: str, args: Any, kwargs: Any, body: bytes, serializer: str) -> str:
-        if len(kwargs) > 1 and (names := sorted(kwargs)) != list(kwargs):
+        if serializer == "pickle":
+            body = unshared_pickle((args, dict(sorted(kwargs.items()))))
+        elif len(kwargs) > 1 and (names := sorted(kwargs)) != list(kwargs):
             # the same arguments in another order are the same work
             body = self._encoded(args, {each: kwargs[each] for each in names}, serializer)
         begun = self._digests.get(name)
@@ -167,22 +177,22 @@ class Reader:
     def _absolute(self, options: dict[str, Any]) -> dict[str, Any]:
         """``countdown`` and ``expires`` count from the poll, however late the message is sent."""
         countdown = options.pop("countdown", None)
-        if countdown is not None and not options.get("eta"):
-            options["eta"] = self._later(countdown) if countdown else None
+        if countdown:  # Celery prefers it to an eta
+            options["eta"] = self._later(countdown)
         expires = options.get("expires")
         if isinstance(expires, int | float) and not isinstance(expires, bool):
             options["expires"] = self._later(expires)
         for name in ("eta", "expires"):
             if isinstance(options.get(name), datetime):
                 options[name] = options[name].isoformat()
-            elif options.get(name) is not None and not isinstance(options[name], str):
-                raise InvalidItem(f"{name} must be a datetime or seconds, got {options[name]!r}")
+            elif options.get(name) is not None:
+                _must_be_a_time(name, options[name])
         return {name: value for name, value in options.items() if value is not None}
 
     def _later(self, seconds: Any) -> datetime:
         try:
             later: datetime = maybe_make_aware(self.app.now() + timedelta(seconds=seconds), tz=self.app.timezone)
-        except (TypeError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidItem(f"{seconds!r} is not a number of seconds ({error})") from None
         return later
 
@@ -219,6 +229,29 @@ def _checked_shape(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, A
     return args, kwargs
 
 
+def _must_be_a_time(name: str, seen: Any) -> None:
+    try:
+        if not isinstance(seen, str):
+            raise TypeError
+        maybe_iso8601(seen)
+    except (TypeError, ValueError):
+        raise InvalidItem(f"{name} must be a datetime or seconds, got {seen!r}") from None
+
+
+def _must_be_known(options: Mapping[str, Any]) -> None:
+    """Serializer and compression, which Kombu would only miss when the message is sent."""
+    try:
+        if (serializer := options.get("serializer")) is not None:
+            codec(serializer)
+    except KeyError:
+        raise InvalidItem(f"serializer {serializer!r} is not registered with Kombu") from None
+    try:
+        if (method := options.get("compression")) is not None:
+            get_encoder(method)
+    except KeyError:
+        raise InvalidItem(f"compression {method!r} is not known to Kombu") from None
+
+
 def _must_be_storable(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         try:
@@ -231,6 +264,10 @@ def _checked_key(key: Any) -> str:
     if isinstance(key, bool) or not isinstance(key, str | int):
         raise InvalidItem(f"key must be a str, an int, or False to opt out, got {type(key).__name__} {_short(key)}")
     text = str(key)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidItem(f"key {_short(key)} is not valid Unicode") from None
     if len(text) > LONGEST_KEY:
         raise InvalidItem(f"key has {len(text)} characters, at most {LONGEST_KEY} are allowed")
     return text

@@ -135,6 +135,36 @@ def test_a_second_sigterm_during_the_farewell(
     assert statuses(proj.redis, "proj.work") == ["abandoned"]
 
 
+# SIGTERM comes when beat's main thread, in a tick, is about to wake another thread and holds the lock for that.
+STRIKE = """
+import signal
+import sys
+
+def strike(frame, event, argument):
+    if event == "call" and frame.f_code.co_name == "notify_all":
+        while frame := frame.f_back:
+            if frame.f_code.co_name == "tick":
+                sys.setprofile(None)
+                ledger.record("beat", "struck")
+                os.kill(os.getpid(), signal.SIGTERM)
+
+sys.setprofile(strike)
+"""
+
+
+def test_sigterm_while_a_tick_wakes_a_thread(project: Callable[..., Project], store_redis: redis.Redis) -> None:
+    """The farewell, in a signal handler, takes no lock that the interrupted tick holds."""
+    proj = project(POLLS + STRIKE)
+    beat = proj.beat(env={"POLL": "nothing"})
+    wait_until(lambda: proj.rows("struck") or store_redis.llen("entries") >= 3, "the signal has come, or never will")
+
+    if not proj.rows("struck"):
+        beat.signal(signal.SIGTERM)
+    assert beat.wait(LONGEST) == 0
+
+    check_lead_is_free(store_redis)
+
+
 def test_sigterm_at_the_moment_of_the_election(project: Callable[..., Project], store_redis: redis.Redis) -> None:
     """A beat that has the lead, and is still setting up, gives it back."""
     proj = project(POLLS)

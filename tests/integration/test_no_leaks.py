@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PREFIX = "perpetual"
 UNITS = (
-    "perpetual:proj.batched", "perpetual:proj.failing", "perpetual:proj.fetch", "perpetual:proj.large",
+    "perpetual:proj.batched", "perpetual:proj.empty", "perpetual:proj.failing", "perpetual:proj.fetch", "perpetual:proj.large",
     "perpetual:proj.own", "perpetual:proj.pausing", "perpetual:proj.skipping", "perpetual:proj.timing%3Aout",
 )  # fmt: skip
 
@@ -91,7 +91,7 @@ class Own(PerpetualTask):
 app.register_task(Own())
 
 for name, function in {
-    "failing": fail, "skipping": lambda: Skip("not now"), "pausing": lambda: Pause("no more"),
+    "empty": lambda: [], "failing": fail, "skipping": lambda: Skip("not now"), "pausing": lambda: Pause("no more"),
 }.items():
     @app.task(name=f"proj.{name}", base=PerpetualTask, poll_every=0.3, next_batch=function)
     def other(): ...
@@ -174,6 +174,7 @@ def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Projec
     worker = proj.worker(pool="threads", concurrency=4).ready()
     wait_until(lambda: len(polled(proj)) == len(UNITS), "every unit has been polled")
     assert complaints_about_types(proj.redis) == []
+<<<<<<< HEAD
     proj.run_python(
         "from proj import *; perpetual.pause('proj.skipping', reason='x'); perpetual.resume('proj.skipping')"
     )
@@ -181,14 +182,26 @@ def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Projec
     proj.run_python("from proj import *; perpetual.pause(reason='the end of it')")
 
     wait_until(lambda: in_flight(proj.redis) == 0 and not proj.redis.exists(f"{PREFIX}:outbox"), "all has ended", 60)
+=======
+>>>>>>> main
     proj.run_python(
-        "from proj import *; perpetual.resume('proj.pausing'); "
-        "perpetual.pause(until=datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=0.1))"
+        """
+        from proj import *
+        perpetual.pause("proj.fetch", reason="for a moment")
+        perpetual.resume("proj.fetch")
+        perpetual.poll("proj.fetch")
+        perpetual.poll("proj.timing:out")
+        soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=0.1)
+        perpetual.pause("proj.skipping", until=soon)
+        """
     )
-    wait_until(lambda: not proj.redis.exists(f"{PREFIX}:paused"), "pauses that are over are forgotten")
+    paused = f"{PREFIX}:paused"
+    wait_until(lambda: not proj.redis.hexists(paused, "perpetual:proj.skipping"), "a pause that is over is forgotten")
+    proj.run_python("from proj import *; perpetual.pause(reason='the end of it')")
+    wait_until(lambda: in_flight(proj.redis) == 0 and not proj.redis.exists(f"{PREFIX}:outbox"), "all has ended", 60)
     assert beat.terminate()[0] == 0
-    wait_until(lambda: in_flight(proj.redis) == 0, "what was polled after the pause has ended", 60)
     assert worker.terminate()[0] == 0
+    proj.run_python("from proj import *; assert perpetual.resume(); assert perpetual.resume('proj.pausing')")
 
     statuses = {json.loads(entry["data"])["status"] for _, entry in proj.redis.xrange(f"{PREFIX}:events")
                 if entry["event"] == "poll"}  # fmt: skip

@@ -776,6 +776,43 @@ def windowed():
     assert worker.alive
 
 
+def test_a_row_whose_task_ends_while_a_poll_reads_is_not_enqueued_again(
+    project: Callable[..., Project], store_redis: redis.Redis
+) -> None:
+    """What was in flight when the poll began may have been read before its end, so it is a duplicate."""
+    proj = project(
+        """
+def due(poll):
+    found = [] if os.path.exists("done") else [Item((1,), key=1)]
+    ledger.record(1, "read")
+    while len(ledger.rows()) > 1 and not os.path.exists("return"):
+        time.sleep(0.02)
+    return found
+
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=due)
+def deliver(number):
+    ledger.record(number, "begun")
+    while not os.path.exists("done"):
+        time.sleep(0.02)
+    ledger.record(number, "delivered")
+"""
+    )
+    proj.worker(pool="threads", concurrency=2).ready()
+    with Console(proj) as console:
+        assert console("perpetual.poll('proj.deliver')")["status"] == "enqueued"
+        wait_until(lambda: proj.rows("begun"), "the task runs")
+        console.send("perpetual.poll('proj.deliver')")
+        wait_until(lambda: len(proj.rows("read")) == 2, "the row is read")
+        proj.write("done", "")
+        unit = "perpetual:u:perpetual:proj.deliver"
+        wait_until(lambda: store_redis.hget(unit, "inflight") == "0", "the task has ended")
+        proj.write("return", "")
+        outcome = console.answer()
+    assert numbers(outcome) == ("empty", 0, 1, 0)
+    assert store_redis.llen("celery") == 0
+    assert len(proj.rows("delivered")) == 1
+
+
 # ---- which tasks are polled
 
 FORMS = """
@@ -917,7 +954,6 @@ REFUSED = {
     "text": ("poll_every='soon', next_batch=list", "poll_every must be seconds, a timedelta or a Celery schedule"),
     "number": ("poll_every=1, next_batch=5", "next_batch must be a function, method or generator function, got 5"),
     "two": ("poll_every=1, next_batch=lambda self, poll: []", "next_batch takes no argument or one Poll"),
-    "awaits": ("poll_every=1, next_batch=coroutine", "next_batch is a coroutine function, which is not available yet"),
     "options": ("poll_every=1, next_batch=due, perpetual_options={}", "perpetual_options must be a PerpetualOptions"),
     "full": ("poll_every=1, next_batch=due, max_in_flight=0", "max_in_flight must be a whole number of at least 1"),
     "hasty": ("poll_every=1, next_batch=due, poll_timeout=-1", "poll_timeout must be at least"),
@@ -932,7 +968,7 @@ def test_wrong_tasks_are_refused_at_start(project: Callable[..., Project], comma
         f"@app.task(base=PerpetualTask, {options})\ndef {name}(number=1):\n    pass\n"
         for name, (options, _) in REFUSED.items()
     ]
-    proj = project("def due():\n    return []\nasync def coroutine():\n    return []\n" + "\n".join(tasks))
+    proj = project("def due():\n    return []\n" + "\n".join(tasks))
 
     process = proj.beat() if command == "beat" else proj.worker()
 

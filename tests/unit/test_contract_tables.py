@@ -383,7 +383,7 @@ def test_setting_max_abandoned_polls(project: Callable[..., Project]) -> None:
             app.task(name=f"hangs{n}", base=PerpetualTask, poll_every=3600, poll_timeout=0.1,
                      next_batch=lambda: threading.Event().wait())(nothing)
 
-        @app.task(base=PerpetualTask, poll_every=0.1, next_batch=list)
+        @app.task(base=PerpetualTask, poll_every=0.1, next_batch=lambda: [])
         def waits(): ...
         """,
         perpetual_poll_threads=1,

@@ -60,7 +60,7 @@ FORMS = [
     (Item((1,), task=other), "shop.other", [1], {}),
     (Item((1,), task="shop.other"), "shop.other", [1], {}),
     (Item((1,), task="of.another.service"), "of.another.service", [1], {}),
-    (Item((n for n in (1, 2))), "shop.deliver", [1, 2], {}),
+    (Item(n for n in (1, 2)), "shop.deliver", [1, 2], {}),
     ((), "shop.deliver", [], {}),
     ((1, "two"), "shop.deliver", [1, "two"], {}),
     ([1, "two"], "shop.deliver", [1, "two"], {}),

@@ -2,10 +2,11 @@
 local function close_poll(poll, unit, note)
   write_outcome(note.polls, note.history, note.ttl, note.sign, string.format('%.0f', now), note.outcome)
   redis.call('XADD', note.events, 'MAXLEN', '~', note.maxlen, '*', 'event', 'poll', 'data', note.outcome)
-  redis.call('HDEL', note.key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by')
+  redis.call('HDEL', note.key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed')
   redis.call('HSET', note.key, 'last', poll, 'polled', now)
   if note.cursor ~= '' then
     redis.call('HSET', note.key, 'cursor', note.cursor)
+    redis.call('SADD', note.cursors, unit)
   end
   if note.failures == 'reset' then
     redis.call('HDEL', note.key, 'attempt', 'backoff')
@@ -22,6 +23,10 @@ local function close_poll(poll, unit, note)
       redis.call('HSET', note.key, 'trigger', note.trigger)
     elseif note.following ~= '' then
       redis.call('ZADD', note.due, note.following, unit)
+    elseif redis.call('HGET', note.key, 'waits') then
+      -- A slot came while this poll by hand was open.
+      redis.call('ZADD', note.due, now, unit)
     end
   end
+  redis.call('HDEL', note.key, 'waits')
 end

@@ -10,7 +10,8 @@
 -- KEYS[6] item_keys   hash    item key -> task id
 -- KEYS[7] staged      zset    "poll unit" -> since
 -- KEYS[8] outbox      zset    polls not wholly published
--- KEYS[9..] target    any     what the broker commands name
+-- KEYS[9] cursors      set     units that have a cursor
+-- KEYS[10..] target    any     what the broker commands name
 -- ARGV[1] poll        text    poll id
 -- ARGV[2] unit        text    name of the unit
 -- ARGV[3] outcome     JSON    the outcome
@@ -30,18 +31,23 @@
 -- ARGV[17] chunks     int     chunks that were staged, 0 = records are here
 -- ARGV[18] pairs_here      int     item keys that are here
 -- ARGV[19] pushed     int     messages that are here
--- ARGV[20..] record, key, id, command  mixed  records, pairs of item key and task id, broker commands
+-- ARGV[20] on_done    int     1 = tell when the whole batch has ended
+-- ARGV[21..] record, key, id, command  mixed  records, pairs of item key and task id, broker commands
 -- returns 'committed', 'already', 'refused' (claim lost), 'full' (no room) or 'missing' (staged records are gone)
 local key, due, polls, events, batch, item_keys = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local staged, outbox = KEYS[7], KEYS[8]
+local staged, outbox, cursors = KEYS[7], KEYS[8], KEYS[9]
 local poll, unit, outcome, history, ttl, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local slot, following, delay, trigger, cursor, task = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local items, most, window, chunk_key = tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15], ARGV[16]
 local chunks, pairs_here, pushed = tonumber(ARGV[17]), tonumber(ARGV[18]), tonumber(ARGV[19])
+local on_done = ARGV[20]
 -- include now
 -- include outcome
 -- include close
+-- include typed
 -- include push
+targets_must_be_lists(10)
+must_be(chunk_key .. '0', 'list')
 local open = redis.call('HMGET', key, 'claim', 'last', 'inflight')
 if redis.call('EXISTS', batch) == 1 then
   return 'already'
@@ -59,7 +65,7 @@ end
 for chunk = 0, chunks - 1 do
   redis.call('PERSIST', chunk_key .. chunk)
 end
-local at = 20
+local at = 21
 if chunks == 0 then
   redis.call('RPUSH', chunk_key .. '0', unpack(ARGV, at, at + items - 1))
   at = at + items
@@ -70,10 +76,13 @@ if pairs_here > 0 then
 end
 redis.call('HSET', batch, 'unit', unit, 'task', task, 'n', items, 'left', items, 'pub', pushed, 'window', window,
   'at', now)
+if on_done == '1' then
+  redis.call('HSET', batch, 'on_done', 1)
+end
 redis.call('HINCRBY', key, 'inflight', items)
 redis.call('ZREM', staged, poll .. ' ' .. unit)
 close_poll(poll, unit, {
-  key = key, due = due, polls = polls, events = events, outcome = outcome, sign = '', history = tonumber(history),
+  key = key, due = due, cursors = cursors, polls = polls, events = events, outcome = outcome, sign = '', history = tonumber(history),
   ttl = ttl, maxlen = maxlen, slot = slot, following = following, delay = delay, trigger = trigger,
   failures = 'reset', cursor = cursor,
 })

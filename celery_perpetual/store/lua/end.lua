@@ -5,6 +5,7 @@
 -- KEYS[3] polls       list    outcomes of the unit
 -- KEYS[4] events      stream
 -- KEYS[5] paused      hash    scope -> JSON
+-- KEYS[6] cursors     set     units that have a cursor
 -- ARGV[1] poll        text    poll id
 -- ARGV[2] unit        text    name of the unit
 -- ARGV[3] outcome     JSON    the outcome
@@ -20,7 +21,7 @@
 -- ARGV[13] cursor     JSON    new cursor, '' = leave
 -- ARGV[14] pause      JSON    pause the unit with this, '' = no
 -- returns 'ended', 'already' (this poll ended before) or 'refused' (the claim is somebody else's)
-local key, due, polls, events, paused = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local key, due, polls, events, paused, cursors = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local poll, unit, outcome, sign, history, ttl, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 local slot, following, delay, trigger, failures = ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local cursor, pause = ARGV[13], ARGV[14]
@@ -32,7 +33,7 @@ if open[1] ~= poll then
   return open[2] == poll and 'already' or 'refused'
 end
 close_poll(poll, unit, {
-  key = key, due = due, polls = polls, events = events, outcome = outcome, sign = sign, history = tonumber(history),
+  key = key, due = due, cursors = cursors, polls = polls, events = events, outcome = outcome, sign = sign, history = tonumber(history),
   ttl = ttl, maxlen = maxlen, slot = slot, following = following, delay = delay, trigger = trigger,
   failures = failures, cursor = cursor,
 })

@@ -1,50 +1,85 @@
--- Settle the end of one item: its key and its room are free, the batch counts it, the ledger forgets it.
--- Only the first end of an item counts, so a repeat changes nothing.
+-- Settle the end of one task, in one step and once: the final record is written and never changed, the ledger's item
+-- is closed (key and room free, batch counted), and then the end is announced: queue, publish, stream. Whoever hears of
+-- it can read the record. An end that comes after the first one is counted as late and changes nothing else.
+-- The nonce is the head of the record, which names the execution.
 --
--- KEYS[1] batch        hash    the committed batch
+-- KEYS[1] batch        hash    the committed batch, if the id is one of ours
 -- KEYS[2] chunk        list    records
 -- KEYS[3] done         string  bitmap of items that have ended
+-- KEYS[4] completion   string  the record
+-- KEYS[5] queue        list    one element for whoever blocks on it
+-- KEYS[6] channel      channel of the task
+-- KEYS[7] everybody    channel of the namespace
+-- KEYS[8] events       stream
+-- KEYS[9] counters     hash    of the namespace
+-- KEYS[10] batches     zset    finished batches whose on_batch_done is not sent
+-- KEYS[11] batch_channel  channel of the batch
 -- ARGV[1] id           text    task id
--- ARGV[2] position     int     of the item within its chunk
+-- ARGV[2] position     int     of the item within its chunk, -1 where the id is not ours
 -- ARGV[3] status       text    how it ended
--- ARGV[4] ttl          ms      how long the counters of a finished batch stay
--- ARGV[5] unit_prefix  text    what the keys of unit hashes start with
--- ARGV[6] keys_prefix  text    what the keys of item keys start with
--- ARGV[7] recent_prefix  text  what the keys of recently ended item keys start with
--- returns 1 first end, 2 had ended before, 0 not in the ledger
-local batch, chunk, done = KEYS[1], KEYS[2], KEYS[3]
-local id, position, status, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local unit_prefix, keys_prefix, recent_prefix = ARGV[5], ARGV[6], ARGV[7]
+-- ARGV[4] head         JSON    the record without its last fields and closing brace; '' = do not announce
+-- ARGV[5] batch_ttl    ms      how long the counters of a finished batch stay
+-- ARGV[6] record_ttl   ms      how long the record stays
+-- ARGV[7] queue_ttl    ms      how long the queue stays
+-- ARGV[8] maxlen       int     cap of the stream
+-- ARGV[9] prefix       text    of all keys
+-- ARGV[10] poll        text    poll id, '' where the id is not ours
+-- returns {1 first end, 2 late, 0 nothing known and nothing announced; 1 if the batch's message is to be sent now}
+local batch, chunk, done, completion, queue, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local everybody, events, counters, batches = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local batch_channel = KEYS[11]
+local id, position, status, head = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local batch_ttl, record_ttl, queue_ttl = ARGV[5], ARGV[6], ARGV[7]
+local maxlen, prefix, poll = ARGV[8], ARGV[9], ARGV[10]
 -- include now
+-- include rfc3339
 -- include record
-local unit, window = unpack(redis.call('HMGET', batch, 'unit', 'window'))
-if not unit then
-  return 0
+-- include typed
+-- include settle
+
+-- Whether the batch is finished and nobody has sent its message yet: whoever repeats a call may have to.
+local function unsent()
+  return poll ~= '' and redis.call('ZSCORE', batches, poll) and 1 or 0
 end
-local record = redis.call('LINDEX', chunk, position)
-if not record or redis.call('GETBIT', done, position) == 1 then
-  return 2
+
+local function late()
+  redis.call('HINCRBY', counters, 'late', 1)
+  return {2, unsent()}
 end
-redis.call('SETBIT', done, position, 1)
-redis.call('HINCRBY', batch, status, 1)
-redis.call('HINCRBY', unit_prefix .. unit, 'inflight', -1)
-local key = key_of(record)
-if key and redis.call('HGET', keys_prefix .. unit, key) == id then
-  redis.call('HDEL', keys_prefix .. unit, key)
-  if tonumber(window) > 0 then
-    local recent = recent_prefix .. unit
-    local over = redis.call('ZRANGEBYSCORE', recent, '-inf', now, 'LIMIT', 0, 100)
-    if #over > 0 then
-      redis.call('ZREM', recent, unpack(over))
-    end
-    redis.call('ZADD', recent, now + tonumber(window), key)
-    redis.call('PEXPIRE', recent, window)
-  end
+
+local known = redis.call('GET', completion)
+if known and head ~= '' and string.sub(known, 1, #head) == head then
+  return {1, unsent()}
 end
-if redis.call('BITCOUNT', done) >= redis.call('LLEN', chunk) then
-  redis.call('DEL', chunk, done)
+if known and string.find(known, '"final": true', 1, true) then
+  return late()
 end
-if redis.call('HINCRBY', batch, 'left', -1) <= 0 then
-  redis.call('PEXPIRE', batch, ttl)
+local item, over = nil, false
+if position >= 0 then
+  item, over = open_item()
 end
-return 1
+if over then
+  -- A silent end leaves no record by which a repeated call is known.
+  return head == '' and {1, unsent()} or late()
+end
+if head ~= '' then
+  redis.call('XLEN', events)
+end
+
+local finished = item and settle(item)
+if head ~= '' then
+  local record = string.format('%s, "finished_at": "%s", "poll_id": %s, "key": %s, "recoveries": 0, "tenant": null}',
+    head, rfc3339(now), item and cjson.encode(poll) or 'null', item and item.key and cjson.encode(item.key) or 'null')
+  redis.call('SET', completion, record, 'PX', record_ttl)
+  redis.call('DEL', queue)
+  redis.call('LPUSH', queue, record)
+  redis.call('PEXPIRE', queue, queue_ttl)
+  redis.call('PUBLISH', channel, record)
+  redis.call('PUBLISH', everybody, record)
+  redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'completion', 'data',
+    string.format('%s, "at": "%s"}', string.sub(record, 1, -2), rfc3339(now)))
+end
+if finished then
+  redis.call('PUBLISH', batch_channel, string.format('{"poll_id": %s}', cjson.encode(poll)))
+end
+return {(item or head ~= '') and 1 or 0, finished and item.on_done and 1 or 0}

@@ -16,6 +16,8 @@ local leader, info, term, epoch, handover, events = KEYS[1], KEYS[2], KEYS[3], K
 local owner, ttl, about, epoch_new, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include now
 -- include rfc3339
+-- Never below the clock: the number grows even if a fail-over lost the last one.
+local next_term = math.max(tonumber(redis.call('GET', term) or '0') + 1, now)
 redis.call('SET', epoch, epoch_new, 'NX')
 local identity = redis.call('GET', epoch)
 local held = redis.call('GET', leader)
@@ -30,8 +32,6 @@ local waiting = redis.call('GET', handover)
 if waiting and waiting ~= owner then
   return {'0', redis.call('PTTL', handover), '', identity, now}
 end
--- Never below the clock: the number grows even if a fail-over lost the last one.
-local next_term = math.max(tonumber(redis.call('GET', term) or '0') + 1, now)
 local number = string.format('%.0f', next_term)
 redis.call('SET', term, number)
 redis.call('SET', leader, owner .. ':' .. number, 'PX', ttl)

@@ -1,5 +1,20 @@
 -- Outcomes of a unit are a list, newest first. An entry is "{repeated} {first at} {sign}\n{JSON}"; runs of entries
 -- with one sign (nothing to do, or one and the same closed gate) are folded into the newest of them.
+local DAY = 86400000
+local KEPT = {empty = DAY, skipped = DAY, failed = 30 * DAY, timed_out = 30 * DAY}
+
+-- Forget the oldest entries whose time is over, a few at a time.
+local function forget_old(list, at)
+  for _ = 1, 3 do
+    local oldest = redis.call('LINDEX', list, -1)
+    local since, status = string.match(oldest or '', '^%d+ (%d+) .-"status": ?"([%a_]+)"')
+    if not since or at - since <= (KEPT[status] or 7 * DAY) then
+      return
+    end
+    redis.call('RPOP', list)
+  end
+end
+
 local function write_outcome(list, history, ttl, sign, at, json)
   local newest = sign ~= '' and redis.call('LINDEX', list, 0)
   local repeated, first = 1, at
@@ -15,6 +30,7 @@ local function write_outcome(list, history, ttl, sign, at, json)
   else
     redis.call('LPUSH', list, entry)
     redis.call('LTRIM', list, 0, history - 1)
+    forget_old(list, tonumber(at))
   end
   redis.call('PEXPIRE', list, ttl)
 end

@@ -10,7 +10,9 @@
 -- returns 1 done, 2 was done before, 0 not the next part of this batch
 local batch, outbox = KEYS[1], KEYS[2]
 local poll, first, last = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+-- include typed
 -- include push
+targets_must_be_lists(3)
 local state = redis.call('HMGET', batch, 'pub', 'n')
 local published, total = tonumber(state[1]), tonumber(state[2])
 if not published then

@@ -1,4 +1,11 @@
 -- Run captured broker commands: op, position of the key in KEYS, number of arguments, arguments; and so on.
+-- Only lists are pushed to, channels are no keys, and what expires is a queue.
+local function targets_must_be_lists(first)
+  for i = first, #KEYS do
+    must_be(KEYS[i], 'list')
+  end
+end
+
 local function push(at)
   while at <= #ARGV do
     local count = tonumber(ARGV[at + 2])

@@ -11,8 +11,12 @@
 local leader, units, due = KEYS[1], KEYS[2], KEYS[3]
 local mine, unit_prefix = ARGV[1], ARGV[2]
 -- include now
+-- include typed
 if redis.call('GET', leader) ~= mine then
   return 0
+end
+for i = 3, #ARGV, 4 do
+  must_be(unit_prefix .. ARGV[i], 'hash')
 end
 for i = 3, #ARGV, 4 do
   local unit, spec, every, first = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]

@@ -12,6 +12,10 @@
 local paused, due, events = KEYS[1], KEYS[2], KEYS[3]
 local scope, about, maxlen, unit_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include now
+-- include typed
+for i = 5, #ARGV do
+  must_be(unit_prefix .. ARGV[i], 'hash')
+end
 local removed = redis.call('HDEL', paused, scope)
 if removed == 1 then
   redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'resume', 'data', about)

@@ -1,0 +1,85 @@
+"""Verbs about cursors, and the preview."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, table, verb
+from celery_perpetual.tasks import UNSET
+
+if TYPE_CHECKING:
+    from celery_perpetual.app import Perpetual
+
+
+@click.group("cursor")
+def cursor() -> None:
+    """Show, set or reset where a task's source is read from."""
+
+
+def _value(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Any:
+    if text is None:
+        return UNSET
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not JSON; a text is written with quotes: '\"abc\"'") from None
+
+
+@verb
+@a_task
+@a_tenant
+@as_json
+def cursor_show(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> None:
+    """Print the cursor."""
+    value = perpetual.cursor(task, tenant)
+    show({"task": task, "tenant": tenant, "cursor": value}) if json_ else click.echo(json.dumps(value))
+
+
+@verb
+@a_task
+@a_tenant
+@click.argument("value", metavar="JSON", callback=_value)
+def cursor_set(perpetual: Perpetual, task: str, tenant: str | None, value: Any) -> None:
+    """Set the cursor; the next poll gets it."""
+    perpetual.set_cursor(task, value, tenant)
+    click.echo(f"cursor of {task} is {json.dumps(value)}")
+
+
+@verb
+@a_task
+@a_tenant
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def cursor_reset(perpetual: Perpetual, task: str, tenant: str | None, yes: bool) -> None:
+    """Forget the cursor; the next poll reads from the beginning."""
+    if not yes:
+        click.confirm(f"forget the cursor of {task} and read its source from the beginning?", abort=True)
+    perpetual.reset_cursor(task, tenant)
+    click.echo(f"cursor of {task} is forgotten")
+
+
+for _name, _verb in (("show", cursor_show), ("set", cursor_set), ("reset", cursor_reset)):
+    cursor.add_command(_verb, _name)
+
+
+@verb
+@a_task
+@a_tenant
+@click.option("--cursor", callback=_value, metavar="JSON", help="Evaluate from here instead of the stored cursor.")
+@as_json
+def preview(perpetual: Perpetual, task: str, tenant: str | None, cursor: Any, json_: bool) -> None:
+    """Show what a poll would enqueue; changes nothing. Exit code 1 if next_batch failed or timed out."""
+    found = perpetual.preview(task, tenant, cursor)
+    if json_:
+        click.echo(json.dumps(found.to_dict(), default=str))
+    else:
+        click.echo(f"{found.status}: {found.count} items, {found.duplicates} duplicates, {found.left_out} left out")
+        if found.error or found.reason:
+            click.echo(found.error or found.reason)
+        if found.items:
+            rows = [(i["task"], i["key"], i.get("args"), i.get("kwargs"), i["options"] or "") for i in found.items]
+            table(("TASK", "KEY", "ARGS", "KWARGS", "OPTIONS"), rows)
+    sys.exit(1 if found.status in ("failed", "timed_out") else 0)

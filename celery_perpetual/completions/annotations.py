@@ -1,0 +1,33 @@
+"""What a running task says about itself."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from celery import current_task
+
+from celery_perpetual.errors import ContractError
+
+#: All annotations of one execution together, as JSON.
+LONGEST = 8 * 1024
+
+
+def annotate(**meta: Any) -> None:
+    """Add facts to the completion of the task that is running; they come as ``Completion.meta``.
+
+    Raises:
+        ContractError: no task is running here, or the facts are not JSON or too long.
+    """
+    running: Any = current_task
+    if not running:
+        raise ContractError("annotate: no task is running here; call it inside a task")
+    request = running.request
+    known = {**(getattr(request, "perpetual_meta", None) or {}), **meta}
+    try:
+        length = len(json.dumps(known, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ContractError(f"annotate: the values must be JSON ({error})") from None
+    if length > LONGEST:
+        raise ContractError(f"annotate: {length} characters of JSON, at most {LONGEST} are kept")
+    request.perpetual_meta = known

@@ -1,0 +1,149 @@
+"""Announces ends: one script per end, bounded in time, and nothing is forgotten while the process lives.
+
+``finish`` runs after Celery's result backend has stored the state, so whoever is told can ask for the result at once.
+It never raises into the task and never waits longer than ``perpetual_store_timeout``. While the store does not answer,
+ends are kept, up to a bound, and a thread tries until it does; tasks that end meanwhile do not wait again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.completions.batches import item_place, send_batch_done
+from celery_perpetual.completions.completion import VERSION, error_of, inline
+from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.faults import reach
+from celery_perpetual.store import Store, script
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.settings import Settings
+
+logger = get_logger(__name__)
+
+#: Ends that wait for the store, per process.
+MOST_WAITING = 10_000
+RETRY_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """One end of one task."""
+
+    task_id: str
+    task: str | None
+    status: str
+    announce: bool = True
+    result: Any = None
+    exception: Any = None
+    runtime: float | None = None
+    worker: str | None = None
+    attempt: int = 1
+    meta: Any = None
+
+    def head(self) -> str:
+        """The record without what only the store knows, and without its closing brace."""
+        if not self.announce:
+            return ""
+        facts = {
+            "v": VERSION,
+            "task_id": self.task_id,
+            "task": self.task,
+            "status": self.status,
+            "final": True,
+            "runtime": None if self.runtime is None else round(self.runtime, 6),
+            "worker": self.worker,
+            "attempt": self.attempt,
+            "error": error_of(self.exception),
+            "meta": self.meta or {},
+        }
+        return f'{json.dumps(facts)[:-1]}, "result": {inline(self.result)}'
+
+
+class Announcer:
+    """Settles and announces ends, now or as soon as the store answers."""
+
+    def __init__(self, app: Celery, store: Store, settings: Settings) -> None:
+        self._app = app
+        self._store = store.clone(patient=False)
+        self._settings = settings
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._waiting: deque[tuple[End, str]] = deque(maxlen=MOST_WAITING)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def finish(self, end: End) -> None:
+        """Settle one end. Returns within ``perpetual_store_timeout``."""
+        if self._pid != os.getpid():  # forked: the parent's ends are the parent's
+            self._reset()
+        reach("task.finishing")
+        self._waiting.append((end, end.head()))
+        if not self._down:
+            self.settle()
+        if self._waiting:
+            self._settle_later()
+
+    @property
+    def _down(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def settle(self) -> bool:
+        """Tell the store everything that waits, oldest first; False if it does not answer."""
+        while True:
+            try:
+                end, head = self._waiting.popleft()
+            except IndexError:
+                return True
+            try:
+                self._settle(end, head)
+            except StoreUnavailable as error:
+                self._waiting.appendleft((end, head))
+                logger.warning("perpetual: the end of %s is told later: %s", end.task_id, error)
+                return False
+            except Exception:
+                logger.exception("perpetual: the end of task %s could not be settled", end.task_id)
+
+    def _settle(self, end: End, head: str) -> None:
+        keys, settings, where = self._store.keys, self._settings, item_place(end.task_id)
+        poll_id = "" if where is None else where.poll_id
+        chunk = 0 if where is None else where.chunk
+        _, batch_done = script("finish")(
+            self._store,
+            batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk),
+            completion=keys.completion(end.task_id), queue=keys.queue(end.task_id),
+            channel=keys.channel(end.task_id), everybody=keys.everybody, events=keys.events,
+            counters=keys.counters, batches=keys.batches, batch_channel=keys.channel(poll_id),
+            id=end.task_id, position=-1 if where is None else where.position, status=end.status, head=head,
+            batch_ttl=_ms(settings.tombstone_ttl), record_ttl=_ms(settings.completion_ttl),
+            queue_ttl=_ms(settings.queue_ttl), maxlen=settings.events_maxlen, prefix=keys.prefix, poll=poll_id,
+        )  # fmt: skip
+        reach("task.finished")
+        if batch_done:  # the broker may be slow, and the task that happened to be the last has ended
+            threading.Thread(target=send_batch_done, args=(self._app, self._store, poll_id), daemon=True).start()
+
+    def _settle_later(self) -> None:
+        with self._lock:
+            if not self._down:
+                self._thread = threading.Thread(target=self._keep_trying, name="perpetual-ends", daemon=True)
+                self._thread.start()
+
+    def _keep_trying(self) -> None:
+        while self._waiting:
+            time.sleep(RETRY_SECONDS)
+            self.settle()
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,96 @@
+"""``on_batch_done``: one message when a whole batch has ended.
+
+The script that settles the last end of a batch puts the batch into ``{prefix}:batches``. Whoever takes it out sends
+the message: on the store's own Redis in the same step, so exactly once; elsewhere the message goes first and always
+has the same id. The process that settled the last end does it at once, the leader's cycle does what is left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.ledger import Place, base, place
+from celery_perpetual.publishing import publish_once
+from celery_perpetual.store import Store
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = get_logger(__name__)
+
+STATUSES = ("success", "failure", "revoked", "expired", "rejected", "ignored", "lost")
+
+#: Index of the message's id within its poll; no item has it.
+INDEX = "fffffffe"
+
+
+def item_place(task_id: str) -> Place | None:
+    """Where the record of an item is; the message of a batch has an id of our form, but is no item of it."""
+    return None if task_id.endswith(INDEX) else place(task_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchResult:
+    """How the items of one poll ended so far."""
+
+    poll_id: str
+    total: int
+    by_status: dict[str, int]
+    finished: bool
+    timed_out: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "poll_id": self.poll_id,
+            "total": self.total,
+            "by_status": self.by_status,
+            "finished": self.finished,
+            "timed_out": self.timed_out,
+        }
+
+
+def batch_result(store: Store, poll_id: str) -> BatchResult | None:
+    """The counters of a batch, or None if the store does not know it."""
+    with store.errors("batch"):
+        total, left, *counts = store.redis.hmget(store.keys.poll(poll_id), "n", "left", *STATUSES)
+    if total is None:
+        return None
+    by_status = {status: int(count) for status, count in zip(STATUSES, counts, strict=True) if count}
+    return BatchResult(poll_id=poll_id, total=int(total), by_status=by_status, finished=int(left) <= 0)
+
+
+def send_batch_done(app: Celery, store: Store, poll_id: str) -> None:
+    """Send a batch's ``on_batch_done``; what fails is left to the leader's cycle."""
+    try:
+        _send(app, store, poll_id)
+    except Exception:
+        logger.exception("perpetual: on_batch_done of poll %s is left to the cycle", poll_id)
+
+
+def relay_batch_done(app: Celery, store: Store, limit: int = 100) -> int:
+    """Send what nobody has sent; returns how many."""
+    with store.errors("batches"):
+        waiting = store.redis.zrange(store.keys.batches, 0, limit - 1)
+    for poll_id in waiting:
+        _send(app, store, poll_id.decode())
+    return len(waiting)
+
+
+def _send(app: Celery, store: Store, poll_id: str) -> None:
+    result = batch_result(store, poll_id)
+    with store.errors("batch"):
+        name = store.redis.hget(store.keys.poll(poll_id), "task")
+    task: Any = None if name is None else app.tasks.get(name.decode())
+    options = getattr(task, "perpetual_options", None)
+    if result is None or options is None or options.on_batch_done is None:
+        with store.errors("batch"):
+            store.redis.zrem(store.keys.batches, poll_id)
+        return
+    signature = options.on_batch_done.clone()
+    if not signature.immutable:
+        signature.args = (result.to_dict(), *signature.args)
+    publish_once(app, store, store.keys.batches, poll_id, signature, f"{base(poll_id)}{INDEX}")

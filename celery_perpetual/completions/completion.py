@@ -1,0 +1,136 @@
+"""The end of a task, as it is stored, announced and waited for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from celery.exceptions import TaskRevokedError
+
+from celery_perpetual.errors import NotSuccessful, TaskLost
+from celery_perpetual.ledger import place
+from celery_perpetual.polling.outcome import format_time, parse_time
+
+SUCCESS, FAILURE, REVOKED, EXPIRED = "success", "failure", "revoked", "expired"
+REJECTED, IGNORED, LOST, PENDING, UNKNOWN = "rejected", "ignored", "lost", "pending", "unknown"
+
+#: Version of the JSON; additions leave it.
+VERSION = 1
+#: A larger result is only referred to: ``AsyncResult(task_id)`` has it.
+LONGEST_RESULT = 8 * 1024
+LONGEST_MESSAGE = 2 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """How a task ended, or that it has not."""
+
+    task_id: str
+    task: str | None = None
+    status: str
+    """``success, failure, revoked, expired, rejected, ignored, lost``; without an end ``pending`` or ``unknown``."""
+    final: bool = True
+    result: Any = None
+    """The result, if it is JSON of at most 8 KiB; otherwise Celery's result backend has it."""
+    error: dict[str, str] | None = None
+    """``type`` and ``message`` of what the task raised."""
+    finished_at: datetime | None = None
+    """The store's time of the end."""
+    runtime: float | None = None
+    """Seconds, where the task ran."""
+    worker: str | None = None
+    attempt: int = 1
+    recoveries: int = 0
+    tenant: Any = None
+    poll_id: str | None = None
+    key: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    """What the task said by ``annotate``."""
+    timed_out: bool = False
+    """The wait ended before the task."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the task succeeded."""
+        return self.status == SUCCESS
+
+    def raise_for_status(self) -> None:
+        """Raise unless the task succeeded.
+
+        Raises:
+            TaskLost: the task was lost.
+            NotSuccessful: any other end, or none in time.
+        """
+        if self.ok:
+            return
+        what = {PENDING: "has not ended", UNKNOWN: "is not known"}.get(self.status, f"ended as {self.status}")
+        what += " in time" if self.timed_out else ""
+        detail = f": {self.error['type']}: {self.error['message']}" if self.error else ""
+        kind = TaskLost if self.status == LOST else NotSuccessful
+        raise kind(f"task {self.task_id} {what}{detail}", self)
+
+    def late(self) -> Completion:
+        """The same for a waiter whose time is over."""
+        return replace(self, timed_out=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        at = self.finished_at
+        return values | {"finished_at": None if at is None else format_time(at)}
+
+
+_NAMES = {each.name for each in fields(Completion)}
+
+
+def from_json(record: bytes | str) -> Completion:
+    """A completion from its record; fields of a newer release are passed over."""
+    values = {name: value for name, value in json.loads(record).items() if name in _NAMES}
+    if values.get("finished_at"):
+        values["finished_at"] = parse_time(values["finished_at"])
+    return Completion(**values)
+
+
+def from_celery(task_id: str, meta: Any) -> Completion | None:
+    """A completion from what Celery's result backend knows, or None if the task has not ended there."""
+    status = {"SUCCESS": SUCCESS, "FAILURE": FAILURE, "REVOKED": REVOKED}.get(meta.get("status"))
+    if status is None:
+        return None
+    result, at = meta.get("result"), meta.get("date_done")
+    if isinstance(result, TaskLost):  # what we have told it
+        status = LOST
+    elif isinstance(result, TaskRevokedError) and result.args == ("expired",):
+        status = EXPIRED
+    if isinstance(at, str):
+        at = parse_time(at)
+    if isinstance(at, datetime) and at.tzinfo is None:
+        at = at.replace(tzinfo=timezone.utc)
+    where = place(task_id)
+    return Completion(
+        task_id=task_id, task=meta.get("name"), status=status, finished_at=at, worker=meta.get("worker"),
+        error=error_of(result) if status in (FAILURE, LOST) else None,
+        result=result if status == SUCCESS and inline(result) != "null" else None,
+        poll_id=None if where is None else where.poll_id,
+    )  # fmt: skip
+
+
+def inline(result: Any) -> str:
+    """The result as JSON, or ``null`` where it is none or too long."""
+    try:
+        text = json.dumps(result, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return "null"
+    return text if len(text) <= LONGEST_RESULT else "null"
+
+
+def error_of(exception: Any) -> dict[str, str] | None:
+    """Type and message of an exception."""
+    if exception is None:
+        return None
+    try:
+        message = str(exception)
+    except Exception as error:  # noqa: BLE001  # somebody's __str__
+        message = f"({type(error).__name__} in its __str__)"
+    return {"type": type(exception).__name__, "message": message[:LONGEST_MESSAGE]}

@@ -1,0 +1,192 @@
+"""One subscription per process, whatever the number of ids and waiters.
+
+A thread reads the connection and hands each message to those who watch its channel. Whoever watches has the server's
+word for the subscription before the record is read, so no end falls between the two. When the connection breaks, a
+new one subscribes to everything again and *then* every watcher is told to read its records, so nothing that happened
+meanwhile is missed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from celery.utils.log import get_logger
+from redis.exceptions import RedisError
+
+from celery_perpetual.ledger import chunks
+from celery_perpetual.store import Store
+
+logger = get_logger(__name__)
+
+#: The thread looks this often whether anybody still watches.
+READ_SECONDS = 1.0
+RECONNECT_SECONDS = 0.1
+#: How long a new watcher waits for the server's word; a watcher reads its records now and then anyway.
+CONFIRM_SECONDS = 2.0
+
+
+class Watcher(Protocol):
+    """Who wants to hear of some channels. Called from the hub's thread; must not block."""
+
+    def told(self, message: bytes) -> None:
+        """A message came."""
+
+    def look(self) -> None:
+        """Messages may have been missed: read the records."""
+
+
+class Hub:
+    """The process's subscription."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._changed = threading.Condition()
+        self._watchers: dict[str, set[Watcher]] = {}
+        self._confirmed: set[str] = set()
+        self._newest: str | None = None
+        self._pubsub: Any = None
+        self._broken = False
+        self._catching_up = False
+        self._thread: threading.Thread | None = None
+
+    @contextmanager
+    def watching(self, watcher: Watcher, channels: Sequence[str]) -> Iterator[None]:
+        """Watch within a block."""
+        try:
+            self.watch(watcher, channels)
+            yield
+        finally:
+            self.unwatch(watcher, channels)
+
+    def watch(self, watcher: Watcher, channels: Sequence[str]) -> None:
+        """Subscribe. When this returns, what is published from now on is heard, or there will be a look."""
+        if self._pid != os.getpid():  # forked: the subscription is the parent's
+            self._reset()
+        if not channels:
+            return
+        with self._changed:
+            fresh = [channel for channel in dict.fromkeys(channels) if channel not in self._watchers]
+            for channel in channels:
+                self._watchers.setdefault(channel, set()).add(watcher)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="perpetual-hub", daemon=True)
+                self._thread.start()
+            elif fresh and self._pubsub is not None:
+                self._send("subscribe", fresh)
+            # Words come in the order of the commands: those for the last channels come last.
+            missing = [channel for channel in reversed(channels) if channel not in self._confirmed]
+            self._changed.wait_for(lambda: self._broken or self._all_confirmed(missing), CONFIRM_SECONDS)
+
+    def _all_confirmed(self, missing: list[str]) -> bool:
+        while missing and missing[-1] in self._confirmed:
+            missing.pop()
+        return not missing
+
+    def unwatch(self, watcher: Watcher, channels: Sequence[str]) -> None:
+        """Stop hearing; the last watcher of a channel ends its subscription. May be called twice."""
+        if self._pid != os.getpid():  # forked: the parent goes on hearing
+            return
+        with self._changed:
+            idle = []
+            for channel in dict.fromkeys(channels):
+                left = self._watchers.get(channel)
+                if left is not None:
+                    left.discard(watcher)
+                    if not left:
+                        del self._watchers[channel]
+                        self._confirmed.discard(channel)
+                        idle.append(channel)
+            if idle and self._pubsub is not None:
+                self._send("unsubscribe", idle)
+
+    def _send(self, verb: str, channels: Sequence[str]) -> None:
+        """Write to the connection that the thread reads; a broken one is the thread's to replace."""
+        try:
+            for part in chunks(channels):
+                getattr(self._pubsub, verb)(*part)
+        except (RedisError, OSError) as error:
+            logger.info("perpetual: the subscription broke: %s", error)
+        if verb == "subscribe":
+            self._newest = channels[-1]
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if self._pubsub is None:
+                    self._connect()
+                message = self._pubsub.get_message(timeout=READ_SECONDS)
+                if message is not None:
+                    self._hand_over(message)
+            except Exception as error:  # noqa: BLE001  # redis-py stumbles when another thread's writing breaks it
+                if not self._broken:
+                    logger.warning("perpetual: lost the subscription, connecting again: %r", error)
+                self._disconnect()
+                time.sleep(RECONNECT_SECONDS)
+                message = None
+            if message is None and self._rest():
+                return
+
+    def _connect(self) -> None:
+        pubsub: Any = self._store.redis.pubsub()
+        pubsub.ping()  # a server that does not answer is waited for here, where nobody waits along
+        with self._changed:
+            self._confirmed.clear()
+            self._catching_up = True
+            self._broken = False
+            self._pubsub = pubsub
+            for part in chunks(list(self._watchers)):
+                pubsub.subscribe(*part)
+                self._newest = part[-1]
+
+    def _disconnect(self) -> None:
+        with self._changed:
+            pubsub, self._pubsub = self._pubsub, None
+            self._broken = True
+            self._confirmed.clear()
+            self._changed.notify_all()
+        if pubsub is not None:
+            pubsub.close()
+
+    def _hand_over(self, message: dict[str, Any]) -> None:
+        if message["type"] == "subscribe":
+            self._confirm(message["channel"].decode())
+        elif message["type"] == "message":
+            with self._changed:
+                watchers = list(self._watchers.get(message["channel"].decode(), ()))
+            for watcher in watchers:
+                watcher.told(message["data"])
+
+    def _confirm(self, channel: str) -> None:
+        with self._changed:
+            again = channel in self._confirmed
+            if channel in self._watchers:
+                self._confirmed.add(channel)
+            caught_up = self._catching_up and channel == self._newest
+            self._catching_up = self._catching_up and not caught_up
+            everybody = {w for ws in self._watchers.values() for w in ws} if caught_up else set()
+            self._changed.notify_all()
+        if again:  # redis-py has connected anew by itself; what came in between is missing
+            logger.info("perpetual: the subscription was interrupted, making a new one")
+            self._disconnect()
+        for watcher in everybody:
+            watcher.look()
+
+    def _rest(self) -> bool:
+        """End the thread when nobody watches any more."""
+        with self._changed:
+            if self._watchers:
+                return False
+            pubsub, self._pubsub, self._thread = self._pubsub, None, None
+            self._confirmed.clear()
+        if pubsub is not None:
+            pubsub.close()
+        return True

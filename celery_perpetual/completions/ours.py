@@ -1,0 +1,35 @@
+"""Which ends are announced."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.ledger import place
+from celery_perpetual.tasks import HEADER, PerpetualTask
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: Tasks that are machinery, not work.
+BUILT_IN = ("celery.", "celery_perpetual.")
+
+
+def is_ours(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool:
+    """Whether an end concerns us: an id of our form, our header, a perpetual task, or any task with ``all``."""
+    if not isinstance(task_id, str):
+        return False
+    if place(task_id) is not None or isinstance(task, PerpetualTask) or (headers and headers.get(HEADER)):
+        return True
+    perpetual: Any = getattr(app, "perpetual", None)
+    name = getattr(task, "name", None) or ""
+    return (
+        perpetual is not None
+        and perpetual.settings.completions == "all"
+        and not name.startswith(("celery.", "celery_perpetual."))
+    )
+
+
+def announces(task: Any) -> bool:
+    """Whether the task lets its ends be announced."""
+    options = getattr(task, "perpetual_options", None)
+    return bool(getattr(options, "completions", True))

@@ -1,0 +1,243 @@
+"""From Celery's signals to ends.
+
+Where a body runs (pool child, thread, greenlet), ``task_postrun`` says how it ended. The worker's main process speaks
+for tasks that never ran or whose child died: ``task_failure``, ``task_revoked``, ``task_rejected``, ``task_unknown``.
+Some ends are told twice or three times; the first one counts. A retry, a replacement and a message that goes back to
+its queue are no ends.
+
+Some ends come without any signal: a body that leaves by ``SystemExit`` where no parent notices, a message that cannot
+be decoded, a chain or chord that Celery fails by propagation. They are seen here, in :mod:`.messages` and in
+:mod:`.propagation`, and where Celery stores no state, the result backend is told, so that ``get()`` wakes.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import celery
+from billiard import common, current_process
+from celery import _state, signals, states
+from celery.app.task import Context
+from celery.exceptions import Ignore, InvalidTaskError, Reject, TimeLimitExceeded, WorkerLostError
+from celery.utils.log import get_logger
+
+from celery_perpetual.completions import results
+from celery_perpetual.completions.announce import End
+from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
+from celery_perpetual.completions.ours import announces, is_ours
+from celery_perpetual.completions.propagation import goes_back
+from celery_perpetual.errors import TaskLost
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = get_logger(__name__)
+
+#: What ``Task.replace`` raises; only its text tells it from an ``Ignore`` of the task's own.
+REPLACED = "Replaced by new task"
+
+#: Celery 5.7 tells from the main process of a rejected task, of a body that left a pool child by ``SystemExit`` or the
+#: like, of a greenlet that ran out of its time, and it knows a success whose child died afterwards.
+PARENT_TELLS = celery.VERSION >= (5, 7)
+
+#: Whether this pool child is leaving because it was told to, not because the body left.
+_told_to_leave: Any = getattr(common, "terminate_handler_fired", lambda: False)
+
+_UID = "celery_perpetual.completions"
+
+
+class _Running(NamedTuple):
+    since: float
+    around: BaseException | None
+    """What was being handled when the body began; anything else at its end is on its way out of Celery's code."""
+
+
+#: The bodies that this process is running, by task id; ``task_postrun`` will tell their ends.
+_running: dict[str, _Running] = {}
+
+
+def connect() -> None:
+    """Connect the handlers, once per process. They serve every app that is wired."""
+    for signal, handler in (
+        (signals.task_prerun, _on_prerun),
+        (signals.task_postrun, _on_postrun),
+        (signals.task_failure, _on_failure),
+        (signals.task_revoked, _on_revoked),
+        (signals.task_rejected, _on_rejected),
+        (signals.task_unknown, _on_unknown),
+        (signals.task_internal_error, _on_internal_error),
+        (signals.worker_process_shutdown, _on_process_shutdown),
+    ):
+        signal.connect(handler, weak=False, dispatch_uid=_UID)
+
+
+def end(app: Celery | None, task: Any, task_id: Any, status: str, **facts: Any) -> None:
+    """Announce one end through the app's announcer; nothing where the app is not wired."""
+    perpetual: Any = getattr(app, "perpetual", None)
+    if perpetual is None:
+        return
+    name = facts.pop("name", None) or getattr(task, "name", None)
+    perpetual.announcer.finish(End(task_id=task_id, task=name, status=status, announce=announces(task), **facts))
+
+
+def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
+    if is_ours(sender.app, sender, task_id, sender.request.headers):
+        _running[task_id] = _Running(time.monotonic(), sys.exc_info()[1])
+
+
+def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None, retval: Any = None, **_: Any) -> None:
+    request: Any = sender.request
+    running = _running.pop(task_id, None)
+    if running is None and not is_ours(sender.app, sender, task_id, request.headers):
+        return
+    raised = sys.exc_info()[1]
+    leaving = None if running is None or raised is running.around else raised
+    status = _status(sender, state, retval, leaving)
+    if status is None:
+        return
+    exception = None if status in (SUCCESS, IGNORED) else _reason(sender, status, retval)
+    if state is None or status == REJECTED:
+        assert exception is not None
+        results.tell(sender.app, sender, task_id, exception, request)
+    end(
+        sender.app, sender, task_id, status,
+        result=retval if status == SUCCESS else None,
+        exception=exception,
+        runtime=None if running is None else time.monotonic() - running.since,
+        worker=request.hostname,
+        attempt=(request.retries or 0) + 1,
+        meta=getattr(request, "perpetual_meta", None),
+    )  # fmt: skip
+
+
+def _reason(task: Any, status: str, retval: Any) -> Exception:
+    if isinstance(retval, Exception):
+        return retval
+    if status == LOST:
+        return TaskLost(f"task {task.request.id} was left by its own process without an end")
+    return TimeLimitExceeded(_limit(task)) if status == FAILURE else Reject(str(retval))
+
+
+def _status(task: Any, state: str | None, retval: Any, leaving: BaseException | None) -> str | None:
+    """How the body ended, or None where the task goes on or another signal follows."""
+    if isinstance(leaving, Exception) and not isinstance(leaving, Reject | MemoryError):
+        return None  # task_internal_error follows
+    if state == states.SUCCESS:
+        return SUCCESS
+    if state == states.FAILURE:
+        return FAILURE
+    if state == states.IGNORED:
+        replaced = isinstance(retval, Ignore) and retval.args[:1] == (REPLACED,)
+        return None if replaced else IGNORED
+    if state == states.REJECTED:
+        return _rejected(task, retval)
+    return None if state is not None or leaving is None else _left(task, leaving)
+
+
+def _rejected(task: Any, retval: Any) -> str | None:
+    requeued = isinstance(retval, Reject) and bool(getattr(retval, "requeue", False))
+    eager = bool(task.request.is_eager)
+    if requeued:
+        # Back to the queue; but what was acknowledged before the start has no way back.
+        return None if task.acks_late and not eager else REJECTED
+    return None if PARENT_TELLS and not eager else REJECTED
+
+
+def _left(task: Any, leaving: BaseException) -> str | None:
+    """``SystemExit``, a cancellation and the like out of a body: lost, unless the main process tells how it ended."""
+    if task.request.is_eager:
+        return LOST
+    if type(leaving).__module__.partition(".")[0] in ("gevent", "greenlet"):
+        return _stopped(task, leaving)
+    if not current_process().daemon:
+        return LOST
+    return None if PARENT_TELLS or _told_to_leave() else LOST
+
+
+def _stopped(task: Any, leaving: BaseException) -> str | None:
+    """A greenlet that was stopped: by a revocation, which is told, by Celery's limit, or by a time-out of its own."""
+    if type(leaving).__name__ == "GreenletExit":
+        return None
+    if _limit(task) is None:
+        return LOST
+    return None if PARENT_TELLS or goes_back(task, TimeLimitExceeded()) else FAILURE
+
+
+def _limit(task: Any) -> Any:
+    return (task.request.timelimit or (None,))[0] or task.time_limit
+
+
+def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
+    request = sender.request
+    own = request.id == task_id
+    if task_id in _running or not is_ours(sender.app, sender, task_id, request.headers if own else None):
+        return  # in the process that runs the body task_postrun follows
+    if goes_back(sender, exception):
+        return
+    # The child may have died only after Celery had stored its success.
+    lost = isinstance(exception, WorkerLostError) and not PARENT_TELLS
+    succeeded = lost and results.succeeded(sender.app, sender, task_id)
+    end(
+        sender.app, sender, task_id, SUCCESS if succeeded else FAILURE,
+        exception=None if succeeded else exception,
+        worker=request.hostname if own else None,
+        attempt=(request.retries or 0) + 1 if own else 1,
+    )  # fmt: skip
+
+
+def _on_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:
+    task_id = getattr(request, "id", None)
+    if is_ours(sender.app, sender, task_id, getattr(request, "headers", None)):
+        worker = getattr(request, "hostname", None)
+        end(sender.app, sender, task_id, EXPIRED if expired else REVOKED, worker=worker)
+
+
+def _on_rejected(sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
+    headers = getattr(message, "headers", None) or {}
+    reject(sender.app, headers, exc, REJECTED, sender.hostname)
+
+
+def _on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **unknown: Any) -> None:
+    headers, task_id = getattr(message, "headers", None) or {}, unknown.get("id")
+    if is_ours(sender.app, None, task_id, headers):
+        end(sender.app, None, task_id, FAILURE, name=unknown.get("name"), exception=exc, worker=sender.hostname)
+
+
+def _on_internal_error(
+    sender: Any = None, task_id: str = "", exception: Any = None, request: Any = None, **_: Any
+) -> None:
+    """Celery's own code, or a hook of the task, failed around the body."""
+    context = Context(dict(request or {}))
+    if _running.pop(task_id, None) is None and not is_ours(sender.app, sender, task_id, context.headers):
+        return
+    status = FAILURE
+    if isinstance(exception, InvalidTaskError):  # the body never began
+        status, exception = LOST, TaskLost(f"message of task {task_id} could not be used: {exception}")
+    results.tell(sender.app, sender, task_id, exception, context)
+    end(
+        sender.app, sender, task_id, status,
+        exception=exception, worker=context.hostname, attempt=(context.retries or 0) + 1,
+    )  # fmt: skip
+
+
+def reject(app: Any, headers: Any, exc: Any, status: str, worker: str) -> None:
+    """The end of a message that no task could be made of."""
+    task_id, name = headers.get("id"), headers.get("task")
+    task = app.tasks.get(name)
+    if is_ours(app, task, task_id, headers):
+        lost = TaskLost(f"message of task {task_id} could not be used: {exc!r}")
+        results.tell(app, task, task_id, lost)
+        end(app, task, task_id, status, name=name, exception=exc if exc is not None else lost, worker=worker)
+
+
+def _on_process_shutdown(**_: Any) -> None:
+    """A pool child that goes takes its unsettled ends along; it tries once more."""
+    for perpetual in {id(p): p for p in _wired()}.values():
+        perpetual.announcer.settle()
+
+
+def _wired() -> list[Any]:
+    apps: Any = _state._get_active_apps()  # type: ignore[attr-defined]  # noqa: SLF001  # as shared_task does
+    return [app.perpetual for app in apps if getattr(app, "perpetual", None) is not None]

@@ -1,0 +1,38 @@
+"""Cursors by hand."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from celery_perpetual.errors import ContractError
+from celery_perpetual.store import Store, script
+from celery_perpetual.tasks import Perpetuity
+
+
+def write_cursor(store: Store, perpetuity: Perpetuity, value: Any) -> None:
+    """Set a unit's cursor; the next poll gets it.
+
+    Raises:
+        ContractError: it is not JSON, or a poll of the unit is open (pause it, or try again).
+    """
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ContractError(f"cursor of {perpetuity.name} must be a JSON value, got {value!r} ({error})") from None
+    _write(store, perpetuity, text)
+
+
+def forget_cursor(store: Store, perpetuity: Perpetuity) -> None:
+    """Forget a unit's cursor; the next poll gets None and reads from the beginning.
+
+    Raises:
+        ContractError: a poll of the unit is open.
+    """
+    _write(store, perpetuity, "")
+
+
+def _write(store: Store, perpetuity: Perpetuity, text: str) -> None:
+    keys, unit = store.keys, perpetuity.unit
+    if not script("set_cursor")(store, key=keys.unit(unit), cursors=keys.cursors, unit=unit, cursor=text):
+        raise ContractError(f"a poll of {perpetuity.name} is open and may move the cursor; pause it, or try again")

@@ -1,0 +1,120 @@
+"""What a poll would bring, without bringing it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.ledger import new_poll_id
+from celery_perpetual.polling import Claim, Runner
+from celery_perpetual.polling.batch import Found
+from celery_perpetual.tasks import UNSET, Defer, Perpetuity, Skip
+from celery_perpetual.tasks.work import Work
+
+if TYPE_CHECKING:
+    from celery_perpetual.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """The result of ``next_batch`` as a poll would take it."""
+
+    task: str
+    status: str
+    """The status that a poll would have: ``enqueued, empty, skipped, deferred, paused, failed, timed_out``."""
+    items: tuple[dict[str, Any], ...] = ()
+    """Task, args, kwargs, key and options of what is new."""
+    count: int = 0
+    duplicates: int = 0
+    left_out: int = 0
+    cursor: Any = None
+    """Where the cursor would be."""
+    reason: str | None = None
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {name: getattr(self, name) for name in self.__slots__} | {"items": list(self.items)}
+
+
+def preview(store: Store, runner: Runner, perpetuity: Perpetuity, cursor: Any = UNSET) -> Preview:
+    """Call ``next_batch`` and say what a poll would do. Writes nothing and takes no claim.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    claim = _pretended(store, perpetuity, cursor)
+    results: list[Preview] = []
+    errors: list[StoreUnavailable] = []
+
+    def work() -> None:
+        try:
+            results.append(_preview(runner, claim))
+        except StoreUnavailable as error:
+            errors.append(error)
+        except BaseException as error:  # noqa: BLE001  # user code may raise anything
+            results.append(Preview(task=perpetuity.name, status="failed", error=f"{type(error).__name__}: {error}"))
+
+    thread = threading.Thread(target=work, name="perpetual-preview", daemon=True)
+    thread.start()
+    thread.join(perpetuity.poll_timeout)
+    if errors:
+        raise errors[0]
+    if not results:
+        claim.abandoned.set()
+        return Preview(task=perpetuity.name, status="timed_out", reason=f"longer than {perpetuity.poll_timeout:g} s")
+    return results[0]
+
+
+def _preview(runner: Runner, claim: Claim) -> Preview:
+    name, result = claim.perpetuity.name, runner.evaluate(claim)
+    if isinstance(result, Skip):
+        return Preview(task=name, status="skipped", reason=result.reason)
+    if isinstance(result, Defer):
+        return Preview(task=name, status="deferred", reason=f"for {result.after}")
+    if not isinstance(result, Found):
+        return Preview(task=name, status="paused", reason=result.reason)
+    if result.overflow:
+        return Preview(task=name, status="skipped", reason="max_in_flight", count=len(result.works))
+    shown = claim.perpetuity.options.store_args
+    items = tuple(_item(runner, work, shown=shown) for work in result.works)
+    return Preview(
+        task=name,
+        status="enqueued" if items else "empty",
+        items=items,
+        count=len(items),
+        duplicates=result.duplicates,
+        left_out=result.left_out,
+        cursor=json.loads(result.cursor) if result.cursor else claim.cursor,
+    )
+
+
+def _item(runner: Runner, work: Work, *, shown: bool) -> dict[str, Any]:
+    facts: dict[str, Any] = {"task": work.task, "key": work.key, "options": dict(work.options)}
+    if shown:
+        facts["args"], facts["kwargs"] = runner.arguments(work)
+    return facts
+
+
+def _pretended(store: Store, perpetuity: Perpetuity, cursor: Any) -> Claim:
+    now = store.now()
+    with store.errors("unit"):
+        stored, in_flight, attempt, polled = store.redis.hmget(
+            store.keys.unit(perpetuity.unit), "cursor", "inflight", "attempt", "polled"
+        )
+    known = json.loads(stored) if stored else None
+    return Claim(
+        perpetuity=perpetuity,
+        poll_id=new_poll_id(now),
+        slot=now,
+        following="",
+        trigger="preview",
+        cursor=known if cursor is UNSET else cursor,
+        in_flight=int(in_flight or 0),
+        attempt=int(attempt or 0),
+        polled=int(polled) if polled else None,
+        now=now,
+    )

@@ -1,0 +1,45 @@
+"""One message for one entry of a waiting list."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.ledger import Record
+from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.publishing.load import Load
+from celery_perpetual.publishing.message import send
+from celery_perpetual.publishing.publisher import Publisher
+from celery_perpetual.store import Store, script
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature: Any, task_id: str) -> None:
+    """Send a signature and take ``entry`` out of the zset ``waiting``.
+
+    On the store's own Redis in one step, so exactly once; elsewhere the message goes first, with the same id each time.
+    """
+    record = Record(
+        task=signature.task,
+        args=tuple(signature.args or ()),
+        kwargs=dict(signature.kwargs or {}),
+        options={name: value for name, value in signature.options.items() if name != "task_id"},
+        key=None,
+        reprs=None,
+    )
+    if not Publisher(app, store).shares_redis:
+        with app.connection_for_write() as connection:
+            send(app, app.amqp.Producer(connection, auto_declare=False), record, task_id)
+        with store.errors("waiting"):
+            store.redis.zrem(waiting, entry)
+        return
+    capture = Capture(app)
+    load = Load()
+    try:
+        load.add(capture.commands(record, task_id, load.aftermath))
+    finally:
+        capture.close()
+    arguments, keys = load.packed(first_key=2)
+    if script("once")(store, waiting=waiting, more_keys=keys, entry=entry, tail=arguments):
+        load.aftermath.tell()

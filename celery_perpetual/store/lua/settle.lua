@@ -1,0 +1,62 @@
+-- The ledger's part of an end. Reads the locals of its script: batch, chunk, done, batches, id, position, status,
+-- prefix, poll, batch_ttl, now.
+
+-- The open item, or nil and whether it had ended before. Meets every key that settling writes to, so that one of a
+-- wrong type fails the script before its first write.
+local function open_item()
+  local unit, window, on_done = unpack(redis.call('HMGET', batch, 'unit', 'window', 'on_done'))
+  if not unit then
+    return nil, false
+  end
+  must_be(prefix .. ':u:' .. unit, 'hash')
+  must_be(prefix .. ':keys:' .. unit, 'hash')
+  must_be(prefix .. ':recent:' .. unit, 'zset')
+  local record = redis.call('LINDEX', chunk, position)
+  if not record or redis.call('GETBIT', done, position) == 1 then
+    return nil, true
+  end
+  local item = {unit = unit, window = tonumber(window), on_done = on_done, key = key_of(record)}
+  redis.call('HEXISTS', prefix .. ':u:' .. unit, 'inflight')
+  item.holds = item.key and redis.call('HGET', prefix .. ':keys:' .. unit, item.key) == id
+  if item.holds and item.window > 0 then
+    redis.call('ZCARD', prefix .. ':recent:' .. unit)
+  end
+  if on_done then
+    redis.call('ZCARD', batches)
+  end
+  return item, false
+end
+
+local function keep_for_a_while(unit, key, window)
+  local recent = prefix .. ':recent:' .. unit
+  local over = redis.call('ZRANGEBYSCORE', recent, '-inf', now, 'LIMIT', 0, 100)
+  if #over > 0 then
+    redis.call('ZREM', recent, unpack(over))
+  end
+  redis.call('ZADD', recent, now + window, key)
+  redis.call('PEXPIRE', recent, window)
+end
+
+-- Close an item; returns whether it was the last of its batch.
+local function settle(item)
+  redis.call('SETBIT', done, position, 1)
+  redis.call('HINCRBY', batch, status, 1)
+  redis.call('HINCRBY', prefix .. ':u:' .. item.unit, 'inflight', -1)
+  if item.holds then
+    redis.call('HDEL', prefix .. ':keys:' .. item.unit, item.key)
+    if item.window > 0 then
+      keep_for_a_while(item.unit, item.key, item.window)
+    end
+  end
+  if redis.call('BITCOUNT', done) >= redis.call('LLEN', chunk) then
+    redis.call('DEL', chunk, done)
+  end
+  if redis.call('HINCRBY', batch, 'left', -1) > 0 then
+    return false
+  end
+  redis.call('PEXPIRE', batch, batch_ttl)
+  if item.on_done then
+    redis.call('ZADD', batches, now, poll)
+  end
+  return true
+end

@@ -1,0 +1,348 @@
+"""What an operator does by hand: preview, nudge, cursors; and what options do to slots and to the history."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import wait_until
+from tests.support.console import Console
+from tests.support.outside import messages, poll_events
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import redis
+
+    from tests.support import Project
+
+SOURCE = """
+def feed(poll):
+    ledger.record(poll.trigger, "fed")
+    first = poll.cursor or 0
+    return Batch([Item((n,), kwargs={"secret": "s3cret"}, key=n, priority=3) for n in range(first, first + 2)],
+                 cursor=first + 2)
+
+def held():
+    while os.path.exists("hold"):
+        time.sleep(0.05)
+    return [(1,)]
+
+def nothing(*args, **kwargs): ...
+
+def perpetual_task(name, next_batch, **more):
+    return app.task(base=PerpetualTask, name=f"proj.{name}", poll_every=3600, next_batch=next_batch,
+                    **more)(nothing)
+
+perpetual_task("feed", feed)
+perpetual_task("discreet", feed, perpetual_options=PerpetualOptions(store_args=False))
+perpetual_task("held", held)
+perpetual_task("bad", lambda: 1 / 0)
+perpetual_task("slow", lambda: time.sleep(5), poll_timeout=0.2)
+perpetual_task("nothing", lambda: None)
+perpetual_task("skip", lambda: Skip("closed on Sundays"))
+perpetual_task("defer", lambda: Defer(60))
+perpetual_task("pause", lambda: Pause("no more"))
+perpetual_task("twice", lambda: [(1,), (1,), (2,), (3,)], max_in_flight=2)
+"""
+
+#: Where the broker keeps messages of that priority.
+PRIORITY_3 = "celery\x06\x163"
+
+
+@pytest.fixture
+def proj(project: Callable[..., Project]) -> Project:
+    return project(SOURCE)
+
+
+@pytest.fixture
+def console(proj: Project) -> Iterator[Console]:
+    with Console(proj) as console:
+        yield console
+
+
+def everything(client: redis.Redis) -> dict[bytes, bytes | None]:
+    """Every key of the server with its serialized value."""
+    return {key: client.dump(key) for key in client.scan_iter(count=1000)}
+
+
+def run(proj: Project, *args: str, stdin: str = "") -> tuple[int, str, str]:
+    done = proj.celery("perpetual", *args, stdin=stdin)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_preview_tells_what_a_poll_would_do_and_writes_nothing(console: Console, raw_redis: redis.Redis) -> None:
+    """Items, counts and the cursor that would be; every key of the server is as before."""
+    console("perpetual.poll('proj.feed')")
+    before = everything(raw_redis)
+
+    here = console("perpetual.preview('proj.feed')")
+    elsewhere = console("perpetual.preview('proj.feed', cursor=40)")
+    from_the_beginning = console("perpetual.preview('proj.feed', cursor=None)")
+    cut = console("perpetual.preview('proj.twice')")
+
+    assert (here["status"], here["count"], here["cursor"], here["duplicates"]) == ("enqueued", 2, 4, 0)
+    assert here["items"][0] == {
+        "task": "proj.feed",
+        "key": "2",
+        "args": [2],
+        "kwargs": {"secret": "s3cret"},
+        "options": {"priority": 3},
+    }
+    assert [item["args"] for item in elsewhere["items"]] == [[40], [41]]
+    assert elsewhere["cursor"] == 42
+    # The first two are in flight.
+    assert (from_the_beginning["status"], from_the_beginning["duplicates"]) == ("empty", 2)
+    assert (cut["count"], cut["duplicates"], cut["left_out"]) == (2, 1, 1)
+    assert everything(raw_redis) == before
+    assert before
+
+
+DECLINED = {
+    "bad": ("failed", "ZeroDivisionError: division by zero"),
+    "slow": ("timed_out", "longer than 0.2 s"),
+    "nothing": ("empty", None),
+    "skip": ("skipped", "closed on Sundays"),
+    "defer": ("deferred", "for 0:01:00"),
+    "pause": ("paused", "no more"),
+}
+
+
+def test_preview_has_the_status_of_a_poll(console: Console, raw_redis: redis.Redis) -> None:
+    """A next_batch that raises, hangs or declines is told, not stored; there is no back-off and no pause."""
+    previews = {name: console(f"perpetual.preview('proj.{name}')") for name in DECLINED}
+
+    assert {name: (found["status"], found["error"] or found["reason"]) for name, found in previews.items()} == DECLINED
+    assert [found["items"] for found in previews.values()] == [[]] * len(DECLINED)
+    assert everything(raw_redis) == {}
+
+
+def test_preview_on_the_command_line(proj: Project, raw_redis: redis.Redis) -> None:
+    """A table or one JSON object; --cursor takes JSON; exit code 1 for a next_batch that fails."""
+    code, out, _ = run(proj, "preview", "proj.feed", "--cursor", "7", "--json")
+    found = json.loads(out)
+    assert (code, found["status"], [item["key"] for item in found["items"]]) == (0, "enqueued", ["7", "8"])
+    code, out, _ = run(proj, "preview", "proj.discreet")
+    assert code == 0
+    assert "enqueued: 2 items, 0 duplicates, 0 left out" in out
+    assert "s3cret" not in out
+    code, out, _ = run(proj, "preview", "proj.bad")
+    assert code == 1
+    assert "ZeroDivisionError" in out
+    assert everything(raw_redis) == {}
+
+
+def test_preview_hides_arguments_of_a_task_without_store_args(console: Console) -> None:
+    """store_args=False: key and options are shown, arguments are not."""
+    found = console("perpetual.preview('proj.discreet')")
+
+    assert found["count"] == 2
+    assert found["items"][0] == {"task": "proj.discreet", "key": "0", "options": {"priority": 3}}
+
+
+def test_a_nudge_polls_at_once_and_leaves_the_grid_alone(
+    project: Callable[..., Project], store_redis: redis.Redis
+) -> None:
+    """The poll has the trigger `nudge`; its slot is its time, the next one is on the grid. Two nudges are one."""
+    every = 4
+    proj = project(
+        f"""
+        @app.task(base=PerpetualTask, poll_every={every}, next_batch=lambda: [])
+        def work(): ...
+        """
+    )
+    proj.beat()
+    with Console(proj) as console:
+        assert console("perpetual.nudge('proj.work')") is False or poll_events(store_redis)
+        first = wait_until(lambda: poll_events(store_redis), "the first poll")[0]
+        # Away from the grid, whatever the machine does meanwhile.
+        wait_until(lambda: 1 < (time.time() - first.slot) % every < 2, "a time between two slots")
+        nudged_at = time.time()
+        assert console("[perpetual.nudge('proj.work'), perpetual.nudge(work)]") == [True, True]
+    wait_until(lambda: any(e.slot > nudged_at + 2 for e in poll_events(store_redis)), "the next slot of the grid")
+    events = poll_events(store_redis)
+    nudged = [event for event in events if event.data["trigger"] == "nudge"]
+    others = [event for event in events if event.data["trigger"] != "nudge"]
+
+    assert len(nudged) == 1
+    # Slots are whole milliseconds; on a busy machine the console takes its time to ask.
+    assert nudged_at - 0.001 <= nudged[0].slot < nudged_at + 2
+    assert [(event.slot - first.slot) % every for event in others] == pytest.approx([0] * len(others))
+    assert {event.data["trigger"] for event in others} == {"schedule"}
+
+
+def test_cursors_by_api(console: Console, proj: Project, store_redis: redis.Redis) -> None:
+    """The next poll reads from where the cursor was set; forgotten, from the beginning; refused while one is open."""
+    assert console("perpetual.cursor('proj.feed')") is None
+    console("perpetual.set_cursor('proj.feed', 5)")
+    assert console("perpetual.cursor('proj.feed')") == 5
+    assert console("perpetual.poll('proj.feed')")["cursor"] == 7
+    assert [message.args for message in messages(store_redis, PRIORITY_3)] == [[5], [6]]
+    console("perpetual.reset_cursor('proj.feed')")
+    assert console("perpetual.cursor('proj.feed')") is None
+    assert console("perpetual.poll('proj.feed')")["cursor"] == 2
+    assert "must be a JSON value" in console.error("perpetual.set_cursor('proj.feed', {1, 2})")
+    assert "UnknownTask" in console.error("perpetual.set_cursor('proj.fed', 1)")
+    assert "UnknownUnit" in console.error("perpetual.reset_cursor('proj.feed', tenant='x')")
+
+    proj.write("hold", "")
+    with Console(proj) as another:
+        another.send("perpetual.poll('proj.held')")
+        wait_until(lambda: store_redis.hget("perpetual:u:perpetual:proj.held", "claim"), "a poll is open")
+        assert "a poll of proj.held is open" in console.error("perpetual.set_cursor('proj.held', 1)")
+        assert "a poll of proj.held is open" in console.error("perpetual.reset_cursor('proj.held')")
+        (proj.folder / "hold").unlink()
+        assert another.answer()["status"] == "enqueued"
+    console("perpetual.set_cursor('proj.held', 1)")
+    assert console("perpetual.cursor('proj.held')") == 1
+
+
+def test_cursors_on_the_command_line(proj: Project, console: Console) -> None:
+    """show, set and reset; reset asks first; what is not JSON, or an open poll, is one line and exit code 2."""
+    code, out, _ = run(proj, "cursor", "set", "proj.feed", '{"after": 12}')
+    assert (code, out) == (0, 'cursor of proj.feed is {"after": 12}\n')
+    code, out, _ = run(proj, "cursor", "show", "proj.feed", "--json")
+    assert json.loads(out) == {"task": "proj.feed", "tenant": None, "cursor": {"after": 12}}
+    code, _, err = run(proj, "cursor", "set", "proj.feed", "abc")
+    assert code == 2
+    assert "is not JSON" in err
+
+    code, out, _ = run(proj, "cursor", "reset", "proj.feed", stdin="n\n")
+    assert code == 1
+    assert "forget the cursor of proj.feed" in out
+    assert console("perpetual.cursor('proj.feed')") == {"after": 12}
+    assert run(proj, "cursor", "reset", "proj.feed", stdin="y\n")[0] == 0
+    assert run(proj, "cursor", "show", "proj.feed")[:2] == (0, "null\n")
+    console("perpetual.set_cursor('proj.feed', 1)")
+    assert run(proj, "cursor", "reset", "proj.feed", "--yes")[:2] == (0, "cursor of proj.feed is forgotten\n")
+    assert console("perpetual.cursor('proj.feed')") is None
+
+    proj.write("hold", "")
+    console.send("perpetual.poll('proj.held')")
+    wait_until(lambda: proj.redis.hget("perpetual:u:perpetual:proj.held", "claim"), "a poll is open")
+    code, out, err = run(proj, "cursor", "set", "proj.held", "1")
+    assert (code, out) == (2, "")
+    assert err.startswith("Error: a poll of proj.held is open")
+    (proj.folder / "hold").unlink()
+    assert console.answer()["status"] == "enqueued"
+
+
+def test_task_annotations_make_a_task_perpetual(project: Callable[..., Project], store_redis: redis.Redis) -> None:
+    """poll_every, next_batch and max_in_flight from the app's settings alone; another one's are overridden."""
+    proj = project(
+        """
+        @app.task
+        def ordinary(n): ...
+
+        @app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [(n,) for n in range(9)])
+        def overridden(n): ...
+
+        app.conf.task_annotations = {
+            "proj.ordinary": {"poll_every": 0.5, "next_batch": lambda poll: [(poll.limit,)], "max_in_flight": 7},
+            "proj.overridden": {"poll_every": 0.5, "max_in_flight": 2},
+        }
+        """
+    )
+    proj.beat()
+
+    wait_until(lambda: len(poll_events(store_redis, "proj.ordinary")) >= 3, "the ordinary task is polled")
+    wait_until(lambda: len(poll_events(store_redis, "proj.overridden")) >= 3, "the other one at its new pace")
+
+    assert [message.args for message in messages(store_redis) if message.task == "proj.ordinary"] == [[7]]
+    assert [message.args for message in messages(store_redis) if message.task == "proj.overridden"] == [[0], [1]]
+
+
+def test_jitter_moves_the_poll_but_not_the_slot(project: Callable[..., Project], store_redis: redis.Redis) -> None:
+    """Polls come later than their slots by less than the jitter, and by the same on another beat."""
+    every, jitter = 0.5, 0.4
+    proj = project(
+        f"""
+        @app.task(base=PerpetualTask, poll_every={every}, next_batch=lambda: None,
+                  perpetual_options=PerpetualOptions(jitter={jitter}))
+        def work(): ...
+        """
+    )
+    due: dict[float, set[float]] = {}
+
+    def watch(seen: int) -> bool:
+        """Note the due times that the beats have set, by slot."""
+        at = store_redis.zscore("perpetual:due", "perpetual:proj.work")
+        anchor = store_redis.hget("perpetual:u:perpetual:proj.work", "anchor")
+        if at and anchor:
+            slot = (at - int(anchor)) // (every * 1000)
+            due.setdefault(slot, set()).add(at - int(anchor) - slot * every * 1000)
+        return len(due) >= seen
+
+    first = proj.beat()
+    wait_until(lambda: watch(8), "eight slots", interval=0.01)
+    # Another beat, asked for the same slots again.
+    old = dict(due)
+    first.terminate()
+    anchor = int(str(store_redis.hget("perpetual:u:perpetual:proj.work", "anchor")))
+    again = json.loads(
+        proj.run_python(
+            f"""
+            import json
+            from celery_perpetual.tasks import load
+            import proj
+            cadence = load(proj.app).tasks["proj.work"].cadence
+            slots = [{anchor} + round(slot * {every} * 1000) for slot in {sorted(old)}]
+            due = [cadence.occurrence(slot - 1, {anchor}, "", slot - 1).following - slot for slot in slots]
+            print(json.dumps(due))
+            """
+        )
+    )
+    events = poll_events(store_redis)
+
+    late = [offset for _, offsets in sorted(old.items()) for offset in offsets]
+    assert all(0 <= offset < jitter * 1000 for offset in late)
+    assert len(set(late)) > 3
+    assert all(len(offsets) == 1 for offsets in old.values())
+    assert late[1:] == again[1:]
+    assert [(event.slot - events[0].slot) / every % 1 for event in events] == pytest.approx([0] * len(events), abs=1e-6)
+    assert len({event.slot for event in events}) == len(events)
+
+
+def kept(client: redis.Redis, task: str) -> list[dict[str, Any]]:
+    """Stored outcomes, newest first."""
+    entries = client.lrange(f"perpetual:polls:perpetual:{task}", 0, -1)
+    return [json.loads(entry.partition("\n")[2]) for entry in entries]
+
+
+def test_history_is_trimmed_by_count_and_by_age(project: Callable[..., Project], store_redis: redis.Redis) -> None:
+    """At most `history` outcomes are kept; empty ones a day, failed ones thirty days, the others seven."""
+    proj = project(
+        """
+        numbers = iter(range(1000))
+
+        @app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [(next(numbers),)],
+                  perpetual_options=PerpetualOptions(history=5))
+        def few(n): ...
+
+        @app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [(next(numbers),)])
+        def many(n): ...
+        """
+    )
+    # The oldest are the last; three that are in time, and three that are not.
+    ages = [("empty", 0.5), ("enqueued", 6), ("failed", 29), ("empty", 2), ("enqueued", 8), ("failed", 31)]
+    now = time.time() * 1000
+    with Console(proj) as console:
+        polls = [console("perpetual.poll('proj.few')")["poll_id"] for _ in range(8)]
+        newest = console("perpetual.poll('proj.many')")["poll_id"]
+        entry = store_redis.lindex("perpetual:polls:perpetual:proj.many", 0)
+        _, _, text = str(entry).partition("\n")
+        for status, days in ages:
+            outcome = {**json.loads(text), "status": status, "poll_id": f"{status} {days}"}
+            first_at = round(now - days * 86_400_000)
+            store_redis.rpush("perpetual:polls:perpetual:proj.many", f"1 {first_at} \n{json.dumps(outcome)}")
+        stale = [outcome["poll_id"] for outcome in kept(store_redis, "proj.many")]
+        newer = [console("perpetual.poll('proj.many')")["poll_id"] for _ in range(2)]
+
+    assert [outcome["poll_id"] for outcome in kept(store_redis, "proj.few")] == polls[:2:-1]
+    assert len(stale) == 7
+    assert {outcome["poll_id"] for outcome in kept(store_redis, "proj.many")} == {
+        *newer, newest, "failed 29", "enqueued 6", "empty 0.5"
+    }  # fmt: skip

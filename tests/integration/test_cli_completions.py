@@ -1,0 +1,53 @@
+"""`celery perpetual wait` and `completions`, as a shell sees them."""
+
+from __future__ import annotations
+
+import json
+
+from tests.support import wait_until
+
+SOURCE = """
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [("good",), ("bad",)])
+def work(how):
+    if how == "bad":
+        raise ValueError("boom")
+    return {"done": how}
+"""
+
+
+def test_the_exit_code_of_wait_tells_how_the_task_ended(project):
+    """0 success, 1 another end, 2 usage, 3 unknown id, 4 time-out."""
+    shop = project(SOURCE)
+    good, bad = json.loads(shop.celery("perpetual", "poll", "proj.work", "--json").stdout)["task_ids"]
+
+    waited = shop.celery("perpetual", "wait", good, "--timeout", "0.3", "--json")
+    assert waited.returncode == 4
+    assert json.loads(waited.stdout)["status"] == "pending"
+    shop.worker(concurrency=1)
+    waited = shop.celery("perpetual", "wait", good, "--timeout", "20", "--json")
+    assert waited.returncode == 0
+    assert json.loads(waited.stdout)["result"] == {"done": "good"}
+    waited = shop.celery("perpetual", "wait", bad, "--timeout", "20")
+    assert waited.returncode == 1
+    assert "ValueError: boom" in waited.stdout
+    nobody = good[:-1] + "9"
+    assert shop.celery("perpetual", "wait", nobody, "--timeout", "20").returncode == 3
+    assert shop.celery("perpetual", "wait", good).returncode == 2
+
+
+def test_completions_follows_and_filters(project):
+    """One JSON object per line, of the status that was asked for."""
+    shop = project(SOURCE)
+    follower = shop.process(
+        "follow", ["-m", "celery", "-A", "proj", "perpetual", "completions", "--json", "--status", "failure"]
+    )
+    wait_until(lambda: shop.redis.pubsub_numsub("perpetual:done")[0][1] == 1, "the follower listens")
+    shop.celery("perpetual", "poll", "proj.work")
+    shop.worker(concurrency=1)
+
+    lines = wait_until(lambda: [line for line in follower.log().splitlines() if line], "a line comes")
+
+    completion = json.loads(lines[0])
+    assert (completion["status"], completion["error"]["message"]) == ("failure", "boom")
+    wait_until(lambda: shop.redis.llen("celery") == 0, "both have run")
+    assert len([line for line in follower.log().splitlines() if line]) == 1
