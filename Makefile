@@ -6,10 +6,10 @@ JOBS ?= 4
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test matrix lint clean
+.PHONY: help demo example test matrix lint bench bench-quick clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 	@echo "PYTHON=python3.12 chooses another Python (3.10 or newer), after make clean; ARGS='...' is given to pytest."
 	@echo "REDIS_URL=... and DATABASE_URL=... make the demo use your servers."
 
@@ -29,6 +29,12 @@ lint: .venv/dev.stamp ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy celery_perpetual $(wildcard tests/typing)
+
+bench: .venv/dev.stamp ## all benchmarks, minutes; a table, and benchmarks/results.json
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-quick: .venv/dev.stamp ## the same with fewer rounds
+	$(BIN)/python benchmarks/run.py --quick $(ARGS)
 
 clean: ## remove .venv and everything that was built
 	rm -rf .venv build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,93 @@
+"""Ratios of what was measured side by side in one run: rows, medians, servers and the worker that checks them."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import redis
+
+HERE = Path(__file__).parent
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    bench: str
+    what: str
+    seen: float
+    unit: str
+    must: float | None = None
+    more_is_better: bool = True
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        if self.must is None:
+            return ""
+        return "ok" if (self.seen >= self.must if self.more_is_better else self.seen <= self.must) else "MISSED"
+
+
+def report(rows: Sequence[Row], file: Path) -> None:
+    """Print the table and write it as JSON."""
+    print(f"\n{'bench':<12} {'what':<52} {'seen':>10} {'unit':<10} {'must':>10}")
+    for row in rows:
+        must = "" if row.must is None else f"{'>=' if row.more_is_better else '<='} {row.must:g}"
+        print(f"{row.bench:<12} {row.what:<52} {row.seen:>10.4g} {row.unit:<10} {must:>10} {row.verdict}")
+    file.write_text(json.dumps([{**asdict(row), "verdict": row.verdict} for row in rows], indent=1))
+    print(f"\nwritten: {file}")
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def executed(client: redis.Redis) -> dict[str, int]:
+    """How often the server has run each command since its statistics were reset, those inside scripts included."""
+    return {name.removeprefix("cmdstat_"): one["calls"] for name, one in client.info("commandstats").items()}
+
+
+def longest_script_ms(client: redis.Redis) -> float:
+    """The longest call of a script in the slow log, by the server's own clock."""
+    calls = [each["duration"] for each in client.slowlog_get(10_000) if each["command"].upper().startswith(b"EVAL")]
+    return max(calls, default=0) / 1000
+
+
+@contextmanager
+def worker(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A real worker for the project; ended by its pid."""
+    argv = [sys.executable, "-m", "celery", "-A", "project", "worker", "-P", "solo", "-l", "WARNING",
+            "--without-gossip", "--without-mingle", "--without-heartbeat"]  # fmt: skip
+    paths = [str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    with (folder / "worker.log").open("wb") as log:
+        process = subprocess.Popen(argv, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_for_all(client: redis.Redis, expected: dict[str, int], seconds: float) -> None:
+    """Wait until every item that was counted has run.
+
+    Raises:
+        AssertionError: some have not within ``seconds``.
+    """
+    deadline = time.monotonic() + seconds
+    while missing := {name: n for name, n in expected.items() if client.bitcount(f"ran:{name}") != n}:
+        assert time.monotonic() < deadline, f"not run: {missing}"
+        time.sleep(0.2)

@@ -1,0 +1,86 @@
+"""Runs the benchmarks: ``make bench``, ``make bench-quick``, or ``python benchmarks/run.py [--quick] [name …]``.
+
+Every figure that says "x" is a ratio of things measured in turns within this run; absolute times are the machine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import clock
+import enqueue
+import identity
+from measuring import HERE, Row, report
+
+from celery_perpetual.embedded import EmbeddedServer
+from tests.support.rabbitmq import run_folder, server_binary, shared_node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ITEMS, ROUNDS = 10_000, 5
+
+
+def on_redis(*, quick: bool) -> list[Row]:
+    """Broker and store are one server."""
+    with EmbeddedServer() as server, tempfile.TemporaryDirectory() as folder:
+        return enqueue.measure(server.url, server.url, Path(folder), items=ITEMS, rounds=3 if quick else ROUNDS)
+
+
+def on_rabbitmq(*, quick: bool) -> list[Row]:
+    """A private RabbitMQ node, confirms on, in the loop too."""
+    binary = server_binary()
+    if binary is None:
+        print("rabbitmq-server is not installed: its rows are left out")
+        return []
+    # The node's guard removes the folder with the node.
+    folder = Path(tempfile.mkdtemp(prefix="perpetual-bench-"))
+    with ExitStack() as stack:
+        store = stack.enter_context(EmbeddedServer())
+        place = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(run_folder(folder))
+        url = stack.enter_context(shared_node(folder, binary).vhost())
+        return enqueue.measure(url, store.url, Path(place), items=2000, rounds=3 if quick else ROUNDS)
+
+
+def to_the_byte(**_: bool) -> list[Row]:
+    """The same at any speed."""
+    return identity.measure()
+
+
+def ticking(*, quick: bool) -> list[Row]:
+    """Few units and many."""
+    return clock.measure(sizes=(1_000, 10_000) if quick else (1_000, 100_000))
+
+
+BENCHES: dict[str, Callable[..., list[Row]]] = {
+    "enqueue": on_redis,
+    "rabbitmq": on_rabbitmq,
+    "identity": to_the_byte,
+    "clock": ticking,
+}
+
+
+def main() -> int:
+    """Run what was named, or everything; 1 if something was missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*BENCHES, []], help="benches to run; default all")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller numbers")
+    options = parser.parse_args()
+    rows: list[Row] = []
+    for name in options.names or BENCHES:
+        print(f"{name} …", flush=True)
+        rows += BENCHES[name](quick=options.quick)
+    report(rows, HERE / "results.json")
+    return int(any(row.verdict == "MISSED" for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
