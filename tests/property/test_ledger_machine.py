@@ -511,13 +511,9 @@ def test_a_poll_by_hand_does_not_move_the_cadence(redis_url: str, batch: bool) -
     else:
         machine.end(1, failed=False)
 
-<<<<<<< HEAD
-    _, _, *rows = script("due")(machine.store, due=machine.names.due, limit=10, unit_prefix=machine.names.unit_prefix)
-=======
     _, _, *rows = script("due")(
         machine.store, due=machine.names.due, limit=10, unit_prefix=machine.names.unit_prefix, mine=""
     )
->>>>>>> main
     machine.teardown()
     assert [row.decode() for row in rows[:1]] == [UNIT]
 
