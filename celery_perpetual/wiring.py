@@ -11,7 +11,7 @@ from celery.utils.log import get_logger
 
 from celery_perpetual.beat.configured import other_scheduler
 from celery_perpetual.beat.scheduler import PerpetualScheduler
-from celery_perpetual.completions import ReceiveStep, connect, watch_propagation
+from celery_perpetual.completions import ReceiveStep, SurviveBrokerLoss, connect, watch_propagation
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.polling import POLL_TASK
 from celery_perpetual.settings import Settings
@@ -34,6 +34,7 @@ def wire(app: Celery) -> None:
     register: Any = app.task(name=POLL_TASK, bind=True, shared=False, ignore_result=True, acks_late=False)
     register(_poll)
     app.steps["worker"].add(WorkerCheck)
+    app.steps["consumer"].add(SurviveBrokerLoss)
     app.steps["consumer"].add(ReceiveStep)
     signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid="celery_perpetual.scheduler")
     app.on_after_configure.connect(_after_configure, weak=False, dispatch_uid="celery_perpetual.scheduler")

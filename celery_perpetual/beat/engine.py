@@ -71,7 +71,7 @@ class Engine:
         runner = Runner(self.app, store, settings.events_maxlen)
         polls = PollThreads(runner.run, settings.poll_threads, settings.max_abandoned_polls)
         clock = Clock(store, leadership, roster, runner, polls, self.base_runs)
-        self.base_runs.on_run = clock.wake
+        self.base_runs.on_run = polls.on_end = clock.wake
         memory = Memory(
             store,
             Pauses(store, settings.events_maxlen),

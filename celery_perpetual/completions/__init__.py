@@ -6,6 +6,7 @@ from celery_perpetual.completions.aio import AsyncWaiting
 from celery_perpetual.completions.annotations import annotate
 from celery_perpetual.completions.announce import Announcer
 from celery_perpetual.completions.batches import BatchResult, relay_batch_done
+from celery_perpetual.completions.broker_loss import SurviveBrokerLoss
 from celery_perpetual.completions.completion import Completion
 from celery_perpetual.completions.follow import Event, stream, subscribe
 from celery_perpetual.completions.hub import Hub
@@ -16,6 +17,7 @@ from celery_perpetual.completions.signals import connect
 from celery_perpetual.completions.waiting import Waiting
 
 __all__ = [
-    "Announcer", "AsyncWaiting", "BatchResult", "Completion", "Event", "Hub", "ReceiveStep", "Waiting", "annotate",
-    "answers", "connect", "pending", "relay_batch_done", "stream", "subscribe", "watch_propagation",
+    "Announcer", "AsyncWaiting", "BatchResult", "Completion", "Event", "Hub", "ReceiveStep",
+    "SurviveBrokerLoss", "Waiting", "annotate", "answers", "connect", "pending", "relay_batch_done", "stream",
+    "subscribe", "watch_propagation",
 ]  # fmt: skip

@@ -139,6 +139,14 @@ class Announcer:
                 self._thread = threading.Thread(target=self._keep_trying, name="perpetual-ends", daemon=True)
                 self._thread.start()
 
+    def flush(self, seconds: float) -> None:
+        """Before the process ends: try for a while. The thread may hold an end in its hand."""
+        deadline = time.monotonic() + seconds
+        if self._pid == os.getpid() and self._thread is not None:
+            self._thread.join(seconds)
+        while not self.settle() and time.monotonic() < deadline:
+            time.sleep(RETRY_SECONDS)
+
     def _keep_trying(self) -> None:
         while self._waiting:
             time.sleep(RETRY_SECONDS)

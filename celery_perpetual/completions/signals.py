@@ -45,6 +45,9 @@ PARENT_TELLS = celery.VERSION >= (5, 7)
 #: Whether this pool child is leaving because it was told to, not because the body left.
 _told_to_leave: Any = getattr(common, "terminate_handler_fired", lambda: False)
 
+#: What a pool child that goes waits for a store that does not answer.
+FAREWELL_SECONDS = 10.0
+
 _UID = "celery_perpetual.completions"
 
 
@@ -233,9 +236,9 @@ def reject(app: Any, headers: Any, exc: Any, status: str, worker: str) -> None:
 
 
 def _on_process_shutdown(**_: Any) -> None:
-    """A pool child that goes takes its unsettled ends along; it tries once more."""
+    """A pool child that goes takes its unsettled ends along; it tries for a while."""
     for perpetual in {id(p): p for p in _wired()}.values():
-        perpetual.announcer.settle()
+        perpetual.announcer.flush(FAREWELL_SECONDS)
 
 
 def _wired() -> list[Any]:

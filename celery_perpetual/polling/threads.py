@@ -33,6 +33,8 @@ class PollThreads:
         self._running: dict[str, Claim] = {}
         self._hanging: dict[str, Claim] = {}
         self._threads = 0
+        self.on_end: Callable[[], object] = lambda: None
+        """Called when a poll has ended: its unit may be due again at once."""
 
     @property
     def free(self) -> int:
@@ -87,3 +89,4 @@ class PollThreads:
             with self._lock:
                 self._running.pop(claim.poll_id, None)
                 self._hanging.pop(claim.poll_id, None)
+            self.on_end()

@@ -181,16 +181,6 @@ def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Projec
     worker = proj.worker(pool="threads", concurrency=4).ready()
     wait_until(lambda: len(polled(proj)) == len(UNITS), "every unit has been polled")
     assert complaints_about_types(proj.redis) == []
-<<<<<<< HEAD
-    proj.run_python(
-        "from proj import *; perpetual.pause('proj.skipping', reason='x'); perpetual.resume('proj.skipping')"
-    )
-    proj.run_python("from proj import *; perpetual.poll('proj.fetch'); perpetual.poll('proj.timing:out')")
-    proj.run_python("from proj import *; perpetual.pause(reason='the end of it')")
-
-    wait_until(lambda: in_flight(proj.redis) == 0 and not proj.redis.exists(f"{PREFIX}:outbox"), "all has ended", 60)
-=======
->>>>>>> main
     proj.run_python(
         """
         from proj import *
