@@ -392,8 +392,6 @@ CASES = [
          verdicts(b"claimed"), same_claims, touches=claim_keys),
     Case("claim", "left open by hand", lambda w: w.claimed(mine="", valid=0), lambda w: w.claim(NEXT_POLL, slot=2000),
          verdicts(b"backoff"), same_claims, touches=claim_keys),
-    Case("claim", "left open by hand", lambda w: (w.registered(), w.claimed(mine="", valid=0)),
-         lambda w: w.claim(NEXT_POLL, slot=2000), verdicts(b"backoff"), same_claims, touches=claim_keys),
     Case("claim", "busy", lambda w: w.claimed(), lambda w: w.claim(NEXT_POLL, slot=2000), verdicts(b"busy"), same_claims,
          touches=claim_keys),
     Case("claim", "busy for a poll by hand", lambda w: w.claimed(), lambda w: w.claim(NEXT_POLL, mine=""),
