@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 def banner(app: Celery, settings: Settings, store: Store, ours: type[Scheduler]) -> str:
     """Store, leader and perpetual tasks, one line each, as Celery indents them."""
+    store = store.clone(patient=False)  # nobody waits for a banner
     lines = [f"store -> {store.shown} (prefix {settings.key_prefix})", f"leader -> {_leader(store)}"]
     try:
         tasks = discover(app).tasks.values()

@@ -104,7 +104,17 @@ class Publisher:
         """Continue what others left unpublished, and return how many items that were."""
         with self.store.errors("outbox"):
             waiting = self.store.redis.zrange(self.store.keys.outbox, 0, limit - 1)
-        return sum(self.publish(poll.decode()) for poll in waiting)
+        return sum(self._relayed(poll.decode()) for poll in waiting)
+
+    def _relayed(self, poll_id: str) -> int:
+        """One batch that cannot be published now does not hold up the others."""
+        try:
+            return self.publish(poll_id)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            logger.exception("perpetual: poll %s cannot be published now, the relay will try again", poll_id)
+            return 0
 
     def _publish(self, poll_id: str, works: Sequence[Work]) -> int:
         sent, state = 0, self._state(poll_id)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from celery import Signature
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.compression import get_encoder
+from kombu.serialization import loads
 from kombu.utils.json import dumps as json_dumps
 
 from celery_perpetual.errors import InvalidItem
@@ -120,6 +121,8 @@ class Reader:
             key = _checked_key(key)
         # What pickle brings back shows itself as before; the rest comes back from the ledger as what JSON has.
         shown, plain = (None, True) if serializer == "pickle" else self._show(args, kwargs)
+        if not plain:
+            _must_come_back(body, serializer)
         if self._hidden:
             shown, plain = HIDDEN, False
         return Work(target.name, body, serializer, options, key, None if plain else shown, shown, told)
@@ -250,6 +253,15 @@ def _must_be_known(options: Mapping[str, Any]) -> None:
             get_encoder(method)
     except KeyError:
         raise InvalidItem(f"compression {method!r} is not known to Kombu") from None
+
+
+def _must_come_back(body: bytes, serializer: str) -> None:
+    """Values with a notation of their own may be written by a serializer that cannot read them."""
+    content_type, encoding = codec(serializer)
+    try:
+        loads(body, content_type, encoding, accept=[content_type])
+    except Exception as error:  # noqa: BLE001  # whatever the serializer raises
+        raise InvalidItem(f"arguments cannot be read back from {serializer}: {error}") from None
 
 
 def _must_be_storable(options: Mapping[str, Any]) -> None:

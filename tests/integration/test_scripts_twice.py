@@ -444,6 +444,9 @@ CASES = [
     Case("once", "sent by somebody", World.led, World.once, answers(0), writes=False),
     Case("unstage", "some keys", lambda w: w.abandoned(2), lambda w: w.unstage("0-0", "0-1"), answers(1)),
     Case("unstage", "all that is left", lambda w: w.abandoned(2), lambda w: w.unstage(last=True), answers(1)),
+    Case("unstage", "a key that another poll has taken",
+         lambda w: (w.abandoned(1), w.redis.hset(w.keys.item_keys(UNIT), "0-0", item_id(NEXT_POLL, 0))),
+         lambda w: w.unstage("0-0"), answers(1), writes=False),
     Case("unstage", "still open", lambda w: w.staged(1), lambda w: w.unstage("0-0"), answers(0), writes=False),
     # ---- polls in workers
     Case("travel", "on its way", lambda w: w.claimed(), World.travel, answers(1), moving_claim=True),

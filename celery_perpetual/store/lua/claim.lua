@@ -68,13 +68,13 @@ for i = 5, #ARGV, 9 do
   local u = redis.call('HMGET', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by',
     'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled', 'trigger', 'killed', 'banned', 'last', 'refused', 'backoff')
   local trigger = mine == '' and 'manual' or (u[13] or 'schedule')
-  local verdict = 'claimed'
+  local verdict, stale = 'claimed', false
   if u[1] == poll then
     trigger, travels = u[3], mine ~= '' and (travels or (tonumber(u[15]) or 0) > now)
   elseif u[17] == poll then
     verdict, following = 'backoff', u[18]  -- sent once more
   elseif u[16] == poll then
-    verdict = 'early'  -- a claim that was sent once more, after its poll has ended
+    verdict, stale = 'early', true  -- a claim that was sent once more, after its poll has ended
   elseif mine ~= '' and (everything or is_paused(unit)) then
     verdict = 'paused'
     redis.call('HDEL', key, 'trigger')
@@ -104,7 +104,7 @@ for i = 5, #ARGV, 9 do
       redis.call('HDEL', key, 'trigger')
     end
   end
-  if mine ~= '' then
+  if mine ~= '' and not stale then
     -- Behind an open claim the unit waits for its end, which sets the due time anew; and should this poll never end,
     -- the unit is looked at when its claim expires, however far away the next slot is.
     local at = verdict == 'busy' and u[5] or following
