@@ -200,7 +200,6 @@ RARE = {
     "group": ("shop.t", (1,), {}, {"group_id": "g", "group_index": 3}),
     "notation of a tuple": ("shop.t", ((1, 2),), {}, {"argsrepr": "('***',)"}),
     "countdown and eta": ("shop.t", (1,), {}, {"countdown": 3600, "eta": LATER}),
-    "pickled link": ("shop.t", (1,), {}, {"serializer": "pickle", "link": t.s(9)}),
 }
 # A signature that is enqueued gets parents and ids of its own, as a new task does.
 ONLY_OF_ITEMS = {
