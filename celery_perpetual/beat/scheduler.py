@@ -8,6 +8,7 @@ scheduler's tick costs and never waits for the store, a ``next_batch`` or the br
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ LONGEST_TICK = 0.5
 SHORTEST_TICK = 0.001
 #: How often the base's schedule is compared with what is being run, in seconds.
 COMPARE_EVERY = 1.0
+#: What closing the broker's connection may take.
+HANG_UP_SECONDS = 1.0
 
 
 class PerpetualScheduler(Scheduler):
@@ -112,6 +115,7 @@ class PerpetualScheduler(Scheduler):
         Celery calls this twice on SIGTERM, the first time inside a signal handler in the middle of a tick.
         """
         self._perpetual_engine.stop()
+        self._perpetual_hang_up()
         super().close()
 
     @property
@@ -136,7 +140,17 @@ class PerpetualScheduler(Scheduler):
         if self._perpetual_base_ready:
             self._perpetual_base_ready = False
             self._perpetual_engine.base_runs.forget()
+            self._perpetual_hang_up()
             super().close()
+
+    def _perpetual_hang_up(self) -> None:
+        """Release the connection to the broker, but wait for it only a moment: a frozen broker says nothing."""
+        self.__dict__.pop("producer", None)
+        connection = self.__dict__.pop("connection", None)
+        if connection is not None:
+            release = threading.Thread(target=connection.release, name="perpetual-hang-up", daemon=True)
+            release.start()
+            release.join(HANG_UP_SECONDS)
 
 
 def _made_to_be_closed() -> bool:
