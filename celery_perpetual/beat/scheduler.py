@@ -116,7 +116,11 @@ class PerpetualScheduler(Scheduler):
         """
         self._perpetual_engine.stop()
         self._perpetual_hang_up()
-        super().close()
+        try:
+            super().close()
+        except Exception:
+            # Out of Celery's signal handler it would take SystemExit's place, and beat would go on.
+            logger.exception("perpetual: the base scheduler could not be closed")
 
     @property
     def info(self) -> str:
