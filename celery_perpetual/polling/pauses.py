@@ -6,12 +6,15 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 from celery_perpetual.polling.outcome import format_time, parse_time
 from celery_perpetual.store import Store, script
 from celery_perpetual.tasks import to_ms
 
 EVERYTHING = "*"
+#: A client repeats a call whose reply got lost for seconds at most.
+RECEIPT_TTL_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,17 +71,15 @@ class Pauses:
         keys = self.store.keys
         return bool(
             script("resume")(
-                self.store, paused=keys.paused, due=keys.due, events=keys.events, scope=scope, about=about,
-                maxlen=self.events_maxlen, unit_prefix=keys.unit_prefix, tail=poll_now,
+                self.store, paused=keys.paused, due=keys.due, events=keys.events, receipt=keys.receipt(uuid4().hex),
+                scope=scope, about=about, maxlen=self.events_maxlen, receipt_ttl=RECEIPT_TTL_MS,
+                unit_prefix=keys.unit_prefix, tail=poll_now,
             )
         )  # fmt: skip
 
-    def trim(self) -> int:
+    def trim(self) -> None:
         """Forget pauses that have ended by themselves."""
-        with self.store.errors("pauses"):
-            scopes = {scope.decode() for scope in self.store.redis.hkeys(self.store.keys.paused)}
-            over = scopes - self.now().keys() if scopes else set()
-            return self.store.redis.hdel(self.store.keys.paused, *over) if over else 0
+        script("trim_pauses")(self.store, paused=self.store.keys.paused)
 
 
 def _parsed(scope: str, text: bytes) -> Paused:

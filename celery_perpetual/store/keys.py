@@ -23,6 +23,7 @@ key                    type    holds                                            
 {P}:staged             zset    ``poll unit`` whose records wait for their commit      commit, or the cycle
 {P}:outbox             zset    committed polls that are not wholly published          publish of the last message
 {P}:paused             hash    scope -> JSON: by, reason, at, until                   resume
+{P}:receipt:{call}     string  that a call by hand has had its effect                 TTL one minute
 {P}:base               hash    entry of the base scheduler -> its last run            with the entry
 {P}:batches            zset    finished batches whose ``on_batch_done`` is not sent    the cycle, or who finished it
 {P}:completion:{id}    string  the final record of a task, JSON                       TTL ``perpetual_completion_ttl``
@@ -60,6 +61,9 @@ class Keys:
         self.unit_prefix = f"{prefix}:u:"
         self.polls_prefix = f"{prefix}:polls:"
         self.poll_prefix = f"{prefix}:p:"
+
+    def receipt(self, call: str) -> str:
+        return f"{self.prefix}:receipt:{call}"
 
     def unit(self, unit: str) -> str:
         return f"{self.unit_prefix}{unit}"

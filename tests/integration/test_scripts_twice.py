@@ -183,16 +183,19 @@ class World:
             "poll": poll, "unit": UNIT, "base": base(poll), "last": int(last), "tail": keys,
         }  # fmt: skip
 
-    def pause(self, reason: str = "holidays", scope: str = UNIT) -> Slots:
-        told = json.dumps({"by": "me", "reason": reason, "until_ms": None})
+    def pause(self, reason: str = "holidays", scope: str = UNIT, until_ms: int | None = None) -> Slots:
+        told = json.dumps({"by": "me", "reason": reason, "until_ms": until_ms})
         return {"paused": self.keys.paused, "events": self.keys.events, "scope": scope, "pause": told, "maxlen": 1000}
 
     def resume(self, scope: str = UNIT) -> Slots:
         k = self.keys
         return {
-            "paused": k.paused, "due": k.due, "events": k.events, "scope": scope, "about": "{}", "maxlen": 1000,
-            "unit_prefix": k.unit_prefix, "tail": [UNIT, OTHER_UNIT],
+            "paused": k.paused, "due": k.due, "events": k.events, "receipt": k.receipt("call"), "scope": scope,
+            "about": "{}", "maxlen": 1000, "receipt_ttl": MINUTE, "unit_prefix": k.unit_prefix, "tail": [UNIT, OTHER_UNIT],
         }  # fmt: skip
+
+    def trim_pauses(self) -> Slots:
+        return {"paused": self.keys.paused}
 
     def drop_unit(self, unit: str = UNIT) -> Slots:
         k = self.keys
@@ -252,6 +255,10 @@ class World:
     def paused(self) -> None:
         self.registered()
         self.run("pause", self.pause())
+
+    def pause_is_over(self) -> None:
+        self.registered()
+        self.run("pause", self.pause(until_ms=1))
 
     def orphaned(self, cursor: str) -> None:
         """A unit that was polled once, and was last known long ago."""
@@ -464,8 +471,11 @@ CASES = [
     # ---- pauses
     Case("pause", "not paused yet", World.registered, World.pause, answers(1)),
     Case("pause", "paused for another reason", World.paused, lambda w: w.pause("strike"), answers(1)),
-    Case("resume", "paused", World.paused, World.resume, answers(1), then(0), touches=unit_keys),
+    Case("resume", "paused", World.paused, World.resume, answers(1), touches=unit_keys),
     Case("resume", "not paused", World.registered, World.resume, answers(0), writes=False),
+    Case("resume", "the pause is over", World.pause_is_over, World.resume, answers(0), writes=False),
+    Case("trim_pauses", "one is over", World.pause_is_over, World.trim_pauses, answers(None)),
+    Case("trim_pauses", "one holds", World.paused, World.trim_pauses, answers(None), writes=False),
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@
 local leader, due, paused, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local mine, unit_prefix, polls_prefix, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include now
+-- include holds
 -- include rfc3339
 -- include outcome
 -- include typed
@@ -29,9 +30,7 @@ if mine ~= '' and redis.call('GET', leader) ~= mine then
 end
 
 local function is_paused(scope)
-  local found = redis.call('HGET', paused, scope)
-  local till = found and cjson.decode(found)['until_ms']
-  return found and (till == nil or till == cjson.null or till > now)
+  return holds(redis.call('HGET', paused, scope))
 end
 
 local function end_other(unit, task, open, status, history, ttl)
