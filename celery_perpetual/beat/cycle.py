@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from celery.utils.log import get_logger
 
 from celery_perpetual.beat.leadership import Leadership
-from celery_perpetual.beat.orphans import drop_orphans
+from celery_perpetual.beat.orphans import Orphans
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.completions import relay_batch_done
 from celery_perpetual.errors import StoreUnavailable
@@ -47,7 +47,7 @@ class Cycle(threading.Thread):
             "staged": lambda: sweep_staged(store),
             "pauses": pauses.trim,
             "batches": lambda: relay_batch_done(runner.app, store),
-            "orphans": lambda: drop_orphans(store, roster.units.keys() | roster.disabled),
+            "orphans": Orphans(store, lambda: roster.units.keys() | roster.disabled).drop,
         }
 
     def halt(self) -> None:

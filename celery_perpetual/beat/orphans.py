@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 from celery_perpetual.store import Store, script
@@ -10,16 +11,31 @@ from celery_perpetual.store import Store, script
 AGE_MS = 7 * 24 * 3600 * 1000
 
 
-def drop_orphans(store: Store, known: AbstractSet[str], limit: int = 100) -> int:
-    """Forget units that nobody has known for a week, but never a cursor; returns how many."""
-    keys = store.keys
-    with store.errors("orphans"):
-        old = store.redis.zrangebyscore(keys.units, "-inf", store.now() - AGE_MS, 0, limit)
-    return sum(
-        script("drop_unit")(
-            store, key=keys.unit(unit), units=keys.units, due=keys.due, polls=keys.polls(unit), unit=unit, age=AGE_MS
-        )
-        == 1
-        for unit in (name.decode() for name in old)
-        if unit not in known
-    )
+class Orphans:
+    """Forgets units that nobody has known for a week, but never a cursor; some of them with each pass."""
+
+    def __init__(self, store: Store, known: Callable[[], AbstractSet[str]], limit: int = 100) -> None:
+        self._store = store
+        self._known = known
+        self._limit = limit
+        self._kept = 0
+        """How many of the oldest stay: those with a cursor, or known here and disabled. The next pass begins there."""
+
+    def drop(self) -> int:
+        """Look at the next ``limit`` units; returns how many are gone."""
+        keys, known = self._store.keys, self._known()
+        with self._store.errors("orphans"):
+            oldest = self._store.redis.zrangebyscore(
+                keys.units, "-inf", self._store.now() - AGE_MS, self._kept, self._limit
+            )
+        dropped = sum(self._is_dropped(unit) for unit in map(bytes.decode, oldest) if unit not in known)
+        self._kept = self._kept + len(oldest) - dropped if len(oldest) == self._limit else 0
+        return dropped
+
+    def _is_dropped(self, unit: str) -> bool:
+        keys = self._store.keys
+        answer = script("drop_unit")(
+            self._store, key=keys.unit(unit), units=keys.units, due=keys.due, polls=keys.polls(unit), unit=unit,
+            age=AGE_MS,
+        )  # fmt: skip
+        return bool(answer == 1)

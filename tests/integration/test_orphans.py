@@ -1,0 +1,61 @@
+"""Units that no code has are forgotten after a week, pass by pass, and never a cursor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from celery_perpetual.beat.orphans import AGE_MS, Orphans
+from celery_perpetual.store import Store, address
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[Store]:
+    store = Store(address(redis_url), "P")
+    yield store
+    store.close()
+
+
+def remember(store: Store, unit: str, age_ms: int, **facts: str) -> None:
+    """A unit that was last known that long ago."""
+    store.redis.zadd(store.keys.units, {unit: store.now() - age_ms})
+    store.redis.hset(store.keys.unit(unit), mapping={"anchor": "1", **facts})
+
+
+def units(store: Store) -> set[str]:
+    return {unit.decode() for unit in store.redis.zrange(store.keys.units, 0, -1)}
+
+
+def test_those_that_stay_do_not_hide_the_ones_behind_them(store: Store) -> None:
+    """More units than one pass looks at, all of which stay, are older than one that goes."""
+    for number in range(5):
+        remember(store, f"cursor{number}", AGE_MS + 9000 - number, cursor="7")
+    for number in range(5):
+        remember(store, f"disabled{number}", AGE_MS + 8000 - number)
+    remember(store, "gone", AGE_MS + 1000)
+    remember(store, "lately", AGE_MS - 60_000)
+    orphans = Orphans(store, lambda: {f"disabled{number}" for number in range(5)}, limit=2)
+
+    dropped = [orphans.drop() for _ in range(6)]
+
+    assert sum(dropped) == 1
+    assert units(store) == {*(f"cursor{n}" for n in range(5)), *(f"disabled{n}" for n in range(5)), "lately"}
+    assert store.redis.hgetall(store.keys.unit("cursor4")) == {b"cursor": b"7"}
+    assert not store.redis.exists(store.keys.unit("gone"))
+
+
+def test_passes_begin_again_at_the_oldest(store: Store) -> None:
+    """One that stayed because of its items goes when they have ended."""
+    remember(store, "busy", AGE_MS + 9000, inflight="1")
+    for number in range(3):
+        remember(store, f"gone{number}", AGE_MS + 5000 - number)
+    orphans = Orphans(store, set, limit=2)
+    while orphans.drop():
+        pass
+    assert units(store) == {"busy"}
+
+    store.redis.hset(store.keys.unit("busy"), "inflight", "0")
+
+    assert orphans.drop() == 1
+    assert units(store) == set()
