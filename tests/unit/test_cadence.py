@@ -270,9 +270,6 @@ class EveryThirdSecond(BaseSchedule):
         since = last_run_at.timestamp()
         return timedelta(seconds=(since // 3 + 1) * 3 - self.now().timestamp())
 
-    def is_due(self, last_run_at: datetime) -> tuple[bool, Any]:
-        raise NotImplementedError
-
     def __repr__(self) -> str:
         return "<every third second>"
 
