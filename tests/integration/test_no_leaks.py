@@ -130,6 +130,7 @@ PATTERNS = {
     "unit": r"perpetual:[^:]+(:[^:]+)?",
     "poll": r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{4}ffffffff",
     "chunk": r"\d+",
+    "call": r"[0-9a-f]{32}",
     "id": r"[0-9a-f]{8}-[0-9a-f]{4}-[48][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
 }
 
@@ -167,7 +168,7 @@ def test_the_table_of_keys_is_complete() -> None:
     methods = {
         names.unit("{unit}"), names.polls("{unit}"), names.item_keys("{unit}"), names.recent("{unit}"),
         names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
-        names.completion("{id}"), names.queue("{id}"),
+        names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"),
     }  # fmt: skip
 
     assert made | {key.removeprefix("P:") for key in methods} == table().keys()
