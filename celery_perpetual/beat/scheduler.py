@@ -43,6 +43,7 @@ class PerpetualScheduler(Scheduler):
 
     _perpetual_shares_runs = True
     _perpetual_compare_at = 0.0
+    _perpetual_ticking = False
 
     def __new__(cls, app: Celery, **_: Any) -> PerpetualScheduler:  # noqa: PYI034  # a subclass of it, made here
         """Put the configured base scheduler behind this class."""
@@ -80,6 +81,7 @@ class PerpetualScheduler(Scheduler):
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """One tick of the base scheduler if this beat leads; seconds to sleep. Never raises."""
+        self._perpetual_ticking = True
         try:
             if not self._perpetual_engine.leads:
                 self._perpetual_stand_back()
@@ -91,6 +93,8 @@ class PerpetualScheduler(Scheduler):
         except Exception:
             logger.exception("perpetual: a tick of the base scheduler failed")
             return LONGEST_TICK
+        finally:
+            self._perpetual_ticking = False
 
     def schedules_equal(self, *args: Any, **kwargs: Any) -> bool:
         """Whether the base's schedule is as it was; compared entry by entry at most once a second.
@@ -112,15 +116,21 @@ class PerpetualScheduler(Scheduler):
     def close(self) -> None:
         """Release the lead and close the base scheduler.
 
-        Celery calls this twice on SIGTERM, the first time inside a signal handler in the middle of a tick.
+        Celery calls this twice on SIGTERM, the first time inside a signal handler in the middle of a tick, whose
+        connection stays for the second time: a call on it would notice, and raise what takes SystemExit's place.
         """
         self._perpetual_engine.stop()
-        self._perpetual_hang_up()
+        in_use: dict[str, Any] = {}
+        if self._perpetual_ticking:
+            in_use = {name: self.__dict__.pop(name) for name in ("connection", "producer") if name in self.__dict__}
+        else:
+            self._perpetual_hang_up()
         try:
             super().close()
         except Exception:
             # Out of Celery's signal handler it would take SystemExit's place, and beat would go on.
             logger.exception("perpetual: the base scheduler could not be closed")
+        self.__dict__.update(in_use)
 
     @property
     def info(self) -> str:
