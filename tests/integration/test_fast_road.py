@@ -104,8 +104,9 @@ class Spy:
         monkeypatch.setattr(capturing.Capture, "commands", commands)
 
     def task(self, items: list[Any], **options: Any) -> Any:
-        options = {"base": PerpetualTask, "name": "app.work", **options}
-        return self.app.task(poll_every=60, next_batch=lambda: items, **options)(nothing)
+        # A shared task would come up in the apps of later tests as well.
+        options = {"base": PerpetualTask, "name": "app.work", "shared": False, "next_batch": lambda: items, **options}
+        return self.app.task(poll_every=60, **options)(nothing)
 
     def poll(self, items: list[Any], **options: Any) -> Any:
         outcome = self.perpetual.poll(self.task(items, **options))
@@ -345,8 +346,7 @@ def test_a_refused_commit_tells_nobody(spy: Callable[..., Spy], listening: Any) 
         one.redis.hdel("perpetual:u:perpetual:app.work", "claim")
         return [(n,) for n in range(ROWS)]
 
-    task = one.app.task(poll_every=60, next_batch=found, base=PerpetualTask, name="app.work")(nothing)
-    outcome = one.perpetual.poll(task)
+    outcome = one.perpetual.poll(one.task([], next_batch=found))
 
     assert outcome.status == "superseded"
     assert told == []
