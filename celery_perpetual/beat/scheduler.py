@@ -73,11 +73,11 @@ class PerpetualScheduler(Scheduler):
             raise SystemExit(0)
         try:
             self._perpetual_engine.start()
-        except BaseException:  # SIGTERM may come at any point of it
+            if self._perpetual_engine.leads:
+                self._perpetual_take_over()
+        except BaseException:  # SIGTERM may come at any point of it, and Celery does not know this scheduler yet
             self._perpetual_engine.stop()
             raise
-        if self._perpetual_engine.leads:
-            self._perpetual_take_over()
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """One tick of the base scheduler if this beat leads; seconds to sleep. Never raises."""
