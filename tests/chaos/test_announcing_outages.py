@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
@@ -16,6 +16,8 @@ from tests.support.ends import announced, batch, by_status, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import redis
 
     from celery_perpetual.embedded import EmbeddedServer
     from tests.support import Project
@@ -30,6 +32,7 @@ def work(self, number):
     ledger.record(number, "begun")
     while not number and not os.path.exists("released"):
         time.sleep(0.02)
+    # How long the task takes.
     time.sleep(PAUSE)
     ledger.record(number, "done")
     if number % 10 == 7:
@@ -54,12 +57,12 @@ def poll(proj: Project) -> tuple[str, list[str]]:
     return poll_id, ids
 
 
-def check(proj: Project, results: Project, poll_id: str, ids: list[str]) -> None:
+def check(proj: Project, results: redis.Redis, poll_id: str, ids: list[str]) -> None:
     """Wait until every end is announced: once each, as Celery stored it, and the books are closed."""
     wait_until(lambda: batch(proj.redis, poll_id).get("left") == "0", "every end is settled", timeout=60)
     own = {index: (record(proj.redis, each) or {}).get("status") for index, each in enumerate(ids)}
     assert own == {index: "failure" if index % 10 == 7 else "success" for index in range(len(ids))}
-    stored = [json.loads(results.redis.get(f"celery-task-meta-{each}"))["status"].lower() for each in ids]
+    stored = [json.loads(results.get(f"celery-task-meta-{each}"))["status"].lower() for each in ids]
     assert stored == list(own.values())
     assert [announced(proj.redis)[each] for each in ids] == [1] * len(ids)
     assert by_status(batch(proj.redis, poll_id)) == Counter(own.values())
@@ -67,34 +70,35 @@ def check(proj: Project, results: Project, poll_id: str, ids: list[str]) -> None
     assert proj.redis.keys("perpetual:keys:*") + proj.redis.keys("perpetual:[id]:*") == []
 
 
-class Results:
-    """The Redis that stays: broker and result backend."""
+@pytest.fixture
+def losable(
+    project: Callable[..., Project], redis_url: str, private_redis: Callable[..., EmbeddedServer]
+) -> Callable[..., tuple[EmbeddedServer, Project]]:
+    """Write a project whose store is a server that may go away; broker and result backend stay."""
 
-    def __init__(self, redis: object) -> None:
-        self.redis = redis
+    def write(*, items: int, pause: float, **config: Any) -> tuple[EmbeddedServer, Project]:
+        server = private_redis(appendonly=True)
+        proj = project(
+            f"ITEMS, PAUSE = {items}, {pause}\n{TASKS}",
+            broker=redis_url,
+            store=server.url,
+            result_backend=redis_url,
+            perpetual_store_timeout=TIMEOUT,
+            **config,
+        )
+        return server, proj
+
+    return write
 
 
 @pytest.mark.parametrize("how", ["frozen", "frozen before the first contact", "gone"])
 @POOLS
 def test_a_store_that_does_not_answer_delays_tasks_once(
-    project: Callable[..., Project],
-    redis_url: str,
-    store_redis: object,
-    private_redis: Callable[..., EmbeddedServer],
-    pool: str,
-    how: str,
+    losable: Callable[..., tuple[EmbeddedServer, Project]], store_redis: redis.Redis, pool: str, how: str
 ) -> None:
     """The first end waits no longer than perpetual_store_timeout, the others not at all, and all are told later."""
-    server = private_redis(appendonly=True)
-    proj = project(
-        f"ITEMS, PAUSE = 10, 0\n{TASKS}",
-        broker=redis_url,
-        store=server.url,
-        result_backend=redis_url,
-        perpetual_store_timeout=TIMEOUT,
-        # All at hand: fetching more messages may take Celery a second, too.
-        worker_prefetch_multiplier=20,
-    )
+    # All at hand: fetching more messages may take Celery a second, too.
+    server, proj = losable(items=10, pause=0, worker_prefetch_multiplier=20)
     worker = proj.worker(pool=pool, concurrency=1).ready()
     if how != "frozen before the first contact":
         warm = proj.run_python("import proj; print(proj.warm_up.delay().id)").strip()
@@ -119,28 +123,17 @@ def test_a_store_that_does_not_answer_delays_tasks_once(
         server.restart()
     else:
         os.kill(server.pid, signal.SIGCONT)
-    check(proj, Results(store_redis), poll_id, ids)
+    check(proj, store_redis, poll_id, ids)
     assert len(proj.rows("begun")) == 10
     assert worker.alive
 
 
 @POOLS
 def test_every_end_is_told_though_the_store_dies_while_tasks_end(
-    project: Callable[..., Project],
-    redis_url: str,
-    store_redis: object,
-    private_redis: Callable[..., EmbeddedServer],
-    pool: str,
+    losable: Callable[..., tuple[EmbeddedServer, Project]], store_redis: redis.Redis, pool: str
 ) -> None:
     """The store is killed and comes back with its data three times in the middle of two hundred ends."""
-    server = private_redis(appendonly=True)
-    proj = project(
-        f"ITEMS, PAUSE = 200, 0.05\n{TASKS}",
-        broker=redis_url,
-        store=server.url,
-        result_backend=redis_url,
-        perpetual_store_timeout=TIMEOUT,
-    )
+    server, proj = losable(items=200, pause=0.05)
     proj.write("released", "")
     poll_id, ids = poll(proj)
     worker = proj.worker(pool=pool, concurrency=3)
@@ -151,6 +144,6 @@ def test_every_end_is_told_though_the_store_dies_while_tasks_end(
         wait_until(lambda share=share: len(proj.rows("done")) >= share + 20, "tasks end without the store")
         server.restart()
 
-    check(proj, Results(store_redis), poll_id, ids)
+    check(proj, store_redis, poll_id, ids)
     assert len(proj.rows("begun")) == 200
     assert worker.alive

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
+from tests.support.broker import queued
 from tests.support.console import Console
-from tests.support.outside import messages, poll_events, seconds, statuses
+from tests.support.outside import poll_events, seconds, statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -185,7 +186,7 @@ def test_bad_polls_delay_nobody_else(project: Callable[..., Project], store_redi
         assert [(p["status"], p["count"]) for p in endless] == [("enqueued", 700)]
     assert units["good"]["state"] == units["floods"]["state"] == "active"
     assert store_redis.llen("flood") == 10_000
-    assert [m.args for m in messages(store_redis, "endless")] == [[number] for number in range(700)]
+    assert [m.args for m in queued(store_redis, "endless")] == [[number] for number in range(700)]
     assert store_redis.llen("celery") == 0
     calls = [row.what for row in proj.rows() if row.id == "proj.endless"]
     assert calls == ["0", f"closed after {700 + endless[0]['left_out']}"]
@@ -263,7 +264,7 @@ def test_a_hanging_poll_is_not_started_twice_and_its_result_is_refused(
         proj.write("released", "")
         wait_until(lambda: store_redis.llen("late"), "the unit is polled again")
 
-        (message,) = messages(store_redis, "late")
+        (message,) = queued(store_redis, "late")
         enqueued = next(poll for poll in poll_events(store_redis, "proj.hangs0") if poll.status == "enqueued")
         assert message.args == [enqueued.data["poll_id"]]
         assert [row.what for row in proj.rows()][:4] == ["called", "returns", "called", "returns"]

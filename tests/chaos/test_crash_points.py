@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
-from tests.support.broker import Message, events, leader, queued, taken
+from tests.support.broker import Message, queued, taken
+from tests.support.outside import events, leader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,6 +137,18 @@ def check_exactly_once(redis: redis.Redis, messages: list[Message], total: int) 
     assert len({event["slot"] for event in enqueued}) == len(enqueued)
 
 
+def check_that_the_next_beat_goes_on(proj: Project, total: int, lost: str | None, committed: dict[str, int]) -> None:
+    """Another beat brings the rest, keeps what was committed, and leaves out what was not."""
+    beat = take_over(proj)
+    messages = wait_for_all(proj.redis, total)
+    wait_until(lambda: events(proj.redis, "poll")[-1]["status"] == "empty", "a poll finds nothing more")
+    assert beat.terminate()[0] == 0
+    check_exactly_once(proj.redis, messages, total)
+    check_that_nothing_waits_for_ever(proj.redis)
+    assert committed.keys() <= batches(proj.redis).keys()
+    assert lost is None or lost[:28] not in batches(proj.redis)
+
+
 @pytest.mark.parametrize("point", [*LARGE, *LARGE_SECOND])
 def test_a_large_batch_is_enqueued_exactly_once(
     project: Callable[..., Project], store_redis: redis.Redis, point: str
@@ -145,15 +158,7 @@ def test_a_large_batch_is_enqueued_exactly_once(
     lost = crash(proj, point)
     committed = check_the_store_after_the_crash(store_redis, lost)
 
-    beat = take_over(proj)
-
-    messages = wait_for_all(store_redis, 4000)
-    wait_until(lambda: events(store_redis, "poll")[-1]["status"] == "empty", "a poll finds nothing more")
-    assert beat.terminate()[0] == 0
-    check_exactly_once(store_redis, messages, 4000)
-    check_that_nothing_waits_for_ever(store_redis)
-    assert committed.keys() <= batches(store_redis).keys()
-    assert lost is None or lost[:28] not in batches(store_redis)
+    check_that_the_next_beat_goes_on(proj, 4000, lost, committed)
 
 
 @pytest.mark.parametrize("point", SMALL)
@@ -167,14 +172,7 @@ def test_a_small_batch_is_enqueued_exactly_once(
     # Committed means published here, without anybody's help.
     assert len(queued(store_redis)) == cursor(store_redis)
 
-    beat = take_over(proj)
-
-    messages = wait_for_all(store_redis, 1200)
-    wait_until(lambda: events(store_redis, "poll")[-1]["status"] == "empty", "a poll finds nothing more")
-    assert beat.terminate()[0] == 0
-    check_exactly_once(store_redis, messages, 1200)
-    check_that_nothing_waits_for_ever(store_redis)
-    assert committed.keys() <= batches(store_redis).keys()
+    check_that_the_next_beat_goes_on(proj, 1200, lost, committed)
 
 
 @pytest.mark.parametrize("point", ["poll.staged:2", "poll.committed", "poll.publishing", "poll.publishing:3"])

@@ -9,7 +9,7 @@ import celery
 import pytest
 
 from tests.support import wait_until
-from tests.support.ends import Listener, announced
+from tests.support.ends import EVERY_POOL, Listener, announced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,15 +196,7 @@ def test_a_cold_shutdown_announces_nothing(
         assert the_end(listener, store_redis, task_id)["status"] == "success"
 
 
-@pytest.mark.parametrize(
-    "pool",
-    [
-        "prefork",
-        "threads",
-        pytest.param("solo", marks=pytest.mark.matrix),
-        pytest.param("gevent", marks=pytest.mark.matrix),
-    ],
-)
+@EVERY_POOL
 def test_a_warm_shutdown_announces_what_it_waits_for(
     project: Callable[..., Project], store_redis: redis.Redis, redis_url: str, listener: Listener, pool: str
 ) -> None:

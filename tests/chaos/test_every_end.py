@@ -16,7 +16,7 @@ import celery
 import pytest
 
 from tests.support import wait_until
-from tests.support.ends import Listener, announced, batch, by_status, record
+from tests.support.ends import EVERY_POOL, Listener, announced, batch, by_status, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,6 +90,7 @@ def hangs_once(self):
 
 @app.task(bind=True, time_limit=1)
 def passes_its_limit(self):
+    # Longer than the limit.
     time.sleep(1.2)
 
 @app.task(bind=True)
@@ -609,15 +610,7 @@ def seen(listener: Listener, client: redis.Redis, proj: Project, task_id: str, e
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
-@pytest.mark.parametrize(
-    "pool",
-    [
-        "prefork",
-        "threads",
-        pytest.param("solo", marks=pytest.mark.matrix),
-        pytest.param("gevent", marks=pytest.mark.matrix),
-    ],
-)
+@EVERY_POOL
 def test_every_end_is_announced_once(
     project: Callable[..., Project], store_redis: redis.Redis, redis_url: str, pool: str, late: bool
 ) -> None:

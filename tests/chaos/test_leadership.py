@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from tests.support import wait_until
-from tests.support.broker import Message, events, leader, queued
+from tests.support.broker import Message, queued
+from tests.support.outside import events, leader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,6 +74,21 @@ def wait_for_more(store_redis: redis.Redis, number: int, pid: int, queue: str = 
     wanted = sent() + number
     wait_until(lambda: sent() >= wanted, f"process {pid} sends {number} more messages to {queue}", timeout=30)
     return queued(store_redis, queue)
+
+
+def leader_and_standby(proj: Project, file: str) -> tuple[CeleryProcess, CeleryProcess]:
+    """A leader that has sent entries, and a standby whose schedule file is an old one or the leader's own."""
+    arguments = ["-s", "celerybeat-schedule"] if file == "shared" else []
+    # Leads for a moment, so that its file says that the entry last ran a long time ago.
+    old = proj.beat(*arguments, name="second")
+    leading(proj.redis, [old])
+    wait_for_more(proj.redis, 1, old.pid, "often")
+    old.terminate()
+    first = proj.beat(*arguments, name="first")
+    leading(proj.redis, [first])
+    second = proj.beat(*arguments, name="second")
+    second.wait_for_log("standing by")
+    return first, second
 
 
 def slot_of(message: Message) -> float:
@@ -228,7 +244,7 @@ def test_a_claim_of_a_leader_that_froze_before_it_is_refused(
     wait_until(lambda: store_redis.hget(unit, "claim_slot") == f"{due:.0f}", "the successor polls that slot")
     claim = store_redis.hget(unit, "claim")
     frozen.cont()
-    # It tries to claim at once; this leaves it the time to do so.
+    # It tries to claim at once and leaves no trace of that: the stretch in which nothing may happen to the claim.
     time.sleep(1)
     assert store_redis.hget(unit, "claim") == claim
     hold.unlink()
@@ -326,16 +342,7 @@ def test_an_entry_just_sent_is_not_sent_again_after_a_clean_take_over(
 ) -> None:
     """A standby knows what a stopped leader has just sent, be its schedule file old or the very same."""
     proj = project(ENTRIES + RARE.format(seconds=3), **LEADER)
-    arguments = ["-s", "celerybeat-schedule"] if file == "shared" else []
-    # Leads for a moment, so that its file says that the entry last ran a long time ago.
-    old = proj.beat(*arguments, name="second")
-    leading(store_redis, [old])
-    wait_for_more(store_redis, 1, old.pid, "often")
-    old.terminate()
-    first = proj.beat(*arguments, name="first")
-    leading(store_redis, [first])
-    second = proj.beat(*arguments, name="second")
-    second.wait_for_log("standing by")
+    first, second = leader_and_standby(proj, file)
     # Twice: the first may be in the store by now, the second is only a moment old.
     wait_for_more(store_redis, 2, first.pid, "entries")
 
@@ -354,15 +361,7 @@ def test_an_entry_that_a_killed_leader_sent_is_not_sent_again(
 ) -> None:
     """A standby with an old schedule file, or the killed one's, goes by the last run that the store remembers."""
     proj = project(ENTRIES + RARE.format(seconds=5), **LEADER)
-    arguments = ["-s", "celerybeat-schedule"] if file == "shared" else []
-    old = proj.beat(*arguments, name="second")
-    leading(store_redis, [old])
-    wait_for_more(store_redis, 1, old.pid, "often")
-    old.terminate()
-    first = proj.beat(*arguments, name="first")
-    leading(store_redis, [first])
-    second = proj.beat(*arguments, name="second")
-    second.wait_for_log("standing by")
+    first, second = leader_and_standby(proj, file)
     ran = wait_for_more(store_redis, 1, first.pid, "entries")[-1].kwargs["at"]
 
     def stored() -> bool:

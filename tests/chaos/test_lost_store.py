@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import wait_until
-from tests.support.broker import events, leader
 from tests.support.console import Console
-from tests.support.outside import poll_events
+from tests.support.outside import events, leader, poll_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
     from celery_perpetual.embedded import EmbeddedServer
     from tests.support import CeleryProcess, Project
+
+    Losable = Callable[..., tuple[EmbeddedServer, Project]]
 
 # A source with growing ids: next_batch notes each id that it hands out. `most` says up to where ids exist.
 SOURCE = """
@@ -43,6 +44,17 @@ def plain(): ...
 UNIT = "perpetual:proj.follow"
 QUICK = {"perpetual_leader_ttl": 3, "perpetual_cycle_interval": 0.2}
 REASON = "the store was lost, and the cursor with it; set the cursor, then resume"
+
+
+@pytest.fixture
+def losable(project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]) -> Losable:
+    """Write the project for a server that may be lost."""
+
+    def write(**config: Any) -> tuple[EmbeddedServer, Project]:
+        server = private_redis()
+        return server, project(SOURCE, broker=server.url, store=server.url, **QUICK, **config)
+
+    return write
 
 
 def ids(proj: Project) -> list[int]:
@@ -94,12 +106,9 @@ def wait_for_pause(proj: Project, beats: Sequence[CeleryProcess]) -> None:
 
 
 @pytest.mark.parametrize("how", ["flush", "restart"])
-def test_units_with_a_cursor_wait_for_the_operator(
-    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer], how: str
-) -> None:
+def test_units_with_a_cursor_wait_for_the_operator(losable: Losable, how: str) -> None:
     """Flushed, or restarted without its data: they are paused and say why; others go on; resumed they continue."""
-    server = private_redis()
-    proj = project(SOURCE, broker=server.url, store=server.url, **QUICK)
+    server, proj = losable()
     beats = run_beats(proj)
 
     if how == "flush":
@@ -122,12 +131,9 @@ def test_units_with_a_cursor_wait_for_the_operator(
     assert all(beat.alive for beat in beats)
 
 
-def test_the_standby_pauses_too_when_the_leader_is_gone_with_the_data(
-    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
-) -> None:
+def test_the_standby_pauses_too_when_the_leader_is_gone_with_the_data(losable: Losable) -> None:
     """Leader and data are lost at once: who takes over remembers the units, and pauses them before it polls."""
-    server = private_redis()
-    proj = project(SOURCE, broker=server.url, store=server.url, **QUICK)
+    _, proj = losable()
     first, second = run_beats(proj)
 
     first.kill9()
@@ -137,12 +143,9 @@ def test_the_standby_pauses_too_when_the_leader_is_gone_with_the_data(
     wait_for_pause(proj, [second])
 
 
-def test_a_beat_that_learns_of_the_loss_late_does_not_pause_again(
-    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
-) -> None:
+def test_a_beat_that_learns_of_the_loss_late_does_not_pause_again(losable: Losable) -> None:
     """A standby that was frozen meanwhile leaves a unit alone that the operator has resumed."""
-    server = private_redis()
-    proj = project(SOURCE, broker=server.url, store=server.url, **QUICK)
+    _, proj = losable()
     first, second = run_beats(proj)
 
     second.stop_signal()
@@ -161,12 +164,9 @@ def test_a_beat_that_learns_of_the_loss_late_does_not_pause_again(
     assert paused(proj.redis) == {}
 
 
-def test_a_second_loss_does_not_set_free_what_the_first_one_paused(
-    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
-) -> None:
+def test_a_second_loss_does_not_set_free_what_the_first_one_paused(losable: Losable) -> None:
     """Data lost again before the operator came, cursors and pauses this time: the units are paused again."""
-    server = private_redis()
-    proj = project(SOURCE, broker=server.url, store=server.url, **QUICK)
+    server, proj = losable()
     beats = run_beats(proj)
     proj.redis.flushall()
     wait_for_pause(proj, beats)
@@ -180,12 +180,9 @@ def test_a_second_loss_does_not_set_free_what_the_first_one_paused(
     wait_for_pause(proj, beats)
 
 
-def test_with_run_everything_is_polled_on(
-    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
-) -> None:
+def test_with_run_everything_is_polled_on(losable: Losable) -> None:
     """perpetual_on_store_lost = "run": the loss is announced, nothing is paused, the source is read again."""
-    server = private_redis()
-    proj = project(SOURCE, broker=server.url, store=server.url, **QUICK, perpetual_on_store_lost="run")
+    _, proj = losable(perpetual_on_store_lost="run")
     beats = run_beats(proj)
 
     proj.redis.flushall()

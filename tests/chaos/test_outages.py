@@ -97,14 +97,14 @@ def test_an_end_is_settled_though_its_process_ended(
     server = private_redis(appendonly=True)
     proj = project(OUTBOX, broker=redis_url, store=server.url, worker_max_tasks_per_child=1)
     proj.run_python("import proj; proj.add(1, 2)")
-    beat, _ = proj.beat().ready(), proj.worker(concurrency=2).ready()
+    beat, worker = proj.beat().ready(), proj.worker(concurrency=2).ready()
     wait_until(lambda: len(proj.rows("begun")) == 2, "two tasks run")
 
     server.stop()
     proj.write("released", "")
     wait_until(lambda: done(proj) == {1, 2}, "the tasks end without the store")
-    # The children have run all that they may and go; the store is away for as long as a restart takes.
-    time.sleep(2)
+    # Each of the children, which have run all that they may and would go, has tried more than once.
+    worker.wait_for_log("is told later", count=6)
     server.start()
 
     wait_until(lambda: in_flight(proj) == 0, "every end is settled", timeout=10)

@@ -11,8 +11,7 @@ import psutil
 import pytest
 
 from tests.support import wait_until
-from tests.support.broker import events, leader
-from tests.support.outside import poll_events
+from tests.support.outside import events, leader, poll_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
-from tests.support.outside import messages, poll_events, seconds, statuses
+from tests.support.broker import queued
+from tests.support.outside import poll_events, seconds, statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,14 @@ app.conf.beat_schedule = {"entry": {"task": "proj.entry", "schedule": 0.2, "opti
 """
 
 
+def beat_in_a_poll(proj: Project, during: str) -> CeleryProcess:
+    """Start a beat and wait until it ticks and is in the middle of a poll."""
+    beat = proj.beat(env={"POLL": during}).ready()
+    wait_until(lambda: proj.redis.llen("entries"), "beat ticks")
+    wait_until(proj.rows, "the poll has begun")
+    return beat
+
+
 def check_end(beat: CeleryProcess) -> None:
     """SIGTERM, the polite end."""
     code, took = beat.terminate()
@@ -73,9 +82,7 @@ def check_lead_is_free(client: redis.Redis) -> None:
 def test_sigterm_during_a_poll(project: Callable[..., Project], store_redis: redis.Redis, during: str) -> None:
     """A next_batch that does not return does not hold beat up; the next beat polls the unit at once."""
     proj = project(POLLS)
-    beat = proj.beat(env={"POLL": during}).ready()
-    wait_until(lambda: store_redis.llen("entries"), "beat ticks")
-    wait_until(proj.rows, "the poll has begun")
+    beat = beat_in_a_poll(proj, during)
 
     check_end(beat)
 
@@ -89,7 +96,7 @@ def test_sigterm_during_a_poll(project: Callable[..., Project], store_redis: red
     assert abandoned.data["reason"] == "the beat that ran this poll was stopped"
     elected = [entry for entry, fields in store_redis.xrange("perpetual:events") if fields["event"] == "leader"][-1]
     assert seconds(enqueued.data["started_at"]) - int(elected.split("-")[0]) / 1000 < 1
-    assert [message.args for message in messages(store_redis)] == [[1]]
+    assert [message.args for message in queued(store_redis)] == [[1]]
 
 
 def test_sigterm_when_idle_or_standing_by(project: Callable[..., Project], store_redis: redis.Redis) -> None:
@@ -114,15 +121,13 @@ def test_a_second_sigterm_during_the_farewell(
     """While the store is slow to take the lead back, another SIGTERM spoils nothing."""
     server = private_redis()
     proj = project(POLLS, store=server.url)
-    beat = proj.beat(env={"POLL": "sleep"}).ready()
-    wait_until(lambda: proj.redis.llen("entries"), "beat ticks")
-    wait_until(proj.rows, "the poll has begun")
+    beat = beat_in_a_poll(proj, "sleep")
 
     begun = time.monotonic()
     os.kill(server.pid, signal.SIGSTOP)
     try:
         beat.signal(signal.SIGTERM)
-        # The first one is in the middle of its farewell.
+        # Each for as long as the store stays silent to a farewell that has begun; nothing can be seen of it meanwhile.
         time.sleep(0.3)
         beat.signal(signal.SIGTERM)
         time.sleep(0.3)
@@ -199,7 +204,7 @@ def test_sigterm_while_a_large_batch_is_published(project: Callable[..., Project
     proj.beat().ready()
     wait_until(lambda: store_redis.llen("celery") >= 3000, "the rest is published")
     wait_until(lambda: store_redis.zcard("perpetual:outbox") == 0, "nothing is left to publish")
-    assert sorted(message.args[0] for message in messages(store_redis)) == list(range(3000))
+    assert sorted(message.args[0] for message in queued(store_redis)) == list(range(3000))
     assert statuses(store_redis, "proj.work") == ["enqueued"]
 
 
@@ -213,7 +218,7 @@ def test_sigterm_while_the_store_is_frozen(
     wait_until(lambda: proj.redis.llen("entries") >= 2, "beat's own entry is sent")
     os.kill(server.pid, signal.SIGSTOP)
     try:
-        # Long enough for beat to be in the middle of a call to the broker.
+        # More than the 0.2 s between two calls to the broker, so that beat is in the middle of one.
         time.sleep(0.5)
         check_end(beat)
     finally:
@@ -227,9 +232,7 @@ def test_sigterm_while_the_store_is_gone(
     """Store and broker refuse connections in the middle of a poll."""
     server = private_redis()
     proj = project(POLLS, store=server.url)
-    beat = proj.beat(env={"POLL": "sleep"}).ready()
-    wait_until(lambda: proj.redis.llen("entries"), "beat ticks")
-    wait_until(proj.rows, "the poll has begun")
+    beat = beat_in_a_poll(proj, "sleep")
     server.stop()
     beat.wait_for_log("cannot reach the store")
 

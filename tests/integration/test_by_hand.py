@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import wait_until
+from tests.support.broker import queued
 from tests.support.console import Console
-from tests.support.outside import messages, poll_events
+from tests.support.outside import poll_events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import redis
 
@@ -56,12 +57,6 @@ PRIORITY_3 = "celery\x06\x163"
 @pytest.fixture
 def proj(project: Callable[..., Project]) -> Project:
     return project(SOURCE)
-
-
-@pytest.fixture
-def console(proj: Project) -> Iterator[Console]:
-    with Console(proj) as console:
-        yield console
 
 
 def everything(client: redis.Redis) -> dict[bytes, bytes | None]:
@@ -180,7 +175,7 @@ def test_cursors_by_api(console: Console, proj: Project, store_redis: redis.Redi
     console("perpetual.set_cursor('proj.feed', 5)")
     assert console("perpetual.cursor('proj.feed')") == 5
     assert console("perpetual.poll('proj.feed')")["cursor"] == 7
-    assert [message.args for message in messages(store_redis, PRIORITY_3)] == [[5], [6]]
+    assert [message.args for message in queued(store_redis, PRIORITY_3)] == [[5], [6]]
     console("perpetual.reset_cursor('proj.feed')")
     assert console("perpetual.cursor('proj.feed')") is None
     assert console("perpetual.poll('proj.feed')")["cursor"] == 2
@@ -251,8 +246,8 @@ def test_task_annotations_make_a_task_perpetual(project: Callable[..., Project],
     wait_until(lambda: len(poll_events(store_redis, "proj.ordinary")) >= 3, "the ordinary task is polled")
     wait_until(lambda: len(poll_events(store_redis, "proj.overridden")) >= 3, "the other one at its new pace")
 
-    assert [message.args for message in messages(store_redis) if message.task == "proj.ordinary"] == [[7]]
-    assert [message.args for message in messages(store_redis) if message.task == "proj.overridden"] == [[0], [1]]
+    assert [message.args for message in queued(store_redis) if message.task == "proj.ordinary"] == [[7]]
+    assert [message.args for message in queued(store_redis) if message.task == "proj.overridden"] == [[0], [1]]
 
 
 def test_jitter_moves_the_poll_but_not_the_slot(project: Callable[..., Project], store_redis: redis.Redis) -> None:

@@ -9,18 +9,30 @@ import psutil
 import pytest
 
 from tests.support import wait_until
+from tests.support.broker import queued
 from tests.support.console import Console
-from tests.support.outside import messages, poll_events
+from tests.support.outside import poll_events
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import redis
 
     from tests.support import Project
 
-SOURCE = """
+HANGING = """
 import asyncio
+
+async def hanging():
+    try:
+        await asyncio.sleep(3600)
+    finally:
+        ledger.record("hanging", "cancelled")
+"""
+
+SOURCE = (
+    HANGING
+    + """
 
 async def listed(poll):
     await asyncio.sleep(0.01)
@@ -46,12 +58,6 @@ async def endless(poll):
 
 async def own_timeout():
     await asyncio.wait_for(asyncio.sleep(60), 0.05)
-
-async def hanging():
-    try:
-        await asyncio.sleep(3600)
-    finally:
-        ledger.record("hanging", "cancelled")
 
 async def hanging_in_the_middle():
     yield (1,)
@@ -85,6 +91,7 @@ perpetual_task(endless, max_in_flight=3)
 for function in (hanging, hanging_in_the_middle, dripping):
     perpetual_task(function, poll_timeout=0.5)
 """
+)
 
 
 @pytest.fixture
@@ -92,14 +99,8 @@ def proj(project: Callable[..., Project]) -> Project:
     return project(SOURCE)
 
 
-@pytest.fixture
-def console(proj: Project) -> Iterator[Console]:
-    with Console(proj) as console:
-        yield console
-
-
 def sent(client: redis.Redis) -> list[object]:
-    return [message.args[0] for message in messages(client)]
+    return [message.args[0] for message in queued(client)]
 
 
 def test_each_asynchronous_form_brings_its_items(console: Console, store_redis: redis.Redis) -> None:
@@ -151,27 +152,20 @@ def test_a_coroutine_that_hangs_in_beat_is_cancelled_and_its_thread_serves_other
 ) -> None:
     """With two poll threads and forty hanging coroutines, beat grows no threads, and the last task is polled on."""
     proj = project(
-        """
-        import asyncio
+        HANGING
+        + """
+def nothing(): ...
 
-        async def hanging():
-            try:
-                await asyncio.sleep(3600)
-            finally:
-                ledger.record("hanging", "cancelled")
+for number in range(40):
+    app.task(base=PerpetualTask, name=f"proj.hanging{number}", poll_every=0.5, poll_timeout=0.1,
+             next_batch=hanging)(nothing)
 
-        def nothing(): ...
+async def fine():
+    return [(1,)]
 
-        for number in range(40):
-            app.task(base=PerpetualTask, name=f"proj.hanging{number}", poll_every=0.5, poll_timeout=0.1,
-                     next_batch=hanging)(nothing)
-
-        async def fine():
-            return [(1,)]
-
-        @app.task(base=PerpetualTask, poll_every=0.5, next_batch=fine)
-        def work(n): ...
-        """,
+@app.task(base=PerpetualTask, poll_every=0.5, next_batch=fine)
+def work(n): ...
+""",
         perpetual_poll_threads=2,
         perpetual_max_abandoned_polls=2,
     )
@@ -192,19 +186,12 @@ def test_a_coroutine_that_hangs_in_beat_is_cancelled_and_its_thread_serves_other
 def test_a_coroutine_in_a_worker_is_cancelled_too(project: Callable[..., Project], store_redis: redis.Redis) -> None:
     """In a prefork child as in a thread of a worker, the poll ends as timed_out and the coroutine's clean-up runs."""
     proj = project(
-        """
-        import asyncio
-
-        async def hanging():
-            try:
-                await asyncio.sleep(3600)
-            finally:
-                ledger.record("hanging", "cancelled")
-
-        @app.task(base=PerpetualTask, poll_every=3600, poll_timeout=0.5, next_batch=hanging,
-                  perpetual_options=PerpetualOptions(poll_in="worker"))
-        def work(n): ...
-        """
+        HANGING
+        + """
+@app.task(base=PerpetualTask, poll_every=3600, poll_timeout=0.5, next_batch=hanging,
+          perpetual_options=PerpetualOptions(poll_in="worker"))
+def work(n): ...
+"""
     )
     proj.beat()
     proj.worker(concurrency=1)

@@ -15,11 +15,10 @@ import redis
 from celery_perpetual import StoreUnavailable
 from celery_perpetual.errors import ContractError
 from tests.support import wait_until
-from tests.support.gated import Call, gated
+from tests.support.gated import Call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from tests.support import CeleryProcess, Project
     from tests.support.gated import Gated
 
 CONSUMER = """
@@ -40,18 +39,10 @@ for event in perpetual.stream(group, name, idle=idle):
 """
 
 
-@pytest.fixture(scope="module")
-def module_shop(tmp_path_factory) -> Iterator[Gated]:
-    with gated(tmp_path_factory.mktemp("shop")) as shop:
-        shop.project.write("consumer.py", CONSUMER)
-        yield shop
-
-
-@pytest.fixture
-def shop(module_shop) -> Iterator[Gated]:
-    module_shop.connect()
-    yield module_shop
-    module_shop.disconnect()
+def consumer(proj: Project, group: str, name: str, *, idle: int, takes: float = 0) -> CeleryProcess:
+    """Start a consumer of a group; what it records takes it so many seconds."""
+    program = CONSUMER.replace("ledger.record", f"__import__('time').sleep({takes}); ledger.record")
+    return proj.process(f"{group}-{name}", ["-c", program, group, name, str(idle)])
 
 
 def pending(shop: Gated, group: str) -> int:
@@ -123,7 +114,7 @@ def test_stream_brings_every_event_and_starts_with_what_is_there(shop):
 
 def test_two_consumers_share_and_nothing_comes_twice(shop):
     """Of one group each event goes to one consumer; of another group all come again."""
-    consumers = [shop.project.process(f"share-{n}", ["consumer.py", "sharing", n, "60"]) for n in ("a", "b")]
+    consumers = [consumer(shop.project, "sharing", name, idle=60) for name in ("a", "b")]
     for each in consumers:
         each.wait_for_log("follows")
     poll = shop.poll(*({"result": n} for n in range(60)))
@@ -149,13 +140,13 @@ def test_two_consumers_share_and_nothing_comes_twice(shop):
 
 def test_the_event_of_a_killed_consumer_is_taken_over(shop):
     """SIGKILL in mid-body: another consumer of the group is given the event, not before `idle` is over."""
-    one = shop.project.process("taken-one", ["consumer.py", "taking", "one", "2"])
+    one = consumer(shop.project, "taking", "one", idle=2)
     one.wait_for_log("follows")
     ids = run(shop, "fine", "hang taking")
     wait_until(lambda: whats(shop, ids[1]) == ["one begins"], "the first consumer is in mid-body")
     begun = next(row.time for row in shop.project.rows() if row.id == ids[1])
     one.kill9()
-    two = shop.project.process("taken-two", ["consumer.py", "taking", "two", "2"])
+    two = consumer(shop.project, "taking", "two", idle=2)
     wait_until(lambda: "two is done" in whats(shop, ids[1]), "the second consumer has taken over")
 
     assert whats(shop, ids[1]) == ["one begins", "two begins", "two is done"]
@@ -168,13 +159,13 @@ def test_the_event_of_a_killed_consumer_is_taken_over(shop):
 
 def test_a_restarted_consumer_gets_its_event_again_first(shop):
     """The same name comes back: what it had not seen through comes before anything new, whatever `idle` is."""
-    first = shop.project.process("back", ["consumer.py", "returning", "one", "3600"])
+    first = consumer(shop.project, "returning", "one", idle=3600)
     first.wait_for_log("follows")
     ids = run(shop, "hang returning")
     wait_until(lambda: whats(shop, ids[0]).count("one begins") == 1, "it is in mid-body")
     first.kill9()
     ids += run(shop, "new")
-    again = shop.project.process("back", ["consumer.py", "returning", "one", "3600"])
+    again = consumer(shop.project, "returning", "one", idle=3600)
     wait_until(lambda: whats(shop, ids[0]).count("one begins") == 2, "it is given again")
 
     assert whats(shop, ids[1]) == []
@@ -191,16 +182,10 @@ def add(client: redis.Redis, *ids: str) -> None:
 def test_a_slow_consumer_keeps_what_it_was_given(project, store_redis):
     """Bodies that only together take longer than `idle` are done by nobody else."""
     slow = project("")
-    slow.write("consumer.py", CONSUMER.replace("ledger.record", "__import__('time').sleep(SECONDS); ledger.record"))
     add(store_redis, *"abcde")
-    consumers = [
-        slow.process(name, ["-c", f"SECONDS = {pause}; exec(open('consumer.py').read())", "group", name, "3"])
-        for name, pause in (("slow", 0.4),)
-    ]
+    consumers = [consumer(slow, "group", "slow", idle=3, takes=0.4)]
     wait_until(lambda: slow.rows("slow begins"), "it has begun")
-    consumers.append(
-        slow.process("eager", ["-c", "SECONDS = 0; exec(open('consumer.py').read())", "group", "eager", "3"])
-    )
+    consumers.append(consumer(slow, "group", "eager", idle=3))
     wait_until(lambda: len(slow.rows("slow is done")) == 5, "it has done all of them")
     wait_until(lambda: store_redis.xpending("perpetual:events", "group")["pending"] == 0, "all are acknowledged")
 
@@ -212,12 +197,11 @@ def test_a_stream_outlives_a_killed_and_restarted_redis(shop, private_redis, pro
     """SIGKILL of Redis and a start with its data: the consumer goes on, and no event is missing."""
     server = private_redis(appendonly=True)
     other = project("", store=server.url)
-    other.write("consumer.py", CONSUMER)
 
     def done() -> set[str]:
         return {row.id for row in other.rows("one is done")}
 
-    consumer = other.process("consumer", ["consumer.py", "billing", "one", "60"])
+    follower = consumer(other, "billing", "one", idle=60)
     with redis.Redis.from_url(server.url) as client:
         add(client, "t0")
         wait_until(lambda: done() == {"t0"}, "it follows")
@@ -230,7 +214,7 @@ def test_a_stream_outlives_a_killed_and_restarted_redis(shop, private_redis, pro
         add(client, "t99")
         wait_until(lambda: "t99" in done(), "it goes on with an empty store too")
         assert time.monotonic() - begun < 10
-    assert consumer.alive
+    assert follower.alive
 
 
 @pytest.mark.parametrize(

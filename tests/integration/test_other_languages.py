@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
-from tests.support.gated import Call, gated
+from tests.support.gated import Call
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.support.gated import Gated
 
 PAGE = (Path(__file__).parents[2] / "docs" / "waiting.md").read_text(encoding="utf-8")
@@ -33,19 +31,6 @@ def missing(tool: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{tool} is missing, and in CI nothing is skipped")
     pytest.skip(f"{tool} is missing")
-
-
-@pytest.fixture(scope="module")
-def module_shop(tmp_path_factory) -> Iterator[Gated]:
-    with gated(tmp_path_factory.mktemp("shop")) as shop:
-        yield shop
-
-
-@pytest.fixture
-def shop(module_shop) -> Iterator[Gated]:
-    module_shop.connect()
-    yield module_shop
-    module_shop.disconnect()
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ import pytest
 import redis
 
 from tests.support import wait_until
+from tests.support.broker import queued
 from tests.support.console import Console
-from tests.support.outside import PollEvent, messages, poll_events, seconds, statuses
+from tests.support.outside import PollEvent, poll_events, seconds, statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,14 +113,14 @@ def test_every_form_of_an_item_becomes_a_message(said: Said, store_redis: redis.
     """Item, tuple, list, dict and signature, of its own task or of another: arguments and options arrive unchanged."""
     outcome = said.poll("""(each for each in [Item((1,), {"a": None}), (2,), [3], {"number": 4, "b": [1.5, "ü"]}])""")
     assert numbers(outcome) == ("enqueued", 4, 0, 0)
-    assert [(m.task, m.args, m.kwargs) for m in messages(store_redis)] == [
+    assert [(m.task, m.args, m.kwargs) for m in queued(store_redis)] == [
         ("proj.work", [1], {"a": None}),
         ("proj.work", [2], {}),
         ("proj.work", [3], {}),
         ("proj.work", [], {"number": 4, "b": [1.5, "ü"]}),
     ]
-    assert [m.id for m in messages(store_redis)] == outcome["task_ids"]
-    assert {m.headers["perpetual"] for m in messages(store_redis)} == {1}
+    assert [m.id for m in queued(store_redis)] == outcome["task_ids"]
+    assert {m.headers["perpetual"] for m in queued(store_redis)} == {1}
     store_redis.flushdb()
 
     outcome = said.poll(
@@ -127,8 +128,8 @@ def test_every_form_of_an_item_becomes_a_message(said: Said, store_redis: redis.
             Item(("later",), task=other, key="k", countdown=60, headers={"x": "y"})]"""
     )
     assert numbers(outcome) == ("enqueued", 4, 0, 0)
-    hello, elsewhere, later = messages(store_redis)
-    (aside,) = messages(store_redis, "aside")
+    hello, elsewhere, later = queued(store_redis)
+    (aside,) = queued(store_redis, "aside")
     assert [(m.task, m.args) for m in (hello, aside, elsewhere, later)] == [
         ("proj.other", ["hello"]),
         ("proj.other", ["aside"]),
@@ -201,7 +202,7 @@ def test_item_keys(said: Said, store_redis: redis.Redis) -> None:
     """The same key is the same work, whatever its form; without one the arguments are the key; False opts out."""
     assert numbers(said.poll("[Item((1,), key='7'), Item((2,), key=7), Item((3,), key='b')]")) == ("enqueued", 2, 1, 0)
     assert taken(store_redis) == {"7", "b"}
-    assert [m.args for m in messages(store_redis)] == [[1], [3]]
+    assert [m.args for m in queued(store_redis)] == [[1], [3]]
     assert numbers(said.poll("[Item((4,), key=7), Item((1,), key='b')]")) == ("empty", 0, 2, 0)
     assert numbers(said.poll("[Item((), {'a': 1, 'b': 2}), Item(kwargs={'b': 2, 'a': 1})]")) == ("enqueued", 1, 1, 0)
     assert numbers(said.poll("[{'b': 2, 'a': 1}]")) == ("empty", 0, 1, 0)
@@ -222,7 +223,7 @@ def test_room_is_enforced(said: Said, store_redis: redis.Redis) -> None:
     assert numbers(said.poll("[(0,), (3,), (4,), (5,), (6,)]")) == ("enqueued", 2, 1, 2)
     full = said.poll("fail(AssertionError('it was asked'))")
     assert (full["status"], full["gate"], full["value"], full["limit"]) == ("skipped", "max_in_flight", 5, 5)
-    assert [m.args for m in messages(store_redis)] == [[number] for number in range(5)]
+    assert [m.args for m in queued(store_redis)] == [[number] for number in range(5)]
     assert len(taken(store_redis)) == 5
 
 
@@ -321,7 +322,7 @@ def test_a_poll_by_hand_is_bounded_and_alone(said: Said, store_redis: redis.Redi
     wait_until(lambda: said.proj.rows("late"), "next_batch returned at last")
     assert said.poll("[]")["status"] == "empty"
     assert statuses(store_redis, "proj.work") == ["enqueued", "timed_out", "empty"]
-    assert [m.args for m in messages(store_redis)] == [[1]]
+    assert [m.args for m in queued(store_redis)] == [[1]]
 
 
 def test_a_poll_whose_process_was_killed_is_abandoned(said: Said, store_redis: redis.Redis) -> None:
@@ -377,8 +378,8 @@ def test_a_broker_that_fails_gets_every_item_once(
         with redis.Redis.from_url(broker.url, decode_responses=True) as client:
             wait_until(lambda: client.llen("celery") >= 5, "the batch is sent")
             wait_until(lambda: not proj.redis.zcard("perpetual:outbox"), "nothing is left to send")
-            assert [m.id for m in messages(client)] == outcome["task_ids"]
-            assert [m.args for m in messages(client)] == [[number] for number in range(1, 6)]
+            assert [m.id for m in queued(client)] == outcome["task_ids"]
+            assert [m.args for m in queued(client)] == [[number] for number in range(1, 6)]
 
 
 # ---- when polls take place
@@ -479,7 +480,7 @@ def only_batch():
     assert calls(proj, "only_batch") == []
     check_grid(poll_events(store_redis, "proj.often"), 0.25)
     check_grid(poll_events(store_redis, "proj.delta"), 0.5)
-    assert [(m.task, m.args, m.kwargs) for m in messages(store_redis)] == [
+    assert [(m.task, m.args, m.kwargs) for m in queued(store_redis)] == [
         ("proj.hourly", ["one"], {"deep": {"er": [1, None]}}),
         ("proj.hourly", ["two"], {}),
     ]
@@ -673,9 +674,9 @@ def repeats(poll):
     first, second = poll_events(store_redis, "proj.defers_delta")
     assert abs(second.slot - first.written - 0.7) < 0.01
     assert calls(proj, "reads") == ["schedule"] + ["drain"] * 11
-    assert [m.args[0] for m in messages(store_redis) if m.task == "proj.reads"] == list(range(24))
+    assert [m.args[0] for m in queued(store_redis) if m.task == "proj.reads"] == list(range(24))
     assert calls(proj, "fills") == ["schedule", "drain", "drain"]
-    assert [m.args[0] for m in messages(store_redis) if m.task == "proj.fills"] == list(range(7))
+    assert [m.args[0] for m in queued(store_redis) if m.task == "proj.fills"] == list(range(7))
     assert statuses(store_redis, "proj.repeats") == ["enqueued", "empty"]
     drained = poll_events(store_redis, "proj.reads")
     assert drained[-1].written - drained[0].written < MOST_LAG
@@ -916,7 +917,7 @@ def test_every_way_to_write_a_perpetual_task(project: Callable[..., Project], st
     beat = proj.beat().ready()
     wait_until(lambda: len(poll_events(store_redis)) >= len(LETTERS), "every task is polled")
 
-    assert {m.task: m.args[0] for m in messages(store_redis)} == LETTERS
+    assert {m.task: m.args[0] for m in queued(store_redis)} == LETTERS
     assert {poll.status for poll in poll_events(store_redis)} == {"enqueued"}
     assert sorted((row.id, row.what) for row in proj.rows()) == [
         ("proj.heir", "b proj.heir"),
@@ -949,8 +950,8 @@ def test_a_shared_task_made_before_its_app(project: Callable[..., Project], stor
 
     proj.beat().ready()
 
-    wait_until(lambda: messages(store_redis), "the task is polled")
-    assert [(m.task, m.args) for m in messages(store_redis)] == [("early.shared", ["early.shared"])]
+    wait_until(lambda: queued(store_redis), "the task is polled")
+    assert [(m.task, m.args) for m in queued(store_redis)] == [("early.shared", ["early.shared"])]
 
 
 REFUSED = {

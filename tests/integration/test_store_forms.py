@@ -10,9 +10,9 @@ import redis
 
 from celery_perpetual.embedded import free_port
 from tests.support import wait_until
-from tests.support.broker import leader, queued
+from tests.support.broker import queued
 from tests.support.console import Console
-from tests.support.outside import poll_events
+from tests.support.outside import leader, poll_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,29 +21,15 @@ from celery import Celery
 from celery_perpetual import NotFound, Perpetual, StoreUnavailable, TaskLost
 from celery_perpetual.errors import ContractError, NotSuccessful
 from tests.support import wait_until
-from tests.support.gated import STRANGER, Call, gated
+from tests.support.gated import STRANGER, Call
 from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.gated import Gated
 
 #: A missed message is made good by the look at the records every 5 s; whoever is woken sooner was told.
 SOONER_THAN_A_LOOK = 3.0
-
-
-@pytest.fixture(scope="module")
-def module_shop(tmp_path_factory) -> Iterator[Gated]:
-    with gated(tmp_path_factory.mktemp("shop")) as shop:
-        yield shop
-
-
-@pytest.fixture
-def shop(module_shop) -> Iterator[Gated]:
-    module_shop.connect()
-    yield module_shop
-    module_shop.disconnect()
 
 
 @contextmanager

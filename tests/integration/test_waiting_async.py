@@ -20,25 +20,10 @@ from celery import Celery
 from celery_perpetual import NotFound, Perpetual
 from celery_perpetual.errors import ContractError
 from tests.support import wait_until
-from tests.support.gated import STRANGER, Call, gated
+from tests.support.gated import STRANGER, Call
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from tests.support.gated import Gated
-
-
-@pytest.fixture(scope="module")
-def module_shop(tmp_path_factory) -> Iterator[Gated]:
-    with gated(tmp_path_factory.mktemp("shop")) as shop:
-        yield shop
-
-
-@pytest.fixture
-def shop(module_shop) -> Iterator[Gated]:
-    module_shop.connect()
-    yield module_shop
-    module_shop.disconnect()
+    from collections.abc import Callable
 
 
 async def until(predicate: Callable[[], object], what: str, timeout: float = 30) -> None:
@@ -163,6 +148,7 @@ def test_a_store_that_hangs_does_not_hang_the_loop(private_redis):
         os.kill(server.pid, signal.SIGSTOP)
         begins = asyncio.ensure_future(aio.wait("begins", 60))
         leaves = asyncio.ensure_future(aio.wait("leaves", 60))
+        # Twice a stretch in which the loop must go on: the ticker counts.
         await asyncio.sleep(0.5)
         leaves.cancel()
         waits.pop().cancel()

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from celery_perpetual.store import Store, address, script
 from tests.support import wait_until
+from tests.support.machines import run_machine
 
 OWNER = st.sampled_from(["a", "ab", "host/1/x"])
 WHOSE = st.sampled_from(["the latest", "the latest", "an earlier one", "one that is made up"])
@@ -173,14 +165,4 @@ class LeadershipMachine(RuleBasedStateMachine):
 @pytest.mark.timeout(400)
 def test_leadership_is_as_its_model(redis_url: str) -> None:
     """At most one leader, terms that only grow, renewal on the exact value, the asker first."""
-    machine = type("Machine", (LeadershipMachine,), {"url": redis_url})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=50,
-            stateful_step_count=25,
-            deadline=None,
-            derandomize=bool(os.environ.get("CI")),
-            report_multiple_bugs=False,
-        ),
-    )
+    run_machine(LeadershipMachine, redis_url)

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from celery import Celery
-from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from celery_perpetual import PerpetualOptions, PerpetualTask
 from celery_perpetual.ledger import CHUNK, Closing, Ledger, base, item_id, new_poll_id, place, sweep_staged
 from celery_perpetual.store import Store, address, script
 from celery_perpetual.tasks import discover
 from celery_perpetual.tasks.work import Work
+from tests.support.machines import run_machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -508,17 +500,7 @@ class LedgerMachine(RuleBasedStateMachine):
 @pytest.mark.timeout(400)
 def test_the_ledger_is_as_its_model(redis_url: str) -> None:
     """Whatever is called in which order, and twice, store and model agree after every step."""
-    machine = type("Machine", (LedgerMachine,), {"url": redis_url})
-    run_state_machine_as_test(
-        machine,
-        settings=settings(
-            max_examples=50,
-            stateful_step_count=25,
-            deadline=None,
-            derandomize=bool(os.environ.get("CI")),
-            report_multiple_bugs=False,
-        ),
-    )
+    run_machine(LedgerMachine, redis_url)
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["found nothing", "found something"])

@@ -1,15 +1,16 @@
-"""Messages as they lie in a broker, and who leads, read without the package under test."""
+"""Task messages as they lie in a broker, read without the package under test."""
 
 from __future__ import annotations
 
 import json
 from base64 import b64decode
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kombu import Connection
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import redis
 
 
@@ -20,8 +21,12 @@ class Message(NamedTuple):
     task: str
     args: list[Any]
     kwargs: dict[str, Any]
-    pid: int
-    """The process that built it."""
+    headers: Mapping[str, Any]
+
+    @property
+    def pid(self) -> int:
+        """The process that built it."""
+        return int(self.headers["origin"].removeprefix("gen").partition("@")[0])
 
     @property
     def poll(self) -> str:
@@ -36,8 +41,7 @@ class Message(NamedTuple):
 
 def _message(headers: Mapping[str, Any], body: bytes) -> Message:
     args, kwargs, _embedded = json.loads(body)
-    pid = int(headers["origin"].removeprefix("gen").partition("@")[0])
-    return Message(headers["id"], headers["task"], args, kwargs, pid)
+    return Message(headers["id"], headers["task"], args, kwargs, headers)
 
 
 def queued(redis: redis.Redis, queue: str = "celery") -> list[Message]:
@@ -53,18 +57,3 @@ def taken(url: str, queue: str = "celery") -> list[Message]:
         while (found := channel.basic_get(queue, no_ack=True)) is not None:
             messages.append(_message(found.headers, found.body.encode() if isinstance(found.body, str) else found.body))
     return messages
-
-
-def leader(redis: redis.Redis, prefix: str = "perpetual") -> tuple[int, int] | None:
-    """Who leads: pid and term, from ``host/pid/random:term``; None if nobody does."""
-    value = redis.get(f"{prefix}:leader")
-    if value is None:
-        return None
-    owner, _, term = str(value).rpartition(":")
-    return int(owner.split("/")[1]), int(term)
-
-
-def events(redis: redis.Redis, name: str, prefix: str = "perpetual") -> list[dict[str, Any]]:
-    """The data of every event of one name, oldest first."""
-    entries = redis.xrange(f"{prefix}:events")
-    return [json.loads(fields["data"]) for _, fields in entries if fields["event"] == name]

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import pytest
 import redis
 
 from tests.support.waiting import wait_until
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 PREFIX = "perpetual"
+
+EVERY_POOL = pytest.mark.parametrize(
+    "pool",
+    ["prefork", "threads", *(pytest.param(name, marks=pytest.mark.matrix) for name in ("solo", "gevent"))],
+)
 
 
 class Heard(NamedTuple):

@@ -1,24 +1,13 @@
-"""What polls did, as seen without the package: the events that they left, the messages in the broker."""
+"""What beats and polls did, as seen without the package: who leads, and the events that they left."""
 
 from __future__ import annotations
 
-import base64
 import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import redis
-
-
-class Message(NamedTuple):
-    """A task message that waits in a queue."""
-
-    id: str
-    task: str
-    args: list[Any]
-    kwargs: dict[str, Any]
-    headers: dict[str, Any]
 
 
 class PollEvent(NamedTuple):
@@ -36,15 +25,19 @@ class PollEvent(NamedTuple):
         return self.written - self.slot
 
 
-def messages(client: redis.Redis, queue: str = "celery") -> list[Message]:
-    """Return what waits in a queue of the Redis broker, oldest first; body and headers as Celery wrote them."""
-    found = []
-    for text in reversed(client.lrange(queue, 0, -1)):
-        message = json.loads(text)
-        args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
-        headers = message["headers"]
-        found.append(Message(headers["id"], headers["task"], args, kwargs, headers))
-    return found
+def leader(redis: redis.Redis, prefix: str = "perpetual") -> tuple[int, int] | None:
+    """Who leads: pid and term, from ``host/pid/random:term``; None if nobody does."""
+    value = redis.get(f"{prefix}:leader")
+    if value is None:
+        return None
+    owner, _, term = str(value).rpartition(":")
+    return int(owner.split("/")[1]), int(term)
+
+
+def events(redis: redis.Redis, name: str, prefix: str = "perpetual") -> list[dict[str, Any]]:
+    """The data of every event of one name, oldest first."""
+    entries = redis.xrange(f"{prefix}:events")
+    return [json.loads(fields["data"]) for _, fields in entries if fields["event"] == name]
 
 
 def poll_events(client: redis.Redis, task: str | None = None, prefix: str = "perpetual") -> list[PollEvent]:
