@@ -15,8 +15,12 @@ import redis
 from hypothesis import settings
 
 from celery_perpetual.embedded import EmbeddedServer
-from tests.support import Processes, Project, wait_until
-from tests.support.rabbitmq import run_folder, server_binary, shared_node
+
+# Before they are imported: their assertions shall tell as much as those of tests.
+pytest.register_assert_rewrite("tests.support")
+
+from tests.support import Processes, Project, wait_until  # noqa: E402
+from tests.support.rabbitmq import run_folder, server_binary, shared_node  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.console import Console
 from tests.support.gated import gated
+from tests.support.identity import CONFIGURATIONS, Pair
+from tests.support.said import SAID, Said
+from tests.support.spy import Spy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    import redis
+    from celery import Celery
 
     from tests.support import Project
     from tests.support.gated import Gated
@@ -36,3 +42,53 @@ def console(proj: Project) -> Iterator[Console]:
     """A shell of the project that the module's own fixture ``proj`` has written."""
     with Console(proj) as console:
         yield console
+
+
+@pytest.fixture
+def said(project: Callable[..., Project]) -> Iterator[Said]:
+    """A console on a project that finds what it is told."""
+    proj = project(SAID)
+    with Console(proj) as console:
+        yield Said(proj, console)
+
+
+@pytest.fixture
+def pair(project: Callable[..., Project], redis_url: str) -> Callable[..., Pair]:
+    """Make both projects of one configuration; an empty URL is completed."""
+    urls = {"result_backend": redis_url, "perpetual_store_url": redis_url.removesuffix("/0") + "/1"}
+
+    def make(name: str = "Celery's defaults", source: str = "", **more: Any) -> Pair:
+        config = {**CONFIGURATIONS[name], **more}
+        return Pair(project, source, **{key: urls[key] if value == "" else value for key, value in config.items()})
+
+    return make
+
+
+@pytest.fixture
+def spy(
+    make_app: Callable[..., Celery], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Spy]]:
+    """Make apps that are watched; arguments are settings."""
+    made: list[Spy] = []
+
+    def make(**config: Any) -> Spy:
+        made.append(Spy(make_app(**config), store_redis, monkeypatch))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.perpetual.store.close()
+
+
+@pytest.fixture
+def listening() -> Iterator[Callable[[Any, Callable[..., None]], None]]:
+    """Connect receivers of signals for one test."""
+    connected: list[tuple[Any, Callable[..., None]]] = []
+
+    def connect(signal: Any, receiver: Callable[..., None]) -> None:
+        signal.connect(receiver, weak=False)
+        connected.append((signal, receiver))
+
+    yield connect
+    for signal, receiver in connected:
+        signal.disconnect(receiver)

@@ -7,24 +7,18 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from celery import Celery, signals
-from celery.app import amqp as celery_amqp
-from kombu import Queue
+from celery import signals
 
-from celery_perpetual import Item, Perpetual, PerpetualTask
+from celery_perpetual import Item, Perpetual
 from celery_perpetual.publishing import builder as building
-from celery_perpetual.publishing import capture as capturing
 from celery_perpetual.publishing import roads
 from tests.support import wait_until, wire
+from tests.support.spy import ROWS, Spy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import redis
+    from collections.abc import Callable
 
     from tests.support import Project
-
-ROWS = 20
 
 PLAIN = """
 import json, sys
@@ -84,114 +78,6 @@ def test_stamped_messages_are_celerys_own_to_the_byte(project: Callable[..., Pro
     assert wrong_road == {}
 
 
-def nothing(*args: Any, **kwargs: Any) -> None:
-    """Do what the tasks of this file do, but for those that a worker runs."""
-
-
-class Spy:
-    """An app in this process, and how many messages Celery built for it one by one."""
-
-    def __init__(self, app: Celery, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.app, self.redis = app, redis_client
-        self.perpetual = Perpetual(app)
-        self.built: list[str] = []
-        usual = capturing.Capture.commands
-
-        def commands(capture: Any, record: Any, task_id: str, *args: Any, **more: Any) -> Any:
-            self.built.append(task_id)
-            return usual(capture, record, task_id, *args, **more)
-
-        monkeypatch.setattr(capturing.Capture, "commands", commands)
-
-    def task(self, items: list[Any], **options: Any) -> Any:
-        # A shared task would come up in the apps of later tests as well.
-        options = {"base": PerpetualTask, "name": "app.work", "shared": False, "next_batch": lambda: items, **options}
-        return self.app.task(poll_every=60, **options)(nothing)
-
-    def poll(self, items: list[Any], **options: Any) -> Any:
-        outcome = self.perpetual.poll(self.task(items, **options))
-        assert outcome.status == "enqueued", outcome
-        return outcome
-
-    def messages(self, queue: str = "celery") -> list[dict[str, Any]]:
-        return [json.loads(text) for text in reversed(self.redis.lrange(queue, 0, -1))]
-
-    @property
-    def stamped(self) -> bool:
-        return len(self.built) <= 3
-
-
-@pytest.fixture
-def spy(
-    make_app: Callable[..., Celery], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Spy]]:
-    made: list[Spy] = []
-
-    def make(**config: Any) -> Spy:
-        made.append(Spy(make_app(**config), store_redis, monkeypatch))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.perpetual.store.close()
-
-
-@pytest.fixture
-def listening() -> Iterator[Callable[[Any, Callable[..., None]], None]]:
-    """Connect receivers of signals for one test."""
-    connected: list[tuple[Any, Callable[..., None]]] = []
-
-    def connect(signal: Any, receiver: Callable[..., None]) -> None:
-        signal.connect(receiver, weak=False)
-        connected.append((signal, receiver))
-
-    yield connect
-    for signal, receiver in connected:
-        signal.disconnect(receiver)
-
-
-class ShadowTask(PerpetualTask):
-    """Names its messages after their arguments."""
-
-    abstract = True
-
-    def shadow_name(self, args: Any, kwargs: Any, options: Any) -> str:
-        return f"row {args[0]}"
-
-
-def router(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **_: Any) -> dict[str, Any] | None:
-    return {"queue": f"q{args[0] % 2}"}
-
-
-FALL_BACKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    # what: (configuration, options of the task, options of every item)
-    "router is a function": ({"task_routes": router}, {}, {}),
-    "sent events": ({"task_send_sent_event": True}, {}, {}),
-    "compression": ({"task_compression": "zlib"}, {}, {}),
-    "compression of an item": ({}, {}, {"compression": "zlib"}),
-    "queue that expires": ({"task_queues": [Queue("celery", expires=60)]}, {}, {}),
-    "shadow name of the task": ({}, {"base": ShadowTask}, {}),
-    "task expires": ({}, {"expires": 60}, {}),
-    "expires": ({}, {}, {"expires": 60}),
-    "countdown": ({}, {}, {"countdown": 60}),
-    "stamps": ({}, {}, {"stamped_headers": ["mark"], "mark": "x"}),
-    "unknown option": ({}, {}, {"message_id": "same"}),
-}
-
-
-@pytest.mark.parametrize("what", FALL_BACKS)
-def test_what_may_differ_is_built_by_celery(what: str, spy: Callable[..., Spy]) -> None:
-    """Each line of the table: every message is built one by one, and all of them arrive."""
-    config, task, options = FALL_BACKS[what]
-    one = spy(**config)
-
-    one.poll([Item((n,), **options) for n in range(ROWS)], **task)
-
-    assert len(one.built) >= ROWS
-    arrived = [key for key in one.redis.keys("*") if key in {"celery", "q0", "q1"}]
-    assert sum(one.redis.llen(key) for key in arrived) == ROWS
-
-
 def test_nothing_unusual_is_stamped(spy: Callable[..., Spy]) -> None:
     """The control of the table above."""
     one = spy()
@@ -200,75 +86,6 @@ def test_nothing_unusual_is_stamped(spy: Callable[..., Spy]) -> None:
 
     assert one.stamped
     assert [message["headers"]["argsrepr"] for message in one.messages()] == [f"({n},)" for n in range(ROWS)]
-
-
-def test_a_listener_before_the_publish_may_change_messages(spy: Callable[..., Spy], listening: Any) -> None:
-    """before_task_publish sees every message and what it changes is sent."""
-    one = spy()
-
-    def mark(headers: Any = None, **_: Any) -> None:
-        headers["mark"] = headers["argsrepr"]
-
-    listening(signals.before_task_publish, mark)
-    one.poll([(n,) for n in range(ROWS)])
-
-    assert [message["headers"]["mark"] for message in one.messages()] == [f"({n},)" for n in range(ROWS)]
-
-
-def test_a_link_is_built_by_celery(spy: Callable[..., Spy]) -> None:
-    """An item with a callback carries it."""
-    one = spy()
-
-    one.poll([Item((n,), link=one.app.signature("app.next")) for n in range(ROWS)])
-
-    assert len(one.built) >= ROWS
-
-
-def test_an_apply_async_of_the_tasks_own_is_called(spy: Callable[..., Spy]) -> None:
-    """The task's own method sends each message."""
-    one = spy()
-    called: list[Any] = []
-
-    class Own(PerpetualTask):
-        abstract = True
-
-        def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-            called.append(args)
-            return super().apply_async(args, kwargs, **options)
-
-    one.poll([(n,) for n in range(ROWS)], base=Own)
-
-    assert called == [(n,) for n in range(ROWS)]
-    assert len(one.messages()) == ROWS
-
-
-def test_a_patched_producer_is_used(spy: Callable[..., Spy], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracing libraries put their own publish around Kombu's; they see every message."""
-    import kombu
-
-    one = spy()
-    usual, seen = kombu.Producer.publish, []
-
-    def publish(self: Any, *args: Any, **more: Any) -> Any:
-        seen.append(more["headers"]["id"])
-        return usual(self, *args, **more)
-
-    monkeypatch.setattr(kombu.Producer, "publish", publish)
-    outcome = one.poll([(n,) for n in range(ROWS)])
-
-    assert seen == outcome.task_ids
-
-
-def test_a_header_that_changes_is_noticed(spy: Callable[..., Spy], monkeypatch: pytest.MonkeyPatch) -> None:
-    """What no rule foresees is seen by comparing: here an origin that is another one each time."""
-    one = spy()
-    numbers = iter(range(1000))
-    monkeypatch.setattr(celery_amqp, "anon_nodename", lambda: f"node {next(numbers)}")
-
-    one.poll([(n,) for n in range(ROWS)])
-
-    assert len(one.built) >= ROWS
-    assert len({message["headers"]["origin"] for message in one.messages()}) == ROWS
 
 
 def test_kinds_are_stamped_apart_and_keep_their_order(spy: Callable[..., Spy]) -> None:
@@ -421,125 +238,3 @@ def test_a_worker_runs_stamped_messages(
         zip(ids, json.loads(json.dumps(items)), strict=True)
     )
     assert len(proj.rows()) == len(items)
-
-
-@pytest.fixture
-def rabbit(rabbitmq_url: str, redis_url: str, spy: Callable[..., Spy]) -> Iterator[Callable[..., Spy]]:
-    """Apps whose broker is RabbitMQ."""
-
-    def make(**config: Any) -> Spy:
-        return spy(broker_url=rabbitmq_url, perpetual_store_url=redis_url, **config)
-
-    return make
-
-
-def received(app: Celery, queue: str = "celery") -> list[Any]:
-    """Take all messages out of a queue."""
-    with app.connection_for_read() as connection:
-        channel = connection.channel()
-        messages = []
-        while (message := channel.basic_get(queue, no_ack=True)) is not None:
-            messages.append(message)
-        return messages
-
-
-def test_rabbitmq_confirms_every_message(rabbit: Callable[..., Spy], listening: Any) -> None:
-    """Stamped messages arrive in order and to the byte; the ledger counts them, and then it is told."""
-    one = rabbit()
-    items = [Item(args, kwargs, key=False) for args, kwargs in [*wire.TYPES, *wire.ODD]]
-    items += [Item((n,), key=False) for n in range(700)]
-    counts: list[int] = []
-    listening(
-        signals.after_task_publish,
-        lambda headers=None, **_: counts.append(
-            int(one.redis.hget(f"perpetual:p:{headers['id'][:28]}ffffffff", "pub") or 0)
-        ),
-    )
-
-    outcome = one.poll(items)
-
-    assert one.redis.hget(f"perpetual:p:{outcome.poll_id}", "pub") == str(len(items))
-    assert one.redis.exists("perpetual:outbox") == 0
-    # The chunk of which a message is part was counted before.
-    assert counts == [500] * 500 + [len(items)] * (len(items) - 500)
-    messages = received(one.app)
-    assert [message.headers["id"] for message in messages] == outcome.task_ids
-    task = one.app.tasks["app.work"]
-    for args, kwargs in wire.TYPES + wire.ODD:
-        task.apply_async(args, kwargs)
-    for ours, theirs in zip(messages, received(one.app), strict=False):
-        assert ours.body == theirs.body
-        assert shape(ours) == shape(theirs)
-
-
-def shape(message: Any) -> Any:
-    """Everything that RabbitMQ tells of a message, but for ids."""
-    properties = {name: value for name, value in message.properties.items() if name != "correlation_id"}
-    properties["application_headers"] = {
-        name: value for name, value in message.headers.items() if name not in {"id", "root_id"}
-    }
-    del properties["reply_to"]
-    delivery = {name: message.delivery_info[name] for name in ("exchange", "routing_key")}
-    return properties, delivery
-
-
-def test_what_rabbitmq_refuses_is_relayed_under_the_same_ids(rabbit: Callable[..., Spy]) -> None:
-    """A queue that is full refuses: the chunk counts as unpublished, and the relay sends all of it later."""
-    full = Queue("celery", queue_arguments={"x-max-length": 620, "x-overflow": "reject-publish"})
-    one = rabbit(task_queues=[full])
-
-    outcome = one.poll([Item((n,), key=False) for n in range(700)])
-
-    assert one.redis.hget(f"perpetual:p:{outcome.poll_id}", "pub") == "500"
-    assert one.redis.zrange("perpetual:outbox", 0, -1) == [outcome.poll_id]
-    first = [message.headers["id"] for message in received(one.app)]
-    assert len(first) == 620
-
-    assert one.perpetual._runner.publisher.relay() == 200
-    again = [message.headers["id"] for message in received(one.app)]
-    assert again == outcome.task_ids[500:]
-    assert one.redis.exists("perpetual:outbox") == 0
-
-
-def test_a_broker_that_is_away_leaves_the_batch_to_the_relay(
-    spy: Callable[..., Spy], redis_url: str, rabbitmq_url: str
-) -> None:
-    """Nobody listens: the poll is enqueued in the ledger, and published when the broker is back."""
-    away = spy(broker_url="amqp://guest:guest@127.0.0.1:1//", perpetual_store_url=redis_url)
-
-    outcome = away.poll([Item((n,), key=False) for n in range(30)])
-
-    assert away.redis.zrange("perpetual:outbox", 0, -1) == [outcome.poll_id]
-    away.app.close()
-    back = spy(broker_url=rabbitmq_url, perpetual_store_url=redis_url)
-    back.task([])
-    assert back.perpetual._runner.publisher.relay() == 30
-    assert [message.headers["id"] for message in received(back.app)] == outcome.task_ids
-
-
-def test_rabbitmq_holds_back_what_is_due_later(rabbitmq_url: str, project: Callable[..., Project]) -> None:
-    """With quorum queues an eta goes through native delayed delivery, as apply_async sends it."""
-    proj = project(
-        """
-        from kombu import Exchange, Queue
-
-        app.conf.task_queues = [
-            Queue("later", Exchange("later", type="topic"), "later", queue_arguments={"x-queue-type": "quorum"})
-        ]
-        app.conf.update(task_default_queue="later", task_default_exchange="later", task_default_exchange_type="topic",
-                        task_default_routing_key="later", task_default_queue_type="quorum")
-
-        @app.task(base=PerpetualTask, poll_every=3600, bind=True,
-                  next_batch=lambda: [Item((n,), countdown=3) for n in range(10)])
-        def work(self, n):
-            ledger.record(n, self.request.delivery_info["routing_key"])
-        """,
-        broker=rabbitmq_url,
-    )
-    proj.worker(concurrency=1, pool="solo").ready()
-
-    begun = float(proj.run_python("from proj import *\nimport time\nperpetual.poll(work)\nprint(time.time())"))
-    rows = wait_until(lambda: len(proj.rows()) == 10 and proj.rows(), "all ran", timeout=30)
-
-    assert all(row.what.startswith("0.0.0.") for row in rows)
-    assert min(row.time for row in rows) > begun + 1

@@ -1,0 +1,140 @@
+"""Stamped messages over RabbitMQ: confirmed, counted, relayed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery, signals
+from kombu import Queue
+
+from celery_perpetual import Item
+from tests.support import wait_until, wire
+from tests.support.spy import Spy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.support import Project
+
+
+@pytest.fixture
+def rabbit(rabbitmq_url: str, redis_url: str, spy: Callable[..., Spy]) -> Iterator[Callable[..., Spy]]:
+    """Apps whose broker is RabbitMQ."""
+
+    def make(**config: Any) -> Spy:
+        return spy(broker_url=rabbitmq_url, perpetual_store_url=redis_url, **config)
+
+    return make
+
+
+def received(app: Celery, queue: str = "celery") -> list[Any]:
+    """Take all messages out of a queue."""
+    with app.connection_for_read() as connection:
+        channel = connection.channel()
+        messages = []
+        while (message := channel.basic_get(queue, no_ack=True)) is not None:
+            messages.append(message)
+        return messages
+
+
+def test_rabbitmq_confirms_every_message(rabbit: Callable[..., Spy], listening: Any) -> None:
+    """Stamped messages arrive in order and to the byte; the ledger counts them, and then it is told."""
+    one = rabbit()
+    items = [Item(args, kwargs, key=False) for args, kwargs in [*wire.TYPES, *wire.ODD]]
+    items += [Item((n,), key=False) for n in range(700)]
+    counts: list[int] = []
+    listening(
+        signals.after_task_publish,
+        lambda headers=None, **_: counts.append(
+            int(one.redis.hget(f"perpetual:p:{headers['id'][:28]}ffffffff", "pub") or 0)
+        ),
+    )
+
+    outcome = one.poll(items)
+
+    assert one.redis.hget(f"perpetual:p:{outcome.poll_id}", "pub") == str(len(items))
+    assert one.redis.exists("perpetual:outbox") == 0
+    # The chunk of which a message is part was counted before.
+    assert counts == [500] * 500 + [len(items)] * (len(items) - 500)
+    messages = received(one.app)
+    assert [message.headers["id"] for message in messages] == outcome.task_ids
+    task = one.app.tasks["app.work"]
+    for args, kwargs in wire.TYPES + wire.ODD:
+        task.apply_async(args, kwargs)
+    for ours, theirs in zip(messages, received(one.app), strict=False):
+        assert ours.body == theirs.body
+        assert shape(ours) == shape(theirs)
+
+
+def shape(message: Any) -> Any:
+    """Everything that RabbitMQ tells of a message, but for ids."""
+    properties = {name: value for name, value in message.properties.items() if name != "correlation_id"}
+    properties["application_headers"] = {
+        name: value for name, value in message.headers.items() if name not in {"id", "root_id"}
+    }
+    del properties["reply_to"]
+    delivery = {name: message.delivery_info[name] for name in ("exchange", "routing_key")}
+    return properties, delivery
+
+
+def test_what_rabbitmq_refuses_is_relayed_under_the_same_ids(rabbit: Callable[..., Spy]) -> None:
+    """A queue that is full refuses: the chunk counts as unpublished, and the relay sends all of it later."""
+    full = Queue("celery", queue_arguments={"x-max-length": 620, "x-overflow": "reject-publish"})
+    one = rabbit(task_queues=[full])
+
+    outcome = one.poll([Item((n,), key=False) for n in range(700)])
+
+    assert one.redis.hget(f"perpetual:p:{outcome.poll_id}", "pub") == "500"
+    assert one.redis.zrange("perpetual:outbox", 0, -1) == [outcome.poll_id]
+    first = [message.headers["id"] for message in received(one.app)]
+    assert len(first) == 620
+
+    assert one.perpetual._runner.publisher.relay() == 200
+    again = [message.headers["id"] for message in received(one.app)]
+    assert again == outcome.task_ids[500:]
+    assert one.redis.exists("perpetual:outbox") == 0
+
+
+def test_a_broker_that_is_away_leaves_the_batch_to_the_relay(
+    spy: Callable[..., Spy], redis_url: str, rabbitmq_url: str
+) -> None:
+    """Nobody listens: the poll is enqueued in the ledger, and published when the broker is back."""
+    away = spy(broker_url="amqp://guest:guest@127.0.0.1:1//", perpetual_store_url=redis_url)
+
+    outcome = away.poll([Item((n,), key=False) for n in range(30)])
+
+    assert away.redis.zrange("perpetual:outbox", 0, -1) == [outcome.poll_id]
+    away.app.close()
+    back = spy(broker_url=rabbitmq_url, perpetual_store_url=redis_url)
+    back.task([])
+    assert back.perpetual._runner.publisher.relay() == 30
+    assert [message.headers["id"] for message in received(back.app)] == outcome.task_ids
+
+
+def test_rabbitmq_holds_back_what_is_due_later(rabbitmq_url: str, project: Callable[..., Project]) -> None:
+    """With quorum queues an eta goes through native delayed delivery, as apply_async sends it."""
+    proj = project(
+        """
+        from kombu import Exchange, Queue
+
+        app.conf.task_queues = [
+            Queue("later", Exchange("later", type="topic"), "later", queue_arguments={"x-queue-type": "quorum"})
+        ]
+        app.conf.update(task_default_queue="later", task_default_exchange="later", task_default_exchange_type="topic",
+                        task_default_routing_key="later", task_default_queue_type="quorum")
+
+        @app.task(base=PerpetualTask, poll_every=3600, bind=True,
+                  next_batch=lambda: [Item((n,), countdown=3) for n in range(10)])
+        def work(self, n):
+            ledger.record(n, self.request.delivery_info["routing_key"])
+        """,
+        broker=rabbitmq_url,
+    )
+    proj.worker(concurrency=1, pool="solo").ready()
+
+    begun = float(proj.run_python("from proj import *\nimport time\nperpetual.poll(work)\nprint(time.time())"))
+    rows = wait_until(lambda: len(proj.rows()) == 10 and proj.rows(), "all ran", timeout=30)
+
+    assert all(row.what.startswith("0.0.0.") for row in rows)
+    assert min(row.time for row in rows) > begun + 1

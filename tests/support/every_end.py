@@ -1,0 +1,313 @@
+"""One task for every way in which Celery lets a task end."""
+
+from __future__ import annotations
+
+TASKS = """
+import asyncio
+import json
+import signal
+import sys
+import threading
+
+from celery import Task, chain, chord, group
+from celery.backends.redis import RedisBackend
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+
+LATE = bool(app.conf.task_acks_late)
+
+def runs(task):
+    ledger.record(task.request.id, "ran")
+    return sum(row[:2] == (task.request.id, "ran") for row in ledger.rows())
+
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda poll: [
+    Item((), key=name, **{"task": f"proj.{name}", **options}) for name, options in BATCH.items()
+])
+def find():
+    pass
+
+@app.task(bind=True)
+def succeeds(self):
+    perpetual.annotate(run=runs(self))
+    return {"sum": 3}
+
+@app.task(bind=True)
+def raises(self):
+    raise ValueError("as it was told")
+
+@app.task(bind=True, typing=False)
+def lacks_an_argument(self, needed):
+    pass
+
+@app.task(bind=True, soft_time_limit=1)
+def takes_too_long(self):
+    time.sleep(600)
+
+@app.task(bind=True, soft_time_limit=1)
+def notices_its_limit(self):
+    try:
+        time.sleep(600)
+    except SoftTimeLimitExceeded:
+        return "in time"
+
+@app.task(bind=True, time_limit=1)
+def hangs(self):
+    time.sleep(600)
+
+@app.task(bind=True, time_limit=1, soft_time_limit=1)
+def hangs_doubly(self):
+    time.sleep(600)
+
+@app.task(bind=True, time_limit=1, acks_on_failure_or_timeout=False)
+def hangs_once(self):
+    if runs(self) == 1:
+        time.sleep(600)
+
+@app.task(bind=True, time_limit=1)
+def passes_its_limit(self):
+    # Longer than the limit.
+    time.sleep(1.2)
+
+@app.task(bind=True)
+def retries(self):
+    if runs(self) < 3:
+        raise self.retry(countdown=0.1)
+
+@app.task(bind=True, max_retries=1)
+def gives_up(self):
+    raise self.retry(countdown=0.1, exc=ValueError("again"))
+
+@app.task(bind=True, autoretry_for=(ValueError,), max_retries=1, default_retry_delay=0)
+def gives_up_by_itself(self):
+    raise ValueError("again")
+
+@app.task(bind=True)
+def cannot_retry(self):
+    raise self.retry(countdown=0, serializer="runes")
+
+@app.task(bind=True)
+def ignores(self):
+    raise Ignore
+
+@app.task(bind=True)
+def ignores_with_a_state(self):
+    self.update_state(state="PROGRESS")
+    raise Ignore("enough")
+
+@app.task(bind=True)
+def rejects(self):
+    raise Reject("not mine", requeue=False)
+
+@app.task(bind=True)
+def sends_back(self):
+    if runs(self) < 3:
+        raise Reject("not now", requeue=True)
+
+@app.task(bind=True)
+def replaced(self):
+    raise self.replace(succeeds.si())
+
+@app.task(bind=True)
+def replaced_by_failing(self):
+    raise self.replace(raises.si())
+
+@app.task(bind=True)
+def replaced_by_chain(self):
+    raise self.replace(chain(plain.si(), succeeds.si()))
+
+@app.task(bind=True)
+def replaced_by_failing_chain(self):
+    raise self.replace(chain(plain_failing.si(), succeeds.si()))
+
+@app.task(bind=True)
+def replaced_by_group(self):
+    raise self.replace(group(plain.si(), plain.si()))
+
+@app.task(bind=True, ignore_result=True)
+def stores_nothing(self):
+    return 1
+
+@app.task(bind=True, ignore_result=True)
+def fails_and_stores_nothing(self):
+    raise ValueError("as it was told")
+
+@app.task(bind=True)
+def reports(self):
+    self.update_state(state="PROGRESS", meta={"done": 1})
+
+@app.task(bind=True)
+def not_serialisable(self):
+    return object()
+
+@app.task(bind=True)
+def not_picklable(self):
+    class Odd(Exception):
+        lock = threading.Lock()
+    raise Odd(threading.Lock())
+
+class Refusing(RedisBackend):
+    def mark_as_done(self, *args, **kwargs):
+        raise RuntimeError("not today")
+
+@app.task(bind=True, backend=Refusing(app=app, url=app.conf.result_backend))
+def not_storable(self):
+    return 1
+
+class HookRaises(Task):
+    def on_failure(self, *args, **kwargs):
+        raise RuntimeError("the hook itself")
+
+@app.task(bind=True, base=HookRaises)
+def fails_in_its_hook(self):
+    raise ValueError("as it was told")
+
+@app.task(bind=True)
+def killed(self):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@app.task(bind=True)
+def exits(self):
+    os._exit(3)
+
+@app.task(bind=True, reject_on_worker_lost=True)
+def killed_once(self):
+    if runs(self) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+@app.task(bind=True, retry_on_worker_lost=True, default_retry_delay=0)
+def retried_when_lost(self):
+    if runs(self) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class DiesAfterwards(Task):
+    def on_success(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+@app.task(bind=True, base=DiesAfterwards)
+def killed_after_success(self):
+    return 1
+
+@app.task(bind=True)
+def leaves(self):
+    sys.exit(3)
+
+@app.task(bind=True)
+def is_cancelled_inside(self):
+    raise asyncio.CancelledError
+
+@app.task(bind=True)
+def is_terminated(self):
+    runs(self)
+    time.sleep(600)
+
+@app.task(bind=True)
+def is_killed_by_order(self):
+    runs(self)
+    time.sleep(600)
+
+@app.task(bind=True)
+def is_revoked_too_late(self):
+    runs(self)
+    while not os.path.exists("revoked"):
+        time.sleep(0.05)
+
+class BeforeStart(Task):
+    def before_start(self, task_id, args, kwargs):
+        raise {"ignores": Ignore("no"), "rejects": Reject("no", requeue=False), "raises": ValueError("no")}[
+            self.name.rpartition("_")[2]
+        ]
+
+def never_started():
+    ledger.record("never", "ran in spite of before_start")
+
+for name in ("ignores", "rejects", "raises"):
+    app.task(name=f"proj.start_{name}", base=BeforeStart)(never_started)
+
+@app.task(bind=True, perpetual_options=PerpetualOptions(completions=False))
+def is_silent(self):
+    return 1
+
+@app.task(bind=True, perpetual_options=PerpetualOptions(completions=False))
+def is_silent_and_fails(self):
+    raise ValueError("as it was told")
+
+@app.task
+def never():
+    ledger.record("never", "ran")
+
+# Nobody's but the user's.
+
+@app.task
+def plain(*args):
+    pass
+
+@app.task
+def plain_failing(*args):
+    raise ValueError("as it was told")
+
+# Ours by their class, under ids of any form.
+
+@app.task(base=PerpetualTask, acks_late=LATE)
+def member(*args):
+    return 1
+
+@app.task(base=PerpetualTask, acks_late=LATE)
+def failing(*args):
+    raise ValueError("as it was told")
+
+@app.task(base=PerpetualTask, acks_late=LATE)
+def member_rejecting(*args):
+    raise Reject("not mine", requeue=False)
+
+@app.task(base=PerpetualTask, acks_late=LATE)
+def member_leaving(*args):
+    sys.exit(3)
+
+@app.task(base=PerpetualTask, acks_late=LATE)
+def member_killed(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@app.task(base=PerpetualTask, acks_late=LATE, time_limit=1)
+def member_hanging(*args):
+    time.sleep(600)
+
+#: By what a chain or chord begins with; each is sent where the pool can have such an end.
+CANVAS = {
+    "chain": lambda: chain(member.s("1"), failing.s("2"), member.s("3"), member.s("4")),
+    "rejected chain": lambda: chain(member_rejecting.s("1"), member.s("2"), member.s("3")),
+    "left chain": lambda: chain(member_leaving.s("1"), member.s("2")),
+    "killed chain": lambda: chain(member_killed.s("1"), member.s("2")),
+    "hanging chain": lambda: chain(member_hanging.s("1"), member.s("2")),
+    "plain chain": lambda: chain(plain_failing.si("1"), plain.si("2")),
+    "mixed chain": lambda: chain(plain_failing.si("1"), member.si("2")),
+    "chord": lambda: chord([member.s("1"), member.s("2")], member.s("3")),
+    "failed chord": lambda: chord([member.s("1"), failing.s("2")], member.s("3")),
+    "left chord": lambda: chord([member.s("1"), member_leaving.s("2")], member.s("3")),
+    "chord before others": lambda: chain(chord([failing.s("1"), member.s("2")], member.s("3")), member.s("4")),
+    "chord behind another": lambda: chain(failing.si("1"), chord([member.si("2"), member.si("3")], member.si("4"))),
+    "chord before a group": lambda: chord([member.s("1"), failing.s("2")], group(member.s("3"), member.s("4"))),
+}
+
+def tasks(signature):
+    if signature.get("subtask_type") is None:
+        return [signature]
+    inside = signature["kwargs"]
+    header = inside.get("header") or []
+    parts = [*(inside.get("tasks") or []), *([header] if isinstance(header, dict) else header), inside.get("body")]
+    return [each for part in parts if part for each in tasks(part)]
+
+def send_others(names):
+    sent = {}
+    for name in names:
+        whole = CANVAS[name]()
+        whole.freeze()
+        frozen = tasks(json.loads(json.dumps(whole)))
+        sent |= {f"{name} {each['args'][-1]}": each["options"]["task_id"] for each in frozen}
+        whole.apply_async()
+    sent["by class"] = member.apply_async(task_id="any-form").id
+    sent["by header"] = plain.apply_async(task_id="by-header", headers={"perpetual": 1}).id
+    sent["by header, expired"] = plain.apply_async(headers={"perpetual": 1}, expires=-1).id
+    sent["plain"] = plain.delay().id
+    sent["plain, expired"] = plain.apply_async(expires=-1).id
+    sent["plain failing"] = plain_failing.delay().id
+    return sent
+"""

@@ -1,0 +1,214 @@
+"""One call of each Lua script in each state: its arguments, its answers, and what it touches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery_perpetual.ledger import item_id
+from tests.support.scripts import DAY, MINUTE, NEXT_POLL, POLL, UNIT, Slots, World
+
+
+def after(client: Any, case: Case) -> dict[str, Any]:
+    """The keyspace without what may differ between two calls of this case."""
+    found = dump(client, case.moving)
+    if case.moving_claim:
+        found["P:u:" + UNIT][1].pop(b"claim_until")
+    return found
+
+
+def dump(client: Any, moving: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Every key with its type, its content, and whether it expires; scores of ``moving`` zsets are left out."""
+    found = {}
+    for key in sorted(client.keys("*")):
+        kind = client.type(key).decode()
+        content: Any = {
+            "string": lambda key=key: client.get(key),
+            "list": lambda key=key: client.lrange(key, 0, -1),
+            "hash": lambda key=key: client.hgetall(key),
+            "set": lambda key=key: client.smembers(key),
+            "zset": lambda key=key: dict(client.zrange(key, 0, -1, withscores=True)),
+            "stream": lambda key=key: client.xrange(key),
+        }[kind]()
+        if key.decode() in moving:
+            content = set(content)
+        found[key.decode()] = (kind, content, client.pttl(key) >= 0)
+    return found
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: in which state, with which arguments, and what the first and the second are answered."""
+
+    script: str
+    state: str
+    prepare: Callable[[World], object]
+    slots: Callable[[World], Slots]
+    first: Callable[[Any], bool]
+    second: Callable[[Any, Any], bool] = lambda first, second: first == second
+    moving: tuple[str, ...] = ()
+    moving_claim: bool = False
+    """The claim's end counts from each call."""
+    writes: bool = True
+    """False: a call that is refused, or only reads."""
+    touches: Callable[[World], Mapping[str, str]] = field(default=lambda _: {})
+    """Keys that the script builds itself, beside those that it is given, with their types."""
+
+
+def answers(expected: Any) -> Callable[[Any], bool]:
+    return lambda answer: answer == expected
+
+
+def then(expected: Any) -> Callable[[Any, Any], bool]:
+    return lambda _, second: second == expected
+
+
+def same_claims(first: list[Any], second: list[Any]) -> bool:
+    """The same answers; only the time may be another, and a trigger matters to nobody who was refused."""
+    rows = [(answer[at : at + 7] for at in range(1, len(answer), 7)) for answer in (first, second)]
+    return all(
+        one[:6] == other[:6] and (one[0] != b"claimed" or one == other) for one, other in zip(*rows, strict=True)
+    )
+
+
+def verdicts(*expected: bytes) -> Callable[[Any], bool]:
+    return lambda answer: tuple(answer[1::7]) == expected
+
+
+def unit_keys(w: World) -> Mapping[str, str]:
+    return {w.keys.unit(UNIT): "hash"}
+
+
+def claim_keys(w: World) -> Mapping[str, str]:
+    return {w.keys.unit(UNIT): "hash", w.keys.polls(UNIT): "list"}
+
+
+def finish_keys(w: World) -> Mapping[str, str]:
+    return {w.keys.unit(UNIT): "hash", w.keys.item_keys(UNIT): "hash", w.keys.recent(UNIT): "zset"}
+
+
+CASES = [
+    # ---- leadership
+    Case("lead", "nobody leads", lambda w: None, World.lead, lambda a: int(a[0]) > 0 and a[2] == b'{"owner": "a"}',
+         lambda a, b: a[0] == b[0] and a[2:4] == b[2:4]),
+    Case("lead", "somebody else leads", World.led, lambda w: w.lead("b"), lambda a: a[0] == b"0" and 0 < a[1] <= MINUTE,
+         lambda a, b: a[0] == b[0] and a[2:4] == b[2:4], writes=False),
+    Case("lead", "handed over to me", World.handed_over, lambda w: w.lead("b"), lambda a: int(a[0]) > 0,
+         lambda a, b: a[0] == b[0] and a[2:4] == b[2:4]),
+    Case("lead", "handed over to somebody else", World.handed_over, lambda w: w.lead("c"),
+         lambda a: a[0] == b"0" and 0 < a[1] <= DAY, lambda a, b: a[0] == b[0], writes=False),
+    Case("renew", "mine", World.led, World.renew, lambda a: a[:2] == [1, b""], lambda a, b: a[:2] == b[:2]),
+    Case("renew", "mine, and somebody asks", lambda w: (w.led(), w.redis.set(w.keys.handover, "b", px=DAY)), World.renew,
+         lambda a: a[:2] == [1, b"b"], lambda a, b: a[:2] == b[:2]),
+    Case("renew", "somebody else's", World.led, lambda w: w.renew("a:1"), lambda a: a[:2] == [0, b""],
+         lambda a, b: a[:2] == b[:2], writes=False),
+    Case("resign", "mine", World.led, World.resign, answers(1)),
+    Case("resign", "somebody else's", World.led, lambda w: w.resign("a:1"), answers(1), writes=False),
+    # ---- the clock
+    Case("register", "new units", World.led, World.register, answers(1), moving=("P:units",), touches=unit_keys),
+    Case("register", "another schedule", lambda w: w.claimed(), lambda w: w.register(every=7000), answers(1),
+         moving=("P:units",), touches=unit_keys),
+    Case("register", "known units", World.registered, World.register, answers(1), moving=("P:units",)),
+    Case("register", "not leading", World.led, lambda w: w.register(mine="a:1"), answers(0), writes=False),
+    Case("forget", "leading", World.registered, World.forget, answers(1)),
+    Case("forget", "not leading", World.registered, lambda w: w.forget("a:1"), answers(0), writes=False),
+    Case("drop_unit", "without a cursor", lambda w: w.orphaned(""), World.drop_unit, answers(1), then(0)),
+    Case("drop_unit", "with a cursor", lambda w: w.orphaned("7"), World.drop_unit, answers(2)),
+    Case("drop_unit", "known of late", World.registered, World.drop_unit, answers(0), writes=False),
+    Case("due", "one is due", World.registered, World.due, lambda a: a[2:6] == [UNIT.encode(), b"1000", b"", b""],
+         lambda a, b: a[1:] == b[1:], writes=False, touches=unit_keys),
+    Case("due", "nothing is due", lambda w: (w.led(), w.redis.zadd(w.keys.due, {UNIT: 9e12})), World.due,
+         lambda a: a[1:] == [b"9000000000000"], lambda a, b: a[1:] == b[1:], writes=False),
+    # ---- claims
+    Case("claim", "by the leader", World.registered, World.claim, verdicts(b"claimed"), same_claims, touches=claim_keys),
+    Case("claim", "several units", World.registered, lambda w: w.claim(units=2), verdicts(b"claimed", b"claimed"),
+         same_claims, touches=claim_keys),
+    Case("claim", "by hand", World.registered, lambda w: w.claim(mine=""), verdicts(b"claimed"), same_claims,
+         touches=claim_keys),
+    Case("claim", "taken over from an earlier term", World.claimed_by_earlier_term,
+         lambda w: w.claim(NEXT_POLL, slot=2000), verdicts(b"claimed"), same_claims, touches=claim_keys),
+    Case("claim", "taken over after its time", lambda w: w.claimed(valid=0), lambda w: w.claim(NEXT_POLL, slot=2000),
+         verdicts(b"claimed"), same_claims, touches=claim_keys),
+    Case("claim", "taken over by hand", lambda w: w.claimed(valid=0), lambda w: w.claim(NEXT_POLL, mine=""),
+         verdicts(b"claimed"), same_claims, touches=claim_keys),
+    Case("claim", "left open by hand", lambda w: w.claimed(mine="", valid=0), lambda w: w.claim(NEXT_POLL, slot=2000),
+         verdicts(b"backoff"), same_claims, touches=claim_keys),
+    Case("claim", "busy", lambda w: w.claimed(), lambda w: w.claim(NEXT_POLL, slot=2000), verdicts(b"busy"), same_claims,
+         touches=claim_keys),
+    Case("claim", "busy for a poll by hand", lambda w: w.claimed(), lambda w: w.claim(NEXT_POLL, mine=""),
+         verdicts(b"busy"), same_claims, writes=False),
+    Case("claim", "paused", World.paused, World.claim, verdicts(b"paused"), same_claims, touches=claim_keys),
+    Case("claim", "everything paused", lambda w: (w.registered(), w.run("pause", w.pause(scope="*"))), World.claim,
+         verdicts(b"paused"), same_claims, touches=claim_keys),
+    Case("claim", "a slot that was polled", lambda w: (w.claimed(), w.run("end", w.end())), lambda w: w.claim(NEXT_POLL),
+         verdicts(b"early"), same_claims, writes=False),
+    Case("claim", "not leading", World.registered, lambda w: w.claim(mine="a:1"), answers([0]), writes=False),
+    # ---- ends without items
+    Case("end", "nothing found", lambda w: w.claimed(), World.end, answers(b"ended"), then(b"already")),
+    Case("end", "nothing found once more", World.ended_empty, lambda w: w.end(NEXT_POLL), answers(b"ended"),
+         then(b"already")),
+    Case("end", "failed", lambda w: w.claimed(), lambda w: w.end(sign="", delay="30000", failures="add"),
+         answers(b"ended"), then(b"already")),
+    Case("end", "asks for a pause", lambda w: w.claimed(), lambda w: w.end(sign="", pause='{"by": "next_batch"}'),
+         answers(b"ended"), then(b"already")),
+    Case("end", "claim lost", lambda w: w.claimed(NEXT_POLL), World.end, answers(b"refused"), writes=False),
+    # ---- batches
+    Case("stage", "first chunk", lambda w: w.claimed(), World.stage, answers(1), moving=("P:staged",)),
+    Case("stage", "second chunk", lambda w: w.staged(1), lambda w: w.stage(1), answers(1), moving=("P:staged",)),
+    Case("stage", "claim lost", lambda w: w.claimed(NEXT_POLL), World.stage, answers(0), writes=False),
+    Case("commit", "small, with its messages", lambda w: w.claimed(), World.commit, answers(b"committed"),
+         then(b"already"), touches=lambda w: {w.keys.chunk(POLL, 0): "list"}),
+    Case("commit", "small, to be published", lambda w: w.claimed(), lambda w: w.commit(pushed=False, delay="0"),
+         answers(b"committed"), then(b"already"), touches=lambda w: {w.keys.chunk(POLL, 0): "list"}),
+    Case("commit", "by hand", lambda w: w.claimed(mine=""), lambda w: {**w.commit(cursor=""), "following": ""},
+         answers(b"committed"), then(b"already"), touches=lambda w: {w.keys.chunk(POLL, 0): "list"}),
+    Case("commit", "staged", lambda w: w.staged(2), lambda w: w.commit(items=6, chunks=2, pushed=False),
+         answers(b"committed"), then(b"already"), touches=lambda w: {w.keys.chunk(POLL, 1): "list"}),
+    Case("commit", "claim lost", lambda w: w.claimed(NEXT_POLL), World.commit, answers(b"refused"), writes=False),
+    Case("commit", "no room", lambda w: w.claimed(), lambda w: w.commit(most=2), answers(b"full"), writes=False),
+    Case("commit", "staged records are gone", lambda w: w.staged(1),
+         lambda w: w.commit(items=6, chunks=2, pushed=False), answers(b"missing"), writes=False),
+    Case("publish", "a part", lambda w: w.committed(pushed=False), lambda w: w.publish(0, 2), answers(1), then(2)),
+    Case("publish", "all", lambda w: w.committed(pushed=False), lambda w: w.publish(0, 3), answers(1), then(2)),
+    Case("publish", "a part too far", lambda w: w.committed(pushed=False), lambda w: w.publish(1, 3), answers(0),
+         writes=False),
+    Case("publish", "unknown batch", lambda w: w.redis.zadd(w.keys.outbox, {POLL: 1}), lambda w: w.publish(0, 3),
+         answers(0)),
+    Case("finish", "one of several", World.committed, lambda w: w.finish(1), answers([1, 0]), touches=finish_keys),
+    Case("finish", "the last one", lambda w: w.finished(0, 2), lambda w: w.finish(1, "failure"), answers([1, 0]),
+         touches=finish_keys),
+    Case("finish", "not announced", World.committed, lambda w: {**w.finish(1), "head": ""}, answers([1, 0]),
+         touches=finish_keys),
+    Case("finish", "unknown batch", lambda w: w.claimed(), lambda w: {**w.finish(1), "head": ""}, answers([0, 0]),
+         writes=False),
+    Case("once", "waiting", lambda w: w.redis.zadd(w.keys.batches, {POLL: 1}), World.once, answers(1), then(0)),
+    Case("once", "sent by somebody", World.led, World.once, answers(0), writes=False),
+    Case("unstage", "some keys", lambda w: w.abandoned(2), lambda w: w.unstage("0-0", "0-1"), answers(1)),
+    Case("unstage", "all that is left", lambda w: w.abandoned(2), lambda w: w.unstage(last=True), answers(1)),
+    Case("unstage", "a key that another poll has taken",
+         lambda w: (w.abandoned(1), w.redis.hset(w.keys.item_keys(UNIT), "0-0", item_id(NEXT_POLL, 0))),
+         lambda w: w.unstage("0-0"), answers(1), writes=False),
+    Case("unstage", "still open", lambda w: w.staged(1), lambda w: w.unstage("0-0"), answers(0), writes=False),
+    # ---- polls in workers
+    Case("travel", "on its way", lambda w: w.claimed(), World.travel, answers(1), moving_claim=True),
+    Case("travel", "claim lost", lambda w: w.claimed(NEXT_POLL), World.travel, answers(0), writes=False),
+    Case("carry", "arrived", lambda w: (w.claimed(), w.run("travel", w.travel())), World.carry,
+         lambda a: a[1:3] == [b"1000", b"schedule"], lambda a, b: a[1:] == b[1:], moving=("P:due",), moving_claim=True),
+    Case("carry", "claim lost", lambda w: w.claimed(NEXT_POLL), World.carry, answers([]), writes=False),
+    # ---- by hand
+    Case("nudge", "not due yet", lambda w: (w.registered(), w.redis.zadd(w.keys.due, {UNIT: 9e12})), World.nudge,
+         answers(1), moving=("P:due",)),
+    Case("nudge", "not in the clock", World.led, World.nudge, answers(0), writes=False),
+    Case("set_cursor", "set", World.registered, World.set_cursor, answers(1)),
+    Case("set_cursor", "forget", lambda w: w.run("set_cursor", w.set_cursor()), lambda w: w.set_cursor(""), answers(1)),
+    Case("set_cursor", "a poll is open", lambda w: w.claimed(), World.set_cursor, answers(0), writes=False),
+    # ---- pauses
+    Case("pause", "not paused yet", World.registered, World.pause, answers(1)),
+    Case("pause", "paused for another reason", World.paused, lambda w: w.pause("strike"), answers(1)),
+    Case("resume", "paused", World.paused, World.resume, answers(1), touches=unit_keys),
+    Case("resume", "not paused", World.registered, World.resume, answers(0), writes=False),
+    Case("resume", "the pause is over", World.pause_is_over, World.resume, answers(0), writes=False),
+    Case("trim_pauses", "one is over", World.pause_is_over, World.trim_pauses, answers(None)),
+    Case("trim_pauses", "one holds", World.paused, World.trim_pauses, answers(None), writes=False),
+]  # fmt: skip

@@ -1,0 +1,256 @@
+"""A store, and what leads to the states in which its scripts are called."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from celery_perpetual.ledger import base, encode, item_id, new_poll_id
+from celery_perpetual.store import Store, address, script
+from celery_perpetual.tasks.work import Work
+
+UNIT, OTHER_UNIT = "perpetual:deliver", "perpetual:zürich%3A東京"
+POLL, NEXT_POLL = new_poll_id(1_700_000_000_000), new_poll_id(1_700_000_001_000)
+QUEUE = "the-broker's-queue"
+MINUTE = 60_000
+DAY = 24 * 60 * MINUTE
+OUTCOME = json.dumps({"status": "enqueued"})
+Slots = dict[str, Any]
+
+
+class World:
+    """A store, and what leads to the states in which scripts are called. Everybody's first owner is ``a``."""
+
+    def __init__(self, url: str) -> None:
+        self.store = Store(address(url), "P")
+        self.keys = self.store.keys
+        self.redis: Any = self.store.redis
+        self.leader = ""
+
+    def run(self, name: str, slots: Slots) -> Any:
+        return script(name)(self.store, **slots)
+
+    # Arguments of each script.
+
+    def lead(self, owner: str = "a") -> Slots:
+        k = self.keys
+        return {
+            "leader": k.leader, "info": k.leader_info, "term": k.term, "epoch": k.epoch, "handover": k.handover,
+            "events": k.events, "owner": owner, "ttl": MINUTE, "about": f'{{"owner": "{owner}"}}',
+            "epoch_new": f"epoch of {owner}", "maxlen": 1000,
+        }  # fmt: skip
+
+    def renew(self, mine: str | None = None) -> Slots:
+        k = self.keys
+        return {
+            "leader": k.leader, "info": k.leader_info, "handover": k.handover, "mine": mine or self.leader,
+            "ttl": MINUTE, "about": '{"units": 7}',
+        }  # fmt: skip
+
+    def resign(self, mine: str | None = None) -> Slots:
+        k = self.keys
+        return {
+            "leader": k.leader, "info": k.leader_info, "events": k.events, "mine": mine or self.leader,
+            "reason": "beat stopped", "maxlen": 1000,
+        }  # fmt: skip
+
+    def register(self, every: int = MINUTE, mine: str | None = None) -> Slots:
+        k = self.keys
+        rows = [UNIT, f"every {every} ms", every, 1000, OTHER_UNIT, "at noon", "", DAY]
+        return {
+            "leader": k.leader, "units": k.units, "due": k.due, "mine": mine or self.leader,
+            "unit_prefix": k.unit_prefix, "tail": rows,
+        }  # fmt: skip
+
+    def forget(self, mine: str | None = None) -> Slots:
+        return {"leader": self.keys.leader, "due": self.keys.due, "mine": mine or self.leader, "tail": [UNIT, "none"]}
+
+    def due(self) -> Slots:
+        return {"due": self.keys.due, "limit": 100, "unit_prefix": self.keys.unit_prefix, "mine": self.leader}
+
+    def claim(
+        self, poll: str = POLL, *, mine: str | None = None, slot: int = 1000, valid: int = MINUTE, units: int = 1
+    ) -> Slots:
+        k = self.keys
+        rows: list[Any] = [UNIT, "deliver", slot, DAY, poll, valid, 0, 200, DAY]
+        rows += [OTHER_UNIT, "other", slot, DAY, poll[:-1] + "0", valid, 0, 200, DAY] * (units - 1)
+        return {
+            "leader": k.leader, "due": k.due, "paused": k.paused, "events": k.events,
+            "mine": self.leader if mine is None else mine, "unit_prefix": k.unit_prefix,
+            "polls_prefix": k.polls_prefix, "maxlen": 1000, "tail": rows,
+        }  # fmt: skip
+
+    def stage(self, chunk: int = 0, poll: str = POLL, items: int = 3) -> Slots:
+        k = self.keys
+        works = [work(f"{chunk}-{n}") for n in range(items)]
+        return {
+            "key": k.unit(UNIT), "chunk": k.chunk(poll, chunk), "item_keys": k.item_keys(UNIT), "staged": k.staged,
+            "poll": poll, "unit": UNIT, "ttl": DAY, "records": items,
+            "tail": [*(encode(each, "deliver") for each in works), *pairs(works, poll, chunk * items)],
+        }  # fmt: skip
+
+    def commit(
+        self, poll: str = POLL, *, items: int = 3, chunks: int = 0, pushed: bool = True, most: int = 100,
+        delay: str = "", cursor: str = '{"after": 7}',
+    ) -> Slots:  # fmt: skip
+        k = self.keys
+        works = [] if chunks else [work(n) for n in range(items)]
+        messages = [f"message {n}" for n in range(items)] if pushed else []
+        commands = ["LPUSH", 10, len(messages), *messages] if pushed else []
+        return {
+            "key": k.unit(UNIT), "due": k.due, "polls": k.polls(UNIT), "events": k.events, "batch": k.poll(poll),
+            "item_keys": k.item_keys(UNIT), "staged": k.staged, "outbox": k.outbox,
+            "cursors": k.cursors, "on_done": 0, "more_keys": [QUEUE] if pushed else [],
+            "poll": poll, "unit": UNIT, "outcome": OUTCOME, "history": 200, "ttl": DAY, "maxlen": 1000, "slot": 1000,
+            "following": DAY, "delay": delay, "trigger": "drain" if delay else "", "cursor": cursor,
+            "task": "deliver", "items": items, "most": most, "window": MINUTE, "chunk_key": k.chunk_prefix(poll),
+            "chunks": chunks, "pairs_here": len(works), "pushed": len(messages),
+            "tail": [*(encode(each, "deliver") for each in works), *pairs(works, poll, 0), *commands],
+        }  # fmt: skip
+
+    def end(
+        self, poll: str = POLL, *, sign: str = "empty", delay: str = "", failures: str = "reset", pause: str = ""
+    ) -> Slots:
+        k = self.keys
+        return {
+            "key": k.unit(UNIT), "due": k.due, "polls": k.polls(UNIT), "events": k.events, "paused": k.paused,
+            "cursors": k.cursors, "poll": poll, "unit": UNIT, "outcome": OUTCOME, "sign": sign, "history": 200, "ttl": DAY, "maxlen": 1000,
+            "slot": 1000, "following": DAY, "delay": delay, "trigger": "backoff" if delay else "",
+            "failures": failures, "cursor": "7", "pause": pause,
+        }  # fmt: skip
+
+    def publish(self, first: int, last: int, poll: str = POLL) -> Slots:
+        k = self.keys
+        messages = [f"message {n}" for n in range(first, last)]
+        return {
+            "batch": k.poll(poll), "outbox": k.outbox, "more_keys": [QUEUE], "poll": poll, "first": first, "last": last,
+            "tail": ["LPUSH", 3, len(messages), *messages],
+        }  # fmt: skip
+
+    def finish(self, index: int, status: str = "success", poll: str = POLL) -> Slots:
+        k, task_id = self.keys, item_id(poll, index)
+        return {
+            "batch": k.poll(poll), "chunk": k.chunk(poll, 0), "done": k.done(poll, 0),
+            "completion": k.completion(task_id), "queue": k.queue(task_id), "channel": k.channel(task_id),
+            "everybody": k.everybody, "events": k.events, "counters": k.counters, "batches": k.batches,
+            "batch_channel": k.channel(poll), "id": task_id, "position": index, "status": status,
+            "head": json.dumps({"task_id": task_id, "status": status, "final": True})[:-1], "batch_ttl": DAY,
+            "record_ttl": DAY, "queue_ttl": DAY, "maxlen": 1000, "prefix": k.prefix, "poll": poll,
+        }  # fmt: skip
+
+    def once(self, entry: str = POLL) -> Slots:
+        return {
+            "waiting": self.keys.batches, "more_keys": [QUEUE], "entry": entry, "tail": ["LPUSH", 2, 1, "message"]
+        }  # fmt: skip
+
+    def travel(self, poll: str = POLL) -> Slots:
+        return {"key": self.keys.unit(UNIT), "poll": poll, "valid": MINUTE}
+
+    def carry(self, poll: str = POLL) -> Slots:
+        return {"key": self.keys.unit(UNIT), "due": self.keys.due, "poll": poll, "unit": UNIT, "valid": 5 * MINUTE}
+
+    def nudge(self) -> Slots:
+        return {"key": self.keys.unit(UNIT), "due": self.keys.due, "unit": UNIT, "trigger": "nudge"}
+
+    def set_cursor(self, cursor: str = "8") -> Slots:
+        k = self.keys
+        return {"key": k.unit(UNIT), "cursors": k.cursors, "unit": UNIT, "cursor": cursor}
+
+    def unstage(self, *keys: str, poll: str = POLL, last: bool = False) -> Slots:
+        k = self.keys
+        return {
+            "key": k.unit(UNIT), "batch": k.poll(poll), "item_keys": k.item_keys(UNIT), "staged": k.staged,
+            "more_keys": [k.chunk(poll, 0), k.chunk(poll, 1)] if last else [],
+            "poll": poll, "unit": UNIT, "base": base(poll), "last": int(last), "tail": keys,
+        }  # fmt: skip
+
+    def pause(self, reason: str = "holidays", scope: str = UNIT, until_ms: int | None = None) -> Slots:
+        told = json.dumps({"by": "me", "reason": reason, "until_ms": until_ms})
+        return {"paused": self.keys.paused, "events": self.keys.events, "scope": scope, "pause": told, "maxlen": 1000}
+
+    def resume(self, scope: str = UNIT) -> Slots:
+        k = self.keys
+        return {
+            "paused": k.paused, "due": k.due, "events": k.events, "receipt": k.receipt("call"), "scope": scope,
+            "about": "{}", "maxlen": 1000, "receipt_ttl": MINUTE, "unit_prefix": k.unit_prefix, "tail": [UNIT, OTHER_UNIT],
+        }  # fmt: skip
+
+    def trim_pauses(self) -> Slots:
+        return {"paused": self.keys.paused}
+
+    def drop_unit(self, unit: str = UNIT) -> Slots:
+        k = self.keys
+        return {
+            "key": k.unit(unit), "units": k.units, "due": k.due, "polls": k.polls(unit), "unit": unit, "age": DAY,
+        }  # fmt: skip
+
+    # States.
+
+    def led(self, owner: str = "a") -> None:
+        term = self.run("lead", self.lead(owner))[0].decode()
+        self.leader = f"{owner}:{term}"
+
+    def registered(self) -> None:
+        self.led()
+        self.run("register", self.register())
+
+    def claimed(self, poll: str = POLL, **options: Any) -> None:
+        if not self.leader:
+            self.registered()
+        assert self.run("claim", self.claim(poll, **options))[1] == b"claimed"
+
+    def claimed_by_earlier_term(self) -> None:
+        self.claimed()
+        self.run("resign", self.resign())
+        self.led("b")
+
+    def staged(self, chunks: int = 2) -> None:
+        self.claimed()
+        for chunk in range(chunks):
+            assert self.run("stage", self.stage(chunk)) == 1
+
+    def abandoned(self, chunks: int = 2) -> None:
+        self.staged(chunks)
+        self.run("end", self.end())
+
+    def committed(self, **options: Any) -> None:
+        self.claimed()
+        assert self.run("commit", self.commit(**options)) == b"committed"
+
+    def finished(self, *indexes: int) -> None:
+        self.committed()
+        for index in indexes:
+            assert self.run("finish", self.finish(index))[0] == 1
+
+    def ended_empty(self) -> None:
+        """A poll that found nothing, and the next one is open: its outcome will be folded."""
+        self.claimed()
+        self.run("end", self.end())
+        self.claimed(NEXT_POLL, slot=2000)
+
+    def handed_over(self) -> None:
+        self.led()
+        self.redis.set(self.keys.handover, "b", px=DAY)
+        self.run("resign", self.resign())
+
+    def paused(self) -> None:
+        self.registered()
+        self.run("pause", self.pause())
+
+    def pause_is_over(self) -> None:
+        self.registered()
+        self.run("pause", self.pause(until_ms=1))
+
+    def orphaned(self, cursor: str) -> None:
+        """A unit that was polled once, and was last known long ago."""
+        self.claimed()
+        self.run("end", {**self.end(), "cursor": cursor})
+        self.redis.zadd(self.keys.units, {UNIT: 1})
+
+
+def work(key: object) -> Work:
+    return Work("deliver", b"[[], {}]", "json", {}, str(key), None)
+
+
+def pairs(works: list[Work], poll: str, start: int) -> list[Any]:
+    return [text for n, each in enumerate(works, start) for text in (each.key, item_id(poll, n))]
