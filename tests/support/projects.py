@@ -14,6 +14,7 @@ import redis
 
 import celery_perpetual
 from tests.support import ledger
+from tests.support.commands import Commands
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,6 +77,7 @@ class Project:
         self.broker = broker or redis_url
         self.redis = redis.Redis.from_url(redis_url, decode_responses=True)
         self._processes = processes
+        self._commands: Commands | None = None
         settings = {"broker_connection_retry_on_startup": True, **(config or {})}
         if perpetual and self.broker != redis_url:
             settings.setdefault("perpetual_store_url", redis_url)
@@ -136,11 +138,14 @@ class Project:
             name, [sys.executable, *argv], folder=self.folder, env=self.env(env), whole_group=whole_group
         )
 
-    def celery(
-        self, *args: str, env: Mapping[str, str] | None = None, stdin: str = "", timeout: float = 60.0
-    ) -> subprocess.CompletedProcess[str]:
-        """Run ``celery -A proj …`` to its end; the exit code is the test's to judge."""
-        return self._run(["-m", "celery", "-A", self.name, *args], env, stdin, timeout)
+    def celery(self, *args: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run ``celery -A proj …`` to its end; the exit code is the test's to judge.
+
+        The first one imports the project for all of them.
+        """
+        if self._commands is None:
+            self._commands = Commands(self)
+        return self._commands.run(args, stdin)
 
     def run_python(self, code: str, *, env: Mapping[str, str] | None = None, timeout: float = 60.0) -> str:
         """Run code in a fresh interpreter and return what it printed.
@@ -148,7 +153,16 @@ class Project:
         Raises:
             AssertionError: It ended with an error; the text has its traceback.
         """
-        done = self._run(["-c", dedent(code)], env, "", timeout)
+        done = subprocess.run(
+            [sys.executable, "-c", dedent(code)],
+            cwd=self.folder,
+            env=self.env(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
         assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
@@ -160,6 +174,8 @@ class Project:
     def close(self) -> None:
         """Close the client; the processes are ended by their own fixture."""
         self.redis.close()
+        if self._commands is not None:
+            self._commands.close()
 
     def _next_name(self, kind: str) -> str:
         taken = {process.name for process in self._processes.started}
@@ -175,18 +191,4 @@ class Project:
             env=self.env(env),
             whole_group=whole_group,
             ready_text=ready_text,
-        )
-
-    def _run(
-        self, argv: list[str], env: Mapping[str, str] | None, stdin: str, timeout: float
-    ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *argv],
-            cwd=self.folder,
-            env=self.env(env),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
         )
