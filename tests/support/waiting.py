@@ -10,16 +10,22 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LONGEST_INTERVAL = 0.1
+
 
 def wait_until(predicate: Callable[[], T], what: str, timeout: float = 30.0, interval: float = 0.02) -> T:
     """Call `predicate` until it returns something true, and return that.
 
+    It is called every `interval` seconds at first, and less often with time.
+
     Raises:
         AssertionError: It did not within `timeout` seconds; the text names `what` and the last answer.
     """
-    deadline = time.monotonic() + timeout
+    begun = time.monotonic()
     while not (answer := predicate()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - begun
+        if waited > timeout:
             raise AssertionError(f"not within {timeout:g} s: {what}; last answer: {answer!r}")
-        time.sleep(interval)
+        # What takes long may be noticed a little later; the processes that are waited for need the machine more.
+        time.sleep(max(interval, min(LONGEST_INTERVAL, interval * (1 + waited))))
     return answer
