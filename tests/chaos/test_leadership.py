@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.support import Project
 
 
+@pytest.mark.slow
 def test_each_slot_has_one_batch_while_leaders_are_killed_and_frozen(
     project: Callable[..., Project], store_redis: redis.Redis
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.leading import EVERY, LEADER, MACHINE, SLOTS, TTL, leading, slot_of, wait_for_more
@@ -39,6 +41,7 @@ def test_another_app_on_the_same_prefix_refuses_to_start(
     assert away.alive
 
 
+@pytest.mark.slow
 def test_a_beat_that_knows_more_units_takes_over_once(
     project: Callable[..., Project], store_redis: redis.Redis
 ) -> None:

@@ -118,6 +118,7 @@ def test_polls_in_workers_outlive_the_beat_that_claimed_them(
     assert len({outcome.unit for outcome in outcomes if outcome.status == "enqueued"}) == 20
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_a_poll_costs_a_back_off(project: Callable[..., Project], store_redis: redis.Redis) -> None:
     """Its claim lasts no longer than poll_timeout, however long the message waited; then another worker polls."""
     proj = project(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,15 +45,7 @@ class Commands:
     """A process that has imported a project, and forks for each command."""
 
     def __init__(self, project: Project) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER.format(module=project.name)],
-            cwd=project.folder,
-            env=project.env(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        self._process = project.interpreter(SERVER.format(module=project.name))
 
     def run(self, args: tuple[str, ...], stdin: str) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,16 +44,7 @@ class Console:
 
     def __init__(self, project: Project) -> None:
         self._log = (project.folder / "console.log").open("ab")
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", SERVER.format(module=project.name)],
-            cwd=project.folder,
-            env=project.env(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-            start_new_session=True,
-        )
+        self._process = project.interpreter(SERVER.format(module=project.name), stderr=self._log)
         self.pid = self._process.pid
 
     def __call__(self, expression: str) -> Any:

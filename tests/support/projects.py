@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from textwrap import dedent
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import redis
 
@@ -146,6 +146,19 @@ class Project:
         if self._commands is None:
             self._commands = Commands(self)
         return self._commands.run(args, stdin)
+
+    def interpreter(self, code: str, *, stderr: IO[bytes] | None = None) -> subprocess.Popen[str]:
+        """Start a Python process of the project that is spoken to line by line; it ends with its standard input."""
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=self.folder,
+            env=self.env(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
 
     def run_python(self, code: str, *, env: Mapping[str, str] | None = None, timeout: float = 60.0) -> str:
         """Run code in a fresh interpreter and return what it printed.
