@@ -30,10 +30,10 @@ lint: .venv/dev.stamp ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy celery_perpetual $(wildcard tests/typing)
 
-bench: .venv/dev.stamp ## all benchmarks, minutes; a table, and benchmarks/results.json
+bench: .venv/dev.stamp .venv/peers.stamp ## all benchmarks, minutes; a table, and benchmarks/results.json
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-bench-quick: .venv/dev.stamp ## the same with fewer rounds
+bench-quick: .venv/dev.stamp .venv/peers.stamp ## the same with fewer rounds
 	$(BIN)/python benchmarks/run.py --quick $(ARGS)
 
 clean: ## remove .venv and everything that was built
@@ -53,4 +53,10 @@ clean: ## remove .venv and everything that was built
 
 .venv/demo.stamp: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+# What the benchmarks compare with: it pins clients of its own and never meets ours.
+.venv/peers.stamp: benchmarks/peers.txt | .venv/bin/python
+	$(BIN)/python -m venv .venv/peers
+	.venv/peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers.txt
 	@touch $@

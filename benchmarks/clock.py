@@ -1,138 +1,147 @@
-"""The clock with few and many units: first turn, idle turns, turns with something due, memory."""
+"""The clock with few and many units: first turn, idle turns, turns with something due; RedBeat beside it."""
 
 from __future__ import annotations
 
-import dataclasses
-import time
+import json
+import subprocess
+import sys
 from contextlib import ExitStack
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from celery import Celery
-from measuring import Row, executed, median
+import redis
+from measuring import HERE, Row, executed, median
+from peers import Peer
+from ticking import Ticking
 
-from celery_perpetual import Perpetual, PerpetualTask
-from celery_perpetual.beat.base_runs import BaseRuns
-from celery_perpetual.beat.clock import Clock
-from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.embedded import EmbeddedServer
-from celery_perpetual.polling import PollThreads, Runner
-from celery_perpetual.tasks import discover
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from typing_extensions import Self
 
-IDLE_ROUNDS, IDLE_TURNS = 7, 60
-FAR = 3_600_000
+IDLE_ROUNDS, IDLE_TURNS = 9, 60
+DUE_ROUNDS = 3
 
 
-def measure(*, sizes: tuple[int, ...]) -> list[Row]:
-    """Rows for each number of units; idle turns are taken in turns."""
-    rows: list[Row] = []
+def measure(*, sizes: tuple[int, int]) -> list[Row]:
+    """Rows for few and many units, and for as many entries of RedBeat; what is compared is taken in turns."""
+    few, many = sizes
     with ExitStack() as stack:
         clocks = {size: stack.enter_context(Ticking(stack.enter_context(EmbeddedServer()).url, size)) for size in sizes}
-        for size, ticking in clocks.items():
-            rows.append(Row("start", f"first turn, {size} units", ticking.first(), "s", 0.1, False))
-            rows.append(Row("memory", f"store, {size} units", ticking.bytes_per_unit(), "B/unit"))
-        idle: dict[int, list[float]] = {size: [] for size in sizes}
+        rows = [
+            Row("start", f"first turn, {size} units", ticking.first(), "s", 0.1, False)
+            for size, ticking in clocks.items()
+        ]
+        stored = {size: ticking.bytes_per_unit() for size, ticking in clocks.items()}
+        rows += [Row("memory", f"store, {size} units, per unit", taken, "B") for size, taken in stored.items()]
+        idle: dict[str, list[float]] = {str(size): [] for size in sizes} | {"again": []}
+        redbeat = stack.enter_context(RedBeat()) if Peer.installed() else None
+        if redbeat is not None:
+            per_entry = redbeat.fill(many)
+            rows.append(Row("memory", f"store, RedBeat, {many} entries, per entry", per_entry, "B"))
+            rows.append(
+                Row("memory", "store, per unit / per entry of RedBeat", stored[many] / per_entry, "x", 0.6, False)
+            )
+            idle["redbeat"] = []
         for _ in range(IDLE_ROUNDS):
             for size, ticking in clocks.items():
-                idle[size].append(ticking.idle())
-        rows += [Row("tick idle", f"{size} units", median(times) * 1e6, "us") for size, times in idle.items()]
-        for size, ticking in clocks.items():
-            due = ticking.due(max(50, size // 100))
-            rows.append(Row("tick due", f"{size} units, 1 % due: claim and an empty poll", due * 1e6, "us/unit"))
-    ratio = median([large / small for small, large in zip(idle[sizes[0]], idle[sizes[-1]], strict=True)])
-    rows.append(Row("tick idle", f"{sizes[-1]} units against {sizes[0]}", ratio, "x", 1.5, False))
+                idle[str(size)].append(ticking.idle(IDLE_TURNS))
+            if redbeat is not None:
+                idle["redbeat"].append(redbeat.idle(IDLE_TURNS))
+            idle["again"].append(clocks[many].idle(IDLE_TURNS))
+        rows += [Row("tick idle", f"{size} units", median(idle[str(size)]) * 1e6, "us") for size in sizes]
+        rows.append(Row("tick idle", f"{many} units / {few}", _ratio(idle, str(many), str(few)), "x", 1.5, False))
+        if redbeat is not None:
+            rows.append(Row("tick idle", f"RedBeat, {many} entries", median(idle["redbeat"]) * 1e6, "us"))
+            ratio = _ratio(idle, str(many), "redbeat")
+            rows.append(Row("tick idle", f"{many} units / RedBeat's entries", ratio, "x", 1, False))
+        rows.append(
+            Row("control", f"idle turns, {many} units, against themselves", _ratio(idle, "again", str(many)), "x")
+        )
+        rows += due(clocks[many], redbeat, many // 100)
+    return rows + memory_of_processes(sizes)
+
+
+def due(ticking: Ticking, redbeat: RedBeat | None, count: int) -> list[Row]:
+    """One per cent is due, in two ways: as units with a poll each, and as rows of one unit that brings them."""
+    taken: dict[str, list[float]] = {"units": [], "rows": [], "redbeat": []}
+    for _ in range(DUE_ROUNDS):
+        taken["units"].append(ticking.due(count))
+        taken["rows"].append(ticking.rows(count))
+        if redbeat is not None:
+            taken["redbeat"].append(redbeat.due(count))
+    rows = [
+        Row("tick due", f"{count} units, claim and an empty poll each", median(taken["units"]) * 1e6, "us/unit"),
+        Row("tick due", f"{count} rows, one poll that enqueues them", median(taken["rows"]) * 1e6, "us/row"),
+    ]
+    if redbeat is not None:
+        rows += [
+            Row("tick due", f"RedBeat, {count} entries, a message each", median(taken["redbeat"]) * 1e6, "us/entry"),
+            Row("tick due", "RedBeat's entry / row", _ratio(taken, "redbeat", "rows"), "x", 10),
+            Row("tick due", "RedBeat's entry / unit", _ratio(taken, "redbeat", "units"), "x", 10),
+        ]
     return rows
 
 
-class Ticking:
-    """A leader's clock over units that share one task, as tenants of it will."""
+def _ratio(times: dict[str, list[float]], over: str, under: str) -> float:
+    """Median of the ratios within each round."""
+    return median([a / b for a, b in zip(times[over], times[under], strict=True)])
 
-    def __init__(self, url: str, size: int) -> None:
-        app = Celery("clock", broker=url, set_as_current=False)
-        perpetual = Perpetual(app)
 
-        def nothing() -> None:
-            return None
+def memory_of_processes(sizes: Sequence[int]) -> list[Row]:
+    """RSS of processes of their own: what the clock adds to its app and to the list of units that it is given."""
+    seen = {}
+    for size in sizes:
+        with EmbeddedServer() as server:
+            argv = [sys.executable, str(HERE / "ticking.py"), server.url, str(size)]
+            seen[size] = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+    few, many = sizes
+    added = {size: (each["after"] - each["units"]) / 1e6 for size, each in seen.items()}
+    detail = {"bytes": seen}
+    rows = [Row("memory", f"RSS that the clock adds, {size} units", added[size], "MB") for size in sizes]
+    total = (seen[many]["start"] + 1e6 * added[many]) / (seen[few]["start"] + 1e6 * added[few])
+    return [*rows, Row("memory", f"RSS without the units' own, {many} / {few}", total, "x", 1.1, False, detail)]
 
-        app.task(base=PerpetualTask, poll_every=3600, next_batch=nothing, name="clock.nothing", shared=False)(nothing)
-        app.finalize()
-        one = discover(app).tasks["clock.nothing"]
-        names = [SimpleNamespace(name=f"clock.nothing-{n}") for n in range(size)]
-        self.units = [dataclasses.replace(one, task=name) for name in names]
-        roster: Any = SimpleNamespace(
-            units={each.unit: each for each in self.units}, disabled=set(), version=0, refresh=lambda: None
-        )
-        self.store = perpetual.store
-        maxlen = perpetual.settings.events_maxlen
-        self.leadership = Leadership(self.store, app_name="clock", ttl=15, events_maxlen=maxlen)
-        runner = Runner(app, self.store, maxlen)
-        self.polls = PollThreads(runner.run, 8, 16)
-        self.clock = Clock(self.store, self.leadership, roster, runner, self.polls, BaseRuns(self.store))
+
+class RedBeat:
+    """Its scheduler in a process of its own, on a server of its own."""
 
     def __enter__(self) -> Self:
-        self.leadership.start(before_resigning=lambda: None)
+        self._stack = ExitStack()
+        server = self._stack.enter_context(EmbeddedServer())
+        self._peer = self._stack.enter_context(Peer("peer_redbeat.py", server.url))
+        self._client: redis.Redis = redis.Redis.from_url(server.url)
+        self._used = 0
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.leadership.stop(5)
-        self.store.close()
+        self._stack.close()
 
-    def first(self) -> float:
-        """Seconds of the first turn; then all units become known."""
-        self.size_before = self.store.redis.info("memory")["used_memory"]
-        begun = time.perf_counter()
-        self.clock.turn()
-        seconds = time.perf_counter() - begun
-        deadline = time.monotonic() + 300
-        keys = self.store.keys
-        while self.store.redis.zcard(keys.units) < len(self.units) or self.polls.running:
-            assert time.monotonic() < deadline
-            self.put_off()
-            self.clock.turn()
-        self.put_off()
+    def fill(self, count: int) -> float:
+        """Make entries; bytes per entry."""
+        taken: float = self._peer("fill", count)
+        assert self._client.zcard("redbeat::schedule") == count
+        self._peer("make_due", 0, 10)  # opens its connection to the broker
+        self._peer("due")
+        self._used = 10
+        return taken
+
+    def idle(self, turns: int) -> float:
+        """Seconds of a tick with nothing due."""
+        self._client.config_resetstat()
+        seconds: float = self._peer("idle", turns)
+        done = executed(self._client)
+        assert done["zrangebyscore"] == 2 * turns, done
+        assert not {"zadd", "lpush", "hget"} & done.keys(), done
         return seconds
 
-    def put_off(self) -> None:
-        """Nothing is due for an hour."""
-        redis, due = self.store.redis, self.store.keys.due
-        while soon := redis.zrangebyscore(due, "-inf", self.store.now() + 60_000, 0, 5000):
-            redis.zadd(due, dict.fromkeys(soon, self.store.now() + FAR), xx=True)
-
-    def bytes_per_unit(self) -> float:
-        return (self.store.redis.info("memory")["used_memory"] - self.size_before) / len(self.units)
-
-    def idle(self) -> float:
-        """Seconds of a turn with nothing due."""
-        self.store.redis.config_resetstat()
-        times = []
-        for _ in range(IDLE_TURNS):
-            begun = time.perf_counter()
-            self.clock.turn()
-            times.append(time.perf_counter() - begun)
-        done = executed(self.store.redis)
-        assert "zadd" not in done, done
-        return median(times)
-
     def due(self, count: int) -> float:
-        """Seconds per due unit, with an empty poll each."""
-        keys, redis = self.store.keys, self.store.redis
-        pipe = redis.pipeline(transaction=False)
-        for each in self.units:
-            pipe.hexists(keys.unit(each.unit), "anchor")
-        # Those whose first poll is over have their next slot in an hour.
-        fresh = [each.unit for each, polled in zip(self.units, pipe.execute(), strict=True) if not polled][:count]
-        assert len(fresh) == count
-        redis.zadd(keys.due, dict.fromkeys(fresh, self.store.now()))
-        redis.config_resetstat()
-        begun = time.perf_counter()
-        deadline = time.monotonic() + 300
-        while redis.zcount(keys.due, "-inf", self.store.now()) or self.polls.running:
-            assert time.monotonic() < deadline
-            time.sleep(min(self.clock.turn(), 0.001))
-        seconds = time.perf_counter() - begun
-        # The outcome of every poll is an event.
-        assert executed(redis)["xadd"] == count
+        """Seconds per due entry, with a message each."""
+        self._peer("make_due", self._used, count)
+        self._used += count
+        self._client.config_resetstat()
+        seconds: float = self._peer("due")
+        done = executed(self._client)
+        assert done["lpush"] == done["zadd"] == count, done
         return seconds / count

@@ -6,10 +6,11 @@ import importlib
 import os
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from measuring import HERE, Row, executed, longest_script_ms, median, wait_for_all, worker
+from peers import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,9 +25,14 @@ def measure(broker: str, store: str, folder: Path, *, items: int, rounds: int) -
         BENCH_BROKER=broker, BENCH_STORE=store, BENCH_ITEMS=str(items), BENCH_ROUNDS=str(rounds), BENCH_HERE=str(HERE)
     )
     sys.modules.pop("project", None)
-    bench = Enqueue(importlib.import_module("project"), broker)
-    for number in range(rounds):
-        bench.round(number)
+    with ExitStack() as stack:
+        rq = None
+        if not broker.startswith("amqp") and Peer.installed():
+            # A database of its own on the same server.
+            rq = stack.enter_context(Peer("peer_rq.py", f"{broker.removesuffix('/0')}/1"))
+        bench = Enqueue(importlib.import_module("project"), broker, rq)
+        for number in range(rounds):
+            bench.round(number)
     with worker(folder):
         wait_for_all(bench.client, bench.counted, 120 + sum(bench.counted.values()) / 50)
     return bench.rows()
@@ -35,8 +41,8 @@ def measure(broker: str, store: str, folder: Path, *, items: int, rounds: int) -
 class Enqueue:
     """One run over one broker."""
 
-    def __init__(self, project: Any, broker: str) -> None:
-        self.project, self.client = project, project.client
+    def __init__(self, project: Any, broker: str, rq: Peer | None) -> None:
+        self.project, self.client, self.rq = project, project.client, rq
         self.rabbit = broker.startswith("amqp")
         self.loop_items = min(project.ITEMS, 1000)
         self.counted: dict[str, int] = {}
@@ -46,6 +52,9 @@ class Enqueue:
         self.client.config_set("slowlog-max-len", 10_000)
         for _ in range(20):  # declare queues, open pools
             project.plain.apply_async(kwargs={"name": "warm", "n": 0})
+        if rq is not None:
+            rq("enqueue", 20)
+            rq("empty")
 
     def round(self, number: int) -> None:
         """A B C D A, so that whatever slows the machine down slows everything down."""
@@ -55,6 +64,9 @@ class Enqueue:
         self.take("unkeyed", self.poll("unkeyed", number))
         if not self.rabbit:
             self.take("batch", self.batch(f"batch-{number}"))
+        if self.rq is not None:
+            self.take("rq", self.peer("enqueue", self.loop_items))
+            self.take("rq many", self.peer("enqueue_many", self.project.ITEMS))
         self.take("loop again", loop(f"again-{number}"))
 
     def take(self, name: str, seconds_per_item: float) -> None:
@@ -91,6 +103,18 @@ class Enqueue:
                 return float("nan")
             return self.timed(name, lambda: producer.batch(1000), {"producer": producer, "retry": False})
 
+    def peer(self, way: str, jobs: int) -> float:
+        assert self.rq is not None
+        self.client.config_resetstat()
+        seconds: float = self.rq(way, jobs)
+        done = executed(self.client)
+        # A push and two writes per job, whether one by one or together.
+        assert done["rpush"] == jobs, done
+        assert done["hset"] == 2 * jobs, done
+        assert done["exec"] == (1 if way == "enqueue_many" else 2 * jobs), done
+        assert self.rq("empty") == jobs
+        return seconds / jobs
+
     def timed(self, name: str, around: Callable[[], Any], options: dict[str, Any]) -> float:
         send = self.project.plain.apply_async
         self.client.config_resetstat()
@@ -124,6 +148,11 @@ class Enqueue:
             Row("enqueue", f"{where}: the same, key=False", ratio("unkeyed"), "x loop", must[1]),
             Row("control", f"{where}: apply_async loop against itself", control, "x"),
         ]
+        if self.rq is not None:
+            rows[2:2] = [
+                Row("enqueue", "Redis: RQ enqueue", ratio("rq"), "x loop"),
+                Row("enqueue", f"Redis: RQ enqueue_many of {items}", ratio("rq many"), "x loop"),
+            ]
         if not self.rabbit:
             rows.insert(2, Row("enqueue", "Redis: apply_async in kombu's Producer.batch", ratio("batch"), "x loop"))
             # The server's clock goes on while it is not scheduled, so the least disturbed poll tells most.

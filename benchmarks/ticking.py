@@ -1,0 +1,179 @@
+"""A leader's clock over units that share one task, driven turn by turn.
+
+As a program it prints the RSS of a process with so many units: at the start, with the units, and after all turns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+from measuring import executed, median
+
+from celery_perpetual import Perpetual, PerpetualTask
+from celery_perpetual.beat.base_runs import BaseRuns
+from celery_perpetual.beat.clock import Clock
+from celery_perpetual.beat.leadership import Leadership
+from celery_perpetual.polling import PollThreads, Runner
+from celery_perpetual.tasks import discover
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+FAR = 3_600_000
+
+
+class Ticking:
+    """The clock, its store and its units; beside them one unit that brings rows when it is told to."""
+
+    def __init__(self, url: str, size: int) -> None:
+        app = Celery("clock", broker=url, set_as_current=False)
+        self.perpetual = Perpetual(app)
+        self._rows: list[dict[str, int]] = []
+
+        def nothing(**_: int) -> None:
+            return None
+
+        def found() -> list[dict[str, int]]:
+            rows, self._rows = self._rows, []
+            return rows
+
+        for name, next_batch in (("nothing", lambda: None), ("rows", found)):
+            app.task(
+                base=PerpetualTask, poll_every=3600, next_batch=next_batch, max_in_flight=1_000_000, ignore_result=True,
+                name=f"clock.{name}", shared=False,
+            )(nothing)  # fmt: skip
+        app.finalize()
+        tasks = discover(app).tasks
+        self.rss = {"start": rss()}
+        self.bringer = tasks["clock.rows"]
+        one = tasks["clock.nothing"]
+        names = [SimpleNamespace(name=f"clock.nothing-{n}") for n in range(size - 1)]
+        self.units = [self.bringer, *(dataclasses.replace(one, task=name) for name in names)]
+        self._polled = 1  # how many of them have been polled; the bringer is on its own
+        roster: Any = SimpleNamespace(
+            units={each.unit: each for each in self.units}, disabled=set(), version=0, refresh=lambda: None
+        )
+        self.rss["units"] = rss()
+        self.store = self.perpetual.store
+        maxlen = self.perpetual.settings.events_maxlen
+        self.leadership = Leadership(self.store, app_name="clock", ttl=15, events_maxlen=maxlen)
+        runner = Runner(app, self.store, maxlen)
+        self.polls = PollThreads(runner.run, self.perpetual.settings.poll_threads, 16)
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self.polls.on_end = lambda: self._ended.put(None)
+        self.clock = Clock(self.store, self.leadership, roster, runner, self.polls, BaseRuns(self.store))
+
+    def __enter__(self) -> Self:
+        self.leadership.start(before_resigning=lambda: None, saw_epoch=lambda _: None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leadership.stop(5)
+        self.store.close()
+
+    def first(self) -> float:
+        """Seconds of the first turn; then all units become known."""
+        self._size_before = self.store.redis.info("memory")["used_memory"]
+        begun = time.perf_counter()
+        self.clock.turn()
+        seconds = time.perf_counter() - begun
+        deadline = time.monotonic() + 300
+        while self.store.redis.zcard(self.store.keys.units) < len(self.units) or self.polls.running:
+            assert time.monotonic() < deadline
+            self.put_off()
+            self.clock.turn()
+        self.put_off()
+        return seconds
+
+    def put_off(self) -> None:
+        """Nothing is due for an hour."""
+        redis, due = self.store.redis, self.store.keys.due
+        while soon := redis.zrangebyscore(due, "-inf", self.store.now() + 60_000, 0, 5000):
+            redis.zadd(due, dict.fromkeys(soon, self.store.now() + FAR), xx=True)
+
+    def bytes_per_unit(self) -> float:
+        """Of units that are known and have not been polled yet."""
+        return float(self.store.redis.info("memory")["used_memory"] - self._size_before) / len(self.units)
+
+    def idle(self, turns: int) -> float:
+        """Seconds of a turn with nothing due."""
+        self.store.redis.config_resetstat()
+        times = []
+        for _ in range(turns):
+            begun = time.perf_counter()
+            self.clock.turn()
+            times.append(time.perf_counter() - begun)
+        done = executed(self.store.redis)
+        assert done["evalsha"] >= turns, done
+        assert not {"zadd", "hset", "hmget"} & done.keys(), done
+        return median(times)
+
+    def due(self, count: int) -> float:
+        """Seconds per due unit, with an empty poll each."""
+        seconds = self._run([each.unit for each in self._not_polled(count)])
+        # The outcome of every poll is an event.
+        done = executed(self.store.redis)
+        assert done["xadd"] == count, done
+        return seconds / count
+
+    def rows(self, count: int) -> float:
+        """Seconds per row that one due unit brings, until all of them are in the broker and in the ledger."""
+        self._rows = [{"row": self._polled * count + n} for n in range(count)]
+        keys, redis = self.store.keys, self.store.redis
+        redis.hdel(keys.unit(self.bringer.unit), "slot", "anchor")  # as if it had never been polled
+        before = redis.llen("celery")
+        seconds = self._run([self.bringer.unit])
+        assert redis.llen("celery") - before == count
+        assert not redis.zcard(keys.outbox)
+        assert executed(redis)["xadd"] == 1
+        return seconds / count
+
+    def _not_polled(self, count: int) -> list[Any]:
+        """Units of which none has had its first poll; the next slot of the others is in an hour."""
+        keys, redis, fresh = self.store.keys, self.store.redis, []
+        while len(fresh) < count:
+            part = self.units[self._polled : self._polled + count]
+            assert part, "too few units"
+            pipe = redis.pipeline(transaction=False)
+            for each in part:
+                pipe.hexists(keys.unit(each.unit), "anchor")
+            fresh += [each for each, polled in zip(part, pipe.execute(), strict=True) if not polled]
+            self._polled += len(part)
+        return fresh[:count]
+
+    def _run(self, units: list[str]) -> float:
+        """Seconds of the turns until these units, which become due now, have been polled."""
+        keys, redis = self.store.keys, self.store.redis
+        redis.zadd(keys.due, dict.fromkeys(units, self.store.now()))
+        redis.config_resetstat()
+        begun = time.perf_counter()
+        deadline = time.monotonic() + 300
+        # As the clock's own thread does it: an end of a poll wakes it. It pauses long where nothing is due.
+        while (pause := self.clock.turn()) < 0.1 or self.polls.running:
+            assert time.monotonic() < deadline
+            with suppress(Empty):
+                self._ended.get(timeout=pause)
+        return time.perf_counter() - begun
+
+
+def rss() -> int:
+    """Bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+if __name__ == "__main__":
+    with Ticking(sys.argv[1], int(sys.argv[2])) as ticking:
+        ticking.first()
+        ticking.idle(100)
+        ticking.due(min(100, int(sys.argv[2]) // 10))
+        print(json.dumps({**ticking.rss, "after": rss()}))
