@@ -54,6 +54,10 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
+def percentile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
 def executed(client: redis.Redis) -> dict[str, int]:
     """How often the server has run each command since its statistics were reset, those inside scripts included."""
     return {name.removeprefix("cmdstat_"): one["calls"] for name, one in client.info("commandstats").items()}

@@ -17,6 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import clock
 import enqueue
 import identity
+import latency
+import many
+import worker_cost
 from measuring import HERE, Row, report
 
 from celery_perpetual.embedded import EmbeddedServer
@@ -60,11 +63,32 @@ def ticking(*, quick: bool) -> list[Row]:
     return clock.measure(sizes=(1_000, 10_000) if quick else (1_000, 100_000))
 
 
+def awake(*, quick: bool) -> list[Row]:
+    """One waiter, one id."""
+    with EmbeddedServer() as server:
+        return latency.measure(server.url, samples=100 if quick else 400)
+
+
+def waiting_for_many(*, quick: bool) -> list[Row]:
+    """One waiter, all ids."""
+    with EmbeddedServer() as server:
+        return many.measure(server.url, number=2000 if quick else 10_000, rounds=1 if quick else 3)
+
+
+def cost(*, quick: bool) -> list[Row]:
+    """Tasks that do nothing."""
+    with EmbeddedServer() as server:
+        return worker_cost.measure(server, tasks=500 if quick else 1000, rounds=5 if quick else 25)
+
+
 BENCHES: dict[str, Callable[..., list[Row]]] = {
     "enqueue": on_redis,
     "rabbitmq": on_rabbitmq,
     "identity": to_the_byte,
     "clock": ticking,
+    "latency": awake,
+    "many": waiting_for_many,
+    "worker": cost,
 }
 
 

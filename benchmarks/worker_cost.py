@@ -1,0 +1,89 @@
+"""CPU per trivial task, of the worker, its children and Redis together: plain, with results, with completions.
+
+Wall-clock hides what happens in the children, and the CPU that a task takes depends on what else the machine does at
+that moment. So CPU is the kernel's account of each thread that ran, rounds are short and many, their order rotates,
+and each is compared with the plain workers of the same round only.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import redis
+from measuring import Row, executed, median
+from workers import Variant, cpu_of, run_out, variants
+
+from celery_perpetual.embedded import EmbeddedServer
+
+WAYS = {
+    "plain": (False, False),
+    "result backend": (True, False),
+    "completions": (False, True),
+    "both": (True, True),
+    "plain again": (False, False),
+}
+WARM = 300
+
+
+def measure(server: EmbeddedServer, *, tasks: int, rounds: int) -> list[Row]:
+    """Rows of added CPU per task."""
+    client: redis.Redis = redis.Redis.from_url(server.url)
+    taken: dict[str, list[float]] = {name: [] for name in WAYS}
+    with variants(server.url, WAYS, 2) as every:
+        for variant in every:  # workers that measure nothing stand still
+            run(client, variant, WARM)
+            variant.stop()
+        for number in range(rounds):
+            for variant in every[number % len(every) :] + every[: number % len(every)]:
+                taken[variant.name].append(once(client, server.pid, variant, tasks))
+        for variant in every:
+            variant.go_on()
+    client.close()
+    return rows(taken)
+
+
+def run(client: redis.Redis, variant: Variant, tasks: int) -> None:
+    variant.go_on()
+    for _ in range(tasks):
+        variant.send("bench.nothing")
+    run_out(client, variant.queue)
+
+
+def once(client: redis.Redis, server: int, variant: Variant, tasks: int) -> float:
+    """Seconds of CPU per task."""
+    for _ in range(tasks):
+        variant.send("bench.nothing")
+    client.config_resetstat()
+    cpu = variant.cpu() + cpu_of(server)
+    variant.go_on()
+    run_out(client, variant.queue)
+    cpu = variant.cpu() + cpu_of(server) - cpu
+    variant.stop()
+    done, (backend, completions) = executed(client), WAYS[variant.name]
+    assert done.get("setex", 0) + done.get("set", 0) == tasks * (backend + completions), done
+    assert done.get("xadd", 0) == tasks * completions, done
+    assert done.get("publish", 0) == tasks * (backend + 2 * completions), done
+    return cpu / tasks
+
+
+def rows(taken: dict[str, list[float]]) -> list[Row]:
+    """Medians over the rounds of what a way adds to the plain workers of its round."""
+    plain = [(a + b) / 2 for a, b in zip(taken["plain"], taken["plain again"], strict=True)]
+    added = {name: [a - b for a, b in zip(times, plain, strict=True)] for name, times in taken.items()}
+    found = [Row("worker cost", "plain", 1e6 * median(plain), "us/task")]
+    for name in ("result backend", "completions", "both"):
+        middle = 1e6 * median(added[name])
+        detail = {"+- us (standard error)": 1e6 * error(added[name])}
+        found.append(Row("worker cost", f"{name} adds", middle, "us/task", detail=detail))
+    again = [b - a for a, b in zip(taken["plain"], taken["plain again"], strict=True)]
+    detail = {"+- us (standard error)": 1e6 * error(again)}
+    found.append(Row("control", "plain worker against itself", 1e6 * median(again), "us/task", detail=detail))
+    ratio = median(added["completions"]) / median(added["result backend"])
+    found.append(Row("worker cost", "completions add / result backend adds", ratio, "x", 1, False))
+    return found
+
+
+def error(values: list[float]) -> float:
+    """Standard error of the median, from the spread between the quartiles."""
+    low, _, high = statistics.quantiles(values, n=4)
+    return 1.253 * (high - low) / 1.349 / len(values) ** 0.5

@@ -1,0 +1,118 @@
+"""Workers with and without completions and a result backend, each on a queue of its own, stopped while others run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from celery import Celery
+
+from celery_perpetual import Perpetual
+
+if TYPE_CHECKING:
+    import redis
+
+ROOT = Path(__file__).parents[1]
+
+MODULE = """
+import os, time
+from celery import Celery
+
+app = Celery("bench", broker=os.environ["URL"], backend=os.environ.get("BACKEND") or None, set_as_current=False)
+app.conf.update(task_ignore_result="BACKEND" not in os.environ, broker_connection_retry_on_startup=True,
+                worker_prefetch_multiplier=64, perpetual_completions="all", perpetual_key_prefix="bench")
+if os.environ.get("COMPLETIONS"):
+    from celery_perpetual import Perpetual
+    perpetual = Perpetual(app)
+
+@app.task(name="bench.nothing")
+def nothing():
+    pass
+
+@app.task(name="bench.clock")
+def clock(seconds):
+    time.sleep(seconds)
+    return time.monotonic()
+"""
+
+
+@dataclass
+class Variant:
+    """One way to end a task: an app of this process, and a worker on a queue of its own."""
+
+    name: str
+    app: Celery
+    worker: subprocess.Popen[bytes]
+    perpetual: Perpetual | None = None
+
+    def send(self, task: str, *args: Any) -> Any:
+        return self.app.send_task(task, args=args, queue=self.queue)
+
+    @property
+    def queue(self) -> str:
+        return self.name.replace(" ", "-")
+
+    def stop(self) -> None:
+        os.killpg(self.worker.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.killpg(self.worker.pid, signal.SIGCONT)
+
+    def cpu(self) -> float:
+        """Seconds of CPU that the worker and its children have used."""
+        main = psutil.Process(self.worker.pid)
+        return sum(cpu_of(each.pid) for each in (main, *main.children(recursive=True)))
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds that all threads of a process have run, to the nanosecond, by the kernel's own account."""
+    nanoseconds = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        nanoseconds += int((thread / "schedstat").read_text().split()[0])
+    return nanoseconds / 1e9
+
+
+@contextmanager
+def variants(url: str, names: Mapping[str, tuple[bool, bool]], concurrency: int) -> Iterator[list[Variant]]:
+    """Start a worker per name; the two flags say whether it has a result backend and completions."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        (folder / "bench.py").write_text(MODULE)
+        started = []
+        for name, (backend, completions) in names.items():
+            env = {**os.environ, "URL": url, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+            env |= {"BACKEND": url} if backend else {}
+            env |= {"COMPLETIONS": "1"} if completions else {}
+            argv = ["worker", "-P", "prefork", "-c", str(concurrency), "-Q", name.replace(" ", "-"), "-n", f"{name}@b"]
+            argv += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "bench", *argv],
+                cwd=folder, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+            stack.callback(worker.wait)
+            stack.callback(os.killpg, worker.pid, signal.SIGKILL)
+            app = Celery("bench", broker=url, backend=url if backend else None, set_as_current=False)
+            app.conf.update(perpetual_completions="all", perpetual_key_prefix="bench")
+            started.append(Variant(name, app, worker, Perpetual(app) if completions else None))
+        yield started
+
+
+def pending(client: redis.Redis, queue: str) -> int:
+    return int(client.llen(queue)) + int(client.hlen("unacked"))
+
+
+def run_out(client: redis.Redis, queue: str) -> None:
+    """Wait until a queue is empty and all of it is done."""
+    while pending(client, queue):
+        time.sleep(0.05)
+    time.sleep(0.2)
