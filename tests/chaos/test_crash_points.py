@@ -35,8 +35,35 @@ def visit(number):
     ledger.record(number)
 """
 
+#: The same with a task that publishes itself: it says so in its messages, and may die over one of them.
+OWN_SENDER = """
+import itertools, signal
+calls = itertools.count(1)
+
+def numbers(poll):
+    start = poll.cursor or 0
+    end = min(start + {size}, {total})
+    if start < end:
+        return Batch([Item(args=(n,), key=n) for n in range(start, end)], cursor=end)
+
+class Visit(PerpetualTask):
+    name = "proj.visit"
+    poll_every = 0.5
+    next_batch = staticmethod(numbers)
+
+    def run(self, number, by=None):
+        ledger.record(number)
+
+    def apply_async(self, args=None, kwargs=None, **options):
+        if next(calls) == int(os.environ.get("DIE_OVER", 0)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().apply_async(args, {{**(kwargs or {{}}), "by": "itself"}}, **options)
+
+visit = app.register_task(Visit())
+"""
+
 #: The batch is in the ledger.
-COMMITTED = ("poll.committed", "poll.publishing", "poll.published")
+COMMITTED = ("poll.committed", "poll.publishing", "poll.published", "message")
 
 #: 3 000 items are six chunks of records and of messages.
 LARGE = [
@@ -47,18 +74,34 @@ LARGE = [
 #: The same in the second batch, of two chunks.
 LARGE_SECOND = ["poll.staged:8", "poll.publishing:8"]
 
+#: All of them for 1 200 items that publish themselves, and how many of these are sent twice.
+ITSELF = {
+    "poll.claimed": 0, "poll.read": 0, "poll.staged": 0, "poll.staged:3": 0, "poll.committing": 0,
+    "poll.committed": 0, "message:1": 0, "message:300": 299, "message:1200": 199, "poll.publishing": 500,
+    "poll.publishing:2": 500, "poll.publishing:3": 200, "poll.published": 0, "poll.published:2": 0, "poll.published:3": 0,
+}  # fmt: skip
+
+#: And for 400, which no script brings here.
+ITSELF_SMALL = {
+    "poll.claimed": 0, "poll.read": 0, "poll.committing": 0, "poll.committed": 0, "message:200": 199,
+    "poll.publishing": 400, "poll.published": 0,
+}  # fmt: skip
+
 #: One script brings records and messages.
 SMALL = ["poll.claimed", "poll.committing", "poll.committed", "poll.committed:2"]
 
 
-def numbers_project(project: Callable[..., Project], *, size: int, total: int, **options: str) -> Project:
+def numbers_project(
+    project: Callable[..., Project], *, size: int, total: int, source: str = SOURCE, **options: str
+) -> Project:
     """Write the project."""
-    return project(SOURCE.format(size=size, total=total), perpetual_leader_ttl=3, **options)
+    return project(source.format(size=size, total=total), perpetual_leader_ttl=3, **options)
 
 
 def crash(proj: Project, point: str) -> str | None:
     """Run a beat until it kills itself at a point; return the poll that was open, if it was before its commit."""
-    beat = proj.beat(env={"PERPETUAL_CRASH_AT": point})
+    name, _, nth = point.partition(":")
+    beat = proj.beat(env={"DIE_OVER": nth} if name == "message" else {"PERPETUAL_CRASH_AT": point})
     assert beat.wait() == -signal.SIGKILL
     if point.startswith(COMMITTED):
         return None
@@ -198,6 +241,43 @@ def test_a_batch_for_another_broker_is_enqueued_at_least_once(
     assert len(again) == {"poll.publishing": 500, "poll.publishing:3": 200}.get(point, 0)
     assert store_redis.hgetall(ITEM_KEYS) == {str(number): id_ for id_, number in numbers.items()}
     assert int(store_redis.hget(UNIT, "inflight") or 0) == 1200
+
+
+@pytest.mark.parametrize(
+    ("road", "size", "point"),
+    [
+        *(("redis", 400, point) for point in ITSELF_SMALL),
+        *((road, 1200, point) for road in ("redis", "rabbitmq") for point in ITSELF),
+    ],
+)
+def test_a_batch_that_publishes_itself_is_enqueued_at_least_once(
+    project: Callable[..., Project], store_redis: redis.Redis, request: pytest.FixtureRequest,
+    road: str, size: int, point: str,
+) -> None:  # fmt: skip
+    """Where tasks override ``apply_async`` no item is missing, and what is there twice has the same task id."""
+    options = {"broker": request.getfixturevalue("rabbitmq_url")} if road == "rabbitmq" else {}
+    proj = numbers_project(project, size=size, total=size, source=OWN_SENDER, **options)
+    lost = crash(proj, point)
+    assert list(batches(store_redis).values()) == ([size] if lost is None else [])
+
+    beat = take_over(proj)
+
+    wait_until(lambda: cursor(store_redis) == size, "the batch is committed")
+    wait_until(lambda: not store_redis.zcard("perpetual:outbox"), "the batch is published")
+    assert beat.terminate()[0] == 0
+    messages = taken(options["broker"]) if options else queued(store_redis)
+    numbers = {message.id: message.args[0] for message in messages}
+    assert sorted(numbers.values()) == list(range(size))
+    assert all(message.kwargs == {"by": "itself"} for message in messages)
+    assert {message.poll for message in messages} == batches(store_redis).keys()
+    assert lost is None or lost[:28] not in batches(store_redis)
+    times = Counter(message.id for message in messages)
+    assert max(times.values()) <= 2
+    again, most = len(messages) - size, (ITSELF if size == 1200 else ITSELF_SMALL)[point]
+    # What was being written when the process died may have arrived or not.
+    assert 0 <= again <= most if point.startswith("message") else again == most
+    assert store_redis.hgetall(ITEM_KEYS) == {str(number): id_ for id_, number in numbers.items()}
+    assert int(store_redis.hget(UNIT, "inflight") or 0) == size
 
 
 @pytest.mark.parametrize("size", [400, 700])
