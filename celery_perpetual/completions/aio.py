@@ -30,26 +30,26 @@ class _Inbox:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.gone = False
-        self._messages: deque[bytes | None] = deque()
+        self._messages: deque[list[bytes] | None] = deque()
         self._woken: asyncio.Future[None] | None = None
 
-    def told(self, message: bytes | None) -> None:
+    def told(self, messages: list[bytes] | None) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(self._put, message)
+            self.loop.call_soon_threadsafe(self._put, messages)
 
     def look(self) -> None:
         self.told(None)
 
-    def _put(self, message: bytes | None) -> None:
-        self._messages.append(message)
+    def _put(self, messages: list[bytes] | None) -> None:
+        self._messages.append(messages)
         self._wake()
 
     def _wake(self) -> None:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
-    async def next(self, timeout: float) -> bytes | None:
-        """The next message, or None where records are to be read."""
+    async def next(self, timeout: float) -> list[bytes] | None:
+        """The next messages, or None where records are to be read."""
         if not self._messages:
             self._woken = self.loop.create_future()
             alarm = self.loop.call_later(timeout, self._wake)
@@ -73,14 +73,15 @@ class AsyncWaiting:
         return self._as_completed(Wait(self._lookup, self._store, ids, timeout))
 
     async def _as_completed(self, wait: Wait) -> AsyncGenerator[Completion, None]:
+        before = await asyncio.to_thread(wait.glance)
         async with self._watching(wait.channels) as inbox:
-            for completion in await asyncio.to_thread(wait.look):
+            for completion in before + await asyncio.to_thread(wait.look):
                 yield completion
             while not wait.over:
-                message = await inbox.next(wait.pause)
+                messages = await inbox.next(wait.pause)
                 found = []
-                if message is not None:
-                    found = wait.told(message)
+                if messages is not None:
+                    found = wait.told(messages)
                 elif not wait.over:
                     found = await asyncio.to_thread(wait.look)
                 for completion in found:
@@ -100,12 +101,13 @@ class AsyncWaiting:
     async def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for the first end, and return those that have ended by then."""
         wait = Wait(self._lookup, self._store, ids, timeout)
-        async with self._watching(wait.channels) as inbox:
-            found = await asyncio.to_thread(wait.look)
+        before = await asyncio.to_thread(wait.glance)
+        async with self._watching(() if before else wait.channels) as inbox:
+            found = before + await asyncio.to_thread(wait.look)
             while not found and not wait.over:
-                message = await inbox.next(wait.pause)
-                if message is not None:
-                    found = wait.told(message)
+                messages = await inbox.next(wait.pause)
+                if messages is not None:
+                    found = wait.told(messages)
                 elif not wait.over:
                     found = await asyncio.to_thread(wait.look)
             if not found and wait.pending:

@@ -87,7 +87,8 @@ _NAMES = {each.name for each in fields(Completion)}
 
 def from_json(record: bytes | str) -> Completion:
     """A completion from its record; fields of a newer release are passed over."""
-    values = {name: value for name, value in json.loads(record).items() if name in _NAMES}
+    text = record if isinstance(record, str) else record.decode()  # json would guess the encoding first
+    values = {name: value for name, value in json.loads(text).items() if name in _NAMES}
     if values.get("finished_at"):
         values["finished_at"] = parse_time(values["finished_at"])
     return Completion(**values)

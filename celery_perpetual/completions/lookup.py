@@ -60,9 +60,11 @@ class Lookup:
         found = self.records(ids)
         waiting = self._in_ledger([task_id for task_id in ids if task_id not in found])
         rest = [task_id for task_id in ids if task_id not in found and task_id not in waiting]
-        found.update(self.records(rest))  # it may have ended between the two looks
-        found.update(self.celery_results(task_id for task_id in rest if task_id not in found))
-        strangers = [task_id for task_id in rest if task_id not in found and place(task_id) is not None]
+        by_celery = self.celery_results(rest)
+        ours = {task_id for task_id in rest if place(task_id) is not None}
+        # These may have ended between the two looks, and our record says more than Celery's result.
+        found |= by_celery | self.records([*ours, *(task_id for task_id in by_celery if task_id not in ours)])
+        strangers = ours - found.keys()
         return found | {task_id: Completion(task_id=task_id, status=UNKNOWN) for task_id in strangers}
 
     def batch(self, poll_id: str) -> BatchResult:

@@ -1,7 +1,8 @@
 """Waiting for ends, without polling.
 
-A wait subscribes, reads the records, and then sleeps until it is told; it reads again after a lost connection and
-every few seconds, so a lost message only delays. It always ends at its time-out, with a last look.
+A wait reads the records, subscribes to what has not ended, reads those again, and then sleeps until it is told; it
+reads again after a lost connection and every few seconds, so a lost message only delays. It always ends at its
+time-out, with a last look.
 """
 
 from __future__ import annotations
@@ -60,25 +61,40 @@ class Wait(_Clock):
     def __init__(self, lookup: Lookup, store: Store, ids: Iterable[str], timeout: float | timedelta) -> None:
         super().__init__(timeout)
         self._lookup = lookup
-        self._asked = False
+        self._store = store
+        self._asked = self._down = False
         self.pending = dict.fromkeys(_checked(ids))
-        self.channels = [store.keys.channel(task_id) for task_id in self.pending]
+        self.channels: list[str] = []
+        """What to watch, after the glance."""
 
     @property
     def over(self) -> bool:
         return not self.pending or self.late
 
-    def told(self, message: bytes) -> list[Completion]:
-        """What a message ends."""
+    def told(self, messages: Iterable[bytes]) -> list[Completion]:
+        """What messages end."""
+        found = []
+        for message in messages:
+            try:
+                found.append(from_json(message))
+            except (ValueError, TypeError, AttributeError):  # no end: somebody else's message, or a batch's
+                self.look_in(0)
+        return self._ended(found)
+
+    def glance(self) -> list[Completion]:
+        """What has ended before: nobody need subscribe to that."""
         try:
-            return self._ended([from_json(message)])
-        except (ValueError, TypeError, AttributeError):  # no end: somebody else's message, or a batch's
-            self.look_in(0)
-            return []
+            found = self._ended(self._lookup.records(list(self.pending)).values())
+        except StoreUnavailable:
+            found, self._down = [], True
+        self.channels = [self._store.keys.channel(task_id) for task_id in self.pending]
+        return found
 
     def look(self) -> list[Completion]:
         """What the records say now; the first time also which ids of our form nobody knows."""
         self.look_in(LOOK_SECONDS)
+        if not self.pending or (self._down and self.late):
+            return []
         try:
             return self._ended(self._read())
         except StoreUnavailable:  # it will be back, or the time-out comes
@@ -152,14 +168,14 @@ class _Inbox:
     """Messages for one blocking wait."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[bytes | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[bytes] | None] = SimpleQueue()
         self.told = self._queue.put
 
     def look(self) -> None:
         self._queue.put(None)
 
-    def next(self, timeout: float) -> bytes | None:
-        """The next message, or None where records are to be read."""
+    def next(self, timeout: float) -> list[bytes] | None:
+        """The next messages, or None where records are to be read."""
         try:
             return self._queue.get(timeout=timeout)
         except Empty:
@@ -179,13 +195,14 @@ class Waiting:
         return self._as_completed(Wait(self._lookup, self._store, ids, timeout))
 
     def _as_completed(self, wait: Wait) -> Iterator[Completion]:
-        inbox = _Inbox()
+        inbox, before = _Inbox(), wait.glance()
         with self._hub.watching(inbox, wait.channels):
+            yield from before
             yield from wait.look()
             while not wait.over:
-                message = inbox.next(wait.pause)
-                if message is not None:
-                    yield from wait.told(message)
+                messages = inbox.next(wait.pause)
+                if messages is not None:
+                    yield from wait.told(messages)
                 elif not wait.over:
                     yield from wait.look()
             yield from wait.last()
@@ -193,12 +210,13 @@ class Waiting:
     def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for the first end, and return those that have ended by then."""
         wait, inbox = Wait(self._lookup, self._store, ids, timeout), _Inbox()
-        with self._hub.watching(inbox, wait.channels):
-            found = wait.look()
+        before = wait.glance()
+        with self._hub.watching(inbox, () if before else wait.channels):
+            found = before + wait.look()
             while not found and not wait.over:
-                message = inbox.next(wait.pause)
-                if message is not None:
-                    found = wait.told(message)
+                messages = inbox.next(wait.pause)
+                if messages is not None:
+                    found = wait.told(messages)
                 elif not wait.over:
                     found = wait.look()
             found = found or [each for each in wait.last() if not each.timed_out]
