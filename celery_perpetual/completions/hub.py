@@ -7,6 +7,7 @@ meanwhile is missed.
 
 A message is handed over at once. Only where all who watch wait for many ids and these end in a stream, a few
 milliseconds' worth of messages are let gather and are handed over together: most of what one costs is waking threads.
+A waiter that has its answer leaves at once; the thread unsubscribes later, or hangs up if nobody is left.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ MANY = 100
 #: Messages are a stream when this many have come, each within this time of the one before; then they gather this long.
 STREAM = 16
 STREAM_SECONDS = GATHER_SECONDS = 0.02
+#: Channels that nobody watches any more are left this often, in seconds, or when there are so many of them.
+TIDY_SECONDS = 1.0
+MANY_IDLE = 1000
 #: Most messages that are read before they are handed over.
 MOST_MESSAGES = 1000
 
@@ -63,6 +67,9 @@ class Hub:
         self._watchers: dict[str, set[Watcher]] = {}
         self._watched: dict[Watcher, int] = {}
         self._confirmed: set[str] = set()
+        self._idle: set[str] = set()
+        """Subscribed to, and nobody watches."""
+        self._tidied = 0.0
         self._newest: str | None = None
         self._pubsub: Any = None
         self._broken = False
@@ -87,7 +94,8 @@ class Hub:
         if not channels:
             return
         with self._changed:
-            fresh = [channel for channel in dict.fromkeys(channels) if channel not in self._watchers]
+            fresh = [each for each in dict.fromkeys(channels) if each not in self._watchers and each not in self._idle]
+            self._idle.difference_update(channels)
             self._watched[watcher] = len(channels)
             for channel in channels:
                 self._watchers.setdefault(channel, set()).add(watcher)
@@ -106,22 +114,29 @@ class Hub:
         return not missing
 
     def unwatch(self, watcher: Watcher, channels: Sequence[str]) -> None:
-        """Stop hearing; the last watcher of a channel ends its subscription. May be called twice."""
+        """Stop hearing. May be called twice."""
         if self._pid != os.getpid():  # forked: the parent goes on hearing
             return
         with self._changed:
             self._watched.pop(watcher, None)
-            idle = []
             for channel in dict.fromkeys(channels):
                 left = self._watchers.get(channel)
                 if left is not None:
                     left.discard(watcher)
                     if not left:
                         del self._watchers[channel]
-                        self._confirmed.discard(channel)
-                        idle.append(channel)
-            if idle and self._pubsub is not None:
-                self._send("unsubscribe", idle)
+                        self._idle.add(channel)
+
+    def _tidy(self) -> None:
+        """Unsubscribe from what nobody watches any more."""
+        late = time.monotonic() - self._tidied > TIDY_SECONDS
+        if not self._idle or not (late or len(self._idle) >= MANY_IDLE):
+            return
+        self._tidied = time.monotonic()
+        with self._changed:
+            idle, self._idle = list(self._idle), set()
+            self._confirmed.difference_update(idle)
+            self._send("unsubscribe", idle)
 
     def _send(self, verb: str, channels: Sequence[str]) -> None:
         """Write to the connection that the thread reads; a broken one is the thread's to replace."""
@@ -150,18 +165,23 @@ class Hub:
                 messages = []
             if not messages and self._rest():
                 return
+            if self._pubsub is not None:
+                self._tidy()
 
     def _read(self) -> list[dict[str, Any]]:
-        """What has come, or what comes next."""
+        """What has come, or what comes next; by itself if it is no part of a stream."""
         found: list[dict[str, Any]] = []
         message = self._pubsub.get_message(timeout=READ_SECONDS)
         while message is not None:
             found.append(message)
-            message = self._pubsub.get_message(timeout=0) if len(found) < MOST_MESSAGES else None
+            alone = message["type"] == "message" and not self._streaming
+            message = None if alone or len(found) == MOST_MESSAGES else self._pubsub.get_message(timeout=0)
         return found
 
     def _gather(self, count: int) -> None:
         """Let more come, if they come in a stream and nobody is in a hurry."""
+        if not count:
+            return
         since, self._handed_over = self._handed_over, time.monotonic()
         quick = count > 1 or self._handed_over - since < STREAM_SECONDS
         self._streaming = min(self._streaming + count, STREAM) if quick else 0
@@ -176,6 +196,7 @@ class Hub:
         pubsub.ping()  # a server that does not answer is waited for here, where nobody waits along
         with self._changed:
             self._confirmed.clear()
+            self._idle.clear()
             self._catching_up = True
             self._broken = False
             self._pubsub = pubsub
@@ -188,6 +209,7 @@ class Hub:
             pubsub, self._pubsub = self._pubsub, None
             self._broken = True
             self._confirmed.clear()
+            self._idle.clear()
             self._changed.notify_all()
         if pubsub is not None:
             pubsub.close()
@@ -208,7 +230,7 @@ class Hub:
             return
         with self._changed:
             again = not self._confirmed.isdisjoint(channels) or len(set(channels)) < len(channels)
-            self._confirmed.update(channel for channel in channels if channel in self._watchers)
+            self._confirmed.update(each for each in channels if each in self._watchers or each in self._idle)
             caught_up = self._catching_up and self._newest in channels
             self._catching_up = self._catching_up and not caught_up
             everybody = {w for ws in self._watchers.values() for w in ws} if caught_up else set()
@@ -226,6 +248,7 @@ class Hub:
                 return False
             pubsub, self._pubsub, self._thread = self._pubsub, None, None
             self._confirmed.clear()
+            self._idle.clear()
         if pubsub is not None:
             pubsub.close()
         return True
