@@ -5,8 +5,8 @@ word for the subscription before the record is read, so no end falls between the
 new one subscribes to everything again and *then* every watcher is told to read its records, so nothing that happened
 meanwhile is missed.
 
-A message is handed over at once. Only where all who watch wait for many ids and these end in a stream, a few
-milliseconds' worth of messages are let gather and are handed over together: most of what one costs is waking threads.
+A message is handed over at once. Only where all who watch wait for many ids and these end in a stream, messages are
+let gather for some milliseconds and are handed over together: most of what one costs is waking threads.
 A waiter that has its answer leaves at once; the thread unsubscribes later, or hangs up if nobody is left.
 """
 
@@ -32,11 +32,13 @@ READ_SECONDS = 1.0
 RECONNECT_SECONDS = 0.1
 #: How long a new watcher waits for the server's word; a watcher reads its records now and then anyway.
 CONFIRM_SECONDS = 2.0
-#: Whoever watches that many channels is not in a hurry: it is told of a stream of messages in parts.
-MANY = 100
-#: Messages are a stream when this many have come, each within this time of the one before; then they gather this long.
+#: Messages are a stream when this many have come, each within this time of the one before.
 STREAM = 16
-STREAM_SECONDS = GATHER_SECONDS = 0.02
+STREAM_SECONDS = 0.02
+#: Then they gather this long for each id that is waited for by whoever waits for the fewest.
+GATHER_SECONDS = 0.000_01
+#: Not worth a pause, and the longest.
+SHORTEST_GATHER, LONGEST_GATHER = 0.001, 0.05
 #: Channels that nobody watches any more are left this often, in seconds, or when there are so many of them.
 TIDY_SECONDS = 1.0
 MANY_IDLE = 1000
@@ -75,7 +77,7 @@ class Hub:
         self._broken = False
         self._catching_up = False
         self._streaming = 0
-        self._handed_over = 0.0
+        self._went_on = 0.0
         self._thread: threading.Thread | None = None
 
     @contextmanager
@@ -179,17 +181,17 @@ class Hub:
         return found
 
     def _gather(self, count: int) -> None:
-        """Let more come, if they come in a stream and nobody is in a hurry."""
+        """Let more come, if they come in a stream and everybody waits for many."""
         if not count:
             return
-        since, self._handed_over = self._handed_over, time.monotonic()
-        quick = count > 1 or self._handed_over - since < STREAM_SECONDS
+        quick = count > 1 or time.monotonic() - self._went_on < STREAM_SECONDS
         self._streaming = min(self._streaming + count, STREAM) if quick else 0
         if self._streaming == STREAM:
             with self._changed:
-                hurry = any(number < MANY for number in self._watched.values())
-            if not hurry:
-                time.sleep(GATHER_SECONDS)
+                fewest = min(self._watched.values(), default=0)
+            if fewest * GATHER_SECONDS >= SHORTEST_GATHER:
+                time.sleep(min(fewest * GATHER_SECONDS, LONGEST_GATHER))
+        self._went_on = time.monotonic()
 
     def _connect(self) -> None:
         pubsub: Any = self._store.redis.pubsub()
