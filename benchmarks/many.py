@@ -85,10 +85,11 @@ def once(client: redis.Redis, variant: Variant, way: Callable[[Variant, list[Any
     lag = over - last_end(variant, sent)
     done = executed(client)
     run_out(client, variant.queue)
-    # One record per end; whoever waits has at most one read each besides a few looks.
+    # One record per end, and a lock of kombu's now and then.
     stored = executed(client)
-    assert stored["set" if variant.perpetual else "setex"] == number, stored
+    assert 0 <= stored["set" if variant.perpetual else "setex"] - number < 20, stored
     if variant.perpetual is not None:
+        assert done["subscribe"] <= number // 500 + 3, done
         assert done.get("get", 0) <= number + 100, done  # the script's own; the waiter reads many at a time
     fresh = [type(each)(each.id, app=variant.app) for each in sent]  # results remember what they know
     begun = time.monotonic()

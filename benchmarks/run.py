@@ -78,7 +78,7 @@ def waiting_for_many(*, quick: bool) -> list[Row]:
 def cost(*, quick: bool) -> list[Row]:
     """Tasks that do nothing."""
     with EmbeddedServer() as server:
-        return worker_cost.measure(server, tasks=500 if quick else 1000, rounds=5 if quick else 25)
+        return worker_cost.measure(server, tasks=500 if quick else 1000, rounds=5 if quick else 15)
 
 
 BENCHES: dict[str, Callable[..., list[Row]]] = {

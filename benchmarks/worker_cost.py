@@ -60,7 +60,9 @@ def once(client: redis.Redis, server: int, variant: Variant, tasks: int) -> floa
     cpu = variant.cpu() + cpu_of(server) - cpu
     variant.stop()
     done, (backend, completions) = executed(client), WAYS[variant.name]
-    assert done.get("setex", 0) + done.get("set", 0) == tasks * (backend + completions), done
+    assert done.get("setex", 0) == tasks * backend, done
+    # Kombu sets a lock of its own now and then.
+    assert 0 <= done.get("set", 0) - tasks * completions < 20, done
     assert done.get("xadd", 0) == tasks * completions, done
     assert done.get("publish", 0) == tasks * (backend + 2 * completions), done
     return cpu / tasks

@@ -132,7 +132,7 @@ class Hub:
     def _tidy(self) -> None:
         """Unsubscribe from what nobody watches any more."""
         late = time.monotonic() - self._tidied > TIDY_SECONDS
-        if not self._idle or not (late or len(self._idle) >= MANY_IDLE):
+        if self._pubsub is None or not self._idle or not (late or len(self._idle) >= MANY_IDLE):
             return
         self._tidied = time.monotonic()
         with self._changed:
@@ -159,6 +159,8 @@ class Hub:
                 if messages:
                     self._hand_over(messages)
                     self._gather(sum(message["type"] == "message" for message in messages))
+                if messages or self._watchers:
+                    self._tidy()
             except Exception as error:  # noqa: BLE001  # redis-py stumbles when another thread's writing breaks it
                 if not self._broken:
                     logger.warning("perpetual: lost the subscription, connecting again: %r", error)
@@ -167,8 +169,6 @@ class Hub:
                 messages = []
             if not messages and self._rest():
                 return
-            if self._pubsub is not None:
-                self._tidy()
 
     def _read(self) -> list[dict[str, Any]]:
         """What has come, or what comes next; by itself if it is no part of a stream."""
