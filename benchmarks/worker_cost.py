@@ -73,16 +73,18 @@ def rows(taken: dict[str, list[float]]) -> list[Row]:
     plain = [(a + b) / 2 for a, b in zip(taken["plain"], taken["plain again"], strict=True)]
     added = {name: [a - b for a, b in zip(times, plain, strict=True)] for name, times in taken.items()}
     found = [Row("worker cost", "plain", 1e6 * median(plain), "us/task")]
-    for name in ("result backend", "completions", "both"):
-        middle = 1e6 * median(added[name])
-        detail = {"+- us (standard error)": 1e6 * error(added[name])}
-        found.append(Row("worker cost", f"{name} adds", middle, "us/task", detail=detail))
+    adds = {"result backend": "a result backend adds", "completions": "completions add", "both": "both add"}
+    found += [_row("worker cost", text, added[name]) for name, text in adds.items()]
     again = [b - a for a, b in zip(taken["plain"], taken["plain again"], strict=True)]
-    detail = {"+- us (standard error)": 1e6 * error(again)}
-    found.append(Row("control", "plain worker against itself", 1e6 * median(again), "us/task", detail=detail))
+    found.append(_row("control", "plain worker against itself", again))
     ratio = median(added["completions"]) / median(added["result backend"])
     found.append(Row("worker cost", "completions add / result backend adds", ratio, "x", 1, False))
     return found
+
+
+def _row(bench: str, what: str, values: list[float]) -> Row:
+    """The median, with how far to trust it."""
+    return Row(bench, f"{what}, +- {1e6 * error(values):.0f} (standard error)", 1e6 * median(values), "us/task")
 
 
 def error(values: list[float]) -> float:
