@@ -11,7 +11,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from celery_perpetual.completions import (
-    Announcer,
     AsyncWaiting,
     BatchResult,
     Completion,
@@ -28,6 +27,7 @@ from celery_perpetual.errors import ContractError
 from celery_perpetual.operations import (
     Explanation,
     Finding,
+    LeaseOperations,
     Preview,
     Unit,
     Units,
@@ -42,8 +42,7 @@ from celery_perpetual.operations import (
 )
 from celery_perpetual.polling import EVERYTHING, Paused, Pauses, PollOutcome, Runner, outcomes
 from celery_perpetual.polling.outcome import format_time
-from celery_perpetual.settings import Settings
-from celery_perpetual.store import Store, script
+from celery_perpetual.store import script
 from celery_perpetual.tasks import UNSET, Perpetuity, load
 from celery_perpetual.wiring import wire
 
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-class Perpetual:
+class Perpetual(LeaseOperations):
     """celery-perpetual for one Celery app; also ``app.perpetual``.
 
     Making it reads no configuration and opens no connection. Its operations may be called from any process and
@@ -71,21 +70,6 @@ class Perpetual:
         app.perpetual = self  # type: ignore[attr-defined]
         wire(app)
         return self
-
-    @cached_property
-    def settings(self) -> Settings:
-        """The app's ``perpetual_*`` settings, checked."""
-        return Settings.from_app(self.app)
-
-    @cached_property
-    def store(self) -> Store:
-        """The namespace in Redis."""
-        return Store.from_app(self.app, self.settings)
-
-    @cached_property
-    def announcer(self) -> Announcer:
-        """Settles and announces ends; the signal handlers use it."""
-        return Announcer(self.app, self.store, self.settings)
 
     @cached_property
     def _hub(self) -> Hub:

@@ -29,13 +29,18 @@ LONGEST = 1000 * 366 * 24 * 3600.0
 #: Names that are reserved for features which do not exist yet. Accepting one would be a promise without effect.
 NOT_YET = frozenset(
     {
-        "lease_ttl", "heartbeat_interval", "sweep_limit", "leases", "store_down", "starvation",
-        "starvation_spawn", "max_pool_grow", "error_policies", "classifiers", "preflight_fatal", "tenants_ttl",
-        "preflight_ttl",
+        "starvation", "starvation_spawn", "max_pool_grow", "error_policies", "classifiers", "preflight_fatal",
+        "tenants_ttl", "preflight_ttl",
     }
 )  # fmt: skip
 
-CHOICES = {"completions": ("perpetual", "all"), "on_store_lost": ("pause", "run")}
+CHOICES = {
+    "completions": ("perpetual", "all"), "on_store_lost": ("pause", "run"), "leases": ("perpetual", "all"),
+    "store_down": ("run", "hold"),
+}  # fmt: skip
+
+#: Settings for which less than this many seconds make no sense.
+LEAST = {"leader_ttl": 3.0, "lease_ttl": 1.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +55,16 @@ class Settings:
     """The beat scheduler that runs the app's ordinary ``beat_schedule`` entries."""
     leader_ttl: float = 15.0
     """Without renewal the leader's term ends after this time; at least 3."""
+    lease_ttl: float = 60.0
+    """A worker that has not reported for this time is dead: what it ran is sent again; at least 1."""
+    heartbeat_interval: float | None = None
+    """Pause between two reports of a worker; by default a quarter of ``perpetual_lease_ttl``, at most a third."""
+    sweep_limit: int = 1_000
+    """Most leases of dead workers that one pass of the leader takes."""
+    leases: str = "perpetual"
+    """Which tasks run under a lease: ``perpetual`` ones and items, or ``all`` tasks of the app."""
+    store_down: str = "run"
+    """What a task does that is about to start while the store does not answer: ``run`` without a lease, or ``hold``."""
     cycle_interval: float = 5.0
     """Pause between two maintenance passes of the leader."""
     poll_threads: int = 8
@@ -90,7 +105,18 @@ class Settings:
             if name not in _FIELDS:
                 raise SettingsError(_unknown(name))
             values[name] = _checked(name, seen)
-        return cls(**values)
+        settings = cls(**values)
+        if settings.heartbeat > settings.lease_ttl / 3:
+            raise SettingsError(
+                f"setting {PREFIX}heartbeat_interval must be at most a third of {PREFIX}lease_ttl "
+                f"({settings.lease_ttl:g} s), got {settings.heartbeat:g} s"
+            )
+        return settings
+
+    @property
+    def heartbeat(self) -> float:
+        """Seconds between two reports of a worker."""
+        return self.lease_ttl / 4 if self.heartbeat_interval is None else self.heartbeat_interval
 
 
 _FIELDS = {field.name: field for field in fields(Settings)}
@@ -114,8 +140,8 @@ def _unknown(name: str) -> str:
 def _checked(name: str, seen: Any) -> Any:
     field = _FIELDS[name]
     default = None if field.default is MISSING else field.default
-    if isinstance(default, float):
-        return seconds(f"setting {PREFIX}{name}", seen, least=3.0 if name == "leader_ttl" else 0.05)
+    if isinstance(default, float) or name == "heartbeat_interval":
+        return seconds(f"setting {PREFIX}{name}", seen, least=LEAST.get(name, 0.05))
     if isinstance(default, int):
         return whole(f"setting {PREFIX}{name}", seen)
     if isinstance(default, tuple):

@@ -13,6 +13,7 @@ from celery_perpetual.beat.configured import other_scheduler
 from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.completions import ReceiveStep, SurviveBrokerLoss, connect, watch_propagation
 from celery_perpetual.errors import PerpetualError
+from celery_perpetual.leases import DropStep, HeartStep, guard_tasks, watch_tracers
 from celery_perpetual.polling import POLL_TASK
 from celery_perpetual.settings import Settings
 from celery_perpetual.store import Store
@@ -31,11 +32,14 @@ def wire(app: Celery) -> None:
     """Wire an app, configured or not. Wiring twice is harmless."""
     connect()
     watch_propagation()
+    watch_tracers()
     register: Any = app.task(name=POLL_TASK, bind=True, shared=False, ignore_result=True, acks_late=False)
     register(_poll)
     app.steps["worker"].add(WorkerCheck)
+    app.steps["worker"].add(HeartStep)
     app.steps["consumer"].add(SurviveBrokerLoss)
     app.steps["consumer"].add(ReceiveStep)
+    app.steps["consumer"].add(DropStep)
     signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid="celery_perpetual.scheduler")
     app.on_after_configure.connect(_after_configure, weak=False, dispatch_uid="celery_perpetual.scheduler")
     if app.configured:  # type: ignore[attr-defined]  # missing in the stubs
@@ -80,6 +84,7 @@ class WorkerCheck(bootsteps.Step):
             Store.from_app(app, settings)
         except PerpetualError as error:
             raise click.ClickException(str(error)) from error
+        guard_tasks(app)
         for warning in discovery.warnings:
             logger.warning("perpetual: %s", warning)
         if discovery.tasks and (other := other_scheduler(app, PerpetualScheduler)):

@@ -17,6 +17,7 @@ from celery_perpetual.beat.orphans import Orphans
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.completions import relay_batch_done
 from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.leases import Sweep
 from celery_perpetual.ledger import sweep_staged
 from celery_perpetual.polling import Pauses, Runner
 from celery_perpetual.store import Store
@@ -33,6 +34,7 @@ class Cycle(threading.Thread):
         leadership: Leadership,
         roster: Roster,
         runner: Runner,
+        sweep: Sweep,
         interval: float,
         remember: Callable[[], object],
     ) -> None:
@@ -46,6 +48,7 @@ class Cycle(threading.Thread):
             "relay": runner.publisher.relay,
             "staged": lambda: sweep_staged(store),
             "pauses": pauses.trim,
+            "sweep": sweep.once,
             "batches": lambda: relay_batch_done(runner.app, store),
             "orphans": Orphans(store, lambda: roster.units.keys() | roster.disabled).drop,
         }

@@ -13,6 +13,7 @@ from celery_perpetual.beat.cycle import Cycle
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.memory import Memory
 from celery_perpetual.beat.roster import Roster
+from celery_perpetual.leases import Leases, Sweep
 from celery_perpetual.polling import Pauses, PollThreads, Runner
 from celery_perpetual.settings import Settings
 from celery_perpetual.store import Store
@@ -78,7 +79,8 @@ class Engine:
             pause=settings.on_store_lost == "pause",
             events_maxlen=settings.events_maxlen,
         )
-        cycle = Cycle(store, leadership, roster, runner, settings.cycle_interval, memory.refresh)
+        sweep = Sweep(self.app, Leases(self.app, store, settings))
+        cycle = Cycle(store, leadership, roster, runner, sweep, settings.cycle_interval, memory.refresh)
         self._leadership, self._threads = leadership, [clock, cycle]
         leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
         for thread in self._threads:

@@ -11,9 +11,10 @@ from celery_perpetual.cli.completions import completions, wait
 from celery_perpetual.cli.cursors import cursor, preview
 from celery_perpetual.cli.group import perpetual
 from celery_perpetual.cli.inspect import check, polls, units, why
+from celery_perpetual.cli.leases import VERBS
 from celery_perpetual.cli.operate import pause, poll, resume
 
 __all__ = ["perpetual"]
 
-for _verb in (check, completions, cursor, pause, poll, polls, preview, resume, units, wait, why):
+for _verb in (check, completions, cursor, pause, poll, polls, preview, resume, units, wait, why, *VERBS):
     perpetual.add_command(_verb)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from celery_perpetual.completions import results
 from celery_perpetual.completions.aio import AsyncWaiting
 from celery_perpetual.completions.annotations import annotate
 from celery_perpetual.completions.announce import Announcer
@@ -12,12 +13,13 @@ from celery_perpetual.completions.follow import Event, stream, subscribe
 from celery_perpetual.completions.hub import Hub
 from celery_perpetual.completions.lookup import answers, pending
 from celery_perpetual.completions.messages import ReceiveStep
-from celery_perpetual.completions.propagation import watch_propagation
-from celery_perpetual.completions.signals import connect
+from celery_perpetual.completions.ours import announces
+from celery_perpetual.completions.propagation import goes_back, watch_propagation
+from celery_perpetual.completions.signals import connect, end
 from celery_perpetual.completions.waiting import Waiting
 
 __all__ = [
-    "Announcer", "AsyncWaiting", "BatchResult", "Completion", "Event", "Hub", "ReceiveStep",
-    "SurviveBrokerLoss", "Waiting", "annotate", "answers", "connect", "pending", "relay_batch_done", "stream",
-    "subscribe", "watch_propagation",
+    "Announcer", "AsyncWaiting", "BatchResult", "Completion", "Event", "Hub", "ReceiveStep", "SurviveBrokerLoss",
+    "Waiting", "annotate", "announces", "answers", "connect", "end", "goes_back", "pending", "relay_batch_done",
+    "results", "stream", "subscribe", "watch_propagation",
 ]  # fmt: skip

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
-from celery_perpetual.completions.batches import item_place, send_batch_done
+from celery_perpetual.completions.batches import send_batch_done
 from celery_perpetual.completions.completion import VERSION, error_of, inline
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
+from celery_perpetual.ledger import item_place
 from celery_perpetual.store import Store, script
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ logger = get_logger(__name__)
 #: Ends that wait for the store, per process.
 MOST_WAITING = 10_000
 RETRY_SECONDS = 0.5
+
+#: What the script answers for the end that counts.
+FIRST = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +53,10 @@ class End:
     worker: str | None = None
     attempt: int = 1
     meta: Any = None
+    nonce: str = ""
+    """Of the delivery that ended; "" where there was no lease, ``*`` for an operator."""
+    leased: bool = False
+    """Whether it ran under a lease: without that lease its end is late."""
 
     def head(self) -> str:
         """The record without what only the store knows, and without its closing brace."""
@@ -90,13 +98,14 @@ class Announcer:
             self._reset()
         reach("task.finishing")
         self._waiting.append((end, end.head()))
-        if not self._down:
+        if not self.down:
             self.settle()
         if self._waiting:
             self._settle_later()
 
     @property
-    def _down(self) -> bool:
+    def down(self) -> bool:
+        """Whether ends wait for a store that did not answer."""
         return self._thread is not None and self._thread.is_alive()
 
     def settle(self) -> bool:
@@ -115,27 +124,38 @@ class Announcer:
             except Exception:
                 logger.exception("perpetual: the end of task %s could not be settled", end.task_id)
 
-    def _settle(self, end: End, head: str) -> None:
+    def tell(self, end: End) -> int:
+        """Settle an end at once: :data:`FIRST`, or another number where the task had ended before, or is not known.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        return self._settle(end, end.head())
+
+    def _settle(self, end: End, head: str) -> int:
         keys, settings, where = self._store.keys, self._settings, item_place(end.task_id)
         poll_id = "" if where is None else where.poll_id
         chunk = 0 if where is None else where.chunk
-        _, batch_done = script("finish")(
+        first, batch_done = script("finish")(
             self._store,
             batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk),
             completion=keys.completion(end.task_id), queue=keys.queue(end.task_id),
             channel=keys.channel(end.task_id), everybody=keys.everybody, events=keys.events,
             counters=keys.counters, batches=keys.batches, batch_channel=keys.channel(poll_id),
+            leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked, again=keys.again,
             id=end.task_id, position=-1 if where is None else where.position, status=end.status, head=head,
             batch_ttl=_ms(settings.tombstone_ttl), record_ttl=_ms(settings.completion_ttl),
             queue_ttl=_ms(settings.queue_ttl), maxlen=settings.events_maxlen, prefix=keys.prefix, poll=poll_id,
+            nonce=end.nonce, started=int(end.leased), tombs=keys.tombs_prefix,
         )  # fmt: skip
         reach("task.finished")
         if batch_done:  # the broker may be slow, and the task that happened to be the last has ended
             threading.Thread(target=send_batch_done, args=(self._app, self._store, poll_id), daemon=True).start()
+        return int(first)
 
     def _settle_later(self) -> None:
         with self._lock:
-            if not self._down:
+            if not self.down:
                 self._thread = threading.Thread(target=self._keep_trying, name="perpetual-ends", daemon=True)
                 self._thread.start()
 

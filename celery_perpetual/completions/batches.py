@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
-from celery_perpetual.ledger import Place, base, place
+from celery_perpetual.ledger import BATCH_INDEX, base
 from celery_perpetual.publishing import publish_once
 from celery_perpetual.store import Store
 
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 STATUSES = ("success", "failure", "revoked", "expired", "rejected", "ignored", "lost")
-
-#: Index of the message's id within its poll; no item has it.
-INDEX = "fffffffe"
-
-
-def item_place(task_id: str) -> Place | None:
-    """Where the record of an item is; the message of a batch has an id of our form, but is no item of it."""
-    return None if task_id.endswith(INDEX) else place(task_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,4 +85,4 @@ def _send(app: Celery, store: Store, poll_id: str) -> None:
     signature = options.on_batch_done.clone()
     if not signature.immutable:
         signature.args = (result.to_dict(), *signature.args)
-    publish_once(app, store, store.keys.batches, poll_id, signature, f"{base(poll_id)}{INDEX}")
+    publish_once(app, store, store.keys.batches, poll_id, signature, f"{base(poll_id)}{BATCH_INDEX}")

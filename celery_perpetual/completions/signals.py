@@ -29,6 +29,7 @@ from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, L
 from celery_perpetual.completions.ours import announces, is_ours
 from celery_perpetual.completions.propagation import goes_back
 from celery_perpetual.errors import TaskLost
+from celery_perpetual.tasks import LeaseLost, current
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -82,6 +83,9 @@ def end(app: Celery | None, task: Any, task_id: Any, status: str, **facts: Any) 
     if perpetual is None:
         return
     name = facts.pop("name", None) or getattr(task, "name", None)
+    execution = current()
+    if execution is not None and execution.task_id == task_id:
+        facts.update(nonce=execution.nonce, leased=execution.leased)
     perpetual.announcer.finish(End(task_id=task_id, task=name, status=status, announce=announces(task), **facts))
 
 
@@ -133,7 +137,7 @@ def _status(task: Any, state: str | None, retval: Any, leaving: BaseException | 
         return FAILURE
     if state == states.IGNORED:
         replaced = isinstance(retval, Ignore) and retval.args[:1] == (REPLACED,)
-        return None if replaced else IGNORED
+        return None if replaced or isinstance(retval, LeaseLost) else IGNORED
     if state == states.REJECTED:
         return _rejected(task, retval)
     return None if state is not None or leaving is None else _left(task, leaving)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from celery_perpetual.ledger.ids import CHUNK, Place, base, item_id, new_poll_id, place
+from celery_perpetual.ledger.ids import BATCH_INDEX, CHUNK, Place, base, item_id, item_place, new_poll_id, place
 from celery_perpetual.ledger.ledger import Closing, Ledger, chunks
 from celery_perpetual.ledger.record import Record, arguments, decode, encode, loaded, opened, read_work
 from celery_perpetual.ledger.staged import sweep_staged
 
 __all__ = [
-    "CHUNK", "Closing", "Ledger", "Place", "Record", "arguments", "base", "chunks", "decode", "encode", "item_id",
-    "loaded", "new_poll_id", "opened", "place", "read_work", "sweep_staged",
+    "BATCH_INDEX", "CHUNK", "Closing", "Ledger", "Place", "Record", "arguments", "base", "chunks", "decode", "encode",
+    "item_id", "item_place", "loaded", "new_poll_id", "opened", "place", "read_work", "sweep_staged",
 ]  # fmt: skip

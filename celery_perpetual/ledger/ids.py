@@ -15,6 +15,9 @@ from secrets import randbits
 CHUNK = 500
 
 POLL_INDEX = "ffffffff"
+
+#: Of the message that tells that the whole batch has ended; no item has it.
+BATCH_INDEX = "fffffffe"
 _FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -61,3 +64,8 @@ def place(task_id: str) -> Place | None:
     ):
         return None
     return Place(task_id[:28] + POLL_INDEX, int(task_id[28:], 16))
+
+
+def item_place(task_id: str) -> Place | None:
+    """Where the record of an item is; the message of a batch has an id of our form, but is no item of it."""
+    return None if isinstance(task_id, str) and task_id.endswith(BATCH_INDEX) else place(task_id)

@@ -124,7 +124,7 @@ class Ledger:
         """Commit a batch; its records are in ``works``, or staged if they are more than one chunk.
 
         Args:
-            commands: broker commands of all messages, keys counted from the script's tenth; or none.
+            commands: broker commands of all messages, keys counted from the script's eleventh; or none.
             queues: the keys that they name.
 
         Returns:
@@ -138,7 +138,7 @@ class Ledger:
             self.store,
             key=names.unit(unit), due=names.due, polls=names.polls(unit), events=names.events,
             batch=names.poll(poll_id), item_keys=names.item_keys(unit), staged=names.staged, outbox=names.outbox,
-            cursors=names.cursors, more_keys=queues,
+            cursors=names.cursors, open=names.open, more_keys=queues,
             poll=poll_id, unit=unit, outcome=closing.outcome, history=perpetuity.options.history,
             ttl=closing.history_ttl, maxlen=self.events_maxlen, slot=closing.slot, following=closing.following,
             delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=perpetuity.name,

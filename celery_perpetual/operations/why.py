@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,10 @@ class Explanation:
 def explain(store: Store, perpetuity: Perpetuity, unit: Unit) -> Explanation:
     """Explain a unit from what is stored; asks no worker and no broker."""
     polls = outcomes(store, unit.name, 10)
-    reasons = [*_about_leader(store), *_about_state(unit), *_about_room(perpetuity, unit), *_about_polls(unit, polls)]
+    reasons = [
+        *_about_leader(store), *_about_state(unit), *_about_room(perpetuity, unit), *_about_parked(store, perpetuity),
+        *_about_polls(unit, polls),
+    ]  # fmt: skip
     if not reasons:
         when = "at its next slot" if unit.next_poll_at is None else f"at {format_time(unit.next_poll_at)}"
         reasons = [
@@ -98,6 +102,21 @@ def _about_room(perpetuity: Perpetuity, unit: Unit) -> list[Reason]:
             evidence=f"{unit.in_flight} items are in flight, max_in_flight is {perpetuity.max_in_flight}",
             meaning="there is no room for new items until some of them end; do workers consume its queue?",
             help="celery -A proj inspect active_queues",
+        )
+    ]
+
+
+def _about_parked(store: Store, perpetuity: Perpetuity) -> list[Reason]:
+    with store.errors("parked"):
+        texts = [text for _, text in store.redis.hscan_iter(store.keys.parked, count=500)]
+    count = sum(json.loads(text)["task"] == perpetuity.name for text in texts)
+    if not count:
+        return []
+    return [
+        Reason(
+            evidence=f"{count} tasks are parked",
+            meaning="they keep their keys and their room until an operator recovers, fails or cancels them",
+            help="celery -A proj perpetual parked",
         )
     ]
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 #: Where the keys of a commit's broker commands begin.
-FIRST_TARGET = 10
+FIRST_TARGET = 11
 
 #: Polls that raise are tried again after 30 s, then twice as long each time, up to five minutes.
 FIRST_BACKOFF_MS, LONGEST_BACKOFF_MS = 30_000, 300_000

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kombu.utils.json import dumps
+from kombu.utils.json import dumps, loads
 
-from celery_perpetual.ledger import Record
+from celery_perpetual.ledger import Record, place
+from celery_perpetual.publishing.copies import Copy, from_message, publish_copy
 from celery_perpetual.publishing.load import Command, Load
 from celery_perpetual.publishing.message import send
 from celery_perpetual.publishing.sender import Aftermath, QuietSender
 
 if TYPE_CHECKING:
     from celery import Celery
+
+
+#: How many messages at the front of a list are looked at.
+NEAR_THE_FRONT = 20
 
 
 class Capture:
@@ -50,12 +55,76 @@ class Capture:
         send(self.app, self._producer, record, task_id, self._sender)
         return self._commands
 
-    def run(self, load: Load) -> None:
+    def copied(self, copy: Copy) -> list[Command]:
+        """The commands that send a message once more, as it was received."""
+        self._commands, self._tag = [], None
+        publish_copy(self._producer, copy)
+        return self._commands
+
+    def received(self) -> set[str]:
+        """Delivery tags of everything that was received and not acknowledged."""
+        channel = self._channel
+        with channel.conn_or_acquire() as client:
+            return {_text(tag) for tag in client.hkeys(channel.unacked_key)}
+
+    def border(self, key: str) -> int | None:
+        """When the oldest message of a list was published, at the latest: ms of the store's time, by its id.
+
+        None where the list is empty, 0 where nothing can be said. What was put back stands at the front, whatever its
+        age, and is passed over.
+        """
+        with self._channel.conn_or_acquire() as client:
+            oldest = client.lrange(key[len(self._prefix) :], -NEAR_THE_FRONT, -1)
+        if not oldest:
+            return None
+        for message in reversed(oldest):
+            headers = loads(message).get("headers") or {}
+            if not headers.get("redelivered") and place(str(headers.get("id"))) is not None:
+                return int(str(headers["id"]).replace("-", "")[:12], 16)
+        return 0
+
+    def copy_of(self, tag: str) -> Copy | None:
+        """A message that was received and not acknowledged; None if it is not there."""
+        channel = self._channel
+        with channel.conn_or_acquire() as client:
+            found = client.hget(channel.unacked_key, tag)
+        return None if found is None else from_message(channel.message_to_python(loads(found)[0]))
+
+    def id_of(self, tag: str) -> str:
+        """Id of the task whose message was received and not acknowledged; "" if it is not there any more."""
+        copy = self.copy_of(tag)
+        return "" if copy is None else str(copy.headers.get("id"))
+
+    def restored(self, tag: str) -> list[Command] | None:
+        """The commands that put a message back that somebody received and did not acknowledge; None if it is not there.
+
+        They do not take it out of the broker's books; :meth:`settle` does.
+        """
+        channel = self._channel
+        with channel.conn_or_acquire() as client:
+            found = client.hget(channel.unacked_key, tag)
+        if found is None:
+            return None
+        payload, exchange, routing_key = loads(found)
+        payload["headers"]["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
+        self._commands = []
+        for queue in channel._lookup(exchange, routing_key):
+            self._put(queue, payload)
+        return self._commands
+
+    def settle(self, tag: str) -> None:
+        """Strike a message off the broker's books."""
+        channel = self._channel
+        with channel.conn_or_acquire() as client, client.pipeline() as pipe:
+            pipe.zrem(channel.unacked_index_key, tag).hdel(channel.unacked_key, tag).execute()
+
+    def run(self, load: Load, *, front: bool = False) -> None:
         """Run commands where the broker is not the store."""
         start = len(self._prefix)  # the channel's client puts it before a key itself
         with self._channel.conn_or_acquire() as client:
+            push = client.rpush if front else client.lpush
             for key, values in load.pushes.items():
-                client.lpush(key[start:], *values)
+                push(key[start:], *values)
             for name, key, value in load.others:
                 client.execute_command(name, key[start:], value)
 
@@ -83,3 +152,7 @@ class Capture:
 
     def _add(self, name: str, key: str, value: str | int) -> None:
         self._commands.append(Command(name, f"{self._prefix}{key}", value))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -43,12 +43,17 @@ class Load:
         """Add messages of one list."""
         self.pushes.setdefault(key, []).extend(values)
 
-    def packed(self, first_key: int) -> tuple[list[Any], list[str]]:
-        """Arguments and keys as ``push.lua`` takes them, the keys counted from ``first_key``."""
+    def packed(self, first_key: int, *, front: bool = False) -> tuple[list[Any], list[str]]:
+        """Arguments and keys as ``push.lua`` takes them, the keys counted from ``first_key``.
+
+        Args:
+            front: the messages are the next ones to be taken out, not the last.
+        """
+        push = "RPUSH" if front else "LPUSH"
         keys: dict[str, int] = {}
         arguments: list[Any] = []
         for key, values in self.pushes.items():
-            arguments += ["LPUSH", keys.setdefault(key, first_key + len(keys)), len(values), *values]
+            arguments += [push, keys.setdefault(key, first_key + len(keys)), len(values), *values]
         for name, key, value in self.others:
             arguments += [name, keys.setdefault(key, first_key + len(keys)), 1, value]
         return arguments, list(keys)

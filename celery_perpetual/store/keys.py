@@ -22,12 +22,26 @@ key                    type    holds                                            
 {P}:d:{poll}:{chunk}   string  bitmap of the items that have ended                    with the chunk
 {P}:staged             zset    ``poll unit`` whose records wait for their commit      commit, or the cycle
 {P}:outbox             zset    committed polls that are not wholly published          publish of the last message
+{P}:open               zset    unfinished batches -> when they were committed          end of the last item
 {P}:paused             hash    scope -> JSON: by, reason, at, until                   resume
 {P}:receipt:{call}     string  that a call by hand has had its effect                 TTL one minute
 {P}:base               hash    entry of the base scheduler -> its last run            with the entry
 {P}:batches            zset    finished batches whose ``on_batch_done`` is not sent    the cycle, or who finished it
 {P}:completion:{id}    string  the final record of a task, JSON                       TTL ``perpetual_completion_ttl``
 {P}:done:{id}:queue    list    the same, one element to block on                      TTL ``perpetual_queue_ttl``
+{P}:leases             hash    task id -> lease: who executes it, and its token       end, release, sweep
+{P}:held:{worker}      set     ids that one worker executes                           end, release, sweep
+{P}:states             hash    task id -> order, recoveries, what it waits for        end of the task
+{P}:copies             hash    task id -> its message, where the ledger has it not    end of the task
+{P}:parked             hash    task id -> JSON: why it waits for an operator          end, or an operator
+{P}:again              zset    lost tasks -> since when they are to be sent again     who sends them
+{P}:workers            zset    worker -> its deadline                                 stop, or the sweep
+{P}:w:{worker}         hash    what a worker says of itself                           with the worker; TTL
+{P}:tags:{worker}      hash    delivery tag -> task id, received, not acknowledged    with the worker; TTL
+{P}:token              string  the last token of a lease                              never (one key)
+{P}:seen               string  when anybody was last in contact                       never (one key)
+{P}:hold               string  until when no lease expires                            TTL
+{P}:tombs:{day}        set     ids that ended on that day and are not in the ledger   TTL ``perpetual_tombstone_ttl``
 {P}:counters           hash    late ends and the like                                 never (one key)
 {P}:events             stream  what happened; capped                                  ``perpetual_events_maxlen``
 =====================  ======  =====================================================  ==============================
@@ -51,11 +65,22 @@ class Keys:
         self.cursors = f"{prefix}:cursors"
         self.staged = f"{prefix}:staged"
         self.outbox = f"{prefix}:outbox"
+        self.open = f"{prefix}:open"
         self.paused = f"{prefix}:paused"
         self.base = f"{prefix}:base"
         self.events = f"{prefix}:events"
         self.batches = f"{prefix}:batches"
         self.counters = f"{prefix}:counters"
+        self.leases = f"{prefix}:leases"
+        self.states = f"{prefix}:states"
+        self.copies = f"{prefix}:copies"
+        self.parked = f"{prefix}:parked"
+        self.again = f"{prefix}:again"
+        self.workers = f"{prefix}:workers"
+        self.token = f"{prefix}:token"
+        self.seen = f"{prefix}:seen"
+        self.hold = f"{prefix}:hold"
+        self.tombs_prefix = f"{prefix}:tombs:"
         self.everybody = f"{prefix}:done"
         self.completion_prefix = f"{prefix}:completion:"
         self.unit_prefix = f"{prefix}:u:"
@@ -67,6 +92,15 @@ class Keys:
 
     def unit(self, unit: str) -> str:
         return f"{self.unit_prefix}{unit}"
+
+    def held(self, worker: str) -> str:
+        return f"{self.prefix}:held:{worker}"
+
+    def worker(self, worker: str) -> str:
+        return f"{self.prefix}:w:{worker}"
+
+    def tags(self, worker: str) -> str:
+        return f"{self.prefix}:tags:{worker}"
 
     def completion(self, task_id: str) -> str:
         return f"{self.completion_prefix}{task_id}"

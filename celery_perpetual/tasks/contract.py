@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from celery import Task
 
 MOST_IN_FLIGHT = 10_000
+ON_LOST = ("requeue", "fail", "park")
 SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 5.0, 60.0
 
 
@@ -89,6 +90,11 @@ def _read(task: Task[Any, Any]) -> Perpetuity:
         options = PerpetualOptions()
     if not isinstance(options, PerpetualOptions):
         raise ContractError(f"perpetual_options must be a PerpetualOptions(...), got {options!r}")
+    lease, on_lost = getattr(task, "lease", True), getattr(task, "on_lost", "requeue")
+    if not isinstance(lease, bool):
+        raise ContractError(f"lease must be True or False, got {lease!r}")
+    if on_lost not in ON_LOST:
+        raise ContractError(f"on_lost must be one of {', '.join(ON_LOST)}, got {on_lost!r}")
     cadence = Cadence(_attribute(task, "poll_every"), jitter=options.jitter, salt=str(task.name), app=task.app)
     most = getattr(task, "max_in_flight", None)
     next_batch = _callable(task)

@@ -16,13 +16,13 @@ from celery_perpetual.settings import seconds, whole
 NOT_YET = frozenset(
     {
         "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
-        "window", "tenants_ttl", "preflight_ttl", "max_recoveries", "error_rules", "retry_classified",
+        "window", "tenants_ttl", "preflight_ttl", "error_rules", "retry_classified",
         "starvation",
     }
 )  # fmt: skip
 
 #: Attributes of a task that are reserved in the same way.
-ATTRIBUTES_NOT_YET = ("tenants", "preflight", "lease", "on_lost")
+ATTRIBUTES_NOT_YET = ("tenants", "preflight")
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -40,6 +40,8 @@ class PerpetualOptions:
     """Most items of one poll."""
     dedup_window: float
     """Seconds for which an item key stays taken after its task has ended."""
+    max_recoveries: int
+    """How often a task may be lost with its worker; then it is parked."""
     history: int
     """Outcomes that are kept per unit."""
     enabled: bool
@@ -58,6 +60,7 @@ class PerpetualOptions:
         jitter: float | timedelta = 0.0,
         limit: int = 10_000,
         dedup_window: float | timedelta = 0.0,
+        max_recoveries: int = 3,
         history: int = 200,
         enabled: bool = True,
         completions: bool = True,
@@ -77,6 +80,7 @@ class PerpetualOptions:
             "jitter": seconds("perpetual option jitter", jitter, error=ContractError),
             "limit": whole("perpetual option limit", limit, error=ContractError),
             "dedup_window": seconds("perpetual option dedup_window", dedup_window, error=ContractError),
+            "max_recoveries": whole("perpetual option max_recoveries", max_recoveries, least=0, error=ContractError),
             "history": whole("perpetual option history", history, error=ContractError),
             "enabled": _truth("enabled", enabled),
             "completions": _truth("completions", completions),

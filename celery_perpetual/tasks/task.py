@@ -35,6 +35,10 @@ class PerpetualTask(Task):  # type: ignore[type-arg]
     """Most items that are enqueued and not yet finished; default 10 000."""
     poll_timeout: Any = None
     """Seconds after which a poll is abandoned; default the interval, at least 5 and at most 60."""
+    lease: bool = True
+    """False: it runs without a lease, so nobody keeps it from running twice at once or sends it again."""
+    on_lost: str = "requeue"
+    """What becomes of it when its worker dies: ``requeue``, ``fail`` or ``park``."""
     perpetual_options: Any = None
     """A :class:`PerpetualOptions`."""
 

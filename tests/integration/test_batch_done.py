@@ -98,7 +98,7 @@ def test_a_message_that_its_process_could_not_send_is_relayed(project: Callable[
     worker = proj.worker(pool=pool, concurrency=1, env={"PERPETUAL_CRASH_AT": "task.finished:5"})
     wait_until(lambda: batch(proj.redis, poll_id).get("left") == "0", "every item has ended")
     if pool == "prefork":
-        worker.wait_for_log("Worker exited prematurely")
+        worker.wait_for_log("the process that ran task")
         worker.kill9()
     else:
         worker.wait()

@@ -32,6 +32,8 @@ PERMANENT = {
     "cursors": "one entry per unit",
     "base": "one entry per entry of the base scheduler",
     "counters": "one key",
+    "token": "one key",
+    "seen": "one key",
     "events": "capped by perpetual_events_maxlen",
 }
 
@@ -131,6 +133,8 @@ PATTERNS = {
     "poll": r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{4}ffffffff",
     "chunk": r"\d+",
     "call": r"[0-9a-f]{32}",
+    "worker": r"[^:]+#[0-9a-f]{8}",
+    "day": r"\d+",
     "id": r"[0-9a-f]{8}-[0-9a-f]{4}-[48][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
 }
 
@@ -169,6 +173,7 @@ def test_the_table_of_keys_is_complete() -> None:
         names.unit("{unit}"), names.polls("{unit}"), names.item_keys("{unit}"), names.recent("{unit}"),
         names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
         names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"),
+        names.held("{worker}"), names.worker("{worker}"), names.tags("{worker}"), f"{names.tombs_prefix}{{day}}",
     }  # fmt: skip
 
     assert made | {key.removeprefix("P:") for key in methods} == table().keys()

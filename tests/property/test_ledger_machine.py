@@ -92,7 +92,7 @@ class LedgerMachine(LedgerStore):
         poll = self.some_poll(which)
         if poll not in self.model.staged:
             found: list[str | None] = [*self.fresh(keys), None]
-            commands = ["LPUSH", 10, len(found), *(item_id(poll, n) for n in range(len(found)))] if pushed else []
+            commands = ["LPUSH", 11, len(found), *(item_id(poll, n) for n in range(len(found)))] if pushed else []
             self.check_commit(poll, found, cursor, commands)
 
     @precondition(lambda self: self.polls and self.made < 3)

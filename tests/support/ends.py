@@ -123,5 +123,5 @@ def batch(client: redis.Redis, poll_id: str) -> dict[str, str]:
 
 def by_status(counters: dict[str, str]) -> dict[str, int]:
     """How many items of a batch ended how."""
-    own = {"unit", "task", "n", "left", "pub", "window", "at", "on_done"}
+    own = {"unit", "task", "n", "left", "pub", "pub_at", "window", "at", "on_done"}
     return {name: int(value) for name, value in counters.items() if name not in own}

@@ -160,15 +160,15 @@ class HookRaises(Task):
 def fails_in_its_hook(self):
     raise ValueError("as it was told")
 
-@app.task(bind=True)
+@app.task(bind=True, on_lost="fail")
 def killed(self):
     os.kill(os.getpid(), signal.SIGKILL)
 
-@app.task(bind=True)
+@app.task(bind=True, on_lost="fail")
 def exits(self):
     os._exit(3)
 
-@app.task(bind=True, reject_on_worker_lost=True)
+@app.task(bind=True)
 def killed_once(self):
     if runs(self) == 1:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -262,7 +262,7 @@ def member_rejecting(*args):
 def member_leaving(*args):
     sys.exit(3)
 
-@app.task(base=PerpetualTask, acks_late=LATE)
+@app.task(base=PerpetualTask, acks_late=LATE, on_lost="fail")
 def member_killed(*args):
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -61,7 +61,7 @@ EVERYWHERE = {
 }
 
 HELD = {
-    "comes_twice": SUCCESS._replace(runs=2),
+    "comes_twice": SUCCESS._replace(runs=1),
     "revoked": End("revoked", "REVOKED"),
     "expired": End("expired", "REVOKED"),
     "expires_before_its_eta": End("expired", "REVOKED"),
@@ -78,7 +78,8 @@ HELD = {
 
 ANY_MESSAGE = {"comes_twice": "succeeds", "revoked": "never", "expired": "never"}
 #: Where each task has a process of its own.
-LOST_CHILD = End("failure", "FAILURE", "WorkerLostError")
+LOST_CHILD = End("lost", "FAILURE", "TaskLost")
+LEFT_CHILD = End("failure", "FAILURE", "WorkerLostError")
 
 PREFORK = {
     "takes_too_long": End("failure", "FAILURE", "SoftTimeLimitExceeded"),
@@ -87,7 +88,7 @@ PREFORK = {
     "hangs_doubly": End("failure", "FAILURE"),
     "killed": LOST_CHILD,
     "exits": LOST_CHILD,
-    "leaves": LOST_CHILD if NEW else End("lost", "FAILURE", "TaskLost"),
+    "leaves": LEFT_CHILD if NEW else End("lost", "FAILURE", "TaskLost"),
     "is_cancelled_inside": End("failure", "FAILURE", "CancelledError") if NEW else End("lost", "FAILURE", "TaskLost"),
     "is_terminated": End("revoked", "REVOKED", runs=1),
     "is_killed_by_order": End("revoked", "REVOKED", runs=1),
@@ -160,11 +161,11 @@ def table(pool: str, *, late: bool) -> dict[str, End]:
     if pool == "solo":
         del rows["fails_in_its_hook"]  # takes the whole worker along
     if pool == "prefork" and late:
-        rows |= {"hangs_once": SUCCESS._replace(runs=2), "killed_once": SUCCESS._replace(runs=2)}
+        rows["hangs_once"] = SUCCESS._replace(runs=2)
     if pool == "prefork" and NEW:
         rows["retried_when_lost"] = SUCCESS._replace(runs=2)
-    if pool == "prefork" and not NEW:  # Celery 5.7 tells nobody
-        rows["killed_after_success"] = SUCCESS
+    if pool == "prefork":
+        rows |= {"killed_once": SUCCESS._replace(runs=2), "killed_after_success": SUCCESS}
     return rows
 
 

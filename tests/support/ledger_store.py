@@ -109,7 +109,8 @@ class LedgerStore(RuleBasedStateMachine):
             channel=names.channel(task_id), everybody=names.everybody, events="ends", counters=names.counters,
             batches=names.batches, batch_channel=names.channel(poll), id=task_id, position=where.position,
             status=status, head=head, batch_ttl=HOUR, record_ttl=HOUR, queue_ttl=HOUR, maxlen=10_000,
-            prefix=names.prefix, poll=poll,
+            prefix=names.prefix, poll=poll, leases=names.leases, states=names.states, copies=names.copies,
+            parked=names.parked, again=names.again, nonce="", started=0, tombs=names.tombs_prefix,
         )  # fmt: skip
         return int(first)
 
@@ -158,6 +159,8 @@ class LedgerStore(RuleBasedStateMachine):
         }
         waiting = {poll.decode() for poll in self.redis.zrange(names.outbox, 0, -1)}
         assert waiting == {poll for poll, batch in model.batches.items() if batch.published < batch.n}
+        unfinished = {poll for poll, batch in model.batches.items() if batch.unfinished}
+        assert {poll.decode() for poll in self.redis.zrange(names.open, 0, -1)} == unfinished
         assert [each.decode() for each in reversed(self.redis.lrange(QUEUE, 0, -1))] == model.queue
         assert len(set(model.queue)) == len(model.queue)
 

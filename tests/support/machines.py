@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from hypothesis.stateful import RuleBasedStateMachine
 
 
-def run_machine(machine: type[RuleBasedStateMachine], url: str) -> None:
+def run_machine(machine: type[RuleBasedStateMachine], url: str, examples: int = 50) -> None:
     """Run a machine, which finds the server's address in its ``url``; the same rows every time under CI."""
     run_state_machine_as_test(
         type("Machine", (machine,), {"url": url}),
         settings=settings(
-            max_examples=50,
+            max_examples=examples,
             stateful_step_count=25,
             deadline=None,
             derandomize=bool(os.environ.get("CI")),

@@ -19,7 +19,7 @@ def after(client: Any, case: Case) -> dict[str, Any]:
 
 
 def dump(client: Any, moving: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Every key with its type, its content, and whether it expires; scores of ``moving`` zsets are left out."""
+    """Every key with its type, its content, and whether it expires; of ``moving`` ones only the members or fields."""
     found = {}
     for key in sorted(client.keys("*")):
         kind = client.type(key).decode()
@@ -32,7 +32,7 @@ def dump(client: Any, moving: tuple[str, ...] = ()) -> dict[str, Any]:
             "stream": lambda key=key: client.xrange(key),
         }[kind]()
         if key.decode() in moving:
-            content = set(content)
+            content = set(content) if kind in ("zset", "hash") else None
         found[key.decode()] = (kind, content, client.pttl(key) >= 0)
     return found
 
@@ -43,8 +43,8 @@ class Case:
 
     script: str
     state: str
-    prepare: Callable[[World], object]
-    slots: Callable[[World], Slots]
+    prepare: Callable[[Any], object]
+    slots: Callable[[Any], Slots]
     first: Callable[[Any], bool]
     second: Callable[[Any, Any], bool] = lambda first, second: first == second
     moving: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Case:
     """The claim's end counts from each call."""
     writes: bool = True
     """False: a call that is refused, or only reads."""
-    touches: Callable[[World], Mapping[str, str]] = field(default=lambda _: {})
+    touches: Callable[[Any], Mapping[str, str]] = field(default=lambda _: {})
     """Keys that the script builds itself, beside those that it is given, with their types."""
 
 

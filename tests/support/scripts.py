@@ -96,11 +96,11 @@ class World:
         k = self.keys
         works = [] if chunks else [work(n) for n in range(items)]
         messages = [f"message {n}" for n in range(items)] if pushed else []
-        commands = ["LPUSH", 10, len(messages), *messages] if pushed else []
+        commands = ["LPUSH", 11, len(messages), *messages] if pushed else []
         return {
             "key": k.unit(UNIT), "due": k.due, "polls": k.polls(UNIT), "events": k.events, "batch": k.poll(poll),
             "item_keys": k.item_keys(UNIT), "staged": k.staged, "outbox": k.outbox,
-            "cursors": k.cursors, "on_done": 0, "more_keys": [QUEUE] if pushed else [],
+            "cursors": k.cursors, "open": k.open, "on_done": 0, "more_keys": [QUEUE] if pushed else [],
             "poll": poll, "unit": UNIT, "outcome": OUTCOME, "history": 200, "ttl": DAY, "maxlen": 1000, "slot": 1000,
             "following": DAY, "delay": delay, "trigger": "drain" if delay else "", "cursor": cursor,
             "task": "deliver", "items": items, "most": most, "window": MINUTE, "chunk_key": k.chunk_prefix(poll),
@@ -127,7 +127,9 @@ class World:
             "tail": ["LPUSH", 3, len(messages), *messages],
         }  # fmt: skip
 
-    def finish(self, index: int, status: str = "success", poll: str = POLL) -> Slots:
+    def finish(
+        self, index: int, status: str = "success", poll: str = POLL, *, nonce: str = "", started: bool = False
+    ) -> Slots:
         k, task_id = self.keys, item_id(poll, index)
         return {
             "batch": k.poll(poll), "chunk": k.chunk(poll, 0), "done": k.done(poll, 0),
@@ -136,6 +138,8 @@ class World:
             "batch_channel": k.channel(poll), "id": task_id, "position": index, "status": status,
             "head": json.dumps({"task_id": task_id, "status": status, "final": True})[:-1], "batch_ttl": DAY,
             "record_ttl": DAY, "queue_ttl": DAY, "maxlen": 1000, "prefix": k.prefix, "poll": poll,
+            "leases": k.leases, "states": k.states, "copies": k.copies, "parked": k.parked, "again": k.again,
+            "nonce": nonce, "started": int(started), "tombs": k.tombs_prefix,
         }  # fmt: skip
 
     def once(self, entry: str = POLL) -> Slots:

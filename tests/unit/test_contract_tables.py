@@ -7,10 +7,12 @@ then needs a test called ``test_{table}_{name}`` in this file, which shows what 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import fields
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 import redis
@@ -30,8 +32,10 @@ from celery_perpetual import (
 from celery_perpetual.completions.announce import End
 from celery_perpetual.embedded import free_port
 from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.leases import Sweep, Swept
+from celery_perpetual.leases.leases import NONCE
 from celery_perpetual.settings import Settings
-from celery_perpetual.tasks import discover
+from celery_perpetual.tasks import Execution, discover
 from tests.support import wait_until
 
 if TYPE_CHECKING:
@@ -42,22 +46,24 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     "poll_in", "jitter", "limit", "dedup_window", "history", "enabled", "completions", "on_batch_done", "store_args",
+    "max_recoveries",
 )  # fmt: skip
 OPTIONS_NOT_YET = (
     "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth", "window", "tenants_ttl",
-    "preflight_ttl", "max_recoveries", "error_rules", "retry_classified", "starvation",
+    "preflight_ttl", "error_rules", "retry_classified", "starvation",
 )  # fmt: skip
 
-ATTRIBUTES = ("poll_every", "next_batch", "max_in_flight", "poll_timeout")
-ATTRIBUTES_NOT_YET = ("tenants", "preflight", "lease", "on_lost")
+ATTRIBUTES = ("poll_every", "next_batch", "max_in_flight", "poll_timeout", "lease", "on_lost")
+ATTRIBUTES_NOT_YET = ("tenants", "preflight")
 
 SETTINGS = (
     "store_url", "key_prefix", "base_scheduler", "leader_ttl", "cycle_interval", "poll_threads",
     "max_abandoned_polls", "completions", "completion_ttl", "queue_ttl", "tombstone_ttl", "events_maxlen",
-    "on_store_lost", "store_timeout", "store_wait", "disabled",
+    "on_store_lost", "store_timeout", "store_wait", "disabled", "lease_ttl", "heartbeat_interval", "sweep_limit",
+    "leases", "store_down",
 )  # fmt: skip
 SETTINGS_NOT_YET = (
-    "lease_ttl", "heartbeat_interval", "sweep_limit", "leases", "store_down", "starvation", "starvation_spawn",
+    "starvation", "starvation_spawn",
     "max_pool_grow", "error_policies", "classifiers", "preflight_fatal", "tenants_ttl", "preflight_ttl",
 )  # fmt: skip
 
@@ -294,6 +300,132 @@ def test_attribute_poll_timeout(shop: Callable[..., Perpetual]) -> None:
     outcome = perpetual.poll("deliver")
 
     assert (outcome.status, "0.1 s" in str(outcome.reason)) == ("timed_out", True)
+
+
+def begin(perpetual: Perpetual, task_id: str) -> Execution | str:
+    """Ask for a lease, as a worker does that has received the task's message."""
+    perpetual.leasing.be_a_worker("host")
+    return perpetual.leasing.start(perpetual.app.tasks["deliver"], task_id, {NONCE: uuid4().hex})
+
+
+def lose(perpetual: Perpetual, *ids: str) -> Swept:
+    """Let a worker begin tasks and die, and sweep."""
+    for task_id in ids:
+        assert isinstance(begin(perpetual, task_id), Execution)
+    store = perpetual.store
+    for worker in store.redis.zrange(store.keys.workers, 0, -1):
+        store.redis.zadd(store.keys.workers, {worker: 1})
+    return Sweep(perpetual.app, perpetual.leasing).once()
+
+
+def test_attribute_lease(shop: Callable[..., Perpetual]) -> None:
+    """A task runs under a lease, unless it says ``lease = False``."""
+    for given, guarded in (({}, True), ({"lease": True}, True), ({"lease": False}, False)):
+        perpetual = shop(lambda: [(1,)], **given)
+        task = perpetual.app.tasks["deliver"]
+        assert perpetual.leasing.guards(task, "an id", {"perpetual": 1}) is guarded
+
+
+@pytest.mark.parametrize(
+    ("on_lost", "sent", "status"), [("requeue", 2, "pending"), ("fail", 1, "lost"), ("park", 1, "needs_attention")]
+)
+def test_attribute_on_lost(
+    shop: Callable[..., Perpetual], raw_redis: redis.Redis, on_lost: str, sent: int, status: str
+) -> None:
+    """``on_lost`` says what becomes of a task whose worker is gone."""
+    perpetual = shop(lambda: [(1,)], on_lost=on_lost)
+    (task_id,) = perpetual.poll("deliver").task_ids
+
+    lose(perpetual, task_id)
+
+    assert len(queued_tasks(raw_redis)) == sent
+    assert perpetual.completion(task_id).status == status
+    assert [lease.task_id for lease in perpetual.parked()] == ([task_id] if on_lost == "park" else [])
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_option_max_recoveries(shop: Callable[..., Perpetual], most: int) -> None:
+    """A task is sent again as often as ``max_recoveries`` says; then it is parked."""
+    perpetual = shop(lambda: [(1,)], perpetual_options=PerpetualOptions(max_recoveries=most))
+    (task_id,) = perpetual.poll("deliver").task_ids
+
+    for _ in range(most):
+        lose(perpetual, task_id)
+        assert perpetual.parked() == []
+    lose(perpetual, task_id)
+
+    assert [lease.recoveries for lease in perpetual.parked()] == [most + 1]
+
+
+def test_setting_sweep_limit(shop: Callable[..., Perpetual]) -> None:
+    """One pass takes no more leases of dead workers than ``perpetual_sweep_limit``."""
+    perpetual = shop(lambda: [(n,) for n in range(5)], {"perpetual_sweep_limit": 2})
+
+    swept = lose(perpetual, *perpetual.poll("deliver").task_ids)
+
+    assert (swept.leases, len(perpetual.leases())) == (2, 3)
+
+
+def test_setting_lease_ttl(shop: Callable[..., Perpetual]) -> None:
+    """A worker that has reported counts as alive for ``perpetual_lease_ttl``."""
+    perpetual = shop(lambda: [(1,)], {"perpetual_lease_ttl": 7})
+    begin(perpetual, *perpetual.poll("deliver").task_ids)
+
+    (lease,) = perpetual.leases()
+
+    assert lease.deadline is not None
+    assert (lease.deadline - lease.started_at).total_seconds() == 7
+
+
+def test_setting_heartbeat_interval(project: Callable[..., Project]) -> None:
+    """A worker reports every ``perpetual_heartbeat_interval``, however long a lease is."""
+    proj = project("", perpetual_lease_ttl=3600, perpetual_heartbeat_interval=0.1)
+    proj.worker(pool="solo").ready()
+    (key,) = wait_until(lambda: proj.redis.keys("perpetual:w:*"), "the worker has reported")
+    seen = set()
+
+    def three_reports() -> bool:
+        seen.add(proj.redis.hget(key, "at"))
+        return len(seen) == 3
+
+    wait_until(three_reports, "three reports")
+
+
+@pytest.mark.parametrize(("leases", "token"), [("perpetual", "None"), ("all", "1")])
+def test_setting_leases(project: Callable[..., Project], leases: str, token: str) -> None:
+    """With ``all``, tasks that are not perpetual run under a lease too."""
+    proj = project(
+        """
+        @app.task
+        def ordinary():
+            ledger.record(perpetual.lease_token())
+        """,
+        perpetual_leases=leases,
+    )
+    proj.worker(pool="solo").ready()
+    proj.run_python("from proj import *; ordinary.delay()")
+
+    assert [row.id for row in wait_until(proj.rows, "it ran")] == [token]
+
+
+def test_setting_store_down(shop: Callable[..., Perpetual]) -> None:
+    """A task that cannot ask for its lease runs without one, or waits until the store answers."""
+    dead = {"perpetual_store_url": f"redis://127.0.0.1:{free_port()}/0", "perpetual_store_timeout": 0.2}
+    alone = begin(shop(list, {**dead, "perpetual_store_down": "run"}), "an id")
+    assert isinstance(alone, Execution)
+    assert not alone.leased
+
+    answers: list[Execution | str] = []
+    perpetual = shop(lambda: [(1,)], {"perpetual_store_down": "hold", "perpetual_store_timeout": 0.2})
+    (task_id,) = perpetual.poll("deliver").task_ids
+    perpetual.store.redis.client_pause(1000)
+    waiting = threading.Thread(target=lambda: answers.append(begin(perpetual, task_id)))
+    waiting.start()
+    waiting.join(30)
+
+    (answer,) = answers
+    assert isinstance(answer, Execution)
+    assert answer.leased
 
 
 def test_batch_items(shop: Callable[..., Perpetual]) -> None:

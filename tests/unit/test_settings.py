@@ -174,8 +174,17 @@ def test_refusals_are_ours_and_ordinary_errors_too() -> None:
 
 def test_a_reserved_name_is_not_available_yet() -> None:
     """A name of the contract whose feature does not exist is refused, instead of accepted without effect."""
-    with pytest.raises(ContractError, match=r"^setting perpetual_lease_ttl is not available yet; remove it$"):
-        read(perpetual_lease_ttl=60)
+    with pytest.raises(ContractError, match=r"^setting perpetual_starvation is not available yet; remove it$"):
+        read(perpetual_starvation={})
+
+
+def test_a_heartbeat_may_be_missed() -> None:
+    """A worker that misses one report must not be taken for dead."""
+    assert read(perpetual_lease_ttl=8).heartbeat == 2
+    with pytest.raises(
+        SettingsError, match=r"^setting perpetual_heartbeat_interval must be at most a third .*8 s.*3 s"
+    ):
+        read(perpetual_lease_ttl=8, perpetual_heartbeat_interval=3)
 
 
 class DjangoSettings:

@@ -11,7 +11,8 @@
 -- KEYS[7] staged      zset    "poll unit" -> since
 -- KEYS[8] outbox      zset    polls not wholly published
 -- KEYS[9] cursors      set     units that have a cursor
--- KEYS[10..] target    any     what the broker commands name
+-- KEYS[10] open        zset    batches that are not finished -> when they were committed
+-- KEYS[11..] target    any     what the broker commands name
 -- ARGV[1] poll        text    poll id
 -- ARGV[2] unit        text    name of the unit
 -- ARGV[3] outcome     JSON    the outcome
@@ -35,7 +36,7 @@
 -- ARGV[21..] record, key, id, command  mixed  records, pairs of item key and task id, broker commands
 -- returns 'committed', 'already', 'refused' (claim lost), 'full' (no room) or 'missing' (staged records are gone)
 local key, due, polls, events, batch, item_keys = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local staged, outbox, cursors = KEYS[7], KEYS[8], KEYS[9]
+local staged, outbox, cursors, open = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local poll, unit, outcome, history, ttl, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local slot, following, delay, trigger, cursor, task = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local items, most, window, chunk_key = tonumber(ARGV[13]), tonumber(ARGV[14]), ARGV[15], ARGV[16]
@@ -46,14 +47,16 @@ local on_done = ARGV[20]
 -- include close
 -- include typed
 -- include push
-targets_must_be_lists(10)
-must_be(chunk_key .. '0', 'list')
-local open = redis.call('HMGET', key, 'claim', 'last', 'inflight')
+targets_must_be_lists(11)
+for chunk = 0, math.max(chunks - 1, 0) do
+  must_be(chunk_key .. chunk, 'list')
+end
+local found = redis.call('HMGET', key, 'claim', 'last', 'inflight')
 if redis.call('EXISTS', batch) == 1 then
   return 'already'
-elseif open[1] ~= poll then
+elseif found[1] ~= poll then
   return 'refused'
-elseif (tonumber(open[3]) or 0) + items > most then
+elseif (tonumber(found[3]) or 0) + items > most then
   return 'full'
 end
 for chunk = 0, chunks - 1 do
@@ -75,7 +78,8 @@ if pairs_here > 0 then
   at = at + 2 * pairs_here
 end
 redis.call('HSET', batch, 'unit', unit, 'task', task, 'n', items, 'left', items, 'pub', pushed, 'window', window,
-  'at', now)
+  'at', now, 'pub_at', now)
+redis.call('ZADD', open, now, poll)
 if on_done == '1' then
   redis.call('HSET', batch, 'on_done', 1)
 end

@@ -1,7 +1,8 @@
 -- Settle the end of one task, in one step and once: the final record is written and never changed, the ledger's item
 -- is closed (key and room free, batch counted), and then the end is announced: queue, publish, stream. Whoever hears of
 -- it can read the record. An end that comes after the first one is counted as late and changes nothing else.
--- The nonce is the head of the record, which names the execution.
+-- The head of the record tells a repeated call; the nonce of the delivery tells an execution that has lost its lease:
+-- its end is late, whatever it says.
 --
 -- KEYS[1] batch        hash    the committed batch, if the id is one of ours
 -- KEYS[2] chunk        list    records
@@ -14,6 +15,11 @@
 -- KEYS[9] counters     hash    of the namespace
 -- KEYS[10] batches     zset    finished batches whose on_batch_done is not sent
 -- KEYS[11] batch_channel  channel of the batch
+-- KEYS[12] leases      hash    task id -> lease
+-- KEYS[13] states      hash    task id -> state
+-- KEYS[14] copies      hash    task id -> message
+-- KEYS[15] parked      hash    task id -> JSON
+-- KEYS[16] again       zset    tasks to be sent again
 -- ARGV[1] id           text    task id
 -- ARGV[2] position     int     of the item within its chunk, -1 where the id is not ours
 -- ARGV[3] status       text    how it ended
@@ -24,6 +30,9 @@
 -- ARGV[8] maxlen       int     cap of the stream
 -- ARGV[9] prefix       text    of all keys
 -- ARGV[10] poll        text    poll id, '' where the id is not ours
+-- ARGV[11] nonce       text    of the delivery that ended, '' = it had none, '*' = whatever holds the lease
+-- ARGV[12] started     text    1 = it ran under a lease, so without that lease its end is late
+-- ARGV[13] tombs       text    what the keys of tombstones start with
 -- returns {1 first end, 2 late, 0 nothing known and nothing announced; 1 if the batch's message is to be sent now}
 local batch, chunk, done, completion, queue, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local everybody, events, counters, batches = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
@@ -31,11 +40,14 @@ local batch_channel = KEYS[11]
 local id, position, status, head = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local batch_ttl, record_ttl, queue_ttl = ARGV[5], ARGV[6], ARGV[7]
 local maxlen, prefix, poll = ARGV[8], ARGV[9], ARGV[10]
+local leases, states, copies, parked, again = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
+local nonce, started, tombs = ARGV[11], ARGV[12], ARGV[13]
 -- include now
 -- include rfc3339
 -- include record
 -- include typed
 -- include settle
+-- include lease
 
 -- Whether the batch is finished and nobody has sent its message yet: whoever repeats a call may have to.
 local function unsent()
@@ -54,6 +66,10 @@ end
 if known and string.find(known, '"final": true', 1, true) then
   return late()
 end
+local lease, state = lease_of(redis.call('HGET', leases, id)), state_of(redis.call('HGET', states, id))
+if lease and nonce ~= '*' and lease.nonce ~= nonce then
+  return late()
+end
 local item, over = nil, false
 if position >= 0 then
   item, over = open_item()
@@ -62,14 +78,43 @@ if over then
   -- A silent end leaves no record by which a repeated call is known.
   return head == '' and {1, unsent()} or late()
 end
+if not lease and started == '1' and (item or state) then
+  return late()
+end
+local today = math.floor(now / 86400000)
+local tomb = tombs .. today
+must_be(tomb, 'set')
+if not lease and not state and not item and (redis.call('SISMEMBER', tomb, id) == 1
+  or redis.call('SISMEMBER', tombs .. today - 1, id) == 1) then
+  return head == '' and {0, 0} or late()
+end
+if lease then
+  must_be(prefix .. ':held:' .. lease.worker, 'set')
+end
 if head ~= '' then
   redis.call('XLEN', events)
 end
 
 local finished = item and settle(item)
+if lease then
+  redis.call('HDEL', leases, id)
+  redis.call('SREM', prefix .. ':held:' .. lease.worker, id)
+  redis.call('HDEL', copies, id)
+end
+if (lease or nonce == '*') and not item then
+  redis.call('SADD', tomb, id)
+  redis.call('PEXPIRE', tomb, batch_ttl + 86400000)
+end
+if state then
+  redis.call('HDEL', states, id)
+  redis.call('HDEL', copies, id)
+  redis.call('HDEL', parked, id)
+  redis.call('ZREM', again, id)
+end
 if head ~= '' then
-  local record = string.format('%s, "finished_at": "%s", "poll_id": %s, "key": %s, "recoveries": 0, "tenant": null}',
-    head, rfc3339(now), item and cjson.encode(poll) or 'null', item and item.key and cjson.encode(item.key) or 'null')
+  local record = string.format('%s, "finished_at": "%s", "poll_id": %s, "key": %s, "recoveries": %d, "tenant": null}',
+    head, rfc3339(now), item and cjson.encode(poll) or 'null', item and item.key and cjson.encode(item.key) or 'null',
+    state and state.recoveries or 0)
   redis.call('SET', completion, record, 'PX', record_ttl)
   redis.call('DEL', queue)
   redis.call('LPUSH', queue, record)

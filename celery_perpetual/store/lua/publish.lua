@@ -10,6 +10,7 @@
 -- returns 1 done, 2 was done before, 0 not the next part of this batch
 local batch, outbox = KEYS[1], KEYS[2]
 local poll, first, last = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+-- include now
 -- include typed
 -- include push
 targets_must_be_lists(3)
@@ -23,7 +24,7 @@ elseif published >= last then
 elseif published ~= first then
   return 0
 end
-redis.call('HSET', batch, 'pub', last)
+redis.call('HSET', batch, 'pub', last, 'pub_at', now)
 if last >= total then
   redis.call('ZREM', outbox, poll)
 end

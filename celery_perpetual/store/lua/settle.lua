@@ -11,6 +11,7 @@ local function open_item()
   must_be(prefix .. ':u:' .. unit, 'hash')
   must_be(prefix .. ':keys:' .. unit, 'hash')
   must_be(prefix .. ':recent:' .. unit, 'zset')
+  must_be(prefix .. ':open', 'zset')
   local record = redis.call('LINDEX', chunk, position)
   if not record or redis.call('GETBIT', done, position) == 1 then
     return nil, true
@@ -53,6 +54,7 @@ local function settle(item)
     return false
   end
   redis.call('PEXPIRE', batch, batch_ttl)
+  redis.call('ZREM', prefix .. ':open', poll)
   if item.on_done then
     redis.call('ZADD', batches, now, poll)
   end

@@ -1,0 +1,128 @@
+"""Verbs about leases, parked tasks and workers."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from celery_perpetual.cli.group import as_json, show, table, verb
+from celery_perpetual.polling.outcome import format_time
+
+if TYPE_CHECKING:
+    from celery_perpetual.app import Perpetual
+
+a_task_id = click.argument("task_id", metavar="ID")
+a_limit = click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many.")
+a_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@verb
+@a_limit
+@as_json
+def leases(perpetual: Perpetual, limit: int, json_: bool) -> None:
+    """List the tasks that are executed right now, oldest first."""
+    found = perpetual.leases(limit)
+    if json_:
+        show([lease.to_dict() for lease in found])
+        return
+    rows = [(x.task_id, x.task, x.worker, x.token, x.attempt, x.recoveries, format_time(x.started_at)) for x in found]
+    table(("ID", "TASK", "WORKER", "TOKEN", "ATTEMPT", "RECOVERIES", "SINCE"), rows)
+
+
+@verb
+@a_limit
+@as_json
+def parked(perpetual: Perpetual, limit: int, json_: bool) -> None:
+    """List the tasks that wait for an operator, longest first."""
+    found = perpetual.parked(limit)
+    if json_:
+        show([lease.to_dict() for lease in found])
+        return
+    rows = [(x.task_id, x.task, x.recoveries, x.parked_at and format_time(x.parked_at), x.reason) for x in found]
+    table(("ID", "TASK", "RECOVERIES", "SINCE", "REASON"), rows)
+
+
+@verb
+@as_json
+def workers(perpetual: Perpetual, json_: bool) -> None:
+    """List the living workers, as they last reported."""
+    found = perpetual.workers()
+    if json_:
+        show([worker.to_dict() for worker in found])
+        return
+    rows = [
+        (x.name, x.state, x.pool, x.concurrency, x.active, x.reserved, format_time(x.reported_at), ",".join(x.queues))
+        for x in found
+    ]
+    table(("WORKER", "STATE", "POOL", "CONCURRENCY", "ACTIVE", "RESERVED", "REPORTED", "QUEUES"), rows)
+
+
+def _exit(done: bool, json_: bool, what: str, done_text: str, otherwise: str) -> None:
+    if json_:
+        show({what: done})
+    else:
+        click.echo(done_text if done else otherwise)
+    sys.exit(0 if done else 1)
+
+
+@verb
+@a_task_id
+@as_json
+def recover(perpetual: Perpetual, task_id: str, json_: bool) -> None:
+    """Let a parked task run again. Exit code 1 if it is not parked."""
+    _exit(perpetual.recover(task_id), json_, "recovered", f"{task_id} runs again", f"{task_id} is not parked")
+
+
+@verb
+@a_task_id
+@a_yes
+@as_json
+def release(perpetual: Perpetual, task_id: str, yes: bool, json_: bool) -> None:
+    """Take the lease of a running task away and send the task again. Exit code 1 if it holds none."""
+    _ask(yes, f"Take the lease of {task_id} away? What it still brings is dropped.")
+    _exit(perpetual.release(task_id), json_, "released", f"{task_id} is sent again", f"{task_id} holds no lease")
+
+
+@verb
+@a_task_id
+@click.option("--reason", required=True, help="What its waiters are told.")
+@a_yes
+@as_json
+def fail(perpetual: Perpetual, task_id: str, reason: str, yes: bool, json_: bool) -> None:
+    """End a task as failed. Exit code 1 if it has ended before, or nobody knows it."""
+    _ask(yes, f"End {task_id} as failed? It will not run again.")
+    _exit(perpetual.fail(task_id, reason), json_, "failed", f"{task_id} has failed", f"{task_id} is not to be ended")
+
+
+@verb
+@a_task_id
+@a_yes
+@as_json
+def cancel(perpetual: Perpetual, task_id: str, yes: bool, json_: bool) -> None:
+    """End a task as revoked, running or not. Exit code 1 if it has ended before, or nobody knows it."""
+    _ask(yes, f"Cancel {task_id}? It will not run again.")
+    _exit(perpetual.cancel(task_id), json_, "cancelled", f"{task_id} is revoked", f"{task_id} is not to be ended")
+
+
+@verb
+@click.argument("queue")
+@a_yes
+@as_json
+def purge(perpetual: Perpetual, queue: str, yes: bool, json_: bool) -> None:
+    """Empty a queue; the tasks in it end as revoked."""
+    _ask(yes, f"Throw away everything in queue {queue}?")
+    count = perpetual.purge(queue)
+    if json_:
+        show({"purged": count})
+    else:
+        click.echo(f"{count} messages were in {queue}")
+
+
+def _ask(yes: bool, question: str) -> None:
+    if not yes:
+        click.confirm(question, abort=True, err=True)
+
+
+VERBS: tuple[click.Command, ...] = (leases, parked, workers, recover, release, fail, cancel, purge)

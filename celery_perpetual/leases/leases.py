@@ -1,0 +1,275 @@
+"""The store's side of leases: grant, ask, release."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.faults import reach
+from celery_perpetual.leases.worker import Instance, WorkerState
+from celery_perpetual.ledger import item_place, place
+from celery_perpetual.store import Store, is_redis, script
+from celery_perpetual.tasks import HEADER, Execution, PerpetualTask
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.settings import Settings
+
+logger = get_logger(__name__)
+
+#: Where a request keeps what its receiving worker knows of its delivery.
+NONCE, TAG, COPY = "perpetual_nonce", "perpetual_tag", "perpetual_copy"
+
+#: Tasks that are machinery, not work.
+BUILT_IN = ("celery.", "celery_perpetual.")
+
+#: With ``perpetual_store_down = "hold"``: pause between two tries to ask for a lease.
+HOLD_SECONDS = 0.5
+
+
+class Leases:
+    """Grants and releases of one app. May be used from any thread and process."""
+
+    def __init__(
+        self, app: Celery, store: Store, settings: Settings, *, down: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Connect nowhere yet.
+
+        Args:
+            down: whether this process knows the store to be away, so that not every task has to find out anew.
+        """
+        self._app = app
+        self._down = down
+        self._patient = store
+        self.settings = settings
+        self.instance: Instance | None = None
+        """This worker, where the process is one or a child of one."""
+        self.on_lost: Callable[[], object] | None = None
+        """Called in a worker's main process when a task is to be sent again at once."""
+
+    @cached_property
+    def store(self) -> Store:
+        """Connections of its own: nobody who runs a task waits longer than ``perpetual_store_timeout``."""
+        return self._patient.clone(patient=False)
+
+    @cached_property
+    def broker_is_redis(self) -> bool:
+        """Whether messages can be put to the front of their queue."""
+        url: Any = self._app.conf.broker_write_url
+        return isinstance(url, str) and is_redis(url)
+
+    @property
+    def gap(self) -> float:
+        """Longest silence in seconds in which the store counts as reachable: two heartbeats or two cycles."""
+        return 2 * max(self.settings.heartbeat, self.settings.cycle_interval)
+
+    def guards(self, task: Any, task_id: Any, headers: Any) -> bool:
+        """Whether the message of a task needs a lease to run."""
+        if not isinstance(task_id, str) or task is None or getattr(task, "lease", None) is False:
+            return False
+        if headers.get(HEADER) or isinstance(task, PerpetualTask) or place(task_id) is not None:
+            return True
+        return self.settings.leases == "all" and not task.name.startswith(BUILT_IN)
+
+    def start(self, task: Any, task_id: str, request: Any) -> Execution | str:
+        """Ask for the lease.
+
+        Returns:
+            The execution, or why it must not run: ``final``, ``parked``, ``old`` or ``adopted``.
+        """
+        reach("task.starting")
+        if self.settings.store_down == "run" and self._down():
+            return Execution(task_id=task_id, nonce=request[NONCE], leased=False)
+        while True:
+            try:
+                verdict, token, recoveries = self._start(task, task_id, request)
+            except StoreUnavailable as error:
+                if self.settings.store_down == "run":
+                    logger.warning("perpetual: task %s runs without a lease: %s", task_id, error)
+                    return Execution(task_id=task_id, nonce=request[NONCE], leased=False)
+                logger.warning("perpetual: task %s waits for the store: %s", task_id, error)
+                time.sleep(HOLD_SECONDS)
+                continue
+            reach("task.started")
+            if verdict != b"run":
+                return str(verdict.decode())
+            return Execution(task_id=task_id, nonce=request[NONCE], token=int(token), recoveries=int(recoveries))
+
+    def _start(self, task: Any, task_id: str, request: Any) -> Any:
+        keys, where = self.store.keys, item_place(task_id)
+        poll_id, chunk = ("", 0) if where is None else (where.poll_id, where.chunk)
+        worker = "" if self.instance is None else self.instance.name
+        options = getattr(task, "perpetual_options", None)
+        ours = place(task_id) is not None or request.get(HEADER) or isinstance(task, PerpetualTask)
+        redelivered = (request.get("delivery_info") or {}).get("redelivered")
+        return script("start")(
+            self.store,
+            leases=keys.leases, held=keys.held(worker), states=keys.states, copies=keys.copies, parked=keys.parked,
+            again=keys.again, completion=keys.completion(task_id), batch=keys.poll(poll_id),
+            chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk), token=keys.token,
+            counters=keys.counters, workers=keys.workers, events=keys.events,
+            id=task_id, position=-1 if where is None else where.position, worker=worker, nonce=request[NONCE],
+            nesting=int(request.get("replaced_task_nesting") or 0), retries=int(request.get("retries") or 0),
+            most=getattr(options, "max_recoveries", 3), on_lost=getattr(task, "on_lost", None) or "requeue",
+            tag=request.get(TAG) or "", task=task.name, copy=request.get(COPY) or "",
+            ended=int(bool(ours or redelivered)), tombs=keys.tombs_prefix,
+            days=round(self.settings.tombstone_ttl // 86400), ttl=_ms(self.settings.lease_ttl),
+            maxlen=self.settings.events_maxlen,
+        )  # fmt: skip
+
+    def holds(self, execution: Execution) -> bool:
+        """Whether an execution still has its lease. Asks the store only where that is in doubt.
+
+        True where the store does not answer, and where it has lost its data: then nobody took the lease away.
+        """
+        if not execution.leased or (self.instance is not None and self.instance.lives):
+            return True
+        try:
+            return self.asks(execution) or self._forgotten(execution.task_id)
+        except StoreUnavailable:
+            return True
+
+    def _forgotten(self, task_id: str) -> bool:
+        """Whether the store knows nothing of a task that runs: whoever takes a lease leaves a state or an end."""
+        keys, redis = self.store.keys, self.store.redis
+        with self.store.errors("lease"):
+            known = redis.hmget(keys.leases, [task_id]) + redis.hmget(keys.states, [task_id])
+            return not any(known) and not redis.exists(keys.completion(task_id))
+
+    def asks(self, execution: Execution) -> bool:
+        """Whether the store knows the execution as the holder.
+
+        Raises:
+            StoreUnavailable: it did not answer.
+        """
+        with self.store.errors("lease"):
+            lease = self.store.redis.hget(self.store.keys.leases, execution.task_id)
+        return lease is not None and lease.split(b"|", 2)[1] == execution.nonce.encode()
+
+    def is_parked(self, task_id: str) -> bool:
+        """Whether the task waits for an operator.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        with self.store.errors("parked"):
+            return bool(self.store.redis.hexists(self.store.keys.parked, task_id))
+
+    def release(self, task_id: str, nonce: str, cause: str, reason: str = "") -> str:
+        """End an execution that brought no end of its task; see ``release.lua``.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        keys, settings = self.store.keys, self.settings
+        verdict = script("release")(
+            self.store,
+            leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked, again=keys.again,
+            events=keys.events, counters=keys.counters,
+            id=task_id, nonce=nonce, cause=cause, reason=reason, prefix=keys.prefix, maxlen=settings.events_maxlen,
+            record_ttl=_ms(settings.completion_ttl), queue_ttl=_ms(settings.queue_ttl),
+        )  # fmt: skip
+        reach("task.released")
+        return str(verdict.decode())
+
+    def try_to_release(self, task_id: str, nonce: str, cause: str, reason: str = "") -> str:
+        """The same for handlers, which must not raise: where the store does not answer, ``gone``."""
+        try:
+            return self.release(task_id, nonce, cause, reason)
+        except StoreUnavailable as error:
+            logger.warning("perpetual: the lease of %s is given back later: %s", task_id, error)
+            return "gone"
+
+    def sweep(self, most: int = 100, stopping: str = "") -> tuple[int, str, int, bool]:
+        """Take leases of one dead worker, or of one that stops; see ``sweep.lua``.
+
+        Returns:
+            Until when nothing expires (ms, 0 = now), the worker or "", how many leases, whether it holds no more.
+        """
+        keys, settings = self.store.keys, self.settings
+        held, worker, taken, empty = script("sweep")(
+            self.store,
+            workers=keys.workers, leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked,
+            again=keys.again, events=keys.events, counters=keys.counters, seen=keys.seen, hold=keys.hold,
+            ttl=_ms(settings.lease_ttl), gap=_ms(self.gap), prefix=keys.prefix, maxlen=settings.events_maxlen,
+            record_ttl=_ms(settings.completion_ttl), queue_ttl=_ms(settings.queue_ttl), most_now=most,
+            stopping=stopping,
+        )  # fmt: skip
+        return int(held), worker.decode(), int(taken), bool(empty)
+
+    def missed(self, task_id: str, name: str, *, counts: bool, tag: str = "", copy: str = "") -> str:
+        """A task whose message nobody has any more, see ``reconcile.lua``; returns what becomes of it.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        keys, where, settings = self.store.keys, item_place(task_id), self.settings
+        task: Any = self._app.tasks.get(name)
+        if task is None or not self.guards(task, task_id, {HEADER: 1}):
+            return "gone"
+        poll_id, chunk = ("", 0) if where is None else (where.poll_id, where.chunk)
+        with self.store.errors("state"):
+            state = self.store.redis.hget(keys.states, task_id)
+        verdict = script("reconcile")(
+            self.store, leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked,
+            again=keys.again, events=keys.events, counters=keys.counters, chunk=keys.chunk(poll_id, chunk),
+            done=keys.done(poll_id, chunk), id=task_id, position=-1 if where is None else where.position, task=name,
+            most=getattr(getattr(task, "perpetual_options", None), "max_recoveries", 3),
+            on_lost=getattr(task, "on_lost", None) or "requeue",
+            recoveries=0 if state is None else int(state.split(b"|")[2]), prefix=keys.prefix,
+            maxlen=settings.events_maxlen, record_ttl=_ms(settings.completion_ttl),
+            queue_ttl=_ms(settings.queue_ttl), counts=int(counts), tag=tag, copy=copy,
+        )  # fmt: skip
+        return str(verdict.decode())
+
+    def workers(self) -> list[WorkerState]:
+        """What the workers say of themselves whose deadline has not passed.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        store, keys = self.store, self.store.keys
+        with store.errors("workers"):
+            living = store.redis.zrangebyscore(keys.workers, f"({store.now()}", "+inf", withscores=True)
+            pipe = store.redis.pipeline(transaction=False)
+            for name, _ in living:
+                pipe.hgetall(keys.worker(name.decode()))
+                pipe.hgetall(keys.tags(name.decode()))
+                pipe.scard(keys.held(name.decode()))
+            rows = iter(pipe.execute())
+        return [
+            WorkerState.read(name.decode(), int(deadline), said, tags, int(held))
+            for (name, deadline), said, tags, held in zip(living, rows, rows, rows, strict=True)
+        ]
+
+    def tags_of(self, worker: str) -> set[str]:
+        """Delivery tags that a worker has reported."""
+        with self.store.errors("worker"):
+            return {tag.decode() for tag in self.store.redis.hkeys(self.store.keys.tags(worker))}
+
+    def bury(self, worker: str, *, stopped: bool = False) -> bool:
+        """Forget a worker that holds nothing any more."""
+        keys = self.store.keys
+        return bool(
+            script("bury")(
+                self.store, workers=keys.workers, held=keys.held(worker), worker_info=keys.worker(worker),
+                tags=keys.tags(worker), worker=worker, stopped=int(stopped),
+            )
+        )  # fmt: skip
+
+    def be_a_worker(self, hostname: str) -> Instance:
+        """Make this process a worker; its pool children inherit that."""
+        if self.instance is None or self.instance.pid != os.getpid():
+            self.instance = Instance(hostname, self.settings.lease_ttl)
+        return self.instance
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)

@@ -1,0 +1,137 @@
+"""What the worker's main process does for a delivery: it names it, and it speaks for a child that cannot."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+from weakref import WeakValueDictionary
+
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.utils.imports import symbol_by_name
+from celery.utils.log import get_logger
+from celery.worker import state
+
+from celery_perpetual.completions import end, goes_back, results
+from celery_perpetual.completions.completion import LOST, SUCCESS
+from celery_perpetual.errors import TaskLost
+from celery_perpetual.leases.leases import COPY, NONCE, TAG
+from celery_perpetual.ledger import item_place
+from celery_perpetual.publishing import from_message
+from celery_perpetual.tasks import Execution, speaking
+
+if TYPE_CHECKING:
+    from celery_perpetual.leases.leases import Leases
+
+logger = get_logger(__name__)
+
+
+#: What comes behind the mixin is Celery's request class, or the user's own.
+_Request: Any = object
+
+
+#: Every delivery that this process has received and that anybody refers to, by its nonce. Celery's own table is by
+#: task id, so a second delivery of a task would hide the first one.
+_received: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+
+def at_hand() -> list[Any]:
+    """The deliveries that this worker has received and not settled, and those that it runs."""
+    # The list of references is made in one step; iterating would meet additions of the main thread.
+    found = (reference() for reference in _received.valuerefs())
+    return [each for each in found if each is not None and (not each.acknowledged or each in state.active_requests)]
+
+
+class Leased(_Request):  # type: ignore[misc]
+    """Mixin for a request class: this one knows its lease."""
+
+    perpetual = True
+
+    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(message, *args, **kwargs)
+        perpetual: Any = getattr(self._app, "perpetual", None)
+        request = self._request_dict
+        self._leases: Leases | None = None
+        if perpetual is None or not perpetual.leasing.guards(self._task, self.id, request):
+            return
+        self._leases = perpetual.leasing
+        request[NONCE] = uuid4().hex
+        _received[request[NONCE]] = self
+        request[TAG] = str(message.delivery_tag or "")
+        # The ledger keeps what is needed to build the first message of an item, and nothing else.
+        if item_place(self.id) is None or request.get("retries") or request.get("replaced_task_nesting"):
+            request[COPY] = from_message(message).to_json()
+
+    def _execution(self) -> Execution | None:
+        if self._leases is None:
+            return None
+        return Execution(task_id=self.id, nonce=self._request_dict[NONCE], leased=bool(self.time_start))
+
+    def on_timeout(self, soft: Any, timeout: Any) -> Any:
+        with speaking(self._execution()):
+            reply = super().on_timeout(soft, timeout)
+        if not soft and self._leases is not None and goes_back(self.task, TimeLimitExceeded()):
+            self._leases.try_to_release(self.id, self._request_dict[NONCE], "back")
+        return reply
+
+    def _announce_revoked(self, *args: Any, **kwargs: Any) -> Any:
+        with speaking(self._execution()):
+            return super()._announce_revoked(*args, **kwargs)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        with speaking(self._execution()):
+            # Celery 5.7 can retry it itself, if the task asks for that.
+            own = getattr(self.task, "retry_on_worker_lost", None)
+            if self._leases is not None and isinstance(_exception(exc_info), WorkerLostError) and not own:
+                return _lost(self, self._leases, exc_info)
+            return super().on_failure(exc_info, send_failed_event, return_ok)
+
+
+@cache
+def _subclass(base: Any) -> Any:
+    return type("LeasedRequest", (Leased, base), {"__doc__": base.__doc__})
+
+
+def leased_request(base: Any) -> Any:
+    """A request class over ``base``, be that Celery's or the user's own."""
+    cls: Any = symbol_by_name(base)
+    return cls if getattr(cls, "perpetual", False) else _subclass(cls)
+
+
+def _exception(exc_info: Any) -> Any:
+    """Billiard wraps what comes out of another process."""
+    return getattr(exc_info.exception, "exc", exc_info.exception)
+
+
+def _lost(request: Any, leases: Leases, exc_info: Any) -> None:
+    """The child that ran the task is gone: give the lease back first, then settle the message."""
+    nonce, app = request._request_dict[NONCE], request._app  # noqa: SLF001
+    if results.succeeded(app, request.task, request.id):
+        # It died after Celery had stored its success, perhaps before it could tell us.
+        state.task_ready(request, successful=True)
+        end(app, request.task, request.id, SUCCESS, worker=request.hostname)
+        _acknowledge(request)
+        return
+    verdict = leases.try_to_release(request.id, nonce, "lost", f"a process of the pool is gone: {_exception(exc_info)}")
+    logger.warning(
+        "perpetual: the process that ran task %s is gone: %s", request.id, verdict,
+        extra={"event": "perpetual.lost", "task_id": request.id, "verdict": verdict},
+    )  # fmt: skip
+    state.task_ready(request)
+    if verdict == "fail":
+        error = TaskLost(f"task {request.id} is lost: {_exception(exc_info)}")
+        results.tell(app, request.task, request.id, error, request._context)  # noqa: SLF001
+        with speaking(Execution(task_id=request.id, nonce="*", leased=False)):
+            end(app, request.task, request.id, LOST, exception=error, worker=request.hostname)
+    if request.task.acks_late and (verdict == "gone" or (verdict == "again" and not leases.broker_is_redis)):
+        # The guard sorts out what comes twice; RabbitMQ puts it where it was.
+        request.reject(requeue=True)
+        return
+    _acknowledge(request)
+    if leases.on_lost is not None:
+        leases.on_lost()
+
+
+def _acknowledge(request: Any) -> None:
+    if request.task.acks_late:
+        request.acknowledge()

@@ -1,0 +1,68 @@
+"""One run of one worker, and whether it knows itself to be alive."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from secrets import token_hex
+from typing import Any
+
+
+class Instance:
+    """One run of a worker. Made in its main process before the pool, so that pool children share it."""
+
+    def __init__(self, hostname: str, ttl: float) -> None:
+        self.hostname = hostname.replace("|", "_").replace("#", "_")
+        self.name = f"{self.hostname}#{token_hex(4)}"
+        """A restarted worker is another one, whatever it is called."""
+        self.pid = os.getpid()
+        self._ttl = ttl
+        # Shared with children by fork. Seconds of the machine's monotonic clock, which all its processes share.
+        self._until = get_context("fork").Value("d", 0.0, lock=False)
+
+    def renewed(self, asked_at: float) -> None:
+        """The store has renewed the deadline, when asked at this monotonic time."""
+        self._until.value = asked_at + self._ttl
+
+    def doubt(self) -> None:
+        """A lease may have been taken away, by an operator or by an ended outage: whoever wants to know has to ask."""
+        self._until.value = 0.0
+
+    @property
+    def lives(self) -> bool:
+        """Whether all leases of this worker are surely its own still. Never asks the store."""
+        return time.monotonic() < float(self._until.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerState:
+    """What one living worker last said of itself."""
+
+    name: str
+    """Its instance: a restarted worker is another one."""
+    deadline: int
+    """When it counts as dead, unless it reports before: ms of the store's time."""
+    reported_at: int
+    """When it last reported: ms of the store's time; 0 = not yet."""
+    tags: dict[str, str]
+    """Delivery tag -> task id of what it has received and not acknowledged."""
+    held: int
+    """Leases that it holds."""
+    info: dict[str, Any]
+
+    @classmethod
+    def read(
+        cls, name: str, deadline: int, said: dict[bytes, bytes], tags: dict[bytes, bytes], held: int
+    ) -> WorkerState:
+        """From what the store has."""
+        return cls(
+            name=name,
+            deadline=deadline,
+            reported_at=int(said.get(b"at", 0)),
+            tags={tag.decode(): task_id.decode() for tag, task_id in tags.items()},
+            held=held,
+            info=json.loads(said.get(b"info", b"{}")),
+        )

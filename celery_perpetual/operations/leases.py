@@ -1,0 +1,277 @@
+"""Leases and parked tasks as an operator sees them, and the exits from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.completions import announces, results
+from celery_perpetual.completions.announce import FIRST, End
+from celery_perpetual.completions.completion import FAILURE, REVOKED, UNKNOWN
+from celery_perpetual.completions.lookup import answers
+from celery_perpetual.errors import NotSuccessful
+from celery_perpetual.leases import Again
+from celery_perpetual.operations.wired import Wired
+from celery_perpetual.polling.outcome import format_time
+from celery_perpetual.store import script
+from celery_perpetual.tasks import current, to_datetime
+
+logger = get_logger(__name__)
+
+RUNNING, PARKED = "running", "parked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A task that is executed, or that is parked. Times are aware datetimes of the store's clock."""
+
+    task_id: str
+    task: str | None
+    worker: str
+    """Name of the worker that runs it, or ran it last."""
+    token: int
+    """Fencing number of the lease; only grows."""
+    attempt: int
+    recoveries: int
+    started_at: datetime
+    deadline: datetime | None
+    """When its worker counts as dead, unless it reports before; None for a parked one."""
+    state: str
+    """``running`` or ``parked``."""
+    reason: str | None = None
+    parked_at: datetime | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        times = {name: getattr(self, name) for name in ("started_at", "deadline", "parked_at")}
+        return {
+            "task_id": self.task_id, "task": self.task, "worker": self.worker, "token": self.token,
+            "attempt": self.attempt, "recoveries": self.recoveries, "state": self.state, "reason": self.reason,
+            **{name: None if at is None else format_time(at) for name, at in times.items()},
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A living worker, as it last reported."""
+
+    name: str
+    pid: int | None
+    pool: str | None
+    concurrency: int | None
+    queues: list[str]
+    active: int
+    """Tasks that it runs."""
+    reserved: int
+    """Messages of ours that it has received and not finished, the running ones included."""
+    leases: int
+    """Leases that it holds."""
+    state: str
+    """``running`` or ``stopping``."""
+    reported_at: datetime
+    deadline: datetime
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return values | {name: format_time(values[name]) for name in ("reported_at", "deadline")}
+
+
+class LeaseOperations(Wired):
+    """The part of ``Perpetual`` that is about leases."""
+
+    def leases(self, limit: int = 100) -> list[Lease]:
+        """Tasks that are executed right now, oldest first.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        store = self.store
+        with store.errors("leases"):
+            held = list(islice(store.redis.hscan_iter(store.keys.leases, count=500), limit))
+            workers = store.redis.zrange(store.keys.workers, 0, -1, withscores=True)
+            states = store.redis.hmget(store.keys.states, [task_id for task_id, _ in held]) if held else []
+        deadlines = {name.decode(): at for name, at in workers}
+        found = [_lease(task_id, text, state, deadlines) for (task_id, text), state in zip(held, states, strict=True)]
+        return sorted(found, key=lambda lease: lease.started_at)
+
+    def parked(self, limit: int = 100) -> list[Lease]:
+        """Tasks that wait for an operator, longest first; :meth:`recover`, :meth:`fail` or :meth:`cancel` them.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        store = self.store
+        with store.errors("parked"):
+            texts = [text for _, text in store.redis.hscan_iter(store.keys.parked, count=500)]
+        return sorted(map(_parked, texts), key=lambda lease: lease.parked_at or lease.started_at)[:limit]
+
+    def workers(self) -> list[Worker]:
+        """Living workers, by name, as they last reported.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        found = []
+        for each in self.leasing.workers():
+            info = each.info
+            found.append(
+                Worker(
+                    name=info.get("hostname", each.name), pid=info.get("pid"), pool=info.get("pool"),
+                    concurrency=info.get("concurrency"), queues=info.get("queues", []), active=info.get("active", 0),
+                    reserved=len(each.tags), leases=each.held,
+                    state="stopping" if info.get("stopping") else RUNNING,
+                    reported_at=to_datetime(each.reported_at), deadline=to_datetime(each.deadline),
+                )
+            )  # fmt: skip
+        return sorted(found, key=lambda worker: worker.name)
+
+    def lease_token(self) -> int | None:
+        """Inside a task: the fencing number of its lease, greater than that of every earlier execution.
+
+        None outside of a task, and where a task runs without a lease.
+        """
+        execution = current()
+        return None if execution is None else execution.token
+
+    def still_mine(self) -> bool:
+        """Inside a task: ask the store whether this execution still holds its lease; False outside of one.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        execution = current()
+        return execution is not None and execution.leased and self.leasing.asks(execution)
+
+    def recover(self, task_id: str) -> bool:
+        """Let a parked task run again, under its id and with its recoveries counted anew; False if it is not parked."""
+        keys = self.store.keys
+        recovered = script("recover")(
+            self.store, states=keys.states, parked=keys.parked, again=keys.again,
+            completion=keys.completion(task_id), queue=keys.queue(task_id), id=task_id,
+        )  # fmt: skip
+        return self._sent(bool(recovered))
+
+    def release(self, task_id: str) -> bool:
+        """Take the lease of a running task away and send the task again; False if it holds none.
+
+        What the execution that had it still brings is dropped. It counts as no recovery.
+        """
+        return self._sent(self.leasing.release(task_id, "*", "taken", "an operator took it away") != "gone")
+
+    def fail(self, task_id: str, reason: str) -> bool:
+        """End a task as failed, parked or not; False if it has ended before, or nobody knows it.
+
+        The result backend is told, so that ``AsyncResult.get()`` raises.
+        """
+        error = NotSuccessful(reason)
+        with self._last_word(task_id, FAILURE, error) as ended:
+            if ended:
+                results.tell(self.app, None, task_id, error)
+        return ended
+
+    def cancel(self, task_id: str) -> bool:
+        """End a task as revoked, before it starts, while it runs, or parked; False if it has ended before.
+
+        A pool process that runs it is terminated, as by ``revoke(terminate=True)``; other pools cannot do that, and
+        there what it still brings is dropped.
+        """
+        with self._last_word(task_id, REVOKED, None) as ended:
+            if ended:
+                self.app.backend.mark_as_revoked(task_id, "cancelled")
+                self.app.control.revoke(task_id, terminate=True)
+        return ended
+
+    def purge(self, queue: str) -> int:
+        """Take every message out of a queue and end its tasks as revoked; returns how many messages there were."""
+        count = 0
+        with self.app.connection_for_write() as connection:
+            bound = self.app.amqp.queues[queue](connection.default_channel)
+            while (message := bound.get(no_ack=True)) is not None:
+                count += 1
+                headers = message.headers or {}
+                task_id, name = headers.get("id"), str(headers.get("task"))
+                task = self.app.tasks.get(name)
+                if task_id is not None and self.leasing.guards(task, task_id, headers):
+                    self.announcer.tell(
+                        End(task_id=task_id, task=name, status=REVOKED, announce=announces(task))
+                    )  # fmt: skip
+                    self.app.backend.mark_as_revoked(task_id, "purged")
+        return count
+
+    @contextmanager
+    def _last_word(self, task_id: str, status: str, error: Exception | None) -> Iterator[bool]:
+        known = answers(self.app, self.store, [task_id]).get(task_id)
+        if known is not None and (known.final or known.status == UNKNOWN) and known.status != "needs_attention":
+            yield False
+            return
+        name = self._name(task_id)
+        end = End(
+            task_id=task_id, task=name, status=status, exception=error, nonce="*",
+            announce=announces(self.app.tasks.get(name or "")),
+        )  # fmt: skip
+        yield self.announcer.tell(end) == FIRST
+
+    def _name(self, task_id: str) -> str | None:
+        """Name of the task, as far as anything of it is stored."""
+        store = self.store
+        with store.errors("task"):
+            state = store.redis.hget(store.keys.states, task_id)
+            lease = store.redis.hget(store.keys.leases, task_id)
+        text = state or lease
+        return (text.decode().rsplit("|", 1)[1] or None) if text else self._again.name(task_id)
+
+    @cached_property
+    def _again(self) -> Again:
+        leasing = self.leasing
+        return Again(self.app, self.store, leasing.settings, broker_is_redis=leasing.broker_is_redis)
+
+    def _sent(self, listed: bool) -> bool:
+        """Send what is on the list at once; what cannot be sent now, the leader sends."""
+        if listed:
+            try:
+                self._again.send_all()
+            except Exception:
+                logger.exception("perpetual: sending is left to the leader's next cycle")
+        return listed
+
+
+def _lease(task_id: bytes, text: bytes, state: bytes | None, deadlines: dict[str, float]) -> Lease:
+    worker, _, _, retries, token, started, _, _, _, task = text.decode().split("|", 9)
+    deadline = deadlines.get(worker)
+    return Lease(
+        task_id=task_id.decode(),
+        task=task,
+        worker=worker.partition("#")[0],
+        token=int(token),
+        attempt=int(retries) + 1,
+        recoveries=0 if state is None else int(state.split(b"|")[2]),
+        started_at=to_datetime(int(started)),
+        deadline=None if deadline is None else to_datetime(int(deadline)),
+        state=RUNNING,
+    )
+
+
+def _parked(text: bytes) -> Lease:
+    values = json.loads(text)
+    return Lease(
+        task_id=values["task_id"],
+        task=values["task"],
+        worker=values["worker"].partition("#")[0],
+        token=values["token"],
+        attempt=values["attempt"],
+        recoveries=values["recoveries"],
+        started_at=to_datetime(int(float(values["started_at"]))),
+        deadline=None,
+        state=PARKED,
+        reason=values["reason"],
+        parked_at=to_datetime(int(values["parked_at"])),
+    )

@@ -1,0 +1,72 @@
+"""Workers killed at random under load: nothing is lost, nothing overlaps, everything ends once."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.leased import SETTINGS, all_well, events, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support import Project
+
+WORKERS = 3
+
+LOAD = """
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [Item((n,), key=n) for n in range(ITEMS)], bind=True,
+          perpetual_options=PerpetualOptions(max_recoveries=20))
+def deliver(self, n):
+    token = perpetual.lease_token()
+    ledger.record(self.request.id, f"begin {token}")
+    time.sleep(0.005)
+    ledger.record(self.request.id, f"end {token}")
+"""
+
+
+@pytest.mark.parametrize(("items", "kills"), [(1_500, 6), pytest.param(5_000, 20, marks=pytest.mark.matrix)])
+def test_kills_under_load(project: Callable[..., Project], items: int, kills: int) -> None:
+    """``kill -9`` of random workers while thousands of items are worked off."""
+    proj = project(f"ITEMS = {items}\n{LOAD}", **SETTINGS)
+    assert proj.rows() == []  # the record's file is made before many want to write to it
+    proj.beat().ready()
+    workers = [proj.worker().ready() for _ in range(WORKERS)]
+    chance = random.Random(5)
+
+    for _ in range(kills):
+        time.sleep(chance.uniform(0.1, 0.8))
+        victim = workers.pop(chance.randrange(len(workers)))
+        victim.kill9()
+        workers.append(proj.worker().ready())
+
+    all_well(proj, items, seconds=150)
+    assert len(events(proj, "lease.lost")) == len(events(proj, "lease.recovered"))
+    overlapping = overlaps(proj)
+    assert overlapping == []
+
+
+def overlaps(proj: Project) -> list[str]:
+    """Ids that began anew while an execution of them was alive that went on to its end."""
+    begun: dict[str, str] = {}
+    found = []
+    for row in proj.rows():
+        what, _, token = row.what.partition(" ")
+        if what == "begin":
+            begun[row.id] = token
+        elif begun[row.id] != token:
+            found.append(row.id)
+    assert tokens(proj, "begin")
+    return found
+
+
+def test_the_record_shows_overlaps(project: Callable[..., Project]) -> None:
+    """The check sees one that is made on purpose."""
+    proj = project("")
+    proj.run_python("import ledger; [ledger.record('a', what) for what in ('begin 1', 'begin 2', 'end 1', 'end 2')]")
+    proj.run_python("import ledger; [ledger.record('b', what) for what in ('begin 1', 'begin 2', 'end 2')]")
+
+    assert overlaps(proj) == ["a"]

@@ -1,0 +1,63 @@
+"""What single calls of the scripts of leases leave behind, beyond that a repeated one changes nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.lease_world import ITEM, ONE, LeaseWorld
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def world(redis_url: str) -> Iterator[LeaseWorld]:
+    world = LeaseWorld(redis_url)
+    yield world
+    world.store.close()
+
+
+def test_what_a_worker_holds_does_not_expire_with_it(world: LeaseWorld) -> None:
+    """However long nobody sweeps, a dead worker's leases are found: only what it says of itself expires."""
+    world.begun()
+    world.run("beat", world.beat(a="tag"))
+
+    assert world.redis.ttl(world.keys.held(ONE)) == -1
+    assert world.redis.ttl(world.keys.worker(ONE)) > 0
+    assert world.redis.ttl(world.keys.tags(ONE)) > 0
+
+
+def test_a_sweep_takes_so_many_and_says_whether_that_was_all(world: LeaseWorld) -> None:
+    """A worker that held much is swept in parts."""
+    world.died(2)
+
+    assert world.run("sweep", world.sweep(most=1)) == [0, ONE.encode(), 1, 0]
+    assert world.run("bury", world.bury()) == 0
+    assert world.run("sweep", world.sweep(most=1)) == [0, ONE.encode(), 1, 1]
+    assert world.run("bury", world.bury()) == 1
+    assert world.redis.hlen(world.keys.leases) == 0
+    assert world.redis.zcard(world.keys.again) == 2
+
+
+def test_a_worker_may_have_received_any_number_of_messages(world: LeaseWorld) -> None:
+    """More news than Lua can unpack at once is told all the same, and taken back."""
+    many = {f"task {n}": f"tag {n}" for n in range(10_000)}
+
+    world.run("beat", world.beat(**many))
+    assert world.redis.hlen(world.keys.tags(ONE)) == len(many)
+    world.run("beat", world.beat(gone=tuple(many)))
+
+    assert not world.redis.exists(world.keys.tags(ONE))
+
+
+def test_a_token_is_larger_than_all_before(world: LeaseWorld) -> None:
+    """Whoever executes a task later has the larger token."""
+    world.begun()
+    tokens = [int(world.run("start", world.start())[1])]
+    for n in range(3):
+        world.run("release", world.release("lost", f"n{n + 1}"))
+        tokens.append(int(world.run("start", world.start(f"n{n + 2}", ITEM))[1]))
+
+    assert tokens == sorted(set(tokens))

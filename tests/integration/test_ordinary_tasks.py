@@ -1,0 +1,73 @@
+"""Tasks in a worker that loads the package: their bodies see what they see without it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support import Project
+
+SOURCE = """
+from celery import Task
+
+def tell(task, what):
+    request = task.request
+    ledger.record("seen", [what, request.id, request.called_directly, list(request.args or ()), request.retries])
+
+@app.task(bind=True)
+def inner(self, depth):
+    tell(self, f"inner {depth}")
+
+@app.task(bind=True, max_retries=1)
+def plain(self, depth=0):
+    tell(self, f"plain {depth}")
+    if depth == 0:
+        self(1)
+        inner(2)
+        inner.apply((3,), task_id="eager")
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+    ledger.record("done", depth)
+
+class Own(Task):
+    def __call__(self, *args, **kwargs):
+        tell(self, "own before")
+        result = super().__call__(*args, **kwargs)
+        tell(self, "own after")
+        return result
+
+@app.task(bind=True, base=Own)
+def own(self):
+    tell(self, "own")
+    ledger.record("done", "own")
+"""
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("leases", ["perpetual", "all"])
+def test_bodies_see_what_they_see_without_the_package(
+    project: Callable[..., Project], raw_redis: object, pool: str, leases: str
+) -> None:
+    """Ids, arguments and retries of a body's request, of a task that it calls, and of one that it applies."""
+
+    def seen(*, perpetual: bool) -> list[str]:
+        raw_redis.flushdb()  # type: ignore[attr-defined]
+        config = {"perpetual_leases": leases} if perpetual else {}
+        name = "proj" if perpetual else "bare"
+        proj = project(SOURCE, name=name, perpetual=perpetual, **config)
+        worker = proj.worker(pool=pool, concurrency=1).ready()
+        proj.run_python(f"import {name}; {name}.plain.apply_async(task_id='p'); {name}.own.apply_async(task_id='o')")
+        wait_until(lambda: {"0", "own"} <= {row.what for row in proj.rows() if row.id == "done"}, "both have run")
+        worker.kill9()
+        return [row.what for row in proj.rows() if row.id == "seen"]
+
+    with_it, without = seen(perpetual=True), seen(perpetual=False)
+
+    assert sorted(with_it) == sorted(without)
+    assert len(without) == 2 * 4 + 3

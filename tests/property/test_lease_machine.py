@@ -1,0 +1,438 @@
+"""Leases against a model of them: workers that die, freeze and come back, and messages that come in any order."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from celery_perpetual.ledger import item_id
+from tests.support.lease_model import MOST, Model, Order, Run, Task
+from tests.support.lease_world import FREE, LeaseWorld
+from tests.support.machines import run_machine
+from tests.support.scripts import POLL, QUEUE, Slots
+
+HOUR = 3_600_000
+WHICH = st.integers(0, 99)
+SELDOM = st.integers(0, 7)
+
+
+class LeaseMachine(RuleBasedStateMachine):
+    """Workers, their executions, the leader's sweep and an operator, all through the scripts; every call is sent twice."""
+
+    url = ""
+
+    @initialize()
+    def begin(self) -> None:
+        self.world = LeaseWorld(self.url)
+        self.redis: Any = self.world.redis
+        self.keys = self.world.keys
+        self.redis.flushdb()
+        self.world.committed()
+        kinds = ["requeue", "park", "fail"]
+        items = [Task(item_id(POLL, index), on_lost, index) for index, on_lost in enumerate(kinds)]
+        self.model = Model([*items, Task(FREE, "requeue", -1)])
+        self.nonces = 0
+        self.token = 0
+        self.finals: Counter[str] = Counter()
+        self.read = "-"
+        self.live: list[str] = []
+        self.frozen: list[str] = []
+        self.dead: list[str] = []
+        self.gap = False
+        """Nobody was in contact for a while."""
+        self.held = False
+        self.workers = 0
+        self.expired = 0
+        self.be_born()
+        self.be_born()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.store.close()
+
+    def twice(self, name: str, slots: Slots) -> tuple[Any, Any]:
+        return self.world.run(name, slots), self.world.run(name, slots)
+
+    def nonce(self) -> str:
+        self.nonces += 1
+        return f"n{self.nonces}"
+
+    def contact(self) -> None:
+        self.held, self.gap = self.held or self.gap, False
+
+    # ---- workers
+
+    def beat(self, worker: str) -> None:
+        first, second = self.twice("beat", {**self.world.beat(worker), "gap": HOUR})
+        mine = {task.id.encode() for task in self.model.tasks if task.lease and task.lease.worker == worker}
+        assert set(first) == set(second) == mine
+        self.contact()
+
+    @precondition(lambda self: len(self.live) < 4)
+    @rule()
+    def be_born(self) -> None:
+        self.workers += 1
+        self.live.append(f"w{self.workers}@host#{self.workers}")
+        self.beat(self.live[-1])
+
+    @precondition(lambda self: self.live)
+    @rule(which=WHICH)
+    def report(self, which: int) -> None:
+        self.beat(pick(self.live, which))
+
+    def expire(self, worker: str) -> None:
+        """Its deadline passes, in this order."""
+        self.expired += 1
+        self.redis.zadd(self.keys.workers, {worker: self.expired})
+
+    @precondition(lambda self: self.live)
+    @rule(which=WHICH, freezes=st.booleans())
+    def fall_silent(self, which: int, freezes: bool) -> None:
+        """A worker dies with all that it runs, or only seems to."""
+        worker = pick(self.live, which)
+        self.live.remove(worker)
+        self.expire(worker)
+        (self.frozen if freezes else self.dead).append(worker)
+        if not freezes:
+            self.model.runs = [run for run in self.model.runs if run.worker != worker]
+
+    @precondition(lambda self: self.frozen)
+    @rule(which=WHICH)
+    def come_back(self, which: int) -> None:
+        """It has missed whatever happened, and goes on."""
+        worker = pick(self.frozen, which)
+        self.frozen.remove(worker)
+        self.live.append(worker)
+        self.beat(worker)
+
+    @precondition(lambda self: self.live)
+    @rule(which=WHICH)
+    def stop(self, which: int) -> None:
+        """A worker ends in an orderly way, and gives back what it still holds."""
+        worker = pick(self.live, which)
+        self.live.remove(worker)
+        self.model.runs = [run for run in self.model.runs if run.worker != worker]
+        for _ in range(2):
+            self.sweep_once(100, stopping=worker)
+        assert self.twice("bury", self.world.bury(worker, stopped=True)) == (1, 1)
+
+    # ---- deliveries
+
+    @precondition(lambda self: self.live and any(task.messages for task in self.model.tasks))
+    @rule(task=WHICH, which=WHICH, worker=WHICH, again=st.booleans())
+    def deliver(self, task: int, which: int, worker: int, again: bool) -> None:
+        """A message is delivered, and may be delivered again."""
+        found = pick([each for each in self.model.tasks if each.messages], task)
+        order = pick(found.messages, which)
+        if not again:
+            found.messages.remove(order)
+        self.start(found, order, pick(self.live, worker))
+
+    @precondition(lambda self: self.live)
+    @rule(task=WHICH, which=WHICH, worker=WHICH)
+    def deliver_late(self, task: int, which: int, worker: int) -> None:
+        """A message that there ever was is delivered once more."""
+        found = pick(self.model.tasks, task)
+        self.start(found, pick(sorted(found.sent), which), pick(self.live, worker))
+
+    def start(self, task: Task, order: Order, worker: str) -> None:
+        run = Run(self.nonce(), task, worker, order)
+        slots = self.world.start(
+            run.nonce, task.id, worker=worker, order=order, on_lost=task.on_lost, most=MOST,
+            copy="" if task.index >= 0 else "{}",
+        )  # fmt: skip
+        expected, recoveries = self.model.verdict(task, order), task.recoveries
+        first, second = self.twice("start", slots)
+        assert first == second
+        assert (first[0].decode(), first[2]) == (expected, recoveries)
+        if expected == "run":
+            assert int(first[1]) > self.token
+            self.token = int(first[1])
+            self.model.begin(run)
+
+    # ---- executions
+
+    def some_run(self, which: int) -> Run | None:
+        return pick([run for run in self.model.runs if run.worker in self.live] or [None], which)
+
+    def finish(self, task: Task, nonce: str, *, started: bool, status: str = "success") -> None:
+        """An end, which settles the task exactly if nobody else has the lease, and it has not ended."""
+        mine = task.lease is not None and task.lease.nonce == nonce
+        free = nonce == "*" or (not started and task.lease is None)
+        settles = mine or (free and not task.final)
+        slots = (
+            self.world.finish(task.index, status, nonce=nonce, started=started)
+            if task.index >= 0
+            else self.world.ended(nonce, status=status, started=started, free=True)
+        )
+        about = {"task_id": task.id, "status": status, "final": True, "call": self.nonce()}
+        first, second = self.twice("finish", {**slots, "head": json.dumps(about)[:-1]})
+        assert first == second == [1 if settles else 2, 0]
+        if settles:
+            self.model.end(task, buried=task.index >= 0 or mine or nonce == "*")
+
+    @precondition(lambda self: self.model.runs)
+    @rule(which=WHICH)
+    def end(self, which: int) -> None:
+        run = self.some_run(which)
+        if run is not None:
+            self.finish(run.task, run.nonce, started=True)
+            self.model.runs.remove(run)
+
+    @precondition(lambda self: self.model.runs)
+    @rule(which=WHICH, how=st.sampled_from(["wait", "wait", "delegated", "back", "early"]))
+    def go_on_later(self, which: int, how: str) -> None:
+        """An execution is retried, replaced or given back; its message is sent first, and nothing may come after that."""
+        run = self.some_run(which)
+        if run is None:
+            return
+        (nesting, retries), task = run.order, run.task
+        following = {"delegated": (nesting + 1, 0), "back": run.order}.get(how, (nesting, retries + 1))
+        if run.early:
+            how, following = "wait", (nesting, retries + 1)
+        else:
+            self.model.send(task, following)
+        if how == "early":
+            run.early = True
+            return
+        mine = task.lease is run
+        answers = self.twice("release", self.world.release(how, run.nonce, task.id))
+        assert answers == (b"released" if mine else b"gone", b"gone")
+        if mine:
+            self.model.let_go(task, following, "run" if how == "back" else how)
+        self.model.runs.remove(run)
+
+    @precondition(lambda self: self.model.runs)
+    @rule(which=WHICH, cause=st.sampled_from(["lost", "lost", "stopped", "taken"]), anybody=st.booleans())
+    def lose(self, which: int, cause: str, anybody: bool) -> None:
+        """The process of an execution is gone, or an operator takes the lease away, and the body goes on."""
+        run = self.some_run(which)
+        if run is None:
+            return
+        task, anybody = run.task, anybody and cause == "taken"
+        holder = task.lease if anybody or task.lease is run else None
+        answers = self.twice("release", self.world.release(cause, "*" if anybody else run.nonce, task.id))
+        expected = self.model.lose(task, holder.order, counts=cause == "lost") if holder else "gone"
+        assert answers == (expected.encode(), b"gone")
+        if cause != "taken":
+            self.model.runs.remove(run)
+
+    # ---- the leader
+
+    def sweep_once(self, most: int, stopping: str = "") -> str:
+        """One call; returns the worker that holds nothing any more."""
+        late = {
+            name.decode(): deadline for name, deadline in self.redis.zrange(self.keys.workers, 0, -1, withscores=True)
+        }
+        dead = [name for name in sorted(late, key=lambda name: late[name]) if name in self.frozen + self.dead]
+        self.contact()
+        slots = {**self.world.sweep(stopping, most), "gap": HOUR}
+        held_until, worker, taken, empty = self.world.run("sweep", slots)
+        if self.held and not stopping:
+            assert (held_until > self.world.store.now(), worker, taken, empty) == (True, b"", 0, 0)
+            return ""
+        expected = stopping or (dead[0] if dead else "")
+        assert (held_until, worker.decode()) == (0, expected)
+        before = [task for task in self.model.tasks if task.lease and task.lease.worker == expected]
+        left = self.redis.hmget(self.keys.leases, [task.id for task in before]) if before else []
+        gone = [task for task, lease in zip(before, left, strict=True) if lease is None]
+        assert taken == len(gone) == min(most, len(before))
+        assert empty == (expected != "" and len(gone) == len(before))
+        for task in gone:
+            assert task.lease is not None
+            self.model.lose(task, task.lease.order, counts=not stopping)
+        return expected if empty else ""
+
+    @rule(most=st.sampled_from([1, 100]))
+    def sweep(self, most: int) -> None:
+        worker = self.sweep_once(most)
+        if worker:
+            assert self.twice("bury", self.world.bury(worker)) == (1, 1)
+            if worker in self.dead:
+                self.dead.remove(worker)
+            else:
+                # It may come back all the same.
+                self.buried_frozen(worker)
+
+    def buried_frozen(self, worker: str) -> None:
+        assert self.redis.zscore(self.keys.workers, worker) is None
+
+    @rule(most=st.integers(1, 4))
+    def send_again(self, most: int) -> None:
+        """Whoever comes first works off the list."""
+        for name, since in self.redis.zrange(self.keys.again, 0, most - 1, withscores=True):
+            task = next(each for each in self.model.tasks if each.id == name.decode())
+            if task.flag == "fail":
+                self.finish(task, "*", started=False, status="lost")
+                continue
+            assert task.flag == "again"
+            before = self.redis.llen(QUEUE)
+            assert self.twice("sent_again", self.world.sent_again(task.id, repr(since))) == (1, 0)
+            assert self.redis.llen(QUEUE) == before + 1
+            self.model.sent_again(task)
+
+    @precondition(lambda self: self.live and any(task.lease for task in self.model.tasks))
+    @rule(task=WHICH, freezes=st.booleans(), worker=WHICH)
+    def lose_and_run_again(self, task: int, freezes: bool, worker: int) -> None:
+        """A whole recovery, from the end of a worker to the next execution elsewhere."""
+        found = pick([each for each in self.model.tasks if each.lease], task)
+        if found.lease.worker in self.live:
+            self.fall_silent(self.live.index(found.lease.worker), freezes)
+        if self.held or self.gap:
+            self.sweep(100)
+            self.hold_passes()
+        while found.lease is not None:
+            self.sweep(100)
+        if found.flag == "again":
+            self.send_again(4)
+        if not self.live:
+            self.be_born()
+        if found.messages:
+            self.start(found, max(found.messages), pick(self.live, worker))
+        if freezes and self.frozen:
+            self.come_back(len(self.frozen) - 1)
+
+    @precondition(lambda self: self.live and any(task.lease for task in self.model.tasks))
+    @rule(task=WHICH, worker=WHICH)
+    def supersede(self, task: int, worker: int) -> None:
+        """A retry begins before the execution that sent it has said so."""
+        found = pick([each for each in self.model.tasks if each.lease], task)
+        nesting, retries = found.lease.order
+        self.model.send(found, (nesting, retries + 1))
+        self.start(found, (nesting, retries + 1), pick(self.live, worker))
+
+    @precondition(lambda self: any(run.task.lease is not run for run in self.model.runs))
+    @rule(which=WHICH, how=st.sampled_from(["end", "end after all", "lost", "wait"]))
+    def speak_without_lease(self, which: int, how: str) -> None:
+        """An execution that has lost its lease goes on as if it had it; or the task has long ended."""
+        run = pick([run for run in self.model.runs if run.task.lease is not run], which)
+        task = run.task
+        if how.startswith("end"):
+            if how == "end after all":
+                self.finish(task, task.lease.nonce if task.lease else "*", started=task.lease is not None)
+                self.records_expire(self.model.tasks.index(task))
+            self.finish(task, run.nonce, started=True)
+        else:
+            assert self.twice("release", self.world.release(how, run.nonce, task.id)) == (b"gone", b"gone")
+        self.model.runs.remove(run)
+
+    @rule(task=st.integers(0, 2), counts=st.booleans())
+    def lose_messages(self, task: int, counts: bool) -> None:
+        """The broker forgets an item's messages, and the leader finds that out."""
+        found = self.model.tasks[task]
+        if found.flag == "delegated":
+            return
+        found.messages.clear()
+        slots = self.world.reconcile(
+            found.id, on_lost=found.on_lost, most=MOST, recoveries=found.recoveries if found.known else 0, counts=counts
+        )
+        gone = found.final or found.lease is not None or found.flag in ("again", "fail", "parked")
+        answers = self.twice("reconcile", slots)
+        expected = "gone" if gone else self.model.lose(found, found.known or (0, 0), counts=counts)
+        assert answers == (expected.encode(), b"gone")
+
+    # ---- time, and people
+
+    @rule()
+    def lose_contact(self) -> None:
+        """The store is away for a while."""
+        self.redis.set(self.keys.seen, 1)
+        self.gap = True
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def hold_passes(self) -> None:
+        self.redis.delete(self.keys.hold)
+        self.held = False
+
+    @rule(task=WHICH)
+    def records_expire(self, task: int) -> None:
+        found = pick(self.model.tasks, task)
+        if found.final and found.buried:
+            self.redis.delete(self.keys.completion(found.id))
+
+    @rule(task=WHICH)
+    def recover(self, task: int) -> None:
+        found = pick(self.model.tasks, task)
+        expected = int(found.flag in ("parked", "again", "fail"))
+        assert self.twice("recover", self.world.recover(found.id)) == (expected, expected)
+        if found.flag == "parked":
+            found.flag, found.recoveries = "again", 0
+
+    @rule(task=WHICH, seldom=SELDOM)
+    def cancel(self, task: int, seldom: int) -> None:
+        if seldom:
+            return
+        self.finish(pick(self.model.tasks, task), "*", started=False, status="revoked")
+
+    @precondition(lambda self: any(task.messages for task in self.model.tasks))
+    @rule(task=WHICH, which=WHICH, seldom=SELDOM)
+    def revoke_message(self, task: int, which: int, seldom: int) -> None:
+        """A message is revoked before anybody executes it."""
+        if seldom:
+            return
+        found = pick([each for each in self.model.tasks if each.messages], task)
+        found.messages.remove(pick(found.messages, which))
+        self.finish(found, "", started=False, status="revoked")
+
+    # ---- what is always true
+
+    @invariant()
+    def the_store_is_as_modelled(self) -> None:
+        """One lease at most, held sets that agree, states, lists and counters."""
+        tasks, keys = self.model.tasks, self.keys
+        workers = sorted({*self.live, *self.frozen, *self.dead})
+        pipe = self.redis.pipeline(transaction=False)
+        for name in (keys.leases, keys.states, keys.copies, keys.parked, keys.counters):
+            pipe.hgetall(name)
+        pipe.zrange(keys.again, 0, -1)
+        for worker in workers:
+            pipe.smembers(keys.held(worker))
+        leases, states, copies, parked, counters, again, *held = pipe.execute()
+        assert {name.decode(): lease.decode().split("|")[:4] for name, lease in leases.items()} == {
+            task.id: [task.lease.worker, task.lease.nonce, *map(str, task.lease.order)] for task in tasks if task.lease
+        }
+        assert {name.decode(): state.decode().rsplit("|", 2)[0] for name, state in states.items()} == {
+            task.id: task.state for task in tasks if task.state
+        }
+        assert {name.decode() for name in parked} == {task.id for task in tasks if task.flag == "parked"}
+        assert {name.decode() for name in again} == {task.id for task in tasks if task.flag in ("again", "fail")}
+        assert dict(zip(workers, held, strict=True)) == {
+            worker: {task.id.encode() for task in tasks if task.lease and task.lease.worker == worker}
+            for worker in workers
+        }
+        assert int(counters.get(b"leases_lost", 0)) == self.model.lost
+        assert int(counters.get(b"recovered", 0)) == self.model.recovered
+        free = tasks[-1]
+        if free.lease or free.flag in ("again", "parked"):
+            assert free.id.encode() in copies
+        assert set(copies) <= ({free.id.encode()} if not free.final else set())
+
+    @invariant()
+    def no_task_is_nowhere(self) -> None:
+        assert [task for task in self.model.tasks if not task.is_somewhere] == []
+
+    @invariant()
+    def every_task_ends_once(self) -> None:
+        """The stream has one final completion of whatever has ended, and none of anything else."""
+        for at, entry in self.redis.xrange(self.keys.events, self.read):
+            self.read = f"({at.decode()}"
+            if entry[b"event"] == b"completion" and (told := json.loads(entry[b"data"]))["final"]:
+                self.finals[told["task_id"]] += 1
+        assert self.finals == {task.id: 1 for task in self.model.tasks if task.final}
+
+
+def pick(of: Any, which: int) -> Any:
+    return of[which % len(of)]
+
+
+# Finding the shortest of all failing rows takes a while.
+@pytest.mark.timeout(400)
+def test_leases_are_as_their_model(redis_url: str) -> None:
+    """Whatever happens in which order, nothing runs under two leases, ends twice, or is nowhere."""
+    run_machine(LeaseMachine, redis_url, examples=120)

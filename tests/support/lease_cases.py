@@ -1,0 +1,174 @@
+"""One call of each script of leases in each state and with each verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.support.lease_world import FREE, GAP, ITEM, ONE, OTHER, LeaseWorld
+from tests.support.script_cases import Case, answers, finish_keys, then
+from tests.support.scripts import DAY, MINUTE
+
+W = LeaseWorld
+#: Every refusal and every late end is counted, also a repeated one.
+COUNTED = ("P:counters",)
+BEATEN = ("P:workers", f"P:w:{ONE}", "P:seen")
+SEEN = ("P:seen",)
+
+
+def verdict(expected: bytes, recoveries: int = 0) -> Callable[[Any], bool]:
+    return lambda a: a[0] == expected and a[2] == recoveries and (int(a[1]) > 0) is (expected == b"run")
+
+
+def held_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
+    return lambda w: {w.keys.held(worker): "set" for worker in workers}
+
+
+def lost_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
+    return lambda w: {**held_keys(*workers)(w), w.keys.completion(ITEM): "string", w.keys.queue(ITEM): "list"}
+
+
+def end_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
+    return lambda w: {**held_keys(*workers)(w), **tomb(w), w.keys.open: "zset", **finish_keys(w)}
+
+
+def free_end_keys(w: LeaseWorld) -> Mapping[str, str]:
+    return {**held_keys(ONE)(w), **tomb(w)}
+
+
+def tomb(w: LeaseWorld) -> Mapping[str, str]:
+    return {f"{w.keys.tombs_prefix}{w.store.now() // DAY}": "set"}
+
+
+def is_held(answer: list[Any]) -> bool:
+    return answer[0] > MINUTE + GAP and answer[1:] == [b"", 0, 0]
+
+
+LEASE_CASES = [
+    # ---- start
+    Case("start", "an item", W.committed, W.start, verdict(b"run")),
+    Case("start", "any task, with a copy", lambda w: None, lambda w: w.start(task_id=FREE, copy="{}"), verdict(b"run")),
+    Case("start", "an item that this delivery executes", W.begun, W.start, verdict(b"run"), writes=False),
+    Case("start", "an item that has ended", W.over, lambda w: w.start("n2"), verdict(b"final"), moving=COUNTED),
+    Case("start", "any task that has ended", lambda w: w.over(free=True), lambda w: w.start("n2", FREE),
+         verdict(b"final"), moving=COUNTED),
+    Case("start", "any task that has ended, and runs again", lambda w: w.over(free=True),
+         lambda w: w.start("n2", FREE, ended=0), verdict(b"run")),
+    Case("start", "parked", lambda w: w.released(on_lost="park"), lambda w: w.start("n2", copy="{}"),
+         verdict(b"parked", 1), moving=COUNTED),
+    Case("start", "older than a retry", W.superseded, lambda w: w.start("n3"), verdict(b"old"), moving=COUNTED),
+    Case("start", "older than a retry that waits", lambda w: w.released("wait"), lambda w: w.start("n3"),
+         verdict(b"old"), moving=COUNTED),
+    Case("start", "older than a replacement", lambda w: w.released("delegated"), lambda w: w.start("n3", order=(0, 5)),
+         verdict(b"old"), moving=COUNTED),
+    Case("start", "adopted", W.begun, lambda w: w.start("n2", worker=OTHER), verdict(b"adopted"), moving=COUNTED),
+    Case("start", "a retry that was waited for", lambda w: w.released("wait"), lambda w: w.start("n2", order=(0, 1)),
+         verdict(b"run")),
+    Case("start", "superseding with a newer order", W.begun, lambda w: w.start("n2", worker=OTHER, order=(0, 1)),
+         verdict(b"run"), touches=held_keys(ONE)),
+    Case("start", "superseding on the same worker", lambda w: w.begun(copy="{}"), lambda w: w.start("n2", order=(1, 0)),
+         verdict(b"run"), touches=held_keys(ONE)),
+    Case("start", "lost, and redelivered before it was sent", W.released, lambda w: w.start("n2", worker=OTHER),
+         verdict(b"run", 1)),
+    Case("start", "lost, and sent again", W.lost_and_sent, lambda w: w.start("n2", worker=OTHER), verdict(b"run", 1)),
+    Case("start", "lost, and a retry overtakes", W.released, lambda w: w.start("n2", order=(0, 1)), verdict(b"run", 1)),
+    # ---- release
+    *(
+        Case("release", f"{cause}{found}", W.recovered if found else W.begun,
+             lambda w, cause=cause, found=found: w.release(cause, "n2" if found else "n1"),
+             answers(b"released" if cause in ("wait", "delegated", "back") else b"again"), then(b"gone"),
+             touches=lost_keys(OTHER if found else ONE))
+        for cause in ("lost", "stopped", "taken", "wait", "delegated", "back")
+        for found in ("", ", after a recovery")
+    ),
+    Case("release", "lost too often", lambda w: w.begun(most=0), W.release, answers(b"parked"), then(b"gone"),
+         touches=lost_keys(ONE)),
+    Case("release", "lost, and to be parked", lambda w: w.begun(on_lost="park"), W.release, answers(b"parked"),
+         then(b"gone"), touches=lost_keys(ONE)),
+    Case("release", "lost, and to fail", lambda w: w.begun(on_lost="fail"), W.release, answers(b"fail"), then(b"gone"),
+         touches=lost_keys(ONE)),
+    Case("release", "stopped, and never parked", lambda w: w.begun(on_lost="park"), lambda w: w.release("stopped"),
+         answers(b"again"), then(b"gone"), touches=lost_keys(ONE)),
+    Case("release", "whoever holds it", W.begun, lambda w: w.release("taken", "*"), answers(b"again"), then(b"gone"),
+         touches=lost_keys(ONE)),
+    Case("release", "another delivery's", W.superseded, W.release, answers(b"gone"), writes=False),
+    Case("release", "nobody's", W.committed, W.release, answers(b"gone"), writes=False),
+    # ---- beat
+    Case("beat", "the first", lambda w: None, lambda w: w.beat(a="tag"), answers([]), moving=BEATEN),
+    Case("beat", "with news of both kinds", lambda w: (w.reported(), w.begun()), lambda w: w.beat(ONE, ("a", "c"), d="tag"),
+         answers([ITEM.encode()]), moving=BEATEN),
+    Case("beat", "without news, after a silence", lambda w: (w.reported(), w.redis.set(w.keys.seen, 1)), W.beat,
+         answers([]), moving=BEATEN),
+    # ---- sweep
+    Case("sweep", "a dead worker", lambda w: w.died(2), W.sweep, answers([0, ONE.encode(), 2, 1]),
+         then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=lost_keys(ONE)),
+    Case("sweep", "a dead worker, and parked", lambda w: w.died(2, most=0), W.sweep, answers([0, ONE.encode(), 2, 1]),
+         then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=lost_keys(ONE)),
+    Case("sweep", "a dead worker, and a lease that is not its own any more",
+         lambda w: (w.died(), w.redis.sadd(w.keys.held(ONE), "stray")), W.sweep, answers([0, ONE.encode(), 1, 1]),
+         then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=held_keys(ONE)),
+    Case("sweep", "a worker that stops", lambda w: w.begun(on_lost="park"), lambda w: w.sweep(ONE),
+         answers([0, ONE.encode(), 1, 1]), then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=lost_keys(ONE)),
+    Case("sweep", "held, as nobody was in contact", W.silent, W.sweep, is_held, moving=SEEN, touches=lost_keys(ONE)),
+    Case("sweep", "still held", lambda w: (w.silent(), w.run("sweep", w.sweep())), W.sweep, is_held, moving=SEEN,
+         touches=lost_keys(ONE)),
+    Case("sweep", "nobody is dead", W.begun, W.sweep, answers([0, b"", 0, 0]), moving=SEEN),
+    Case("bury", "a dead worker", lambda w: (w.reported(), w.redis.zadd(w.keys.workers, {ONE: 1})), W.bury, answers(1)),
+    Case("bury", "one that stops", W.reported, lambda w: w.bury(stopped=True), answers(1)),
+    Case("bury", "one that lives", W.reported, W.bury, answers(0), writes=False),
+    Case("bury", "one that holds something", W.died, W.bury, answers(0), writes=False),
+    # ---- sent again
+    Case("sent_again", "with its message", W.released, W.sent_again, answers(1), then(0)),
+    Case("sent_again", "over another broker", W.released, lambda w: w.sent_again(pushes=False), answers(1), then(0)),
+    Case("sent_again", "without a state", lambda w: w.redis.zadd(w.keys.again, {ITEM: 7}), W.sent_again, answers(1),
+         then(0)),
+    Case("sent_again", "begun meanwhile", lambda w: (w.released(), w.begun("n2")), lambda w: w.sent_again(since="7"),
+         answers(0), writes=False),
+    Case("sent_again", "lost once more since", W.released, lambda w: w.sent_again(since="7"), answers(0), writes=False),
+    # ---- by hand
+    Case("recover", "parked", lambda w: w.released(on_lost="park"), W.recover, answers(1)),
+    Case("recover", "not parked", W.begun, W.recover, answers(0), writes=False),
+    Case("recover", "on the list already", W.released, W.recover, answers(1), writes=False),
+    # ---- reconcile
+    Case("reconcile", "its message is nowhere", W.committed, W.reconcile, answers(b"again"), then(b"gone"),
+         touches=lost_keys("nobody")),
+    Case("reconcile", "not counted", W.committed, lambda w: w.reconcile(on_lost="park", counts=False),
+         answers(b"again"), then(b"gone"), touches=lost_keys("nobody")),
+    Case("reconcile", "once more", W.lost_and_sent, lambda w: w.reconcile(recoveries=1), answers(b"again"),
+         then(b"gone"), touches=lost_keys("nobody")),
+    Case("reconcile", "too often", W.lost_and_sent, lambda w: w.reconcile(recoveries=1, most=1), answers(b"parked"),
+         then(b"gone"), touches=lost_keys("nobody")),
+    Case("reconcile", "to fail", W.committed, lambda w: w.reconcile(on_lost="fail"), answers(b"fail"), then(b"gone"),
+         touches=lost_keys("nobody")),
+    Case("reconcile", "a retry is nowhere", lambda w: w.released("wait"), W.reconcile, answers(b"again"),
+         then(b"gone"), touches=lost_keys("nobody")),
+    Case("reconcile", "executed", W.begun, W.reconcile, answers(b"gone"), writes=False),
+    Case("reconcile", "ended", W.over, W.reconcile, answers(b"gone"), writes=False),
+    Case("reconcile", "counted meanwhile", W.lost_and_sent, W.reconcile, answers(b"gone"), writes=False),
+    Case("reconcile", "replaced", lambda w: w.released("delegated"), W.reconcile, answers(b"gone"), writes=False),
+    # ---- ends under leases
+    Case("finish", "with its lease", W.begun, W.ended, answers([1, 0]), touches=end_keys(ONE)),
+    Case("finish", "with its lease, after a recovery", W.recovered, lambda w: w.ended("n2"), answers([1, 0]),
+         touches=end_keys(OTHER)),
+    Case("finish", "with its lease, not announced", W.begun, lambda w: {**w.ended(), "head": ""}, answers([1, 0]),
+         touches=end_keys(ONE)),
+    Case("finish", "any task with its lease", lambda w: w.begun(task_id=FREE, copy="{}"), lambda w: w.ended(free=True),
+         answers([1, 0]), touches=free_end_keys),
+    Case("finish", "any task with its lease, not announced", lambda w: w.begun(task_id=FREE),
+         lambda w: {**w.ended(free=True), "head": ""}, answers([0, 0]), touches=free_end_keys),
+    Case("finish", "with another's lease", W.superseded, W.ended, answers([2, 0]), moving=COUNTED),
+    Case("finish", "lost, and not sent yet", W.released, W.ended, answers([2, 0]), moving=COUNTED),
+    Case("finish", "parked", lambda w: w.released(on_lost="park"), W.ended, answers([2, 0]), moving=COUNTED),
+    Case("finish", "begun, and without a lease", W.committed, W.ended, answers([2, 0]), moving=COUNTED),
+    Case("finish", "begun before the store was lost", lambda w: None, lambda w: w.ended(free=True), answers([1, 0]),
+         touches=tomb),
+    Case("finish", "any task that has ended before", lambda w: w.over(free=True),
+         lambda w: w.ended(status="failure", free=True), answers([2, 0]), moving=COUNTED),
+    Case("finish", "ended before", W.over, lambda w: w.ended(status="failure"), answers([2, 0]), moving=COUNTED),
+    Case("finish", "never begun", lambda w: w.released(), lambda w: w.ended("", status="revoked", started=False),
+         answers([1, 0]), touches=end_keys()),
+    Case("finish", "by an operator", W.begun, lambda w: w.ended("*", status="revoked", started=False), answers([1, 0]),
+         touches=end_keys(ONE)),
+    Case("finish", "by an operator, parked", lambda w: w.released(on_lost="park", task_id=FREE, copy="{}"),
+         lambda w: w.ended("*", status="revoked", started=False, free=True), answers([1, 0]), touches=tomb),
+]  # fmt: skip

@@ -1,0 +1,153 @@
+"""A store, and what leads to the states in which the scripts of leases are called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_perpetual.ledger import item_id, place
+from tests.support.scripts import DAY, MINUTE, POLL, QUEUE, Slots, World
+
+ITEM, FREE = item_id(POLL, 1), "chosen-by-a-caller"
+ONE, OTHER = "one@host#1", "other@host#2"
+GAP = 1000
+
+
+class LeaseWorld(World):
+    """Everybody's first delivery is ``n1``, to the worker ``ONE``, of the second item of a batch."""
+
+    # Arguments of each script.
+
+    def start(
+        self, nonce: str = "n1", task_id: str = ITEM, *, worker: str = ONE, order: tuple[int, int] = (0, 0),
+        on_lost: str = "requeue", most: int = 3, copy: str = "", ended: int = 1,
+    ) -> Slots:  # fmt: skip
+        k, where = self.keys, place(task_id)
+        poll, chunk = (where.poll_id, where.chunk) if where else ("", 0)
+        return {
+            "leases": k.leases, "held": k.held(worker), "states": k.states, "copies": k.copies, "parked": k.parked,
+            "again": k.again, "completion": k.completion(task_id), "batch": k.poll(poll),
+            "chunk": k.chunk(poll, chunk), "done": k.done(poll, chunk), "token": k.token, "counters": k.counters,
+            "workers": k.workers, "events": k.events, "id": task_id, "position": where.position if where else -1,
+            "worker": worker, "nonce": nonce, "nesting": order[0], "retries": order[1], "most": most,
+            "on_lost": on_lost, "tag": f"tag of {nonce}", "task": "deliver", "copy": copy, "ended": ended,
+            "tombs": k.tombs_prefix, "days": 7, "ttl": MINUTE, "maxlen": 1000,
+        }  # fmt: skip
+
+    def lease_keys(self) -> Slots:
+        k = self.keys
+        return {
+            "leases": k.leases, "states": k.states, "copies": k.copies, "parked": k.parked, "again": k.again,
+            "events": k.events, "counters": k.counters, "prefix": k.prefix, "maxlen": 1000, "record_ttl": DAY,
+            "queue_ttl": DAY,
+        }  # fmt: skip
+
+    def release(self, cause: str = "lost", nonce: str = "n1", task_id: str = ITEM) -> Slots:
+        return {**self.lease_keys(), "id": task_id, "nonce": nonce, "cause": cause, "reason": "its process is gone"}
+
+    def beat(self, worker: str = ONE, gone: tuple[str, ...] = (), **new: str) -> Slots:
+        k = self.keys
+        return {
+            "workers": k.workers, "held": k.held(worker), "worker_info": k.worker(worker), "tags": k.tags(worker),
+            "seen": k.seen, "hold": k.hold, "worker": worker, "ttl": MINUTE, "gap": GAP, "info": "{}",
+            "gone": len(gone), "tail": [*gone, *(text for pair in new.items() for text in pair)],
+        }  # fmt: skip
+
+    def sweep(self, stopping: str = "", most: int = 100) -> Slots:
+        k = self.keys
+        return {
+            **self.lease_keys(), "workers": k.workers, "seen": k.seen, "hold": k.hold, "ttl": MINUTE, "gap": GAP,
+            "most_now": most, "stopping": stopping,
+        }  # fmt: skip
+
+    def bury(self, worker: str = ONE, *, stopped: bool = False) -> Slots:
+        k = self.keys
+        return {
+            "workers": k.workers, "held": k.held(worker), "worker_info": k.worker(worker), "tags": k.tags(worker),
+            "worker": worker, "stopped": int(stopped),
+        }  # fmt: skip
+
+    def sent_again(self, task_id: str = ITEM, since: str = "", *, pushes: bool = True) -> Slots:
+        k = self.keys
+        return {
+            "again": k.again, "states": k.states, "events": k.events, "counters": k.counters,
+            "more_keys": [QUEUE] if pushes else [], "id": task_id,
+            "since": since or repr(self.redis.zscore(k.again, task_id)), "maxlen": 1000,
+            "tail": ["RPUSH", 5, 1, task_id] if pushes else [],
+        }  # fmt: skip
+
+    def recover(self, task_id: str = ITEM) -> Slots:
+        k = self.keys
+        return {
+            "states": k.states, "parked": k.parked, "again": k.again, "completion": k.completion(task_id),
+            "queue": k.queue(task_id), "id": task_id,
+        }  # fmt: skip
+
+    def reconcile(
+        self, task_id: str = ITEM, *, on_lost: str = "requeue", most: int = 3, recoveries: int = 0, counts: bool = True,
+    ) -> Slots:  # fmt: skip
+        k, where = self.keys, place(task_id)
+        assert where is not None
+        return {
+            **self.lease_keys(), "chunk": k.chunk(POLL, where.chunk), "done": k.done(POLL, where.chunk), "id": task_id,
+            "position": where.position, "task": "deliver", "most": most, "on_lost": on_lost, "recoveries": recoveries,
+            "counts": int(counts), "tag": "", "copy": "",
+        }  # fmt: skip
+
+    def ended(self, nonce: str = "n1", *, status: str = "success", started: bool = True, free: bool = False) -> Slots:
+        """The end of an execution."""
+        slots = self.finish(1, status, nonce=nonce, started=started)
+        if not free:
+            return slots
+        k = self.keys
+        return {
+            **slots, "batch": k.poll(""), "chunk": k.chunk("", 0), "done": k.done("", 0),
+            "completion": k.completion(FREE), "queue": k.queue(FREE), "channel": k.channel(FREE),
+            "batch_channel": k.channel(""), "id": FREE, "position": -1, "poll": "",
+        }  # fmt: skip
+
+    # States.
+
+    def begun(self, nonce: str = "n1", task_id: str = ITEM, **options: Any) -> None:
+        if not self.leader:
+            self.committed()
+        assert self.run("start", self.start(nonce, task_id, **options))[0] == b"run"
+
+    def released(self, cause: str = "lost", **options: Any) -> None:
+        self.begun(**options)
+        self.run("release", self.release(cause, task_id=options.get("task_id", ITEM)))
+
+    def lost_and_sent(self) -> None:
+        self.released()
+        assert self.run("sent_again", self.sent_again()) == 1
+
+    def recovered(self) -> None:
+        """The second execution of a task whose first one was lost."""
+        self.lost_and_sent()
+        self.begun("n2", worker=OTHER)
+
+    def superseded(self) -> None:
+        """A retry runs on another worker, and the first execution does not know."""
+        self.begun()
+        self.begun("n2", worker=OTHER, order=(0, 1))
+
+    def over(self, *, free: bool = False) -> None:
+        """The task has ended, and its record has expired."""
+        self.begun(task_id=FREE if free else ITEM)
+        assert self.run("finish", self.ended(free=free))[0] == 1
+        self.redis.delete(self.keys.completion(FREE if free else ITEM))
+
+    def reported(self, worker: str = ONE) -> None:
+        self.run("beat", self.beat(worker, a="tag a", b="tag b"))
+
+    def died(self, count: int = 1, **options: Any) -> None:
+        """A worker that has begun so much is not heard of any more; another one lives."""
+        self.committed()
+        for index in range(1, 1 + count):
+            self.begun(f"n{index}", item_id(POLL, index), **options)
+        self.redis.zadd(self.keys.workers, {ONE: 1})
+        self.reported(OTHER)
+
+    def silent(self) -> None:
+        """A worker's deadline has passed while nobody at all was in contact."""
+        self.died()
+        self.redis.set(self.keys.seen, 1)
