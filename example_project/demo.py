@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from redis import Redis
+
+from accident import REPLACEMENT, VICTIM, Accident
 from processes import LEAVE
 from progress import Display, Snapshot, open_display
 from stage import HERE, TASK, Stage, changed_settings, hide_password, open_stage
 
-SETTLE = 10.0  # seconds that the store gets to agree that nothing is in flight any more
+SETTLE = 20.0  # seconds that the store gets to agree that nothing is in flight any more
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,14 @@ def explain(options: Options) -> None:
         f"A webhook outbox: {options.items} rows in a database say what has to be sent to which customer.\n"
         "One `celery beat` and two `celery worker`s are about to start, and a local receiver that is at times\n"
         "slow and refuses some first attempts. Nobody enqueues anything: beat finds the rows and makes tasks\n"
-        "of them, the workers send them. What counts in the end is the receiver's own record.\n",
-        flush=True,
+        "of them, the workers send them. What counts in the end is the receiver's own record.\n"
     )
+    if not options.keep:
+        print(
+            f"With a third of the rows delivered, {VICTIM} is killed at work, all its processes at once and without\n"
+            f"warning, and {REPLACEMENT} takes its place. What the dead one was executing or had received has to be\n"
+            "sent again by itself. A delivery that it had made and not reported may then arrive twice.\n"
+        )
 
 
 def tell_settings(stage: Stage, changed: dict[str, Any]) -> None:
@@ -87,8 +95,8 @@ def look(items: int) -> Snapshot:
     return Snapshot(items, count["delivered"], count["failed"], in_flight)
 
 
-def watch(stage: Stage, items: int, deadline: float, display: Display) -> Snapshot:
-    """Until no row is pending and nothing is in flight."""
+def watch(stage: Stage, items: int, deadline: float, display: Display, accident: Accident) -> Snapshot:
+    """Until no row is pending and nothing is in flight; on the way the accident happens."""
     settled_by: float | None = None
     while True:
         now = time.monotonic()
@@ -102,6 +110,7 @@ def watch(stage: Stage, items: int, deadline: float, display: Display) -> Snapsh
             raise DemoFailed(f"{process.name} ended by itself with status {process.popen.returncode}")
         if now > deadline:
             raise DemoFailed("the time limit came first (DEMO_TIMEOUT)")
+        accident.consider(snapshot)
         time.sleep(0.25)
 
 
@@ -110,16 +119,20 @@ def run(stage: Stage, options: Options, deadline: float) -> int:
     from report import Outcome, compare, tell
 
     problem, last = "", None
-    try:
-        stage.start_celery()
-        with open_display() as display:
-            last = watch(stage, options.items, deadline, display)
-    except DemoFailed as failure:
-        problem = str(failure)
-        look_further(stage)
-    # A worker that is asked to end under full load may take half a minute; a failed run does not wait for that.
-    stage.stop_celery(grace=5 if problem else 20)
-    outcome = Outcome(compare(stage.record, options.items), problem, last.in_flight if last else None)
+    with Redis.from_url(stage.broker_url) as server:
+        accident = Accident(stage, server)
+        try:
+            stage.start_celery()
+            with open_display() as display:
+                last = watch(stage, options.items, deadline, display, accident)
+        except DemoFailed as failure:
+            problem = str(failure)
+            look_further(stage)
+        # A worker that is asked to end under full load may take half a minute; a failed run does not wait for that.
+        stage.stop_celery(grace=5 if problem else 20)
+        recovery = accident.recovery()
+    comparison = compare(stage.record, options.items, recovery.deliveries)
+    outcome = Outcome(comparison, problem, last.in_flight if last else None, accident.kill, recovery)
     stage.failed = not outcome.ok
     tell(outcome, stage, options.json_file)
     return 0 if outcome.ok else 1
@@ -173,7 +186,8 @@ def tell_commands(stage: Stage) -> None:
         f'  {celery} pause --task {TASK} --reason "lunch"\n'
         f"  {celery} resume --task {TASK}\n"
         f"  {sys.executable} manage.py seed_deliveries --count 500 --seed 7 --base-url {stage.receiver_url}\n"
-        f"  tail -f {stage.folder}/worker-1.log\n",
+        f"  tail -f {stage.folder}/worker-1.log\n"
+        f"  kill -9 -- -{stage.pids[VICTIM]}    # {VICTIM} with its children; the other one gets what it had\n",
         flush=True,
     )
 

@@ -57,6 +57,7 @@ class Process:
     log: Path
     asked: bool = False  # it was asked to end
     killed: bool = False  # it had to be killed
+    over: bool = False  # nothing of it is left, and its number may be somebody else's
 
     @property
     def pid(self) -> int:
@@ -80,9 +81,25 @@ class Process:
             os.killpg(self.pid, signal.SIGKILL)
         self.popen.wait()
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It and its children stand still; what is still there afterwards goes on."""
+        os.killpg(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            if not self.over:
+                os.killpg(self.pid, signal.SIGCONT)
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
     def tail(self, lines: int = 15) -> str:
-        text = self.log.read_text(errors="replace") if self.log.exists() else ""
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(self.text().splitlines()[-lines:])
+
+    def count(self, words: str) -> int:
+        """Lines of the log with these words."""
+        return sum(words in line for line in self.text().splitlines())
 
 
 class Fleet:
@@ -116,9 +133,17 @@ class Fleet:
         """Processes that ended although nobody asked them to."""
         return [process for process in self.all.values() if not process.running and not process.asked]
 
+    def crash(self, name: str) -> None:
+        """SIGKILL to a process and its children, on purpose: that nobody asked them before is no fault of theirs."""
+        process = self.all[name]
+        process.kill()
+        process.killed = False
+        self._over(process)
+
     def stop(self, *names: str, grace: float) -> None:
         """End the named processes (all, if none is named): first politely, then not."""
-        chosen = [self.all[name] for name in names] if names else list(self.all.values())
+        named = [self.all[name] for name in names] if names else list(self.all.values())
+        chosen = [process for process in named if not process.over]
         for process in chosen:
             process.terminate()
         deadline = time.monotonic() + grace
@@ -126,7 +151,7 @@ class Fleet:
             with suppress(subprocess.TimeoutExpired):
                 process.popen.wait(max(0.0, deadline - time.monotonic()))
             process.kill()  # also what a crashed parent left behind in the group
-            self._tell_guard("drop", process.pid)
+            self._over(process)
 
     def close(self) -> None:
         """End everything, the guard last."""
@@ -135,6 +160,10 @@ class Fleet:
             with suppress(BrokenPipeError):
                 self._guard.stdin.close()
             self._guard.wait()
+
+    def _over(self, process: Process) -> None:
+        process.over = True
+        self._tell_guard("drop", process.pid)
 
     def _open_guard(self) -> None:
         if self._guard is None:

@@ -85,7 +85,12 @@ class Handler(BaseHTTPRequestHandler):
     server: "Server"
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:
+            # The sender died over it; there is nobody to answer, and half a delivery is none.
+            self.close_connection = True
+            return
         key = self.headers.get("Idempotency-Key", "")
         if not key.isdigit():
             self.answer(400)

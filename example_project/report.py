@@ -7,7 +7,9 @@ import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from accident import Kill, Recovery, tasks
 from stage import Stage, changed_settings, hide_password
 from webhooks.models import Delivery
 
@@ -26,18 +28,19 @@ class Comparison:
     missing: list[int] = field(default_factory=list)
     changed: list[int] = field(default_factory=list)  # arrived with another body than the row's
     unknown: list[int] = field(default_factory=list)  # arrived, but no such row
+    repeated: list[int] = field(default_factory=list)  # arrived more often than its task was sent again
     disagreeing: list[int] = field(default_factory=list)  # arrived, but the row does not say so
 
     @property
     def ok(self) -> bool:
-        complaints = (self.missing, self.changed, self.unknown, self.disagreeing)
-        return self.delivered == self.items and not any(complaints)
+        return self.delivered == self.items and not self.complaints()
 
     def complaints(self) -> list[str]:
         found = [
             ("never arrived at the receiver", self.missing),
             ("arrived with a body that is not the row's", self.changed),
             ("arrived without being in the table", self.unknown),
+            ("arrived more than once although no worker had died with them", self.repeated),
             ("arrived but are not marked delivered in the table", self.disagreeing),
         ]
         return [f"{len(ids)} {text}: {listed(ids)}" for text, ids in found if ids]
@@ -48,8 +51,12 @@ def listed(ids: list[int]) -> str:
     return ", ".join(str(each) for each in sorted(ids)[:SHOWN]) + more
 
 
-def compare(record: Path, seeded: int) -> Comparison:
-    """`seeded` is how many rows the demo inserted; the table must still have exactly those."""
+def compare(record: Path, seeded: int, sent_again: Counter[int]) -> Comparison:
+    """Hold the receiver's record against the table.
+
+    `seeded` is how many rows the demo inserted; the table must still have exactly those. `sent_again` is how often the
+    task of a delivery was recovered from a dead worker: so often may it come once more, and every other only once.
+    """
     accepted, refused = read(record)
     arrived = Counter(delivery_id for delivery_id, _, _ in accepted)
     digests = {(delivery_id, digest) for delivery_id, _, digest in accepted}
@@ -67,6 +74,7 @@ def compare(record: Path, seeded: int) -> Comparison:
         missing=[pk for pk in states if pk not in arrived],
         changed=sorted({pk for pk, digest in digests if pk in bodies and bodies[pk] != digest}),
         unknown=[pk for pk in arrived if pk not in states],
+        repeated=[pk for pk, count in arrived.items() if count > 1 + sent_again[pk]],
         disagreeing=[pk for pk in known if states[pk] != Delivery.State.DELIVERED],
     )
 
@@ -87,10 +95,20 @@ class Outcome:
     comparison: Comparison
     problem: str  # why the demo could not come to its end, if it could not
     in_flight: int | None
+    kill: Kill | None
+    recovery: Recovery
 
     @property
     def ok(self) -> bool:
-        return self.comparison.ok and not self.problem
+        return self.comparison.ok and not self.complaints()
+
+    def complaints(self) -> list[str]:
+        found = [self.problem] if self.problem else []
+        if self.kill is None:
+            return [*found, "no worker was killed: it was over before (too few rows?), or never got that far"]
+        if forgotten := self.kill.held - self.recovery.tasks:
+            found.append(f"{tasks(len(forgotten))} of the killed worker not sent again: {', '.join(sorted(forgotten))}")
+        return found
 
 
 def tell(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
@@ -100,8 +118,12 @@ def tell(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
     print(
         f"\n{result.delivered} of {result.items} deliveries arrived at the receiver, the last one {seconds} s "
         f"after beat was started ({result.delivered / max(seconds, 0.01):.0f}/s).\n"
-        f"{result.duplicates} came twice. {result.refused} attempts were refused, as planned, and made again."
+        f"{result.refused} attempts were refused, as planned, and made again."
     )
+    if outcome.kill:
+        tell_recovery(outcome.kill, outcome.recovery)
+    why = ", as a worker died before it could say that they had arrived"
+    print(f"{result.duplicates} came twice{why if result.duplicates and not result.repeated else ''}.")
     if outcome.in_flight:
         print(f"The store still has {outcome.in_flight} in flight although every row is settled.")
     killed = [process.name for process in stage.fleet.all.values() if process.killed]
@@ -115,6 +137,7 @@ def tell(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
             "seconds": seconds,
             "in_flight": outcome.in_flight,
             "killed": killed,
+            "accident": accident(outcome),
             "settings": changed_settings(),
             "broker_url": hide_password(stage.broker_url),
             "pids": stage.pids,
@@ -126,9 +149,33 @@ def tell(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
         tell_failure(outcome, stage)
 
 
+def tell_recovery(kill: Kill, recovery: Recovery) -> None:
+    print(
+        f"{kill.worker} was killed after {kill.delivered} deliveries, while it was executing {tasks(len(kill.held))}.\n"
+        f"{tasks(len(recovery.tasks))} recovered, the last one sent again {recovery.seconds} s after the kill. "
+        f"Of what it had only received,\n{recovery.put_back} messages were put back into their queue."
+    )
+
+
+def accident(outcome: Outcome) -> dict[str, Any] | None:
+    """The same as JSON."""
+    kill, recovery = outcome.kill, outcome.recovery
+    if kill is None:
+        return None
+    return {
+        "worker": kill.worker,
+        "pid": kill.pid,
+        "delivered_before": kill.delivered,
+        "held": sorted(kill.held),
+        "recovered": sorted(recovery.tasks),
+        "seconds": recovery.seconds,
+        "put_back": recovery.put_back,
+    }
+
+
 def tell_failure(outcome: Outcome, stage: Stage) -> None:
     print("\nFAILED")
-    for complaint in filter(None, [outcome.problem, *outcome.comparison.complaints()]):
+    for complaint in [*outcome.complaints(), *outcome.comparison.complaints()]:
         print(f"  {complaint}")
     for process in stage.fleet.all.values():
         print(f"\n--- the end of {process.log}\n{process.tail()}")

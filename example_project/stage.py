@@ -18,6 +18,8 @@ HERE = Path(__file__).resolve().parent
 TASK = "webhooks.tasks.deliver"
 WORKERS = ("worker-1", "worker-2")
 CONCURRENCY = 2
+# By default a worker counts as dead after a minute without a word; the demo does not wait that long.
+HASTE = {"OUTBOX_LEASE_TTL": "5", "OUTBOX_CYCLE_INTERVAL": "1"}
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Stage:
 
     def environment(self) -> dict[str, str]:
         """What a command needs to speak to this demo."""
-        found = {"OUTBOX_DB": str(self.folder / "outbox.sqlite3"), "REDIS_URL": self.broker_url}
+        found = {"OUTBOX_DB": str(self.folder / "outbox.sqlite3"), "REDIS_URL": self.broker_url, **HASTE}
         if self.namespace:
             found["OUTBOX_NAMESPACE"] = self.namespace
         if url := os.environ.get("DATABASE_URL"):
@@ -66,15 +68,18 @@ class Stage:
 
     def start_celery(self) -> None:
         for name in WORKERS:
-            size = ("--concurrency", str(CONCURRENCY))
-            self.start(name, self.celery("worker", "-l", "INFO", "-n", f"{name}@%h", *size))
+            self.start_worker(name)
         schedule = str(self.folder / "celerybeat-schedule")
         self.beat_started_at = time.time()
         self.start("beat", self.celery("beat", "-l", "INFO", "-s", schedule))
 
+    def start_worker(self, name: str) -> None:
+        size = ("--concurrency", str(CONCURRENCY))
+        self.start(name, self.celery("worker", "-l", "INFO", "-n", f"{name}@%h", *size))
+
     def stop_celery(self, grace: float) -> None:
         """A warm end: what a worker has begun is finished and settled, if `grace` seconds are enough for that."""
-        self.fleet.stop("beat", *WORKERS, grace=grace)
+        self.fleet.stop(*(name for name in self.fleet.all if name != "receiver"), grace=grace)
 
     def tidy(self) -> None:
         if not self.failed:
@@ -86,7 +91,8 @@ def open_stage(stack: ExitStack) -> Stage:
     broker_url, namespace = open_broker(stack)
     folder = Path(tempfile.mkdtemp(prefix="outbox-demo-"))
     stage = Stage(folder, broker_url, namespace, Fleet(HERE, folder))
-    os.environ.update(stage.environment(), DJANGO_SETTINGS_MODULE="outbox_site.settings")
+    # A killed process leaves its temporary files behind: here they go with the rest.
+    os.environ.update(stage.environment(), DJANGO_SETTINGS_MODULE="outbox_site.settings", TMPDIR=str(folder))
     if not namespace:
         os.environ.pop("OUTBOX_NAMESPACE", None)
     bypass_proxies()

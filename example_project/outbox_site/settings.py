@@ -58,7 +58,15 @@ LOGGING = {
 # Celery. The store of celery-perpetual is the broker, as that is Redis.
 CELERY_BROKER_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 
-# One Redis for several projects: a name of its own keeps both the queue and the store's keys apart.
+# How soon a worker that says nothing counts as dead, and how often the leader looks; see docs/settings.md.
+if OUTBOX_LEASE_TTL := os.environ.get("OUTBOX_LEASE_TTL"):
+    CELERY_PERPETUAL_LEASE_TTL = float(OUTBOX_LEASE_TTL)
+if OUTBOX_CYCLE_INTERVAL := os.environ.get("OUTBOX_CYCLE_INTERVAL"):
+    CELERY_PERPETUAL_CYCLE_INTERVAL = float(OUTBOX_CYCLE_INTERVAL)
+
+# One Redis for several projects: a name of its own keeps the queue, the store's keys and the talk of workers apart.
 if OUTBOX_NAMESPACE := os.environ.get("OUTBOX_NAMESPACE"):
     CELERY_TASK_DEFAULT_QUEUE = OUTBOX_NAMESPACE
     CELERY_PERPETUAL_KEY_PREFIX = OUTBOX_NAMESPACE
+    CELERY_CONTROL_EXCHANGE = OUTBOX_NAMESPACE
+    CELERY_EVENT_EXCHANGE = f"{OUTBOX_NAMESPACE}.events"

@@ -1,0 +1,117 @@
+"""The demo's accident: a worker is killed at work, another one takes its place, and what it had is sent again."""
+
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from celery_perpetual import PerpetualError
+from progress import Snapshot
+from stage import WORKERS, Stage
+
+VICTIM = WORKERS[0]
+REPLACEMENT = "worker-3"
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Who was killed, when by the store's clock, and which tasks it was executing."""
+
+    worker: str
+    pid: int
+    at: int  # ms
+    delivered: int  # rows, until then
+    held: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What celery-perpetual did about it, by its own events."""
+
+    tasks: frozenset[str] = frozenset()  # sent again under their ids
+    seconds: float | None = None  # from the kill until the last of them had been sent again
+    deliveries: Counter[int] = field(default_factory=Counter)  # how often the task of each was sent again
+    put_back: int = 0  # further messages that the dead worker had received, back in the queue
+
+
+class Accident:
+    """Happens once, as soon as a third of the rows is delivered and the worker is executing something."""
+
+    def __init__(self, stage: Stage, server: Redis) -> None:
+        self._stage = stage
+        self._server = server
+        self.kill: Kill | None = None
+
+    def consider(self, snapshot: Snapshot) -> None:
+        """Is it time?"""
+        if self.kill is None and snapshot.pending and snapshot.delivered * 3 >= snapshot.items:
+            self._try(snapshot)
+
+    def _try(self, snapshot: Snapshot) -> None:
+        """Look at the worker while it is frozen, so that the look is still true when the signal comes."""
+        process = self._stage.fleet.all[VICTIM]
+        with process.frozen():
+            time.sleep(0.1)  # what it had sent before has reached the store
+            try:
+                at, held = store_time(self._server), leases_of(VICTIM)
+            except (PerpetualError, RedisError):
+                return
+            if not held:
+                return
+            self._stage.fleet.crash(VICTIM)
+        self.kill = Kill(VICTIM, process.pid, at, snapshot.delivered, held)
+        print(f"  {VICTIM} and its children: killed with SIGKILL while executing {tasks(len(held))}", flush=True)
+        self._stage.start_worker(REPLACEMENT)
+
+    def recovery(self) -> Recovery:
+        """What has come of it; nothing, as long as nothing has happened or the store does not answer."""
+        if self.kill is None:
+            return Recovery()
+        try:
+            return read_recovery(self._server, self._stage, self.kill)
+        except RedisError:
+            return Recovery()
+
+
+def tasks(count: int) -> str:
+    return f"{count} task" if count == 1 else f"{count} tasks"
+
+
+def store_time(server: Redis) -> int:
+    seconds, microseconds = server.time()
+    return int(seconds) * 1000 + int(microseconds) // 1000
+
+
+def leases_of(worker: str) -> frozenset[str]:
+    """Ids of the tasks that a worker is executing."""
+    from outbox_site.celery import perpetual
+
+    return frozenset(lease.task_id for lease in perpetual.leases() if lease.worker.startswith(f"{worker}@"))
+
+
+def read_recovery(server: Redis, stage: Stage, kill: Kill) -> Recovery:
+    """From the stream of events, whose entries are named by the store's time in ms."""
+    from outbox_site.celery import perpetual
+
+    recovered: set[str] = set()
+    deliveries: Counter[int] = Counter()
+    last = None
+    for name, entry in server.xrange(f"{perpetual.settings.key_prefix}:events", min=kill.at):
+        event, data = entry[b"event"], json.loads(entry[b"data"])
+        if event in (b"lease.lost", b"lease.recovered"):
+            last = int(name.partition(b"-")[0])
+        ended_again = event == b"completion" and data["recoveries"] > 0
+        if event == b"lease.recovered" or ended_again:
+            recovered.add(data["task_id"])
+        if ended_again:
+            deliveries[int(data["key"])] = data["recoveries"]
+    return Recovery(
+        tasks=frozenset(recovered),
+        seconds=None if last is None else round((last - kill.at) / 1000, 2),
+        deliveries=deliveries,
+        # The worker held no lease for these, so there is no event of them; beat says it in its log.
+        put_back=stage.fleet.all["beat"].count("had been received by a worker that is gone, and is back"),
+    )
