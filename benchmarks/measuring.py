@@ -32,11 +32,15 @@ class Row:
     must: float | None = None
     more_is_better: bool = True
     detail: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    """What the table shows instead of a number that was not reached."""
 
     @property
     def verdict(self) -> str:
         if self.must is None:
             return ""
+        if self.text:
+            return "MISSED"
         return "ok" if (self.seen >= self.must if self.more_is_better else self.seen <= self.must) else "MISSED"
 
 
@@ -45,7 +49,8 @@ def report(rows: Sequence[Row], file: Path) -> None:
     print(f"\n{'bench':<12} {'what':<52} {'seen':>10} {'unit':<10} {'must':>10}")
     for row in rows:
         must = "" if row.must is None else f"{'>=' if row.more_is_better else '<='} {row.must:g}"
-        print(f"{row.bench:<12} {row.what:<52} {row.seen:>10.4g} {row.unit:<10} {must:>10} {row.verdict}")
+        seen = row.text or f"{row.seen:.4g}"
+        print(f"{row.bench:<12} {row.what:<52} {seen:>10} {row.unit:<10} {must:>10} {row.verdict}")
     file.write_text(json.dumps([{**asdict(row), "verdict": row.verdict} for row in rows], indent=1))
     print(f"\nwritten: {file}")
 

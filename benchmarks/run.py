@@ -19,6 +19,8 @@ import enqueue
 import identity
 import latency
 import many
+import recovery
+import sweep
 import worker_cost
 from measuring import HERE, Row, report
 
@@ -81,6 +83,16 @@ def cost(*, quick: bool) -> list[Row]:
         return worker_cost.measure(server, tasks=500 if quick else 1000, rounds=5 if quick else 15)
 
 
+def sweeping(*, quick: bool) -> list[Row]:
+    """The leases of ten dead workers."""
+    return sweep.measure(few=1000, many=20_000 if quick else 100_000, rounds=3 if quick else 9)
+
+
+def recovering(*, quick: bool) -> list[Row]:
+    """Processes that die; nearly all of its time is waiting for what does not come back."""
+    return recovery.measure(rounds=1 if quick else 3)
+
+
 BENCHES: dict[str, Callable[..., list[Row]]] = {
     "enqueue": on_redis,
     "rabbitmq": on_rabbitmq,
@@ -89,6 +101,8 @@ BENCHES: dict[str, Callable[..., list[Row]]] = {
     "latency": awake,
     "many": waiting_for_many,
     "worker": cost,
+    "sweep": sweeping,
+    "recovery": recovering,
 }
 
 

@@ -1,4 +1,5 @@
-"""CPU per trivial task, of the worker, its children and Redis together: plain, with results, with completions.
+"""CPU per trivial task, of the worker, its children and Redis together: plain, with results, with completions,
+and with a lease for every task, which is asked for at its start and given back at its end.
 
 Wall-clock hides what happens in the children, and the CPU that a task takes depends on what else the machine does at
 that moment. So CPU is the kernel's account of each thread that ran, rounds are short and many, their order rotates,
@@ -16,11 +17,12 @@ from workers import Variant, cpu_of, run_out, variants
 from celery_perpetual.embedded import EmbeddedServer
 
 WAYS = {
-    "plain": (False, False),
-    "result backend": (True, False),
-    "completions": (False, True),
-    "both": (True, True),
-    "plain again": (False, False),
+    "plain": (False, False, False),
+    "result backend": (True, False, False),
+    "completions": (False, True, False),
+    "leases": (False, True, True),
+    "both": (True, True, False),
+    "plain again": (False, False, False),
 }
 WARM = 300
 
@@ -59,10 +61,13 @@ def once(client: redis.Redis, server: int, variant: Variant, tasks: int) -> floa
     run_out(client, variant.queue)
     cpu = variant.cpu() + cpu_of(server) - cpu
     variant.stop()
-    done, (backend, completions) = executed(client), WAYS[variant.name]
+    done, (backend, completions, leases) = executed(client), WAYS[variant.name]
     assert done.get("setex", 0) == tasks * backend, done
-    # Kombu sets a lock of its own now and then.
-    assert 0 <= done.get("set", 0) - tasks * completions < 20, done
+    # Kombu sets a lock of its own now and then, and a worker that holds leases reports what it has received.
+    assert 0 <= done.get("set", 0) - tasks * completions < 20 + tasks * leases, done
+    # Every grant has a number; whoever has it is written down, and that it has ended.
+    assert done.get("incr", 0) == tasks * leases, done
+    assert done.get("sadd", 0) == 2 * tasks * leases, done
     assert done.get("xadd", 0) == tasks * completions, done
     assert done.get("publish", 0) == tasks * (backend + 2 * completions), done
     return cpu / tasks
@@ -73,12 +78,19 @@ def rows(taken: dict[str, list[float]]) -> list[Row]:
     plain = [(a + b) / 2 for a, b in zip(taken["plain"], taken["plain again"], strict=True)]
     added = {name: [a - b for a, b in zip(times, plain, strict=True)] for name, times in taken.items()}
     found = [Row("worker cost", "plain", 1e6 * median(plain), "us/task")]
-    adds = {"result backend": "a result backend adds", "completions": "completions add", "both": "both add"}
+    adds = {
+        "result backend": "a result backend adds",
+        "completions": "completions add",
+        "leases": "completions and leases (start, finish) add",
+        "both": "result backend and completions add",
+    }
     found += [_row("worker cost", text, added[name]) for name, text in adds.items()]
     again = [b - a for a, b in zip(taken["plain"], taken["plain again"], strict=True)]
     found.append(_row("control", "plain worker against itself", again))
     ratio = median(added["completions"]) / median(added["result backend"])
     found.append(Row("worker cost", "completions add / result backend adds", ratio, "x", 1, False))
+    ratio = median(added["leases"]) / median(added["result backend"])
+    found.append(Row("worker cost", "completions and leases add / result backend adds", ratio, "x"))
     return found
 
 

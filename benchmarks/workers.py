@@ -1,4 +1,7 @@
-"""Workers with and without completions and a result backend, each on a queue of its own, stopped while others run."""
+"""Workers with and without a result backend, completions and leases, each on a queue of its own.
+
+They can be stopped while others run.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ from celery import Celery
 
 app = Celery("bench", broker=os.environ["URL"], backend=os.environ.get("BACKEND") or None, set_as_current=False)
 app.conf.update(task_ignore_result="BACKEND" not in os.environ, broker_connection_retry_on_startup=True,
-                worker_prefetch_multiplier=64, perpetual_completions="all", perpetual_key_prefix="bench")
+                worker_prefetch_multiplier=64, perpetual_completions="all", perpetual_key_prefix="bench",
+                perpetual_leases="all" if os.environ.get("LEASES") else "perpetual")
 if os.environ.get("COMPLETIONS"):
     from celery_perpetual import Perpetual
     perpetual = Perpetual(app)
@@ -83,16 +87,18 @@ def cpu_of(pid: int) -> float:
 
 
 @contextmanager
-def variants(url: str, names: Mapping[str, tuple[bool, bool]], concurrency: int) -> Iterator[list[Variant]]:
-    """Start a worker per name; the two flags say whether it has a result backend and completions."""
+def variants(url: str, names: Mapping[str, tuple[bool, ...]], concurrency: int) -> Iterator[list[Variant]]:
+    """Start a worker per name; the flags say whether it has a result backend, completions, and leases for all tasks."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "bench.py").write_text(MODULE)
         started = []
-        for name, (backend, completions) in names.items():
+        for name, flags in names.items():
+            backend, completions, leases = (*flags, False, False)[:3]
             env = {**os.environ, "URL": url, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
             env |= {"BACKEND": url} if backend else {}
             env |= {"COMPLETIONS": "1"} if completions else {}
+            env |= {"LEASES": "1"} if leases else {}
             argv = ["worker", "-P", "prefork", "-c", str(concurrency), "-Q", name.replace(" ", "-"), "-n", f"{name}@b"]
             argv += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
             worker = subprocess.Popen(
