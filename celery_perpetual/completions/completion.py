@@ -15,6 +15,7 @@ from celery_perpetual.polling.outcome import format_time, parse_time
 
 SUCCESS, FAILURE, REVOKED, EXPIRED = "success", "failure", "revoked", "expired"
 REJECTED, IGNORED, LOST, PENDING, UNKNOWN = "rejected", "ignored", "lost", "pending", "unknown"
+NEEDS_ATTENTION = "needs_attention"
 
 #: Version of the JSON; additions leave it.
 VERSION = 1
@@ -30,7 +31,8 @@ class Completion:
     task_id: str
     task: str | None = None
     status: str
-    """``success, failure, revoked, expired, rejected, ignored, lost``; without an end ``pending`` or ``unknown``."""
+    """``success, failure, revoked, expired, rejected, ignored, lost``; without an end ``pending`` or ``unknown``, or
+    ``needs_attention`` where it is parked."""
     final: bool = True
     result: Any = None
     """The result, if it is JSON of at most 8 KiB; otherwise Celery's result backend has it."""
@@ -65,7 +67,8 @@ class Completion:
         """
         if self.ok:
             return
-        what = {PENDING: "has not ended", UNKNOWN: "is not known"}.get(self.status, f"ended as {self.status}")
+        told = {PENDING: "has not ended", UNKNOWN: "is not known", NEEDS_ATTENTION: "is parked and needs attention"}
+        what = told.get(self.status, f"ended as {self.status}")
         what += " in time" if self.timed_out else ""
         detail = f": {self.error['type']}: {self.error['message']}" if self.error else ""
         kind = TaskLost if self.status == LOST else NotSuccessful

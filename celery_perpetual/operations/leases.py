@@ -15,7 +15,7 @@ from celery.utils.log import get_logger
 
 from celery_perpetual.completions import announces, results
 from celery_perpetual.completions.announce import FIRST, End
-from celery_perpetual.completions.completion import FAILURE, REVOKED, UNKNOWN
+from celery_perpetual.completions.completion import FAILURE, NEEDS_ATTENTION, REVOKED, UNKNOWN
 from celery_perpetual.completions.lookup import answers
 from celery_perpetual.errors import NotSuccessful
 from celery_perpetual.leases import Again
@@ -210,7 +210,7 @@ class LeaseOperations(Wired):
     @contextmanager
     def _last_word(self, task_id: str, status: str, error: Exception | None) -> Iterator[bool]:
         known = answers(self.app, self.store, [task_id]).get(task_id)
-        if known is not None and (known.final or known.status == UNKNOWN) and known.status != "needs_attention":
+        if known is not None and (known.final or known.status == UNKNOWN) and known.status != NEEDS_ATTENTION:
             yield False
             return
         name = self._name(task_id)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EIGHT = "ITEMS = 8\n" + TASKS
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", pytest.param("threads", marks=pytest.mark.matrix)])
 def test_redis_is_away_for_two_lease_times(
     project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer], pool: str
 ) -> None:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from tests.support import Project
 
 SIX, TWO = "ITEMS = 6\n" + TASKS, "ITEMS = 2\n" + TASKS
-POOLS = pytest.mark.parametrize("pool", ["prefork", "threads"])
 EARLY = pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
 
 
@@ -40,8 +39,15 @@ def recovered_after(proj: Project, since: float) -> float:
     return max(again[task_id] for task_id in first) - since
 
 
-@POOLS
-@EARLY
+@pytest.mark.parametrize(
+    ("pool", "early"),
+    [
+        ("prefork", False),
+        ("prefork", True),
+        ("threads", False),
+        pytest.param("threads", True, marks=pytest.mark.matrix),
+    ],
+)
 def test_a_killed_worker(project: Callable[..., Project], pool: str, early: bool) -> None:
     """``kill -9`` of everything: what had begun begins again within a lease time and a sweep, the rest too."""
     proj = project(SIX, **SETTINGS, settings={"test_early": early})

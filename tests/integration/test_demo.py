@@ -153,6 +153,7 @@ def test_only_what_was_recovered_may_come_twice(tmp_path):
     assert "2 arrived more than once although no worker had died with them: 3, 4" in done.stdout
 
 
+@pytest.mark.matrix
 def test_the_time_limit_fails_the_demo(tmp_path):
     # Far more than can be done in the time; whether the report still fits in is left open.
     demo = subprocess.run(
@@ -170,6 +171,7 @@ def test_the_time_limit_fails_the_demo(tmp_path):
     assert not alive(groups_in(demo.stdout))
 
 
+@pytest.mark.matrix
 def test_a_server_of_ones_own_is_left_as_it_was(tmp_path, private_redis):
     server = private_redis()
     with redis.Redis.from_url(server.url) as client:
