@@ -21,7 +21,7 @@ from celery.canvas import _chain
 from celery.exceptions import Ignore, Reject
 from celery.utils.log import get_logger
 
-from celery_perpetual.leases.leases import BUILT_IN, NONCE
+from celery_perpetual.leases.leases import BUILT_IN, NONCE, OF_DELIVERY
 from celery_perpetual.leases.request import leased_request
 from celery_perpetual.tasks import HEADER, HEADER_VALUE, Execution, LeaseLost, current, speaking
 
@@ -135,8 +135,10 @@ def _guarded(task: Any, tracer: Any) -> Any:
         execution = leases.start(task, uuid, request)
         if isinstance(execution, str):
             return _ignored(uuid, execution)
+        # Celery takes what it does not know for the user's own headers, and gives them to retries and replacements.
+        told = {name: value for name, value in request.items() if name not in OF_DELIVERY}
         with speaking(execution):
-            reply = tracer(uuid, args, kwargs, request)
+            reply = tracer(uuid, args, kwargs, told)
         if execution.leased:
             _give_back(leases, execution, reply[1])
         return reply

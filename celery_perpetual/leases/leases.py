@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 #: Where a request keeps what its receiving worker knows of its delivery.
-NONCE, TAG, COPY = "perpetual_nonce", "perpetual_tag", "perpetual_copy"
+OF_DELIVERY = NONCE, TAG, COPY = "perpetual_nonce", "perpetual_tag", "perpetual_copy"
 
 #: Tasks that are machinery, not work.
 BUILT_IN = ("celery.", "celery_perpetual.")

@@ -58,6 +58,7 @@ class Leased(_Request):  # type: ignore[misc]
         request[NONCE] = uuid4().hex
         _received[request[NONCE]] = self
         request[TAG] = str(message.delivery_tag or "")
+        request.pop(COPY, None)
         # The ledger keeps what is needed to build the first message of an item, and nothing else.
         if item_place(self.id) is None or request.get("retries") or request.get("replaced_task_nesting"):
             request[COPY] = from_message(message).to_json()

@@ -69,7 +69,7 @@ class Unclaimed:
         if copy is None:
             return False
         task_id, name = str(copy.headers.get("id")), str(copy.headers.get("task"))
-        if not self._leases.guards(self._app.tasks.get(name), task_id, copy.headers):
+        if not self._leases.guards(self._app.tasks.get(name), task_id, copy.headers) or not self._is_known(task_id):
             return False
         if tag not in self._reported:
             kept = "" if item_place(task_id) is not None and not copy.headers.get("retries") else copy.to_json()
@@ -90,3 +90,9 @@ class Unclaimed:
         self._seen.pop(tag, None)
         logger.warning("perpetual: task %s had been received by a worker that is gone, and is back", task_id)
         return True
+
+    def _is_known(self, task_id: str) -> bool:
+        """Another namespace may share the broker, and have items of the same tasks."""
+        where, store = item_place(task_id), self._leases.store
+        with store.errors("batch"):
+            return where is None or bool(store.redis.exists(store.keys.poll(where.poll_id)))

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 from celery.app.task import Context
 from kombu.serialization import loads
 
+from celery_perpetual.tasks import HEADER
+
 #: Properties of a message that its copy gets too; the others are the broker's own.
 PROPERTIES = ("correlation_id", "reply_to", "priority", "delivery_mode", "expiration")
 
@@ -33,8 +35,12 @@ def from_message(message: Any) -> Copy:
     """A copy of a message that a consumer has received."""
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
     info, properties = message.delivery_info or {}, message.properties or {}
-    # Kombu has decompressed the body already.
-    headers = {name: value for name, value in message.headers.items() if name != "compression"}
+    # Kombu has decompressed the body already; and what a worker notes of a delivery is not of the message.
+    headers = {
+        name: value
+        for name, value in message.headers.items()
+        if name != "compression" and not name.startswith(f"{HEADER}_")
+    }
     return Copy(
         body, headers, {name: properties[name] for name in PROPERTIES if properties.get(name) is not None},
         message.content_type, message.content_encoding, info.get("exchange") or "", info.get("routing_key") or "",

@@ -163,6 +163,22 @@ def test_a_warm_shutdown_loses_nothing(project: Callable[..., Project]) -> None:
     assert events(proj, "lease.lost") == []
 
 
+def test_a_soft_shutdown_costs_no_recovery(project: Callable[..., Project]) -> None:
+    """What does not end within the time that is left is stopped, comes back, and nobody is to blame."""
+    proj = project(SIX, **SETTINGS, worker_soft_shutdown_timeout=1)
+    proj.beat().ready()
+    victim = proj.worker().ready()
+    wait_for_two(proj)
+
+    victim.signal(signal.SIGQUIT)
+    victim.wait()
+    proj.write("released", "")
+    proj.worker().ready()
+
+    all_well(proj, 6)
+    assert events(proj, "lease.lost") == []
+
+
 def test_leader_and_worker_killed_together(project: Callable[..., Project]) -> None:
     """The next leader sweeps: within the leader's term and the worker's lease time."""
     proj = project(SIX, **SETTINGS)

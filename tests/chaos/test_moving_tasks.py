@@ -1,0 +1,110 @@
+"""Tasks that go on under their id in another message, and workers whose clocks are wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import wait_until
+from tests.support.leased import SETTINGS, TASKS, all_well, events, final_ends, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support import Project
+
+SOURCE = (
+    """
+ITEMS = 0
+from celery import chain
+
+@app.task(base=PerpetualTask, bind=True, max_retries=None)
+def retries(self, times):
+    begin(self)
+    ledger.record(sorted(self.request.headers), "headers")
+    if self.request.retries < times:
+        raise self.retry(countdown=0)
+    begin(self, "end")
+
+@app.task
+def step():
+    time.sleep(1)
+
+@app.task(base=PerpetualTask, bind=True)
+def last(self):
+    begin(self, "last")
+    linger(self)
+
+@app.task(base=PerpetualTask, bind=True)
+def replaces(self):
+    begin(self)
+    raise self.replace(chain(step.si(), step.si(), step.si(), last.si()))
+"""
+    + TASKS
+)
+
+
+def test_a_task_that_retries_a_thousand_times(project: Callable[..., Project]) -> None:
+    """Each try has its own lease, one after the other, and there is one end."""
+    proj = project(SOURCE, **SETTINGS)
+    proj.worker(concurrency=2).ready()
+
+    task_id = proj.run_python("import proj; print(proj.retries.delay(1000).id)").strip()
+
+    wait_until(lambda: final_ends(proj) == {(task_id, "success"): 1}, "it has ended", 60)
+    tried = tokens(proj, "begin")[task_id]
+    assert len(tried) == 1001
+    assert tried == sorted(set(tried))
+    assert {row.id for row in proj.rows("headers")} == {"['perpetual']"}
+    assert not proj.redis.exists("perpetual:leases", "perpetual:states", "perpetual:copies")
+    assert events(proj, "lease.lost") == []
+
+
+def test_a_replacement_keeps_its_lease_and_its_end(project: Callable[..., Project]) -> None:
+    """A chain of more than three heartbeats in its place is nobody's loss; its last task is guarded, killed, and runs."""
+    proj = project(SOURCE, **SETTINGS)
+    proj.beat().ready()
+    victim = proj.worker(concurrency=1).ready()
+
+    task_id = proj.run_python("import proj; print(proj.replaces.delay().id)").strip()
+    wait_until(lambda: tokens(proj, "last")[task_id], "the chain's last task has begun")
+    assert final_ends(proj) == {}
+    assert events(proj, "lease.lost") == []
+    victim.kill9()
+    proj.write("released", "")
+    proj.worker(concurrency=1).ready()
+
+    wait_until(lambda: final_ends(proj) == {(task_id, "success"): 1}, "it has ended")
+    assert len(tokens(proj, "begin")[task_id]) == 1
+    assert len(tokens(proj, "last")[task_id]) == 2
+    assert [lost["task_id"] for lost in events(proj, "lease.lost")] == [task_id]
+
+
+@pytest.mark.parametrize("seconds", [-300, 300])
+def test_a_worker_whose_clock_is_wrong(project: Callable[..., Project], seconds: int) -> None:
+    """Five minutes off, Redis delivers its messages again at once, or late; every task runs once all the same."""
+    transport = {"visibility_timeout": 60, "unacked_restore_interval": 1, "unacked_restore_throttle": 1}
+    proj = project("ITEMS = 8\n" + TASKS, **SETTINGS, broker_transport_options=transport)
+    # Imported before anything else of the process.
+    proj.write(
+        "sitecustomize.py",
+        f"""
+        import os, time
+        if "SKEWED" in os.environ:
+            right = time.time
+            time.time = lambda: right() + {seconds}
+    """,
+    )
+    proj.beat().ready()
+    proj.worker("--prefetch-multiplier=1", concurrency=4, env={"SKEWED": "1"}).ready()
+    wait_until(lambda: len(tokens(proj, "begin")) >= 4, "four run under the wrong clock")
+    proj.worker("--prefetch-multiplier=1", concurrency=8).ready()
+    wait_until(lambda: len(tokens(proj, "begin")) == 8, "the others run under the right one")
+    if seconds < 0:
+        wait_until(lambda: int(proj.redis.hget("perpetual:counters", "dropped_adopted") or 0), "one came twice")
+    proj.write("released", "")
+
+    all_well(proj, 8)
+    assert all(len(several) == 1 for several in tokens(proj, "begin").values())
+    assert events(proj, "lease.lost") == []
