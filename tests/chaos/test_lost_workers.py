@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased import IN_TIME, SETTINGS, TASKS, TTL, all_well, events, tokens
+from tests.support.leased import IN_TIME, SETTINGS, TASKS, TTL, all_well, events, final_ends, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,3 +236,25 @@ def test_the_same_message_to_two_workers(project: Callable[..., Project]) -> Non
     proj.write("released", "")
 
     all_well(proj, 1)
+
+
+def test_a_task_without_memory_takes_its_worker_along(project: Callable[..., Project], redis_url: str) -> None:
+    """MemoryError is that task's own end, and ends the whole worker; what else runs there is waited for."""
+    source = """
+    @app.task(base=PerpetualTask)
+    def greedy():
+        raise MemoryError("as it was told")
+    """
+    proj = project(TWO + source.replace("\n    ", "\n"), result_backend=redis_url, **SETTINGS)
+    proj.beat().ready()
+    victim = proj.worker(concurrency=3).ready()
+    wait_until(lambda: len(tokens(proj, "begin")) == 2, "two have begun")
+    greedy = proj.run_python("import proj; print(proj.greedy.delay().id)").strip()
+    wait_until(lambda: (greedy, "failure") in final_ends(proj), "its end is told")
+    proj.write("released", "")
+    victim.wait()
+    proj.worker().ready()
+
+    wait_until(lambda: len(final_ends(proj)) == 3, "all have ended")
+    assert final_ends(proj) == {(greedy, "failure"): 1, **{(each, "success"): 1 for each in tokens(proj, "end")}}
+    assert events(proj, "lease.lost") == []
