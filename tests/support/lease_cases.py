@@ -24,7 +24,7 @@ def held_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
     return lambda w: {w.keys.held(worker): "set" for worker in workers}
 
 
-def lost_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
+def parked_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
     return lambda w: {**held_keys(*workers)(w), w.keys.completion(ITEM): "string", w.keys.queue(ITEM): "list"}
 
 
@@ -77,20 +77,20 @@ LEASE_CASES = [
         Case("release", f"{cause}{found}", W.recovered if found else W.begun,
              lambda w, cause=cause, found=found: w.release(cause, "n2" if found else "n1"),
              answers(b"released" if cause in ("wait", "delegated", "back") else b"again"), then(b"gone"),
-             touches=lost_keys(OTHER if found else ONE))
+             touches=held_keys(OTHER if found else ONE))
         for cause in ("lost", "stopped", "taken", "wait", "delegated", "back")
         for found in ("", ", after a recovery")
     ),
     Case("release", "lost too often", lambda w: w.begun(most=0), W.release, answers(b"parked"), then(b"gone"),
-         touches=lost_keys(ONE)),
+         touches=parked_keys(ONE)),
     Case("release", "lost, and to be parked", lambda w: w.begun(on_lost="park"), W.release, answers(b"parked"),
-         then(b"gone"), touches=lost_keys(ONE)),
+         then(b"gone"), touches=parked_keys(ONE)),
     Case("release", "lost, and to fail", lambda w: w.begun(on_lost="fail"), W.release, answers(b"fail"), then(b"gone"),
-         touches=lost_keys(ONE)),
+         touches=held_keys(ONE)),
     Case("release", "stopped, and never parked", lambda w: w.begun(on_lost="park"), lambda w: w.release("stopped"),
-         answers(b"again"), then(b"gone"), touches=lost_keys(ONE)),
+         answers(b"again"), then(b"gone"), touches=held_keys(ONE)),
     Case("release", "whoever holds it", W.begun, lambda w: w.release("taken", "*"), answers(b"again"), then(b"gone"),
-         touches=lost_keys(ONE)),
+         touches=held_keys(ONE)),
     Case("release", "another delivery's", W.superseded, W.release, answers(b"gone"), writes=False),
     Case("release", "nobody's", W.committed, W.release, answers(b"gone"), writes=False),
     # ---- beat
@@ -101,17 +101,17 @@ LEASE_CASES = [
          answers([]), moving=BEATEN),
     # ---- sweep
     Case("sweep", "a dead worker", lambda w: w.died(2), W.sweep, answers([0, ONE.encode(), 2, 1]),
-         then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=lost_keys(ONE)),
+         then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=held_keys(ONE)),
     Case("sweep", "a dead worker, and parked", lambda w: w.died(2, most=0), W.sweep, answers([0, ONE.encode(), 2, 1]),
-         then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=lost_keys(ONE)),
+         then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=parked_keys(ONE)),
     Case("sweep", "a dead worker, and a lease that is not its own any more",
          lambda w: (w.died(), w.redis.sadd(w.keys.held(ONE), "stray")), W.sweep, answers([0, ONE.encode(), 1, 1]),
          then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=held_keys(ONE)),
     Case("sweep", "a worker that stops", lambda w: w.begun(on_lost="park"), lambda w: w.sweep(ONE),
-         answers([0, ONE.encode(), 1, 1]), then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=lost_keys(ONE)),
-    Case("sweep", "held, as nobody was in contact", W.silent, W.sweep, is_held, moving=SEEN, touches=lost_keys(ONE)),
+         answers([0, ONE.encode(), 1, 1]), then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=held_keys(ONE)),
+    Case("sweep", "held, as nobody was in contact", W.silent, W.sweep, is_held, moving=SEEN, touches=held_keys(ONE)),
     Case("sweep", "still held", lambda w: (w.silent(), w.run("sweep", w.sweep())), W.sweep, is_held, moving=SEEN,
-         touches=lost_keys(ONE)),
+         touches=held_keys(ONE)),
     Case("sweep", "nobody is dead", W.begun, W.sweep, answers([0, b"", 0, 0]), moving=SEEN),
     Case("bury", "a dead worker", lambda w: (w.reported(), w.redis.zadd(w.keys.workers, {ONE: 1})), W.bury, answers(1)),
     Case("bury", "one that stops", W.reported, lambda w: w.bury(stopped=True), answers(1)),
@@ -131,17 +131,17 @@ LEASE_CASES = [
     Case("recover", "on the list already", W.released, W.recover, answers(1), writes=False),
     # ---- reconcile
     Case("reconcile", "its message is nowhere", W.committed, W.reconcile, answers(b"again"), then(b"gone"),
-         touches=lost_keys("nobody")),
+         touches=held_keys("nobody")),
     Case("reconcile", "not counted", W.committed, lambda w: w.reconcile(on_lost="park", counts=False),
-         answers(b"again"), then(b"gone"), touches=lost_keys("nobody")),
+         answers(b"again"), then(b"gone"), touches=held_keys("nobody")),
     Case("reconcile", "once more", W.lost_and_sent, lambda w: w.reconcile(recoveries=1), answers(b"again"),
-         then(b"gone"), touches=lost_keys("nobody")),
+         then(b"gone"), touches=held_keys("nobody")),
     Case("reconcile", "too often", W.lost_and_sent, lambda w: w.reconcile(recoveries=1, most=1), answers(b"parked"),
-         then(b"gone"), touches=lost_keys("nobody")),
+         then(b"gone"), touches=parked_keys("nobody")),
     Case("reconcile", "to fail", W.committed, lambda w: w.reconcile(on_lost="fail"), answers(b"fail"), then(b"gone"),
-         touches=lost_keys("nobody")),
+         touches=held_keys("nobody")),
     Case("reconcile", "a retry is nowhere", lambda w: w.released("wait"), W.reconcile, answers(b"again"),
-         then(b"gone"), touches=lost_keys("nobody")),
+         then(b"gone"), touches=held_keys("nobody")),
     Case("reconcile", "executed", W.begun, W.reconcile, answers(b"gone"), writes=False),
     Case("reconcile", "ended", W.over, W.reconcile, answers(b"gone"), writes=False),
     Case("reconcile", "counted meanwhile", W.lost_and_sent, W.reconcile, answers(b"gone"), writes=False),

@@ -1,13 +1,6 @@
 -- What becomes of a task whose execution ended without an end. Reads the locals of its script: leases, states, copies,
 -- again, parked, events, counters, prefix, maxlen, record_ttl, queue_ttl, now.
 -- include typed
--- Meets every key that `lose` builds itself; to be called before the script's first write.
-local function check_lost(id, worker)
-  must_be(prefix .. ':held:' .. worker, 'set')
-  must_be(prefix .. ':completion:' .. id, 'string')
-  must_be(prefix .. ':done:' .. id .. ':queue', 'list')
-end
-
 local at = rfc3339(now)
 
 local function tell(event, fields)
@@ -42,25 +35,56 @@ local function park(id, lease, recoveries, reason)
     reason = reason})
 end
 
--- The lease is gone; the task is sent again, ended as lost, or parked. Answers which: 'again', 'fail' or 'parked'.
-local function lose(id, lease, counts, reason)
-  redis.call('HDEL', leases, id)
-  redis.call('SREM', prefix .. ':held:' .. lease.worker, id)
-  local state = state_of(redis.call('HGET', states, id))
-  local recoveries = state and state.recoveries or 0
-  if counts then
-    recoveries = recoveries + 1
-    redis.call('HINCRBY', counters, 'leases_lost', 1)
-    tell('lease.lost', {task_id = id, task = lease.task, worker = lease.worker, token = tonumber(lease.token),
-      reason = reason})
-    if lease.on_lost == 'park' or (lease.on_lost == 'requeue' and recoveries > lease.most) then
-      park(id, lease, recoveries, reason)
-      return 'parked'
+-- What becomes of executions of one worker: each is sent again, ended as lost, or parked. Only reads, and meets every key
+-- that losing them writes to, so that one of a wrong type fails the script before its first write.
+local function plan_losses(worker, found, counts)
+  local ids = {}
+  for i, lease in ipairs(found) do
+    ids[i] = lease.id
+  end
+  must_be(prefix .. ':held:' .. worker, 'set')
+  local known = #ids > 0 and redis.call('HMGET', states, unpack(ids)) or {}
+  for i, lease in ipairs(found) do
+    local state = state_of(known[i])
+    lease.recoveries = (state and state.recoveries or 0) + (counts and 1 or 0)
+    lease.flag = 'again'
+    if counts and (lease.on_lost == 'park' or (lease.on_lost == 'requeue' and lease.recoveries > lease.most)) then
+      lease.flag = 'parked'
+      must_be(prefix .. ':completion:' .. lease.id, 'string')
+      must_be(prefix .. ':done:' .. lease.id .. ':queue', 'list')
+    elseif counts and lease.on_lost == 'fail' then
+      lease.flag = 'fail'
     end
   end
-  local flag = counts and lease.on_lost == 'fail' and 'fail' or 'again'
-  redis.call('HSET', states, id, state_text({nesting = lease.nesting, retries = lease.retries, recoveries = recoveries,
-    flag = flag, tag = lease.tag, task = lease.task}))
-  redis.call('ZADD', again, now, id)
-  return flag
+  return {worker = worker, ids = ids, found = found, counts = counts}
+end
+
+-- Their leases are gone, and what becomes of them is written down.
+local function lose(plan, reason)
+  if #plan.ids == 0 then
+    return
+  end
+  redis.call('HDEL', leases, unpack(plan.ids))
+  redis.call('SREM', prefix .. ':held:' .. plan.worker, unpack(plan.ids))
+  if plan.counts then
+    redis.call('HINCRBY', counters, 'leases_lost', #plan.ids)
+  end
+  local told = string.format('"worker": %s, "reason": %s, "at": "%s"}', cjson.encode(plan.worker), cjson.encode(reason), at)
+  local written, listed = {}, {}
+  for _, lease in ipairs(plan.found) do
+    if plan.counts then
+      redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'lease.lost', 'data', string.format(
+        '{"task_id": %s, "task": %s, "token": %s, %s', cjson.encode(lease.id), cjson.encode(lease.task), lease.token, told))
+    end
+    if lease.flag == 'parked' then
+      park(lease.id, lease, lease.recoveries, reason)
+    else
+      written[#written + 1], listed[#listed + 1] = lease.id, now
+      written[#written + 1], listed[#listed + 1] = state_text(lease), lease.id
+    end
+  end
+  if #written > 0 then
+    redis.call('HSET', states, unpack(written))
+    redis.call('ZADD', again, unpack(listed))
+  end
 end

@@ -39,10 +39,12 @@ if redis.call('HEXISTS', leases, id) == 1 or (position >= 0 and (not redis.call(
   or (state and state.flag ~= 'run' and state.flag ~= 'wait') then
   return 'gone'
 end
-check_lost(id, 'nobody')
+local lease = {id = id, worker = 'nobody', nesting = state and state.nesting or 0,
+  retries = state and state.retries or 0, token = '0', started = string.format('%.0f', now), most = most,
+  on_lost = on_lost, tag = tag, task = task}
+local plan = plan_losses('nobody', {lease}, counts)
 if copy ~= '' then
   redis.call('HSET', copies, id, copy)
 end
-return lose(id, {worker = 'nobody', nesting = state and state.nesting or 0, retries = state and state.retries or 0,
-  token = '0', started = string.format('%.0f', now), most = most, on_lost = on_lost, tag = tag, task = task}, counts,
-  tag == '' and 'its message is nowhere any more' or 'its worker died when it had received it')
+lose(plan, tag == '' and 'its message is nowhere any more' or 'its worker died when it had received it')
+return lease.flag

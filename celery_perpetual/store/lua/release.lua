@@ -29,9 +29,11 @@ local lease = lease_of(redis.call('HGET', leases, id))
 if not lease or (nonce ~= '*' and lease.nonce ~= nonce) then
   return 'gone'
 end
-check_lost(id, lease.worker)
+lease.id = id
+local plan = plan_losses(lease.worker, {lease}, cause == 'lost')
 if cause == 'lost' or cause == 'stopped' or cause == 'taken' then
-  return lose(id, lease, cause == 'lost', reason)
+  lose(plan, reason)
+  return lease.flag
 end
 local state = state_of(redis.call('HGET', states, id))
 local flag = cause == 'back' and 'run' or cause

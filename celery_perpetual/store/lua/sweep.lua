@@ -33,17 +33,19 @@ local record_ttl, queue_ttl, most_now, stopping = ARGV[5], ARGV[6], tonumber(ARG
 local worker = stopping ~= '' and stopping or redis.call('ZRANGEBYSCORE', workers, '-inf', now, 'LIMIT', 0, 1)[1]
 local held = prefix .. ':held:' .. (worker or '')
 must_be(held, 'set')
-local found, stray, taken = {}, {}, 0
-for _, id in ipairs(worker and redis.call('SRANDMEMBER', held, most_now) or {}) do
-  local lease = lease_of(redis.call('HGET', leases, id))
+local ids, found, stray = worker and redis.call('SRANDMEMBER', held, most_now) or {}, {}, {}
+for i, text in ipairs(#ids > 0 and redis.call('HMGET', leases, unpack(ids)) or {}) do
+  local lease = lease_of(text)
   if lease and lease.worker == worker then
-    check_lost(id, worker)
-    lease.id = id
+    lease.id = ids[i]
     found[#found + 1] = lease
   else
-    stray[#stray + 1] = id
+    stray[#stray + 1] = ids[i]
   end
 end
+-- What is pushed to the front last comes first: the oldest.
+table.sort(found, function(one, other) return tonumber(one.started) < tonumber(other.started) end)
+local plan = plan_losses(worker or '', found, stopping == '')
 
 local held_until = contact()
 if held_until > now and stopping == '' then
@@ -51,14 +53,9 @@ if held_until > now and stopping == '' then
 elseif not worker then
   return {0, '', 0, 0}
 end
-for _, id in ipairs(stray) do
-  redis.call('SREM', held, id)
+if #stray > 0 then
+  redis.call('SREM', held, unpack(stray))
 end
--- What is pushed to the front last comes first: the oldest.
-table.sort(found, function(one, other) return tonumber(one.started) < tonumber(other.started) end)
-for _, lease in ipairs(found) do
-  local name = string.match(worker, '^[^#]*')
-  lose(lease.id, lease, stopping == '', 'worker ' .. name .. (stopping == '' and ' is gone' or ' stopped'))
-  taken = taken + 1
-end
-return {0, worker, taken, redis.call('EXISTS', held) == 0 and 1 or 0}
+local name = string.match(worker, '^[^#]*')
+lose(plan, 'worker ' .. name .. (stopping == '' and ' is gone' or ' stopped'))
+return {0, worker, #found, redis.call('EXISTS', held) == 0 and 1 or 0}
