@@ -131,7 +131,8 @@ class Heart(threading.Thread):
         if not due and has == self._told:
             return
         gone = [tag for tag in self._told if tag not in has]
-        new = [text for tag, task_id in has.items() if tag not in self._told for text in (tag, task_id)]
+        # Everything once per interval: the store may have lost its data without our noticing.
+        new = [text for tag, task_id in has.items() if due or tag not in self._told for text in (tag, task_id)]
         keys, settings = self._store.keys, self._leases.settings
         held = script("beat")(
             self._store,

@@ -32,7 +32,6 @@ def deliver(self, n):
 def test_kills_under_load(project: Callable[..., Project], items: int, kills: int) -> None:
     """``kill -9`` of random workers while thousands of items are worked off."""
     proj = project(f"ITEMS = {items}\n{LOAD}", **SETTINGS)
-    assert proj.rows() == []  # the record's file is made before many want to write to it
     proj.beat().ready()
     workers = [proj.worker().ready() for _ in range(WORKERS)]
     chance = random.Random(5)

@@ -84,6 +84,8 @@ class Project:
         head = PLAIN.format(name=name, broker=self.broker, config=repr(settings))
         self.write(f"{name}.py", "\n".join([head, PERPETUAL if perpetual else "", dedent(source)]))
         shutil.copy(ledger.__file__, folder / "ledger.py")
+        # Made before several processes want to be the first to write: switching to a write-ahead log cannot wait.
+        ledger.rows(folder / "ledger.sqlite")
 
     def write(self, path: str, text: str) -> Path:
         """Write a further file of the project."""
