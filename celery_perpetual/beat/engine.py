@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery.utils.log import get_logger
@@ -49,8 +50,16 @@ class Engine:
         """Whether this beat may act as leader right now. Never asks the store."""
         return self._leadership is not None and self._leadership.leads
 
-    def start(self) -> None:
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to stop."""
+        return self._stop_by is not None
+
+    def start(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Discover, reach the store, try to lead, and start the threads.
+
+        Args:
+            meanwhile: called while it waits for the store; what it raises ends the wait.
 
         Raises:
             SettingsError: the prefix belongs to another app.
@@ -61,7 +70,7 @@ class Engine:
         roster = Roster(self.app, settings)
         if getattr(self.app, "perpetual", None) is None:
             logger.warning("perpetual: Perpetual(app) is missing: no worker will tell how items end; see the README")
-        store.wait(settings.store_wait)
+        store.wait(settings.store_wait, meanwhile)
         leadership = Leadership(
             store,
             app_name=self.app.main or "__main__",

@@ -70,9 +70,10 @@ class PerpetualScheduler(Scheduler):
     def setup_schedule(self) -> None:
         """Start polling. The base scheduler is set up once this beat leads."""
         if _made_to_be_closed():
+            _told_to_end.set()
             raise SystemExit(0)
         try:
-            self._perpetual_engine.start()
+            self._perpetual_engine.start(_heed)
             if self._perpetual_engine.leads:
                 self._perpetual_take_over()
         except BaseException:  # SIGTERM may come at any point of it, and Celery does not know this scheduler yet
@@ -80,7 +81,9 @@ class PerpetualScheduler(Scheduler):
             raise
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """One tick of the base scheduler if this beat leads; seconds to sleep. Never raises."""
+        """One tick of the base scheduler if this beat leads; seconds to sleep. Raises nothing but a lost SystemExit."""
+        if self._perpetual_engine.stopped:
+            raise SystemExit(0)
         self._perpetual_ticking = True
         try:
             if not self._perpetual_engine.leads:
@@ -165,6 +168,16 @@ class PerpetualScheduler(Scheduler):
             release = threading.Thread(target=connection.release, name="perpetual-hang-up", daemon=True)
             release.start()
             release.join(HANG_UP_SECONDS)
+
+
+#: Celery's SIGTERM handler ends beat by raising SystemExit, and where the signal comes in the middle of a destructor or
+#: a weak reference's callback, Python drops that. So beat also looks whether it was told to end.
+_told_to_end = threading.Event()
+
+
+def _heed() -> None:
+    if _told_to_end.is_set():
+        raise SystemExit(0)
 
 
 def _made_to_be_closed() -> bool:

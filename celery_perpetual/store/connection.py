@@ -6,7 +6,7 @@ A :class:`Store` may be shared by threads; after a fork redis-py gives the child
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +87,11 @@ class Store:
             seconds, micros = self.redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Wait for the first contact.
+
+        Args:
+            meanwhile: called between two tries; what it raises ends the wait.
 
         Raises:
             StoreUnavailable: there was none within ``seconds``.
@@ -109,6 +112,7 @@ class Store:
                         "(or broker_url) to a Redis that runs; perpetual_store_wait sets how long to wait"
                     ) from error
             time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
+            meanwhile()
 
     def close(self) -> None:
         """Give the connections back."""

@@ -249,3 +249,33 @@ def test_sigterm_before_the_first_contact(
     beat = proj.beat().ready()
 
     check_end(beat)
+
+
+#: Once told to end, in a place where Python drops what a signal handler raises.
+DROPS = """
+import signal
+
+class Dropping:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+
+if "DROPS" in os.environ:
+    signal.signal(signal.SIGALRM, lambda *_: Dropping() and None)
+    signal.setitimer(signal.ITIMER_REAL, 3)
+"""
+
+
+@pytest.mark.parametrize("contact", [True, False], ids=["at work", "before the first contact"])
+def test_sigterm_in_a_destructor(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer], contact: bool
+) -> None:
+    """The SystemExit of Celery's handler is lost there; beat ends all the same."""
+    server = private_redis()
+    proj = project(POLLS + DROPS, store=server.url)
+    if not contact:
+        server.stop()
+    beat = proj.beat(env={"DROPS": "1", "POLL": "nothing"}).ready()
+
+    assert beat.wait(3 + LONGEST + 5) == 0
+    assert "Exception ignored in" in beat.log()
