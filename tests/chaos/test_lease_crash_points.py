@@ -1,0 +1,78 @@
+"""A process that dies between two steps of a lease: nothing is lost, and everything ends once."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import wait_until
+from tests.support.leased import SETTINGS, TASKS, events, final_ends, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support import Project
+
+SIX = "ITEMS = 6\n" + TASKS
+
+
+def check(proj: Project) -> None:
+    """All six have run to an end that was announced once, and nothing of them is left."""
+    wait_until(lambda: len(final_ends(proj)) == 6, "six ends are announced", 60)
+    assert final_ends(proj) == {(task_id, "success"): 1 for task_id in tokens(proj, "end")}
+    keys = [f"perpetual:{name}" for name in ("leases", "states", "copies", "again", "open")]
+    wait_until(lambda: not proj.redis.exists(*keys), "nothing of them is left")
+    assert proj.redis.hget("perpetual:u:perpetual:proj.deliver", "inflight") == "0"
+
+
+@pytest.mark.parametrize("point", ["task.starting:2", "task.started:2", "task.finishing:2", "task.finished:2"])
+def test_a_worker_that_dies_between_two_steps(project: Callable[..., Project], point: str) -> None:
+    """Before and after the lease is granted, before and after the end is settled."""
+    proj = project(SIX, **SETTINGS)
+    proj.write("released", "")
+    proj.beat().ready()
+
+    # Threads, so that the point takes the whole worker along.
+    assert proj.worker(pool="threads", env={"PERPETUAL_CRASH_AT": point}).wait(60) == -signal.SIGKILL
+    proj.worker(pool="threads").ready()
+
+    check(proj)
+
+
+@pytest.mark.parametrize("point", ["lost.sending", "lost.sent", "lost.sending:2"])
+def test_a_leader_that_dies_while_it_sends_lost_tasks(project: Callable[..., Project], point: str) -> None:
+    """What it has not sent, the next leader sends; what it has sent is not sent again."""
+    proj = project(SIX, **SETTINGS)
+    leader = proj.beat(env={"PERPETUAL_CRASH_AT": point}).ready()
+    victim = proj.worker().ready()
+    wait_until(lambda: len(tokens(proj, "begin")) == 2, "two have begun")
+
+    victim.kill9()
+    assert leader.wait(60) == -signal.SIGKILL
+    proj.write("released", "")
+    proj.beat().ready()
+    proj.worker().ready()
+
+    check(proj)
+    lost = {event["task_id"] for event in events(proj, "lease.lost")}
+    assert tokens(proj, "begin").keys() >= lost
+
+
+@pytest.mark.parametrize("point", ["task.released", "lost.sending", "lost.sent"])
+def test_a_worker_that_dies_while_it_gives_a_lost_child_back(project: Callable[..., Project], point: str) -> None:
+    """Its child is gone, and it dies over that too: the leader takes over."""
+    source = SIX.replace("    linger(self)\n", """
+    if n == 0 and not os.path.exists("died"):
+        open("died", "w").close()
+        os._exit(1)
+""", 1)  # fmt: skip
+    # The leader looks seldom, so that the worker is the first to send.
+    proj = project(source, **{**SETTINGS, "perpetual_cycle_interval": 3})
+    proj.beat().ready()
+
+    assert proj.worker(env={"PERPETUAL_CRASH_AT": point}).wait(60) == -signal.SIGKILL
+    proj.worker().ready()
+
+    check(proj)
