@@ -17,7 +17,7 @@ from celery_perpetual.completions import announces, results
 from celery_perpetual.completions.announce import FIRST, End
 from celery_perpetual.completions.completion import FAILURE, NEEDS_ATTENTION, REVOKED, UNKNOWN
 from celery_perpetual.completions.lookup import answers
-from celery_perpetual.errors import NotSuccessful
+from celery_perpetual.errors import NotFound, NotSuccessful
 from celery_perpetual.leases import Again
 from celery_perpetual.operations.wired import Wired
 from celery_perpetual.polling.outcome import format_time
@@ -191,10 +191,21 @@ class LeaseOperations(Wired):
         return ended
 
     def purge(self, queue: str) -> int:
-        """Take every message out of a queue and end its tasks as revoked; returns how many messages there were."""
-        count = 0
+        """Take every message out of a queue and end its tasks as revoked; returns how many messages there were.
+
+        Raises:
+            NotFound: neither the app nor the broker knows such a queue.
+            StoreUnavailable: the store did not answer; what has been taken out by then is missed, and sent again.
+        """
+        count, is_known = 0, queue in self.app.amqp.queues
         with self.app.connection_for_write() as connection:
             bound = self.app.amqp.queues[queue](connection.default_channel)
+            if not is_known:
+                try:
+                    bound.queue_declare(passive=True)
+                except connection.channel_errors as error:
+                    known = ", ".join(sorted(name for name in self.app.amqp.queues if name != queue))
+                    raise NotFound(f"no queue {queue!r} is there to purge; the app knows {known}") from error
             while (message := bound.get(no_ack=True)) is not None:
                 count += 1
                 headers = message.headers or {}

@@ -129,6 +129,18 @@ def test_a_queue_is_purged(project: Callable[..., Project], redis_url: str) -> N
     assert proj.redis.hget("perpetual:u:perpetual:proj.deliver", "inflight") == "0"
 
 
+def test_a_queue_that_nobody_knows_is_not_purged(project: Callable[..., Project]) -> None:
+    """A slip of the pen is told, not answered with zero; a queue that only the broker knows is purged."""
+    proj = project(SOURCE, **SETTINGS)
+    proj.run_python("from proj import *; deliver.apply_async((1,), queue='other')")
+
+    done = proj.celery("perpetual", "purge", "cellery", "--yes")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no queue 'cellery' is there to purge; the app knows celery" in done.stderr
+    assert verb(proj, "purge", "other", "--yes") == {"purged": 1}
+
+
 @pytest.mark.parametrize("verb_", ["recover", "release", "cancel"])
 def test_an_unknown_id_is_refused(project: Callable[..., Project], verb_: str) -> None:
     """Nothing happens to an id of our form that nobody knows."""
