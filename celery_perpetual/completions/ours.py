@@ -22,11 +22,7 @@ def is_ours(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool:
         return True
     perpetual: Any = getattr(app, "perpetual", None)
     name = getattr(task, "name", None) or ""
-    return (
-        perpetual is not None
-        and perpetual.settings.completions == "all"
-        and not name.startswith(("celery.", "celery_perpetual."))
-    )
+    return perpetual is not None and perpetual.settings.completions == "all" and not name.startswith(BUILT_IN)
 
 
 def announces(task: Any) -> bool:

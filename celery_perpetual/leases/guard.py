@@ -21,7 +21,9 @@ from celery.canvas import _chain
 from celery.exceptions import Ignore, Reject
 from celery.utils.log import get_logger
 
-from celery_perpetual.leases.leases import BUILT_IN, NONCE, OF_DELIVERY
+from celery_perpetual.completions.ours import BUILT_IN
+from celery_perpetual.completions.signals import REPLACED
+from celery_perpetual.leases.leases import NONCE, OF_DELIVERY
 from celery_perpetual.leases.request import leased_request
 from celery_perpetual.tasks import HEADER, HEADER_VALUE, Execution, LeaseLost, current, speaking
 
@@ -31,9 +33,6 @@ if TYPE_CHECKING:
     from celery_perpetual.leases.leases import Leases
 
 logger = get_logger(__name__)
-
-#: What ``Task.replace`` raises; only its text tells it from an ``Ignore`` of the task's own.
-REPLACED = "Replaced by new task"
 
 #: Where a task keeps its tracer, a class the mark that its body is wrapped, and a request the mark that it has begun.
 TRACER, WRAPPED, ENTERED = "_perpetual_tracer", "_perpetual_body", "_perpetual_entered"

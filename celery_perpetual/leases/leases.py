@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
+from celery_perpetual.completions.ours import BUILT_IN
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.worker import Instance, WorkerState
 from celery_perpetual.ledger import item_place, place
 from celery_perpetual.store import Store, is_redis, script
-from celery_perpetual.tasks import HEADER, Execution, PerpetualTask
+from celery_perpetual.tasks import HEADER, Execution, PerpetualOptions, PerpetualTask
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -27,11 +28,12 @@ logger = get_logger(__name__)
 #: Where a request keeps what its receiving worker knows of its delivery.
 OF_DELIVERY = NONCE, TAG, COPY = "perpetual_nonce", "perpetual_tag", "perpetual_copy"
 
-#: Tasks that are machinery, not work.
-BUILT_IN = ("celery.", "celery_perpetual.")
-
 #: With ``perpetual_store_down = "hold"``: pause between two tries to ask for a lease.
 HOLD_SECONDS = 0.5
+
+
+#: Of a task that says nothing.
+DEFAULTS = PerpetualOptions()
 
 
 class Leases:
@@ -106,7 +108,7 @@ class Leases:
         keys, where = self.store.keys, item_place(task_id)
         poll_id, chunk = ("", 0) if where is None else (where.poll_id, where.chunk)
         worker = "" if self.instance is None else self.instance.name
-        options = getattr(task, "perpetual_options", None)
+        most, on_lost = _when_lost(task)
         ours = place(task_id) is not None or request.get(HEADER) or isinstance(task, PerpetualTask)
         redelivered = (request.get("delivery_info") or {}).get("redelivered")
         return script("start")(
@@ -117,7 +119,7 @@ class Leases:
             counters=keys.counters, workers=keys.workers, events=keys.events,
             id=task_id, position=-1 if where is None else where.position, worker=worker, nonce=request[NONCE],
             nesting=int(request.get("replaced_task_nesting") or 0), retries=int(request.get("retries") or 0),
-            most=getattr(options, "max_recoveries", 3), on_lost=getattr(task, "on_lost", None) or "requeue",
+            most=most, on_lost=on_lost,
             tag=request.get(TAG) or "", task=task.name, copy=request.get(COPY) or "",
             ended=int(bool(ours or redelivered)), tombs=keys.tombs_prefix,
             days=round(self.settings.tombstone_ttl // 86400), ttl=_ms(self.settings.lease_ttl),
@@ -215,14 +217,14 @@ class Leases:
         if task is None or not self.guards(task, task_id, {HEADER: 1}):
             return "gone"
         poll_id, chunk = ("", 0) if where is None else (where.poll_id, where.chunk)
+        most, on_lost = _when_lost(task)
         with self.store.errors("state"):
             state = self.store.redis.hget(keys.states, task_id)
         verdict = script("reconcile")(
             self.store, leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked,
             again=keys.again, events=keys.events, counters=keys.counters, chunk=keys.chunk(poll_id, chunk),
             done=keys.done(poll_id, chunk), id=task_id, position=-1 if where is None else where.position, task=name,
-            most=getattr(getattr(task, "perpetual_options", None), "max_recoveries", 3),
-            on_lost=getattr(task, "on_lost", None) or "requeue",
+            most=most, on_lost=on_lost,
             recoveries=0 if state is None else int(state.split(b"|")[2]), prefix=keys.prefix,
             maxlen=settings.events_maxlen, record_ttl=_ms(settings.completion_ttl),
             queue_ttl=_ms(settings.queue_ttl), counts=int(counts), tag=tag, copy=copy,
@@ -269,6 +271,12 @@ class Leases:
         if self.instance is None or self.instance.pid != os.getpid():
             self.instance = Instance(hostname, self.settings.lease_ttl)
         return self.instance
+
+
+def _when_lost(task: Any) -> tuple[int, str]:
+    """How often a task may be lost, and what becomes of it; an ordinary task has the defaults of a perpetual one."""
+    options = getattr(task, "perpetual_options", None) or DEFAULTS
+    return options.max_recoveries, getattr(task, "on_lost", PerpetualTask.on_lost)
 
 
 def _ms(seconds: float) -> int:
