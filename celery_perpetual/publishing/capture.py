@@ -8,6 +8,7 @@ kept instead of done.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from kombu.utils.json import dumps, loads
 
@@ -98,7 +99,8 @@ class Capture:
     def restored(self, tag: str) -> list[Command] | None:
         """The commands that put a message back that somebody received and did not acknowledge; None if it is not there.
 
-        They do not take it out of the broker's books; :meth:`settle` does.
+        They do not take it out of the broker's books; :meth:`settle` does. What is put back is another delivery, with a
+        tag of its own: whoever receives it before the old one is struck off keeps it.
         """
         channel = self._channel
         with channel.conn_or_acquire() as client:
@@ -107,6 +109,7 @@ class Capture:
             return None
         payload, exchange, routing_key = loads(found)
         payload["headers"]["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
+        payload["properties"]["delivery_tag"] = str(uuid4())
         self._commands = []
         for queue in channel._lookup(exchange, routing_key):
             self._put(queue, payload)
