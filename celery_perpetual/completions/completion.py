@@ -24,7 +24,7 @@ LONGEST_RESULT = 8 * 1024
 LONGEST_MESSAGE = 2 * 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Completion:
     """How a task ended, or that it has not."""
 
@@ -86,15 +86,24 @@ class Completion:
 
 
 _NAMES = {each.name for each in fields(Completion)}
+_RECORDED = _NAMES - {"timed_out"}
 
 
 def from_json(record: bytes | str) -> Completion:
     """A completion from its record; fields of a newer release are passed over."""
     text = record if isinstance(record, str) else record.decode()  # json would guess the encoding first
-    values = {name: value for name, value in json.loads(text).items() if name in _NAMES}
+    values = json.loads(text)
+    values.pop("v", None)
+    if not values.keys() <= _NAMES:
+        values = {name: value for name, value in values.items() if name in _NAMES}
     if values.get("finished_at"):
         values["finished_at"] = parse_time(values["finished_at"])
-    return Completion(**values)
+    if values.keys() != _RECORDED:  # an older or a newer release's
+        return Completion(**values)
+    # The constructor of a frozen class takes longer than all before this, and every waiter waits for it.
+    completion = object.__new__(Completion)
+    completion.__dict__.update(values)
+    return completion
 
 
 def from_celery(task_id: str, meta: Any) -> Completion | None:

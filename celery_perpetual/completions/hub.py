@@ -17,12 +17,12 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 from celery.utils.log import get_logger
 from redis.exceptions import RedisError
 
-from celery_perpetual.ledger import chunks
+from celery_perpetual.completions.subscription import Subscription
 from celery_perpetual.store import Store
 
 logger = get_logger(__name__)
@@ -38,12 +38,10 @@ STREAM_SECONDS = 0.02
 #: Then they gather this long for each id that is waited for by whoever waits for the fewest.
 GATHER_SECONDS = 0.000_01
 #: Not worth a pause, and the longest.
-SHORTEST_GATHER, LONGEST_GATHER = 0.001, 0.05
+SHORTEST_GATHER, LONGEST_GATHER = 0.001, 0.01
 #: Channels that nobody watches any more are left this often, in seconds, or when there are so many of them.
 TIDY_SECONDS = 1.0
 MANY_IDLE = 1000
-#: Most messages that are read before they are handed over.
-MOST_MESSAGES = 1000
 
 
 class Watcher(Protocol):
@@ -73,7 +71,7 @@ class Hub:
         """Subscribed to, and nobody watches."""
         self._tidied = 0.0
         self._newest: str | None = None
-        self._pubsub: Any = None
+        self._subscription: Subscription | None = None
         self._broken = False
         self._catching_up = False
         self._streaming = 0
@@ -104,8 +102,8 @@ class Hub:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="perpetual-hub", daemon=True)
                 self._thread.start()
-            elif fresh and self._pubsub is not None:
-                self._send("subscribe", fresh)
+            elif fresh and self._subscription is not None:
+                self._subscribe(self._subscription, fresh)
             # Words come in the order of the commands: those for the last channels come last.
             missing = [channel for channel in reversed(channels) if channel not in self._confirmed]
             self._changed.wait_for(lambda: self._broken or self._all_confirmed(missing), CONFIRM_SECONDS)
@@ -129,56 +127,31 @@ class Hub:
                         del self._watchers[channel]
                         self._idle.add(channel)
 
-    def _tidy(self) -> None:
-        """Unsubscribe from what nobody watches any more."""
-        late = time.monotonic() - self._tidied > TIDY_SECONDS
-        if self._pubsub is None or not self._idle or not (late or len(self._idle) >= MANY_IDLE):
-            return
-        self._tidied = time.monotonic()
-        with self._changed:
-            idle, self._idle = list(self._idle), set()
-            self._confirmed.difference_update(idle)
-            self._send("unsubscribe", idle)
-
-    def _send(self, verb: str, channels: Sequence[str]) -> None:
+    def _subscribe(self, subscription: Subscription, channels: Sequence[str]) -> None:
         """Write to the connection that the thread reads; a broken one is the thread's to replace."""
+        self._newest = channels[-1]
         try:
-            for part in chunks(channels):
-                getattr(self._pubsub, verb)(*part)
+            subscription.subscribe(channels)
         except (RedisError, OSError) as error:
             logger.info("perpetual: the subscription broke: %s", error)
-        if verb == "subscribe":
-            self._newest = channels[-1]
 
     def _run(self) -> None:
         while True:
+            found: list[list[bytes]] = []
             try:
-                if self._pubsub is None:
-                    self._connect()
-                messages = self._read()
-                if messages:
-                    self._hand_over(messages)
-                    self._gather(sum(message["type"] == "message" for message in messages))
-                if messages or self._watchers:
-                    self._tidy()
-            except Exception as error:  # noqa: BLE001  # redis-py stumbles when another thread's writing breaks it
+                subscription = self._subscription or self._connect()
+                found = subscription.read(READ_SECONDS)
+                if found:
+                    self._gather(self._hand_over(found))
+                if found or self._watchers:
+                    self._tidy(subscription)
+            except Exception as error:  # noqa: BLE001  # another thread's writing may break what is read here
                 if not self._broken:
                     logger.warning("perpetual: lost the subscription, connecting again: %r", error)
                 self._disconnect()
                 time.sleep(RECONNECT_SECONDS)
-                messages = []
-            if not messages and self._rest():
+            if not found and self._rest():
                 return
-
-    def _read(self) -> list[dict[str, Any]]:
-        """What has come, or what comes next; by itself if it is no part of a stream."""
-        found: list[dict[str, Any]] = []
-        message = self._pubsub.get_message(timeout=READ_SECONDS)
-        while message is not None:
-            found.append(message)
-            alone = message["type"] == "message" and not self._streaming
-            message = None if alone or len(found) == MOST_MESSAGES else self._pubsub.get_message(timeout=0)
-        return found
 
     def _gather(self, count: int) -> None:
         """Let more come, if they come in a stream and everybody waits for many."""
@@ -193,53 +166,65 @@ class Hub:
                 time.sleep(min(fewest * GATHER_SECONDS, LONGEST_GATHER))
         self._went_on = time.monotonic()
 
-    def _connect(self) -> None:
-        pubsub: Any = self._store.redis.pubsub()
-        pubsub.ping()  # a server that does not answer is waited for here, where nobody waits along
+    def _tidy(self, subscription: Subscription) -> None:
+        """Unsubscribe from what nobody watches any more."""
+        late = time.monotonic() - self._tidied > TIDY_SECONDS
+        if not self._idle or not (late or len(self._idle) >= MANY_IDLE):
+            return
+        self._tidied = time.monotonic()
+        with self._changed:
+            idle, self._idle = list(self._idle), set()
+            self._confirmed.difference_update(idle)
+            subscription.unsubscribe(idle)
+
+    def _connect(self) -> Subscription:
+        # A server that does not answer is waited for here, where nobody waits along.
+        subscription = Subscription(self._store)
         with self._changed:
             self._confirmed.clear()
             self._idle.clear()
             self._catching_up = True
             self._broken = False
-            self._pubsub = pubsub
-            for part in chunks(list(self._watchers)):
-                pubsub.subscribe(*part)
-                self._newest = part[-1]
+            self._subscription = subscription
+            if self._watchers:
+                self._subscribe(subscription, list(self._watchers))
+        return subscription
 
     def _disconnect(self) -> None:
         with self._changed:
-            pubsub, self._pubsub = self._pubsub, None
+            subscription, self._subscription = self._subscription, None
             self._broken = True
             self._confirmed.clear()
             self._idle.clear()
             self._changed.notify_all()
-        if pubsub is not None:
-            pubsub.close()
+        if subscription is not None:
+            subscription.close()
 
-    def _hand_over(self, messages: list[dict[str, Any]]) -> None:
+    def _hand_over(self, found: list[list[bytes]]) -> int:
+        """Give everybody what is theirs; returns how many messages came."""
         told: dict[Watcher, list[bytes]] = {}
+        confirmed, count = [], 0
         with self._changed:
-            for message in messages:
-                if message["type"] == "message":
-                    for watcher in self._watchers.get(message["channel"].decode(), ()):
-                        told.setdefault(watcher, []).append(message["data"])
+            for frame in found:
+                if frame[0] == b"message":
+                    count += 1
+                    for watcher in self._watchers.get(frame[1].decode(), ()):
+                        told.setdefault(watcher, []).append(frame[2])
+                elif frame[0] == b"subscribe":
+                    confirmed.append(frame[1].decode())
         for watcher, data in told.items():
             watcher.told(data)
-        self._confirm([message["channel"].decode() for message in messages if message["type"] == "subscribe"])
+        if confirmed:
+            self._confirm(confirmed)
+        return count
 
     def _confirm(self, channels: list[str]) -> None:
-        if not channels:
-            return
         with self._changed:
-            again = not self._confirmed.isdisjoint(channels) or len(set(channels)) < len(channels)
             self._confirmed.update(each for each in channels if each in self._watchers or each in self._idle)
             caught_up = self._catching_up and self._newest in channels
             self._catching_up = self._catching_up and not caught_up
             everybody = {w for ws in self._watchers.values() for w in ws} if caught_up else set()
             self._changed.notify_all()
-        if again:  # redis-py has connected anew by itself; what came in between is missing
-            logger.info("perpetual: the subscription was interrupted, making a new one")
-            self._disconnect()
         for watcher in everybody:
             watcher.look()
 
@@ -248,9 +233,9 @@ class Hub:
         with self._changed:
             if self._watchers:
                 return False
-            pubsub, self._pubsub, self._thread = self._pubsub, None, None
+            subscription, self._subscription, self._thread = self._subscription, None, None
             self._confirmed.clear()
             self._idle.clear()
-        if pubsub is not None:
-            pubsub.close()
+        if subscription is not None:
+            subscription.close()
         return True
