@@ -80,6 +80,20 @@ class Swept:
     """The same by its own clock."""
 
 
+class Gathered:
+    """What a worker's process asks, gathered in a pipeline."""
+
+    def __init__(self, pipe: Any) -> None:
+        self._pipe = pipe
+
+    def call(self, packed: bytes) -> None:
+        lines = packed.split(b"\r\n")
+        self._pipe.execute_command(*lines[2::2])
+
+    def close(self) -> None:
+        """The connection is the client's."""
+
+
 class Leased:
     """A server on which workers hold so many leases, for which they asked as workers do."""
 
@@ -116,10 +130,9 @@ class Leased:
         """Start workers until there are so many leases again; returns their names, the newest last."""
         store, names = self._leases.store, []
         pipe = self._client.pipeline(transaction=False)
+        ask, wire = self._leases._start, store.wire  # noqa: SLF001
         try:
-            # What a worker's process asks, gathered.
-            self._leases.store = SimpleNamespace(keys=store.keys, errors=store.errors, redis=pipe)
-            ask = self._leases._start  # noqa: SLF001
+            store.wire = Gathered(pipe)
             for _ in range((self._size - self._client.hlen(store.keys.leases)) // EACH):
                 names.append(f"worker-{self._started}@host#{self._started:08x}")
                 self._started += 1
@@ -130,7 +143,7 @@ class Leased:
                     ask(self._task, task_id, {NONCE: nonce, TAG: tag, COPY: copy})
                 assert all(verdict == b"run" for verdict, _, _ in pipe.execute())
         finally:
-            self._leases.store = store
+            store.wire = wire
         assert self._client.hlen(store.keys.leases) == self._size
         return names
 

@@ -67,7 +67,8 @@ def once(client: redis.Redis, server: int, variant: Variant, tasks: int) -> floa
     assert 0 <= done.get("set", 0) - tasks * completions < 20 + tasks * leases, done
     # Every grant has a number; whoever has it is written down, and that it has ended.
     assert done.get("incr", 0) == tasks * leases, done
-    assert done.get("sadd", 0) == 2 * tasks * leases, done
+    # Kombu writes down a binding now and then.
+    assert 0 <= done.get("sadd", 0) - 2 * tasks * leases < 20, done
     assert done.get("xadd", 0) == tasks * completions, done
     assert done.get("publish", 0) == tasks * (backend + 2 * completions), done
     return cpu / tasks

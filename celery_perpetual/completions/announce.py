@@ -13,6 +13,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
@@ -22,7 +23,7 @@ from celery_perpetual.completions.completion import VERSION, error_of, inline
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger import item_place
-from celery_perpetual.store import Store, script
+from celery_perpetual.store import Prepared, Store
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -35,13 +36,15 @@ logger = get_logger(__name__)
 MOST_WAITING = 10_000
 RETRY_SECONDS = 0.5
 
+_json = json.JSONEncoder().encode
+
 #: What the script answers for the end that counts.
 FIRST = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class End:
-    """One end of one task."""
+    """One end of one task; never changed once made."""
 
     task_id: str
     task: str | None
@@ -62,19 +65,14 @@ class End:
         """The record without what only the store knows, and without its closing brace."""
         if not self.announce:
             return ""
-        facts = {
-            "v": VERSION,
-            "task_id": self.task_id,
-            "task": self.task,
-            "status": self.status,
-            "final": True,
-            "runtime": None if self.runtime is None else round(self.runtime, 6),
-            "worker": self.worker,
-            "attempt": self.attempt,
-            "error": error_of(self.exception),
-            "meta": self.meta or {},
-        }
-        return f'{json.dumps(facts)[:-1]}, "result": {inline(self.result)}'
+        # As json.dumps writes it, which takes several times as long for a dict; every task waits for this.
+        runtime = "null" if self.runtime is None else _json(round(self.runtime, 6))
+        return (
+            f'{{"v": {VERSION}, "task_id": {_json(self.task_id)}, "task": {_json(self.task)}, '
+            f'"status": "{self.status}", "final": true, "runtime": {runtime}, "worker": {_json(self.worker)}, '
+            f'"attempt": {self.attempt}, "error": {_json(error_of(self.exception))}, "meta": {_json(self.meta or {})}, '
+            f'"result": {inline(self.result)}'
+        )
 
 
 class Announcer:
@@ -92,13 +90,25 @@ class Announcer:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
+    @cached_property
+    def _finish(self) -> Prepared:
+        keys, settings = self._store.keys, self._settings
+        return Prepared(
+            self._store, "finish",
+            everybody=keys.everybody, events=keys.events, counters=keys.counters, batches=keys.batches,
+            leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked, again=keys.again,
+            batch_ttl=_ms(settings.tombstone_ttl), record_ttl=_ms(settings.completion_ttl),
+            queue_ttl=_ms(settings.queue_ttl), maxlen=settings.events_maxlen, prefix=keys.prefix,
+            tombs=keys.tombs_prefix,
+        )  # fmt: skip
+
     def finish(self, end: End) -> None:
         """Settle one end. Returns within ``perpetual_store_timeout``."""
         if self._pid != os.getpid():  # forked: the parent's ends are the parent's
             self._reset()
         reach("task.finishing")
         self._waiting.append((end, end.head()))
-        if not self.down:
+        if self._thread is None or not self.down:
             self.settle()
         if self._waiting:
             self._settle_later()
@@ -133,20 +143,13 @@ class Announcer:
         return self._settle(end, end.head())
 
     def _settle(self, end: End, head: str) -> int:
-        keys, settings, where = self._store.keys, self._settings, item_place(end.task_id)
-        poll_id = "" if where is None else where.poll_id
-        chunk = 0 if where is None else where.chunk
-        first, batch_done = script("finish")(
-            self._store,
+        keys, task_id, where = self._store.keys, end.task_id, item_place(end.task_id)
+        poll_id, chunk, position = ("", 0, -1) if where is None else (where.poll_id, where.chunk, where.position)
+        first, batch_done = self._finish(
             batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk),
-            completion=keys.completion(end.task_id), queue=keys.queue(end.task_id),
-            channel=keys.channel(end.task_id), everybody=keys.everybody, events=keys.events,
-            counters=keys.counters, batches=keys.batches, batch_channel=keys.channel(poll_id),
-            leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked, again=keys.again,
-            id=end.task_id, position=-1 if where is None else where.position, status=end.status, head=head,
-            batch_ttl=_ms(settings.tombstone_ttl), record_ttl=_ms(settings.completion_ttl),
-            queue_ttl=_ms(settings.queue_ttl), maxlen=settings.events_maxlen, prefix=keys.prefix, poll=poll_id,
-            nonce=end.nonce, started=int(end.leased), tombs=keys.tombs_prefix,
+            completion=keys.completion(task_id), queue=keys.queue(task_id), channel=keys.channel(task_id),
+            batch_channel=keys.channel(poll_id), id=task_id, position=position, status=end.status, head=head,
+            poll=poll_id, nonce=end.nonce, started=int(end.leased),
         )  # fmt: skip
         reach("task.finished")
         if batch_done:  # the broker may be slow, and the task that happened to be the last has ended

@@ -15,7 +15,7 @@ from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.worker import Instance, WorkerState
 from celery_perpetual.ledger import item_place, place
-from celery_perpetual.store import Store, is_redis, script
+from celery_perpetual.store import Prepared, Store, is_redis, script
 from celery_perpetual.tasks import HEADER, Execution, PerpetualOptions, PerpetualTask
 
 if TYPE_CHECKING:
@@ -104,26 +104,30 @@ class Leases:
                 return str(verdict.decode())
             return Execution(task_id=task_id, nonce=request[NONCE], token=int(token), recoveries=int(recoveries))
 
+    @cached_property
+    def _ask(self) -> Prepared:
+        keys, settings = self.store.keys, self.settings
+        return Prepared(
+            self.store, "start",
+            leases=keys.leases, states=keys.states, copies=keys.copies, again=keys.again,
+            token=keys.token, counters=keys.counters, workers=keys.workers, events=keys.events, tombs=keys.tombs_prefix,
+            days=round(settings.tombstone_ttl // 86400), ttl=_ms(settings.lease_ttl), maxlen=settings.events_maxlen,
+        )  # fmt: skip
+
     def _start(self, task: Any, task_id: str, request: Any) -> Any:
         keys, where = self.store.keys, item_place(task_id)
-        poll_id, chunk = ("", 0) if where is None else (where.poll_id, where.chunk)
+        poll_id, chunk, position = ("", 0, -1) if where is None else (where.poll_id, where.chunk, where.position)
         worker = "" if self.instance is None else self.instance.name
         most, on_lost = _when_lost(task)
         ours = place(task_id) is not None or request.get(HEADER) or isinstance(task, PerpetualTask)
         redelivered = (request.get("delivery_info") or {}).get("redelivered")
-        return script("start")(
-            self.store,
-            leases=keys.leases, held=keys.held(worker), states=keys.states, copies=keys.copies, parked=keys.parked,
-            again=keys.again, completion=keys.completion(task_id), batch=keys.poll(poll_id),
-            chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk), token=keys.token,
-            counters=keys.counters, workers=keys.workers, events=keys.events,
-            id=task_id, position=-1 if where is None else where.position, worker=worker, nonce=request[NONCE],
+        return self._ask(
+            held=keys.held(worker), completion=keys.completion(task_id), batch=keys.poll(poll_id),
+            chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk),
+            id=task_id, position=position, worker=worker, nonce=request[NONCE],
             nesting=int(request.get("replaced_task_nesting") or 0), retries=int(request.get("retries") or 0),
-            most=most, on_lost=on_lost,
-            tag=request.get(TAG) or "", task=task.name, copy=request.get(COPY) or "",
-            ended=int(bool(ours or redelivered)), tombs=keys.tombs_prefix,
-            days=round(self.settings.tombstone_ttl // 86400), ttl=_ms(self.settings.lease_ttl),
-            maxlen=self.settings.events_maxlen,
+            most=most, on_lost=on_lost, tag=request.get(TAG) or "", task=task.name, copy=request.get(COPY) or "",
+            ended=int(bool(ours or redelivered)),
         )  # fmt: skip
 
     def holds(self, execution: Execution) -> bool:

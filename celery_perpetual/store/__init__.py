@@ -6,6 +6,17 @@ from celery_perpetual.store.address import Address, address, is_redis, without_p
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.health import store_warnings
 from celery_perpetual.store.keys import Keys
-from celery_perpetual.store.scripts import Script, script
+from celery_perpetual.store.scripts import Prepared, Script, script
 
-__all__ = ["Address", "Keys", "Script", "Store", "address", "is_redis", "script", "store_warnings", "without_password"]
+__all__ = [
+    "Address",
+    "Keys",
+    "Prepared",
+    "Script",
+    "Store",
+    "address",
+    "is_redis",
+    "script",
+    "store_warnings",
+    "without_password",
+]

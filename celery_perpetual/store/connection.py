@@ -6,8 +6,7 @@ A :class:`Store` may be shared by threads; after a fork redis-py gives the child
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -21,6 +20,7 @@ from redis.sentinel import Sentinel
 from celery_perpetual.errors import SettingsError, StoreUnavailable
 from celery_perpetual.store.address import Address, address, is_redis, without_password
 from celery_perpetual.store.keys import Keys
+from celery_perpetual.store.wire import Wire
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -43,6 +43,8 @@ class Store:
         self.shown = shown
         self.redis: Any = _client(where, timeout, patient=patient)
         """The client; replies are bytes. Its stubs know sync and async replies only as unions, hence Any."""
+        self.wire = Wire(self.redis)
+        """For the calls that every task makes."""
 
     @classmethod
     def from_app(cls, app: Celery, settings: Settings) -> Store:
@@ -69,17 +71,9 @@ class Store:
         timeout = self.timeout if patient else self.timeout / 2
         return Store(self.address, self.keys.prefix, timeout=timeout, shown=self.shown, patient=patient)
 
-    @contextmanager
-    def errors(self, doing: str) -> Iterator[None]:
-        """Turn the client's errors into :class:`StoreUnavailable`."""
-        try:
-            yield
-        except (NoConnection, NoAnswer, OSError) as error:
-            raise StoreUnavailable(f"store {self.shown} did not answer ({doing}): {error}") from error
-        except RedisError as error:
-            if _is_passing(error):
-                raise StoreUnavailable(f"store {self.shown} is not ready ({doing}): {error}") from error
-            raise
+    def errors(self, doing: str) -> _Errors:
+        """Turn the client's errors into :class:`StoreUnavailable`, within a block."""
+        return _Errors(self.shown, doing)
 
     def now(self) -> int:
         """The store's own time in milliseconds; every decision about time uses it."""
@@ -116,8 +110,28 @@ class Store:
 
     def close(self) -> None:
         """Give the connections back."""
+        self.wire.close()
         self.redis.close()
         self.redis.connection_pool.disconnect()
+
+
+class _Errors:
+    """A class, because a generator costs what a call on the wire costs."""
+
+    __slots__ = ("_doing", "_shown")
+
+    def __init__(self, shown: str, doing: str) -> None:
+        self._shown = shown
+        self._doing = doing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, NoConnection | NoAnswer | OSError):
+            raise StoreUnavailable(f"store {self._shown} did not answer ({self._doing}): {error}") from error
+        if isinstance(error, RedisError) and _is_passing(error):
+            raise StoreUnavailable(f"store {self._shown} is not ready ({self._doing}): {error}") from error
 
 
 def _choose(app: Celery, settings: Settings) -> tuple[str, Any, Any]:
@@ -156,6 +170,8 @@ def _client(where: Address, timeout: float, *, patient: bool) -> Any:
         "health_check_interval": 25 if patient else 0,
         "retry": Retry(NoBackoff(), REPEATS, supported_errors=(NoConnection, NoAnswer) if patient else (NoConnection,)),
         "client_name": "celery-perpetual",
+        # Each thread or greenlet may need one at the same moment; a pool that runs out would look like a dead server.
+        "max_connections": 2**31,
     }
     if where.kind == "sentinel":
         master, *nodes = where.place

@@ -4,6 +4,10 @@ A script lives in ``lua/{name}.lua``; its header names what each KEYS and ARGV s
 names, so nobody counts positions. A line ``-- include {file}`` pastes ``lua/{file}.lua``. The last argument may be
 a tail (``ARGV[3..]``); it is passed as ``tail=[...]``.
 
+Redis rolls nothing back, so a key of a wrong type must fail a script before its first write. The types in the header
+are checked before the script's own code; those that are marked (``hash*``) are left to it, because a check is a call of
+its own: it reads such a key before its first write, does so only where it will write to it, or writes to it first.
+
 Every script that changes something is atomic and harmless when it is sent twice with the same arguments,
 because a client repeats a call whose reply got lost.
 """
@@ -11,7 +15,7 @@ because a client repeats a call whose reply got lost.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -19,11 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
+from celery_perpetual.store.wire import bulk
+
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
 _SLOT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.)?\]\s+(\w+)", re.MULTILINE)
-_KIND = re.compile(r"^-- KEYS\[\d+\]\s+\w+\s+(\w+)", re.MULTILINE)
+_KIND = re.compile(r"^-- KEYS\[\d+\]\s+\w+\s+(\w+\*?)", re.MULTILINE)
 _INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
 
 
@@ -50,7 +56,7 @@ class Script:
     def __init__(self, name: str) -> None:
         self.name = name
         self.text = _checked(source(name))
-        self.sha = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        self.sha = _sha(self.text)
         slots = [(kind, slot, bool(tail)) for kind, _, tail, slot in _SLOT.findall(self.text)]
         self.keys = [slot for kind, slot, tail in slots if kind == "KEYS" and not tail]
         self.args = [slot for kind, slot, tail in slots if kind == "ARGV" and not tail]
@@ -71,6 +77,67 @@ class Script:
                 return store.redis.evalsha(self.sha, *numbered)
             except NoScriptError:
                 return store.redis.eval(self.text, *numbered)
+
+
+class Prepared:
+    """A script of one store with some of its slots filled in for good; calls name the others.
+
+    For what every task calls: the values stand in the text as literals, so that a call neither sends nor unpacks them,
+    and the rest is formatted into bytes that are packed once.
+    """
+
+    def __init__(self, store: Store, name: str, **fixed: str | int) -> None:
+        base = script(name)
+        if unknown := fixed.keys() - {*base.keys, *base.args}:
+            raise TypeError(f"{name}.lua has no slot {', '.join(unknown)}")
+        self._store = store
+        self._name = name
+        self._keys = [slot for slot in base.keys if slot not in fixed]
+        self._open = [*self._keys, *(slot for slot in base.args if slot not in fixed)]
+        self._text = _with_literals(base, fixed)
+        head: list[str | bytes | int] = ["EVALSHA", _sha(self._text), len(self._keys)]
+        self._template = b"*%d\r\n" % (len(head) + len(self._open)) + b"".join(map(bulk, head))
+        self._template += b"$%d\r\n%b\r\n" * len(self._open)
+
+    def __call__(self, **slots: str | int) -> Any:
+        """Run the script and return its reply.
+
+        Raises:
+            StoreUnavailable: the store did not answer in time.
+        """
+        values: list[int | bytes] = []
+        for slot in self._open:
+            text = str(slots[slot]).encode()
+            values += (len(text), text)
+        with self._store.errors(self._name):
+            try:
+                return self._store.wire.call(self._template % tuple(values))
+            except NoScriptError:
+                return self._store.redis.eval(self._text, len(self._keys), *values[1::2])
+
+
+def _with_literals(base: Script, fixed: Mapping[str, str | int]) -> str:
+    """The script's text with values for slots, and the slots that are left numbered anew."""
+    numbered = {}
+    for kind, slots in (("KEYS", base.keys), ("ARGV", base.args)):
+        left = [slot for slot in slots if slot not in fixed]
+        for number, slot in enumerate(slots, 1):
+            filled = _literal(fixed[slot]) if slot in fixed else f"{kind}[{left.index(slot) + 1}]"
+            numbered[f"{kind}[{number}]"] = filled
+    code = "\n".join(line for line in base.text.splitlines() if not line.startswith("--"))
+    return re.sub(r"(KEYS|ARGV)\[\d+\]", lambda found: numbered[found[0]], code)
+
+
+def _literal(value: str | int) -> str:
+    """A Lua string, as all that scripts are given is one."""
+    plain = "".join(
+        chr(byte) if 31 < byte < 127 and byte not in b"'\\" else f"\\{byte:03d}" for byte in str(value).encode()
+    )
+    return f"'{plain}'"
+
+
+def _sha(text: str) -> str:
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def _checked(text: str) -> str:

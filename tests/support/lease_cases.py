@@ -29,7 +29,7 @@ def parked_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
 
 
 def end_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
-    return lambda w: {**held_keys(*workers)(w), **tomb(w), w.keys.open: "zset", **finish_keys(w)}
+    return lambda w: {**held_keys(*workers)(w), **finish_keys(w)}
 
 
 def free_end_keys(w: LeaseWorld) -> Mapping[str, str]:

@@ -24,7 +24,7 @@ class LeaseWorld(World):
         k, where = self.keys, place(task_id)
         poll, chunk = (where.poll_id, where.chunk) if where else ("", 0)
         return {
-            "leases": k.leases, "held": k.held(worker), "states": k.states, "copies": k.copies, "parked": k.parked,
+            "leases": k.leases, "held": k.held(worker), "states": k.states, "copies": k.copies,
             "again": k.again, "completion": k.completion(task_id), "batch": k.poll(poll),
             "chunk": k.chunk(poll, chunk), "done": k.done(poll, chunk), "token": k.token, "counters": k.counters,
             "workers": k.workers, "events": k.events, "id": task_id, "position": where.position if where else -1,

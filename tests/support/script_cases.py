@@ -177,7 +177,7 @@ CASES = [
          answers(0)),
     Case("finish", "one of several", World.committed, lambda w: w.finish(1), answers([1, 0]), touches=finish_keys),
     Case("finish", "the last one", lambda w: w.finished(0, 2), lambda w: w.finish(1, "failure"), answers([1, 0]),
-         touches=finish_keys),
+         touches=lambda w: {w.keys.open: "zset", **finish_keys(w)}),
     Case("finish", "not announced", World.committed, lambda w: {**w.finish(1), "head": ""}, answers([1, 0]),
          touches=finish_keys),
     Case("finish", "unknown batch", lambda w: w.claimed(), lambda w: {**w.finish(1), "head": ""}, answers([0, 0]),

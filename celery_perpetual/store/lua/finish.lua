@@ -4,22 +4,22 @@
 -- The head of the record tells a repeated call; the nonce of the delivery tells an execution that has lost its lease:
 -- its end is late, whatever it says.
 --
--- KEYS[1] batch        hash    the committed batch, if the id is one of ours
--- KEYS[2] chunk        list    records
--- KEYS[3] done         string  bitmap of items that have ended
--- KEYS[4] completion   string  the record
--- KEYS[5] queue        list    one element for whoever blocks on it
--- KEYS[6] channel      channel of the task
--- KEYS[7] everybody    channel of the namespace
--- KEYS[8] events       stream
--- KEYS[9] counters     hash    of the namespace
--- KEYS[10] batches     zset    finished batches whose on_batch_done is not sent
--- KEYS[11] batch_channel  channel of the batch
--- KEYS[12] leases      hash    task id -> lease
--- KEYS[13] states      hash    task id -> state
--- KEYS[14] copies      hash    task id -> message
--- KEYS[15] parked      hash    task id -> JSON
--- KEYS[16] again       zset    tasks to be sent again
+-- KEYS[1] batch         hash*    the committed batch, if the id is one of ours
+-- KEYS[2] chunk         list*    records
+-- KEYS[3] done          string*  bitmap of items that have ended
+-- KEYS[4] completion    string*  the record
+-- KEYS[5] queue         list*    one element for whoever blocks on it
+-- KEYS[6] channel       channel  of the task
+-- KEYS[7] everybody     channel  of the namespace
+-- KEYS[8] events        stream*
+-- KEYS[9] counters      hash*    of the namespace
+-- KEYS[10] batches       zset*    finished batches whose on_batch_done is not sent
+-- KEYS[11] batch_channel channel  of the batch
+-- KEYS[12] leases        hash*    task id -> lease
+-- KEYS[13] states        hash*    task id -> state
+-- KEYS[14] copies        hash*    task id -> message
+-- KEYS[15] parked        hash*    task id -> JSON
+-- KEYS[16] again         zset*    tasks to be sent again
 -- ARGV[1] id           text    task id
 -- ARGV[2] position     int     of the item within its chunk, -1 where the id is not ours
 -- ARGV[3] status       text    how it ended
@@ -55,8 +55,9 @@ local function unsent()
 end
 
 local function late()
+  local reply = {2, unsent()}
   redis.call('HINCRBY', counters, 'late', 1)
-  return {2, unsent()}
+  return reply
 end
 
 local known = redis.call('GET', completion)
@@ -83,46 +84,63 @@ if not lease and started == '1' and (item or state) then
 end
 local today = math.floor(now / 86400000)
 local tomb = tombs .. today
-must_be(tomb, 'set')
 if not lease and not state and not item and (redis.call('SISMEMBER', tomb, id) == 1
   or redis.call('SISMEMBER', tombs .. today - 1, id) == 1) then
   return head == '' and {0, 0} or late()
 end
-if lease then
-  must_be(prefix .. ':held:' .. lease.worker, 'set')
+local buried = not item and (lease or nonce == '*')
+if buried then
+  must_be(tomb, 'set')
+end
+if lease or state then
+  redis.call('HLEN', copies)
+end
+local parks, waits = false, false
+if state then
+  parks, waits = state.flag == 'parked', state.flag == 'again' or state.flag == 'fail'
+  if parks then
+    redis.call('HLEN', parked)
+  elseif waits then
+    redis.call('ZCARD', again)
+  end
 end
 if head ~= '' then
   redis.call('XLEN', events)
 end
 
-local finished = item and settle(item)
 if lease then
-  redis.call('HDEL', leases, id)
   redis.call('SREM', prefix .. ':held:' .. lease.worker, id)
-  redis.call('HDEL', copies, id)
-end
-if (lease or nonce == '*') and not item then
-  redis.call('SADD', tomb, id)
-  redis.call('PEXPIRE', tomb, batch_ttl + 86400000)
+  redis.call('HDEL', leases, id)
 end
 if state then
   redis.call('HDEL', states, id)
+end
+if lease or state then
   redis.call('HDEL', copies, id)
+end
+if parks then
   redis.call('HDEL', parked, id)
+elseif waits then
   redis.call('ZREM', again, id)
 end
+if buried then
+  redis.call('SADD', tomb, id)
+  redis.call('PEXPIRE', tomb, batch_ttl + 86400000)
+end
+local finished = item and settle(item)
 if head ~= '' then
-  local record = string.format('%s, "finished_at": "%s", "poll_id": %s, "key": %s, "recoveries": %d, "tenant": null}',
-    head, rfc3339(now), item and cjson.encode(poll) or 'null', item and item.key and cjson.encode(item.key) or 'null',
+  local at = rfc3339(now)
+  local record = string.format('%s, "finished_at": "%s", "poll_id": %s, "key": %s, "recoveries": %d, "tenant": null',
+    head, at, item and cjson.encode(poll) or 'null', item and item.key and cjson.encode(item.key) or 'null',
     state and state.recoveries or 0)
-  redis.call('SET', completion, record, 'PX', record_ttl)
+  local told = record .. '}'
+  redis.call('SET', completion, told, 'PX', record_ttl)
   redis.call('DEL', queue)
-  redis.call('LPUSH', queue, record)
+  redis.call('LPUSH', queue, told)
   redis.call('PEXPIRE', queue, queue_ttl)
-  redis.call('PUBLISH', channel, record)
-  redis.call('PUBLISH', everybody, record)
-  redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'completion', 'data',
-    string.format('%s, "at": "%s"}', string.sub(record, 1, -2), rfc3339(now)))
+  redis.call('PUBLISH', channel, told)
+  redis.call('PUBLISH', everybody, told)
+  redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'completion', 'data', record .. ', "at": "' .. at .. '"}')
 end
 if finished then
   redis.call('PUBLISH', batch_channel, string.format('{"poll_id": %s}', cjson.encode(poll)))

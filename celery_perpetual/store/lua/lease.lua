@@ -6,23 +6,19 @@
 --   again  it is to be sent again, fail  it is to be ended as lost, parked  it waits for an operator
 local function lease_of(text)
   if text then
-    local lease = {}
-    lease.worker, lease.nonce, lease.nesting, lease.retries, lease.token, lease.started, lease.most, lease.on_lost,
-      lease.tag, lease.task = string.match(text,
+    local worker, nonce, nesting, retries, token, started, most, on_lost, tag, task = string.match(text,
       '^([^|]*)|([^|]*)|(%d+)|(%d+)|([^|]*)|([^|]*)|(%d+)|([^|]*)|([^|]*)|(.*)$')
-    lease.nesting, lease.retries, lease.most = tonumber(lease.nesting), tonumber(lease.retries), tonumber(lease.most)
-    return lease
+    return {worker = worker, nonce = nonce, nesting = tonumber(nesting), retries = tonumber(retries), token = token,
+      started = tonumber(started), most = tonumber(most), on_lost = on_lost, tag = tag, task = task}
   end
 end
 
 local function state_of(text)
   if text then
-    local state = {}
-    state.nesting, state.retries, state.recoveries, state.flag, state.tag, state.task = string.match(text,
+    local nesting, retries, recoveries, flag, tag, task = string.match(text,
       '^(%d+)|(%d+)|(%d+)|([^|]*)|([^|]*)|(.*)$')
-    state.nesting, state.retries = tonumber(state.nesting), tonumber(state.retries)
-    state.recoveries = tonumber(state.recoveries)
-    return state
+    return {nesting = tonumber(nesting), retries = tonumber(retries), recoveries = tonumber(recoveries), flag = flag,
+      tag = tag, task = task}
   end
 end
 

@@ -69,12 +69,13 @@ local function lose(plan, reason)
   if plan.counts then
     redis.call('HINCRBY', counters, 'leases_lost', #plan.ids)
   end
-  local told = string.format('"worker": %s, "reason": %s, "at": "%s"}', cjson.encode(plan.worker), cjson.encode(reason), at)
-  local written, listed = {}, {}
+  local told = string.format(', "worker": %s, "reason": %s, "at": "%s"}', cjson.encode(plan.worker), cjson.encode(reason), at)
+  local written, listed, names = {}, {}, {}
   for _, lease in ipairs(plan.found) do
     if plan.counts then
-      redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'lease.lost', 'data', string.format(
-        '{"task_id": %s, "task": %s, "token": %s, %s', cjson.encode(lease.id), cjson.encode(lease.task), lease.token, told))
+      names[lease.task] = names[lease.task] or cjson.encode(lease.task)
+      redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'lease.lost', 'data', '{"task_id": '
+        .. cjson.encode(lease.id) .. ', "task": ' .. names[lease.task] .. ', "token": ' .. lease.token .. told)
     end
     if lease.flag == 'parked' then
       park(lease.id, lease, lease.recoveries, reason)

@@ -40,7 +40,7 @@ if redis.call('HEXISTS', leases, id) == 1 or (position >= 0 and (not redis.call(
   return 'gone'
 end
 local lease = {id = id, worker = 'nobody', nesting = state and state.nesting or 0,
-  retries = state and state.retries or 0, token = '0', started = string.format('%.0f', now), most = most,
+  retries = state and state.retries or 0, token = '0', started = now, most = most,
   on_lost = on_lost, tag = tag, task = task}
 local plan = plan_losses('nobody', {lease}, counts)
 if copy ~= '' then

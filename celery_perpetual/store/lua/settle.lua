@@ -1,28 +1,25 @@
 -- The ledger's part of an end. Reads the locals of its script: batch, chunk, done, batches, id, position, status,
 -- prefix, poll, batch_ttl, now.
 
--- The open item, or nil and whether it had ended before. Meets every key that settling writes to, so that one of a
+-- The open item, or nil and whether it had ended before. Reads every key that settling writes to, so that one of a
 -- wrong type fails the script before its first write.
 local function open_item()
-  local unit, window, on_done = unpack(redis.call('HMGET', batch, 'unit', 'window', 'on_done'))
+  local unit, window, on_done, left = unpack(redis.call('HMGET', batch, 'unit', 'window', 'on_done', 'left'))
   if not unit then
     return nil, false
   end
-  must_be(prefix .. ':u:' .. unit, 'hash')
-  must_be(prefix .. ':keys:' .. unit, 'hash')
-  must_be(prefix .. ':recent:' .. unit, 'zset')
-  must_be(prefix .. ':open', 'zset')
   local record = redis.call('LINDEX', chunk, position)
   if not record or redis.call('GETBIT', done, position) == 1 then
     return nil, true
   end
   local item = {unit = unit, window = tonumber(window), on_done = on_done, key = key_of(record)}
   redis.call('HEXISTS', prefix .. ':u:' .. unit, 'inflight')
-  item.holds = item.key and redis.call('HGET', prefix .. ':keys:' .. unit, item.key) == id
-  if item.holds then
+  if item.key then
+    item.holds = redis.call('HGET', prefix .. ':keys:' .. unit, item.key) == id
     redis.call('ZCARD', prefix .. ':recent:' .. unit)
   end
-  if on_done then
+  if tonumber(left) <= 1 then
+    redis.call('ZCARD', prefix .. ':open')
     redis.call('ZCARD', batches)
   end
   return item, false

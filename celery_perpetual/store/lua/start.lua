@@ -1,20 +1,19 @@
 -- Ask for the right to execute a task, before any code of its user runs. The nonce names the delivery that asks, so
 -- that a repeated call answers the same.
 --
--- KEYS[1] leases       hash    task id -> lease
--- KEYS[2] held         set     what this worker holds
--- KEYS[3] states       hash    task id -> state
--- KEYS[4] copies       hash    task id -> message, where the ledger cannot build it
--- KEYS[5] parked       hash    task id -> JSON
--- KEYS[6] again        zset    tasks to be sent again
--- KEYS[7] completion   string  the record of the task
--- KEYS[8] batch        hash    its batch, if the id is one of ours
--- KEYS[9] chunk        list    records
--- KEYS[10] done        string  bitmap of items that have ended
--- KEYS[11] token       string  the last token
--- KEYS[12] counters    hash    of the namespace
--- KEYS[13] workers     zset    worker -> deadline
--- KEYS[14] events      stream
+-- KEYS[1] leases       hash*    task id -> lease
+-- KEYS[2] held         set*     what this worker holds
+-- KEYS[3] states       hash*    task id -> state
+-- KEYS[4] copies       hash*    task id -> message, where the ledger cannot build it
+-- KEYS[5] again        zset*    tasks to be sent again
+-- KEYS[6] completion   string*  the record of the task
+-- KEYS[7] batch        hash*    its batch, if the id is one of ours
+-- KEYS[8] chunk        list*    records
+-- KEYS[9] done         string*  bitmap of items that have ended
+-- KEYS[10] token        string*  the last token
+-- KEYS[11] counters     hash*    of the namespace
+-- KEYS[12] workers      zset*    worker -> deadline
+-- KEYS[13] events       stream*
 -- ARGV[1] id           text    task id
 -- ARGV[2] position     int     of the item within its chunk, -1 where the id is not ours
 -- ARGV[3] worker       text    instance of the worker
@@ -32,9 +31,9 @@
 -- ARGV[15] ttl         ms      lease time
 -- ARGV[16] maxlen      int     cap of the stream
 -- returns {verdict, token, recoveries}; the verdict is 'run', or why not: 'final', 'parked', 'old' or 'adopted'
-local leases, held, states, copies, parked, again = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local completion, batch, chunk, done, token, counters = KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
-local workers, events, ttl, maxlen = KEYS[13], KEYS[14], ARGV[15], ARGV[16]
+local leases, held, states, copies, again = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local completion, batch, chunk, done, token, counters = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local workers, events, ttl, maxlen = KEYS[12], KEYS[13], ARGV[15], ARGV[16]
 local id, position, worker, nonce, most, on_lost = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[7], ARGV[8]
 local tag, task, copy, ended, tombs, days = ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], tonumber(ARGV[14])
 local nesting, retries = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -57,8 +56,10 @@ local function has_ended()
     return true
   end
   if position >= 0 then
+    if redis.call('LINDEX', chunk, position) then
+      return redis.call('GETBIT', done, position) == 1
+    end
     return redis.call('EXISTS', batch) == 1
-      and (not redis.call('LINDEX', chunk, position) or redis.call('GETBIT', done, position) == 1)
   end
   local today = math.floor(now / 86400000)
   for day = today - days, today do
@@ -82,6 +83,7 @@ if state and state.flag == 'fail' then
 end
 if state and state.flag == 'parked' then
   if copy ~= '' then
+    redis.call('HLEN', counters)
     redis.call('HSETNX', copies, id, copy)
   end
   return refuse('parked')
@@ -95,26 +97,41 @@ if lease and order(mine, lease) == 0 then
   return refuse('adopted')
 end
 
+-- Whatever is written to is read first, so that a key of a wrong type fails this before its first write.
 local former = lease and string.sub(held, 1, -#worker - 1) .. lease.worker
+local late = state and state.flag == 'again'
 if former then
   must_be(former, 'set')
 end
+redis.call('SCARD', held)
+local known = redis.call('ZSCORE', workers, worker)
+if copy ~= '' or lease or state then
+  redis.call('HLEN', copies)
+end
+if late then
+  redis.call('ZCARD', again)
+  redis.call('HLEN', counters)
+  redis.call('XLEN', events)
+end
+
 local granted = redis.call('INCR', token)
--- A worker that has not reported yet must be found by the sweep too.
-redis.call('ZADD', workers, 'NX', string.format('%.0f', now + ttl), worker)
+if not known then
+  -- A worker that has not reported yet must be found by the sweep too.
+  redis.call('ZADD', workers, string.format('%.0f', now + ttl), worker)
+end
 if former then
   redis.call('SREM', former, id)
 end
 redis.call('HSET', leases, id, string.format('%s|%s|%d|%d|%d|%.0f|%s|%s|%s|%s', worker, nonce, mine.nesting, mine.retries,
   granted, now, most, on_lost, tag, task))
 redis.call('SADD', held, id)
+if late then
+  recovered(id, state)  -- by the broker, before anybody sent it
+  redis.call('ZREM', again, id)
+end
 if state then
-  if state.flag == 'again' then
-    recovered(id, state)  -- by the broker, before anybody sent it
-  end
   state.nesting, state.retries, state.flag = mine.nesting, mine.retries, 'run'
   redis.call('HSET', states, id, state_text(state))
-  redis.call('ZREM', again, id)
 end
 if copy ~= '' then
   redis.call('HSET', copies, id, copy)

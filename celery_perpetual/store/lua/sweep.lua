@@ -44,7 +44,7 @@ for i, text in ipairs(#ids > 0 and redis.call('HMGET', leases, unpack(ids)) or {
   end
 end
 -- What is pushed to the front last comes first: the oldest.
-table.sort(found, function(one, other) return tonumber(one.started) < tonumber(other.started) end)
+table.sort(found, function(one, other) return one.started < other.started end)
 local plan = plan_losses(worker or '', found, stopping == '')
 
 local held_until = contact()

@@ -1,0 +1,206 @@
+"""Scripts with values for slots in their text, and the connections that their calls keep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from celery_perpetual import StoreUnavailable
+from celery_perpetual.store import Prepared, Store, address, script
+from tests.support.lease_world import LeaseWorld
+from tests.support.proxy import Proxy
+from tests.support.script_cases import dump
+from tests.support.scripts import Slots
+
+FIXED = (
+    "leases",
+    "states",
+    "copies",
+    "again",
+    "token",
+    "counters",
+    "workers",
+    "events",
+    "tombs",
+    "ttl",
+    "maxlen",
+    "task",
+)
+
+
+@pytest.fixture
+def world(redis_url: str) -> Iterator[LeaseWorld]:
+    world = LeaseWorld(redis_url)
+    yield world
+    world.store.close()
+
+
+def prepared(world: LeaseWorld, store: Store | None = None) -> tuple[Prepared, Slots]:
+    slots = world.start()
+    fixed = {name: slots.pop(name) for name in FIXED}
+    return Prepared(store or world.store, "start", **fixed), slots
+
+
+def connections(client: redis.Redis) -> int:
+    return len([each for each in client.client_list() if each["name"] == "celery-perpetual"])
+
+
+def test_it_does_what_the_script_does(world: LeaseWorld) -> None:
+    """The same keys with the same content, whether values are literals in the text or arguments."""
+    world.committed()
+    before = dump(world.redis)
+    moving = (world.keys.leases, world.keys.workers)
+    ask, slots = prepared(world)
+    verdict, with_literals = ask(**slots), dump(world.redis, moving)
+    written = with_literals.keys() - before.keys()
+    assert len(written) == 4
+    world.redis.delete(*written)
+
+    assert world.run("start", world.start()) == verdict
+    assert dump(world.redis, moving) == with_literals
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", 'two "words"', "back\\slash", "new\nline", "zürich%東京", "%d KEYS[1] ARGV[2]", "{} ]]"]
+)
+def test_a_literal_is_the_value(world: LeaseWorld, name: str) -> None:
+    """Whatever stands in a name, quotes and all, is what the script works with."""
+    world.committed()
+    slots = {**world.start(), "task": name}
+    ask = Prepared(world.store, "start", task=slots.pop("task"))
+
+    assert ask(**slots)[0] == b"run"
+    lease = world.redis.hget(world.keys.leases, slots["id"]).decode()
+    assert lease.split("|", 9)[9] == name
+
+
+def test_an_unknown_slot_is_told_at_once(world: LeaseWorld) -> None:
+    with pytest.raises(TypeError, match=r"start.lua has no slot flavour"):
+        Prepared(world.store, "start", flavour="sweet")
+
+
+def test_it_is_sent_whole_to_a_server_that_has_forgotten_it(world: LeaseWorld) -> None:
+    """After SCRIPT FLUSH, a restart or a fail-over."""
+    world.committed()
+    ask, slots = prepared(world)
+    world.redis.script_flush()
+
+    assert ask(**slots)[0] == b"run"
+    assert ask(**slots)[0] == b"run"
+
+
+def test_a_connection_is_kept_and_replaced_when_it_is_gone(world: LeaseWorld) -> None:
+    """One connection for any number of calls; one that the server has closed costs nothing but the next."""
+    world.committed()
+    ask, slots = prepared(world)
+    ask(**slots)
+    before = connections(world.redis)
+    for _ in range(20):
+        ask(**slots)
+    assert connections(world.redis) == before
+    world.redis.client_kill_filter(_type="normal", skipme=True)
+
+    assert ask(**slots)[0] == b"run"
+
+
+def test_a_script_error_leaves_the_connection_usable(world: LeaseWorld) -> None:
+    world.committed()
+    ask, slots = prepared(world)
+    world.redis.set(slots["held"], "of a wrong type")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        ask(**slots)
+    world.redis.delete(slots["held"])
+
+    assert ask(**slots)[0] == b"run"
+
+
+def test_a_time_limit_in_the_middle_of_a_call_does_not_mix_up_replies(world: LeaseWorld) -> None:
+    """Celery's soft time limit is raised wherever the task is: the reply that is on its way is nobody's."""
+
+    class Limit(Exception):
+        pass
+
+    def limit(*_: object) -> None:
+        raise Limit
+
+    world.committed()
+    ask, slots = prepared(world)
+    ask(**slots)
+    former = signal.signal(signal.SIGALRM, limit)
+    try:
+        world.redis.client_pause(500)
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(Limit):
+            ask(**{**slots, "nonce": "of another delivery"})
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+    assert ask(**slots)[0] == b"run"
+
+
+def test_threads_have_connections_of_their_own(world: LeaseWorld) -> None:
+    """Fifty at once, each gets its own answer."""
+    world.committed()
+    echo = Prepared(world.store, "start", **{name: world.start()[name] for name in FIXED})
+    found: dict[str, bytes] = {}
+
+    def run(number: int) -> None:
+        task_id = f"task-{number}"
+        slots = {**world.start(task_id=task_id), "worker": f"w{number}"}
+        found[task_id] = echo(**{name: value for name, value in slots.items() if name not in FIXED})[1]
+
+    threads = [threading.Thread(target=run, args=[number]) for number in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    tokens = {
+        task_id.decode(): lease.split(b"|")[4] for task_id, lease in world.redis.hgetall(world.keys.leases).items()
+    }
+    assert found == tokens
+    assert len(set(found.values())) == 50
+
+
+def test_a_forked_child_does_not_use_its_parents_connections(world: LeaseWorld) -> None:
+    world.committed()
+    ask, slots = prepared(world)
+    ask(**slots)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if ask(**slots)[0] == b"run" else 1)
+
+    replies = {ask(**slots)[0] for _ in range(50)}
+
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert replies == {b"run"}
+
+
+def test_a_store_that_does_not_answer_is_told_in_time(world: LeaseWorld, redis_url: str) -> None:
+    world.committed()
+    port = int(redis_url.rsplit(":", 1)[1].split("/", 1)[0])
+    with Proxy(port) as proxy:
+        store = Store(address(redis_url.replace(str(port), str(proxy.port))), "P", timeout=1.0, patient=False)
+        ask, slots = prepared(world, store)
+        assert ask(**slots)[0] == b"run"
+        proxy.cut()
+        with pytest.raises(StoreUnavailable, match=r"\(start\)"):
+            ask(**slots)
+        proxy.mend()
+
+        assert ask(**slots)[0] == b"run"
+        store.close()
+
+
+def test_what_is_left_of_a_script_has_no_slot_twice() -> None:
+    """The two scripts that are prepared use every slot by its number in their code, and never a tail."""
+    for name in ("start", "finish"):
+        text = script(name).text
+        assert "#KEYS" not in text
+        assert "#ARGV" not in text
