@@ -67,16 +67,19 @@ class Ledger:
         A poll asks since its own start, or since the ``dedup_window`` if that is longer: what was in flight when its
         rows were read may have ended meanwhile, and those rows still look as if there were something to do.
         """
-        redis, names = self.store.redis, self.store.keys
-        found: set[str] = set()
-        with self.store.errors("item keys"):
-            for part in chunks(keys):
-                holders = dict(zip(part, redis.hmget(names.item_keys(unit), part), strict=True))
-                held = {key: _text(holder) for key, holder in holders.items() if holder is not None}
-                committed = self._committed({base(holder) for holder in held.values()} - {base(poll_id)})
-                found.update(key for key, holder in held.items() if base(holder) in committed)
-                ended = redis.execute_command("ZMSCORE", names.recent(unit), *part)
-                found.update(k for k, at in zip(part, ended, strict=True) if at is not None and float(at) >= since)
+        names, found = self.store.keys, set[str]()
+        for part in chunks(keys):
+            reply = script("taken")(
+                self.store, item_keys=names.item_keys(unit), recent=names.recent(unit), since=since, tail=part
+            )
+            held = {}
+            for position, holder, ended in zip(*[iter(reply)] * 3, strict=True):
+                if ended:
+                    found.add(part[position])
+                elif holder:
+                    held[part[position]] = base(_text(holder))
+            committed = self._committed(set(held.values()) - {base(poll_id)})
+            found.update(key for key, holder in held.items() if holder in committed)
         return found
 
     def in_flight_keys(self, unit: str) -> set[str]:
@@ -90,6 +93,8 @@ class Ledger:
 
     def _committed(self, bases: set[str]) -> set[str]:
         ordered = sorted(bases)
+        if not ordered:
+            return set()
         pipe = self.store.redis.pipeline(transaction=False)
         for each in ordered:
             pipe.exists(self.store.keys.poll(f"{each}ffffffff"))

@@ -44,7 +44,7 @@ class Store:
         self.redis: Any = _client(where, timeout, patient=patient)
         """The client; replies are bytes. Its stubs know sync and async replies only as unions, hence Any."""
         self.wire = Wire(self.redis)
-        """For the calls that every task makes."""
+        """For scripts."""
 
     @classmethod
     def from_app(cls, app: Celery, settings: Settings) -> Store:

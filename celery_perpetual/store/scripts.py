@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
-from celery_perpetual.store.wire import bulk
+from celery_perpetual.store.wire import packed
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -74,9 +74,9 @@ class Script:
         numbered = (len(keys) + len(more_keys), *keys, *more_keys, *args, *tail)
         with store.errors(self.name):
             try:
-                return store.redis.evalsha(self.sha, *numbered)
+                return store.wire.call(packed("EVALSHA", self.sha, *numbered))
             except NoScriptError:
-                return store.redis.eval(self.text, *numbered)
+                return store.wire.call(packed("EVAL", self.text, *numbered))
 
 
 class Prepared:
@@ -95,9 +95,8 @@ class Prepared:
         self._keys = [slot for slot in base.keys if slot not in fixed]
         self._open = [*self._keys, *(slot for slot in base.args if slot not in fixed)]
         self._text = _with_literals(base, fixed)
-        head: list[str | bytes | int] = ["EVALSHA", _sha(self._text), len(self._keys)]
-        self._template = b"*%d\r\n" % (len(head) + len(self._open)) + b"".join(map(bulk, head))
-        self._template += b"$%d\r\n%b\r\n" * len(self._open)
+        head = packed("EVALSHA", _sha(self._text), len(self._keys), more=len(self._open))
+        self._template = head + b"$%d\r\n%b\r\n" * len(self._open)
 
     def __call__(self, **slots: str | int) -> Any:
         """Run the script and return its reply.
@@ -113,7 +112,7 @@ class Prepared:
             try:
                 return self._store.wire.call(self._template % tuple(values))
             except NoScriptError:
-                return self._store.redis.eval(self._text, len(self._keys), *values[1::2])
+                return self._store.wire.call(packed("EVAL", self._text, len(self._keys), *values[1::2]))
 
 
 def _with_literals(base: Script, fixed: Mapping[str, str | int]) -> str:

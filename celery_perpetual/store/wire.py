@@ -1,8 +1,8 @@
-"""Connections for the calls that every task makes.
+"""Connections for calls of scripts, which are what every task and every batch makes.
 
-redis-py packs thirty arguments, borrows a connection and looks whether it is still there, all in Python, for as long as
-the server takes for the call itself. Here a packed call goes straight to a connection that is kept; connecting, login,
-TLS and the reading of replies remain redis-py's.
+redis-py packs arguments, borrows a connection and looks whether it is still there for longer than the server takes for
+the call itself. Here a call is packed by one formatting per argument and goes straight to a connection that is kept;
+connecting, login, TLS, repeats and the reading of replies remain redis-py's.
 """
 
 from __future__ import annotations
@@ -58,11 +58,12 @@ class Wire:
 
 
 def _ask(connection: Any, packed: bytes) -> Any:
+    connection.connect()  # behind a Sentinel only this asks anew where the master is
     connection.send_packed_command([packed])
     return connection.read_response()
 
 
-def bulk(value: str | bytes | int) -> bytes:
-    """A value as an argument on the wire."""
-    text = value if isinstance(value, bytes) else str(value).encode()
-    return b"$%d\r\n%b\r\n" % (len(text), text)
+def packed(*arguments: str | bytes | float, more: int = 0) -> bytes:
+    """A command on the wire, or the beginning of one that has so many ``more`` arguments."""
+    texts = [each if isinstance(each, bytes) else str(each).encode() for each in arguments]
+    return b"*%d\r\n" % (len(texts) + more) + b"".join([b"$%d\r\n%b\r\n" % (len(text), text) for text in texts])

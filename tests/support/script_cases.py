@@ -190,6 +190,12 @@ CASES = [
          lambda w: (w.abandoned(1), w.redis.hset(w.keys.item_keys(UNIT), "0-0", item_id(NEXT_POLL, 0))),
          lambda w: w.unstage("0-0"), answers(1), writes=False),
     Case("unstage", "still open", lambda w: w.staged(1), lambda w: w.unstage("0-0"), answers(0), writes=False),
+    Case("taken", "in flight", World.committed, lambda w: w.taken("0", "1", "9"),
+         answers([0, item_id(POLL, 0).encode(), 0, 1, item_id(POLL, 1).encode(), 0]), writes=False),
+    Case("taken", "ended of late, and in flight", lambda w: w.finished(1), lambda w: w.taken("9", "1", "2"),
+         answers([1, b"", 1, 2, item_id(POLL, 2).encode(), 0]), writes=False),
+    Case("taken", "ended before that", lambda w: w.finished(1), lambda w: w.taken("1", since=9_999_999_999_999),
+         answers([]), writes=False),
     # ---- polls in workers
     Case("travel", "on its way", lambda w: w.claimed(), World.travel, answers(1), moving_claim=True),
     Case("travel", "claim lost", lambda w: w.claimed(NEXT_POLL), World.travel, answers(0), writes=False),

@@ -142,6 +142,10 @@ class World:
             "nonce": nonce, "started": int(started), "tombs": k.tombs_prefix,
         }  # fmt: skip
 
+    def taken(self, *keys: str, since: int = 0) -> Slots:
+        k = self.keys
+        return {"item_keys": k.item_keys(UNIT), "recent": k.recent(UNIT), "since": since, "tail": keys}
+
     def once(self, entry: str = POLL) -> Slots:
         return {
             "waiting": self.keys.batches, "more_keys": [QUEUE], "entry": entry, "tail": ["LPUSH", 2, 1, "message"]
