@@ -10,9 +10,7 @@ import json
 import os
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +66,10 @@ class Ticking:
         maxlen = self.perpetual.settings.events_maxlen
         self.leadership = Leadership(self.store, app_name="clock", ttl=15, events_maxlen=maxlen)
         runner = Runner(app, self.store, maxlen)
-        self.polls = PollThreads(runner.run, self.perpetual.settings.poll_threads, 16)
-        self._ended: SimpleQueue[None] = SimpleQueue()
-        self.polls.on_end = lambda: self._ended.put(None)
+        # As beat's engine puts them together.
+        self.polls = PollThreads(runner.poll, self.perpetual.settings.poll_threads, 16)
         self.clock = Clock(self.store, self.leadership, roster, runner, self.polls, BaseRuns(self.store))
+        self.polls.on_end = self.clock.wake
 
     def __enter__(self) -> Self:
         self.leadership.start(before_resigning=lambda: None, saw_epoch=lambda _: None)
@@ -161,8 +159,7 @@ class Ticking:
         # As the clock's own thread does it: an end of a poll wakes it. It pauses long where nothing is due.
         while (pause := self.clock.turn()) < 0.1 or self.polls.running:
             assert time.monotonic() < deadline
-            with suppress(Empty):
-                self._ended.get(timeout=pause)
+            self.clock.rest(pause)
         return time.perf_counter() - begun
 
 

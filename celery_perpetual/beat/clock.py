@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from itertools import islice
@@ -17,11 +16,13 @@ from queue import Empty, SimpleQueue
 
 from celery.utils.log import get_logger
 
+from celery_perpetual.beat.ahead import Ahead, Look
 from celery_perpetual.beat.base_runs import BaseRuns
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.errors import StoreUnavailable
-from celery_perpetual.polling import Claim, Claims, Due, NotLeading, PollThreads, Runner
+from celery_perpetual.polling import Claim, Claims, Ends, NotLeading, PollThreads, Runner
+from celery_perpetual.polling.threads import MOST_ENDS
 from celery_perpetual.store import Store, script
 from celery_perpetual.tasks import Perpetuity
 
@@ -29,6 +30,8 @@ logger = get_logger(__name__)
 
 #: Longest pause between two looks: a nudge from another process waits no longer.
 LONGEST_PAUSE = 0.5
+#: Pause where all threads are taken; the end of a poll cuts it short.
+NO_ROOM = 0.02
 #: Most units claimed by one call.
 MOST_CLAIMS = 100
 #: First polls of more units than this are spread over the interval, at most over ten seconds.
@@ -55,13 +58,15 @@ class Clock(threading.Thread):
         base_runs: BaseRuns,
     ) -> None:
         super().__init__(name="perpetual-clock", daemon=True)
-        self._store = store.clone()
+        self._store = store.clone(alone=True)
         self._leadership = leadership
         self._roster = roster
         self._runner = runner
         self._threads = threads
         self._base_runs = base_runs
         self._claims = Claims(self._store, runner.events_maxlen)
+        self._ahead = Ahead(self._claims)
+        self._ends = Ends(store.clone(alone=True), runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
         self._unregistered: deque[Perpetuity] = deque()
         self._couriers = PollThreads(runner.run, COURIERS, 0)
@@ -70,6 +75,8 @@ class Clock(threading.Thread):
         """A unit whose poll was open when a leader died runs without company: if it kills again, it is known."""
         self._halt = threading.Event()
         self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._woken = False
+        """A look is due that sees all that happened before; more wakes would only repeat it."""
 
     def halt(self) -> None:
         """Claim nothing from now on."""
@@ -78,10 +85,18 @@ class Clock(threading.Thread):
 
     def wake(self) -> None:
         """Look now. May be called from a signal handler that interrupts another call: this queue takes no lock."""
-        self._wakes.put(None)
+        if not self._woken:
+            self._woken = True
+            self._wakes.put(None)
+
+    def rest(self, pause: float) -> None:
+        """Wait for so many seconds, or until somebody wakes the clock."""
+        with suppress(Empty):
+            self._wakes.get(timeout=pause)
+        self._woken = False
 
     def run(self) -> None:
-        while not self._halt.is_set():
+        while not self._halt.is_set() or self._threads.running:
             try:
                 pause = self.turn()
             except NotLeading:
@@ -93,11 +108,28 @@ class Clock(threading.Thread):
             except Exception:
                 logger.exception("perpetual: the clock stumbled")
                 pause = LONGEST_PAUSE
-            with suppress(Empty):
-                self._wakes.get(timeout=pause)
+            self.rest(pause)
 
     def turn(self) -> float:
-        """One look at what is due; seconds until the next."""
+        """Store the ends of polls that there are, and have one look at what is due; seconds until the next."""
+        ends = self._threads.ended()
+        if not ends:
+            return self._look()
+        try:
+            stored = self._ends.begin(ends)
+            try:
+                pause = self._look()  # while the store works on them
+            finally:
+                stored()
+        finally:
+            self._threads.settled(ends)
+        # Units that have been polled may be due again at once; without a free thread, the end of a poll cuts the pause.
+        waits = pause == NO_ROOM and not self._threads.free and len(ends) < MOST_ENDS
+        return NO_ROOM if waits else 0.0
+
+    def _look(self) -> float:
+        if self._halt.is_set():
+            return LONGEST_PAUSE
         for claim in self._threads.overdue():
             self._runner.time_out(claim)
         leader = self._leadership.value
@@ -106,42 +138,54 @@ class Clock(threading.Thread):
         self._base_runs.save()
         self._keep_registered(leader)
         worn_out = self._threads.worn_out
-        room = min(MOST_CLAIMS, self._couriers.free if worn_out else self._threads.free)
-        if not room or self._alone in {claim.perpetuity.unit for claim in self._threads.running}:
-            return 0.02
-        now, following, rows = self._claims.due(leader, room)
+        room = self._room(worn_out)
+        if not room or self._alone_runs():
+            return NO_ROOM
+        look = self._ahead.take(leader, room)
+        rows = look.rows
         if not rows and self._unregistered:
             return 0.0
         if not rows:
-            return LONGEST_PAUSE if following is None else max(0.001, min(LONGEST_PAUSE, (following - now) / 1000))
+            return _pause(look)
         self._forget(leader, [row.unit for row in rows if row.unit not in self._roster.units])
         if any(row.suspect for row in rows):
+            self._ahead.forget()
             if self._threads.running:
-                return 0.02
+                return NO_ROOM
             rows = [row for row in rows if row.suspect][:1]
             self._alone = rows[0].unit
-        for claim in self._claim(leader, now, rows):
+        claims = self._claim(leader, look._replace(rows=rows))
+        for claim in claims:
             claim.travels = claim.travels or worn_out
-            self._start(claim)
-        return 0.0
+        self._start(claims)
+        return 0.0 if self._room(worn_out) else NO_ROOM
 
-    def _claim(self, leader: str, now: int, rows: Sequence[Due]) -> list[Claim]:
+    def _room(self, worn_out: bool) -> int:
+        return min(MOST_CLAIMS, self._couriers.free if worn_out else self._threads.free)
+
+    def _alone_runs(self) -> bool:
+        return self._alone is not None and any(claim.unit == self._alone for claim in self._threads.running)
+
+    def _claim(self, leader: str, look: Look) -> list[Claim]:
         wanted = [
-            (perpetuity, perpetuity.cadence.occurrence(row.at, row.anchor, row.trigger, now))
-            for row in rows
+            (perpetuity, perpetuity.cadence.occurrence(row.at, row.anchor, row.trigger, look.now))
+            for row in look.rows
             if (perpetuity := self._roster.units.get(row.unit)) is not None
         ]
         if not wanted or self._halt.is_set():
             return []
-        return [answer for answer in self._claims.by_leader(leader, now, wanted) if isinstance(answer, Claim)]
+        return [answer for answer in self._claims.by_leader(leader, look.seen, wanted) if isinstance(answer, Claim)]
 
-    def _start(self, claim: Claim) -> None:
-        if claim.travels:
-            self._couriers.start(claim)
-        elif (hanging := self._threads.hanging(claim.perpetuity.unit)) is not None:
-            self._runner.skip_hanging(claim, hanging)
-        else:
-            self._threads.start(claim)
+    def _start(self, claims: list[Claim]) -> None:
+        here = []
+        for claim in claims:
+            if claim.travels:
+                self._couriers.start(claim)
+            elif (hanging := self._threads.hanging(claim.unit)) is not None:
+                self._runner.skip_hanging(claim, hanging)
+            else:
+                here.append(claim)
+        self._threads.start(*here)
 
     def _keep_registered(self, leader: str) -> None:
         """Begin anew when the term, the registry or the hour has changed, and go on where there is something left."""
@@ -181,6 +225,13 @@ class Clock(threading.Thread):
             self._store, leader=self._store.keys.leader, due=self._store.keys.due, mine=leader, tail=units
         ):
             raise NotLeading
+
+
+def _pause(look: Look) -> float:
+    """Seconds until something is due."""
+    if look.following is None:
+        return LONGEST_PAUSE
+    return max(0.001, min(LONGEST_PAUSE, (look.following - look.now) / 1000))
 
 
 def _spread(perpetuity: Perpetuity, units: int) -> float:

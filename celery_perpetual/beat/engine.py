@@ -79,7 +79,7 @@ class Engine:
         )
         leadership.knows(len(roster.discovery.tasks), roster.discovery.digest())
         runner = Runner(self.app, store, settings.events_maxlen)
-        polls = PollThreads(runner.run, settings.poll_threads, settings.max_abandoned_polls)
+        polls = PollThreads(runner.poll, settings.poll_threads, settings.max_abandoned_polls)
         clock = Clock(store, leadership, roster, runner, polls, self.base_runs)
         self.base_runs.on_run = polls.on_end = clock.wake
         memory = Memory(
@@ -114,5 +114,5 @@ class Engine:
         """What the next leader should not have to wait for, while this one still holds the lead."""
         self.base_runs.save()
         for claim in polls.running:
-            if not claim.committed.is_set():
+            if not claim.committed:
                 runner.give_up(claim)

@@ -39,9 +39,18 @@ class Place:
 
 def new_poll_id(now: int) -> str:
     """A poll id made at the store's time ``now`` (milliseconds)."""
+    return new_poll_ids(now, 1)[0]
+
+
+def new_poll_ids(now: int, count: int) -> list[str]:
+    """So many poll ids; the system is asked for random bits once, as every call lets other threads go first."""
     time = f"{now & 0xFFFF_FFFF_FFFF:012x}"
-    high, low = randbits(12), randbits(30)
-    return f"{time[:8]}-{time[8:]}-8{high:03x}-{0x8000 | low >> 16:04x}-{low & 0xFFFF:04x}{POLL_INDEX}"
+    bits, ids = randbits(42 * count), []
+    for _ in range(count):
+        high, low = bits & 0xFFF, (bits >> 12) & 0x3FFF_FFFF
+        ids.append(f"{time[:8]}-{time[8:]}-8{high:03x}-{0x8000 | low >> 16:04x}-{low & 0xFFFF:04x}{POLL_INDEX}")
+        bits >>= 42
+    return ids
 
 
 def base(poll_id: str) -> str:

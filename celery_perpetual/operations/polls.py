@@ -47,9 +47,9 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
     thread = threading.Thread(target=work, name="perpetual-poll", daemon=True)
     thread.start()
     thread.join(claim.perpetuity.poll_timeout)
-    if thread.is_alive() and not claim.committed.is_set():
+    if thread.is_alive() and not claim.committed:
         outcome = runner.time_out(claim)
-        if not claim.committed.is_set():  # it may have committed just now; then it only publishes
+        if not claim.committed:  # it may have committed just now; then it only publishes
             return outcome
     thread.join()
     if errors:

@@ -64,7 +64,7 @@ def preview(store: Store, runner: Runner, perpetuity: Perpetuity, cursor: Any = 
     if errors:
         raise errors[0]
     if not results:
-        claim.abandoned.set()
+        claim.abandoned = True
         return Preview(task=perpetuity.name, status="timed_out", reason=f"longer than {perpetuity.poll_timeout:g} s")
     return results[0]
 
@@ -108,6 +108,7 @@ def _pretended(store: Store, perpetuity: Perpetuity, cursor: Any) -> Claim:
     known = json.loads(stored) if stored else None
     return Claim(
         perpetuity=perpetuity,
+        unit=perpetuity.unit,
         poll_id=new_poll_id(now),
         slot=now,
         following="",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from celery_perpetual.polling.claims import Claim, Claims, Due, NotLeading, Refusal
+from celery_perpetual.polling.ends import Ends
 from celery_perpetual.polling.history import outcomes
 from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.polling.pauses import EVERYTHING, Paused, Pauses
@@ -13,6 +14,6 @@ from celery_perpetual.polling.travel import TASK as POLL_TASK
 from celery_perpetual.polling.travel import in_pool_child
 
 __all__ = [
-    "EVERYTHING", "POLL_TASK", "Claim", "Claims", "Due", "NotLeading", "Paused", "Pauses", "Poll", "PollOutcome",
-    "PollThreads", "Refusal", "Runner", "in_pool_child", "outcomes",
+    "EVERYTHING", "POLL_TASK", "Claim", "Claims", "Due", "Ends", "NotLeading", "Paused", "Pauses", "Poll",
+    "PollOutcome", "PollThreads", "Refusal", "Runner", "in_pool_child", "outcomes",
 ]  # fmt: skip

@@ -80,7 +80,7 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
     reader, seen = Reader(app, perpetuity), set[str]()
     while len(found.works) < most:
         part = list(islice(entries, CHUNK))
-        if claim.abandoned.is_set():
+        if claim.abandoned:
             raise Abandoned
         if not part:
             break

@@ -8,13 +8,12 @@ and a poll whose claim was taken over or has expired can write nothing.
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from celery_perpetual.ledger import new_poll_id
+from celery_perpetual.ledger import new_poll_id, new_poll_ids
 from celery_perpetual.polling.history import HISTORY_TTL_MS
 from celery_perpetual.store import Store, script
 from celery_perpetual.tasks import Occurrence, Perpetuity
@@ -30,6 +29,7 @@ class Claim:
     """An open claim and what the unit remembered when it was taken."""
 
     perpetuity: Perpetuity
+    unit: str
     poll_id: str
     slot: int
     following: str
@@ -44,9 +44,9 @@ class Claim:
     started: float = field(default_factory=time.monotonic)
     travels: bool = False
     """It is evaluated by a worker."""
-    abandoned: threading.Event = field(default_factory=threading.Event)
+    abandoned: bool = False
     """Set when the time limit has passed: what the poll still brings is not wanted."""
-    committed: threading.Event = field(default_factory=threading.Event)
+    committed: bool = False
     """Set when the batch is in the ledger: only its publishing is left."""
 
     @property
@@ -105,21 +105,29 @@ class Claims:
         now, following, *rows = script("due")(
             self.store, due=keys.due, limit=limit, unit_prefix=keys.unit_prefix, mine=leader
         )
-        found = [
-            Due(unit.decode(), int(float(at)), int(anchor) if anchor else None, trigger.decode(), suspect == b"1")
-            for unit, at, anchor, trigger, suspect in zip(*[iter(rows)] * 5, strict=True)
-        ]
+        found = [_due(unit, facts) for unit, facts in zip(*[iter(rows)] * 2, strict=True)]
         return int(now), int(float(following)) if following else None, found
 
     def by_leader(
-        self, leader: str, now: int, wanted: Sequence[tuple[Perpetuity, Occurrence]]
+        self, leader: str, seen: int, wanted: Sequence[tuple[Perpetuity, Occurrence]]
     ) -> list[Claim | Refusal]:
-        """Claim due occurrences.
+        """Claim due occurrences, but for units of which a poll has ended since they were seen to be due.
+
+        Args:
+            seen: the store's time of :meth:`due`.
 
         Raises:
             NotLeading: the leader key is not exactly ``leader`` any more; nothing was claimed.
         """
-        return self._claim(leader, now, [(p, o.slot, str(o.following)) for p, o in wanted])
+        polls = new_poll_ids(seen, len(wanted))
+        return self._claim(
+            leader,
+            seen,
+            [
+                _Wanted(perpetuity, perpetuity.unit, at.slot, str(at.following), poll_id)
+                for (perpetuity, at), poll_id in zip(wanted, polls, strict=True)
+            ],
+        )
 
     def travelled(self, claim: Claim) -> None:
         """A claim is on its way to a worker."""
@@ -134,65 +142,71 @@ class Claims:
         reply = script("carry")(self.store, key=keys.unit(unit), due=keys.due, poll=poll_id, unit=unit, valid=valid)
         if not reply:
             return None
-        now, slot, trigger, *known = reply
-        answer = (b"claimed", b"", *known, trigger)
-        claim = _claim(perpetuity, poll_id, int(slot), following, int(now), answer)
+        now, slot, trigger, cursor, in_flight, attempt, polled = reply
+        facts = b"claimed 0 %b %b %b %b" % (in_flight, attempt, polled or b"-", trigger)
+        claim = _claim(_Wanted(perpetuity, unit, int(slot), following, poll_id), int(now), facts, cursor)
         return claim if isinstance(claim, Claim) else None
 
     def by_hand(self, perpetuity: Perpetuity) -> Claim | Refusal:
         """Claim a unit now, without moving its cadence."""
         now = self.store.now()
-        return self._claim("", now, [(perpetuity, now, "")])[0]
+        return self._claim("", now, [_Wanted(perpetuity, perpetuity.unit, now, "", new_poll_id(now))])[0]
 
-    def _claim(self, leader: str, now: int, wanted: Sequence[tuple[Perpetuity, int, str]]) -> list[Claim | Refusal]:
+    def _claim(self, leader: str, seen: int, wanted: Sequence[_Wanted]) -> list[Claim | Refusal]:
         keys = self.store.keys
-        polls = [new_poll_id(now) for _ in wanted]
-        rows: list[Any] = []
-        for (perpetuity, slot, following), poll_id in zip(wanted, polls, strict=True):
-            valid = round(perpetuity.poll_timeout * 1000) + GRACE_MS
-            history = perpetuity.options.history
-            travels = int(perpetuity.options.poll_in == "worker")
-            rows += [
-                perpetuity.unit,
-                perpetuity.name,
-                slot,
-                following,
-                poll_id,
-                valid,
-                travels,
-                history,
-                HISTORY_TTL_MS,
-            ]
-        at, *reply = script("claim")(
+        at, *reply = script("claim").begin(
             self.store, leader=keys.leader, due=keys.due, paused=keys.paused, events=keys.events,
             mine=leader, unit_prefix=keys.unit_prefix, polls_prefix=keys.polls_prefix, maxlen=self.events_maxlen,
-            tail=rows,
-        )  # fmt: skip
+            ttl=HISTORY_TTL_MS, seen=seen, tail=[_row(each) for each in wanted],
+        )()  # fmt: skip
         if not at:
             raise NotLeading
-        answers = zip(*[iter(reply)] * 7, strict=True)
-        return [
-            _claim(perpetuity, poll_id, slot, following, int(at), answer)
-            for (perpetuity, slot, following), poll_id, answer in zip(wanted, polls, answers, strict=True)
-        ]
+        told = zip(*[iter(reply)] * 2, strict=True)
+        return [_claim(each, int(at), facts, cursor) for each, (facts, cursor) in zip(wanted, told, strict=True)]
 
 
-def _claim(
-    perpetuity: Perpetuity, poll_id: str, slot: int, following: str, now: int, answer: Sequence[bytes]
-) -> Claim | Refusal:
-    verdict, travels, cursor, in_flight, attempt, polled, trigger = answer
-    if verdict != b"claimed":
-        return Refusal(perpetuity, verdict.decode(), now)
+class _Wanted(NamedTuple):
+    perpetuity: Perpetuity
+    unit: str
+    slot: int
+    following: str
+    poll_id: str
+
+
+def _row(wanted: _Wanted) -> str:
+    perpetuity = wanted.perpetuity
+    valid = round(perpetuity.poll_timeout * 1000) + GRACE_MS
+    travels, history = int(perpetuity.options.poll_in == "worker"), perpetuity.options.history
+    following = wanted.following or "-"
+    return f"{wanted.poll_id} {wanted.slot} {following} {valid} {travels} {history} {wanted.unit}"
+
+
+def _claim(wanted: _Wanted, now: int, facts: bytes, cursor: bytes) -> Claim | Refusal:
+    verdict, travels, in_flight, attempt, polled, trigger = facts.decode().split(" ")
+    if verdict != "claimed":
+        return Refusal(wanted.perpetuity, verdict, now)
     return Claim(
-        perpetuity=perpetuity,
-        poll_id=poll_id,
-        slot=slot,
-        following=following,
-        trigger=trigger.decode(),
+        perpetuity=wanted.perpetuity,
+        unit=wanted.unit,
+        poll_id=wanted.poll_id,
+        slot=wanted.slot,
+        following=wanted.following,
+        trigger=trigger,
         cursor=json.loads(cursor) if cursor else None,
         in_flight=int(in_flight),
         attempt=int(attempt),
-        polled=int(polled) if polled else None,
+        polled=None if polled == "-" else int(polled),
         now=now,
-        travels=bool(travels),
+        travels=travels == "1",
+    )
+
+
+def _due(unit: bytes, facts: bytes) -> Due:
+    at, anchor, trigger, suspect = facts.decode().split(" ")
+    return Due(
+        unit.decode(),
+        int(float(at)),
+        None if anchor == "-" else int(anchor),
+        "" if trigger == "-" else trigger,
+        suspect == "1",
     )

@@ -5,7 +5,6 @@ Every poll ends in exactly one stored outcome. User code runs only here, never i
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,13 @@ from celery_perpetual.polling import travel
 from celery_perpetual.polling.batch import Abandoned, Found, read
 from celery_perpetual.polling.claims import Claim, Claims
 from celery_perpetual.polling.coroutines import Loop
+from celery_perpetual.polling.ends import End, Ends, end_of, outcome_of, refused
 from celery_perpetual.polling.history import HISTORY_TTL_MS
 from celery_perpetual.polling.outcome import PollOutcome, format_time, readable
 from celery_perpetual.polling.pauses import Paused
 from celery_perpetual.polling.poll import Poll
 from celery_perpetual.publishing import Publisher, publish_or_leave
-from celery_perpetual.store import Store, script
+from celery_perpetual.store import Store
 from celery_perpetual.tasks import Defer, Pause, Skip, to_datetime
 from celery_perpetual.tasks.work import Work
 
@@ -50,10 +50,20 @@ class Runner:
         self.store = store
         self.events_maxlen = events_maxlen
         self.ledger = Ledger(store, events_maxlen)
+        self.ends = Ends(store, events_maxlen)
         self.publisher = Publisher(app, store)
 
     def run(self, claim: Claim) -> PollOutcome | None:
-        """Run a claimed poll, or send it to the workers (None).
+        """Run a claimed poll to its stored outcome, or send it to the workers (None).
+
+        Raises:
+            StoreUnavailable: the store went away; the claim expires by itself.
+        """
+        ended = self.poll(claim)
+        return self.ends.store_one(ended) if isinstance(ended, End) else ended
+
+    def poll(self, claim: Claim) -> End | PollOutcome | None:
+        """Run a claimed poll up to its end, which is left to be stored unless the poll has enqueued something.
 
         Raises:
             StoreUnavailable: the store went away; the claim expires by itself.
@@ -69,15 +79,15 @@ class Runner:
         try:
             result = self.evaluate(claim)
         except (Abandoned, SoftTimeLimitExceeded):
-            return self.time_out(claim)
+            return self._timed_out(claim)
         except BaseException as error:  # noqa: BLE001  # user code may raise anything, even SystemExit
             return self._fail(claim, error)
         reach("poll.read")
         if isinstance(result, Found):
             return self._enqueue(claim, result)
         if isinstance(result, Skip):
-            return self._end(
-                claim, self._outcome(claim, status.SKIPPED, reason=readable(result.reason or "skipped")), "reset"
+            return end_of(
+                claim, outcome_of(claim, status.SKIPPED, reason=readable(result.reason or "skipped")), "reset"
             )
         if isinstance(result, Defer):
             return self._defer(claim, result)
@@ -100,26 +110,28 @@ class Runner:
 
     def time_out(self, claim: Claim) -> PollOutcome:
         """Abandon a poll that ran out of its time: whatever it still brings is refused."""
-        claim.abandoned.set()
+        return self.ends.store_one(self._timed_out(claim))
+
+    def _timed_out(self, claim: Claim) -> End:
+        claim.abandoned = True
         limit = claim.perpetuity.poll_timeout
         reason = f"next_batch took longer than poll_timeout ({limit:g} s); its result is refused"
-        outcome = self._outcome(claim, status.TIMED_OUT, reason=reason)
-        logger.error("perpetual: poll of %s timed out after %g s", claim.perpetuity.unit, limit, extra=_extra(outcome))
-        return self._end(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
+        outcome = outcome_of(claim, status.TIMED_OUT, reason=reason)
+        logger.error("perpetual: poll of %s timed out after %g s", claim.unit, limit, extra=_extra(outcome))
+        return end_of(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
 
     def give_up(self, claim: Claim) -> PollOutcome:
         """End a poll whose process stops, so that the next leader need not wait for the claim to expire."""
-        claim.abandoned.set()
-        outcome = self._outcome(claim, status.ABANDONED, reason="the beat that ran this poll was stopped")
-        return self._end(claim, outcome, "keep", delay=0, trigger="retry")
+        claim.abandoned = True
+        outcome = outcome_of(claim, status.ABANDONED, reason="the beat that ran this poll was stopped")
+        return self.ends.store_one(end_of(claim, outcome, "keep", delay=0, trigger="retry"))
 
     def skip_hanging(self, claim: Claim, hanging: Claim) -> PollOutcome:
         """Skip a unit whose earlier ``next_batch`` has not returned yet: a second call would hang beside it."""
         since = round(claim.started - hanging.started)
         reason = f"next_batch of poll {hanging.poll_id} has not returned"
-        return self._end(
-            claim, self._outcome(claim, status.SKIPPED, gate="hanging", value=since, reason=reason), "keep"
-        )
+        outcome = outcome_of(claim, status.SKIPPED, gate="hanging", value=since, reason=reason)
+        return self.ends.store_one(end_of(claim, outcome, "keep"))
 
     def _call(self, claim: Claim) -> Any:
         perpetuity = claim.perpetuity
@@ -141,17 +153,17 @@ class Runner:
             keys=lambda: self.ledger.in_flight_keys(perpetuity.unit),
         )
 
-    def _enqueue(self, claim: Claim, found: Found) -> PollOutcome:
+    def _enqueue(self, claim: Claim, found: Found) -> End | PollOutcome:
         perpetuity, works = claim.perpetuity, found.works
         counts = {"duplicates": found.duplicates, "left_out": found.left_out, "watermark": found.watermark}
         if found.overflow:
             return self._skip_full(claim, claim.in_flight + len(works), duplicates=found.duplicates)
-        outcome = self._outcome(claim, status.EMPTY, cursor=found.cursor, **counts)
+        outcome = outcome_of(claim, status.EMPTY, cursor=found.cursor, **counts)
         if not works:
-            return self._end(claim, outcome, "reset", cursor=found.cursor)
-        outcome = self._outcome(claim, status.ENQUEUED, cursor=found.cursor, count=len(works), **counts)
+            return end_of(claim, outcome, "reset", cursor=found.cursor)
+        outcome = outcome_of(claim, status.ENQUEUED, cursor=found.cursor, count=len(works), **counts)
         if len(works) > CHUNK and not self.ledger.stage(perpetuity, claim.poll_id, works):
-            return self._refused(claim)
+            return refused(claim)
         try:
             self.publisher.rehearse(works)
             load = self.publisher.load(claim.poll_id, works)
@@ -179,8 +191,8 @@ class Runner:
         if verdict == "missing":
             return self._fail(claim, RuntimeError("records of this batch expired before its commit"))
         if verdict == "refused":
-            return self._refused(claim)
-        claim.committed.set()
+            return refused(claim)
+        claim.committed = True
         logger.info("perpetual: %s enqueued %d items", perpetuity.unit, len(works), extra=_extra(outcome))
         if load:
             load.aftermath.tell()
@@ -188,71 +200,28 @@ class Runner:
             publish_or_leave(self.publisher, claim.poll_id, works)
         return outcome
 
-    def _skip_full(self, claim: Claim, value: int, duplicates: int = 0) -> PollOutcome:
+    def _skip_full(self, claim: Claim, value: int, duplicates: int = 0) -> End:
         limit = claim.perpetuity.max_in_flight
-        outcome = self._outcome(
+        outcome = outcome_of(
             claim, status.SKIPPED, gate="max_in_flight", value=value, limit=limit, duplicates=duplicates
         )
-        return self._end(claim, outcome, "keep")
+        return end_of(claim, outcome, "keep")
 
-    def _fail(self, claim: Claim, error: BaseException) -> PollOutcome:
-        outcome = self._outcome(claim, status.FAILED, error=f"{type(error).__name__}: {readable(error)}")
-        logger.error("perpetual: poll of %s failed", claim.perpetuity.unit, exc_info=error, extra=_extra(outcome))
-        return self._end(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
+    def _fail(self, claim: Claim, error: BaseException) -> End:
+        outcome = outcome_of(claim, status.FAILED, error=f"{type(error).__name__}: {readable(error)}")
+        logger.error("perpetual: poll of %s failed", claim.unit, exc_info=error, extra=_extra(outcome))
+        return end_of(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
 
-    def _defer(self, claim: Claim, defer: Defer) -> PollOutcome:
+    def _defer(self, claim: Claim, defer: Defer) -> End:
         after = defer.after if isinstance(defer.after, timedelta) else timedelta(seconds=defer.after)
-        outcome = self._outcome(claim, status.DEFERRED, reason=f"deferred for {after.total_seconds():g} s")
-        return self._end(claim, outcome, "keep", delay=round(after.total_seconds() * 1000), trigger="defer")
+        outcome = outcome_of(claim, status.DEFERRED, reason=f"deferred for {after.total_seconds():g} s")
+        return end_of(claim, outcome, "keep", delay=round(after.total_seconds() * 1000), trigger="defer")
 
-    def _pause(self, claim: Claim, pause: Pause) -> PollOutcome:
+    def _pause(self, claim: Claim, pause: Pause) -> End:
         reason = readable(pause.reason or "next_batch asked for it")
-        outcome = self._outcome(claim, status.PAUSED, reason=reason)
-        paused = Paused(scope=claim.perpetuity.unit, by="next_batch", reason=reason, at=outcome.finished_at)
-        return self._end(claim, outcome, "keep", pause=paused.to_json())
-
-    def _refused(self, claim: Claim) -> PollOutcome:
-        """Somebody else has the unit by now and has recorded how this poll ended."""
-        reason = "the claim was taken over or has expired; the batch was refused"
-        logger.warning("perpetual: batch of %s was refused, its claim is lost", claim.perpetuity.unit)
-        return self._outcome(claim, status.SUPERSEDED, reason=reason)
-
-    def _outcome(self, claim: Claim, how: str, cursor: str = "", **facts: Any) -> PollOutcome:
-        return PollOutcome(
-            poll_id=claim.poll_id,
-            unit=claim.perpetuity.unit,
-            task=claim.perpetuity.name,
-            slot=to_datetime(claim.slot),
-            trigger=claim.trigger,
-            status=how,
-            started_at=to_datetime(claim.now),
-            finished_at=to_datetime(claim.store_time),
-            cursor=json.loads(cursor) if cursor else None,
-            **facts,
-        )
-
-    def _end(
-        self,
-        claim: Claim,
-        outcome: PollOutcome,
-        failures: str,
-        *,
-        cursor: str = "",
-        delay: int | None = None,
-        trigger: str = "",
-        pause: str = "",
-    ) -> PollOutcome:
-        keys, unit = self.store.keys, claim.perpetuity.unit
-        later = delay is not None and not claim.by_hand
-        reply = script("end")(
-            self.store, key=keys.unit(unit), due=keys.due, polls=keys.polls(unit), events=keys.events,
-            paused=keys.paused, cursors=keys.cursors, poll=claim.poll_id, unit=unit, outcome=outcome.to_json(),
-            sign=outcome.sign,
-            history=claim.perpetuity.options.history, ttl=HISTORY_TTL_MS, maxlen=self.events_maxlen, slot=claim.slot,
-            following=claim.following, delay=delay if later else "", trigger=trigger, failures=failures,
-            cursor=cursor, pause=pause,
-        )  # fmt: skip
-        return self._refused(claim) if reply == b"refused" else outcome
+        outcome = outcome_of(claim, status.PAUSED, reason=reason)
+        paused = Paused(scope=claim.unit, by="next_batch", reason=reason, at=outcome.finished_at)
+        return end_of(claim, outcome, "keep", pause=paused.to_json())
 
 
 def _backoff(claim: Claim) -> int:

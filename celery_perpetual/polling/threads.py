@@ -3,28 +3,37 @@
 They are daemon threads of our own: an executor's exit hook would wait for a ``next_batch`` that never returns. A poll
 that outlives its time limit is abandoned and its thread replaced, until too many hang; a unit whose thread still hangs
 is not started a second time in this process. When none is left, polls go to the workers.
+
+A thread that has the end of a poll which enqueues nothing hands it over and is free for the next poll: the clock stores
+all ends that wait in one call. So claims are open for at most as many polls as there are threads, and for as many ends
+that are on their way to the store.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
-from celery.utils.log import get_logger
-
 from celery_perpetual.polling.claims import Claim
-
-logger = get_logger(__name__)
+from celery_perpetual.polling.ends import End, broke_off
 
 #: A poll that runs for longer gives its place to others, as long as threads that may hang are left: it may never end.
 SLOW_SECONDS = 1.0
+#: Most ends that are taken out at once: nobody else's call of the store shall wait for longer.
+MOST_ENDS = 50
 
 
 class PollThreads:
     """A bounded set of threads that run claims."""
 
     def __init__(self, run: Callable[[Claim], object], size: int, most_abandoned: int) -> None:
+        """Start nothing yet.
+
+        Args:
+            run: called with a claim on one of the threads. An :class:`End` that it returns is left to be stored.
+        """
         self._run = run
         self._size = size
         self._most_abandoned = most_abandoned
@@ -32,9 +41,12 @@ class PollThreads:
         self._lock = threading.Lock()
         self._running: dict[str, Claim] = {}
         self._hanging: dict[str, Claim] = {}
+        self._ending: dict[str, Claim] = {}
+        """Polls whose end is not stored yet."""
+        self._ends: deque[End] = deque()
         self._threads = 0
         self.on_end: Callable[[], object] = lambda: None
-        """Called when a poll has ended: its unit may be due again at once."""
+        """Called when a poll has ended: there may be an end to store, and its unit may be due again at once."""
 
     @property
     def free(self) -> int:
@@ -42,7 +54,8 @@ class PollThreads:
         with self._lock:
             slow = sum(claim.age > SLOW_SECONDS for claim in self._running.values())
             lost = max(0, slow + len(self._hanging) - self._most_abandoned)
-            return max(0, self._size - lost - len(self._running) + slow)
+            threads = self._size - lost - len(self._running) + slow
+            return max(0, threads - max(0, len(self._ending) - self._size))
 
     @property
     def worn_out(self) -> bool:
@@ -52,29 +65,41 @@ class PollThreads:
 
     @property
     def running(self) -> list[Claim]:
-        """Polls in progress, without the abandoned ones."""
+        """Polls whose end is not stored yet, without the abandoned ones."""
         with self._lock:
-            return list(self._running.values())
+            return [*self._running.values(), *self._ending.values()]
 
     def hanging(self, unit: str) -> Claim | None:
         """The abandoned poll of a unit whose ``next_batch`` has not returned yet."""
         with self._lock:
-            return next((c for c in self._hanging.values() if c.perpetuity.unit == unit), None)
+            return next((c for c in self._hanging.values() if c.unit == unit), None)
 
-    def start(self, claim: Claim) -> None:
-        """Run a claim on a free thread."""
+    def start(self, *claims: Claim) -> None:
+        """Run claims on free threads."""
         with self._lock:
-            self._running[claim.poll_id] = claim
-            needed = len(self._running) + len(self._hanging) > self._threads
-            self._threads += needed
-        if needed:
+            self._running.update((claim.poll_id, claim) for claim in claims)
+            missing = max(0, len(self._running) + len(self._hanging) - self._threads)
+            self._threads += missing
+        for _ in range(missing):
             threading.Thread(target=self._work, name="perpetual-poll", daemon=True).start()
-        self._queue.put(claim)
+        for claim in claims:
+            self._queue.put(claim)
+
+    def ended(self) -> list[End]:
+        """Take out ends that wait to be stored, the oldest first."""
+        with self._lock:
+            return [self._ends.popleft() for _ in range(min(MOST_ENDS, len(self._ends)))]
+
+    def settled(self, ends: Sequence[End]) -> None:
+        """These have been stored, or cannot be."""
+        with self._lock:
+            for end in ends:
+                self._ending.pop(end.claim.poll_id, None)
 
     def overdue(self) -> list[Claim]:
         """Take out the polls whose time limit has passed; their threads are given up."""
         with self._lock:
-            late = [c for c in self._running.values() if c.overdue and not c.committed.is_set()]
+            late = [c for c in self._running.values() if c.overdue and not c.committed]
             for claim in late:
                 self._hanging[claim.poll_id] = self._running.pop(claim.poll_id)
         return late
@@ -82,11 +107,16 @@ class PollThreads:
     def _work(self) -> None:
         while True:
             claim = self._queue.get()
+            end: End | None = None
             try:
-                self._run(claim)
-            except BaseException:  # a thread that ends here would cost a place for good
-                logger.exception("perpetual: poll of %s broke off; its claim expires", claim.perpetuity.unit)
+                ended = self._run(claim)
+                end = ended if isinstance(ended, End) else None
+            except BaseException as error:  # noqa: BLE001  # a thread that ends here would cost a place for good
+                broke_off(claim, error)
             with self._lock:
                 self._running.pop(claim.poll_id, None)
                 self._hanging.pop(claim.poll_id, None)
+                if end is not None:
+                    self._ending[claim.poll_id] = claim
+                    self._ends.append(end)
             self.on_end()

@@ -15,13 +15,13 @@ because a client repeats a call whose reply got lost.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from celery_perpetual.store.wire import packed
 
@@ -77,6 +77,41 @@ class Script:
                 return store.wire.call(packed("EVALSHA", self.sha, *numbered))
             except NoScriptError:
                 return store.wire.call(packed("EVAL", self.text, *numbered))
+
+    def begin(
+        self, store: Store, *, tail: Sequence[Any] = (), more_keys: Sequence[str] = (), **slots: Any
+    ) -> Callable[[], Any]:
+        """Send a call over the one connection of a store that is alone, and return what waits for its reply.
+
+        Nothing else may go over that connection before. If anything is wrong with it, or with the reply, the call is
+        made once more as any other, and what that raises is raised.
+        """
+
+        def call() -> Any:
+            return self(store, tail=tail, more_keys=more_keys, **slots)
+
+        connection = store.redis.connection
+        if connection is None:
+            return call
+        keys, args = [slots[name] for name in self.keys], [slots[name] for name in self.args]
+        try:
+            parts = ("EVALSHA", self.sha, len(keys) + len(more_keys), *keys, *more_keys, *args, *tail)
+            # In one piece: redis-py would make a system call and a packet of every long argument.
+            connection.send_packed_command([b"*%d\r\n" % len(parts) + b"".join(map(bulk, parts))])
+        except (RedisError, OSError):
+            connection.disconnect()
+            return call
+
+        def reply() -> Any:
+            try:
+                return connection.read_response()
+            except ResponseError:
+                return call()
+            except (RedisError, OSError):
+                connection.disconnect()
+                return call()
+
+        return reply
 
 
 class Prepared:

@@ -102,7 +102,7 @@ def test_a_claim_that_arrives_once_more_after_its_end_changes_nothing(
     world.registered()
     slots = world.claim(mine="" if by_hand else None)
     world.run("claim", slots)
-    world.run("end", {**world.end(delay=delay, failures="add"), "following": "" if by_hand else DAY})
+    world.run("end", world.end(delay=delay, failures="add", following="" if by_hand else str(DAY)))
     ended = dump(world.redis)
 
     world.run("claim", slots)

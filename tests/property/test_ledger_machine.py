@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -33,13 +35,14 @@ class LedgerMachine(LedgerStore):
         slot = now if not mine else max(1, (model.slot or 1000) + step)
         following = now - 50 if late else now + HOUR
         poll = new_poll_id(now)
-        row = [UNIT, "deliver", slot, following if mine else "", poll, valid, 0, 200, HOUR]
+        row = f"{poll} {slot} {following if mine else '-'} {valid} 0 200 {UNIT}"
         before, due = self.dump(), self.redis.zscore(self.names.due, UNIT)
         replies = [
             script("claim")(
                 self.store, leader=self.names.leader, due=self.names.due, paused=self.names.paused,
                 events=self.names.events, mine=mine, unit_prefix=self.names.unit_prefix,
-                polls_prefix=self.names.polls_prefix, maxlen=10_000, tail=row,
+                polls_prefix=self.names.polls_prefix, maxlen=10_000, ttl=HOUR, seen=now + HOUR,
+                tail=[row],
             )
             for _ in range(2)
         ]  # fmt: skip
@@ -48,8 +51,9 @@ class LedgerMachine(LedgerStore):
             assert self.dump() == before
             return
         expected = model.verdict(mine, slot)
-        for _, verdict, _anchor, cursor, in_flight, attempt, _last, _trigger in replies:
-            assert verdict.decode() == expected
+        for _, facts, cursor in replies:
+            verdict, _travels, in_flight, attempt, _last, _trigger = facts.decode().split(" ")
+            assert verdict == expected
             if expected != "backoff":  # it counts the failure itself
                 assert (cursor.decode(), int(in_flight), int(attempt)) == (model.cursor, model.in_flight, model.attempt)
         if expected == "claimed":
@@ -134,12 +138,15 @@ class LedgerMachine(LedgerStore):
         poll, model, names = self.some_poll(which), self.model, self.names
         open_ = model.claim is not None and model.claim.poll == poll
         before = self.dump()
+        note = {
+            "poll": poll, "unit": UNIT, "history": "200", "slot": "1", "failures": "add" if failed else "reset",
+        }  # fmt: skip
         answers = [
             script("end")(
-                self.store, key=names.unit(UNIT), due=names.due, polls=names.polls(UNIT), events=names.events,
-                paused=names.paused, cursors=names.cursors, poll=poll, unit=UNIT, outcome="{}", sign="", history=200, ttl=HOUR, maxlen=10_000,
-                slot=1, following="", delay="", trigger="", failures="add" if failed else "reset", cursor="", pause="",
-            )
+                self.store, due=names.due, events=names.events, paused=names.paused, cursors=names.cursors,
+                unit_prefix=names.unit_prefix, polls_prefix=names.polls_prefix, maxlen=10_000, ttl=HOUR,
+                tail=["{}", json.dumps(note)],
+            )[0]
             for _ in range(2)
         ]  # fmt: skip
         if not open_:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_perpetual.ledger import item_id
-from tests.support.scripts import DAY, MINUTE, NEXT_POLL, POLL, UNIT, Slots, World
+from tests.support.scripts import DAY, MINUTE, NEXT_POLL, OTHER_POLL, OTHER_UNIT, POLL, UNIT, Slots, World
 
 
 def after(client: Any, case: Case) -> dict[str, Any]:
@@ -65,23 +65,37 @@ def then(expected: Any) -> Callable[[Any, Any], bool]:
 
 
 def same_claims(first: list[Any], second: list[Any]) -> bool:
-    """The same answers; only the time may be another, and a trigger matters to nobody who was refused."""
-    rows = [(answer[at : at + 7] for at in range(1, len(answer), 7)) for answer in (first, second)]
+    """The same answers; only the time may be another, and to whom was refused only the verdict and the cursor matter."""
+    rows = [list(zip(answer[1::2], answer[2::2], strict=True)) for answer in (first, second)]
     return all(
-        one[:6] == other[:6] and (one[0] != b"claimed" or one == other) for one, other in zip(*rows, strict=True)
+        one == other
+        or (not one[0].startswith(b"claimed ") and _verdict(one[0]) == _verdict(other[0]) and one[1] == other[1])
+        for one, other in zip(*rows, strict=True)
     )
 
 
+def _verdict(facts: bytes) -> bytes:
+    return facts.split(b" ")[0]
+
+
 def verdicts(*expected: bytes) -> Callable[[Any], bool]:
-    return lambda answer: tuple(answer[1::7]) == expected
+    return lambda answer: tuple(map(_verdict, answer[1::2])) == expected
 
 
 def unit_keys(w: World) -> Mapping[str, str]:
     return {w.keys.unit(UNIT): "hash"}
 
 
+def units_keys(w: World) -> Mapping[str, str]:
+    return {w.keys.unit(UNIT): "hash", w.keys.unit(OTHER_UNIT): "hash"}
+
+
 def claim_keys(w: World) -> Mapping[str, str]:
     return {w.keys.unit(UNIT): "hash", w.keys.polls(UNIT): "list"}
+
+
+def claims_keys(w: World) -> Mapping[str, str]:
+    return {**claim_keys(w), w.keys.unit(OTHER_UNIT): "hash", w.keys.polls(OTHER_UNIT): "list"}
 
 
 def finish_keys(w: World) -> Mapping[str, str]:
@@ -116,16 +130,16 @@ CASES = [
     Case("drop_unit", "without a cursor", lambda w: w.orphaned(""), World.drop_unit, answers(1), then(0)),
     Case("drop_unit", "with a cursor", lambda w: w.orphaned("7"), World.drop_unit, answers(2)),
     Case("drop_unit", "known of late", World.registered, World.drop_unit, answers(0), writes=False),
-    Case("due", "one is due", World.registered, World.due, lambda a: a[2:6] == [UNIT.encode(), b"1000", b"", b""],
+    Case("due", "one is due", World.registered, World.due, lambda a: a[2:4] == [UNIT.encode(), b"1000 - - 0"],
          lambda a, b: a[1:] == b[1:], writes=False, touches=unit_keys),
     Case("due", "nothing is due", lambda w: (w.led(), w.redis.zadd(w.keys.due, {UNIT: 9e12})), World.due,
          lambda a: a[1:] == [b"9000000000000"], lambda a, b: a[1:] == b[1:], writes=False),
     # ---- claims
-    Case("claim", "by the leader", World.registered, World.claim, verdicts(b"claimed"), same_claims, touches=claim_keys),
+    Case("claim", "by the leader", World.registered, World.claim, verdicts(b"claimed"), same_claims, touches=unit_keys),
     Case("claim", "several units", World.registered, lambda w: w.claim(units=2), verdicts(b"claimed", b"claimed"),
-         same_claims, touches=claim_keys),
+         same_claims, touches=units_keys),
     Case("claim", "by hand", World.registered, lambda w: w.claim(mine=""), verdicts(b"claimed"), same_claims,
-         touches=claim_keys),
+         touches=unit_keys),
     Case("claim", "taken over from an earlier term", World.claimed_by_earlier_term,
          lambda w: w.claim(NEXT_POLL, slot=2000), verdicts(b"claimed"), same_claims, touches=claim_keys),
     Case("claim", "taken over after its time", lambda w: w.claimed(valid=0), lambda w: w.claim(NEXT_POLL, slot=2000),
@@ -138,21 +152,31 @@ CASES = [
          touches=claim_keys),
     Case("claim", "busy for a poll by hand", lambda w: w.claimed(), lambda w: w.claim(NEXT_POLL, mine=""),
          verdicts(b"busy"), same_claims, writes=False),
-    Case("claim", "paused", World.paused, World.claim, verdicts(b"paused"), same_claims, touches=claim_keys),
+    Case("claim", "paused", World.paused, World.claim, verdicts(b"paused"), same_claims, touches=unit_keys),
     Case("claim", "everything paused", lambda w: (w.registered(), w.run("pause", w.pause(scope="*"))), World.claim,
-         verdicts(b"paused"), same_claims, touches=claim_keys),
+         verdicts(b"paused"), same_claims, touches=unit_keys),
     Case("claim", "a slot that was polled", lambda w: (w.claimed(), w.run("end", w.end())), lambda w: w.claim(NEXT_POLL),
          verdicts(b"early"), same_claims, writes=False),
+    Case("claim", "polled since it was seen to be due", lambda w: (w.claimed(), w.run("end", w.end())),
+         lambda w: w.claim(NEXT_POLL, slot=2000, seen=1), verdicts(b"early"), same_claims, writes=False),
     Case("claim", "not leading", World.registered, lambda w: w.claim(mine="a:1"), answers([0]), writes=False),
     # ---- ends without items
-    Case("end", "nothing found", lambda w: w.claimed(), World.end, answers(b"ended"), then(b"already")),
-    Case("end", "nothing found once more", World.ended_empty, lambda w: w.end(NEXT_POLL), answers(b"ended"),
-         then(b"already")),
+    Case("end", "nothing found", lambda w: w.claimed(), World.end, answers([b"ended"]), then([b"already"]),
+         touches=claim_keys),
+    Case("end", "nothing found once more", World.ended_empty, lambda w: w.end(NEXT_POLL), answers([b"ended"]),
+         then([b"already"]), touches=claim_keys),
     Case("end", "failed", lambda w: w.claimed(), lambda w: w.end(sign="", delay="30000", failures="add"),
-         answers(b"ended"), then(b"already")),
+         answers([b"ended"]), then([b"already"]), touches=claim_keys),
     Case("end", "asks for a pause", lambda w: w.claimed(), lambda w: w.end(sign="", pause='{"by": "next_batch"}'),
-         answers(b"ended"), then(b"already")),
-    Case("end", "claim lost", lambda w: w.claimed(NEXT_POLL), World.end, answers(b"refused"), writes=False),
+         answers([b"ended"]), then([b"already"]), touches=claim_keys),
+    Case("end", "claim lost", lambda w: w.claimed(NEXT_POLL), World.end, answers([b"refused"]), writes=False),
+    Case("end", "several units", lambda w: w.claimed(units=2), lambda w: w.end(POLL, (OTHER_POLL, OTHER_UNIT)),
+         answers([b"ended", b"ended"]), then([b"already", b"already"]), touches=claims_keys),
+    Case("end", "one of several has lost its claim", lambda w: w.claimed(units=2),
+         lambda w: w.end(POLL, (NEXT_POLL, OTHER_UNIT)), answers([b"ended", b"refused"]), then([b"already", b"refused"]),
+         touches=claims_keys),
+    Case("end", "one poll twice", lambda w: w.claimed(), lambda w: w.end(POLL, (POLL, UNIT)),
+         answers([b"ended", b"already"]), then([b"already", b"already"]), touches=claim_keys),
     # ---- batches
     Case("stage", "first chunk", lambda w: w.claimed(), World.stage, answers(1), moving=("P:staged",)),
     Case("stage", "second chunk", lambda w: w.staged(1), lambda w: w.stage(1), answers(1), moving=("P:staged",)),

@@ -11,9 +11,11 @@ from celery_perpetual.tasks.work import Work
 
 UNIT, OTHER_UNIT = "perpetual:deliver", "perpetual:zürich%3A東京"
 POLL, NEXT_POLL = new_poll_id(1_700_000_000_000), new_poll_id(1_700_000_001_000)
+OTHER_POLL = POLL[:-1] + "0"
 QUEUE = "the-broker's-queue"
 MINUTE = 60_000
 DAY = 24 * 60 * MINUTE
+FAR = 10**15
 OUTCOME = json.dumps({"status": "enqueued"})
 Slots = dict[str, Any]
 
@@ -69,15 +71,16 @@ class World:
         return {"due": self.keys.due, "limit": 100, "unit_prefix": self.keys.unit_prefix, "mine": self.leader}
 
     def claim(
-        self, poll: str = POLL, *, mine: str | None = None, slot: int = 1000, valid: int = MINUTE, units: int = 1
-    ) -> Slots:
+        self, poll: str = POLL, *, mine: str | None = None, slot: int = 1000, valid: int = MINUTE, units: int = 1,
+        seen: int | None = None,
+    ) -> Slots:  # fmt: skip
         k = self.keys
-        rows: list[Any] = [UNIT, "deliver", slot, DAY, poll, valid, 0, 200, DAY]
-        rows += [OTHER_UNIT, "other", slot, DAY, poll[:-1] + "0", valid, 0, 200, DAY] * (units - 1)
+        rows = [f"{poll} {slot} {DAY} {valid} 0 200 {UNIT}"]
+        rows += [f"{poll[:-1]}0 {slot} {DAY} {valid} 0 200 {OTHER_UNIT}"] * (units - 1)
         return {
             "leader": k.leader, "due": k.due, "paused": k.paused, "events": k.events,
             "mine": self.leader if mine is None else mine, "unit_prefix": k.unit_prefix,
-            "polls_prefix": k.polls_prefix, "maxlen": 1000, "tail": rows,
+            "polls_prefix": k.polls_prefix, "maxlen": 1000, "ttl": DAY, "seen": FAR if seen is None else seen, "tail": rows,
         }  # fmt: skip
 
     def stage(self, chunk: int = 0, poll: str = POLL, items: int = 3) -> Slots:
@@ -108,15 +111,23 @@ class World:
             "tail": [*(encode(each, "deliver") for each in works), *pairs(works, poll, 0), *commands],
         }  # fmt: skip
 
-    def end(
-        self, poll: str = POLL, *, sign: str = "empty", delay: str = "", failures: str = "reset", pause: str = ""
-    ) -> Slots:
+    def end(self, poll: str = POLL, *more: tuple[str, str], unit: str = UNIT, **note: str) -> Slots:
+        """The end of a poll, and of ``more`` of other units."""
         k = self.keys
+        told = {
+            "sign": "empty",
+            "history": "200",
+            "slot": "1000",
+            "following": str(DAY),
+            "failures": "reset",
+            "cursor": "7",
+        }
+        if note.get("delay"):
+            told["trigger"] = "backoff"
+        rows = [(OUTCOME, json.dumps({"poll": p, "unit": u, **told, **note})) for p, u in [(poll, unit), *more]]
         return {
-            "key": k.unit(UNIT), "due": k.due, "polls": k.polls(UNIT), "events": k.events, "paused": k.paused,
-            "cursors": k.cursors, "poll": poll, "unit": UNIT, "outcome": OUTCOME, "sign": sign, "history": 200, "ttl": DAY, "maxlen": 1000,
-            "slot": 1000, "following": DAY, "delay": delay, "trigger": "backoff" if delay else "",
-            "failures": failures, "cursor": "7", "pause": pause,
+            "due": k.due, "events": k.events, "paused": k.paused, "cursors": k.cursors, "unit_prefix": k.unit_prefix,
+            "polls_prefix": k.polls_prefix, "maxlen": 1000, "ttl": DAY, "tail": [text for row in rows for text in row],
         }  # fmt: skip
 
     def publish(self, first: int, last: int, poll: str = POLL) -> Slots:
@@ -205,7 +216,7 @@ class World:
     def claimed(self, poll: str = POLL, **options: Any) -> None:
         if not self.leader:
             self.registered()
-        assert self.run("claim", self.claim(poll, **options))[1] == b"claimed"
+        assert self.run("claim", self.claim(poll, **options))[1].startswith(b"claimed ")
 
     def claimed_by_earlier_term(self) -> None:
         self.claimed()
@@ -252,7 +263,7 @@ class World:
     def orphaned(self, cursor: str) -> None:
         """A unit that was polled once, and was last known long ago."""
         self.claimed()
-        self.run("end", {**self.end(), "cursor": cursor})
+        self.run("end", self.end(cursor=cursor))
         self.redis.zadd(self.keys.units, {UNIT: 1})
 
 

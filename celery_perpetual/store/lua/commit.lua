@@ -86,7 +86,7 @@ end
 redis.call('HINCRBY', key, 'inflight', items)
 redis.call('ZREM', staged, poll .. ' ' .. unit)
 close_poll(poll, unit, {
-  key = key, due = due, cursors = cursors, polls = polls, events = events, outcome = outcome, sign = '', history = tonumber(history),
+  key = key, due = due, cursors = cursors, polls = polls, events = events, outcome = outcome, sign = '', history = history,
   ttl = ttl, maxlen = maxlen, slot = slot, following = following, delay = delay, trigger = trigger,
   failures = 'reset', cursor = cursor,
 })

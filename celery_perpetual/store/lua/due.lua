@@ -4,8 +4,8 @@
 -- ARGV[1] limit        int   most units to answer
 -- ARGV[2] unit_prefix  text  what the keys of unit hashes start with
 -- ARGV[3] mine         text  owner:term
--- returns {now, next due time or '', then per due unit: name, due time, anchor, trigger, suspect}; suspect is
--- '1' where a poll was open when an earlier leader died
+-- returns {now, next due time or '', then per due unit: name, and "{due time} {anchor} {trigger} {suspect}"}; '-' is
+-- none, and suspect is 1 where a poll was open when an earlier leader died
 local due = KEYS[1]
 local limit, unit_prefix, mine = ARGV[1], ARGV[2], ARGV[3]
 -- include now
@@ -13,10 +13,10 @@ local found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT
 local reply = {now, ''}
 for i = 1, #found, 2 do
   local known = redis.call('HMGET', unit_prefix .. found[i], 'anchor', 'trigger', 'killed', 'claim_by')
-  local n = #reply
-  reply[n + 1], reply[n + 2], reply[n + 3], reply[n + 4] = found[i], found[i + 1], known[1] or '', known[2] or ''
   local left_open = known[4] and known[4] ~= '' and known[4] ~= mine
-  reply[n + 5] = (left_open or (tonumber(known[3]) or 0) > 0) and '1' or '0'
+  local suspect = left_open or (tonumber(known[3]) or 0) > 0
+  reply[#reply + 1] = found[i]
+  reply[#reply + 1] = table.concat({found[i + 1], known[1] or '-', known[2] or '-', suspect and '1' or '0'}, ' ')
 end
 if #found == 0 then
   reply[2] = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2] or ''

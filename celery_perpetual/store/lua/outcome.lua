@@ -15,10 +15,10 @@ local function forget_old(list, at)
   end
 end
 
-local function write_outcome(list, history, ttl, sign, at, json)
-  local newest = sign ~= '' and redis.call('LINDEX', list, 0)
+-- "newest" is the list's first entry, where the sign is not ''.
+local function write_outcome(list, history, ttl, sign, at, json, newest)
   local repeated, first = 1, at
-  if newest then
+  if newest and sign ~= '' then
     local times, since, same = string.match(newest, '^(%d+) (%d+) ([^\n]*)\n')
     if same == sign then
       repeated, first = tonumber(times) + 1, since
@@ -28,9 +28,13 @@ local function write_outcome(list, history, ttl, sign, at, json)
   if repeated > 1 then
     redis.call('LSET', list, 0, entry)
   else
-    redis.call('LPUSH', list, entry)
-    redis.call('LTRIM', list, 0, history - 1)
-    forget_old(list, tonumber(at))
+    local length = redis.call('LPUSH', list, entry)
+    if length > history then
+      redis.call('LTRIM', list, 0, history - 1)
+    end
+    if length > 1 then
+      forget_old(list, tonumber(at))
+    end
   end
   redis.call('PEXPIRE', list, ttl)
 end
