@@ -58,7 +58,7 @@ class Clock(threading.Thread):
         base_runs: BaseRuns,
     ) -> None:
         super().__init__(name="perpetual-clock", daemon=True)
-        self._store = store.clone(alone=True)
+        self._store = store.clone()
         self._leadership = leadership
         self._roster = roster
         self._runner = runner
@@ -66,7 +66,7 @@ class Clock(threading.Thread):
         self._base_runs = base_runs
         self._claims = Claims(self._store, runner.events_maxlen)
         self._ahead = Ahead(self._claims)
-        self._ends = Ends(store.clone(alone=True), runner.events_maxlen)
+        self._ends = Ends(store.clone(), runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
         self._unregistered: deque[Perpetuity] = deque()
         self._couriers = PollThreads(runner.run, COURIERS, 0)

@@ -61,19 +61,15 @@ class Store:
             shown=without_password(url),
         )
 
-    def clone(self, *, patient: bool = True, alone: bool = False) -> Store:
+    def clone(self, *, patient: bool = True) -> Store:
         """The same namespace over connections of its own.
 
         Args:
-            alone: for one thread only, which then has one connection and does not go through a pool for every call.
             patient: False for callers that may not wait: connecting and asking together take at most the timeout,
                 and only a connection that is plainly broken is tried a second time.
         """
         timeout = self.timeout if patient else self.timeout / 2
-        store = Store(self.address, self.keys.prefix, timeout=timeout, shown=self.shown, patient=patient)
-        if alone:
-            store.redis.connection = store.redis.connection_pool.make_connection()  # connects when it is needed
-        return store
+        return Store(self.address, self.keys.prefix, timeout=timeout, shown=self.shown, patient=patient)
 
     def errors(self, doing: str) -> _Errors:
         """Turn the client's errors into :class:`StoreUnavailable`, within a block."""

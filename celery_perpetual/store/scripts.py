@@ -21,7 +21,7 @@ from hashlib import sha1
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, RedisError
 
 from celery_perpetual.store.wire import packed
 
@@ -81,37 +81,29 @@ class Script:
     def begin(
         self, store: Store, *, tail: Sequence[Any] = (), more_keys: Sequence[str] = (), **slots: Any
     ) -> Callable[[], Any]:
-        """Send a call over the one connection of a store that is alone, and return what waits for its reply.
+        """Send a call, and return what waits for its reply.
 
-        Nothing else may go over that connection before. If anything is wrong with it, or with the reply, the call is
-        made once more as any other, and what that raises is raised.
+        If anything is wrong with the connection or the reply, the call is made once more as any other, and what that
+        raises is raised.
         """
+        keys, args = [slots[name] for name in self.keys], [slots[name] for name in self.args]
+        numbered = (len(keys) + len(more_keys), *keys, *more_keys, *args, *tail)
 
-        def call() -> Any:
+        def again() -> Any:
             return self(store, tail=tail, more_keys=more_keys, **slots)
 
-        connection = store.redis.connection
-        if connection is None:
-            return call
-        keys, args = [slots[name] for name in self.keys], [slots[name] for name in self.args]
         try:
-            parts = ("EVALSHA", self.sha, len(keys) + len(more_keys), *keys, *more_keys, *args, *tail)
-            # In one piece: redis-py would make a system call and a packet of every long argument.
-            connection.send_packed_command([b"*%d\r\n" % len(parts) + b"".join(map(bulk, parts))])
+            reply = store.wire.begin(packed("EVALSHA", self.sha, *numbered))
         except (RedisError, OSError):
-            connection.disconnect()
-            return call
+            return again
 
-        def reply() -> Any:
+        def finish() -> Any:
             try:
-                return connection.read_response()
-            except ResponseError:
-                return call()
+                return reply()
             except (RedisError, OSError):
-                connection.disconnect()
-                return call()
+                return again()
 
-        return reply
+        return finish
 
 
 class Prepared:

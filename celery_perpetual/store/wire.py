@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -33,22 +34,44 @@ class Wire:
         Raises:
             RedisError, OSError: what redis-py raises.
         """
+        client = self._client()
+
+        def ask() -> Any:
+            _send(client.connection, packed)
+            return client.connection.read_response()
+
+        with self._lent(client):
+            return client.connection.retry.call_with_retry(ask, lambda _: client.connection.disconnect())
+
+    def begin(self, packed: bytes) -> Callable[[], Any]:
+        """Send one packed command, and return what reads its reply. There is no second try.
+
+        Raises:
+            RedisError, OSError: what redis-py raises; also when the reply is read.
+        """
+        client = self._client()
+        try:
+            _send(client.connection, packed)
+        except BaseException:
+            with self._lent(client):
+                raise
+
+        def reply() -> Any:
+            with self._lent(client):
+                return client.connection.read_response()
+
+        return reply
+
+    def _client(self) -> Any:
         if self._pid != os.getpid():  # forked: those are the parent's
             self._pid, self._idle = os.getpid(), deque()
         try:
-            client = self._idle.pop()
+            return self._idle.pop()
         except IndexError:
-            client = self._redis.client()
-        connection = client.connection
-        try:
-            return connection.retry.call_with_retry(lambda: _ask(connection, packed), lambda _: connection.disconnect())
-        except ResponseError:
-            raise
-        except BaseException:  # also a time limit's: the reply would be taken for that of the next call
-            connection.disconnect()
-            raise
-        finally:
-            self._idle.append(client)
+            return self._redis.client()
+
+    def _lent(self, client: Any) -> _Lent:
+        return _Lent(self._idle, client)
 
     def close(self) -> None:
         """Hang up."""
@@ -57,10 +80,28 @@ class Wire:
                 self._idle.pop().close()
 
 
-def _ask(connection: Any, packed: bytes) -> Any:
+class _Lent:
+    """Gives a client back after a block."""
+
+    __slots__ = ("_client", "_idle")
+
+    def __init__(self, idle: deque[Any], client: Any) -> None:
+        self._idle = idle
+        self._client = client
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        # A time limit may come in the middle: the reply that is on its way would be taken for that of the next call.
+        if kind is not None and not issubclass(kind, ResponseError):
+            self._client.connection.disconnect()
+        self._idle.append(self._client)
+
+
+def _send(connection: Any, packed: bytes) -> None:
     connection.connect()  # behind a Sentinel only this asks anew where the master is
     connection.send_packed_command([packed])
-    return connection.read_response()
 
 
 def packed(*arguments: str | bytes | float, more: int = 0) -> bytes:

@@ -48,7 +48,7 @@ class Shop:
         self.store = self.perpetual.store
         self.redis = self.store.redis
         self.runner = Runner(app, self.store, 1000)
-        self.ends = Ends(self.store.clone(alone=True), 1000)
+        self.ends = Ends(self.store.clone(), 1000)
 
     def claim(self, name: str) -> Claim:
         claim = Claims(self.store, 1000).by_hand(self.perpetuities[name])
@@ -173,7 +173,7 @@ def test_a_lost_connection_costs_a_call_more(shop: Shop, when: str) -> None:
     """Whether the store had the first sending or not, each end is stored once."""
     shop.ends.begin([shop.end("one")])()
     ends = [shop.end(name) for name in NAMES]
-    connection = shop.ends.store.redis.connection
+    connection = shop.ends.store.wire._idle[-1].connection
 
     if when == "before it is sent":
         shop.redis.client_kill_filter(_type="normal", skipme=True)
