@@ -9,7 +9,8 @@ left alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from celery.utils.log import get_logger
 
@@ -24,14 +25,24 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
+class _Seen(NamedTuple):
+    """A delivery that no living worker has reported."""
+
+    since: int
+    """Store time at which it was first seen."""
+    received_at: float
+    """By the clock of whoever received it."""
+    task_id: str
+
+
 class Unclaimed:
     """Finds them and puts them back. For one thread; it remembers what it saw from pass to pass."""
 
     def __init__(self, app: Celery, leases: Leases) -> None:
         self._app = app
         self._leases = leases
-        self._seen: dict[str, tuple[int, str]] = {}
-        """Tag -> store time at which it was first seen unclaimed, and the task's id."""
+        self._seen: dict[str, _Seen] = {}
+        """By tag."""
         self._reported: set[str] = set()
         """Tags that a worker had long enough to report them before it died: they did not kill it."""
 
@@ -53,16 +64,28 @@ class Unclaimed:
             now = self._leases.store.now()
             received = capture.received()
             workers = self._leases.workers()
-            unclaimed = received - {tag for worker in workers for tag in worker.tags}
-            self._seen = {tag: self._seen.get(tag) or (now, capture.id_of(tag)) for tag in unclaimed}
-            self._reported &= unclaimed
+            for worker in workers:
+                for tag in worker.tags:
+                    received.pop(tag, None)
+            self._see(capture, now, received)
             # A message is in the hash before its worker's own code has seen it.
             before = min((worker.reported_at for worker in workers), default=now) - round(self._leases.gap * 1000)
-            known = {task_id for _, task_id in self._seen.values()}
-            ready = [tag for tag, (since, _) in self._seen.items() if tag in self._reported or since < before]
+            known = {seen.task_id for seen in self._seen.values()}
+            ready = [tag for tag, seen in self._seen.items() if tag in self._reported or seen.since < before]
             return sum(self._put_back(capture, tag) for tag in ready), known
         finally:
             capture.close()
+
+    def _see(self, capture: Capture, now: int, unclaimed: Mapping[str, float]) -> None:
+        """Go on with what was seen before, and is the same delivery still."""
+        before, self._seen = self._seen, {}
+        for tag, received_at in unclaimed.items():
+            seen = before.get(tag)
+            if seen is not None and seen.received_at != received_at:
+                self._reported.discard(tag)
+                seen = None
+            self._seen[tag] = seen or _Seen(now, received_at, capture.id_of(tag))
+        self._reported &= self._seen.keys()
 
     def _put_back(self, capture: Capture, tag: str) -> bool:
         copy = capture.copy_of(tag)

@@ -7,10 +7,13 @@ kept instead of done.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from kombu.utils.json import dumps, loads
+from redis import Redis
 
 from celery_perpetual.ledger import Record, place
 from celery_perpetual.publishing.copies import Copy, from_message, publish_copy
@@ -39,6 +42,8 @@ class Capture:
         self._commands: list[Command] = []
         self._tag: str | None = None
         self._prefix = getattr(channel, "global_keyprefix", None) or ""
+        self._unacked = f"{self._prefix}{getattr(channel, 'unacked_key', '')}"
+        self._unacked_index = f"{self._prefix}{getattr(channel, 'unacked_index_key', '')}"
         self._producer = app.amqp.Producer(channel, auto_declare=False)
         self._sender = QuietSender(app)
 
@@ -62,11 +67,17 @@ class Capture:
         publish_copy(self._producer, copy)
         return self._commands
 
-    def received(self) -> set[str]:
-        """Delivery tags of everything that was received and not acknowledged."""
-        channel = self._channel
-        with channel.conn_or_acquire() as client:
-            return {_text(tag) for tag in client.hkeys(channel.unacked_key)}
+    def received(self) -> dict[str, float]:
+        """Delivery tags of everything that was received and not acknowledged, with when that was.
+
+        The time is of the clock of whoever received it, and good for one thing: kombu puts messages back under their
+        tag, so another time means that it is another delivery.
+        """
+        with self._client() as client, client.pipeline() as pipe:
+            pipe.hkeys(self._unacked).zrange(self._unacked_index, 0, -1, withscores=True)
+            tags, times = pipe.execute()
+        known = dict(times)
+        return {_text(tag): float(known.get(tag, 0.0)) for tag in tags}
 
     def border(self, key: str) -> int | None:
         """When the oldest message of a list was published, at the latest: ms of the store's time, by its id.
@@ -74,8 +85,8 @@ class Capture:
         None where the list is empty, 0 where nothing can be said. What was put back stands at the front, whatever its
         age, and is passed over.
         """
-        with self._channel.conn_or_acquire() as client:
-            oldest = client.lrange(key[len(self._prefix) :], -NEAR_THE_FRONT, -1)
+        with self._client() as client:
+            oldest = client.lrange(key, -NEAR_THE_FRONT, -1)
         if not oldest:
             return None
         for message in reversed(oldest):
@@ -86,10 +97,9 @@ class Capture:
 
     def copy_of(self, tag: str) -> Copy | None:
         """A message that was received and not acknowledged; None if it is not there."""
-        channel = self._channel
-        with channel.conn_or_acquire() as client:
-            found = client.hget(channel.unacked_key, tag)
-        return None if found is None else from_message(channel.message_to_python(loads(found)[0]))
+        with self._client() as client:
+            found = client.hget(self._unacked, tag)
+        return None if found is None else from_message(self._channel.message_to_python(loads(found)[0]))
 
     def id_of(self, tag: str) -> str:
         """Id of the task whose message was received and not acknowledged; "" if it is not there any more."""
@@ -102,38 +112,41 @@ class Capture:
         They do not take it out of the broker's books; :meth:`settle` does. What is put back is another delivery, with a
         tag of its own: whoever receives it before the old one is struck off keeps it.
         """
-        channel = self._channel
-        with channel.conn_or_acquire() as client:
-            found = client.hget(channel.unacked_key, tag)
+        with self._client() as client:
+            found = client.hget(self._unacked, tag)
         if found is None:
             return None
         payload, exchange, routing_key = loads(found)
         payload["headers"]["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
         payload["properties"]["delivery_tag"] = str(uuid4())
         self._commands = []
-        for queue in channel._lookup(exchange, routing_key):
+        for queue in self._channel._lookup(exchange, routing_key):
             self._put(queue, payload)
         return self._commands
 
     def settle(self, tag: str) -> None:
         """Strike a message off the broker's books."""
-        channel = self._channel
-        with channel.conn_or_acquire() as client, client.pipeline() as pipe:
-            pipe.zrem(channel.unacked_index_key, tag).hdel(channel.unacked_key, tag).execute()
+        with self._client() as client, client.pipeline() as pipe:
+            pipe.zrem(self._unacked_index, tag).hdel(self._unacked, tag).execute()
 
     def run(self, load: Load, *, front: bool = False) -> None:
         """Run commands where the broker is not the store."""
-        start = len(self._prefix)  # the channel's client puts it before a key itself
-        with self._channel.conn_or_acquire() as client:
+        with self._client() as client:
             push = client.rpush if front else client.lpush
             for key, values in load.pushes.items():
-                push(key[start:], *values)
+                push(key, *values)
             for name, key, value in load.others:
-                client.execute_command(name, key[start:], value)
+                client.execute_command(name, key, value)
 
     def close(self) -> None:
         """Close the connection that looked up the bindings."""
         self.connection.release()
+
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        """A client that takes whole names: kombu's own puts a ``global_keyprefix`` before the keys of some commands."""
+        with self._channel.conn_or_acquire() as client:
+            yield Redis(connection_pool=client.connection_pool)
 
     def _next_tag(self, usual: Any) -> Any:
         return lambda: self._tag or usual()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.support import Project
 
-SIX, TWO = "ITEMS = 6\n" + TASKS, "ITEMS = 2\n" + TASKS
+MANY, SIX, TWO = (f"ITEMS = {count}\n{TASKS}" for count in (20, 6, 2))
 EARLY = pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
 
 
@@ -64,6 +64,27 @@ def test_a_killed_worker(project: Callable[..., Project], pool: str, early: bool
     assert recovered_after(proj, since) <= IN_TIME
     assert len(events(proj, "lease.lost")) == len(events(proj, "lease.recovered")) == 2
     assert sorted(end["recoveries"] for end in events(proj, "completion")) == [0] * 4 + [1] * 2
+
+
+def test_a_killed_worker_of_a_broker_with_a_prefix(project: Callable[..., Project]) -> None:
+    """Two ran, some were received, the rest waits in a queue with a prefix: nothing of it counts as lost but the two."""
+    prefix = {"global_keyprefix": "shop_"}
+    proj = project(MANY, **SETTINGS, broker_transport_options=prefix, worker_prefetch_multiplier=2)
+    proj.beat().ready()
+    victim = proj.worker().ready()
+    wait_for_two(proj)
+    assert proj.redis.llen("shop_celery") == 20 - 2 * 2  # it runs two and has received two
+
+    victim.kill9()
+    wait_until(lambda: proj.redis.llen("shop_celery") == 20, "everything is back in the queue", TTL + 10)
+    assert not proj.redis.hlen("shop_unacked")
+    time.sleep(3)  # the measure: many cycles, each of which might take what waits for lost
+    assert proj.redis.llen("shop_celery") == 20
+    proj.write("released", "")
+    proj.worker().ready()
+
+    all_well(proj, 20)
+    assert len(events(proj, "lease.lost")) == len(events(proj, "lease.recovered")) == 2
 
 
 @EARLY
