@@ -82,6 +82,8 @@ class Heart(threading.Thread):
         self._store = leases.store.clone(patient=False)
         self._again = Again(worker.app, self._store, leases.settings, broker_is_redis=leases.broker_is_redis)
         self._told: dict[str, str] = {}
+        self._deliveries: list[Any] = []
+        """What was at hand the last time."""
         self._missing: set[str] = set()
         self._work = threading.Event()
         self._halt = False
@@ -125,7 +127,7 @@ class Heart(threading.Thread):
 
     def _once(self) -> None:
         now = time.monotonic()
-        deliveries = at_hand()
+        deliveries = self._deliveries = self._at_hand()
         has = {each.request_dict[TAG]: each.id for each in deliveries}
         due = now - self._at >= self._leases.settings.heartbeat
         if not due and has == self._told:
@@ -151,6 +153,14 @@ class Heart(threading.Thread):
             self._at = now
             # A worker that stops has let go of what it cancels, and gives that back at its very end.
             self._audit(set() if _stopping() else held_ids - {each.id for each in deliveries})
+
+    def _at_hand(self) -> list[Any]:
+        """A worker that stops forgets what it has not begun, and puts it back at its very end: until then it has it."""
+        found = at_hand()
+        if _stopping():
+            known = set(map(id, found))
+            found += [each for each in self._deliveries if not each.acknowledged and id(each) not in known]
+        return found
 
     def _audit(self, missing: set[str]) -> None:
         """Give back what the store thinks that we run, and we do not."""
