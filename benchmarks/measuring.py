@@ -44,15 +44,18 @@ class Row:
         return "ok" if (self.seen >= self.must if self.more_is_better else self.seen <= self.must) else "MISSED"
 
 
-def report(rows: Sequence[Row], file: Path) -> None:
-    """Print the table and write it as JSON."""
-    print(f"\n{'bench':<12} {'what':<52} {'seen':>10} {'unit':<10} {'must':>10}")
+def show(rows: Sequence[Row]) -> None:
+    """Print the lines of a bench."""
+    print(f"{'bench':<12} {'what':<52} {'seen':>10} {'unit':<10} {'must':>10}")
     for row in rows:
         must = "" if row.must is None else f"{'>=' if row.more_is_better else '<='} {row.must:g}"
         seen = row.text or f"{row.seen:.4g}"
-        print(f"{row.bench:<12} {row.what:<52} {seen:>10} {row.unit:<10} {must:>10} {row.verdict}")
+        print(f"{row.bench:<12} {row.what:<52} {seen:>10} {row.unit:<10} {must:>10} {row.verdict}", flush=True)
+
+
+def keep(rows: Sequence[Row], file: Path) -> None:
+    """Write what there is so far as JSON."""
     file.write_text(json.dumps([{**asdict(row), "verdict": row.verdict} for row in rows], indent=1))
-    print(f"\nwritten: {file}")
 
 
 def median(values: Sequence[float]) -> float:

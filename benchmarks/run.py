@@ -22,7 +22,7 @@ import many
 import recovery
 import sweep
 import worker_cost
-from measuring import HERE, Row, report
+from measuring import HERE, Row, keep, show
 
 from celery_perpetual.embedded import EmbeddedServer
 from tests.support.rabbitmq import run_folder, server_binary, shared_node
@@ -114,9 +114,11 @@ def main() -> int:
     options = parser.parse_args()
     rows: list[Row] = []
     for name in options.names or BENCHES:
-        print(f"{name} …", flush=True)
-        rows += BENCHES[name](quick=options.quick)
-    report(rows, HERE / "results.json")
+        print(f"\n{name} …", flush=True)
+        found = BENCHES[name](quick=options.quick)
+        show(found)
+        rows += found
+        keep(rows, HERE / "results.json")
     return int(any(row.verdict == "MISSED" for row in rows))
 
 

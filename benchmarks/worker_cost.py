@@ -91,7 +91,7 @@ def rows(taken: dict[str, list[float]]) -> list[Row]:
     ratio = median(added["completions"]) / median(added["result backend"])
     found.append(Row("worker cost", "completions add / result backend adds", ratio, "x", 1, False))
     ratio = median(added["leases"]) / median(added["result backend"])
-    found.append(Row("worker cost", "completions and leases add / result backend adds", ratio, "x"))
+    found.append(Row("worker cost", "completions and leases add / result backend adds", ratio, "x", 1, False))
     return found
 
 

@@ -41,7 +41,9 @@ def test_a_worker_that_dies_between_two_steps(project: Callable[..., Project], p
     check(proj)
 
 
-@pytest.mark.parametrize("point", ["lost.sending", "lost.sent", "lost.sending:2"])
+@pytest.mark.parametrize(
+    "point", ["lost.sent", "lost.sending:2", pytest.param("lost.sending", marks=pytest.mark.matrix)]
+)
 def test_a_leader_that_dies_while_it_sends_lost_tasks(project: Callable[..., Project], point: str) -> None:
     """What it has not sent, the next leader sends; what it has sent is not sent again."""
     proj = project(SIX, **SETTINGS)
@@ -69,7 +71,7 @@ def test_a_worker_that_dies_while_it_gives_a_lost_child_back(project: Callable[.
         os._exit(1)
 """, 1)  # fmt: skip
     # The leader looks seldom, so that the worker is the first to send.
-    proj = project(source, **{**SETTINGS, "perpetual_cycle_interval": 3})
+    proj = project(source, **{**SETTINGS, "perpetual_cycle_interval": 5})
     proj.beat().ready()
 
     assert proj.worker(env={"PERPETUAL_CRASH_AT": point}).wait(60) == -signal.SIGKILL

@@ -186,9 +186,9 @@ def test_sigterm_while_a_large_batch_is_published(project: Callable[..., Project
     proj = project(
         """
         def find():
-            return [(number,) for number in range(3000)]
+            return [(number,) for number in range(10_000)]
 
-        @app.task(base=PerpetualTask, poll_every=3600, next_batch=find)
+        @app.task(base=PerpetualTask, poll_every=3600, next_batch=find, max_in_flight=10_000)
         def work(number):
             pass
         """
@@ -199,12 +199,12 @@ def test_sigterm_while_a_large_batch_is_published(project: Callable[..., Project
     check_end(beat)
 
     there = store_redis.llen("celery")
-    assert there < 3000, "the batch was published before the signal"
+    assert there < 10_000, "the batch was published before the signal"
     check_lead_is_free(store_redis)
     proj.beat().ready()
-    wait_until(lambda: store_redis.llen("celery") >= 3000, "the rest is published")
+    wait_until(lambda: store_redis.llen("celery") >= 10_000, "the rest is published")
     wait_until(lambda: store_redis.zcard("perpetual:outbox") == 0, "nothing is left to publish")
-    assert sorted(message.args[0] for message in queued(store_redis)) == list(range(3000))
+    assert sorted(message.args[0] for message in queued(store_redis)) == list(range(10_000))
     assert statuses(store_redis, "proj.work") == ["enqueued"]
 
 

@@ -216,7 +216,7 @@ def work(self, *args, **kwargs):
 """
 
 
-@pytest.mark.parametrize("broker", ["store", "other redis", "rabbitmq"])
+@pytest.mark.parametrize("broker", ["store", pytest.param("other redis", marks=pytest.mark.matrix), "rabbitmq"])
 def test_a_worker_runs_stamped_messages(
     broker: str, project: Callable[..., Project], request: pytest.FixtureRequest
 ) -> None:

@@ -85,7 +85,7 @@ def tls(
     return private_redis(binary=system_redis.binary, options=words), port
 
 
-@pytest.mark.parametrize("by", ["url", "setting"])
+@pytest.mark.parametrize("by", ["url", pytest.param("setting", marks=pytest.mark.matrix)])
 def test_tls(
     project: Callable[..., Project], tls: tuple[EmbeddedServer, int], certificate: tuple[Path, Path], by: str
 ) -> None:

@@ -67,9 +67,9 @@ def test_the_waits_are_the_same_as_coroutines(shop):
             for n in (1, 0, 2):
                 shop.open(gates[n])
                 seen.append((await anext(ends)).task_id)
+                assert set(await waiting) == {ids[1]}  # before the next one ends
             assert [each async for each in ends] == []
         assert seen == [ids[3], ids[1], ids[0], ids[2]]
-        assert set(await waiting) == {ids[1]}
         assert (await batch).by_status == {"success": 3, "failure": 1}
         assert await aio.wait_all(ids, 30) == shop.perpetual.wait_all(ids, 30)
         with pytest.raises(NotFound):
