@@ -20,7 +20,6 @@ from celery_perpetual import Perpetual, PerpetualTask
 from celery_perpetual.embedded import EmbeddedServer
 from celery_perpetual.leases.leases import COPY, NONCE, TAG
 from celery_perpetual.leases.sweep import AT_ONCE
-from celery_perpetual.store import script
 
 if TYPE_CHECKING:
     import redis
@@ -117,7 +116,7 @@ class Leased:
             app.finalize()
             self._client: redis.Redis = self._leases.store.redis
             stack.callback(self._leases.store.close)
-            self._client.script_load(script("start").text)
+            self._client.script_load(self._leases._ask.text)  # noqa: SLF001
             self._client.config_set("slowlog-log-slower-than", 100)
             self._client.config_set("slowlog-max-len", 10_000)
             self._stack = stack.pop_all()

@@ -121,8 +121,8 @@ class Prepared:
         self._name = name
         self._keys = [slot for slot in base.keys if slot not in fixed]
         self._open = [*self._keys, *(slot for slot in base.args if slot not in fixed)]
-        self._text = _with_literals(base, fixed)
-        head = packed("EVALSHA", _sha(self._text), len(self._keys), more=len(self._open))
+        self.text = _with_literals(base, fixed)
+        head = packed("EVALSHA", _sha(self.text), len(self._keys), more=len(self._open))
         self._template = head + b"$%d\r\n%b\r\n" * len(self._open)
 
     def __call__(self, **slots: str | int) -> Any:
@@ -139,7 +139,7 @@ class Prepared:
             try:
                 return self._store.wire.call(self._template % tuple(values))
             except NoScriptError:
-                return self._store.wire.call(packed("EVAL", self._text, len(self._keys), *values[1::2]))
+                return self._store.wire.call(packed("EVAL", self.text, len(self._keys), *values[1::2]))
 
 
 def _with_literals(base: Script, fixed: Mapping[str, str | int]) -> str:
