@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Processes under test mostly wait, so more of them than cores pay off.
-JOBS ?= 4
+JOBS ?= 5
 ARGS ?=
 
 .DEFAULT_GOAL := help

@@ -138,6 +138,15 @@ def rabbitmq_url(pytestconfig: pytest.Config) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture
+def broker(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Settings of a project whose broker is the parameter: RabbitMQ, or Redis, where they say nothing."""
+    if request.param == "redis":
+        return {}
+    # RabbitMQ goes on sending to a worker that stands still until it misses its heartbeat, two minutes by default.
+    return {"broker": request.getfixturevalue("rabbitmq_url"), "broker_heartbeat": 2}
+
+
 def _missing(server: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(f"{server} is not installed, and in CI nothing is skipped")

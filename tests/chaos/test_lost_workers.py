@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased import IN_TIME, SETTINGS, TASKS, TTL, all_well, events, final_ends, tokens
+from tests.support.leased import ANY_BROKER, IN_TIME, SETTINGS, TASKS, TTL, all_well, events, final_ends, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,13 +141,16 @@ def test_a_killed_pool_process_on_rabbitmq(project: Callable[..., Project], rabb
     all_well(proj, 2)
 
 
+@ANY_BROKER
 @pytest.mark.parametrize(
     ("how", "early"), [(signal.SIGQUIT, False), (signal.SIGQUIT, True), (signal.SIGTERM, False)],
     ids=["cold", "cold-early", "term then kill"],
 )  # fmt: skip
-def test_a_worker_that_is_stopped(project: Callable[..., Project], how: signal.Signals, early: bool) -> None:
+def test_a_worker_that_is_stopped(
+    project: Callable[..., Project], broker: dict[str, Any], how: signal.Signals, early: bool
+) -> None:
     """A cold shutdown costs no recovery; one that is cut short by SIGKILL is a killed worker."""
-    proj = project(SIX, **SETTINGS, settings={"test_early": early})
+    proj = project(SIX, **SETTINGS, **broker, settings={"test_early": early})
     proj.beat().ready()
     victim = proj.worker().ready()
     wait_for_two(proj)
@@ -165,9 +168,10 @@ def test_a_worker_that_is_stopped(project: Callable[..., Project], how: signal.S
     assert len(events(proj, "lease.lost")) == (2 if how == signal.SIGTERM else 0)
 
 
-def test_a_warm_shutdown_loses_nothing(project: Callable[..., Project]) -> None:
+@ANY_BROKER
+def test_a_warm_shutdown_loses_nothing(project: Callable[..., Project], broker: dict[str, Any]) -> None:
     """What runs is waited for, what was only received goes back; no lease is lost, and the worker says goodbye."""
-    proj = project(SIX, **SETTINGS)
+    proj = project(SIX, **SETTINGS, **broker)
     proj.beat().ready()
     victim = proj.worker().ready()
     wait_for_two(proj)
@@ -185,9 +189,10 @@ def test_a_warm_shutdown_loses_nothing(project: Callable[..., Project]) -> None:
     assert events(proj, "lease.lost") == []
 
 
-def test_a_soft_shutdown_costs_no_recovery(project: Callable[..., Project]) -> None:
+@ANY_BROKER
+def test_a_soft_shutdown_costs_no_recovery(project: Callable[..., Project], broker: dict[str, Any]) -> None:
     """What does not end within the time that is left is stopped, comes back, and nobody is to blame."""
-    proj = project(SIX, **SETTINGS, worker_soft_shutdown_timeout=1)
+    proj = project(SIX, **SETTINGS, **broker, worker_soft_shutdown_timeout=1)
     proj.beat().ready()
     victim = proj.worker().ready()
     wait_for_two(proj)
@@ -201,9 +206,10 @@ def test_a_soft_shutdown_costs_no_recovery(project: Callable[..., Project]) -> N
     assert events(proj, "lease.lost") == []
 
 
-def test_leader_and_worker_killed_together(project: Callable[..., Project]) -> None:
+@ANY_BROKER
+def test_leader_and_worker_killed_together(project: Callable[..., Project], broker: dict[str, Any]) -> None:
     """The next leader sweeps: within the leader's term and the worker's lease time."""
-    proj = project(SIX, **SETTINGS)
+    proj = project(SIX, **SETTINGS, **broker)
     leader = proj.beat().ready()
     proj.beat().ready()
     victim = proj.worker().ready()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased import SETTINGS, TASKS, all_well, events, final_ends, tokens
+from tests.support.leased import ANY_BROKER, SETTINGS, TASKS, all_well, events, final_ends, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,9 +45,10 @@ def replaces(self):
 )
 
 
-def test_a_task_that_retries_a_thousand_times(project: Callable[..., Project]) -> None:
+@ANY_BROKER
+def test_a_task_that_retries_a_thousand_times(project: Callable[..., Project], broker: dict[str, Any]) -> None:
     """Each try has its own lease, one after the other, and there is one end."""
-    proj = project(SOURCE, **SETTINGS)
+    proj = project(SOURCE, **SETTINGS, **broker)
     proj.worker(concurrency=2).ready()
 
     task_id = proj.run_python("import proj; print(proj.retries.delay(1000).id)").strip()
@@ -61,9 +62,10 @@ def test_a_task_that_retries_a_thousand_times(project: Callable[..., Project]) -
     assert events(proj, "lease.lost") == []
 
 
-def test_a_replacement_keeps_its_lease_and_its_end(project: Callable[..., Project]) -> None:
+@ANY_BROKER
+def test_a_replacement_keeps_its_lease_and_its_end(project: Callable[..., Project], broker: dict[str, Any]) -> None:
     """A chain of more than three heartbeats in its place is nobody's loss; its last task is guarded, killed, and runs."""
-    proj = project(SOURCE, **SETTINGS)
+    proj = project(SOURCE, **SETTINGS, **broker)
     proj.beat().ready()
     victim = proj.worker(concurrency=1).ready()
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased import SETTINGS, events, final_ends
+from tests.support.leased import ANY_BROKER, SETTINGS, events, final_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,10 +28,13 @@ def deliver(self):
 """
 
 
+@ANY_BROKER
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
-def test_a_task_that_kills_its_process(project: Callable[..., Project], redis_url: str, early: bool) -> None:
+def test_a_task_that_kills_its_process(
+    project: Callable[..., Project], broker: dict[str, Any], redis_url: str, early: bool
+) -> None:
     """It is tried three times, then parked: its waiters are told, and after a fix it runs."""
-    proj = project(POISON, result_backend=redis_url, **SETTINGS, settings={"test_early": early})
+    proj = project(POISON, result_backend=redis_url, **SETTINGS, **broker, settings={"test_early": early})
     proj.beat().ready()
     proj.worker().ready()
 
@@ -88,11 +91,14 @@ def crash(sender=None, request=None, **_):
     wait_until(lambda: final_ends(proj) == {(task_id, "success"): 1}, "it has run")
 
 
+@ANY_BROKER
 @pytest.mark.parametrize(("on_lost", "status"), [("fail", "lost"), ("park", "needs_attention")])
-def test_what_on_lost_says(project: Callable[..., Project], redis_url: str, on_lost: str, status: str) -> None:
+def test_what_on_lost_says(
+    project: Callable[..., Project], broker: dict[str, Any], redis_url: str, on_lost: str, status: str
+) -> None:
     """A task that must not run twice ends as lost, and Celery's own result raises instead of hanging."""
     proj = project(
-        POISON.replace("bind=True,", f"bind=True, on_lost={on_lost!r},"), result_backend=redis_url, **SETTINGS
+        POISON.replace("bind=True,", f"bind=True, on_lost={on_lost!r},"), result_backend=redis_url, **SETTINGS, **broker
     )
     proj.beat().ready()
     proj.worker().ready()

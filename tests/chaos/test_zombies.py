@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased import SETTINGS, TASKS, all_well, events, final_ends, tokens
+from tests.support.leased import ANY_BROKER, SETTINGS, TASKS, all_well, events, final_ends, tokens
 from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -68,9 +68,12 @@ def freeze_until_lost(proj: Project, worker: object, call: str) -> str:
     return task_id
 
 
-def test_a_frozen_worker_brings_nothing(project: Callable[..., Project], redis_url: str) -> None:
+@ANY_BROKER
+def test_a_frozen_worker_brings_nothing(
+    project: Callable[..., Project], broker: dict[str, Any], redis_url: str
+) -> None:
     """After SIGCONT its result, its callback and its part of a chord are dropped; those of the other one count."""
-    proj = project(SOURCE, result_backend=redis_url, **SETTINGS)
+    proj = project(SOURCE, result_backend=redis_url, **SETTINGS, **broker)
     proj.beat().ready()
     victim = proj.worker(concurrency=1, name="victim").ready()
     task_id = freeze_until_lost(proj, victim, "brings.apply_async(('a',), link=proj.linked.s())")
@@ -85,9 +88,12 @@ def test_a_frozen_worker_brings_nothing(project: Callable[..., Project], redis_u
     assert final_ends(proj) == {(task_id, "success"): 1}
 
 
-def test_a_frozen_part_of_a_chord_counts_once(project: Callable[..., Project], redis_url: str) -> None:
+@ANY_BROKER
+def test_a_frozen_part_of_a_chord_counts_once(
+    project: Callable[..., Project], broker: dict[str, Any], redis_url: str
+) -> None:
     """The chord's body runs once, when every part has ended."""
-    proj = project(SOURCE, result_backend=redis_url, **SETTINGS)
+    proj = project(SOURCE, result_backend=redis_url, **SETTINGS, **broker)
     proj.beat().ready()
     victim = proj.worker(concurrency=2, name="victim").ready()
     proj.run_python("from proj import *; chord([brings.s('a'), brings.s('b')])(counted.s())")
@@ -105,9 +111,10 @@ def test_a_frozen_part_of_a_chord_counts_once(project: Callable[..., Project], r
     assert [row.id for row in proj.rows("counted")] == ["['a', 'b']"]
 
 
-def test_a_frozen_retry_supersedes_nobody(project: Callable[..., Project]) -> None:
+@ANY_BROKER
+def test_a_frozen_retry_supersedes_nobody(project: Callable[..., Project], broker: dict[str, Any]) -> None:
     """A zombie that wants to retry does not: the message would supersede the execution that is right."""
-    proj = project(SOURCE, **SETTINGS)
+    proj = project(SOURCE, **SETTINGS, **broker)
     proj.beat().ready()
     victim = proj.worker(concurrency=1, name="victim").ready()
     task_id = freeze_until_lost(proj, victim, "retries.delay()")
@@ -121,9 +128,10 @@ def test_a_frozen_retry_supersedes_nobody(project: Callable[..., Project]) -> No
     assert proj.redis.llen("celery") == 0
 
 
-def test_the_body_can_ask(project: Callable[..., Project]) -> None:
+@ANY_BROKER
+def test_the_body_can_ask(project: Callable[..., Project], broker: dict[str, Any]) -> None:
     """``still_mine()`` is false for the one that was frozen, and true for the other one."""
-    proj = project(SOURCE, **SETTINGS)
+    proj = project(SOURCE, **SETTINGS, **broker)
     proj.beat().ready()
     victim = proj.worker(concurrency=1, name="victim").ready()
     freeze_until_lost(proj, victim, "asks.delay()")

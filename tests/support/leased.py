@@ -6,6 +6,8 @@ import json
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -20,6 +22,11 @@ SETTINGS: dict[str, Any] = {"perpetual_lease_ttl": TTL, "perpetual_cycle_interva
 
 #: A lost task must begin again within this many seconds of the loss.
 IN_TIME = TTL + 5
+
+#: A test that takes ``broker``: on Redis, and in the matrix on RabbitMQ.
+ANY_BROKER = pytest.mark.parametrize(
+    "broker", ["redis", pytest.param("rabbitmq", marks=pytest.mark.matrix)], indirect=True
+)
 
 #: Every task writes down its token when it begins and when it has ended; `deliver` waits for its sign to go on.
 TASKS = """
