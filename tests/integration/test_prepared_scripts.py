@@ -168,6 +168,16 @@ def test_threads_have_connections_of_their_own(world: LeaseWorld) -> None:
     assert len(set(found.values())) == 50
 
 
+def test_there_are_connections_for_as_many_threads_as_a_worker_has(world: LeaseWorld) -> None:
+    """redis-py's pools end at a hundred unless they are told otherwise."""
+    wire = world.store.wire
+    clients = [wire._client() for _ in range(150)]
+
+    for client in clients:
+        with wire._lent(client):
+            assert client.ping()
+
+
 def test_a_forked_child_does_not_use_its_parents_connections(world: LeaseWorld) -> None:
     world.committed()
     ask, slots = prepared(world)
