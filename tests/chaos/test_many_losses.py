@@ -23,7 +23,7 @@ LOAD = """
 def deliver(self, n):
     token = perpetual.lease_token()
     ledger.record(self.request.id, f"begin {token}")
-    time.sleep(0.005)
+    time.sleep(0.005)  # so that a killed worker is in the middle of it
     ledger.record(self.request.id, f"end {token}")
 """
 
@@ -37,7 +37,7 @@ def test_kills_under_load(project: Callable[..., Project], items: int, kills: in
     chance = random.Random(5)
 
     for _ in range(kills):
-        time.sleep(chance.uniform(0.1, 0.8))
+        time.sleep(chance.uniform(0.1, 0.8))  # the measure: a worker dies at any point of its work
         victim = workers.pop(chance.randrange(len(workers)))
         victim.kill9()
         workers.append(proj.worker().ready())
