@@ -13,7 +13,7 @@ from celery_perpetual.completions.follow import Event, stream, subscribe
 from celery_perpetual.completions.hub import Hub
 from celery_perpetual.completions.lookup import answers, pending
 from celery_perpetual.completions.messages import ReceiveStep
-from celery_perpetual.completions.ours import announces
+from celery_perpetual.completions.ours import announces, standing
 from celery_perpetual.completions.propagation import goes_back, watch_propagation
 from celery_perpetual.completions.signals import connect, end
 from celery_perpetual.completions.waiting import Waiting
@@ -21,5 +21,5 @@ from celery_perpetual.completions.waiting import Waiting
 __all__ = [
     "Announcer", "AsyncWaiting", "BatchResult", "Completion", "Event", "Hub", "ReceiveStep", "SurviveBrokerLoss",
     "Waiting", "annotate", "announces", "answers", "connect", "end", "goes_back", "pending", "relay_batch_done",
-    "results", "stream", "subscribe", "watch_propagation",
+    "results", "standing", "stream", "subscribe", "watch_propagation",
 ]  # fmt: skip

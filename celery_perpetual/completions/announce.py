@@ -23,6 +23,7 @@ from celery_perpetual.completions.completion import VERSION, error_of, inline
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger import item_place
+from celery_perpetual.publishing import books_of
 from celery_perpetual.store import Prepared, Store
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class End:
     """Of the delivery that ended; "" where there was no lease, ``*`` for an operator."""
     leased: bool = False
     """Whether it ran under a lease: without that lease its end is late."""
+    tag: str = ""
+    """Delivery tag of a message that is in the broker's books until this end is stored."""
 
     def head(self) -> str:
         """The record without what only the store knows, and without its closing brace."""
@@ -92,14 +95,14 @@ class Announcer:
 
     @cached_property
     def _finish(self) -> Prepared:
-        keys, settings = self._store.keys, self._settings
+        keys, settings, books = self._store.keys, self._settings, books_of(self._app)
         return Prepared(
             self._store, "finish",
             everybody=keys.everybody, events=keys.events, counters=keys.counters, batches=keys.batches,
             leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked, again=keys.again,
             batch_ttl=_ms(settings.tombstone_ttl), record_ttl=_ms(settings.completion_ttl),
             queue_ttl=_ms(settings.queue_ttl), maxlen=settings.events_maxlen, prefix=keys.prefix,
-            tombs=keys.tombs_prefix,
+            tombs=keys.tombs_prefix, unacked=books.unacked, index=books.received,
         )  # fmt: skip
 
     def finish(self, end: End) -> None:
@@ -149,7 +152,7 @@ class Announcer:
             batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk),
             completion=keys.completion(task_id), queue=keys.queue(task_id), channel=keys.channel(task_id),
             batch_channel=keys.channel(poll_id), id=task_id, position=position, status=end.status, head=head,
-            poll=poll_id, nonce=end.nonce, started=int(end.leased),
+            poll=poll_id, nonce=end.nonce, started=int(end.leased), tag=end.tag,
         )  # fmt: skip
         reach("task.finished")
         if batch_done:  # the broker may be slow, and the task that happened to be the last has ended

@@ -1,4 +1,4 @@
-"""Which ends are announced."""
+"""Which ends concern us, and which of them are announced."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ def is_ours(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool:
     perpetual: Any = getattr(app, "perpetual", None)
     name = getattr(task, "name", None) or ""
     return perpetual is not None and perpetual.settings.completions == "all" and not name.startswith(BUILT_IN)
+
+
+def standing(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool | None:
+    """What the end of a task means to us.
+
+    Returns:
+        None: nothing. False: whatever it holds is given back, in silence. True: it is announced too.
+    """
+    if is_ours(app, task, task_id, headers):
+        return announces(task)
+    perpetual: Any = getattr(app, "perpetual", None)
+    if perpetual is None or task is None or not isinstance(task_id, str):
+        return None
+    return False if perpetual.settings.leases == "all" and not task.name.startswith(BUILT_IN) else None
 
 
 def announces(task: Any) -> bool:

@@ -26,7 +26,7 @@ from celery.utils.log import get_logger
 from celery_perpetual.completions import results
 from celery_perpetual.completions.announce import End
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
-from celery_perpetual.completions.ours import announces, is_ours
+from celery_perpetual.completions.ours import announces, standing
 from celery_perpetual.completions.propagation import goes_back
 from celery_perpetual.errors import TaskLost
 from celery_perpetual.tasks import LeaseLost, current
@@ -54,6 +54,8 @@ _UID = "celery_perpetual.completions"
 
 class _Running(NamedTuple):
     since: float
+    told: bool
+    """Whether its end is announced, or only settled."""
     around: BaseException | None
     """What was being handled when the body began; anything else at its end is on its way out of Celery's code."""
 
@@ -77,27 +79,34 @@ def connect() -> None:
         signal.connect(handler, weak=False, dispatch_uid=_UID)
 
 
-def end(app: Celery | None, task: Any, task_id: Any, status: str, **facts: Any) -> None:
-    """Announce one end through the app's announcer; nothing where the app is not wired."""
+def end(app: Celery | None, task: Any, task_id: Any, status: str, *, told: bool = True, **facts: Any) -> None:
+    """Settle one end through the app's announcer, and announce it if it is to be ``told``, and the task lets it.
+
+    Nothing where the app is not wired.
+    """
     perpetual: Any = getattr(app, "perpetual", None)
     if perpetual is None:
         return
     name = facts.pop("name", None) or getattr(task, "name", None)
     execution = current()
     if execution is not None and execution.task_id == task_id:
-        facts.update(nonce=execution.nonce, leased=execution.leased)
-    perpetual.announcer.finish(End(task_id=task_id, task=name, status=status, announce=announces(task), **facts))
+        facts.update(nonce=execution.nonce, leased=execution.leased, tag=execution.tag)
+    perpetual.announcer.finish(
+        End(task_id=task_id, task=name, status=status, announce=told and announces(task), **facts)
+    )
 
 
 def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
-    if is_ours(sender.app, sender, task_id, sender.request.headers):
-        _running[task_id] = _Running(time.monotonic(), sys.exc_info()[1])
+    told = standing(sender.app, sender, task_id, sender.request.headers)
+    if told is not None:
+        _running[task_id] = _Running(time.monotonic(), told, sys.exc_info()[1])
 
 
 def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None, retval: Any = None, **_: Any) -> None:
     request: Any = sender.request
     running = _running.pop(task_id, None)
-    if running is None and not is_ours(sender.app, sender, task_id, request.headers):
+    told = running.told if running is not None else standing(sender.app, sender, task_id, request.headers)
+    if told is None:
         return
     raised = sys.exc_info()[1]
     leaving = None if running is None or raised is running.around else raised
@@ -109,7 +118,7 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
         assert exception is not None
         results.tell(sender.app, sender, task_id, exception, request)
     end(
-        sender.app, sender, task_id, status,
+        sender.app, sender, task_id, status, told=told,
         result=retval if status == SUCCESS else None,
         exception=exception,
         runtime=None if running is None else time.monotonic() - running.since,
@@ -179,15 +188,18 @@ def _limit(task: Any) -> Any:
 def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
     request = sender.request
     own = request.id == task_id
-    if task_id in _running or not is_ours(sender.app, sender, task_id, request.headers if own else None):
+    if task_id in _running:
         return  # in the process that runs the body task_postrun follows
+    told = standing(sender.app, sender, task_id, request.headers if own else None)
+    if told is None:
+        return
     if goes_back(sender, exception):
         return
     # The child may have died only after Celery had stored its success.
     lost = isinstance(exception, WorkerLostError) and not PARENT_TELLS
     succeeded = lost and results.succeeded(sender.app, sender, task_id)
     end(
-        sender.app, sender, task_id, SUCCESS if succeeded else FAILURE,
+        sender.app, sender, task_id, SUCCESS if succeeded else FAILURE, told=told,
         exception=None if succeeded else exception,
         worker=request.hostname if own else None,
         attempt=(request.retries or 0) + 1 if own else 1,
@@ -196,9 +208,10 @@ def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **
 
 def _on_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:
     task_id = getattr(request, "id", None)
-    if is_ours(sender.app, sender, task_id, getattr(request, "headers", None)):
+    told = standing(sender.app, sender, task_id, getattr(request, "headers", None))
+    if told is not None:
         worker = getattr(request, "hostname", None)
-        end(sender.app, sender, task_id, EXPIRED if expired else REVOKED, worker=worker)
+        end(sender.app, sender, task_id, EXPIRED if expired else REVOKED, told=told, worker=worker)
 
 
 def _on_rejected(sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
@@ -208,7 +221,7 @@ def _on_rejected(sender: Any = None, message: Any = None, exc: Any = None, **_: 
 
 def _on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **unknown: Any) -> None:
     headers, task_id = getattr(message, "headers", None) or {}, unknown.get("id")
-    if is_ours(sender.app, None, task_id, headers):
+    if standing(sender.app, None, task_id, headers):
         end(sender.app, None, task_id, FAILURE, name=unknown.get("name"), exception=exc, worker=sender.hostname)
 
 
@@ -217,14 +230,16 @@ def _on_internal_error(
 ) -> None:
     """Celery's own code, or a hook of the task, failed around the body."""
     context = Context(dict(request or {}))
-    if _running.pop(task_id, None) is None and not is_ours(sender.app, sender, task_id, context.headers):
+    running = _running.pop(task_id, None)
+    told = running.told if running is not None else standing(sender.app, sender, task_id, context.headers)
+    if told is None:
         return
     status = FAILURE
     if isinstance(exception, InvalidTaskError):  # the body never began
         status, exception = LOST, TaskLost(f"message of task {task_id} could not be used: {exception}")
     results.tell(sender.app, sender, task_id, exception, context)
     end(
-        sender.app, sender, task_id, status,
+        sender.app, sender, task_id, status, told=told,
         exception=exception, worker=context.hostname, attempt=(context.retries or 0) + 1,
     )  # fmt: skip
 
@@ -233,10 +248,12 @@ def reject(app: Any, headers: Any, exc: Any, status: str, worker: str) -> None:
     """The end of a message that no task could be made of."""
     task_id, name = headers.get("id"), headers.get("task")
     task = app.tasks.get(name)
-    if is_ours(app, task, task_id, headers):
+    told = standing(app, task, task_id, headers)
+    if told is not None:
         lost = TaskLost(f"message of task {task_id} could not be used: {exc!r}")
         results.tell(app, task, task_id, lost)
-        end(app, task, task_id, status, name=name, exception=exc if exc is not None else lost, worker=worker)
+        seen = exc if exc is not None else lost
+        end(app, task, task_id, status, told=told, name=name, exception=seen, worker=worker)
 
 
 def _on_process_shutdown(**_: Any) -> None:

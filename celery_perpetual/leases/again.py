@@ -19,7 +19,7 @@ from celery_perpetual.completions.completion import LOST
 from celery_perpetual.errors import StoreUnavailable, TaskLost
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger import Record, decode, item_place
-from celery_perpetual.publishing import Capture, Command, Load, Publisher, from_json, publish_copy, request_of, send
+from celery_perpetual.publishing import Capture, Command, Load, from_json, publish_copy, request_of, send, shares_redis
 from celery_perpetual.store import Store, script
 from celery_perpetual.tasks import Execution, speaking
 
@@ -48,7 +48,7 @@ class Again:
         self._store = store
         self._settings = settings
         self._redis_broker = broker_is_redis
-        self._shares = Publisher(app, store).shares_redis
+        self._shares = shares_redis(app, store)
 
     def send_all(self, limit: int = 1000) -> int:
         """Send what is on the list, newest entries last; returns how many were sent.

@@ -15,6 +15,7 @@ from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.worker import Instance, WorkerState
 from celery_perpetual.ledger import item_place, place
+from celery_perpetual.publishing import books_of, shares_books
 from celery_perpetual.store import Prepared, Store, is_redis, script
 from celery_perpetual.tasks import HEADER, Execution, PerpetualOptions, PerpetualTask
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 #: Where a request keeps what its receiving worker knows of its delivery.
-OF_DELIVERY = NONCE, TAG, COPY = "perpetual_nonce", "perpetual_tag", "perpetual_copy"
+OF_DELIVERY = NONCE, TAG, COPY, STRUCK = "perpetual_nonce", "perpetual_tag", "perpetual_copy", "perpetual_struck"
+
+#: With which step its message is struck off the broker's books, where a script does that.
+AT_START, AT_END = "start", "end"
 
 #: With ``perpetual_store_down = "hold"``: pause between two tries to ask for a lease.
 HOLD_SECONDS = 0.5
@@ -67,6 +71,11 @@ class Leases:
         url: Any = self._app.conf.broker_write_url
         return isinstance(url, str) and is_redis(url)
 
+    @cached_property
+    def strikes(self) -> bool:
+        """Whether the scripts can strike what this worker received off the broker's books."""
+        return shares_books(self._app, self._patient)
+
     @property
     def gap(self) -> float:
         """Longest silence in seconds in which the store counts as reachable: two heartbeats or two cycles."""
@@ -88,27 +97,31 @@ class Leases:
         """
         reach("task.starting")
         if self.settings.store_down == "run" and self._down():
-            return Execution(task_id=task_id, nonce=request[NONCE], leased=False)
+            return _without_lease(task_id, request)
         while True:
+            asked_at = time.monotonic()
             try:
                 verdict, token, recoveries = self._start(task, task_id, request)
             except StoreUnavailable as error:
                 if self.settings.store_down == "run":
                     logger.warning("perpetual: task %s runs without a lease: %s", task_id, error)
-                    return Execution(task_id=task_id, nonce=request[NONCE], leased=False)
+                    return _without_lease(task_id, request)
                 logger.warning("perpetual: task %s waits for the store: %s", task_id, error)
                 time.sleep(HOLD_SECONDS)
                 continue
             reach("task.started")
             if verdict != b"run":
                 return str(verdict.decode())
-            return Execution(task_id=task_id, nonce=request[NONCE], token=int(token), recoveries=int(recoveries))
+            return Execution(
+                task_id=task_id, nonce=request[NONCE], token=int(token), recoveries=int(recoveries),
+                tag=request[TAG] if request.get(STRUCK) == AT_END else "", granted_at=asked_at,
+            )  # fmt: skip
 
     @cached_property
     def _ask(self) -> Prepared:
-        keys, settings = self.store.keys, self.settings
+        keys, settings, books = self.store.keys, self.settings, books_of(self._app)
         return Prepared(
-            self.store, "start",
+            self.store, "start", unacked=books.unacked, index=books.received,
             leases=keys.leases, states=keys.states, copies=keys.copies, again=keys.again,
             token=keys.token, counters=keys.counters, workers=keys.workers, events=keys.events, tombs=keys.tombs_prefix,
             days=round(settings.tombstone_ttl // 86400), ttl=_ms(settings.lease_ttl), maxlen=settings.events_maxlen,
@@ -127,7 +140,7 @@ class Leases:
             id=task_id, position=position, worker=worker, nonce=request[NONCE],
             nesting=int(request.get("replaced_task_nesting") or 0), retries=int(request.get("retries") or 0),
             most=most, on_lost=on_lost, tag=request.get(TAG) or "", task=task.name, copy=request.get(COPY) or "",
-            ended=int(bool(ours or redelivered)),
+            ended=int(bool(ours or redelivered)), strikes=int(request.get(STRUCK) == AT_START),
         )  # fmt: skip
 
     def holds(self, execution: Execution) -> bool:
@@ -135,7 +148,7 @@ class Leases:
 
         True where the store does not answer, and where it has lost its data: then nobody took the lease away.
         """
-        if not execution.leased or (self.instance is not None and self.instance.lives):
+        if not execution.leased or (self.instance is not None and self.instance.surely_holds(execution.granted_at)):
             return True
         try:
             return self.asks(execution) or self._forgotten(execution.task_id)
@@ -275,6 +288,12 @@ class Leases:
         if self.instance is None or self.instance.pid != os.getpid():
             self.instance = Instance(hostname, self.settings.lease_ttl)
         return self.instance
+
+
+def _without_lease(task_id: str, request: Any) -> Execution:
+    return Execution(
+        task_id=task_id, nonce=request[NONCE], leased=False, tag=request[TAG] if request.get(STRUCK) else ""
+    )
 
 
 def _when_lost(task: Any) -> tuple[int, str]:

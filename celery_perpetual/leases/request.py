@@ -11,13 +11,14 @@ from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
 from celery.utils.log import get_logger
 from celery.worker import state
+from kombu.transport.redis import Channel
 
-from celery_perpetual.completions import end, goes_back, results
+from celery_perpetual.completions import end, goes_back, results, standing
 from celery_perpetual.completions.completion import LOST, SUCCESS
 from celery_perpetual.errors import TaskLost
-from celery_perpetual.leases.leases import COPY, NONCE, TAG
+from celery_perpetual.leases.leases import AT_END, AT_START, COPY, NONCE, STRUCK, TAG
 from celery_perpetual.ledger import item_place
-from celery_perpetual.publishing import from_message
+from celery_perpetual.publishing import forget, from_message, put_back
 from celery_perpetual.tasks import Execution, speaking
 
 if TYPE_CHECKING:
@@ -46,19 +47,25 @@ class Leased(_Request):  # type: ignore[misc]
     """Mixin for a request class: this one knows its lease."""
 
     perpetual = True
+    acknowledged: bool
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
         perpetual: Any = getattr(self._app, "perpetual", None)
         request = self._request_dict
         self._leases: Leases | None = None
+        self._struck = ""
+        """With which step a script strikes the message off the broker's books; "" where it is acknowledged as ever."""
         if perpetual is None or not perpetual.leasing.guards(self._task, self.id, request):
             return
         self._leases = perpetual.leasing
         request[NONCE] = uuid4().hex
         _received[request[NONCE]] = self
         request[TAG] = str(message.delivery_tag or "")
-        request.pop(COPY, None)
+        for name in (COPY, STRUCK):
+            request.pop(name, None)
+        if self._leases.strikes and isinstance(getattr(message, "channel", None), Channel):
+            self._struck = request[STRUCK] = AT_END if self._task.acks_late else AT_START
         # The ledger keeps what is needed to build the first message of an item, and nothing else.
         if item_place(self.id) is None or request.get("retries") or request.get("replaced_task_nesting"):
             request[COPY] = from_message(message).to_json()
@@ -66,9 +73,35 @@ class Leased(_Request):  # type: ignore[misc]
     def _execution(self) -> Execution | None:
         if self._leases is None:
             return None
-        return Execution(task_id=self.id, nonce=self._request_dict[NONCE], leased=bool(self.time_start))
+        request = self._request_dict
+        return Execution(
+            task_id=self.id, nonce=request[NONCE], leased=bool(self.time_start),
+            tag=request[TAG] if STRUCK in request else "",
+        )  # fmt: skip
+
+    def acknowledge(self) -> None:
+        """As Celery's, but without a call where a script strikes the message off: at the start, or with a success."""
+        if self._struck and not self.acknowledged:
+            forget(self._message)
+            self.acknowledged = True
+        else:
+            super().acknowledge()
+
+    def _acknowledge_as_ever(self) -> None:
+        """It did not end as a success, so no script may have struck its message off."""
+        self._struck = ""
+
+    def reject(self, requeue: bool = False) -> None:
+        self._acknowledge_as_ever()
+        super().reject(requeue)
+
+    def on_retry(self, exc_info: Any) -> Any:
+        self._acknowledge_as_ever()
+        return super().on_retry(exc_info)
 
     def on_timeout(self, soft: Any, timeout: Any) -> Any:
+        if not soft:
+            self._acknowledge_as_ever()
         with speaking(self._execution()):
             reply = super().on_timeout(soft, timeout)
         if not soft and self._leases is not None and goes_back(self.task, TimeLimitExceeded()):
@@ -76,10 +109,12 @@ class Leased(_Request):  # type: ignore[misc]
         return reply
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> Any:
+        self._acknowledge_as_ever()
         with speaking(self._execution()):
             return super()._announce_revoked(*args, **kwargs)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        self._acknowledge_as_ever()
         with speaking(self._execution()):
             # Celery 5.7 can retry it itself, if the task asks for that.
             own = getattr(self.task, "retry_on_worker_lost", None)
@@ -110,7 +145,8 @@ def _lost(request: Any, leases: Leases, exc_info: Any) -> None:
     if results.succeeded(app, request.task, request.id):
         # It died after Celery had stored its success, perhaps before it could tell us.
         state.task_ready(request, successful=True)
-        end(app, request.task, request.id, SUCCESS, worker=request.hostname)
+        told = bool(standing(app, request.task, request.id, request.request_dict))
+        end(app, request.task, request.id, SUCCESS, told=told, worker=request.hostname)
         _acknowledge(request)
         return
     verdict = leases.try_to_release(request.id, nonce, "lost", f"a process of the pool is gone: {_exception(exc_info)}")
@@ -124,6 +160,9 @@ def _lost(request: Any, leases: Leases, exc_info: Any) -> None:
         results.tell(app, request.task, request.id, error, request._context)  # noqa: SLF001
         with speaking(Execution(task_id=request.id, nonce="*", leased=False)):
             end(app, request.task, request.id, LOST, exception=error, worker=request.hostname)
+    if verdict == "gone" and request.request_dict.get(STRUCK) == AT_START:
+        # It died before it asked for its lease, and Kombu has forgotten the message already.
+        put_back(request.message)
     if request.task.acks_late and (verdict == "gone" or (verdict == "again" and not leases.broker_is_redis)):
         # The guard sorts out what comes twice; RabbitMQ puts it where it was.
         request.reject(requeue=True)

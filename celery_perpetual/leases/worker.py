@@ -21,20 +21,25 @@ class Instance:
         self.pid = os.getpid()
         self._ttl = ttl
         # Shared with children by fork. Seconds of the machine's monotonic clock, which all its processes share.
-        self._until = get_context("fork").Value("d", 0.0, lock=False)
+        shared = get_context("fork").Value
+        self._until = shared("d", 0.0, lock=False)
+        self._doubted = shared("d", 0.0, lock=False)
 
     def renewed(self, asked_at: float) -> None:
         """The store has renewed the deadline, when asked at this monotonic time."""
         self._until.value = asked_at + self._ttl
 
     def doubt(self) -> None:
-        """A lease may have been taken away, by an operator or by an ended outage: whoever wants to know has to ask."""
-        self._until.value = 0.0
+        """A lease that was granted before now may have been taken away, by an operator or by an ended outage.
 
-    @property
-    def lives(self) -> bool:
-        """Whether all leases of this worker are surely its own still. Never asks the store."""
-        return time.monotonic() < float(self._until.value)
+        Whoever holds one of those has to ask. Short tasks make this common: a task may have given its lease back and
+        not have been settled yet.
+        """
+        self._doubted.value = time.monotonic()
+
+    def surely_holds(self, granted_at: float) -> bool:
+        """Whether a lease that was asked for at this monotonic time is surely still its own. Never asks the store."""
+        return granted_at > float(self._doubted.value) and time.monotonic() < float(self._until.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.ledger import Record
+from celery_perpetual.publishing.books import shares_redis
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.load import Load
 from celery_perpetual.publishing.message import send
-from celery_perpetual.publishing.publisher import Publisher
 from celery_perpetual.store import Store, script
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature:
         key=None,
         reprs=None,
     )
-    if not Publisher(app, store).shares_redis:
+    if not shares_redis(app, store):
         with app.connection_for_write() as connection:
             send(app, app.amqp.Producer(connection, auto_declare=False), record, task_id)
         with store.errors("waiting"):

@@ -15,13 +15,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery.utils.log import get_logger
 
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger import CHUNK, opened, read_work
+from celery_perpetual.publishing.books import shares_redis
 from celery_perpetual.publishing.builder import Builder
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.couriers import courier
@@ -29,7 +30,7 @@ from celery_perpetual.publishing.load import Load
 from celery_perpetual.publishing.message import has_own_sender, route
 from celery_perpetual.publishing.roads import Kind, kind_of
 from celery_perpetual.publishing.stamp import Numbered
-from celery_perpetual.store import Store, address, is_redis, script
+from celery_perpetual.store import Store, script
 from celery_perpetual.tasks.work import Work
 
 if TYPE_CHECKING:
@@ -59,11 +60,7 @@ class Publisher:
     @cached_property
     def shares_redis(self) -> bool:
         """Whether the broker is the store's own server and database."""
-        conf: Any = self.app.conf
-        url = conf.broker_write_url
-        if not isinstance(url, str) or not is_redis(url):
-            return False
-        return address(url, conf.broker_transport_options, conf.broker_use_ssl) == self.store.address
+        return shares_redis(self.app, self.store)
 
     def rehearse(self, works: Sequence[Work]) -> None:
         """Route one of each kind of item, so that what cannot be sent is refused before it is committed.

@@ -26,6 +26,10 @@ class Execution:
     token: int | None = None
     """Fencing number of the lease; only grows."""
     recoveries: int = 0
+    tag: str = ""
+    """Delivery tag of the message that the end strikes off the broker's books; "" where Celery acknowledges it."""
+    granted_at: float = 0.0
+    """Just before the lease was asked for: seconds of the machine's monotonic clock."""
 
 
 _current: ContextVar[Execution | None] = ContextVar("celery_perpetual.execution", default=None)

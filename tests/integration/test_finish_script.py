@@ -55,7 +55,8 @@ class World:
             "batch_channel": keys.channel(POLL), "id": task_id, "position": index, "status": status, "head": head,
             "batch_ttl": 24 * HOUR, "record_ttl": HOUR, "queue_ttl": HOUR, "maxlen": 1000, "prefix": keys.prefix,
             "poll": POLL, "leases": keys.leases, "states": keys.states, "copies": keys.copies, "parked": keys.parked,
-            "again": keys.again, "nonce": "", "started": 0, "tombs": keys.tombs_prefix, **changed,
+            "again": keys.again, "nonce": "", "started": 0, "tombs": keys.tombs_prefix, "unacked": "u",
+            "index": "i", "tag": "", **changed,
         }  # fmt: skip
 
     def finish(self, *args: Any, **changed: Any) -> list[int]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lease_world import ITEM, ONE, LeaseWorld
+from tests.support.lease_world import ITEM, ONE, OTHER, LeaseWorld
+from tests.support.scripts import BOOKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,3 +62,46 @@ def test_a_token_is_larger_than_all_before(world: LeaseWorld) -> None:
         tokens.append(int(world.run("start", world.start(f"n{n + 2}", ITEM))[1]))
 
     assert tokens == sorted(set(tokens))
+
+
+@pytest.mark.parametrize("strikes", [0, 1])
+def test_a_start_strikes_its_own_message_off_the_books(world: LeaseWorld, strikes: int) -> None:
+    """Whether it may run or not; but only where the message is to be acknowledged before the task runs."""
+    world.committed()
+    world.received("n1", "n2", "n3")
+
+    world.run("start", world.start("n1", strikes=strikes))
+    assert world.in_the_books() == (["n2", "n3"] if strikes else ["n1", "n2", "n3"])
+    assert world.run("start", world.start("n2", worker=OTHER, strikes=strikes))[0] == b"adopted"
+    assert world.in_the_books() == (["n3"] if strikes else ["n1", "n2", "n3"])
+
+
+def test_an_end_strikes_its_own_message_off_the_books(world: LeaseWorld) -> None:
+    """Together with the record, the lease and the item."""
+    world.begun()
+    world.received("n1", "n2")
+
+    assert world.run("finish", world.ended(tag="tag of n1"))[0] == 1
+
+    assert world.in_the_books() == ["n2"]
+
+
+def test_a_late_end_strikes_its_message_off_unless_another_execution_has_it(world: LeaseWorld) -> None:
+    """Kombu puts a message back under its tag: then it is the copy of whoever executes the task now."""
+    world.superseded()
+    world.received("n1", "n2")
+
+    assert world.run("finish", world.ended(tag="tag of n2"))[0] == 2
+    assert world.in_the_books() == ["n1", "n2"]
+    assert world.run("finish", world.ended(tag="tag of n1"))[0] == 2
+    assert world.in_the_books() == ["n2"]
+
+
+def test_books_that_are_none_hold_up_nothing(world: LeaseWorld) -> None:
+    """They are the broker's. Where something else has their names, tasks begin and end all the same."""
+    world.committed()
+    for key in BOOKS.values():
+        world.redis.set(key, "something else")
+
+    assert world.run("start", world.start(strikes=1))[0] == b"run"
+    assert world.run("finish", world.ended(tag="tag of n1"))[0] == 1

@@ -71,3 +71,35 @@ def test_bodies_see_what_they_see_without_the_package(
 
     assert sorted(with_it) == sorted(without)
     assert len(without) == 2 * 4 + 3
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
+def test_leases_for_all_without_completions_for_all(project: Callable[..., Project], early: bool) -> None:
+    """Ordinary tasks run once, whatever their end, and give their leases back; nobody is told."""
+    proj = project(
+        f"""
+        @app.task(acks_late=not {early})
+        def ordinary(how):
+            ledger.record(how)
+            if how == "fail":
+                raise ValueError(how)
+
+        @app.task(base=PerpetualTask)
+        def ours(how):
+            ledger.record(how)
+        """,
+        perpetual_leases="all",
+        perpetual_lease_ttl=1,
+    )
+    proj.worker().ready()
+    keys = ("perpetual:leases", "perpetual:copies", "perpetual:states")
+
+    proj.run_python("from proj import *; ordinary.delay('fail'); ordinary.delay('succeed'); ours.delay('ours')")
+    wait_until(lambda: len(proj.rows()) == 3, "all have run")
+    (worker,) = proj.redis.keys("perpetual:w:*")
+    first = proj.redis.hget(worker, "at")
+    wait_until(lambda: int(proj.redis.hget(worker, "at")) > int(first) + 1000, "several audits")
+
+    assert sorted(row.id for row in proj.rows()) == ["fail", "ours", "succeed"]
+    assert not proj.redis.exists(*keys)
+    assert len(proj.redis.keys("perpetual:completion:*")) == 1

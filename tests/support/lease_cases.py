@@ -72,6 +72,10 @@ LEASE_CASES = [
          verdict(b"run", 1)),
     Case("start", "lost, and sent again", W.lost_and_sent, lambda w: w.start("n2", worker=OTHER), verdict(b"run", 1)),
     Case("start", "lost, and a retry overtakes", W.released, lambda w: w.start("n2", order=(0, 1)), verdict(b"run", 1)),
+    Case("start", "acknowledged with it", lambda w: w.received("n1"), lambda w: w.start(task_id=FREE, copy="{}", strikes=1),
+         verdict(b"run")),
+    Case("start", "refused, and acknowledged with it", lambda w: (w.begun(), w.received("n2")),
+         lambda w: w.start("n2", worker=OTHER, strikes=1), verdict(b"adopted"), moving=COUNTED),
     # ---- release
     *(
         Case("release", f"{cause}{found}", W.recovered if found else W.begun,
@@ -148,6 +152,10 @@ LEASE_CASES = [
     Case("reconcile", "replaced", lambda w: w.released("delegated"), W.reconcile, answers(b"gone"), writes=False),
     # ---- ends under leases
     Case("finish", "with its lease", W.begun, W.ended, answers([1, 0]), touches=end_keys(ONE)),
+    Case("finish", "acknowledged with it", lambda w: (w.begun(), w.received("n1")), lambda w: w.ended(tag="tag of n1"),
+         answers([1, 0]), touches=end_keys(ONE)),
+    Case("finish", "late, and acknowledged with it", lambda w: (w.superseded(), w.received("n1")),
+         lambda w: w.ended(tag="tag of n1"), answers([2, 0]), moving=COUNTED),
     Case("finish", "with its lease, after a recovery", W.recovered, lambda w: w.ended("n2"), answers([1, 0]),
          touches=end_keys(OTHER)),
     Case("finish", "with its lease, not announced", W.begun, lambda w: {**w.ended(), "head": ""}, answers([1, 0]),

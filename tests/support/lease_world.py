@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery_perpetual.ledger import item_id, place
-from tests.support.scripts import DAY, MINUTE, POLL, QUEUE, Slots, World
+from tests.support.scripts import BOOKS, DAY, MINUTE, POLL, QUEUE, Slots, World
 
 ITEM, FREE = item_id(POLL, 1), "chosen-by-a-caller"
 ONE, OTHER = "one@host#1", "other@host#2"
@@ -19,7 +19,7 @@ class LeaseWorld(World):
 
     def start(
         self, nonce: str = "n1", task_id: str = ITEM, *, worker: str = ONE, order: tuple[int, int] = (0, 0),
-        on_lost: str = "requeue", most: int = 3, copy: str = "", ended: int = 1,
+        on_lost: str = "requeue", most: int = 3, copy: str = "", ended: int = 1, strikes: int = 0,
     ) -> Slots:  # fmt: skip
         k, where = self.keys, place(task_id)
         poll, chunk = (where.poll_id, where.chunk) if where else ("", 0)
@@ -30,7 +30,7 @@ class LeaseWorld(World):
             "workers": k.workers, "events": k.events, "id": task_id, "position": where.position if where else -1,
             "worker": worker, "nonce": nonce, "nesting": order[0], "retries": order[1], "most": most,
             "on_lost": on_lost, "tag": f"tag of {nonce}", "task": "deliver", "copy": copy, "ended": ended,
-            "tombs": k.tombs_prefix, "days": 7, "ttl": MINUTE, "maxlen": 1000,
+            "tombs": k.tombs_prefix, "days": 7, "ttl": MINUTE, "maxlen": 1000, **BOOKS, "strikes": strikes,
         }  # fmt: skip
 
     def lease_keys(self) -> Slots:
@@ -93,9 +93,12 @@ class LeaseWorld(World):
             "counts": int(counts), "tag": "", "copy": "",
         }  # fmt: skip
 
-    def ended(self, nonce: str = "n1", *, status: str = "success", started: bool = True, free: bool = False) -> Slots:
+    def ended(
+        self, nonce: str = "n1", *, status: str = "success", started: bool = True, free: bool = False,
+        tag: str = "",
+    ) -> Slots:  # fmt: skip
         """The end of an execution."""
-        slots = self.finish(1, status, nonce=nonce, started=started)
+        slots = self.finish(1, status, nonce=nonce, started=started, tag=tag)
         if not free:
             return slots
         k = self.keys
@@ -106,6 +109,18 @@ class LeaseWorld(World):
         }  # fmt: skip
 
     # States.
+
+    def received(self, *nonces: str) -> None:
+        """The broker has these deliveries in its books."""
+        for nonce in nonces:
+            self.redis.hset(BOOKS["unacked"], f"tag of {nonce}", "message")
+            self.redis.zadd(BOOKS["index"], {f"tag of {nonce}": 7})
+
+    def in_the_books(self) -> list[str]:
+        """Deliveries that nobody has acknowledged, by their nonces."""
+        tags = self.redis.hkeys(BOOKS["unacked"])
+        assert sorted(tags) == sorted(self.redis.zrange(BOOKS["index"], 0, -1))
+        return sorted(tag.decode().removeprefix("tag of ") for tag in tags)
 
     def begun(self, nonce: str = "n1", task_id: str = ITEM, **options: Any) -> None:
         if not self.leader:

@@ -13,6 +13,8 @@ UNIT, OTHER_UNIT = "perpetual:deliver", "perpetual:zürich%3A東京"
 POLL, NEXT_POLL = new_poll_id(1_700_000_000_000), new_poll_id(1_700_000_001_000)
 OTHER_POLL = POLL[:-1] + "0"
 QUEUE = "the-broker's-queue"
+#: Where the broker keeps what was received and not acknowledged.
+BOOKS = {"unacked": "the-broker's-unacked", "index": "the-broker's-index"}
 MINUTE = 60_000
 DAY = 24 * 60 * MINUTE
 FAR = 10**15
@@ -139,8 +141,9 @@ class World:
         }  # fmt: skip
 
     def finish(
-        self, index: int, status: str = "success", poll: str = POLL, *, nonce: str = "", started: bool = False
-    ) -> Slots:
+        self, index: int, status: str = "success", poll: str = POLL, *, nonce: str = "", started: bool = False,
+        tag: str = "",
+    ) -> Slots:  # fmt: skip
         k, task_id = self.keys, item_id(poll, index)
         return {
             "batch": k.poll(poll), "chunk": k.chunk(poll, 0), "done": k.done(poll, 0),
@@ -150,7 +153,7 @@ class World:
             "head": json.dumps({"task_id": task_id, "status": status, "final": True})[:-1], "batch_ttl": DAY,
             "record_ttl": DAY, "queue_ttl": DAY, "maxlen": 1000, "prefix": k.prefix, "poll": poll,
             "leases": k.leases, "states": k.states, "copies": k.copies, "parked": k.parked, "again": k.again,
-            "nonce": nonce, "started": int(started), "tombs": k.tombs_prefix,
+            "nonce": nonce, "started": int(started), "tombs": k.tombs_prefix, **BOOKS, "tag": tag,
         }  # fmt: skip
 
     def taken(self, *keys: str, since: int = 0) -> Slots:

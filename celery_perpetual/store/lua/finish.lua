@@ -20,6 +20,8 @@
 -- KEYS[14] copies        hash*    task id -> message
 -- KEYS[15] parked        hash*    task id -> JSON
 -- KEYS[16] again         zset*    tasks to be sent again
+-- KEYS[17] unacked       hash*    delivery tag -> message: the broker's books
+-- KEYS[18] index         zset*    delivery tag -> when it was received
 -- ARGV[1] id           text    task id
 -- ARGV[2] position     int     of the item within its chunk, -1 where the id is not ours
 -- ARGV[3] status       text    how it ended
@@ -32,7 +34,8 @@
 -- ARGV[10] poll        text    poll id, '' where the id is not ours
 -- ARGV[11] nonce       text    of the delivery that ended, '' = it had none, '*' = whatever holds the lease
 -- ARGV[12] started     text    1 = it ran under a lease, so without that lease its end is late
--- ARGV[13] tombs       text    what the keys of tombstones start with
+-- ARGV[13] tombs        text    what the keys of tombstones start with
+-- ARGV[14] tag          text    of the message to strike off the broker's books, '' = Celery acknowledges it
 -- returns {1 first end, 2 late, 0 nothing known and nothing announced; 1 if the batch's message is to be sent now}
 local batch, chunk, done, completion, queue, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local everybody, events, counters, batches = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
@@ -41,22 +44,29 @@ local id, position, status, head = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local batch_ttl, record_ttl, queue_ttl = ARGV[5], ARGV[6], ARGV[7]
 local maxlen, prefix, poll = ARGV[8], ARGV[9], ARGV[10]
 local leases, states, copies, parked, again = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
-local nonce, started, tombs = ARGV[11], ARGV[12], ARGV[13]
+local nonce, started, tombs, tag = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
+local unacked, index = KEYS[17], KEYS[18]
 -- include now
 -- include rfc3339
 -- include record
 -- include typed
 -- include settle
 -- include lease
+-- include strike
 
 -- Whether the batch is finished and nobody has sent its message yet: whoever repeats a call may have to.
 local function unsent()
   return poll ~= '' and redis.call('ZSCORE', batches, poll) and 1 or 0
 end
 
+local lease
 local function late()
   local reply = {2, unsent()}
   redis.call('HINCRBY', counters, 'late', 1)
+  -- Kombu puts a message back under its tag, so whoever holds the lease may have it by this very message.
+  if tag ~= '' and not (lease and lease_of(lease).tag == tag) then
+    strike(unacked, index, tag)
+  end
   return reply
 end
 
@@ -67,9 +77,14 @@ end
 if known and string.find(known, '"final": true', 1, true) then
   return late()
 end
-local lease, state = lease_of(redis.call('HGET', leases, id)), state_of(redis.call('HGET', states, id))
-if lease and nonce ~= '*' and lease.nonce ~= nonce then
-  return late()
+lease = redis.call('HGET', leases, id)
+local state = state_of(redis.call('HGET', states, id))
+local worker, holder
+if lease then
+  worker, holder = holder_of(lease)
+  if nonce ~= '*' and holder ~= nonce then
+    return late()
+  end
 end
 local item, over = nil, false
 if position >= 0 then
@@ -109,7 +124,7 @@ if head ~= '' then
 end
 
 if lease then
-  redis.call('SREM', prefix .. ':held:' .. lease.worker, id)
+  redis.call('SREM', prefix .. ':held:' .. worker, id)
   redis.call('HDEL', leases, id)
 end
 if state then
@@ -144,5 +159,8 @@ if head ~= '' then
 end
 if finished then
   redis.call('PUBLISH', batch_channel, string.format('{"poll_id": %s}', cjson.encode(poll)))
+end
+if tag ~= '' then
+  strike(unacked, index, tag)
 end
 return {(item or head ~= '') and 1 or 0, finished and item.on_done and 1 or 0}

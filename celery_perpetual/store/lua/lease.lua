@@ -13,6 +13,11 @@ local function lease_of(text)
   end
 end
 
+-- Who has it, and by which delivery: all that most who ask for a lease need to know.
+local function holder_of(text)
+  return string.match(text, '^([^|]*)|([^|]*)')
+end
+
 local function state_of(text)
   if text then
     local nesting, retries, recoveries, flag, tag, task = string.match(text,

@@ -1,5 +1,6 @@
 -- Ask for the right to execute a task, before any code of its user runs. The nonce names the delivery that asks, so
--- that a repeated call answers the same.
+-- that a repeated call answers the same. A message that is acknowledged before its task runs is struck off the broker's
+-- books in this step, whatever the answer: by then it can be sent again from elsewhere, or is not needed.
 --
 -- KEYS[1] leases       hash*    task id -> lease
 -- KEYS[2] held         set*     what this worker holds
@@ -14,6 +15,8 @@
 -- KEYS[11] counters     hash*    of the namespace
 -- KEYS[12] workers      zset*    worker -> deadline
 -- KEYS[13] events       stream*
+-- KEYS[14] unacked      hash*    delivery tag -> message: the broker's books
+-- KEYS[15] index        zset*    delivery tag -> when it was received
 -- ARGV[1] id           text    task id
 -- ARGV[2] position     int     of the item within its chunk, -1 where the id is not ours
 -- ARGV[3] worker       text    instance of the worker
@@ -30,10 +33,12 @@
 -- ARGV[14] days        int     how many days of tombstones there are
 -- ARGV[15] ttl         ms      lease time
 -- ARGV[16] maxlen      int     cap of the stream
+-- ARGV[17] strikes     text    1 = the message is to be struck off the broker's books
 -- returns {verdict, token, recoveries}; the verdict is 'run', or why not: 'final', 'parked', 'old' or 'adopted'
 local leases, held, states, copies, again = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local completion, batch, chunk, done, token, counters = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local workers, events, ttl, maxlen = KEYS[12], KEYS[13], ARGV[15], ARGV[16]
+local unacked, index, strikes = KEYS[14], KEYS[15], ARGV[17] == '1'
 local id, position, worker, nonce, most, on_lost = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[7], ARGV[8]
 local tag, task, copy, ended, tombs, days = ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], tonumber(ARGV[14])
 local nesting, retries = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -43,6 +48,7 @@ local mine = {nesting = nesting, retries = retries}
 -- include lease
 -- include recovered
 -- include typed
+-- include strike
 
 local lease, state = lease_of(redis.call('HGET', leases, id)), state_of(redis.call('HGET', states, id))
 local recoveries = state and state.recoveries or 0
@@ -72,6 +78,9 @@ end
 
 local function refuse(verdict)
   redis.call('HINCRBY', counters, 'dropped_' .. verdict, 1)
+  if strikes then
+    strike(unacked, index, tag)
+  end
   return {verdict, '0', recoveries}
 end
 
@@ -137,5 +146,8 @@ if copy ~= '' then
   redis.call('HSET', copies, id, copy)
 elseif lease or state then
   redis.call('HDEL', copies, id)
+end
+if strikes then
+  strike(unacked, index, tag)
 end
 return {'run', tostring(granted), recoveries}
