@@ -24,7 +24,7 @@ from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger import item_place
 from celery_perpetual.publishing import books_of
-from celery_perpetual.store import Prepared, Store
+from celery_perpetual.store import Of, Prepared, Store
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -38,9 +38,15 @@ MOST_WAITING = 10_000
 RETRY_SECONDS = 0.5
 
 _json = json.JSONEncoder().encode
+_quoted = json.encoder.encode_basestring_ascii
 
 #: What the script answers for the end that counts.
 FIRST = 1
+
+
+def _text(value: Any) -> str:
+    """JSON of what is nearly always text."""
+    return _quoted(value) if isinstance(value, str) else _json(value)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,12 +75,13 @@ class End:
         if not self.announce:
             return ""
         # As json.dumps writes it, which takes several times as long for a dict; every task waits for this.
-        runtime = "null" if self.runtime is None else _json(round(self.runtime, 6))
+        runtime = "null" if self.runtime is None else f"{self.runtime:.6f}"
+        error = "null" if self.exception is None else _json(error_of(self.exception))
+        meta = _json(self.meta) if self.meta else "{}"
         return (
-            f'{{"v": {VERSION}, "task_id": {_json(self.task_id)}, "task": {_json(self.task)}, '
-            f'"status": "{self.status}", "final": true, "runtime": {runtime}, "worker": {_json(self.worker)}, '
-            f'"attempt": {self.attempt}, "error": {_json(error_of(self.exception))}, "meta": {_json(self.meta or {})}, '
-            f'"result": {inline(self.result)}'
+            f'{{"v": {VERSION}, "task_id": {_text(self.task_id)}, "task": {_text(self.task)}, '
+            f'"status": "{self.status}", "final": true, "runtime": {runtime}, "worker": {_text(self.worker)}, '
+            f'"attempt": {self.attempt}, "error": {error}, "meta": {meta}, "result": {inline(self.result)}'
         )
 
 
@@ -102,7 +109,10 @@ class Announcer:
             leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked, again=keys.again,
             batch_ttl=_ms(settings.tombstone_ttl), record_ttl=_ms(settings.completion_ttl),
             queue_ttl=_ms(settings.queue_ttl), maxlen=settings.events_maxlen, prefix=keys.prefix,
-            tombs=keys.tombs_prefix, unacked=books.unacked, index=books.received,
+            completion=(keys.completion_prefix, Of("id")), channel=(keys.channel_prefix, Of("id")),
+            queue=(keys.channel_prefix, Of("id"), keys.QUEUE), batch=(keys.poll_prefix, Of("poll")),
+            batch_channel=(keys.channel_prefix, Of("poll")), tombs=keys.tombs_prefix,
+            unacked=books.unacked, index=books.received,
         )  # fmt: skip
 
     def finish(self, end: End) -> None:
@@ -149,10 +159,8 @@ class Announcer:
         keys, task_id, where = self._store.keys, end.task_id, item_place(end.task_id)
         poll_id, chunk, position = ("", 0, -1) if where is None else (where.poll_id, where.chunk, where.position)
         first, batch_done = self._finish(
-            batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk),
-            completion=keys.completion(task_id), queue=keys.queue(task_id), channel=keys.channel(task_id),
-            batch_channel=keys.channel(poll_id), id=task_id, position=position, status=end.status, head=head,
-            poll=poll_id, nonce=end.nonce, started=int(end.leased), tag=end.tag,
+            chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk), id=task_id, position=position,
+            status=end.status, head=head, poll=poll_id, nonce=end.nonce, started=int(end.leased), tag=end.tag,
         )  # fmt: skip
         reach("task.finished")
         if batch_done:  # the broker may be slow, and the task that happened to be the last has ended

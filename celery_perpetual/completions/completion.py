@@ -24,6 +24,9 @@ LONGEST_RESULT = 8 * 1024
 LONGEST_MESSAGE = 2 * 1024
 
 
+_strict = json.JSONEncoder(allow_nan=False).encode
+
+
 @dataclass(frozen=True, kw_only=True)
 class Completion:
     """How a task ended, or that it has not."""
@@ -131,8 +134,10 @@ def from_celery(task_id: str, meta: Any) -> Completion | None:
 
 def inline(result: Any) -> str:
     """The result as JSON, or ``null`` where it is none or too long."""
+    if result is None:
+        return "null"
     try:
-        text = json.dumps(result, allow_nan=False)
+        text = _strict(result)
     except (TypeError, ValueError, RecursionError):
         return "null"
     return text if len(text) <= LONGEST_RESULT else "null"

@@ -16,7 +16,7 @@ from celery_perpetual.faults import reach
 from celery_perpetual.leases.worker import Instance, WorkerState
 from celery_perpetual.ledger import item_place, place
 from celery_perpetual.publishing import books_of, shares_books
-from celery_perpetual.store import Prepared, Store, is_redis, script
+from celery_perpetual.store import Of, Prepared, Store, is_redis, script
 from celery_perpetual.tasks import HEADER, Execution, PerpetualOptions, PerpetualTask
 
 if TYPE_CHECKING:
@@ -121,7 +121,8 @@ class Leases:
     def _ask(self) -> Prepared:
         keys, settings, books = self.store.keys, self.settings, books_of(self._app)
         return Prepared(
-            self.store, "start", unacked=books.unacked, index=books.received,
+            self.store, "start", held=(keys.held_prefix, Of("worker")), completion=(keys.completion_prefix, Of("id")),
+            unacked=books.unacked, index=books.received,
             leases=keys.leases, states=keys.states, copies=keys.copies, again=keys.again,
             token=keys.token, counters=keys.counters, workers=keys.workers, events=keys.events, tombs=keys.tombs_prefix,
             days=round(settings.tombstone_ttl // 86400), ttl=_ms(settings.lease_ttl), maxlen=settings.events_maxlen,
@@ -135,8 +136,7 @@ class Leases:
         ours = place(task_id) is not None or request.get(HEADER) or isinstance(task, PerpetualTask)
         redelivered = (request.get("delivery_info") or {}).get("redelivered")
         return self._ask(
-            held=keys.held(worker), completion=keys.completion(task_id), batch=keys.poll(poll_id),
-            chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk),
+            batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk),
             id=task_id, position=position, worker=worker, nonce=request[NONCE],
             nesting=int(request.get("replaced_task_nesting") or 0), retries=int(request.get("retries") or 0),
             most=most, on_lost=on_lost, tag=request.get(TAG) or "", task=task.name, copy=request.get(COPY) or "",

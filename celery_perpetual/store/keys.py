@@ -53,6 +53,9 @@ from __future__ import annotations
 class Keys:
     """Names of the keys under one prefix."""
 
+    #: What the name of a queue has behind that of its channel.
+    QUEUE = ":queue"
+
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.leader = f"{prefix}:leader"
@@ -80,8 +83,10 @@ class Keys:
         self.token = f"{prefix}:token"
         self.seen = f"{prefix}:seen"
         self.hold = f"{prefix}:hold"
+        self.held_prefix = f"{prefix}:held:"
         self.tombs_prefix = f"{prefix}:tombs:"
         self.everybody = f"{prefix}:done"
+        self.channel_prefix = f"{prefix}:done:"
         self.completion_prefix = f"{prefix}:completion:"
         self.unit_prefix = f"{prefix}:u:"
         self.polls_prefix = f"{prefix}:polls:"
@@ -94,7 +99,7 @@ class Keys:
         return f"{self.unit_prefix}{unit}"
 
     def held(self, worker: str) -> str:
-        return f"{self.prefix}:held:{worker}"
+        return f"{self.held_prefix}{worker}"
 
     def worker(self, worker: str) -> str:
         return f"{self.prefix}:w:{worker}"
@@ -106,10 +111,10 @@ class Keys:
         return f"{self.completion_prefix}{task_id}"
 
     def channel(self, task_id: str) -> str:
-        return f"{self.everybody}:{task_id}"
+        return f"{self.channel_prefix}{task_id}"
 
     def queue(self, task_id: str) -> str:
-        return f"{self.everybody}:{task_id}:queue"
+        return f"{self.channel_prefix}{task_id}{self.QUEUE}"
 
     def polls(self, unit: str) -> str:
         return f"{self.polls_prefix}{unit}"

@@ -106,14 +106,25 @@ class Script:
         return finish
 
 
+class Of(str):
+    """The name of an open slot, as a part of what another slot is filled with."""
+
+    __slots__ = ()
+
+
+#: What fills a slot for good: a value, or its parts, of which some are what a call names.
+Filling = str | int | tuple[str, ...]
+
+
 class Prepared:
     """A script of one store with some of its slots filled in for good; calls name the others.
 
     For what every task calls: the values stand in the text as literals, so that a call neither sends nor unpacks them,
-    and the rest is formatted into bytes that are packed once.
+    and the rest is formatted into bytes that are packed once. A key that is made of a prefix and an id is filled in as
+    ``(prefix, Of("id"))``.
     """
 
-    def __init__(self, store: Store, name: str, **fixed: str | int) -> None:
+    def __init__(self, store: Store, name: str, **fixed: Filling) -> None:
         base = script(name)
         if unknown := fixed.keys() - {*base.keys, *base.args}:
             raise TypeError(f"{name}.lua has no slot {', '.join(unknown)}")
@@ -142,14 +153,23 @@ class Prepared:
                 return self._store.wire.call(packed("EVAL", self.text, len(self._keys), *values[1::2]))
 
 
-def _with_literals(base: Script, fixed: Mapping[str, str | int]) -> str:
+def _with_literals(base: Script, fixed: Mapping[str, Filling]) -> str:
     """The script's text with values for slots, and the slots that are left numbered anew."""
-    numbered = {}
-    for kind, slots in (("KEYS", base.keys), ("ARGV", base.args)):
-        left = [slot for slot in slots if slot not in fixed]
-        for number, slot in enumerate(slots, 1):
-            filled = _literal(fixed[slot]) if slot in fixed else f"{kind}[{left.index(slot) + 1}]"
-            numbered[f"{kind}[{number}]"] = filled
+    kinds = (("KEYS", base.keys), ("ARGV", base.args))
+    left = {
+        slot: f"{kind}[{number}]"
+        for kind, slots in kinds
+        for number, slot in enumerate((slot for slot in slots if slot not in fixed), 1)
+    }
+
+    def filled(slot: str) -> str:
+        if slot not in fixed:
+            return left[slot]
+        value = fixed[slot]
+        parts = value if isinstance(value, tuple) else (value,)
+        return " .. ".join(left[part] if isinstance(part, Of) else _literal(part) for part in parts)
+
+    numbered = {f"{kind}[{number}]": filled(slot) for kind, slots in kinds for number, slot in enumerate(slots, 1)}
     code = "\n".join(line for line in base.text.splitlines() if not line.startswith("--"))
     return re.sub(r"(KEYS|ARGV)\[\d+\]", lambda found: numbered[found[0]], code)
 

@@ -79,9 +79,9 @@ if known and string.find(known, '"final": true', 1, true) then
 end
 lease = redis.call('HGET', leases, id)
 local state = state_of(redis.call('HGET', states, id))
-local worker, holder
+local worker, holder, nesting, retries
 if lease then
-  worker, holder = holder_of(lease)
+  worker, holder, nesting, retries = holder_of(lease)
   if nonce ~= '*' and holder ~= nonce then
     return late()
   end
@@ -97,17 +97,20 @@ end
 if not lease and started == '1' and (item or state) then
   return late()
 end
-local today = math.floor(now / 86400000)
-local tomb = tombs .. today
-if not lease and not state and not item and (redis.call('SISMEMBER', tomb, id) == 1
-  or redis.call('SISMEMBER', tombs .. today - 1, id) == 1) then
-  return head == '' and {0, 0} or late()
+local tomb, buried, fresh
+if not item then
+  local today = math.floor(now / 86400000)
+  tomb = tombs .. today
+  if not lease and not state and (redis.call('SISMEMBER', tomb, id) == 1
+    or redis.call('SISMEMBER', tombs .. today - 1, id) == 1) then
+    return head == '' and {0, 0} or late()
+  end
+  buried = lease or nonce == '*'
+  fresh = buried and must_be(tomb, 'set') == 'none'
 end
-local buried = not item and (lease or nonce == '*')
-if buried then
-  must_be(tomb, 'set')
-end
-if lease or state then
+-- The ledger has the first message of an item, so of that there is no copy.
+local copied = state or (lease and (not item or nesting ~= '0' or retries ~= '0'))
+if copied then
   redis.call('HLEN', copies)
 end
 local parks, waits = false, false
@@ -130,7 +133,7 @@ end
 if state then
   redis.call('HDEL', states, id)
 end
-if lease or state then
+if copied then
   redis.call('HDEL', copies, id)
 end
 if parks then
@@ -140,13 +143,15 @@ elseif waits then
 end
 if buried then
   redis.call('SADD', tomb, id)
-  redis.call('PEXPIRE', tomb, batch_ttl + 86400000)
+  if fresh then
+    redis.call('PEXPIRE', tomb, batch_ttl + 86400000)
+  end
 end
 local finished = item and settle(item)
 if head ~= '' then
   local at = rfc3339(now)
   local record = string.format('%s, "finished_at": "%s", "poll_id": %s, "key": %s, "recoveries": %d, "tenant": null',
-    head, at, item and cjson.encode(poll) or 'null', item and item.key and cjson.encode(item.key) or 'null',
+    head, at, item and '"' .. poll .. '"' or 'null', item and item.key and cjson.encode(item.key) or 'null',
     state and state.recoveries or 0)
   local told = record .. '}'
   redis.call('SET', completion, told, 'PX', record_ttl)

@@ -13,9 +13,9 @@ local function lease_of(text)
   end
 end
 
--- Who has it, and by which delivery: all that most who ask for a lease need to know.
+-- Worker, nonce, nesting and retries of a lease, as text: all that its end needs to know.
 local function holder_of(text)
-  return string.match(text, '^([^|]*)|([^|]*)')
+  return string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)')
 end
 
 local function state_of(text)
