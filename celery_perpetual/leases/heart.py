@@ -24,7 +24,7 @@ from celery.worker import state
 
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.leases.again import Again
-from celery_perpetual.leases.leases import TAG
+from celery_perpetual.leases.delivery import TAG
 from celery_perpetual.leases.request import at_hand
 from celery_perpetual.store import script
 
@@ -198,7 +198,7 @@ class Heart(threading.Thread):
             empty = False
             while not empty:
                 _, _, _, empty = self._leases.sweep(stopping=self._instance.name)
-            self._leases.bury(self._instance.name, stopped=True)
+            self._leases.workers.bury(self._instance.name, stopped=True)
         except StoreUnavailable as error:
             logger.warning("perpetual: what this worker held is left to the sweep: %s", error)
 

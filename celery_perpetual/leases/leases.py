@@ -13,7 +13,8 @@ from celery.utils.log import get_logger
 from celery_perpetual.completions.ours import BUILT_IN
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.leases.worker import Instance, WorkerState
+from celery_perpetual.leases.delivery import AT_END, AT_START, COPY, NONCE, STRUCK, TAG
+from celery_perpetual.leases.worker import Instance, Workers
 from celery_perpetual.ledger import item_place, place
 from celery_perpetual.publishing import books_of, shares_books
 from celery_perpetual.store import Of, Prepared, Store, is_redis, script
@@ -25,12 +26,6 @@ if TYPE_CHECKING:
     from celery_perpetual.settings import Settings
 
 logger = get_logger(__name__)
-
-#: Where a request keeps what its receiving worker knows of its delivery.
-OF_DELIVERY = NONCE, TAG, COPY, STRUCK = "perpetual_nonce", "perpetual_tag", "perpetual_copy", "perpetual_struck"
-
-#: With which step its message is struck off the broker's books, where a script does that.
-AT_START, AT_END = "start", "end"
 
 #: With ``perpetual_store_down = "hold"``: pause between two tries to ask for a lease.
 HOLD_SECONDS = 0.5
@@ -248,40 +243,10 @@ class Leases:
         )  # fmt: skip
         return str(verdict.decode())
 
-    def workers(self) -> list[WorkerState]:
-        """What the workers say of themselves whose deadline has not passed.
-
-        Raises:
-            StoreUnavailable: the store did not answer.
-        """
-        store, keys = self.store, self.store.keys
-        with store.errors("workers"):
-            living = store.redis.zrangebyscore(keys.workers, f"({store.now()}", "+inf", withscores=True)
-            pipe = store.redis.pipeline(transaction=False)
-            for name, _ in living:
-                pipe.hgetall(keys.worker(name.decode()))
-                pipe.hgetall(keys.tags(name.decode()))
-                pipe.scard(keys.held(name.decode()))
-            rows = iter(pipe.execute())
-        return [
-            WorkerState.read(name.decode(), int(deadline), said, tags, int(held))
-            for (name, deadline), said, tags, held in zip(living, rows, rows, rows, strict=True)
-        ]
-
-    def tags_of(self, worker: str) -> set[str]:
-        """Delivery tags that a worker has reported."""
-        with self.store.errors("worker"):
-            return {tag.decode() for tag in self.store.redis.hkeys(self.store.keys.tags(worker))}
-
-    def bury(self, worker: str, *, stopped: bool = False) -> bool:
-        """Forget a worker that holds nothing any more."""
-        keys = self.store.keys
-        return bool(
-            script("bury")(
-                self.store, workers=keys.workers, held=keys.held(worker), worker_info=keys.worker(worker),
-                tags=keys.tags(worker), worker=worker, stopped=int(stopped),
-            )
-        )  # fmt: skip
+    @cached_property
+    def workers(self) -> Workers:
+        """What the workers say of themselves."""
+        return Workers(self.store)
 
     def be_a_worker(self, hostname: str) -> Instance:
         """Make this process a worker; its pool children inherit that."""

@@ -82,7 +82,7 @@ class Reconcile:
             self._forget(set(polls))
         if not polls:
             return 0
-        workers = self._leases.workers()
+        workers = self._leases.workers.all()
         claimed = {task_id for worker in workers for task_id in worker.tags.values()}.union(received)
         capture = Capture(self._app)
         try:

@@ -16,7 +16,7 @@ from kombu.transport.redis import Channel
 from celery_perpetual.completions import end, goes_back, results, standing
 from celery_perpetual.completions.completion import LOST, SUCCESS
 from celery_perpetual.errors import TaskLost
-from celery_perpetual.leases.leases import AT_END, AT_START, COPY, NONCE, STRUCK, TAG
+from celery_perpetual.leases.delivery import AT_END, AT_START, COPY, NONCE, STRUCK, TAG
 from celery_perpetual.ledger import item_place
 from celery_perpetual.publishing import forget, from_message, put_back
 from celery_perpetual.tasks import Execution, speaking

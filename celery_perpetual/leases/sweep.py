@@ -65,8 +65,8 @@ class Sweep:
                 break
             if empty:
                 if self._unclaimed is not None:
-                    self._unclaimed.died(self._leases.tags_of(worker))
-                if not self._leases.bury(worker):
+                    self._unclaimed.died(self._leases.workers.tags_of(worker))
+                if not self._leases.workers.bury(worker):
                     break
                 self._last_death = self._leases.store.now()
                 logger.warning(

@@ -63,7 +63,7 @@ class Unclaimed:
         try:
             now = self._leases.store.now()
             received = capture.received()
-            workers = self._leases.workers()
+            workers = self._leases.workers.all()
             for worker in workers:
                 for tag in worker.tags:
                     received.pop(tag, None)

@@ -1,4 +1,4 @@
-"""One run of one worker, and whether it knows itself to be alive."""
+"""One run of one worker, whether it knows itself to be alive, and what is stored of all of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import time
 from dataclasses import dataclass
 from multiprocessing import get_context
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.store import script
+
+if TYPE_CHECKING:
+    from celery_perpetual.store import Store
 
 
 class Instance:
@@ -71,3 +76,45 @@ class WorkerState:
             held=held,
             info=json.loads(said.get(b"info", b"{}")),
         )
+
+
+class Workers:
+    """What is stored of workers."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def all(self) -> list[WorkerState]:
+        """What the workers say of themselves whose deadline has not passed.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        store, keys = self._store, self._store.keys
+        with store.errors("workers"):
+            living = store.redis.zrangebyscore(keys.workers, f"({store.now()}", "+inf", withscores=True)
+            pipe = store.redis.pipeline(transaction=False)
+            for name, _ in living:
+                pipe.hgetall(keys.worker(name.decode()))
+                pipe.hgetall(keys.tags(name.decode()))
+                pipe.scard(keys.held(name.decode()))
+            rows = iter(pipe.execute())
+        return [
+            WorkerState.read(name.decode(), int(deadline), said, tags, int(held))
+            for (name, deadline), said, tags, held in zip(living, rows, rows, rows, strict=True)
+        ]
+
+    def tags_of(self, worker: str) -> set[str]:
+        """Delivery tags that a worker has reported."""
+        with self._store.errors("worker"):
+            return {tag.decode() for tag in self._store.redis.hkeys(self._store.keys.tags(worker))}
+
+    def bury(self, worker: str, *, stopped: bool = False) -> bool:
+        """Forget a worker that holds nothing any more."""
+        keys = self._store.keys
+        return bool(
+            script("bury")(
+                self._store, workers=keys.workers, held=keys.held(worker), worker_info=keys.worker(worker),
+                tags=keys.tags(worker), worker=worker, stopped=int(stopped),
+            )
+        )  # fmt: skip

@@ -121,7 +121,7 @@ class LeaseOperations(Wired):
             StoreUnavailable: the store did not answer.
         """
         found = []
-        for each in self.leasing.workers():
+        for each in self.leasing.workers.all():
             info = each.info
             found.append(
                 Worker(

@@ -33,7 +33,7 @@ from celery_perpetual.completions.announce import End
 from celery_perpetual.embedded import free_port
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.leases import Sweep, Swept
-from celery_perpetual.leases.leases import NONCE
+from celery_perpetual.leases.delivery import NONCE
 from celery_perpetual.settings import Settings
 from celery_perpetual.tasks import Execution, discover
 from tests.support import wait_until
