@@ -220,7 +220,7 @@ class Perpetual(LeaseOperations):
         Woken by the worker that ends the task, within about a millisecond. An id of our own form that nobody knows is
         ``unknown`` at once; any other id is waited for. Safe to call from any number of threads at once.
         """
-        return self.wait_all([task_id], timeout)[task_id]
+        return self._waiting.wait(task_id, timeout)
 
     def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for the first end; the completions of those that have ended by then, by id."""

@@ -11,7 +11,7 @@ from celery.utils.log import get_logger
 
 from celery_perpetual.beat.configured import other_scheduler
 from celery_perpetual.beat.scheduler import PerpetualScheduler
-from celery_perpetual.completions import ReceiveStep, SurviveBrokerLoss, connect, watch_propagation
+from celery_perpetual.completions import ReceiveStep, SurviveBrokerLoss, connect, watch_propagation, watch_results
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.leases import DropStep, HeartStep, guard_tasks, watch_tracers
 from celery_perpetual.polling import POLL_TASK
@@ -32,6 +32,7 @@ def wire(app: Celery) -> None:
     """Wire an app, configured or not. Wiring twice is harmless."""
     connect()
     watch_propagation()
+    watch_results()
     watch_tracers()
     register: Any = app.task(name=POLL_TASK, bind=True, shared=False, ignore_result=True, acks_late=False)
     register(_poll)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 class _Inbox:
     """Messages for one coroutine. Its own future and no ``wait_for``, which may swallow a cancellation before 3.12."""
 
+    reads = False
+
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.gone = False

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from celery_perpetual.completions.batches import send_batch_done
 from celery_perpetual.completions.completion import VERSION, error_of, inline
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger import item_place
+from celery_perpetual.ledger import item_slots
 from celery_perpetual.publishing import books_of
 from celery_perpetual.store import Of, Prepared, Store
 
@@ -144,6 +145,9 @@ class Announcer:
                 self._waiting.appendleft((end, head))
                 logger.warning("perpetual: the end of %s is told later: %s", end.task_id, error)
                 return False
+            except SoftTimeLimitExceeded:  # raised wherever the task is: nothing is wrong with its end
+                self._waiting.appendleft((end, head))
+                return False
             except Exception:
                 logger.exception("perpetual: the end of task %s could not be settled", end.task_id)
 
@@ -156,15 +160,13 @@ class Announcer:
         return self._settle(end, end.head())
 
     def _settle(self, end: End, head: str) -> int:
-        keys, task_id, where = self._store.keys, end.task_id, item_place(end.task_id)
-        poll_id, chunk, position = ("", 0, -1) if where is None else (where.poll_id, where.chunk, where.position)
+        where = item_slots(self._store.keys, end.task_id)
         first, batch_done = self._finish(
-            chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk), id=task_id, position=position,
-            status=end.status, head=head, poll=poll_id, nonce=end.nonce, started=int(end.leased), tag=end.tag,
-        )  # fmt: skip
+            id=end.task_id, status=end.status, head=head, nonce=end.nonce, started=int(end.leased), tag=end.tag, **where
+        )
         reach("task.finished")
         if batch_done:  # the broker may be slow, and the task that happened to be the last has ended
-            threading.Thread(target=send_batch_done, args=(self._app, self._store, poll_id), daemon=True).start()
+            threading.Thread(target=send_batch_done, args=(self._app, self._store, where["poll"]), daemon=True).start()
         return int(first)
 
     def _settle_later(self) -> None:

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import celery
 from billiard import common, current_process
@@ -52,16 +53,22 @@ FAREWELL_SECONDS = 10.0
 _UID = "celery_perpetual.completions"
 
 
-class _Running(NamedTuple):
+@dataclass(slots=True)
+class Running:
+    """A body that is running here, or has just run."""
+
+    task: Any
     since: float
     told: bool
     """Whether its end is announced, or only settled."""
     around: BaseException | None
     """What was being handled when the body began; anything else at its end is on its way out of Celery's code."""
+    over: bool = False
+    """Its end has been told."""
 
 
 #: The bodies that this process is running, by task id; ``task_postrun`` will tell their ends.
-_running: dict[str, _Running] = {}
+_running: dict[str, Running] = {}
 
 
 def connect() -> None:
@@ -99,14 +106,14 @@ def end(app: Celery | None, task: Any, task_id: Any, status: str, *, told: bool 
 def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
     told = standing(sender.app, sender, task_id, sender.request.headers)
     if told is not None:
-        _running[task_id] = _Running(time.monotonic(), told, sys.exc_info()[1])
+        _running[task_id] = Running(sender, time.monotonic(), told, sys.exc_info()[1])
 
 
 def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None, retval: Any = None, **_: Any) -> None:
     request: Any = sender.request
     running = _running.pop(task_id, None)
     told = running.told if running is not None else standing(sender.app, sender, task_id, request.headers)
-    if told is None:
+    if told is None or (running is not None and running.over):
         return
     raised = sys.exc_info()[1]
     leaving = None if running is None or raised is running.around else raised
@@ -117,15 +124,31 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
     if state is None or status == REJECTED:
         assert exception is not None
         results.tell(sender.app, sender, task_id, exception, request)
-    end(
-        sender.app, sender, task_id, status, told=told,
-        result=retval if status == SUCCESS else None,
-        exception=exception,
-        runtime=None if running is None else time.monotonic() - running.since,
-        worker=request.hostname,
-        attempt=(request.retries or 0) + 1,
-        meta=getattr(request, "perpetual_meta", None),
-    )  # fmt: skip
+    result = retval if status == SUCCESS else None
+    if running is not None:
+        tell(sender, request, running, status, result=result, exception=exception)
+    else:
+        end(sender.app, sender, task_id, status, told=told, result=result, exception=exception, **_of_request(request))
+
+
+def running_body(task_id: str) -> Running | None:
+    """The body that this process runs for a task, until its end is told."""
+    running = _running.get(task_id)
+    return None if running is None or running.over else running
+
+
+def tell(task: Any, request: Any, running: Running, status: str, **facts: Any) -> None:
+    """Announce, or only settle, the end of a body that ran here."""
+    runtime = time.monotonic() - running.since
+    end(task.app, task, request.id, status, told=running.told, runtime=runtime, **_of_request(request), **facts)
+
+
+def _of_request(request: Any) -> dict[str, Any]:
+    return {
+        "worker": request.hostname,
+        "attempt": (request.retries or 0) + 1,
+        "meta": getattr(request, "perpetual_meta", None),
+    }
 
 
 def _reason(task: Any, status: str, retval: Any) -> Exception:

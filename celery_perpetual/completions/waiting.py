@@ -167,7 +167,10 @@ class BatchWait(_Clock):
 class _Inbox:
     """Messages for one blocking wait."""
 
-    def __init__(self) -> None:
+    reads = True
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
         self._queue: SimpleQueue[list[bytes] | None] = SimpleQueue()
         self.told = self._queue.put
 
@@ -176,10 +179,15 @@ class _Inbox:
 
     def next(self, timeout: float) -> list[bytes] | None:
         """The next messages, or None where records are to be read."""
+        deadline = time.monotonic() + timeout
+        read = self._hub.read_until(self, self._queue.qsize, deadline)
         try:
-            return self._queue.get(timeout=timeout)
+            return self._queue.get(timeout=0 if read else max(0.0, deadline - time.monotonic()))
         except Empty:
             return None
+        finally:
+            if not read:
+                self._hub.done(self)
 
 
 class Waiting:
@@ -195,7 +203,7 @@ class Waiting:
         return self._as_completed(Wait(self._lookup, self._store, ids, timeout))
 
     def _as_completed(self, wait: Wait) -> Iterator[Completion]:
-        inbox, before = _Inbox(), wait.glance()
+        inbox, before = _Inbox(self._hub), wait.glance()
         with self._hub.watching(inbox, wait.channels):
             yield from before
             yield from wait.look()
@@ -207,20 +215,31 @@ class Waiting:
                     yield from wait.look()
             yield from wait.last()
 
+    def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
+        """Wait for the end of one task; at the time-out ``timed_out`` is True."""
+        return self._first(Wait(self._lookup, self._store, [task_id], timeout))[0]
+
     def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for the first end, and return those that have ended by then."""
-        wait, inbox = Wait(self._lookup, self._store, ids, timeout), _Inbox()
-        before = wait.glance()
-        with self._hub.watching(inbox, () if before else wait.channels):
-            found = before + wait.look()
+        found = self._first(Wait(self._lookup, self._store, ids, timeout))
+        return {completion.task_id: completion for completion in found if not completion.timed_out}
+
+    def _first(self, wait: Wait) -> list[Completion]:
+        """What has ended when the first has, or the state of all when the time is over."""
+        inbox, found = _Inbox(self._hub), wait.glance()
+        channels = () if found else wait.channels
+        try:
+            self._hub.watch(inbox, channels)
+            found += wait.look()
             while not found and not wait.over:
                 messages = inbox.next(wait.pause)
                 if messages is not None:
                     found = wait.told(messages)
                 elif not wait.over:
                     found = wait.look()
-            found = found or [each for each in wait.last() if not each.timed_out]
-        return {completion.task_id: completion for completion in found}
+            return found or wait.last()
+        finally:
+            self._hub.unwatch(inbox, channels)
 
     def wait_batch(self, poll_id: str, timeout: float | timedelta) -> BatchResult:
         """Wait until every item of a poll has ended.
@@ -228,7 +247,7 @@ class Waiting:
         Raises:
             NotFound: no batch of this id is known.
         """
-        wait, inbox = BatchWait(self._lookup, self._store, poll_id, timeout), _Inbox()
+        wait, inbox = BatchWait(self._lookup, self._store, poll_id, timeout), _Inbox(self._hub)
         with self._hub.watching(inbox, wait.channels):
             while (result := wait.look()) is None:
                 inbox.next(wait.pause)

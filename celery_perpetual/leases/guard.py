@@ -21,6 +21,7 @@ from celery.canvas import _chain
 from celery.exceptions import Ignore, Reject
 from celery.utils.log import get_logger
 
+from celery_perpetual.completions import RETURNED
 from celery_perpetual.completions.ours import BUILT_IN
 from celery_perpetual.completions.signals import REPLACED
 from celery_perpetual.leases.delivery import NONCE, OF_DELIVERY
@@ -103,7 +104,9 @@ def _wrap_body(cls: Any) -> None:
             if not isinstance(error, LeaseLost):
                 _must_hold(self)
             raise
-        _must_hold(self)
+        if current() is not None:  # whoever waits for this end waits for every call that is made here
+            _must_hold(self)
+        request.__dict__[RETURNED] = True
         return result
 
     cls.__call__ = call

@@ -15,7 +15,7 @@ from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.delivery import AT_END, AT_START, COPY, NONCE, STRUCK, TAG
 from celery_perpetual.leases.worker import Instance, Workers
-from celery_perpetual.ledger import item_place, place
+from celery_perpetual.ledger import item_place, item_slots, place
 from celery_perpetual.publishing import books_of, shares_books
 from celery_perpetual.store import Of, Prepared, Store, is_redis, script
 from celery_perpetual.tasks import HEADER, Execution, PerpetualOptions, PerpetualTask
@@ -124,16 +124,15 @@ class Leases:
         )  # fmt: skip
 
     def _start(self, task: Any, task_id: str, request: Any) -> Any:
-        keys, where = self.store.keys, item_place(task_id)
-        poll_id, chunk, position = ("", 0, -1) if where is None else (where.poll_id, where.chunk, where.position)
+        where = item_slots(self.store.keys, task_id)
         worker = "" if self.instance is None else self.instance.name
         most, on_lost = _when_lost(task)
         ours = place(task_id) is not None or request.get(HEADER) or isinstance(task, PerpetualTask)
         redelivered = (request.get("delivery_info") or {}).get("redelivered")
         return self._ask(
-            batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk),
-            id=task_id, position=position, worker=worker, nonce=request[NONCE],
-            nesting=int(request.get("replaced_task_nesting") or 0), retries=int(request.get("retries") or 0),
+            batch=self.store.keys.poll(str(where.pop("poll"))), **where, id=task_id, worker=worker,
+            nonce=request[NONCE], nesting=int(request.get("replaced_task_nesting") or 0),
+            retries=int(request.get("retries") or 0),
             most=most, on_lost=on_lost, tag=request.get(TAG) or "", task=task.name, copy=request.get(COPY) or "",
             ended=int(bool(ours or redelivered)), strikes=int(request.get(STRUCK) == AT_START),
         )  # fmt: skip

@@ -9,6 +9,7 @@ from celery_perpetual.ledger.ids import (
     base,
     item_id,
     item_place,
+    item_slots,
     new_poll_id,
     new_poll_ids,
     place,
@@ -19,5 +20,6 @@ from celery_perpetual.ledger.staged import sweep_staged
 
 __all__ = [
     "BATCH_INDEX", "CHUNK", "Closing", "Ledger", "Place", "Record", "arguments", "base", "chunks", "decode", "encode",
-    "item_id", "item_place", "loaded", "new_poll_id", "new_poll_ids", "opened", "place", "read_work", "sweep_staged",
+    "item_id", "item_place", "item_slots", "loaded", "new_poll_id", "new_poll_ids", "opened", "place", "read_work",
+    "sweep_staged",
 ]  # fmt: skip

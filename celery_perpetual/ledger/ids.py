@@ -10,6 +10,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from secrets import randbits
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from celery_perpetual.store import Keys
 
 #: Records per chunk: half the blocking of 1 000 at no cost in speed.
 CHUNK = 500
@@ -78,3 +82,14 @@ def place(task_id: str) -> Place | None:
 def item_place(task_id: str) -> Place | None:
     """Where the record of an item is; the message of a batch has an id of our form, but is no item of it."""
     return None if isinstance(task_id, str) and task_id.endswith(BATCH_INDEX) else place(task_id)
+
+
+def item_slots(keys: Keys, task_id: str) -> dict[str, str | int]:
+    """Where the record of an item is, as scripts are told: poll, keys of its chunk and position; for others nothing."""
+    where = item_place(task_id)
+    if where is None:
+        return {"poll": "", "chunk": "", "done": "", "position": -1}
+    poll, chunk = where.poll_id, where.chunk
+    return {
+        "poll": poll, "chunk": keys.chunk(poll, chunk), "done": keys.done(poll, chunk), "position": where.position
+    }  # fmt: skip

@@ -120,7 +120,7 @@ class Prepared:
     """A script of one store with some of its slots filled in for good; calls name the others.
 
     For what every task calls: the values stand in the text as literals, so that a call neither sends nor unpacks them,
-    and the rest is formatted into bytes that are packed once. A key that is made of a prefix and an id is filled in as
+    and the rest is packed by one formatting. A key that is made of a prefix and an id is filled in as
     ``(prefix, Of("id"))``.
     """
 
@@ -133,8 +133,9 @@ class Prepared:
         self._keys = [slot for slot in base.keys if slot not in fixed]
         self._open = [*self._keys, *(slot for slot in base.args if slot not in fixed)]
         self.text = _with_literals(base, fixed)
-        head = packed("EVALSHA", _sha(self.text), len(self._keys), more=len(self._open))
-        self._template = head + b"$%d\r\n%b\r\n" * len(self._open)
+        self._sha = _sha(self.text)
+        head = packed("EVALSHA", self._sha, len(self._keys), more=len(self._open))
+        self._template = head.decode() + "$%d\r\n%s\r\n" * len(self._open)
 
     def __call__(self, **slots: str | int) -> Any:
         """Run the script and return its reply.
@@ -142,13 +143,17 @@ class Prepared:
         Raises:
             StoreUnavailable: the store did not answer in time.
         """
-        values: list[int | bytes] = []
+        values: list[int | str] = []
         for slot in self._open:
-            text = str(slots[slot]).encode()
+            text = str(slots[slot])
             values += (len(text), text)
+        call = self._template % tuple(values)
         with self._store.errors(self._name):
             try:
-                return self._store.wire.call(self._template % tuple(values))
+                if call.isascii():
+                    return self._store.wire.call(call.encode())
+                # Lengths are those of bytes.
+                return self._store.wire.call(packed("EVALSHA", self._sha, len(self._keys), *values[1::2]))
             except NoScriptError:
                 return self._store.wire.call(packed("EVAL", self.text, len(self._keys), *values[1::2]))
 

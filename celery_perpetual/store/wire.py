@@ -12,7 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import ConnectionError as NoConnection
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as NoAnswer
 
 
 class Wire:
@@ -35,13 +37,13 @@ class Wire:
             RedisError, OSError: what redis-py raises.
         """
         client = self._client()
-
-        def ask() -> Any:
-            _send(client.connection, packed)
-            return client.connection.read_response()
-
         with self._lent(client):
-            return client.connection.retry.call_with_retry(ask, lambda _: client.connection.disconnect())
+            try:
+                return _ask(client.connection, packed)
+            except ResponseError:
+                raise
+            except (RedisError, OSError) as error:
+                return _ask_again(client.connection, packed, error)
 
     def begin(self, packed: bytes) -> Callable[[], Any]:
         """Send one packed command, and return what reads its reply. There is no second try.
@@ -99,9 +101,36 @@ class _Lent:
         self._idle.append(self._client)
 
 
+def _ask(connection: Any, packed: bytes) -> Any:
+    _send(connection, packed)
+    return connection.read_response()
+
+
+def _ask_again(connection: Any, packed: bytes, error: Exception) -> Any:
+    """What the client's settings say about a call whose first try has failed."""
+    failed = [error]
+
+    def ask() -> Any:
+        if failed:
+            raise failed.pop()
+        return _ask(connection, packed)
+
+    return connection.retry.call_with_retry(ask, lambda _: connection.disconnect())
+
+
 def _send(connection: Any, packed: bytes) -> None:
-    connection.connect()  # behind a Sentinel only this asks anew where the master is
-    connection.send_packed_command([packed])
+    if connection._sock is None:  # noqa: SLF001  # kombu looks there too
+        connection.connect()  # behind a Sentinel only this asks anew where the master is
+    try:
+        connection._sock.sendall(packed)  # noqa: SLF001
+    except BaseException as error:
+        # Half a command may be on its way.
+        connection.disconnect()
+        if isinstance(error, TimeoutError):
+            raise NoAnswer("time-out while writing to the socket") from error
+        if isinstance(error, OSError):
+            raise NoConnection(f"error while writing to the socket: {error}") from error
+        raise
 
 
 def packed(*arguments: str | bytes | float, more: int = 0) -> bytes:

@@ -1,0 +1,64 @@
+"""A success is told as soon as Celery has stored it.
+
+``task_postrun`` comes later: Celery makes a representation of the result first, and whoever waits for the end would
+wait for that too. Only where code of the user's follows the storing (a hook of the task, a receiver of
+``task_success``), which may add facts to the end or change it, is ``task_postrun`` waited for.
+"""
+
+from __future__ import annotations
+
+from functools import cache, wraps
+from typing import Any
+
+from celery import signals, states
+from celery.app.trace import task_has_custom
+from celery.backends.base import Backend
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.utils.log import get_logger
+
+from celery_perpetual.completions.completion import SUCCESS
+from celery_perpetual.completions.signals import running_body, tell
+
+logger = get_logger(__name__)
+
+#: In a request: its body has returned, and what it returned is what the task ends with.
+RETURNED = "_perpetual_returned"
+
+
+def watch_results() -> None:
+    """Stand behind the storing of successes; once per process. A backend with a ``mark_as_done`` of its own is left."""
+    original = Backend.mark_as_done
+    if getattr(original, "perpetual", False):
+        return
+
+    @wraps(original)
+    def mark_as_done(
+        self: Any, task_id: str, result: Any, request: Any = None, store_result: bool = True,
+        state: str = states.SUCCESS,
+    ) -> Any:  # fmt: skip
+        reply = original(self, task_id, result, request, store_result, state)
+        if RETURNED in getattr(request, "__dict__", ()) and state == states.SUCCESS:
+            _tell(task_id, result, request)
+        return reply
+
+    mark_as_done.perpetual = True  # type: ignore[attr-defined]
+    Backend.mark_as_done = mark_as_done  # type: ignore[method-assign]
+
+
+def _tell(task_id: str, result: Any, request: Any) -> None:
+    running = running_body(task_id)
+    if running is None or _has_hooks(running.task.__class__) or signals.task_success.receivers:
+        return
+    running.over = True
+    try:
+        tell(running.task, request, running, SUCCESS, result=result)
+    except SoftTimeLimitExceeded:  # too late to matter: the end waits for its turn, or has been told
+        logger.warning("perpetual: the soft time limit of %s came after its end", task_id)
+    except Exception:  # the task has succeeded, whatever becomes of the announcement
+        logger.exception("perpetual: the end of task %s could not be told", task_id)
+
+
+@cache
+def _has_hooks(cls: Any) -> bool:
+    bare = object.__new__(cls)  # Celery looks at the class only, and asks for a task
+    return bool(task_has_custom(bare, "on_success") or task_has_custom(bare, "after_return"))
