@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
+from math import isfinite
 from typing import Any
 
 from celery.exceptions import TaskRevokedError
@@ -27,6 +29,11 @@ LONGEST_MESSAGE = 2 * 1024
 #: What ``json.loads`` comes to in the end; all around it looks for white space, which records have not.
 _scan: Any = json.scanner.make_scanner(json.JSONDecoder())  # type: ignore[attr-defined]
 _strict = json.JSONEncoder(allow_nan=False).encode
+#: What JSON writes for the results that most tasks have, without an encoder that is made for each.
+_plain: dict[type, Callable[[Any], str]] = {
+    type(None): lambda _: "null", bool: lambda value: "true" if value else "false", int: int.__repr__,
+    float: lambda value: repr(value) if isfinite(value) else "null", str: json.encoder.encode_basestring_ascii,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,10 +144,9 @@ def from_celery(task_id: str, meta: Any) -> Completion | None:
 
 def inline(result: Any) -> str:
     """The result as JSON, or ``null`` where it is none or too long."""
-    if result is None:
-        return "null"
+    write = _plain.get(type(result), _strict)
     try:
-        text = _strict(result)
+        text = write(result)
     except (TypeError, ValueError, RecursionError):
         return "null"
     return text if len(text) <= LONGEST_RESULT else "null"

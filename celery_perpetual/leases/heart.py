@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-#: News about received messages is told after this many seconds, not only with the next beat: what a worker received and
-#: never told is suspected of having killed it.
+#: News about received messages is told after this many seconds, together with what else comes until then, and not only
+#: with the next beat: what a worker received and never told is suspected of having killed it.
 NEWS_SECONDS = 0.1
 
 #: Pause after a report that did not arrive.
@@ -59,7 +59,7 @@ class HeartStep(bootsteps.StartStopStep):
         leasing = worker.app.perpetual.leasing
         if leasing.on_lost is None:
             heart = Heart(worker, leasing)
-            leasing.on_lost = heart.wake
+            leasing.on_lost, leasing.on_news = heart.wake, heart.stir
             heart.first()
             heart.start()
             atexit.register(heart.stop)
@@ -86,12 +86,20 @@ class Heart(threading.Thread):
         """What was at hand the last time."""
         self._missing: set[str] = set()
         self._work = threading.Event()
+        self._lost = self._news = False
         self._halt = False
         self._at = 0.0
 
     def wake(self) -> None:
         """There is something to be sent again."""
+        self._lost = True
         self._work.set()
+
+    def stir(self) -> None:
+        """A message was received or settled."""
+        if not self._news:
+            self._news = True
+            self._work.set()
 
     def first(self) -> None:
         """Report before anything is received: what a worker has that nobody knows of would seem to be nobody's."""
@@ -101,8 +109,12 @@ class Heart(threading.Thread):
             logger.warning("perpetual: no first heartbeat: %s", error)
 
     def run(self) -> None:
-        interval, away = min(NEWS_SECONDS, self._leases.settings.heartbeat), False
+        interval, away = self._leases.settings.heartbeat, False
         while not self._halt:
+            self._pause(AWAY_SECONDS if away else self._at + interval - time.monotonic())
+            if self._news:
+                self._pause(min(NEWS_SECONDS, interval))
+            self._news = False
             try:
                 self._once()
                 away = False
@@ -113,8 +125,12 @@ class Heart(threading.Thread):
             except Exception:
                 logger.exception("perpetual: a heartbeat failed")
                 away = True
-            if self._work.wait(AWAY_SECONDS if away else interval):
-                self._work.clear()
+
+    def _pause(self, seconds: float) -> None:
+        if self._work.wait(max(0.0, seconds)):
+            self._work.clear()
+            if self._lost:
+                self._lost = False
                 self._send_again()
 
     def _send_again(self) -> None:
@@ -172,7 +188,7 @@ class Heart(threading.Thread):
                 nonce = lease.split(b"|", 2)[1].decode()
                 verdict = self._leases.release(task_id, nonce, "lost", "its worker does not run it any more")
                 logger.warning("perpetual: task %s is not running here any more: %s", task_id, verdict)
-                self._work.set()
+                self.wake()
         self._missing = missing
 
     def _info(self, reserved: int) -> dict[str, Any]:

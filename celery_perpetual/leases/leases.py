@@ -54,6 +54,8 @@ class Leases:
         """This worker, where the process is one or a child of one."""
         self.on_lost: Callable[[], object] | None = None
         """Called in a worker's main process when a task is to be sent again at once."""
+        self.on_news: Callable[[], object] = lambda: None
+        """Called there when a message was received or settled."""
 
     @cached_property
     def store(self) -> Store:

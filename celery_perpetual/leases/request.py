@@ -69,6 +69,7 @@ class Leased(_Request):  # type: ignore[misc]
         # The ledger keeps what is needed to build the first message of an item, and nothing else.
         if item_place(self.id) is None or request.get("retries") or request.get("replaced_task_nesting"):
             request[COPY] = from_message(message).to_json()
+        self._leases.on_news()
 
     def _execution(self) -> Execution | None:
         if self._leases is None:
@@ -86,6 +87,7 @@ class Leased(_Request):  # type: ignore[misc]
             self.acknowledged = True
         else:
             super().acknowledge()
+        self._settled()
 
     def _acknowledge_as_ever(self) -> None:
         """It did not end as a success, so no script may have struck its message off."""
@@ -94,6 +96,11 @@ class Leased(_Request):  # type: ignore[misc]
     def reject(self, requeue: bool = False) -> None:
         self._acknowledge_as_ever()
         super().reject(requeue)
+        self._settled()
+
+    def _settled(self) -> None:
+        if self._leases is not None:
+            self._leases.on_news()
 
     def on_retry(self, exc_info: Any) -> Any:
         self._acknowledge_as_ever()
