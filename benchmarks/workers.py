@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from celery import Celery
 
-from celery_perpetual import Perpetual
+from celery_perpetual import Item, Perpetual, PerpetualTask
 
 if TYPE_CHECKING:
     import redis
@@ -37,7 +37,12 @@ app.conf.update(task_ignore_result="BACKEND" not in os.environ, broker_connectio
                 perpetual_leases="all" if os.environ.get("LEASES") else "perpetual")
 if os.environ.get("COMPLETIONS"):
     from celery_perpetual import Perpetual
+    from celery_perpetual import PerpetualTask
     perpetual = Perpetual(app)
+
+    @app.task(name="bench.item", base=PerpetualTask, poll_every=3600, next_batch=list)
+    def item(n):
+        pass
 
 @app.task(name="bench.nothing")
 def nothing():
@@ -59,8 +64,22 @@ class Variant:
     worker: subprocess.Popen[bytes]
     perpetual: Perpetual | None = None
 
+    items: bool = False
+    """Whether its tasks are the items of a poll."""
+
     def send(self, task: str, *args: Any) -> Any:
         return self.app.send_task(task, args=args, queue=self.queue)
+
+    def enqueue(self, count: int) -> None:
+        """Fill the queue with tasks that do nothing."""
+        if self.items:
+            assert self.perpetual is not None
+            task = self.app.tasks["bench.item"]
+            task.next_batch = lambda: [Item(kwargs={"n": n}, key=n, queue=self.queue) for n in range(count)]
+            assert self.perpetual.poll(task).count == count
+            return
+        for _ in range(count):
+            self.send("bench.nothing")
 
     @property
     def queue(self) -> str:
@@ -88,13 +107,16 @@ def cpu_of(pid: int) -> float:
 
 @contextmanager
 def variants(url: str, names: Mapping[str, tuple[bool, ...]], concurrency: int) -> Iterator[list[Variant]]:
-    """Start a worker per name; the flags say whether it has a result backend, completions, and leases for all tasks."""
+    """Start a worker per name.
+
+    The flags say whether it has a result backend, completions, leases for all tasks, and items of a poll as its tasks.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         (folder / "bench.py").write_text(MODULE)
         started = []
         for name, flags in names.items():
-            backend, completions, leases = (*flags, False, False)[:3]
+            backend, completions, leases, items = (*flags, False, False)[:4]
             env = {**os.environ, "URL": url, "PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
             env |= {"BACKEND": url} if backend else {}
             env |= {"COMPLETIONS": "1"} if completions else {}
@@ -109,7 +131,10 @@ def variants(url: str, names: Mapping[str, tuple[bool, ...]], concurrency: int) 
             stack.callback(os.killpg, worker.pid, signal.SIGKILL)
             app = Celery("bench", broker=url, backend=url if backend else None, set_as_current=False)
             app.conf.update(perpetual_completions="all", perpetual_key_prefix="bench")
-            started.append(Variant(name, app, worker, Perpetual(app) if completions else None))
+            perpetual = Perpetual(app) if completions else None
+            if items:
+                app.task(name="bench.item", base=PerpetualTask, poll_every=3600, next_batch=list)(lambda n: n)
+            started.append(Variant(name, app, worker, perpetual, items))
         yield started
 
 

@@ -22,11 +22,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 from celery.utils.log import get_logger
 from redis.exceptions import RedisError
 
+from celery_perpetual.completions.channels import Channels, Watcher
+from celery_perpetual.completions.gathering import Gathering
 from celery_perpetual.completions.subscription import Subscription
 from celery_perpetual.store import Store
 
@@ -37,29 +38,9 @@ READ_SECONDS = 1.0
 RECONNECT_SECONDS = 0.1
 #: How long a new watcher waits for the server's word; a watcher reads its records now and then anyway.
 CONFIRM_SECONDS = 2.0
-#: Messages are a stream when this many have come, each within this time of the one before.
-STREAM = 16
-STREAM_SECONDS = 0.02
-#: Then they gather this long for each id that is waited for by whoever waits for the fewest.
-GATHER_SECONDS = 0.000_01
-#: Not worth a pause, and the longest.
-SHORTEST_GATHER, LONGEST_GATHER = 0.001, 0.01
 #: Channels that nobody watches any more are left this often, in seconds, or when there are so many of them.
 TIDY_SECONDS = 1.0
 MANY_IDLE = 1000
-
-
-class Watcher(Protocol):
-    """Who wants to hear of some channels. Called from whatever thread reads; must not block."""
-
-    reads: bool
-    """Whether it reads by itself where it may (:meth:`Hub.read_until`); otherwise the hub's thread reads for it."""
-
-    def told(self, messages: list[bytes]) -> None:
-        """Messages came."""
-
-    def look(self) -> None:
-        """Messages may have been missed: read the records."""
 
 
 class Hub:
@@ -76,22 +57,17 @@ class Hub:
         """For whoever waits for the server's word."""
         self._duty = threading.Condition(lock)
         """For the hub's thread."""
-        self._watchers: dict[str, set[Watcher]] = {}
-        self._watched: dict[Watcher, int] = {}
+        self._channels = Channels()
         self._relying: set[Watcher] = set()
         """Those for whom the hub's thread has to read."""
         self._reader: object | None = None
         """Whoever reads the connection now."""
-        self._confirmed: set[str] = set()
-        self._idle: set[str] = set()
-        """Subscribed to, and nobody watches."""
         self._tidied = 0.0
         self._newest: str | None = None
         self._subscription: Subscription | None = None
         self._broken = False
         self._catching_up = False
-        self._streaming = 0
-        self._went_on = 0.0
+        self._gathering = Gathering()
         self._thread: threading.Thread | None = None
 
     @contextmanager
@@ -110,11 +86,7 @@ class Hub:
         if not channels:
             return
         with self._changed:
-            fresh = [each for each in dict.fromkeys(channels) if each not in self._watchers and each not in self._idle]
-            self._idle.difference_update(channels)
-            self._watched[watcher] = len(channels)
-            for channel in channels:
-                self._watchers.setdefault(channel, set()).add(watcher)
+            fresh = self._channels.join(watcher, channels)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="perpetual-hub", daemon=True)
                 self._thread.start()
@@ -123,11 +95,10 @@ class Hub:
             if not watcher.reads:
                 self._relying.add(watcher)
                 self._duty.notify()
-            # Words come in the order of the commands: those for the last channels come last.
-            missing = [channel for channel in reversed(channels) if channel not in self._confirmed]
+            missing = self._channels.missing(channels)
 
         def confirmed() -> bool:
-            return self._broken or self._all_confirmed(missing)
+            return self._broken or self._channels.settled(missing)
 
         deadline = time.monotonic() + CONFIRM_SECONDS
         if not self.read_until(watcher, confirmed, deadline):
@@ -136,25 +107,13 @@ class Hub:
             if watcher.reads:
                 self.done(watcher)
 
-    def _all_confirmed(self, missing: list[str]) -> bool:
-        while missing and missing[-1] in self._confirmed:
-            missing.pop()
-        return not missing
-
     def unwatch(self, watcher: Watcher, channels: Sequence[str]) -> None:
         """Stop hearing. May be called twice."""
         if self._pid != os.getpid():  # forked: the parent goes on hearing
             return
         with self._changed:
-            self._watched.pop(watcher, None)
             self._relying.discard(watcher)
-            for channel in dict.fromkeys(channels):
-                left = self._watchers.get(channel)
-                if left is not None:
-                    left.discard(watcher)
-                    if not left:
-                        del self._watchers[channel]
-                        self._idle.add(channel)
+            self._channels.leave(watcher, channels)
 
     def read_until(self, watcher: Watcher, done: Callable[[], object], deadline: float) -> bool:
         """Read the connection in this thread, until something is done or the time (monotonic) is over.
@@ -175,8 +134,7 @@ class Hub:
                         self._duty.notify()
                         return False
                     self._reader = me
-                if self._streaming == STREAM:
-                    self._gather()
+                self._let_gather()
                 self._hand_over(subscription.read(min(seconds, READ_SECONDS)))
             except BaseException as error:
                 # It may have been raised between what was read and whom it was for, by a time limit for example.
@@ -212,7 +170,7 @@ class Hub:
         while True:
             with self._changed:
                 on_duty = self._duty.wait_for(self._wanted, READ_SECONDS)
-                if not on_duty and not self._watchers:
+                if not on_duty and not self._channels:
                     self._hang_up()
                     return
                 if self._reader is not None:
@@ -231,36 +189,31 @@ class Hub:
         """Whether the hub's thread has to connect, or to read."""
         if self._reader is not None:
             return False
-        return bool(self._relying) or (self._subscription is None and bool(self._watchers))
+        return bool(self._relying) or (self._subscription is None and bool(self._channels))
 
     def _read(self, seconds: float) -> None:
         subscription = self._subscription or self._connect()
-        if self._streaming == STREAM:
-            self._gather()
+        self._let_gather()
         self._hand_over(subscription.read(seconds))
         self._leave_idle_channels()
 
-    def _gather(self) -> None:
-        """Let more of a stream come, if everybody waits for many."""
-        with self._changed:
-            fewest = min(self._watched.values(), default=0)
-        if fewest * GATHER_SECONDS >= SHORTEST_GATHER:
-            time.sleep(min(fewest * GATHER_SECONDS, LONGEST_GATHER))
-            self._went_on = time.monotonic()
+    def _let_gather(self) -> None:
+        if self._gathering.in_a_stream:
+            with self._changed:
+                fewest = self._channels.fewest
+            self._gathering.pause(fewest)
 
     def _leave_idle_channels(self) -> None:
         """Unsubscribe from what nobody watches any more; a broken connection is the reader's to replace."""
-        if not self._idle:
+        if not self._channels.idle:
             return
         with self._changed:
             late = time.monotonic() - self._tidied > TIDY_SECONDS
-            if self._subscription is None or not (late or len(self._idle) >= MANY_IDLE):
+            if self._subscription is None or not (late or self._channels.idle >= MANY_IDLE):
                 return
             self._tidied = time.monotonic()
-            idle, self._idle = list(self._idle), set()
-            self._confirmed.difference_update(idle)
             try:
-                self._subscription.unsubscribe(idle)
+                self._subscription.unsubscribe(self._channels.take_idle())
             except (RedisError, OSError) as error:
                 logger.info("perpetual: the subscription broke: %s", error)
 
@@ -268,13 +221,12 @@ class Hub:
         # A server that does not answer is waited for here, where nobody waits along.
         subscription = Subscription(self._store)
         with self._changed:
-            self._confirmed.clear()
-            self._idle.clear()
+            self._channels.lost()
             self._catching_up = True
             self._broken = False
             self._subscription = subscription
-            if self._watchers:
-                self._subscribe(subscription, list(self._watchers))
+            if self._channels:
+                self._subscribe(subscription, list(self._channels))
         return subscription
 
     def _disconnect(self, error: BaseException) -> None:
@@ -284,8 +236,7 @@ class Hub:
         with self._changed:
             subscription, self._subscription = self._subscription, None
             self._broken = True
-            self._confirmed.clear()
-            self._idle.clear()
+            self._channels.lost()
             self._changed.notify_all()
         if subscription is not None:
             subscription.close()
@@ -293,8 +244,7 @@ class Hub:
     def _hang_up(self) -> None:
         """Nobody watches any more, and the hub's thread ends."""
         subscription, self._subscription, self._thread = self._subscription, None, None
-        self._confirmed.clear()
-        self._idle.clear()
+        self._channels.lost()
         if subscription is not None:
             subscription.close()
 
@@ -308,7 +258,7 @@ class Hub:
             for frame in found:
                 if frame[0] == b"message":
                     count += 1
-                    for watcher in self._watchers.get(frame[1].decode(), ()):
+                    for watcher in self._channels.of(frame[1].decode()):
                         told.setdefault(watcher, []).append(frame[2])
                 elif frame[0] == b"subscribe":
                     confirmed.append(frame[1].decode())
@@ -317,17 +267,14 @@ class Hub:
         if confirmed:
             self._confirm(confirmed)
         if count:
-            now = time.monotonic()
-            quick = count > 1 or now - self._went_on < STREAM_SECONDS
-            self._streaming = min(self._streaming + count, STREAM) if quick else 0
-            self._went_on = now
+            self._gathering.came(count)
 
     def _confirm(self, channels: list[str]) -> None:
         with self._changed:
-            self._confirmed.update(each for each in channels if each in self._watchers or each in self._idle)
+            self._channels.confirm(channels)
             caught_up = self._catching_up and self._newest in channels
             self._catching_up = self._catching_up and not caught_up
-            everybody = {w for ws in self._watchers.values() for w in ws} if caught_up else set()
+            everybody = self._channels.everybody() if caught_up else set()
             self._changed.notify_all()
         for watcher in everybody:
             watcher.look()

@@ -1,18 +1,22 @@
 """Drops deliveries on receipt that must never get as far as running.
 
 A message that kills the worker's main process when it is received never asks for a lease, so the guard cannot stop it.
-Whoever receives a message that was delivered before looks first whether its task has ended or is parked.
+Whoever receives a message that was delivered before looks first whether its task is parked, or has to be.
 """
 
 from __future__ import annotations
 
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.utils.log import get_logger
 
 from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.leases.suspects import Suspects
+
+if TYPE_CHECKING:
+    from celery_perpetual.leases.leases import Leases
 
 logger = get_logger(__name__)
 
@@ -37,22 +41,32 @@ def _dropping(consumer: Any, strategy: Any) -> Any:
     def received(message: Any, *args: Any, **kwargs: Any) -> Any:
         headers = getattr(message, "headers", None) or {}
         info = getattr(message, "delivery_info", None) or {}
-        if info.get("redelivered") and (verdict := _verdict(consumer, headers)):
-            logger.info("perpetual: a delivery of task %s is dropped on receipt: %s", headers.get("id"), verdict)
+        leasing, task_id = consumer.app.perpetual.leasing, str(headers.get("id"))
+        task = consumer.app.tasks.get(headers.get("task"))
+        if not info.get("redelivered") or not leasing.guards(task, task_id, headers):
+            return strategy(message, *args, **kwargs)
+        suspects = None if leasing.broker_is_redis else Suspects(leasing)
+        verdict = _parked(leasing, task_id) or (suspects is not None and suspects.take(message, task_id, task.name))
+        if verdict:
+            logger.info("perpetual: a delivery of task %s is dropped on receipt: %s", task_id, verdict)
             message.ack_log_error(logger, consumer.connection_errors)
             return None
-        return strategy(message, *args, **kwargs)
+        try:
+            reply = strategy(message, *args, **kwargs)
+        except Exception:  # what it raises is Celery's; whatever else leaves here takes the worker along
+            if suspects is not None:
+                suspects.let_go(task_id)
+            raise
+        if suspects is not None:
+            suspects.let_go(task_id)
+        return reply
 
     received.perpetual_drops = True  # type: ignore[attr-defined]
     return received
 
 
-def _verdict(consumer: Any, headers: Any) -> str | None:
-    app = consumer.app
-    leasing, task_id = app.perpetual.leasing, headers.get("id")
-    if not leasing.guards(app.tasks.get(headers.get("task")), task_id, headers):
-        return None
+def _parked(leasing: Leases, task_id: str) -> str:
     try:
-        return "parked" if leasing.is_parked(task_id) else None
+        return "parked" if leasing.is_parked(task_id) else ""
     except StoreUnavailable:
-        return None
+        return ""

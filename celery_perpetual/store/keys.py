@@ -38,6 +38,7 @@ key                    type    holds                                            
 {P}:workers            zset    worker -> its deadline                                 stop, or the sweep
 {P}:w:{worker}         hash    what a worker says of itself                           with the worker; TTL
 {P}:tags:{worker}      hash    delivery tag -> task id, received, not acknowledged    with the worker; TTL
+{P}:suspect:{id}       string  who received it, where the last one may have died of it  who received it; TTL one day
 {P}:token              string  the last token of a lease                              never (one key)
 {P}:seen               string  when anybody was last in contact                       never (one key)
 {P}:hold               string  until when no lease expires                            TTL
@@ -94,6 +95,9 @@ class Keys:
 
     def receipt(self, call: str) -> str:
         return f"{self.prefix}:receipt:{call}"
+
+    def suspect(self, task_id: str) -> str:
+        return f"{self.prefix}:suspect:{task_id}"
 
     def unit(self, unit: str) -> str:
         return f"{self.unit_prefix}{unit}"

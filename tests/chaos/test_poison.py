@@ -62,8 +62,9 @@ def parked_or_dead(proj: Project, worker: CeleryProcess) -> bool:
     return bool(proj.redis.hlen("perpetual:parked")) or not worker.alive
 
 
-def test_a_message_that_kills_its_worker(project: Callable[..., Project]) -> None:
-    """It never begins, so nobody holds a lease; it is missed, sent again, and parked all the same."""
+@ANY_BROKER
+def test_a_message_that_kills_its_worker(project: Callable[..., Project], broker: dict[str, Any]) -> None:
+    """It never begins, so nobody holds a lease; it is delivered again or missed, and parked all the same."""
     source = (
         POISON
         + """
@@ -76,7 +77,7 @@ def crash(sender=None, request=None, **_):
         os._exit(1)
 """
     )
-    proj = project(source, **{**SETTINGS, "perpetual_lease_ttl": 1.5})
+    proj = project(source, **{**SETTINGS, "perpetual_lease_ttl": 1.5}, **broker)
     proj.beat().ready()
     for _ in range(8):
         victim = proj.worker(concurrency=1)
@@ -89,6 +90,7 @@ def crash(sender=None, request=None, **_):
     proj.worker(concurrency=1).ready()
     assert proj.celery("perpetual", "recover", task_id).returncode == 0
     wait_until(lambda: final_ends(proj) == {(task_id, "success"): 1}, "it has run")
+    assert not proj.redis.keys("perpetual:suspect:*")
 
 
 @ANY_BROKER

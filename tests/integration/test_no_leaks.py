@@ -172,7 +172,7 @@ def test_the_table_of_keys_is_complete() -> None:
     methods = {
         names.unit("{unit}"), names.polls("{unit}"), names.item_keys("{unit}"), names.recent("{unit}"),
         names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
-        names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"),
+        names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"), names.suspect("{id}"),
         names.held("{worker}"), names.worker("{worker}"), names.tags("{worker}"), f"{names.tombs_prefix}{{day}}",
     }  # fmt: skip
 
