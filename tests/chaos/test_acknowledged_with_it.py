@@ -61,8 +61,15 @@ def all_ran(proj: Project, count: int) -> None:
     wait_until(lambda: not proj.redis.exists(*BOOKS, "perpetual:leases"), "nothing of them is left")
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
-@EARLY
+@pytest.mark.parametrize(
+    ("pool", "early"),
+    [
+        ("prefork", False),
+        ("threads", True),
+        pytest.param("prefork", True, marks=pytest.mark.matrix),
+        pytest.param("threads", False, marks=pytest.mark.matrix),
+    ],
+)
 def test_no_call_of_its_own_acknowledges_a_success(project: Callable[..., Project], pool: str, early: bool) -> None:
     """A received message costs one transaction of the broker, and none when its task is over."""
     proj = project(source(early=early), **SETTINGS, **ALL)
@@ -115,8 +122,17 @@ def test_a_pool_process_that_dies_before_it_has_a_lease(project: Callable[..., P
     assert not events(proj, "lease.lost")
 
 
-@pytest.mark.parametrize("point", ["task.starting:2", "task.started:2", "task.finished:2"])
-@EARLY
+@pytest.mark.parametrize(
+    ("early", "point"),
+    [
+        (True, "task.starting:2"),
+        (True, "task.started:2"),
+        (False, "task.finished:2"),
+        pytest.param(True, "task.finished:2", marks=pytest.mark.matrix),
+        pytest.param(False, "task.starting:2", marks=pytest.mark.matrix),
+        pytest.param(False, "task.started:2", marks=pytest.mark.matrix),
+    ],
+)
 def test_a_worker_that_dies_around_an_acknowledgement(project: Callable[..., Project], point: str, early: bool) -> None:
     """No ledger has these tasks: until the lease their only copy is the message, early-acked or not."""
     proj = project(source(early=early, waits=True), **SETTINGS, **ALL)

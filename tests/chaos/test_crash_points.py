@@ -298,7 +298,7 @@ def test_a_batch_that_publishes_itself_is_enqueued_at_least_once(
     assert int(store_redis.hget(UNIT, "inflight") or 0) == size
 
 
-@pytest.mark.parametrize("size", [400, 700])
+@pytest.mark.parametrize("size", [700, pytest.param(400, marks=pytest.mark.matrix)])
 def test_a_batch_that_was_relayed_runs_and_leaves_nothing(
     project: Callable[..., Project], store_redis: redis.Redis, size: int
 ) -> None:

@@ -62,7 +62,9 @@ def test_a_leader_that_dies_while_it_sends_lost_tasks(project: Callable[..., Pro
     assert tokens(proj, "begin").keys() >= lost
 
 
-@pytest.mark.parametrize("point", ["task.released", "lost.sending", "lost.sent"])
+@pytest.mark.parametrize(
+    "point", ["task.released", "lost.sent", pytest.param("lost.sending", marks=pytest.mark.matrix)]
+)
 def test_a_worker_that_dies_while_it_gives_a_lost_child_back(project: Callable[..., Project], point: str) -> None:
     """Its child is gone, and it dies over that too: the leader takes over."""
     source = SIX.replace("    linger(self)\n", """
