@@ -144,12 +144,28 @@ def from_celery(task_id: str, meta: Any) -> Completion | None:
 
 def inline(result: Any) -> str:
     """The result as JSON, or ``null`` where it is none or too long."""
-    write = _plain.get(type(result), _strict)
+    write = _plain.get(type(result))
     try:
-        text = write(result)
+        text = write(result) if write is not None else "null" if _is_long(result) else _strict(result)
     except (TypeError, ValueError, RecursionError):
         return "null"
     return text if len(text) <= LONGEST_RESULT else "null"
+
+
+def _is_long(result: Any) -> bool:
+    """Whether the JSON of a container is surely too long: nobody waits until all of that is written."""
+    left, found = LONGEST_RESULT, [result]
+    while found and left >= 0:
+        each = found.pop()
+        if isinstance(each, str):
+            left -= len(each)
+        elif isinstance(each, dict | list | tuple):
+            left -= len(each)
+            if left >= 0:
+                found += each.values() if isinstance(each, dict) else each
+        else:
+            left -= 1
+    return left < 0
 
 
 def error_of(exception: Any) -> dict[str, str] | None:

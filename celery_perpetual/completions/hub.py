@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from celery.utils.log import get_logger
+from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisError
 
 from celery_perpetual.completions.channels import Channels, Watcher
@@ -36,6 +37,8 @@ logger = get_logger(__name__)
 #: A reader looks this often whether anybody still watches, and the hub's thread whether somebody left a message unread.
 READ_SECONDS = 1.0
 RECONNECT_SECONDS = 0.1
+#: A reader that has said nothing for so long was interrupted where it could not say that it stops.
+LOST_SECONDS = 3 * READ_SECONDS
 #: How long a new watcher waits for the server's word; a watcher reads its records now and then anyway.
 CONFIRM_SECONDS = 2.0
 #: Channels that nobody watches any more are left this often, in seconds, or when there are so many of them.
@@ -62,6 +65,7 @@ class Hub:
         """Those for whom the hub's thread has to read."""
         self._reader: object | None = None
         """Whoever reads the connection now."""
+        self._reader_since = 0.0
         self._tidied = 0.0
         self._newest: str | None = None
         self._subscription: Subscription | None = None
@@ -123,6 +127,8 @@ class Hub:
         """
         me = object()
         while not done():
+            if self._pid != os.getpid():  # forked: the connection is the parent's
+                return False
             seconds = deadline - time.monotonic()
             if seconds <= 0:
                 return True
@@ -133,7 +139,7 @@ class Hub:
                         self._relying.add(watcher)
                         self._duty.notify()
                         return False
-                    self._reader = me
+                    self._reader, self._reader_since = me, time.monotonic()
                 self._let_gather()
                 self._hand_over(subscription.read(min(seconds, READ_SECONDS)))
             except BaseException as error:
@@ -143,20 +149,22 @@ class Hub:
                 if not isinstance(error, RedisError | OSError):
                     raise
             finally:
-                self._stop_reading(me)
+                # First, and without the lock: a signal's handler may raise anywhere.
+                if self._reader is me:
+                    self._reader = None
+                self._stop_reading()
         return True
 
     def done(self, watcher: Watcher) -> None:
         """Nobody need read for this watcher any more."""
-        with self._changed:
-            self._relying.discard(watcher)
+        if self._pid == os.getpid():
+            with self._changed:
+                self._relying.discard(watcher)
 
-    def _stop_reading(self, me: object) -> None:
+    def _stop_reading(self) -> None:
         with self._changed:
-            if self._reader is me:
-                self._reader = None
-                if self._relying or self._subscription is None:
-                    self._duty.notify()
+            if self._relying or self._subscription is None:
+                self._duty.notify()
 
     def _subscribe(self, subscription: Subscription, channels: Sequence[str]) -> None:
         """Write to the connection that somebody reads; a broken one is the reader's to replace."""
@@ -173,17 +181,19 @@ class Hub:
                 if not on_duty and not self._channels:
                     self._hang_up()
                     return
-                if self._reader is not None:
+                if self._reader is not None and time.monotonic() - self._reader_since < LOST_SECONDS:
                     self._leave_idle_channels()
                     continue
-                self._reader = self
+                lost, self._reader = self._reader, self
             try:
+                if lost is not None:
+                    raise NoConnection("whoever read it does not any more")
                 self._read(READ_SECONDS if on_duty else 0)
             except Exception as error:  # noqa: BLE001  # another thread's writing may break what is read here
                 self._disconnect(error)
                 time.sleep(RECONNECT_SECONDS)
             finally:
-                self._stop_reading(self)
+                self._reader = None
 
     def _wanted(self) -> bool:
         """Whether the hub's thread has to connect, or to read."""
@@ -194,7 +204,11 @@ class Hub:
     def _read(self, seconds: float) -> None:
         subscription = self._subscription or self._connect()
         self._let_gather()
-        self._hand_over(subscription.read(seconds))
+        found = subscription.read(seconds)
+        self._hand_over(found)
+        while found and not seconds:  # what nobody reads piles up at the server
+            found = subscription.read(0)
+            self._hand_over(found)
         self._leave_idle_channels()
 
     def _let_gather(self) -> None:

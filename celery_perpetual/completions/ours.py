@@ -29,12 +29,12 @@ def standing(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool 
     """What the end of a task means to us.
 
     Returns:
-        None: nothing. False: whatever it holds is given back, in silence. True: it is announced too.
+        None: nothing. False: it may hold a lease, which is given back in silence. True: it is one of ours.
     """
     if is_ours(app, task, task_id, headers):
-        return announces(task)
+        return True
     perpetual: Any = getattr(app, "perpetual", None)
-    if perpetual is None or task is None or not isinstance(task_id, str):
+    if perpetual is None or task is None or not isinstance(task_id, str) or getattr(task, "lease", None) is False:
         return None
     return False if perpetual.settings.leases == "all" and not task.name.startswith(BUILT_IN) else None
 

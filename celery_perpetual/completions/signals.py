@@ -103,8 +103,14 @@ def end(app: Celery | None, task: Any, task_id: Any, status: str, *, told: bool 
     )
 
 
+def _standing(task: Any, task_id: str) -> bool | None:
+    """What the end of a body that runs here means to us; one that its caller runs by itself holds no lease."""
+    told = standing(task.app, task, task_id, task.request.headers)
+    return None if told is False and task.request.is_eager else told
+
+
 def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
-    told = standing(sender.app, sender, task_id, sender.request.headers)
+    told = _standing(sender, task_id)
     if told is not None:
         _running[task_id] = Running(sender, time.monotonic(), told, sys.exc_info()[1])
 
@@ -112,7 +118,7 @@ def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
 def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None, retval: Any = None, **_: Any) -> None:
     request: Any = sender.request
     running = _running.pop(task_id, None)
-    told = running.told if running is not None else standing(sender.app, sender, task_id, request.headers)
+    told = running.told if running is not None else _standing(sender, task_id)
     if told is None or (running is not None and running.over):
         return
     raised = sys.exc_info()[1]
@@ -121,7 +127,7 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
     if status is None:
         return
     exception = None if status in (SUCCESS, IGNORED) else _reason(sender, status, retval)
-    if state is None or status == REJECTED:
+    if told and (state is None or status == REJECTED):
         assert exception is not None
         results.tell(sender.app, sender, task_id, exception, request)
     result = retval if status == SUCCESS else None
@@ -260,7 +266,8 @@ def _on_internal_error(
     status = FAILURE
     if isinstance(exception, InvalidTaskError):  # the body never began
         status, exception = LOST, TaskLost(f"message of task {task_id} could not be used: {exception}")
-    results.tell(sender.app, sender, task_id, exception, context)
+    if told:
+        results.tell(sender.app, sender, task_id, exception, context)
     end(
         sender.app, sender, task_id, status, told=told,
         exception=exception, worker=context.hostname, attempt=(context.retries or 0) + 1,
@@ -274,7 +281,8 @@ def reject(app: Any, headers: Any, exc: Any, status: str, worker: str) -> None:
     told = standing(app, task, task_id, headers)
     if told is not None:
         lost = TaskLost(f"message of task {task_id} could not be used: {exc!r}")
-        results.tell(app, task, task_id, lost)
+        if told:
+            results.tell(app, task, task_id, lost)
         seen = exc if exc is not None else lost
         end(app, task, task_id, status, told=told, name=name, exception=seen, worker=worker)
 

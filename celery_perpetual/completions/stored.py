@@ -13,7 +13,6 @@ from typing import Any
 from celery import signals, states
 from celery.app.trace import task_has_custom
 from celery.backends.base import Backend
-from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from celery_perpetual.completions.completion import SUCCESS
@@ -49,13 +48,12 @@ def _tell(task_id: str, result: Any, request: Any) -> None:
     running = running_body(task_id)
     if running is None or _has_hooks(running.task.__class__) or signals.task_success.receivers:
         return
-    running.over = True
     try:
         tell(running.task, request, running, SUCCESS, result=result)
-    except SoftTimeLimitExceeded:  # too late to matter: the end waits for its turn, or has been told
-        logger.warning("perpetual: the soft time limit of %s came after its end", task_id)
-    except Exception:  # the task has succeeded, whatever becomes of the announcement
-        logger.exception("perpetual: the end of task %s could not be told", task_id)
+    except Exception as error:  # noqa: BLE001  # a time limit for example: the task has succeeded all the same
+        logger.warning("perpetual: the end of task %s is told after its hooks: %r", task_id, error)
+    else:
+        running.over = True
 
 
 @cache

@@ -162,8 +162,7 @@ class Heart(threading.Thread):
         held_ids = {task_id.decode() for task_id in held}
         if any(each.time_start and each.id not in held_ids for each in deliveries):
             self._instance.doubt()
-        else:
-            self._instance.renewed(now)
+        self._instance.renewed(now)
         self._told = has
         if due:
             self._at = now

@@ -18,7 +18,7 @@ from celery_perpetual.completions.completion import LOST, SUCCESS
 from celery_perpetual.errors import TaskLost
 from celery_perpetual.leases.delivery import AT_END, AT_START, COPY, NONCE, STRUCK, TAG
 from celery_perpetual.ledger import item_place
-from celery_perpetual.publishing import forget, from_message, put_back
+from celery_perpetual.publishing import acknowledge, forget, from_message, put_back
 from celery_perpetual.tasks import Execution, speaking
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Leased(_Request):  # type: ignore[misc]
 
     perpetual = True
     acknowledged: bool
+    _is_lost = False
+    """Whether the process that ran it is gone: what becomes of its message is another question then."""
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
@@ -90,7 +92,10 @@ class Leased(_Request):  # type: ignore[misc]
         self._settled()
 
     def _acknowledge_as_ever(self) -> None:
-        """It did not end as a success, so no script may have struck its message off."""
+        """It does not end as a success, so no script may have struck its message off."""
+        if self._struck == AT_START and self.acknowledged and not self._is_lost:
+            # Where it got no lease, because the store was away, nobody has.
+            acknowledge(self._message, logger, self._connection_errors)
         self._struck = ""
 
     def reject(self, requeue: bool = False) -> None:
@@ -121,11 +126,12 @@ class Leased(_Request):  # type: ignore[misc]
             return super()._announce_revoked(*args, **kwargs)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        self._is_lost = isinstance(_exception(exc_info), WorkerLostError)
         self._acknowledge_as_ever()
         with speaking(self._execution()):
             # Celery 5.7 can retry it itself, if the task asks for that.
             own = getattr(self.task, "retry_on_worker_lost", None)
-            if self._leases is not None and isinstance(_exception(exc_info), WorkerLostError) and not own:
+            if self._leases is not None and self._is_lost and not own:
                 return _lost(self, self._leases, exc_info)
             return super().on_failure(exc_info, send_failed_event, return_ok)
 

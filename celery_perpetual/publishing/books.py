@@ -45,6 +45,7 @@ def shares_books(app: Celery, store: Store) -> bool:
         shares_redis(app, store)
         and url == app.conf.broker_write_url
         and (";" not in url or store.address.kind == "sentinel")
+        and (app.conf.broker_transport_options or {}).get("ack_emulation", True)
     )
 
 
@@ -61,6 +62,14 @@ def forget(message: Any) -> None:
     qos = message.channel.qos
     QoS.ack(qos, message.delivery_tag)
     message._state = "ACK"  # noqa: SLF001
+
+
+def acknowledge(message: Any, logger: Any, errors: tuple[type[Exception], ...]) -> None:
+    """Strike off a message that kombu has forgotten; harmless where that has been done. Logs what the broker raises."""
+    try:
+        message.channel.qos.ack(message.delivery_tag)
+    except errors as error:
+        logger.warning("perpetual: message %s could not be acknowledged: %r", message.delivery_tag, error)
 
 
 def put_back(message: Any) -> None:

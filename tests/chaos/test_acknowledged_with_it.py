@@ -147,3 +147,17 @@ def test_a_worker_that_dies_around_an_acknowledgement(project: Callable[..., Pro
 
     all_ran(proj, 4)
     assert sorted(row.id for row in proj.rows()) == ["0", "1", "2", "3"]
+
+
+def test_an_early_acked_task_without_a_lease_that_is_retried(project: Callable[..., Project]) -> None:
+    """The store was away when it began, so no script has struck its message off: the worker does."""
+    away = "\nperpetual.leasing._down = lambda: True\n"
+    proj = project(source(early=True) + away, **SETTINGS, **ALL)
+    proj.beat().ready()
+    proj.worker(pool="threads").ready()
+
+    proj.run_python("from proj import *; sorry.delay('retry'); sorry.delay('ignore')")
+
+    all_ran(proj, 2)
+    assert [row.id for row in proj.rows()] == ["retry"]
+    assert not events(proj, "lease.lost")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.lease_world import ITEM, ONE, OTHER, LeaseWorld
+from tests.support.lease_world import FREE, ITEM, ONE, OTHER, LeaseWorld
 from tests.support.scripts import BOOKS
 
 if TYPE_CHECKING:
@@ -105,3 +105,18 @@ def test_books_that_are_none_hold_up_nothing(world: LeaseWorld) -> None:
 
     assert world.run("start", world.start(strikes=1))[0] == b"run"
     assert world.run("finish", world.ended(tag="tag of n1"))[0] == 1
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["an item", "any task"])
+def test_a_silent_end_that_comes_second_strikes_its_message_off_too(world: LeaseWorld, free: bool) -> None:
+    """An operator has ended it while it ran, and nobody is told."""
+    world.begun(task_id=FREE if free else ITEM)
+    silent = {"head": ""}
+    assert (
+        world.run("finish", {**world.ended("*", status="revoked", started=False, free=free), **silent})[0] == 1 - free
+    )
+    world.received("n1", "n2")
+
+    world.run("finish", {**world.ended("" if free else "n1", started=False, free=free, tag="tag of n1"), **silent})
+
+    assert world.in_the_books() == ["n2"]

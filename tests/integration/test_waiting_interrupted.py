@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from celery_perpetual import StoreUnavailable
+from celery_perpetual.completions import hub, waiting
 from tests.support import wait_until
 from tests.support.gated import SOONER_THAN_A_LOOK, STRANGER, Call, record_of, waiter_at
 from tests.support.proxy import Proxy
@@ -217,3 +218,55 @@ print("exit", os.waitpid(pid, 0)[1], flush=True)
     parent.wait_for_log("exit")
     assert parent.wait() == 0
     assert set(parent.log().splitlines()) == {"ended", "child waits", "child 2 0", "thread 0", "parent 1", "exit 0"}
+
+
+def test_a_child_that_goes_on_with_its_parents_wait_takes_nothing_from_it(shop):
+    """After a fork in mid-wait the connection is the parent's, whoever asks for the next end."""
+    out = shop.project.run_python(
+        """
+        import os, time, warnings
+        warnings.simplefilter("ignore")
+        from proj import app, perpetual
+        from celery_perpetual.completions.announce import End
+        ids = [f"shared-{n}" for n in range(20)]
+        mine = perpetual.as_completed(["first", *ids], 60)
+        def end(task_id):
+            perpetual.announcer.tell(End(task_id=task_id, task="t", status="success"))
+        end("first")
+        assert next(mine).task_id == "first"
+        pid = os.fork()
+        if pid == 0:
+            for _ in mine:
+                pass
+            os._exit(0)
+        late = []
+        for task_id in ids:
+            end(task_id)
+            since = time.monotonic()
+            assert next(mine).ok
+            late.append(time.monotonic() - since)
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        print(max(late))
+        """
+    )
+
+    assert float(out) < SOONER_THAN_A_LOOK
+
+
+def test_a_reader_that_was_interrupted_is_replaced(shop, monkeypatch):
+    """A signal's handler may raise where a waiter cannot say any more that it stops reading."""
+    monkeypatch.setattr(waiting, "LOOK_SECONDS", 60.0)  # nobody makes good for a lost message
+    monkeypatch.setattr(hub, "CONFIRM_SECONDS", 0.2)
+    gate = shop.gate()
+    task_id = shop.send(gate=gate)
+    assert shop.perpetual.wait("nobody", 0.2).timed_out
+    shop.perpetual._hub._reader, shop.perpetual._hub._reader_since = object(), time.monotonic()
+
+    wait = Call(shop.perpetual.wait, task_id, 30)
+    wait_until(lambda: shop.subscribers(task_id), "it is subscribed")
+    shop.open(gate)
+
+    assert wait.result().ok
+    assert shop.perpetual._hub._reader is None
+    assert shop.perpetual.wait(task_id, 1).ok

@@ -60,14 +60,19 @@ local function unsent()
 end
 
 local lease
-local function late()
-  local reply = {2, unsent()}
-  redis.call('HINCRBY', counters, 'late', 1)
-  -- Kombu puts a message back under its tag, so whoever holds the lease may have it by this very message.
+-- The message of an end that changes nothing goes all the same. But kombu puts a message back under its tag, so whoever
+-- holds the lease may have it by this very message.
+local function also_struck(reply)
   if tag ~= '' and not (lease and lease_of(lease).tag == tag) then
     strike(unacked, index, tag)
   end
   return reply
+end
+
+local function late()
+  local reply = {2, unsent()}
+  redis.call('HINCRBY', counters, 'late', 1)
+  return also_struck(reply)
 end
 
 local known = redis.call('GET', completion)
@@ -92,7 +97,7 @@ if position >= 0 then
 end
 if over then
   -- A silent end leaves no record by which a repeated call is known.
-  return head == '' and {1, unsent()} or late()
+  return head == '' and also_struck({1, unsent()}) or late()
 end
 if not lease and started == '1' and (item or state) then
   return late()
@@ -103,7 +108,7 @@ if not item then
   tomb = tombs .. today
   if not lease and not state and (redis.call('SISMEMBER', tomb, id) == 1
     or redis.call('SISMEMBER', tombs .. today - 1, id) == 1) then
-    return head == '' and {0, 0} or late()
+    return head == '' and also_struck({0, 0}) or late()
   end
   buried = lease or nonce == '*'
   fresh = buried and must_be(tomb, 'set') == 'none'
