@@ -28,7 +28,7 @@ local function state_of(text)
 end
 
 local function state_text(s)
-  return string.format('%d|%d|%d|%s|%s|%s', s.nesting, s.retries, s.recoveries, s.flag, s.tag, s.task)
+  return s.nesting .. '|' .. s.retries .. '|' .. s.recoveries .. '|' .. s.flag .. '|' .. s.tag .. '|' .. s.task
 end
 
 -- Negative where the first order is the older one.

@@ -75,7 +75,7 @@ local function lose(plan, reason)
     if plan.counts then
       names[lease.task] = names[lease.task] or cjson.encode(lease.task)
       redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'lease.lost', 'data', '{"task_id": '
-        .. cjson.encode(lease.id) .. ', "task": ' .. names[lease.task] .. ', "token": ' .. lease.token .. told)
+        .. (string.find(lease.id, '[%c"\\]') and cjson.encode(lease.id) or '"' .. lease.id .. '"') .. ', "task": ' .. names[lease.task] .. ', "token": ' .. lease.token .. told)
     end
     if lease.flag == 'parked' then
       park(lease.id, lease, lease.recoveries, reason)
