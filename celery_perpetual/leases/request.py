@@ -175,7 +175,7 @@ def _lost(request: Any, leases: Leases, exc_info: Any) -> None:
             end(app, request.task, request.id, LOST, exception=error, worker=request.hostname)
     if verdict == "gone" and request.request_dict.get(STRUCK) == AT_START:
         # It died before it asked for its lease, and Kombu has forgotten the message already.
-        put_back(request.message)
+        put_back(request.message, logger, request.connection_errors)
     if request.task.acks_late and (verdict == "gone" or (verdict == "again" and not leases.broker_is_redis)):
         # The guard sorts out what comes twice; RabbitMQ puts it where it was.
         request.reject(requeue=True)

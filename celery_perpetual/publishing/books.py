@@ -72,6 +72,12 @@ def acknowledge(message: Any, logger: Any, errors: tuple[type[Exception], ...]) 
         logger.warning("perpetual: message %s could not be acknowledged: %r", message.delivery_tag, error)
 
 
-def put_back(message: Any) -> None:
-    """Put a message that kombu has forgotten at the front of its queue, if it is in the broker's books still."""
-    message.channel.qos.restore_by_tag(message.delivery_tag, leftmost=True)
+def put_back(message: Any, logger: Any, errors: tuple[type[Exception], ...]) -> None:
+    """Put a message that kombu has forgotten at the front of its queue, if it is in the broker's books still.
+
+    Logs what the broker raises: the leader puts back what is nobody's.
+    """
+    try:
+        message.channel.qos.restore_by_tag(message.delivery_tag, leftmost=True)
+    except errors as error:
+        logger.warning("perpetual: message %s is put back by the leader: %r", message.delivery_tag, error)
