@@ -85,7 +85,8 @@ class Gathered:
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
 
-    def call(self, packed: bytes) -> None:
+    def call(self, packed: bytes, *, yielding: bool) -> None:
+        assert not yielding
         lines = packed.split(b"\r\n")
         self._pipe.execute_command(*lines[2::2])
 

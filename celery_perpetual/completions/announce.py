@@ -7,12 +7,10 @@ ends are kept, up to a bound, and a thread tries until it does; tasks that end m
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +18,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from celery_perpetual.completions.batches import send_batch_done
-from celery_perpetual.completions.completion import VERSION, error_of, inline
+from celery_perpetual.completions.ends import End, Expected
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger import item_slots
 from celery_perpetual.publishing import books_of
 from celery_perpetual.store import Of, Prepared, Store
 
@@ -38,52 +35,8 @@ logger = get_logger(__name__)
 MOST_WAITING = 10_000
 RETRY_SECONDS = 0.5
 
-_json = json.JSONEncoder().encode
-_quoted = json.encoder.encode_basestring_ascii
-
 #: What the script answers for the end that counts.
 FIRST = 1
-
-
-def _text(value: Any) -> str:
-    """JSON of what is nearly always text."""
-    return _quoted(value) if isinstance(value, str) else _json(value)
-
-
-@dataclass(slots=True, kw_only=True)
-class End:
-    """One end of one task; never changed once made."""
-
-    task_id: str
-    task: str | None
-    status: str
-    announce: bool = True
-    result: Any = None
-    exception: Any = None
-    runtime: float | None = None
-    worker: str | None = None
-    attempt: int = 1
-    meta: Any = None
-    nonce: str = ""
-    """Of the delivery that ended; "" where there was no lease, ``*`` for an operator."""
-    leased: bool = False
-    """Whether it ran under a lease: without that lease its end is late."""
-    tag: str = ""
-    """Delivery tag of a message that is in the broker's books until this end is stored."""
-
-    def head(self) -> str:
-        """The record without what only the store knows, and without its closing brace."""
-        if not self.announce:
-            return ""
-        # As json.dumps writes it, which takes several times as long for a dict; every task waits for this.
-        runtime = "null" if self.runtime is None else f"{self.runtime:.6f}"
-        error = "null" if self.exception is None else _json(error_of(self.exception))
-        meta = _json(self.meta) if self.meta else "{}"
-        return (
-            f'{{"v": {VERSION}, "task_id": {_text(self.task_id)}, "task": {_text(self.task)}, '
-            f'"status": "{self.status}", "final": true, "runtime": {runtime}, "worker": {_text(self.worker)}, '
-            f'"attempt": {self.attempt}, "error": {error}, "meta": {meta}, "result": {inline(self.result)}'
-        )
 
 
 class Announcer:
@@ -97,7 +50,7 @@ class Announcer:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._waiting: deque[tuple[End, str]] = deque(maxlen=MOST_WAITING)
+        self._waiting: deque[tuple[Expected, str, str]] = deque(maxlen=MOST_WAITING)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -105,7 +58,7 @@ class Announcer:
     def _finish(self) -> Prepared:
         keys, settings, books = self._store.keys, self._settings, books_of(self._app)
         return Prepared(
-            self._store, "finish",
+            self._store, "finish", yielding=True,
             everybody=keys.everybody, events=keys.events, counters=keys.counters, batches=keys.batches,
             leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked, again=keys.again,
             batch_ttl=_ms(settings.tombstone_ttl), record_ttl=_ms(settings.completion_ttl),
@@ -116,12 +69,20 @@ class Announcer:
             unacked=books.unacked, index=books.received,
         )  # fmt: skip
 
+    def expect(self, task_id: str, task: str | None, **facts: Any) -> Expected:
+        """An end that is to come; see :class:`Expected`. Asks nobody."""
+        return Expected(self._finish, self._store.keys, task_id, task, **facts)
+
     def finish(self, end: End) -> None:
         """Settle one end. Returns within ``perpetual_store_timeout``."""
+        self.settle_soon(*self._written(end))
+
+    def settle_soon(self, expected: Expected, status: str, head: str) -> None:
+        """Settle an end that was expected, now if the store answers. Returns within ``perpetual_store_timeout``."""
         if self._pid != os.getpid():  # forked: the parent's ends are the parent's
             self._reset()
         reach("task.finishing")
-        self._waiting.append((end, end.head()))
+        self._waiting.append((expected, status, head))
         if self._thread is None or not self.down:
             self.settle()
         if self._waiting:
@@ -136,20 +97,20 @@ class Announcer:
         """Tell the store everything that waits, oldest first; False if it does not answer."""
         while True:
             try:
-                end, head = self._waiting.popleft()
+                end = self._waiting.popleft()
             except IndexError:
                 return True
             try:
-                self._settle(end, head)
+                self._settle(*end)
             except StoreUnavailable as error:
-                self._waiting.appendleft((end, head))
-                logger.warning("perpetual: the end of %s is told later: %s", end.task_id, error)
+                self._waiting.appendleft(end)
+                logger.warning("perpetual: the end of %s is told later: %s", end[0].task_id, error)
                 return False
             except SoftTimeLimitExceeded:  # raised wherever the task is: nothing is wrong with its end
-                self._waiting.appendleft((end, head))
+                self._waiting.appendleft(end)
                 return False
             except Exception:
-                logger.exception("perpetual: the end of task %s could not be settled", end.task_id)
+                logger.exception("perpetual: the end of task %s could not be settled", end[0].task_id)
 
     def tell(self, end: End) -> int:
         """Settle an end at once: :data:`FIRST`, or another number where the task had ended before, or is not known.
@@ -157,17 +118,24 @@ class Announcer:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        return self._settle(end, end.head())
+        return self._settle(*self._written(end))
 
-    def _settle(self, end: End, head: str) -> int:
-        where = item_slots(self._store.keys, end.task_id)
-        first, batch_done = self._finish(
-            id=end.task_id, status=end.status, head=head, nonce=end.nonce, started=int(end.leased), tag=end.tag, **where
-        )
+    def _written(self, end: End) -> tuple[Expected, str, str]:
+        expected = self.expect(
+            end.task_id, end.task, announce=end.announce, worker=end.worker, attempt=end.attempt, nonce=end.nonce,
+            leased=end.leased, tag=end.tag,
+        )  # fmt: skip
+        head = expected.head(
+            end.status, runtime=end.runtime, result=end.result, exception=end.exception, meta=end.meta
+        )  # fmt: skip
+        return expected, end.status, head
+
+    def _settle(self, expected: Expected, status: str, head: str) -> int:
+        first, batch_done = expected.settle(status, head)
         reach("task.finished")
         if batch_done:  # the broker may be slow, and the task that happened to be the last has ended
-            threading.Thread(target=send_batch_done, args=(self._app, self._store, where["poll"]), daemon=True).start()
-        return int(first)
+            threading.Thread(target=send_batch_done, args=(self._app, self._store, expected.poll), daemon=True).start()
+        return first
 
     def _settle_later(self) -> None:
         with self._lock:

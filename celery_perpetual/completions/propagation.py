@@ -15,8 +15,8 @@ from celery.backends.base import Backend
 from celery.exceptions import TimeLimitExceeded
 
 from celery_perpetual.completions import results
-from celery_perpetual.completions.announce import End
 from celery_perpetual.completions.completion import FAILURE
+from celery_perpetual.completions.ends import End
 from celery_perpetual.completions.ours import announces, is_ours
 
 if TYPE_CHECKING:

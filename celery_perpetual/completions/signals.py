@@ -17,35 +17,24 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import celery
-from billiard import common, current_process
-from celery import _state, signals, states
+from celery import _state, signals
 from celery.app.task import Context
-from celery.exceptions import Ignore, InvalidTaskError, Reject, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import InvalidTaskError, WorkerLostError
 from celery.utils.log import get_logger
 
 from celery_perpetual.completions import results
-from celery_perpetual.completions.announce import End
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
+from celery_perpetual.completions.ends import End, Expected
 from celery_perpetual.completions.ours import announces, standing
 from celery_perpetual.completions.propagation import goes_back
+from celery_perpetual.completions.status import PARENT_TELLS, reason_of, status_of
 from celery_perpetual.errors import TaskLost
-from celery_perpetual.tasks import LeaseLost, current
+from celery_perpetual.tasks import current
 
 if TYPE_CHECKING:
     from celery import Celery
 
 logger = get_logger(__name__)
-
-#: What ``Task.replace`` raises; only its text tells it from an ``Ignore`` of the task's own.
-REPLACED = "Replaced by new task"
-
-#: Celery 5.7 tells from the main process of a rejected task, of a body that left a pool child by ``SystemExit`` or the
-#: like, of a greenlet that ran out of its time, and it knows a success whose child died afterwards.
-PARENT_TELLS = celery.VERSION >= (5, 7)
-
-#: Whether this pool child is leaving because it was told to, not because the body left.
-_told_to_leave: Any = getattr(common, "terminate_handler_fired", lambda: False)
 
 #: What a pool child that goes waits for a store that does not answer.
 FAREWELL_SECONDS = 10.0
@@ -63,6 +52,8 @@ class Running:
     """Whether its end is announced, or only settled."""
     around: BaseException | None
     """What was being handled when the body began; anything else at its end is on its way out of Celery's code."""
+    end: Expected | None
+    """Its end, written as far as it is known; None where the app is not wired."""
     over: bool = False
     """Its end has been told."""
 
@@ -95,12 +86,17 @@ def end(app: Celery | None, task: Any, task_id: Any, status: str, *, told: bool 
     if perpetual is None:
         return
     name = facts.pop("name", None) or getattr(task, "name", None)
-    execution = current()
-    if execution is not None and execution.task_id == task_id:
-        facts.update(nonce=execution.nonce, leased=execution.leased, tag=execution.tag)
+    facts |= _of_execution(task_id)
     perpetual.announcer.finish(
         End(task_id=task_id, task=name, status=status, announce=told and announces(task), **facts)
     )
+
+
+def _of_execution(task_id: str) -> dict[str, Any]:
+    execution = current()
+    if execution is None or execution.task_id != task_id:
+        return {}
+    return {"nonce": execution.nonce, "leased": execution.leased, "tag": execution.tag}
 
 
 def _standing(task: Any, task_id: str) -> bool | None:
@@ -112,7 +108,17 @@ def _standing(task: Any, task_id: str) -> bool | None:
 def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
     told = _standing(sender, task_id)
     if told is not None:
-        _running[task_id] = Running(sender, time.monotonic(), told, sys.exc_info()[1])
+        expected = _expected(sender, task_id, told)
+        _running[task_id] = Running(sender, time.monotonic(), told, sys.exc_info()[1], expected)
+
+
+def _expected(task: Any, task_id: str, told: bool) -> Expected | None:
+    perpetual: Any = getattr(task.app, "perpetual", None)
+    if perpetual is None:
+        return None
+    facts = _of_request(task.request) | _of_execution(task_id)
+    expected: Expected = perpetual.announcer.expect(task_id, task.name, announce=told and announces(task), **facts)
+    return expected
 
 
 def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None, retval: Any = None, **_: Any) -> None:
@@ -123,10 +129,10 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
         return
     raised = sys.exc_info()[1]
     leaving = None if running is None or raised is running.around else raised
-    status = _status(sender, state, retval, leaving)
+    status = status_of(sender, state, retval, leaving)
     if status is None:
         return
-    exception = None if status in (SUCCESS, IGNORED) else _reason(sender, status, retval)
+    exception = None if status in (SUCCESS, IGNORED) else reason_of(sender, status, retval)
     if told and (state is None or status == REJECTED):
         assert exception is not None
         results.tell(sender.app, sender, task_id, exception, request)
@@ -134,7 +140,11 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
     if running is not None:
         tell(sender, request, running, status, result=result, exception=exception)
     else:
-        end(sender.app, sender, task_id, status, told=told, result=result, exception=exception, **_of_request(request))
+        meta = getattr(request, "perpetual_meta", None)
+        end(
+            sender.app, sender, task_id, status, told=told, result=result, exception=exception, meta=meta,
+            **_of_request(request),
+        )  # fmt: skip
 
 
 def running_body(task_id: str) -> Running | None:
@@ -145,73 +155,15 @@ def running_body(task_id: str) -> Running | None:
 
 def tell(task: Any, request: Any, running: Running, status: str, **facts: Any) -> None:
     """Announce, or only settle, the end of a body that ran here."""
-    runtime = time.monotonic() - running.since
-    end(task.app, task, request.id, status, told=running.told, runtime=runtime, **_of_request(request), **facts)
+    expected = running.end
+    if expected is not None:
+        runtime, meta = time.monotonic() - running.since, getattr(request, "perpetual_meta", None)
+        head = expected.head(status, runtime=runtime, meta=meta, **facts)
+        task.app.perpetual.announcer.settle_soon(expected, status, head)
 
 
 def _of_request(request: Any) -> dict[str, Any]:
-    return {
-        "worker": request.hostname,
-        "attempt": (request.retries or 0) + 1,
-        "meta": getattr(request, "perpetual_meta", None),
-    }
-
-
-def _reason(task: Any, status: str, retval: Any) -> Exception:
-    if isinstance(retval, Exception):
-        return retval
-    if status == LOST:
-        return TaskLost(f"task {task.request.id} was left by its own process without an end")
-    return TimeLimitExceeded(_limit(task)) if status == FAILURE else Reject(str(retval))
-
-
-def _status(task: Any, state: str | None, retval: Any, leaving: BaseException | None) -> str | None:
-    """How the body ended, or None where the task goes on or another signal follows."""
-    if isinstance(leaving, Exception) and not isinstance(leaving, Reject | MemoryError):
-        return None  # task_internal_error follows
-    if state == states.SUCCESS:
-        return SUCCESS
-    if state == states.FAILURE:
-        return FAILURE
-    if state == states.IGNORED:
-        replaced = isinstance(retval, Ignore) and retval.args[:1] == (REPLACED,)
-        return None if replaced or isinstance(retval, LeaseLost) else IGNORED
-    if state == states.REJECTED:
-        return _rejected(task, retval)
-    return None if state is not None or leaving is None else _left(task, leaving)
-
-
-def _rejected(task: Any, retval: Any) -> str | None:
-    requeued = isinstance(retval, Reject) and bool(getattr(retval, "requeue", False))
-    eager = bool(task.request.is_eager)
-    if requeued:
-        # Back to the queue; but what was acknowledged before the start has no way back.
-        return None if task.acks_late and not eager else REJECTED
-    return None if PARENT_TELLS and not eager else REJECTED
-
-
-def _left(task: Any, leaving: BaseException) -> str | None:
-    """``SystemExit``, a cancellation and the like out of a body: lost, unless the main process tells how it ended."""
-    if task.request.is_eager:
-        return LOST
-    if type(leaving).__module__.partition(".")[0] in ("gevent", "greenlet"):
-        return _stopped(task, leaving)
-    if not current_process().daemon:
-        return LOST
-    return None if PARENT_TELLS or _told_to_leave() else LOST
-
-
-def _stopped(task: Any, leaving: BaseException) -> str | None:
-    """A greenlet that was stopped: by a revocation, which is told, by Celery's limit, or by a time-out of its own."""
-    if type(leaving).__name__ == "GreenletExit":
-        return None
-    if _limit(task) is None:
-        return LOST
-    return None if PARENT_TELLS or goes_back(task, TimeLimitExceeded()) else FAILURE
-
-
-def _limit(task: Any) -> Any:
-    return (task.request.timelimit or (None,))[0] or task.time_limit
+    return {"worker": request.hostname, "attempt": (request.retries or 0) + 1}
 
 
 def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:

@@ -23,7 +23,7 @@ from celery.utils.log import get_logger
 
 from celery_perpetual.completions import RETURNED
 from celery_perpetual.completions.ours import BUILT_IN
-from celery_perpetual.completions.signals import REPLACED
+from celery_perpetual.completions.status import REPLACED
 from celery_perpetual.leases.delivery import NONCE, OF_DELIVERY
 from celery_perpetual.leases.request import leased_request
 from celery_perpetual.tasks import HEADER, HEADER_VALUE, Execution, LeaseLost, current, speaking

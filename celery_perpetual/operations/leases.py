@@ -14,8 +14,9 @@ from typing import Any
 from celery.utils.log import get_logger
 
 from celery_perpetual.completions import announces, results
-from celery_perpetual.completions.announce import FIRST, End
+from celery_perpetual.completions.announce import FIRST
 from celery_perpetual.completions.completion import FAILURE, NEEDS_ATTENTION, REVOKED, UNKNOWN
+from celery_perpetual.completions.ends import End
 from celery_perpetual.completions.lookup import answers
 from celery_perpetual.errors import NotFound, NotSuccessful
 from celery_perpetual.leases import Again

@@ -6,10 +6,12 @@ from celery_perpetual.store.address import Address, address, is_redis, without_p
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.health import store_warnings
 from celery_perpetual.store.keys import Keys
-from celery_perpetual.store.scripts import Of, Prepared, Script, script
+from celery_perpetual.store.prepared import Begun, Of, Prepared
+from celery_perpetual.store.scripts import Script, script
 
 __all__ = [
     "Address",
+    "Begun",
     "Keys",
     "Of",
     "Prepared",

@@ -15,7 +15,7 @@ because a client repeats a call whose reply got lost.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -56,7 +56,7 @@ class Script:
     def __init__(self, name: str) -> None:
         self.name = name
         self.text = _checked(source(name))
-        self.sha = _sha(self.text)
+        self.sha = sha_of(self.text)
         slots = [(kind, slot, bool(tail)) for kind, _, tail, slot in _SLOT.findall(self.text)]
         self.keys = [slot for kind, slot, tail in slots if kind == "KEYS" and not tail]
         self.args = [slot for kind, slot, tail in slots if kind == "ARGV" and not tail]
@@ -106,88 +106,7 @@ class Script:
         return finish
 
 
-class Of(str):
-    """The name of an open slot, as a part of what another slot is filled with."""
-
-    __slots__ = ()
-
-
-#: What fills a slot for good: a value, or its parts, of which some are what a call names.
-Filling = str | int | tuple[str, ...]
-
-
-class Prepared:
-    """A script of one store with some of its slots filled in for good; calls name the others.
-
-    For what every task calls: the values stand in the text as literals, so that a call neither sends nor unpacks them,
-    and the rest is packed by one formatting. A key that is made of a prefix and an id is filled in as
-    ``(prefix, Of("id"))``.
-    """
-
-    def __init__(self, store: Store, name: str, **fixed: Filling) -> None:
-        base = script(name)
-        if unknown := fixed.keys() - {*base.keys, *base.args}:
-            raise TypeError(f"{name}.lua has no slot {', '.join(unknown)}")
-        self._store = store
-        self._name = name
-        self._keys = [slot for slot in base.keys if slot not in fixed]
-        self._open = [*self._keys, *(slot for slot in base.args if slot not in fixed)]
-        self.text = _with_literals(base, fixed)
-        self._sha = _sha(self.text)
-        head = packed("EVALSHA", self._sha, len(self._keys), more=len(self._open))
-        self._template = head.decode() + "$%d\r\n%s\r\n" * len(self._open)
-
-    def __call__(self, **slots: str | int) -> Any:
-        """Run the script and return its reply.
-
-        Raises:
-            StoreUnavailable: the store did not answer in time.
-        """
-        values: list[int | str] = []
-        for slot in self._open:
-            text = str(slots[slot])
-            values += (len(text), text)
-        call = self._template % tuple(values)
-        with self._store.errors(self._name):
-            try:
-                if call.isascii():
-                    return self._store.wire.call(call.encode())
-                # Lengths are those of bytes.
-                return self._store.wire.call(packed("EVALSHA", self._sha, len(self._keys), *values[1::2]))
-            except NoScriptError:
-                return self._store.wire.call(packed("EVAL", self.text, len(self._keys), *values[1::2]))
-
-
-def _with_literals(base: Script, fixed: Mapping[str, Filling]) -> str:
-    """The script's text with values for slots, and the slots that are left numbered anew."""
-    kinds = (("KEYS", base.keys), ("ARGV", base.args))
-    left = {
-        slot: f"{kind}[{number}]"
-        for kind, slots in kinds
-        for number, slot in enumerate((slot for slot in slots if slot not in fixed), 1)
-    }
-
-    def filled(slot: str) -> str:
-        if slot not in fixed:
-            return left[slot]
-        value = fixed[slot]
-        parts = value if isinstance(value, tuple) else (value,)
-        return " .. ".join(left[part] if isinstance(part, Of) else _literal(part) for part in parts)
-
-    numbered = {f"{kind}[{number}]": filled(slot) for kind, slots in kinds for number, slot in enumerate(slots, 1)}
-    code = "\n".join(line for line in base.text.splitlines() if not line.startswith("--"))
-    return re.sub(r"(KEYS|ARGV)\[\d+\]", lambda found: numbered[found[0]], code)
-
-
-def _literal(value: str | int) -> str:
-    """A Lua string, as all that scripts are given is one."""
-    plain = "".join(
-        chr(byte) if 31 < byte < 127 and byte not in b"'\\" else f"\\{byte:03d}" for byte in str(value).encode()
-    )
-    return f"'{plain}'"
-
-
-def _sha(text: str) -> str:
+def sha_of(text: str) -> str:
     return sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as NoAnswer
+
+_PING = b"*1\r\n$4\r\nPING\r\n"
 
 
 class Wire:
@@ -30,20 +33,25 @@ class Wire:
         self._pid = os.getpid()
         self._idle: deque[Any] = deque()
 
-    def call(self, packed: bytes) -> Any:
+    def call(self, packed: bytes, *, yielding: bool = False) -> Any:
         """Send one packed command, and return its reply; one more try as the client's settings say.
+
+        Args:
+            packed: what to send.
+            yielding: let the server write to others first, to whom the command publishes.
 
         Raises:
             RedisError, OSError: what redis-py raises.
         """
         client = self._client()
+        ask = _ask_yielding if yielding else _ask
         with self._lent(client):
             try:
-                return _ask(client.connection, packed)
+                return ask(client.connection, packed)
             except ResponseError:
                 raise
             except (RedisError, OSError) as error:
-                return _ask_again(client.connection, packed, error)
+                return _ask_again(ask, client.connection, packed, error)
 
     def begin(self, packed: bytes) -> Callable[[], Any]:
         """Send one packed command, and return what reads its reply. There is no second try.
@@ -106,16 +114,25 @@ def _ask(connection: Any, packed: bytes) -> Any:
     return connection.read_response()
 
 
-def _ask_again(connection: Any, packed: bytes, error: Exception) -> Any:
+def _ask_yielding(connection: Any, packed: bytes) -> Any:
+    # A server writes first to whom it owes an answer last, and that is always whoever called. An answer that it owes
+    # before the call makes the caller the one whom it writes to last.
+    _send(connection, _PING + packed)
+    with suppress(ResponseError):  # the other reply says it too, where it matters, and has to be read
+        connection.read_response()
+    return connection.read_response()
+
+
+def _ask_again(ask: Callable[[Any, bytes], Any], connection: Any, packed: bytes, error: Exception) -> Any:
     """What the client's settings say about a call whose first try has failed."""
     failed = [error]
 
-    def ask() -> Any:
+    def again() -> Any:
         if failed:
             raise failed.pop()
-        return _ask(connection, packed)
+        return ask(connection, packed)
 
-    return connection.retry.call_with_retry(ask, lambda _: connection.disconnect())
+    return connection.retry.call_with_retry(again, lambda _: connection.disconnect())
 
 
 def _send(connection: Any, packed: bytes) -> None:

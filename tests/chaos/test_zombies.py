@@ -84,6 +84,7 @@ def test_a_frozen_worker_brings_nothing(
     all_well(proj, 1)
     victim.wait_for_log("has lost its lease")
     assert len(tokens(proj, "end")[task_id]) == 2  # what a body does, it has done
+    wait_until(lambda: proj.rows("linked"), "the callback has run")
     assert [row.id for row in proj.rows("linked")] == ["a"]
     assert final_ends(proj) == {(task_id, "success"): 1}
 

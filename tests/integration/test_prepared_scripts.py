@@ -79,6 +79,44 @@ def test_a_literal_is_the_value(world: LeaseWorld, name: str) -> None:
     assert lease.split("|", 9)[9] == name
 
 
+@pytest.mark.parametrize("name", ["plain", "100 % sure %s %d", "zürich%東京", "new\r\nline $3"])
+@pytest.mark.parametrize("known_before", [True, False])
+def test_a_call_may_be_begun_before_all_is_known(world: LeaseWorld, name: str, known_before: bool) -> None:
+    """Whatever is known first: the call is the same, also where it is made again and where the script is forgotten."""
+    world.committed()
+    ask, slots = prepared(world)
+    slots["tag"] = name
+    early = {"id", "worker", "tag" if known_before else "nonce"}
+    begun = ask.begun(**{slot: value for slot, value in slots.items() if slot in early})
+    rest = {slot: str(value) for slot, value in slots.items() if slot not in early}
+
+    assert begun(**rest) == begun(**rest) == ask(**slots)
+    assert world.redis.hget(world.keys.leases, slots["id"]).decode().split("|")[8] == name
+    world.redis.hdel(world.keys.leases, slots["id"])
+    world.redis.script_flush()
+    assert begun(**rest)[0] == b"run"
+    assert world.redis.hget(world.keys.leases, slots["id"]).decode().split("|")[8] == name
+
+
+def test_a_yielding_call_gives_its_own_reply(world: LeaseWorld) -> None:
+    """Also where the server refuses what goes before it, and where it is made again over a new connection."""
+    world.committed()
+    slots = world.start()
+    fixed = {name: slots.pop(name) for name in FIXED}
+    world.redis.acl_setuser("default", enabled=True, commands=["-ping"])
+    try:
+        ask = Prepared(world.store, "start", yielding=True, **fixed)
+        world.redis.set(slots["held"], "of a wrong type")
+        with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+            ask(**slots)
+        world.redis.delete(slots["held"])
+        assert [ask(**slots)[0] for _ in range(3)] == [b"run"] * 3
+        world.redis.client_kill_filter(_type="normal", skipme=True)
+        assert ask(**slots)[0] == b"run"
+    finally:
+        world.redis.acl_setuser("default", enabled=True, commands=["+ping"])
+
+
 def test_an_unknown_slot_is_told_at_once(world: LeaseWorld) -> None:
     with pytest.raises(TypeError, match=r"start.lua has no slot flavour"):
         Prepared(world.store, "start", flavour="sweet")

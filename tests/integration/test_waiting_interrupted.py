@@ -227,7 +227,7 @@ def test_a_child_that_goes_on_with_its_parents_wait_takes_nothing_from_it(shop):
         import os, time, warnings
         warnings.simplefilter("ignore")
         from proj import app, perpetual
-        from celery_perpetual.completions.announce import End
+        from celery_perpetual.completions.ends import End
         ids = [f"shared-{n}" for n in range(20)]
         mine = perpetual.as_completed(["first", *ids], 60)
         def end(task_id):

@@ -248,7 +248,7 @@ def entries(case, forms):
         yield "signature", "proj.finder", signature.set(**options)
 
 def poll(case, forms):
-    from celery_perpetual.completions.announce import End
+    from celery_perpetual.completions.ends import End
 
     answers = {}
     for form, unit, entry in entries(case, forms):
@@ -318,7 +318,7 @@ def poll_several(case):
     BATCH[:] = [Item(args, kwargs, key=False, **options) for _, args, kwargs, options in several(case)]
     outcome = perpetual.poll(case[0])
     assert outcome.count == len(several(case)), outcome
-    from celery_perpetual.completions.announce import End
+    from celery_perpetual.completions.ends import End
     for task_id in outcome.task_ids:
         perpetual.announcer.finish(End(task_id=task_id, task=None, status="success", announce=False))
 

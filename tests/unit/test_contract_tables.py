@@ -29,7 +29,7 @@ from celery_perpetual import (
     PerpetualTask,
     Poll,
 )
-from celery_perpetual.completions.announce import End
+from celery_perpetual.completions.ends import End
 from celery_perpetual.embedded import free_port
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.leases import Sweep, Swept
