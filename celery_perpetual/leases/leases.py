@@ -211,7 +211,7 @@ class Leases:
         keys, settings = self.store.keys, self.settings
         held, worker, taken, empty = script("sweep")(
             self.store,
-            workers=keys.workers, leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked,
+            workers=keys.workers, leases=keys.leases, states=keys.states, parked=keys.parked,
             again=keys.again, events=keys.events, counters=keys.counters, seen=keys.seen, hold=keys.hold,
             ttl=_ms(settings.lease_ttl), gap=_ms(self.gap), prefix=keys.prefix, maxlen=settings.events_maxlen,
             record_ttl=_ms(settings.completion_ttl), queue_ttl=_ms(settings.queue_ttl), most_now=most,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 #: Leases per script, so that no call holds the server up.
-AT_ONCE = 50
+AT_ONCE = 100
 
 
 @dataclass(slots=True, kw_only=True)

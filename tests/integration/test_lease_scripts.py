@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
@@ -40,6 +41,30 @@ def test_a_sweep_takes_so_many_and_says_whether_that_was_all(world: LeaseWorld) 
     assert world.run("bury", world.bury()) == 1
     assert world.redis.hlen(world.keys.leases) == 0
     assert world.redis.zcard(world.keys.again) == 2
+
+
+def test_a_sweep_parks_fewer_at_once_and_all_in_the_end(world: LeaseWorld) -> None:
+    """Parking announces each, so it counts as five; what does not fit is still held and comes with the next call."""
+    for number in range(5):
+        world.begun(f"n{number}", f"task {number}", on_lost="park")
+    world.redis.zadd(world.keys.workers, {ONE: 1})
+
+    taken = [world.run("sweep", world.sweep(most=11)) for _ in range(2)]
+
+    assert taken == [[0, ONE.encode(), 3, 0], [0, ONE.encode(), 2, 1]]
+    assert world.redis.hlen(world.keys.parked) == 5
+    told = Counter(fields[b"event"] for _, fields in world.redis.xrange(world.keys.events))
+    assert told[b"lease.lost"] == told[b"completion"] == told[b"lease.parked"] == 5
+    assert not world.redis.exists(world.keys.leases, world.keys.again)
+
+
+def test_a_few_short_states_are_a_table(world: LeaseWorld) -> None:
+    """As a list they would be read from end to end by every start and every end of any task."""
+    world.died(2)
+    world.run("sweep", world.sweep())
+
+    assert world.redis.hlen(world.keys.states) == 2
+    assert world.redis.object("encoding", world.keys.states) == b"hashtable"
 
 
 def test_a_worker_may_have_received_any_number_of_messages(world: LeaseWorld) -> None:

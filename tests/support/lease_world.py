@@ -53,9 +53,10 @@ class LeaseWorld(World):
         }  # fmt: skip
 
     def sweep(self, stopping: str = "", most: int = 100) -> Slots:
-        k = self.keys
+        k, named = self.keys, self.lease_keys()
+        del named["copies"]
         return {
-            **self.lease_keys(), "workers": k.workers, "seen": k.seen, "hold": k.hold, "ttl": MINUTE, "gap": GAP,
+            **named, "workers": k.workers, "seen": k.seen, "hold": k.hold, "ttl": MINUTE, "gap": GAP,
             "most_now": most, "stopping": stopping,
         }  # fmt: skip
 

@@ -4,6 +4,10 @@
 --   run  nothing but its order and its recoveries is to be remembered
 --   wait a retry was sent, delegated  the task has replaced itself
 --   again  it is to be sent again, fail  it is to be ended as lost, parked  it waits for an operator
+-- A state begins with zeros that make it longer than 64 bytes: a small hash of shorter values is kept as a list, which
+-- every start and every end of a task would read from end to end for a state that is not there.
+local ZEROS = string.rep('0', 64)
+
 local function lease_of(text)
   if text then
     local worker, nonce, nesting, retries, token, started, most, on_lost, tag, task = string.match(text,
@@ -28,7 +32,7 @@ local function state_of(text)
 end
 
 local function state_text(s)
-  return s.nesting .. '|' .. s.retries .. '|' .. s.recoveries .. '|' .. s.flag .. '|' .. s.tag .. '|' .. s.task
+  return ZEROS .. s.nesting .. '|' .. s.retries .. '|' .. s.recoveries .. '|' .. s.flag .. '|' .. s.tag .. '|' .. s.task
 end
 
 -- Negative where the first order is the older one.

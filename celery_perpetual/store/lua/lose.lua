@@ -1,5 +1,5 @@
--- What becomes of a task whose execution ended without an end. Reads the locals of its script: leases, states, copies,
--- again, parked, events, counters, prefix, maxlen, record_ttl, queue_ttl, now.
+-- What becomes of a task whose execution ended without an end. Reads the locals of its script: leases, states, again,
+-- parked, events, counters, prefix, maxlen, record_ttl, queue_ttl, now.
 -- include typed
 local at = rfc3339(now)
 
@@ -35,32 +35,65 @@ local function park(id, lease, recoveries, reason)
     reason = reason})
 end
 
--- What becomes of executions of one worker: each is sent again, ended as lost, or parked. Only reads, and meets every key
--- that losing them writes to, so that one of a wrong type fails the script before its first write.
-local function plan_losses(worker, found, counts)
-  local ids = {}
-  for i, lease in ipairs(found) do
-    ids[i] = lease.id
+-- A lease behind worker and nonce: its order as the beginning of a state, its token, how often it may be lost and what
+-- follows then, and tag and task as the end of a state.
+local LOST = '^|(%d+|%d+|)(%d*)|%d*|(%d+)|(%a*)|([^|]*|(.*))$'
+
+-- What becomes of executions of one worker: each is sent again, ended as lost, or parked. Parking writes five times as
+-- much, so it counts as five of the `most` executions that are dealt with now. Only reads, and meets every key that losing
+-- them writes to, so that one of a wrong type fails the script before its first write. `flag` is what becomes of the last.
+local function plan_losses(worker, ids, texts, counts, reason, most_now)
+  local plan = {worker = worker, ids = {}, counts = counts, reason = reason, told = {}, parks = {}, written = {},
+    listed = {}}
+  if #ids == 0 then
+    return plan
   end
-  must_be(prefix .. ':held:' .. worker, 'set')
-  local known = #ids > 0 and redis.call('HMGET', states, unpack(ids)) or {}
-  for i, lease in ipairs(found) do
-    local state = state_of(known[i])
-    lease.recoveries = (state and state.recoveries or 0) + (counts and 1 or 0)
-    lease.flag = 'again'
-    if counts and (lease.on_lost == 'park' or (lease.on_lost == 'requeue' and lease.recoveries > lease.most)) then
-      lease.flag = 'parked'
-      must_be(prefix .. ':completion:' .. lease.id, 'string')
-      must_be(prefix .. ':done:' .. lease.id .. ':queue', 'list')
-    elseif counts and lease.on_lost == 'fail' then
-      lease.flag = 'fail'
+  redis.call('SCARD', prefix .. ':held:' .. worker)
+  redis.call('ZCARD', again)
+  local known = redis.call('HMGET', states, unpack(ids))
+  if counts then
+    redis.call('HLEN', counters)
+    redis.call('XLEN', events)
+  end
+  local is_plain, names = #cjson.encode(ids) == #table.concat(ids) + 3 * #ids + 1, {}
+  local told_last = string.format(', "worker": %s, "reason": %s, "at": "%s"}', cjson.encode(worker), cjson.encode(reason), at)
+  for i, id in ipairs(ids) do
+    if i + 4 * #plan.parks > most_now then
+      break
+    end
+    local nonce_ends = string.find(texts[i], '|', #worker + 2, true)
+    local order_text, token, most, on_lost, tagged, task = string.match(texts[i], LOST, nonce_ends)
+    local recoveries = (counts and 1 or 0) + (known[i] and tonumber(string.match(known[i], '^%d+|%d+|(%d+)')) or 0)
+    local flag = 'again'
+    plan.ids[i] = id
+    if counts then
+      names[task] = names[task] or cjson.encode(task)
+      plan.told[i] = '{"task_id": ' .. (is_plain and '"' .. id .. '"' or cjson.encode(id)) .. ', "task": ' .. names[task]
+        .. ', "token": ' .. token .. told_last
+      if on_lost == 'fail' then
+        flag = 'fail'
+      elseif on_lost == 'park' or (on_lost == 'requeue' and recoveries > tonumber(most)) then
+        flag = 'parked'
+      end
+    end
+    plan.flag = flag
+    if flag == 'parked' then
+      must_be(prefix .. ':completion:' .. id, 'string')
+      must_be(prefix .. ':done:' .. id .. ':queue', 'list')
+      redis.call('HLEN', parked)
+      plan.parks[#plan.parks + 1] = {id = id, lease = lease_of(texts[i]), recoveries = recoveries}
+    else
+      local last = #plan.written
+      plan.written[last + 1], plan.listed[last + 1] = id, now
+      plan.written[last + 2] = ZEROS .. order_text .. recoveries .. '|' .. flag .. '|' .. tagged
+      plan.listed[last + 2] = id
     end
   end
-  return {worker = worker, ids = ids, found = found, counts = counts}
+  return plan
 end
 
 -- Their leases are gone, and what becomes of them is written down.
-local function lose(plan, reason)
+local function lose(plan)
   if #plan.ids == 0 then
     return
   end
@@ -68,24 +101,16 @@ local function lose(plan, reason)
   redis.call('SREM', prefix .. ':held:' .. plan.worker, unpack(plan.ids))
   if plan.counts then
     redis.call('HINCRBY', counters, 'leases_lost', #plan.ids)
-  end
-  local told = string.format(', "worker": %s, "reason": %s, "at": "%s"}', cjson.encode(plan.worker), cjson.encode(reason), at)
-  local written, listed, names = {}, {}, {}
-  for _, lease in ipairs(plan.found) do
-    if plan.counts then
-      names[lease.task] = names[lease.task] or cjson.encode(lease.task)
-      redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'lease.lost', 'data', '{"task_id": '
-        .. (string.find(lease.id, '[%c"\\]') and cjson.encode(lease.id) or '"' .. lease.id .. '"') .. ', "task": ' .. names[lease.task] .. ', "token": ' .. lease.token .. told)
+    for _, data in ipairs(plan.told) do
+      redis.call('XADD', events, '*', 'event', 'lease.lost', 'data', data)
     end
-    if lease.flag == 'parked' then
-      park(lease.id, lease, lease.recoveries, reason)
-    else
-      written[#written + 1], listed[#listed + 1] = lease.id, now
-      written[#written + 1], listed[#listed + 1] = state_text(lease), lease.id
-    end
+    redis.call('XTRIM', events, 'MAXLEN', '~', maxlen)
   end
-  if #written > 0 then
-    redis.call('HSET', states, unpack(written))
-    redis.call('ZADD', again, unpack(listed))
+  for _, lost in ipairs(plan.parks) do
+    park(lost.id, lost.lease, lost.recoveries, plan.reason)
+  end
+  if #plan.written > 0 then
+    redis.call('HSET', states, unpack(plan.written))
+    redis.call('ZADD', again, unpack(plan.listed))
   end
 end

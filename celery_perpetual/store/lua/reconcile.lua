@@ -26,7 +26,7 @@
 -- returns 'again', 'fail', 'parked', or 'gone' where it is not what it was any more
 local leases, states, copies, parked, again = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local events, counters, chunk, done = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local id, position, task, most, on_lost = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local id, position, task, most, on_lost = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
 local counts, tag, copy = ARGV[11] == '1', ARGV[12], ARGV[13]
 local recoveries, prefix, maxlen, record_ttl, queue_ttl = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 -- include now
@@ -39,12 +39,12 @@ if redis.call('HEXISTS', leases, id) == 1 or (position >= 0 and (not redis.call(
   or (state and state.flag ~= 'run' and state.flag ~= 'wait') then
   return 'gone'
 end
-local lease = {id = id, worker = 'nobody', nesting = state and state.nesting or 0,
-  retries = state and state.retries or 0, token = '0', started = now, most = most,
-  on_lost = on_lost, tag = tag, task = task}
-local plan = plan_losses('nobody', {lease}, counts)
+local lease = string.format('nobody||%d|%d|0|%.0f|%s|%s|%s|%s', state and state.nesting or 0, state and state.retries or 0,
+  now, most, on_lost, tag, task)
+local reason = tag == '' and 'its message is nowhere any more' or 'its worker died when it had received it'
+local plan = plan_losses('nobody', {id}, {lease}, counts, reason, 1)
 if copy ~= '' then
   redis.call('HSET', copies, id, copy)
 end
-lose(plan, tag == '' and 'its message is nowhere any more' or 'its worker died when it had received it')
-return lease.flag
+lose(plan)
+return plan.flag

@@ -25,15 +25,15 @@ local record_ttl, queue_ttl = ARGV[7], ARGV[8]
 -- include rfc3339
 -- include lease
 -- include lose
-local lease = lease_of(redis.call('HGET', leases, id))
+local text = redis.call('HGET', leases, id)
+local lease = lease_of(text)
 if not lease or (nonce ~= '*' and lease.nonce ~= nonce) then
   return 'gone'
 end
-lease.id = id
-local plan = plan_losses(lease.worker, {lease}, cause == 'lost')
+local plan = plan_losses(lease.worker, {id}, {text}, cause == 'lost', reason, 1)
 if cause == 'lost' or cause == 'stopped' or cause == 'taken' then
-  lose(plan, reason)
-  return lease.flag
+  lose(plan)
+  return plan.flag
 end
 local state = state_of(redis.call('HGET', states, id))
 local flag = cause == 'back' and 'run' or cause
