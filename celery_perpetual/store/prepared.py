@@ -149,7 +149,7 @@ def _with_literals(base: Script, fixed: Mapping[str, Filling]) -> str:
         return " .. ".join(left[part] if isinstance(part, Of) else _literal(part) for part in parts)
 
     numbered = {f"{kind}[{number}]": filled(slot) for kind, slots in kinds for number, slot in enumerate(slots, 1)}
-    code = "\n".join(line for line in base.text.splitlines() if not line.startswith("--"))
+    code = "\n".join(line for line in base.text.splitlines() if not line.lstrip().startswith("--"))
     return re.sub(r"(KEYS|ARGV)\[\d+\]", lambda found: numbered[found[0]], code)
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _SLOT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.)?\]\s+(\w+)", re.MULTILINE)
 _KIND = re.compile(r"^-- KEYS\[\d+\]\s+\w+\s+(\w+\*?)", re.MULTILINE)
-_INCLUDE = re.compile(r"^-- include (\w+)\n", re.MULTILINE)
+_INCLUDE = re.compile(r"^ *-- include (\w+)\n", re.MULTILINE)
 
 
 #: Runs before a script's own code: a key of a wrong type fails the call before anything is written.

@@ -26,7 +26,7 @@ PRIVATE = [
 SLOT = re.compile(r"-- (?P<kind>KEYS|ARGV)\[(?P<number>\d+)(?P<tail>\.\.)?\]\s+(?P<name>\w+)")
 LITERAL = re.compile(r"\b(KEYS|ARGV)\[(\d+)\]")
 COMPUTED = re.compile(r"#(?P<length>KEYS|ARGV)\b|\bunpack\((?P<unpacked>KEYS|ARGV)\b|\b(?P<index>KEYS|ARGV)\[(?!\d+\])")
-INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
+INCLUDE = re.compile(r"^ *-- include (\w+)$", re.MULTILINE)
 BINDING = re.compile(r"^\s*local (?P<names>[\w, ]+?) = (?P<values>.+)$")
 
 

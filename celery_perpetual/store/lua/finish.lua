@@ -48,129 +48,140 @@ local nonce, started, tombs, tag = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
 local unacked, index = KEYS[17], KEYS[18]
 -- include now
 -- include rfc3339
--- include record
--- include typed
--- include settle
--- include lease
--- include strike
-
--- Whether the batch is finished and nobody has sent its message yet: whoever repeats a call may have to.
-local function unsent()
-  return poll ~= '' and redis.call('ZSCORE', batches, poll) and 1 or 0
-end
-
-local lease
--- The message of an end that changes nothing goes all the same. But kombu puts a message back under its tag, so whoever
--- holds the lease may have it by this very message.
-local function also_struck(reply)
-  if tag ~= '' and not (lease and lease_of(lease).tag == tag) then
-    strike(unacked, index, tag)
-  end
-  return reply
-end
-
-local function late()
-  local reply = {2, unsent()}
-  redis.call('HINCRBY', counters, 'late', 1)
-  return also_struck(reply)
-end
-
 local known = redis.call('GET', completion)
-if known and head ~= '' and string.sub(known, 1, #head) == head then
-  return {1, unsent()}
-end
-if known and string.find(known, '"final": true', 1, true) then
-  return late()
-end
-lease = redis.call('HGET', leases, id)
-local state = state_of(redis.call('HGET', states, id))
-local worker, holder, nesting, retries
-if lease then
-  worker, holder, nesting, retries = holder_of(lease)
-  if nonce ~= '*' and holder ~= nonce then
+local lease, state_known = redis.call('HGET', leases, id), redis.call('HGET', states, id)
+local today = math.floor(now / 86400000)
+local item, finished, state = nil, false, nil
+
+-- Nearly always nothing is known of a task that needs no lease: then all that follows need not even be defined.
+local is_plain = position < 0 and nonce == '' and tag == '' and not (known or lease or state_known)
+  and redis.call('SISMEMBER', tombs .. today, id) == 0 and redis.call('SISMEMBER', tombs .. today - 1, id) == 0
+if not is_plain then
+  -- include record
+  -- include typed
+  -- include settle
+  -- include lease
+  -- include strike
+
+  -- Whether the batch is finished and nobody has sent its message yet: whoever repeats a call may have to.
+  local function unsent()
+    return poll ~= '' and redis.call('ZSCORE', batches, poll) and 1 or 0
+  end
+
+  -- The message of an end that changes nothing goes all the same. But kombu puts a message back under its tag, so whoever
+  -- holds the lease may have it by this very message.
+  local function also_struck(reply)
+    if tag ~= '' and not (lease and lease_of(lease).tag == tag) then
+      strike(unacked, index, tag)
+    end
+    return reply
+  end
+
+  local function late()
+    local reply = {2, unsent()}
+    redis.call('HINCRBY', counters, 'late', 1)
+    return also_struck(reply)
+  end
+
+  if known and head ~= '' and string.sub(known, 1, #head) == head then
+    return {1, unsent()}
+  end
+  if known and string.find(known, '"final": true', 1, true) then
     return late()
   end
-end
-local item, over = nil, false
-if position >= 0 then
-  item, over = open_item()
-end
-if over then
-  -- A silent end leaves no record by which a repeated call is known.
-  return head == '' and also_struck({1, unsent()}) or late()
-end
-if not lease and started == '1' and (item or state) then
-  return late()
-end
-local tomb, buried, fresh
-if not item then
-  local today = math.floor(now / 86400000)
-  tomb = tombs .. today
-  if not lease and not state and (redis.call('SISMEMBER', tomb, id) == 1
-    or redis.call('SISMEMBER', tombs .. today - 1, id) == 1) then
-    return head == '' and also_struck({0, 0}) or late()
+  state = state_of(state_known)
+  local worker, holder, nesting, retries
+  if lease then
+    worker, holder, nesting, retries = holder_of(lease)
+    if nonce ~= '*' and holder ~= nonce then
+      return late()
+    end
   end
-  buried = lease or nonce == '*'
-  fresh = buried and must_be(tomb, 'set') == 'none'
-end
--- The ledger has the first message of an item, so of that there is no copy.
-local copied = state or (lease and (not item or nesting ~= '0' or retries ~= '0'))
-if copied then
-  redis.call('HLEN', copies)
-end
-local parks, waits = false, false
-if state then
-  parks, waits = state.flag == 'parked', state.flag == 'again' or state.flag == 'fail'
+  local over = false
+  if position >= 0 then
+    item, over = open_item()
+  end
+  if over then
+    -- A silent end leaves no record by which a repeated call is known.
+    return head == '' and also_struck({1, unsent()}) or late()
+  end
+  if not lease and started == '1' and (item or state) then
+    return late()
+  end
+  local tomb, buried, fresh
+  if not item then
+    tomb = tombs .. today
+    if not lease and not state and (redis.call('SISMEMBER', tomb, id) == 1
+      or redis.call('SISMEMBER', tombs .. today - 1, id) == 1) then
+      return head == '' and also_struck({0, 0}) or late()
+    end
+    buried = lease or nonce == '*'
+    fresh = buried and must_be(tomb, 'set') == 'none'
+  end
+  -- The ledger has the first message of an item, so of that there is no copy.
+  local copied = state or (lease and (not item or nesting ~= '0' or retries ~= '0'))
+  if copied then
+    redis.call('HLEN', copies)
+  end
+  local parks, waits = false, false
+  if state then
+    parks, waits = state.flag == 'parked', state.flag == 'again' or state.flag == 'fail'
+    if parks then
+      redis.call('HLEN', parked)
+    elseif waits then
+      redis.call('ZCARD', again)
+    end
+  end
+  if head ~= '' then
+    redis.call('XLEN', events)
+  end
+
+  if lease then
+    redis.call('SREM', prefix .. ':held:' .. worker, id)
+    redis.call('HDEL', leases, id)
+  end
+  if state then
+    redis.call('HDEL', states, id)
+  end
+  if copied then
+    redis.call('HDEL', copies, id)
+  end
   if parks then
-    redis.call('HLEN', parked)
+    redis.call('HDEL', parked, id)
   elseif waits then
-    redis.call('ZCARD', again)
+    redis.call('ZREM', again, id)
   end
-end
-if head ~= '' then
-  redis.call('XLEN', events)
+  if buried then
+    redis.call('SADD', tomb, id)
+    if fresh then
+      redis.call('PEXPIRE', tomb, batch_ttl + 86400000)
+    end
+  end
+  finished = item and settle(item)
+  if tag ~= '' then
+    strike(unacked, index, tag)
+  end
 end
 
-if lease then
-  redis.call('SREM', prefix .. ':held:' .. worker, id)
-  redis.call('HDEL', leases, id)
-end
-if state then
-  redis.call('HDEL', states, id)
-end
-if copied then
-  redis.call('HDEL', copies, id)
-end
-if parks then
-  redis.call('HDEL', parked, id)
-elseif waits then
-  redis.call('ZREM', again, id)
-end
-if buried then
-  redis.call('SADD', tomb, id)
-  if fresh then
-    redis.call('PEXPIRE', tomb, batch_ttl + 86400000)
-  end
-end
-local finished = item and settle(item)
 if head ~= '' then
   local at = rfc3339(now)
-  local record = string.format('%s, "finished_at": "%s", "poll_id": %s, "key": %s, "recoveries": %d, "tenant": null',
-    head, at, item and '"' .. poll .. '"' or 'null', item and item.key and cjson.encode(item.key) or 'null',
-    state and state.recoveries or 0)
+  local record = head .. ', "finished_at": "' .. at .. '", "poll_id": ' .. (item and '"' .. poll .. '"' or 'null')
+    .. ', "key": ' .. (item and item.key and cjson.encode(item.key) or 'null') .. ', "recoveries": '
+    .. (state and state.recoveries or 0) .. ', "tenant": null'
   local told = record .. '}'
+  -- The first write of a plain end, so that a stream of a wrong type fails it before anything is written.
+  redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'completion', 'data', record .. ', "at": "' .. at .. '"}')
   redis.call('SET', completion, told, 'PX', record_ttl)
-  redis.call('DEL', queue)
-  redis.call('LPUSH', queue, told)
+  if redis.pcall('LPUSH', queue, told) ~= 1 then
+    -- The provisional end of a parked task, or no list.
+    redis.call('DEL', queue)
+    redis.call('LPUSH', queue, told)
+  end
   redis.call('PEXPIRE', queue, queue_ttl)
   redis.call('PUBLISH', channel, told)
   redis.call('PUBLISH', everybody, told)
-  redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'completion', 'data', record .. ', "at": "' .. at .. '"}')
 end
 if finished then
   redis.call('PUBLISH', batch_channel, string.format('{"poll_id": %s}', cjson.encode(poll)))
-end
-if tag ~= '' then
-  strike(unacked, index, tag)
 end
 return {(item or head ~= '') and 1 or 0, finished and item.on_done and 1 or 0}
