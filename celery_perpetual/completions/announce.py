@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
+from celery_perpetual.completions.along import Stored, to_store
 from celery_perpetual.completions.batches import send_batch_done
-from celery_perpetual.completions.ends import End, Expected
+from celery_perpetual.completions.ends import End, Expected, Settled
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.publishing import books_of
@@ -35,8 +36,8 @@ logger = get_logger(__name__)
 MOST_WAITING = 10_000
 RETRY_SECONDS = 0.5
 
-#: What the script answers for the end that counts.
-FIRST = 1
+#: What the script answers for the end that counts, and for one that comes after it.
+FIRST, LATE = 1, 2
 
 
 class Announcer:
@@ -73,6 +74,10 @@ class Announcer:
         """An end that is to come; see :class:`Expected`. Asks nobody."""
         return Expected(self._finish, self._store.keys, task_id, task, **facts)
 
+    def to_store(self, backend: Any, task_id: str, result: Any, request: Any) -> Stored | None:
+        """What Celery's result backend would store, if it can be stored with the end; see :mod:`.along`."""
+        return to_store(self._store, backend, task_id, result, request)
+
     def finish(self, end: End) -> None:
         """Settle one end. Returns within ``perpetual_store_timeout``."""
         self.settle_soon(*self._written(end))
@@ -87,6 +92,22 @@ class Announcer:
             self.settle()
         if self._waiting:
             self._settle_later()
+
+    def settle_with(self, expected: Expected, status: str, head: str, result: Stored) -> Settled | None:
+        """Settle an end and store its result for Celery; None where others wait for the store, or it did not answer.
+
+        Returns within ``perpetual_store_timeout``.
+        """
+        if self._pid != os.getpid() or self._waiting or self.down:
+            return None
+        reach("task.finishing")
+        try:
+            return self._settle(expected, status, head, result)
+        except (StoreUnavailable, SoftTimeLimitExceeded) as error:
+            logger.warning("perpetual: the end of %s is told later: %r", expected.task_id, error)
+        except Exception:
+            logger.exception("perpetual: the end of %s is told later", expected.task_id)
+        return None
 
     @property
     def down(self) -> bool:
@@ -118,7 +139,7 @@ class Announcer:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        return self._settle(*self._written(end))
+        return self._settle(*self._written(end)).verdict
 
     def _written(self, end: End) -> tuple[Expected, str, str]:
         expected = self.expect(
@@ -130,12 +151,12 @@ class Announcer:
         )  # fmt: skip
         return expected, end.status, head
 
-    def _settle(self, expected: Expected, status: str, head: str) -> int:
-        first, batch_done = expected.settle(status, head)
+    def _settle(self, expected: Expected, status: str, head: str, result: Stored | None = None) -> Settled:
+        settled = expected.settle(status, head, result)
         reach("task.finished")
-        if batch_done:  # the broker may be slow, and the task that happened to be the last has ended
+        if settled.batch_done:  # the broker may be slow, and the task that happened to be the last has ended
             threading.Thread(target=send_batch_done, args=(self._app, self._store, expected.poll), daemon=True).start()
-        return first
+        return settled
 
     def _settle_later(self) -> None:
         with self._lock:

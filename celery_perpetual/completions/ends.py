@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_perpetual.completions.completion import VERSION, error_of, inline
 from celery_perpetual.ledger import item_slots
 
 if TYPE_CHECKING:
+    from celery_perpetual.completions.along import Stored
     from celery_perpetual.store import Keys, Prepared
 
 _json = json.JSONEncoder().encode
@@ -45,10 +46,20 @@ class End:
     """Delivery tag of a message that is in the broker's books until this end is stored."""
 
 
+class Settled(NamedTuple):
+    """What ``finish.lua`` answers."""
+
+    verdict: int
+    batch_done: int
+    """1 if the message of its batch is to be sent now."""
+    is_stored: int = 0
+    """1 if Celery's result was brought along and is stored."""
+
+
 class Expected:
     """An end that is to come, written as far as it is known: whoever waits for the end waits for the rest."""
 
-    __slots__ = ("_call", "_head", "poll", "task_id")
+    __slots__ = ("_call", "_head", "leased", "poll", "task_id")
 
     def __init__(
         self, finish: Prepared, keys: Keys, task_id: str, task: str | None, *, announce: bool = True,
@@ -57,6 +68,7 @@ class Expected:
         """Write what is known; asks nobody. The facts are those of :class:`End`."""
         where = item_slots(keys, task_id)
         self.task_id = task_id
+        self.leased = leased
         self.poll = str(where["poll"])
         """Of which poll it is an item, "" if of none."""
         self._call = finish.begun(id=task_id, nonce=nonce, started=int(leased), tag=tag, **where)
@@ -77,14 +89,20 @@ class Expected:
             inline(result),
         )
 
-    def settle(self, status: str, head: str) -> tuple[int, int]:
-        """Tell the store, and return what ``finish.lua`` does; may be called again.
+    def settle(self, status: str, head: str, stored: Stored | None = None) -> Settled:
+        """Tell the store; may be called again.
+
+        Args:
+            status: how it ended.
+            head: of the record.
+            stored: what is to be stored for Celery in the same step.
 
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        first, batch_done = self._call(status=status, head=head)
-        return int(first), int(batch_done)
+        result, value, expires = stored or ("", "", 0)
+        reply = self._call(status=status, head=head, result=result, value=value, expires=str(expires))
+        return Settled(*map(int, reply))
 
 
 def _text(value: Any) -> str:

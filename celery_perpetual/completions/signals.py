@@ -155,11 +155,16 @@ def running_body(task_id: str) -> Running | None:
 
 def tell(task: Any, request: Any, running: Running, status: str, **facts: Any) -> None:
     """Announce, or only settle, the end of a body that ran here."""
-    expected = running.end
-    if expected is not None:
-        runtime, meta = time.monotonic() - running.since, getattr(request, "perpetual_meta", None)
-        head = expected.head(status, runtime=runtime, meta=meta, **facts)
-        task.app.perpetual.announcer.settle_soon(expected, status, head)
+    if running.end is not None:
+        head = head_of(running, request, status, **facts)
+        task.app.perpetual.announcer.settle_soon(running.end, status, head)
+
+
+def head_of(running: Running, request: Any, status: str, **facts: Any) -> str:
+    """The head of the record of a body that has just ended here."""
+    assert running.end is not None
+    runtime, meta = time.monotonic() - running.since, getattr(request, "perpetual_meta", None)
+    return running.end.head(status, runtime=runtime, meta=meta, **facts)
 
 
 def _of_request(request: Any) -> dict[str, Any]:

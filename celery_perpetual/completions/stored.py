@@ -7,16 +7,21 @@ wait for that too. Only where code of the user's follows the storing (a hook of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any
 
-from celery import signals, states
+from celery import states
 from celery.app.trace import task_has_custom
 from celery.backends.base import Backend
+from celery.signals import task_success
 from celery.utils.log import get_logger
 
+from celery_perpetual.completions.along import leave_to_celery
+from celery_perpetual.completions.announce import FIRST, LATE
 from celery_perpetual.completions.completion import SUCCESS
-from celery_perpetual.completions.signals import running_body, tell
+from celery_perpetual.completions.ends import Expected
+from celery_perpetual.completions.signals import Running, head_of, running_body
 
 logger = get_logger(__name__)
 
@@ -35,25 +40,42 @@ def watch_results() -> None:
         self: Any, task_id: str, result: Any, request: Any = None, store_result: bool = True,
         state: str = states.SUCCESS,
     ) -> Any:  # fmt: skip
-        reply = original(self, task_id, result, request, store_result, state)
-        if RETURNED in getattr(request, "__dict__", ()) and state == states.SUCCESS:
-            _tell(task_id, result, request)
-        return reply
+        def store() -> Any:
+            return original(self, task_id, result, request, store_result, state)
+
+        if RETURNED not in getattr(request, "__dict__", ()) or state != states.SUCCESS:
+            return store()
+        running = running_body(task_id)
+        if running is None or running.end is None or _has_hooks(running.task.__class__) or task_success.receivers:
+            return store()
+        return _told(self if store_result else None, store, running, running.end, result, request)
 
     mark_as_done.perpetual = True  # type: ignore[attr-defined]
     Backend.mark_as_done = mark_as_done  # type: ignore[method-assign]
 
 
-def _tell(task_id: str, result: Any, request: Any) -> None:
-    running = running_body(task_id)
-    if running is None or _has_hooks(running.task.__class__) or signals.task_success.receivers:
-        return
+def _told(
+    backend: Any, store: Callable[[], Any], running: Running, expected: Expected, result: Any, request: Any
+) -> Any:  # fmt: skip
+    """Have a success stored and told; returns what Celery's storing does."""
+    announcer, brought = running.task.app.perpetual.announcer, None
+    if backend is not None:
+        brought = announcer.to_store(backend, expected.task_id, result, request)
+    head = head_of(running, request, SUCCESS, result=result)
+    settled = None if brought is None else announcer.settle_with(expected, SUCCESS, head, brought)
+    if settled is not None:
+        running.over = True
+        if settled.verdict == FIRST and not settled.is_stored:
+            leave_to_celery(backend)
+        return None if settled.is_stored or (settled.verdict == LATE and expected.leased) else store()
+    reply = store()
     try:
-        tell(running.task, request, running, SUCCESS, result=result)
+        announcer.settle_soon(expected, SUCCESS, head)
     except Exception as error:  # noqa: BLE001  # a time limit for example: the task has succeeded all the same
-        logger.warning("perpetual: the end of task %s is told after its hooks: %r", task_id, error)
+        logger.warning("perpetual: the end of task %s is told after its hooks: %r", expected.task_id, error)
     else:
         running.over = True
+    return reply
 
 
 @cache

@@ -86,11 +86,10 @@ def item_place(task_id: str) -> Place | None:
 
 
 def item_slots(keys: Keys, task_id: str) -> dict[str, str | int]:
-    """Where the record of an item is, as scripts are told: poll, keys of its chunk and position; for others nothing."""
+    """Where the record of an item is, as scripts are told: poll, keys of its chunk and position.
+
+    For others position -1, and keys that nobody has: a user of the server who may touch certain keys may not touch "".
+    """
     where = item_place(task_id)
-    if where is None:
-        return {"poll": "", "chunk": "", "done": "", "position": -1}
-    poll, chunk = where.poll_id, where.chunk
-    return {
-        "poll": poll, "chunk": keys.chunk(poll, chunk), "done": keys.done(poll, chunk), "position": where.position
-    }  # fmt: skip
+    poll, chunk, position = ("", 0, -1) if where is None else (where.poll_id, where.chunk, where.position)
+    return {"poll": poll, "chunk": keys.chunk(poll, chunk), "done": keys.done(poll, chunk), "position": position}

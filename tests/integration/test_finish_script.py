@@ -56,7 +56,7 @@ class World:
             "batch_ttl": 24 * HOUR, "record_ttl": HOUR, "queue_ttl": HOUR, "maxlen": 1000, "prefix": keys.prefix,
             "poll": POLL, "leases": keys.leases, "states": keys.states, "copies": keys.copies, "parked": keys.parked,
             "again": keys.again, "nonce": "", "started": 0, "tombs": keys.tombs_prefix, "unacked": "u",
-            "index": "i", "tag": "", **changed,
+            "index": "i", "tag": "", "result": "", "value": "", "expires": 0, **changed,
         }  # fmt: skip
 
     def finish(self, *args: Any, **changed: Any) -> list[int]:

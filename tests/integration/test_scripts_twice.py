@@ -55,7 +55,10 @@ def test_every_script_has_a_case() -> None:
     """A script that somebody adds needs a case above: one that writes, unless it only reads."""
     files = {file.stem: file.read_text() for file in LUA.glob("*.lua")}
     included = {
-        line.split()[2] for text in files.values() for line in text.splitlines() if line.lstrip().startswith("-- include ")
+        line.split()[2]
+        for text in files.values()
+        for line in text.splitlines()
+        if line.lstrip().startswith("-- include ")
     }
     called = files.keys() - included
 

@@ -44,6 +44,9 @@ def is_held(answer: list[Any]) -> bool:
     return answer[0] > MINUTE + GAP and answer[1:] == [b"", 0, 0]
 
 
+#: What Celery stores of a success.
+RESULT = {"result": "celery-task-meta-1", "value": '{"status": "SUCCESS"}', "expires": 3600}
+
 LEASE_CASES = [
     # ---- start
     Case("start", "an item", W.committed, W.start, verdict(b"run")),
@@ -179,4 +182,12 @@ LEASE_CASES = [
          touches=end_keys(ONE)),
     Case("finish", "by an operator, parked", lambda w: w.released(on_lost="park", task_id=FREE, copy="{}"),
          lambda w: w.ended("*", status="revoked", started=False, free=True), answers([1, 0]), touches=tomb),
+    Case("finish", "any task without a lease", lambda w: None, lambda w: w.ended("", started=False, free=True),
+         answers([1, 0]), touches=tomb),
+    Case("finish", "any task without a lease, and its result", lambda w: None,
+         lambda w: {**w.ended("", started=False, free=True), **RESULT}, answers([1, 0, 1]), then([1, 0]), touches=tomb),
+    Case("finish", "with its lease, and its result", W.begun, lambda w: {**w.ended(), **RESULT}, answers([1, 0, 1]),
+         then([1, 0]), touches=end_keys(ONE)),
+    Case("finish", "with another's lease, and its result", W.superseded, lambda w: {**w.ended(), **RESULT},
+         answers([2, 0]), moving=COUNTED),
 ]  # fmt: skip

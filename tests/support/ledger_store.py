@@ -111,7 +111,7 @@ class LedgerStore(RuleBasedStateMachine):
             status=status, head=head, batch_ttl=HOUR, record_ttl=HOUR, queue_ttl=HOUR, maxlen=10_000,
             prefix=names.prefix, poll=poll, leases=names.leases, states=names.states, copies=names.copies,
             parked=names.parked, again=names.again, nonce="", started=0, tombs=names.tombs_prefix,
-            unacked="unacked", index="index", tag="",
+            unacked="unacked", index="index", tag="", result="", value="", expires=0,
         )  # fmt: skip
         return int(first)
 

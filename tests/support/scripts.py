@@ -154,6 +154,7 @@ class World:
             "record_ttl": DAY, "queue_ttl": DAY, "maxlen": 1000, "prefix": k.prefix, "poll": poll,
             "leases": k.leases, "states": k.states, "copies": k.copies, "parked": k.parked, "again": k.again,
             "nonce": nonce, "started": int(started), "tombs": k.tombs_prefix, **BOOKS, "tag": tag,
+            "result": "", "value": "", "expires": 0,
         }  # fmt: skip
 
     def taken(self, *keys: str, since: int = 0) -> Slots:

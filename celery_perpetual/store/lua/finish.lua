@@ -36,7 +36,11 @@
 -- ARGV[12] started     text    1 = it ran under a lease, so without that lease its end is late
 -- ARGV[13] tombs        text    what the keys of tombstones start with
 -- ARGV[14] tag          text    of the message to strike off the broker's books, '' = Celery acknowledges it
--- returns {1 first end, 2 late, 0 nothing known and nothing announced; 1 if the batch's message is to be sent now}
+-- ARGV[15] result       text    key of Celery's result, '' = Celery stores it by itself
+-- ARGV[16] value        JSON    what Celery would store there
+-- ARGV[17] expires      s       how long that stays, 0 = for ever
+-- returns {1 first end, 2 late, 0 nothing known and nothing announced; 1 if the batch's message is to be sent now; where
+-- the result was brought, 1 if it is stored}
 local batch, chunk, done, completion, queue, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local everybody, events, counters, batches = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local batch_channel = KEYS[11]
@@ -46,6 +50,7 @@ local maxlen, prefix, poll = ARGV[8], ARGV[9], ARGV[10]
 local leases, states, copies, parked, again = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
 local nonce, started, tombs, tag = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
 local unacked, index = KEYS[17], KEYS[18]
+local result, value, expires = ARGV[15], ARGV[16], ARGV[17]
 -- include now
 -- include rfc3339
 local known = redis.call('GET', completion)
@@ -181,7 +186,18 @@ if head ~= '' then
   redis.call('PUBLISH', channel, told)
   redis.call('PUBLISH', everybody, told)
 end
+-- Celery's own result, as Celery stores it: a success that is there stays. Where the key is forbidden to us, it has to.
+local is_stored
+if result ~= '' then
+  local is_json, meta = pcall(cjson.decode, redis.pcall('GET', result))
+  is_stored = 1
+  if not (is_json and type(meta) == 'table' and meta.status == 'SUCCESS') then
+    local reply = expires == '0' and redis.pcall('SET', result, value) or redis.pcall('SETEX', result, expires, value)
+    is_stored = reply.err and 0 or 1
+    redis.pcall('PUBLISH', result, value)
+  end
+end
 if finished then
   redis.call('PUBLISH', batch_channel, string.format('{"poll_id": %s}', cjson.encode(poll)))
 end
-return {(item or head ~= '') and 1 or 0, finished and item.on_done and 1 or 0}
+return {(item or head ~= '') and 1 or 0, finished and item.on_done and 1 or 0, is_stored}
