@@ -9,8 +9,11 @@ a large result, a store that does not answer, a key that is forbidden to us), Ce
 
 from __future__ import annotations
 
+from inspect import isfunction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import celery
 from celery import states
 from celery.backends.redis import RedisBackend
 
@@ -21,10 +24,17 @@ if TYPE_CHECKING:
 LONGEST_VALUE = 64 * 1024
 
 #: What Celery stores a result by. Whoever has put something of their own in its place means that to be called.
-_STEPS = {
-    name: getattr(RedisBackend, name, None)
-    for name in ("store_result", "_store_result", "_set_with_state", "set", "_set", "encode", "_get_result_meta")
-}
+STEPS = (
+    "store_result",
+    "_store_result",
+    "_set_with_state",
+    "set",
+    "_set",
+    "encode",
+    "encode_result",
+    "_get_result_meta",
+)
+_CELERY = str(Path(celery.__file__).parent)
 #: Where a backend keeps whether it is one of these.
 _MARK = "_perpetual_along"
 
@@ -70,4 +80,11 @@ def _is_at(store: Store, backend: Any) -> bool:
     where = backend.connparams
     host = "127.0.0.1" if where.get("host") == "localhost" else where.get("host")
     same = (host, where.get("port")) == store.address.place and (where.get("db") or 0) == store.address.db
-    return same and all(getattr(kind, name, None) is step for name, step in _STEPS.items())
+    return same and all(_is_celerys(backend, name) for name in STEPS)
+
+
+def _is_celerys(backend: Any, name: str) -> bool:
+    step = getattr(type(backend), name, None)
+    if step is None:  # a step of another release
+        return True
+    return name not in backend.__dict__ and isfunction(step) and step.__code__.co_filename.startswith(_CELERY)

@@ -36,8 +36,8 @@ logger = get_logger(__name__)
 MOST_WAITING = 10_000
 RETRY_SECONDS = 0.5
 
-#: What the script answers for the end that counts, and for one that comes after it.
-FIRST, LATE = 1, 2
+#: What the script answers for the end that counts, and where it has done nothing because it may not store the result.
+FIRST, REFUSED = 1, 3
 
 
 class Announcer:

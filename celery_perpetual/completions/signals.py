@@ -13,6 +13,7 @@ be decoded, a chain or chord that Celery fails by propagation. They are seen her
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,8 +59,13 @@ class Running:
     """Its end has been told."""
 
 
-#: The bodies that this process is running, by task id; ``task_postrun`` will tell their ends.
-_running: dict[str, Running] = {}
+#: The bodies that this process is running, by task id and thread or greenlet; ``task_postrun`` will tell their ends. A
+#: retry or a redelivery may run beside what it follows.
+_running: dict[tuple[str, int], Running] = {}
+
+
+def _here(task_id: str) -> tuple[str, int]:
+    return task_id, threading.get_ident()
 
 
 def connect() -> None:
@@ -109,7 +115,7 @@ def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
     told = _standing(sender, task_id)
     if told is not None:
         expected = _expected(sender, task_id, told)
-        _running[task_id] = Running(sender, time.monotonic(), told, sys.exc_info()[1], expected)
+        _running[_here(task_id)] = Running(sender, time.monotonic(), told, sys.exc_info()[1], expected)
 
 
 def _expected(task: Any, task_id: str, told: bool) -> Expected | None:
@@ -123,7 +129,7 @@ def _expected(task: Any, task_id: str, told: bool) -> Expected | None:
 
 def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None, retval: Any = None, **_: Any) -> None:
     request: Any = sender.request
-    running = _running.pop(task_id, None)
+    running = _running.pop(_here(task_id), None)
     told = running.told if running is not None else _standing(sender, task_id)
     if told is None or (running is not None and running.over):
         return
@@ -148,8 +154,8 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
 
 
 def running_body(task_id: str) -> Running | None:
-    """The body that this process runs for a task, until its end is told."""
-    running = _running.get(task_id)
+    """The body that this thread or greenlet runs for a task, until its end is told."""
+    running = _running.get(_here(task_id))
     return None if running is None or running.over else running
 
 
@@ -174,7 +180,7 @@ def _of_request(request: Any) -> dict[str, Any]:
 def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
     request = sender.request
     own = request.id == task_id
-    if task_id in _running:
+    if any(each == task_id for each, _ in list(_running)):
         return  # in the process that runs the body task_postrun follows
     told = standing(sender.app, sender, task_id, request.headers if own else None)
     if told is None:
@@ -216,7 +222,7 @@ def _on_internal_error(
 ) -> None:
     """Celery's own code, or a hook of the task, failed around the body."""
     context = Context(dict(request or {}))
-    running = _running.pop(task_id, None)
+    running = _running.pop(_here(task_id), None)
     told = running.told if running is not None else standing(sender.app, sender, task_id, context.headers)
     if told is None:
         return

@@ -19,6 +19,7 @@ from celery_perpetual.ledger import item_place, item_slots, place
 from celery_perpetual.publishing import books_of, shares_books
 from celery_perpetual.store import Of, Prepared, Store, is_redis, script
 from celery_perpetual.tasks import HEADER, Execution, PerpetualOptions, PerpetualTask
+from celery_perpetual.tasks.contract import ON_LOST
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -265,7 +266,9 @@ def _without_lease(task_id: str, request: Any) -> Execution:
 def _when_lost(task: Any) -> tuple[int, str]:
     """How often a task may be lost, and what becomes of it; an ordinary task has the defaults of a perpetual one."""
     options = getattr(task, "perpetual_options", None) or DEFAULTS
-    return options.max_recoveries, getattr(task, "on_lost", PerpetualTask.on_lost)
+    on_lost = getattr(task, "on_lost", None)
+    # What an ordinary task calls so may be anything.
+    return options.max_recoveries, on_lost if on_lost in ON_LOST else PerpetualTask.on_lost
 
 
 def _ms(seconds: float) -> int:

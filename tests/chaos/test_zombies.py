@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -127,6 +128,36 @@ def test_a_frozen_retry_supersedes_nobody(project: Callable[..., Project], broke
     victim.wait_for_log("has lost its lease")
     assert len(tokens(proj, "begin")[task_id]) == 2
     assert proj.redis.llen("celery") == 0
+
+
+TWIN = """
+ITEMS = 0
+
+@app.task(base=PerpetualTask, bind=True, max_retries=1)
+def overtaken(self):
+    if self.request.retries:
+        open("second", "w").close()
+        linger(self)
+        return "second"
+    self.retry(countdown=0, throw=False)
+    linger(self, "second")
+    return "first"
+"""
+
+
+def test_an_execution_beside_its_own_retry(project: Callable[..., Project]) -> None:
+    """In two threads of one process: the end of the first is not taken for that of the second."""
+    proj = project(f"{TWIN}\n{TASKS}", **SETTINGS)
+    proj.beat().ready()
+    worker = proj.worker(pool="threads", concurrency=2).ready()
+    task_id = proj.run_python("import proj; print(proj.overtaken.delay().id)").strip()
+    worker.wait_for_log(f"Task proj.overtaken[{task_id}] succeeded")
+
+    proj.write("released", "")
+
+    wait_until(lambda: final_ends(proj), "it has ended")
+    assert final_ends(proj) == {(task_id, "success"): 1}
+    assert json.loads(proj.redis.get(f"perpetual:completion:{task_id}"))["result"] == "second"
 
 
 @ANY_BROKER

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual.leases.leases import _when_lost
 from tests.support.lease_world import FREE, ITEM, ONE, OTHER, LeaseWorld
 from tests.support.scripts import BOOKS
 
@@ -56,6 +58,18 @@ def test_a_sweep_parks_fewer_at_once_and_all_in_the_end(world: LeaseWorld) -> No
     told = Counter(fields[b"event"] for _, fields in world.redis.xrange(world.keys.events))
     assert told[b"lease.lost"] == told[b"completion"] == told[b"lease.parked"] == 5
     assert not world.redis.exists(world.keys.leases, world.keys.again)
+
+
+@pytest.mark.parametrize("odd", ["", "<bound method Mine.on_lost of 'a b'>", "REQUEUE-1%s"])
+def test_what_a_lease_says_oddly_does_not_stop_the_sweep(world: LeaseWorld, odd: str) -> None:
+    """Whatever an app has put there, its worker's leases are taken; and of tasks of others it is not asked."""
+    world.begun("n1", "odd task", on_lost=odd)
+    world.begun("n2", "another")
+    world.redis.zadd(world.keys.workers, {ONE: 1})
+
+    assert world.run("sweep", world.sweep()) == [0, ONE.encode(), 2, 1]
+    assert world.redis.zcard(world.keys.again) == 2
+    assert _when_lost(SimpleNamespace(on_lost=odd))[1] == "requeue"
 
 
 def test_a_few_short_states_are_a_table(world: LeaseWorld) -> None:

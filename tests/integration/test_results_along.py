@@ -37,6 +37,12 @@ def gathered(values):
 EXTENDED = {"result_extended": True, "result_expires": 1000}
 PREFIX = "celery-task-meta-"
 
+AGAIN = """
+@app.task(acks_late=True)
+def again(number):
+    return number * number // number
+"""
+
 
 class Monitor:
     """Every command that a server runs."""
@@ -133,6 +139,7 @@ RedisBackend._set = lambda self, *args, _set=RedisBackend._set: _set(self, *args
     "changed",
     [
         PATCHED,
+        "app.backend.store_result = lambda *args, _store=app.backend.store_result, **kwargs: _store(*args, **kwargs)",
         "app.conf.result_serializer = 'pickle'\napp.conf.result_accept_content = ['json', 'pickle']",
         "app.conf.result_backend = app.conf.result_backend[:-1] + '7'",
     ],
@@ -140,7 +147,7 @@ RedisBackend._set = lambda self, *args, _set=RedisBackend._set: _set(self, *args
 def test_another_backend_is_left_to_celery(project: Callable[..., Project], redis_url: str, changed: str) -> None:
     """One with a step of somebody else's, with another serializer, or in another database."""
     proj = project(f"{changed}\n{SOURCE}", result_backend=redis_url)
-    proj.worker(concurrency=1).ready()
+    proj.worker(pool="solo").ready()
     with Monitor(redis_url) as monitor:
         task_id = deliver(proj)
 
@@ -148,25 +155,53 @@ def test_another_backend_is_left_to_celery(project: Callable[..., Project], redi
     assert proj.redis.exists(f"perpetual:completion:{task_id}")
 
 
-def test_a_key_that_is_forbidden_to_us(project: Callable[..., Project], redis_url: str, raw_redis: redis.Redis) -> None:
-    """The end is told, Celery stores the result, and from then on by itself."""
-    url = redis_url.replace("redis://", "redis://perpetual:secret@")
+@pytest.mark.parametrize("forbidden", [{"keys": ["[^c]*", "celery", "celery[^-]*"], "channels": ["*"]},
+                                       {"keys": ["*"], "channels": ["perpetual:*", "/0.*", "_kombu*"]}])  # fmt: skip
+def test_what_is_forbidden_to_us(
+    project: Callable[..., Project], redis_url: str, raw_redis: redis.Redis, forbidden: dict[str, Any]
+) -> None:
+    """Where its key or its channel is, Celery stores the result, and whoever waits hears of it; then the end is told."""
     raw_redis.acl_setuser(
-        "perpetual",
-        enabled=True,
-        passwords=["+secret"],
-        keys=["[^c]*", "celery", "celery[^-]*"],
-        channels="*",
-        categories=["+@all"],
+        "perpetual", enabled=True, passwords=["+secret"], reset_channels=True, categories=["+@all"], **forbidden
     )
+    url = redis_url.replace("redis://", "redis://perpetual:secret@")
     try:
-        proj = project(SOURCE, result_backend=redis_url, store=url)
+        proj = project(SOURCE, result_backend=redis_url, perpetual_store_url=url)
         proj.worker(concurrency=1).ready()
         with Monitor(redis_url) as monitor:
             ids = [deliver(proj) for _ in range(2)]
     finally:
         raw_redis.acl_deluser("perpetual")
 
-    assert [monitor.stores(task_id) for task_id in ids] == [["tcp"], ["tcp"]]
-    told = [raw_redis.exists(f"perpetual:completion:{task_id}", PREFIX + task_id) for task_id in ids]
-    assert told == [2, 2]
+    assert [monitor.stores(task_id)[-1:] for task_id in ids] == [["tcp"], ["tcp"]]
+    for task_id in ids:
+        writes = [each["command"] for each in monitor.seen if task_id in each["command"] and "SET" in each["command"]]
+        assert "completion" in next(each for each in reversed(writes) if each.startswith("SET "))
+        assert raw_redis.exists(f"perpetual:completion:{task_id}", PREFIX + task_id) == 2
+
+
+@pytest.mark.parametrize("perpetual", [False, True])
+def test_an_id_that_is_used_again(
+    project: Callable[..., Project], redis_url: str, raw_redis: redis.Redis, perpetual: bool
+) -> None:
+    """Results are those that Celery has without us, and no lease is left: the record alone is that of the first end."""
+    config = {"perpetual_leases": "all", "perpetual_completions": "all"} if perpetual else {}
+    proj = project(AGAIN, result_backend=redis_url, perpetual=perpetual, **config)
+    proj.worker(concurrency=1).ready()
+
+    out = proj.run_python("""
+        from proj import *
+        forgotten = again.apply_async((1,), task_id="forgotten")
+        seen = [forgotten.get(timeout=10)]
+        forgotten.forget()
+        seen.append(again.apply_async((2,), task_id="forgotten").get(timeout=10))
+        failed = again.apply_async((0,), task_id="failed")
+        seen.append(type(failed.get(timeout=10, propagate=False)).__name__)
+        again.apply_async((3,), task_id="failed")
+        again.apply_async((9,), task_id="the last").get(timeout=10)
+        seen.append(app.AsyncResult("failed").result)
+        print(seen)
+    """)
+
+    assert out.strip() == "[1, 2, 'ZeroDivisionError', 3]"
+    wait_until(lambda: not raw_redis.exists("perpetual:leases", "unacked"), "no lease and no message is left")

@@ -39,8 +39,8 @@
 -- ARGV[15] result       text    key of Celery's result, '' = Celery stores it by itself
 -- ARGV[16] value        JSON    what Celery would store there
 -- ARGV[17] expires      s       how long that stays, 0 = for ever
--- returns {1 first end, 2 late, 0 nothing known and nothing announced; 1 if the batch's message is to be sent now; where
--- the result was brought, 1 if it is stored}
+-- returns {1 first end, 2 late, 0 nothing known and nothing announced, 3 nothing is done because the result may not be
+-- stored; 1 if the batch's message is to be sent now; 1 if the result is stored}
 local batch, chunk, done, completion, queue, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local everybody, events, counters, batches = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local batch_channel = KEYS[11]
@@ -58,6 +58,28 @@ local lease, state_known = redis.call('HGET', leases, id), redis.call('HGET', st
 local today = math.floor(now / 86400000)
 local item, finished, state = nil, false, nil
 
+-- Celery's own result, as Celery stores it: a success that is there stays. False where that is forbidden to us, or what
+-- is there cannot be read: then Celery has to. Published first, as whoever may not publish must not store either.
+local is_stored
+local function stores_result()
+  local there = redis.pcall('GET', result)
+  local is_read, meta = pcall(cjson.decode, there or '{}')
+  if not is_read or type(meta) ~= 'table' or (there and #there > 65536) then
+    return false
+  end
+  if meta.status ~= 'SUCCESS' then
+    if type(redis.pcall('PUBLISH', result, value)) ~= 'number' then
+      return false
+    end
+    local reply = expires == '0' and redis.pcall('SET', result, value) or redis.pcall('SETEX', result, expires, value)
+    if reply.err then
+      return false
+    end
+  end
+  is_stored = 1
+  return true
+end
+
 -- Nearly always nothing is known of a task that needs no lease: then all that follows need not even be defined.
 local is_plain = position < 0 and nonce == '' and tag == '' and not (known or lease or state_known)
   and redis.call('SISMEMBER', tombs .. today, id) == 0 and redis.call('SISMEMBER', tombs .. today - 1, id) == 0
@@ -73,19 +95,38 @@ if not is_plain then
     return poll ~= '' and redis.call('ZSCORE', batches, poll) and 1 or 0
   end
 
-  -- The message of an end that changes nothing goes all the same. But kombu puts a message back under its tag, so whoever
-  -- holds the lease may have it by this very message.
-  local function also_struck(reply)
-    if tag ~= '' and not (lease and lease_of(lease).tag == tag) then
+  state = state_of(state_known)
+  local worker, holder, nesting, retries
+  if lease then
+    worker, holder, nesting, retries = holder_of(lease)
+  end
+
+  -- An end that changes nothing ends its execution all the same: its lease goes, which a task has that is sent again under
+  -- an id that has ended, and its message. But kombu puts a message back under its tag, so whoever holds the lease may
+  -- have it by this very message.
+  local function no_more(verdict, is_late)
+    local reply, is_mine = {verdict, unsent()}, lease and holder == nonce
+    if is_mine then
+      redis.call('HLEN', copies)
+      redis.call('SCARD', prefix .. ':held:' .. worker)
+    end
+    if is_late then
+      redis.call('HINCRBY', counters, 'late', 1)
+    end
+    if is_mine then
+      redis.call('SREM', prefix .. ':held:' .. worker, id)
+      redis.call('HDEL', leases, id)
+      redis.call('HDEL', states, id)
+      redis.call('HDEL', copies, id)
+    end
+    if tag ~= '' and (is_mine or not (lease and lease_of(lease).tag == tag)) then
       strike(unacked, index, tag)
     end
     return reply
   end
 
   local function late()
-    local reply = {2, unsent()}
-    redis.call('HINCRBY', counters, 'late', 1)
-    return also_struck(reply)
+    return no_more(2, true)
   end
 
   if known and head ~= '' and string.sub(known, 1, #head) == head then
@@ -94,13 +135,8 @@ if not is_plain then
   if known and string.find(known, '"final": true', 1, true) then
     return late()
   end
-  state = state_of(state_known)
-  local worker, holder, nesting, retries
-  if lease then
-    worker, holder, nesting, retries = holder_of(lease)
-    if nonce ~= '*' and holder ~= nonce then
-      return late()
-    end
+  if lease and nonce ~= '*' and holder ~= nonce then
+    return late()
   end
   local over = false
   if position >= 0 then
@@ -108,7 +144,7 @@ if not is_plain then
   end
   if over then
     -- A silent end leaves no record by which a repeated call is known.
-    return head == '' and also_struck({1, unsent()}) or late()
+    return head == '' and no_more(1) or late()
   end
   if not lease and started == '1' and (item or state) then
     return late()
@@ -118,7 +154,7 @@ if not is_plain then
     tomb = tombs .. today
     if not lease and not state and (redis.call('SISMEMBER', tomb, id) == 1
       or redis.call('SISMEMBER', tombs .. today - 1, id) == 1) then
-      return head == '' and also_struck({0, 0}) or late()
+      return head == '' and no_more(0) or late()
     end
     buried = lease or nonce == '*'
     fresh = buried and must_be(tomb, 'set') == 'none'
@@ -139,6 +175,14 @@ if not is_plain then
   end
   if head ~= '' then
     redis.call('XLEN', events)
+  end
+  if result ~= '' then
+    if lease then
+      redis.call('SCARD', prefix .. ':held:' .. worker)
+    end
+    if not stores_result() then
+      return {3, 0}
+    end
   end
 
   if lease then
@@ -166,6 +210,11 @@ if not is_plain then
   if tag ~= '' then
     strike(unacked, index, tag)
   end
+elseif result ~= '' then
+  redis.call('XLEN', events)
+  if not stores_result() then
+    return {3, 0}
+  end
 end
 
 if head ~= '' then
@@ -185,17 +234,6 @@ if head ~= '' then
   redis.call('PEXPIRE', queue, queue_ttl)
   redis.call('PUBLISH', channel, told)
   redis.call('PUBLISH', everybody, told)
-end
--- Celery's own result, as Celery stores it: a success that is there stays. Where the key is forbidden to us, it has to.
-local is_stored
-if result ~= '' then
-  local is_json, meta = pcall(cjson.decode, redis.pcall('GET', result))
-  is_stored = 1
-  if not (is_json and type(meta) == 'table' and meta.status == 'SUCCESS') then
-    local reply = expires == '0' and redis.pcall('SET', result, value) or redis.pcall('SETEX', result, expires, value)
-    is_stored = reply.err and 0 or 1
-    redis.pcall('PUBLISH', result, value)
-  end
 end
 if finished then
   redis.call('PUBLISH', batch_channel, string.format('{"poll_id": %s}', cjson.encode(poll)))

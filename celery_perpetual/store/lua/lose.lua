@@ -37,7 +37,7 @@ end
 
 -- A lease behind worker and nonce: its order as the beginning of a state, its token, how often it may be lost and what
 -- follows then, and tag and task as the end of a state.
-local LOST = '^|(%d+|%d+|)(%d*)|%d*|(%d+)|(%a*)|([^|]*|(.*))$'
+local LOST = '^|(%d+|%d+|)([^|]*)|[^|]*|(%d+)|([^|]*)|([^|]*|(.*))$'
 
 -- What becomes of executions of one worker: each is sent again, ended as lost, or parked. Parking writes five times as
 -- much, so it counts as five of the `most` executions that are dealt with now. Only reads, and meets every key that losing
