@@ -61,7 +61,7 @@ local item, finished, state = nil, false, nil
 -- Celery's own result, as Celery stores it: a success that is there stays. False where that is forbidden to us, or what
 -- is there cannot be read: then Celery has to. Published first, as whoever may not publish must not store either.
 local is_stored
-local function stores_result()
+local stores_result = result ~= '' and function()
   local there = redis.pcall('GET', result)
   local is_read, meta = pcall(cjson.decode, there or '{}')
   if not is_read or type(meta) ~= 'table' or (there and #there > 65536) then
@@ -84,9 +84,7 @@ end
 local is_plain = position < 0 and nonce == '' and tag == '' and not (known or lease or state_known)
   and redis.call('SISMEMBER', tombs .. today, id) == 0 and redis.call('SISMEMBER', tombs .. today - 1, id) == 0
 if not is_plain then
-  -- include record
   -- include typed
-  -- include settle
   -- include lease
   -- include strike
 
@@ -138,9 +136,12 @@ if not is_plain then
   if lease and nonce ~= '*' and holder ~= nonce then
     return late()
   end
-  local over = false
+  local over, close = false, nil
   if position >= 0 then
+    -- include record
+    -- include settle
     item, over = open_item()
+    close = settle
   end
   if over then
     -- A silent end leaves no record by which a repeated call is known.
@@ -206,7 +207,7 @@ if not is_plain then
       redis.call('PEXPIRE', tomb, batch_ttl + 86400000)
     end
   end
-  finished = item and settle(item)
+  finished = item and close(item)
   if tag ~= '' then
     strike(unacked, index, tag)
   end

@@ -6,7 +6,7 @@
 --   again  it is to be sent again, fail  it is to be ended as lost, parked  it waits for an operator
 -- A state begins with zeros that make it longer than 64 bytes: a small hash of shorter values is kept as a list, which
 -- every start and every end of a task would read from end to end for a state that is not there.
-local ZEROS = string.rep('0', 64)
+local ZEROS = '0000000000000000000000000000000000000000000000000000000000000000'
 
 local function lease_of(text)
   if text then
