@@ -68,7 +68,7 @@ def ticking(*, quick: bool) -> list[Row]:
 def awake(*, quick: bool) -> list[Row]:
     """One waiter, one id."""
     with EmbeddedServer() as server:
-        return latency.measure(server.url, samples=100 if quick else 400)
+        return latency.measure(server.url, samples=100 if quick else 1000)
 
 
 def waiting_for_many(*, quick: bool) -> list[Row]:

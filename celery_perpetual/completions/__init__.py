@@ -16,11 +16,12 @@ from celery_perpetual.completions.messages import ReceiveStep
 from celery_perpetual.completions.ours import announces, standing
 from celery_perpetual.completions.propagation import goes_back, watch_propagation
 from celery_perpetual.completions.signals import connect, end
-from celery_perpetual.completions.stored import RETURNED, watch_results
+from celery_perpetual.completions.stored import RETURNED, tell_returned, watch_results
 from celery_perpetual.completions.waiting import Waiting
 
 __all__ = [
     "RETURNED", "Announcer", "AsyncWaiting", "BatchResult", "Completion", "Event", "Hub", "ReceiveStep",
     "SurviveBrokerLoss", "Waiting", "annotate", "announces", "answers", "connect", "end", "goes_back", "pending",
-    "relay_batch_done", "results", "standing", "stream", "subscribe", "watch_propagation", "watch_results",
+    "relay_batch_done", "results", "standing", "stream", "subscribe", "tell_returned", "watch_propagation",
+    "watch_results",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""A success is told as soon as Celery has stored it.
+"""A success is told as soon as Celery has stored it, and at once where Celery has nothing to store.
 
 ``task_postrun`` comes later: Celery makes a representation of the result first, and whoever waits for the end would
 wait for that too. Only where code of the user's follows the storing (a hook of the task, a receiver of
@@ -13,7 +13,7 @@ from typing import Any
 
 from celery import states
 from celery.app.trace import task_has_custom
-from celery.backends.base import Backend
+from celery.backends.base import Backend, DisabledBackend
 from celery.signals import task_success
 from celery.utils.log import get_logger
 
@@ -45,13 +45,36 @@ def watch_results() -> None:
 
         if RETURNED not in getattr(request, "__dict__", ()) or state != states.SUCCESS:
             return store()
-        running = running_body(task_id)
-        if running is None or running.end is None or _has_hooks(running.task.__class__) or task_success.receivers:
+        running = _without_hooks(task_id)
+        if running is None:
             return store()
         return _told(self if store_result else None, store, running, running.end, result, request)
 
     mark_as_done.perpetual = True  # type: ignore[attr-defined]
     Backend.mark_as_done = mark_as_done  # type: ignore[method-assign]
+
+
+def tell_returned(task: Any, request: Any, result: Any) -> None:
+    """Tell a success of which Celery will neither store nor send anything: nothing else can become of it."""
+    if request.callbacks or request.chain or request.chord:
+        return
+    if not (task.ignore_result or request.ignore_result or isinstance(task.backend, DisabledBackend)):
+        return
+    running = _without_hooks(request.id)
+    if running is None:
+        return
+    try:
+        _told(None, lambda: None, running, running.end, result, request)
+    except Exception as error:  # noqa: BLE001  # it would be taken for the body's
+        logger.warning("perpetual: the end of task %s is told a little later: %r", request.id, error)
+
+
+def _without_hooks(task_id: str) -> Any:
+    """The body that runs here, where no code of the user's follows it."""
+    running = running_body(task_id)
+    if running is None or running.end is None or _has_hooks(running.task.__class__) or task_success.receivers:
+        return None
+    return running
 
 
 def _told(

@@ -21,7 +21,7 @@ from celery.canvas import _chain
 from celery.exceptions import Ignore, Reject
 from celery.utils.log import get_logger
 
-from celery_perpetual.completions import RETURNED
+from celery_perpetual.completions import RETURNED, tell_returned
 from celery_perpetual.completions.ours import BUILT_IN
 from celery_perpetual.completions.status import REPLACED
 from celery_perpetual.leases.delivery import NONCE, OF_DELIVERY
@@ -107,6 +107,7 @@ def _wrap_body(cls: Any) -> None:
         if current() is not None:  # whoever waits for this end waits for every call that is made here
             _must_hold(self)
         request.__dict__[RETURNED] = True
+        tell_returned(self, request, result)
         return result
 
     cls.__call__ = call
