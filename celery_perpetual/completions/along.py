@@ -77,7 +77,7 @@ def _is_at(store: Store, backend: Any) -> bool:
     kind: Any = type(backend)
     if kind is not RedisBackend or backend.serializer != "json" or store.address.kind != "tcp":
         return False
-    where = backend.connparams
+    where = backend.connparams  # its URL alone does not say: settings fill in what it leaves out
     host = "127.0.0.1" if where.get("host") == "localhost" else where.get("host")
     same = (host, where.get("port")) == store.address.place and (where.get("db") or 0) == store.address.db
     return same and all(_is_celerys(backend, name) for name in STEPS)

@@ -36,8 +36,9 @@ logger = get_logger(__name__)
 MOST_WAITING = 10_000
 RETRY_SECONDS = 0.5
 
-#: What the script answers for the end that counts, and where it has done nothing because it may not store the result.
-FIRST, REFUSED = 1, 3
+#: What the script answers for the end that counts, and where it has done nothing: it may not store the result, or
+#: cannot read what is there.
+FIRST, FORBIDDEN, UNREADABLE = 1, 3, 4
 
 
 class Announcer:

@@ -18,7 +18,7 @@ from celery.signals import task_success
 from celery.utils.log import get_logger
 
 from celery_perpetual.completions.along import leave_to_celery
-from celery_perpetual.completions.announce import REFUSED
+from celery_perpetual.completions.announce import FORBIDDEN, UNREADABLE
 from celery_perpetual.completions.completion import SUCCESS
 from celery_perpetual.completions.ends import Expected
 from celery_perpetual.completions.signals import Running, head_of, running_body
@@ -86,9 +86,9 @@ def _told(
         brought = announcer.to_store(backend, expected.task_id, result, request)
     head = head_of(running, request, SUCCESS, result=result)
     settled = None if brought is None else announcer.settle_with(expected, SUCCESS, head, brought)
-    if settled is not None and settled.verdict == REFUSED:
+    if settled is not None and settled.verdict == FORBIDDEN:
         leave_to_celery(backend)
-    elif settled is not None:
+    elif settled is not None and settled.verdict != UNREADABLE:
         running.over = True
         return None if settled.is_stored else store()
     reply = store()

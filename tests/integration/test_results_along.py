@@ -29,6 +29,11 @@ def deliver(value, name="default"):
 def odd():
     return object()
 
+@app.task(bind=True, base=PerpetualTask)
+def goes_on(self, done):
+    self.update_state(state="PROGRESS", meta={"status": "SUCCESS", "done": done})
+    return "end"
+
 @app.task
 def gathered(values):
     return sorted(values)
@@ -153,6 +158,19 @@ def test_another_backend_is_left_to_celery(project: Callable[..., Project], redi
 
     assert monitor.stores(task_id) == ["tcp"]
     assert proj.redis.exists(f"perpetual:completion:{task_id}")
+
+
+def test_a_state_that_is_there(project: Callable[..., Project], raw_redis: redis.Redis, redis_url: str) -> None:
+    """Whatever a task has said of itself, its success replaces it; one too large to be looked at hinders no other."""
+    proj = project(SOURCE, result_backend=redis_url)
+    proj.worker(concurrency=1).ready()
+    with Monitor(redis_url) as monitor:
+        ids = [deliver(proj, f"goes_on.delay({done})") for done in ("1", "'x' * 70_000", "2")]
+
+    assert [monitor.stores(task_id) for task_id in ids] == [["tcp", "lua"], ["tcp", "tcp"], ["tcp", "lua"]]
+    for task_id in ids:
+        assert json.loads(raw_redis.get(PREFIX + task_id) or "{}")["result"] == "end"
+        assert proj.redis.exists(f"perpetual:completion:{task_id}")
 
 
 @pytest.mark.parametrize("forbidden", [{"keys": ["[^c]*", "celery", "celery[^-]*"], "channels": ["*"]},

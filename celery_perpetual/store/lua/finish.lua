@@ -39,8 +39,9 @@
 -- ARGV[15] result       text    key of Celery's result, '' = Celery stores it by itself
 -- ARGV[16] value        JSON    what Celery would store there
 -- ARGV[17] expires      s       how long that stays, 0 = for ever
--- returns {1 first end, 2 late, 0 nothing known and nothing announced, 3 nothing is done because the result may not be
--- stored; 1 if the batch's message is to be sent now; 1 if the result is stored}
+-- returns {1 first end, 2 late, 0 nothing known and nothing announced, 3 nothing is done because the key or the channel
+-- of the result is forbidden, 4 nothing is done because what is there cannot be read; 1 if the batch's message is to be
+-- sent now; 1 if the result is stored}
 local batch, chunk, done, completion, queue, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local everybody, events, counters, batches = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local batch_channel = KEYS[11]
@@ -58,26 +59,28 @@ local lease, state_known = redis.call('HGET', leases, id), redis.call('HGET', st
 local today = math.floor(now / 86400000)
 local item, finished, state = nil, false, nil
 
--- Celery's own result, as Celery stores it: a success that is there stays. False where that is forbidden to us, or what
--- is there cannot be read: then Celery has to. Published first, as whoever may not publish must not store either.
+-- Celery's own result, as Celery stores it: a success that is there stays. Returns why Celery has to do it, if it has to.
+-- Published first, as whoever may not publish must not store either.
 local is_stored
-local stores_result = result ~= '' and function()
+local obstacle = result ~= '' and function()
   local there = redis.pcall('GET', result)
+  if type(there) == 'table' then
+    return 3
+  end
   local is_read, meta = pcall(cjson.decode, there or '{}')
   if not is_read or type(meta) ~= 'table' or (there and #there > 65536) then
-    return false
+    return 4
   end
   if meta.status ~= 'SUCCESS' then
     if type(redis.pcall('PUBLISH', result, value)) ~= 'number' then
-      return false
+      return 3
     end
     local reply = expires == '0' and redis.pcall('SET', result, value) or redis.pcall('SETEX', result, expires, value)
     if reply.err then
-      return false
+      return 3
     end
   end
   is_stored = 1
-  return true
 end
 
 -- Nearly always nothing is known of a task that needs no lease: then all that follows need not even be defined.
@@ -181,8 +184,9 @@ if not is_plain then
     if lease then
       redis.call('SCARD', prefix .. ':held:' .. worker)
     end
-    if not stores_result() then
-      return {3, 0}
+    local why = obstacle()
+    if why then
+      return {why, 0}
     end
   end
 
@@ -213,8 +217,9 @@ if not is_plain then
   end
 elseif result ~= '' then
   redis.call('XLEN', events)
-  if not stores_result() then
-    return {3, 0}
+  local why = obstacle()
+  if why then
+    return {why, 0}
   end
 end
 

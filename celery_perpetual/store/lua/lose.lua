@@ -40,7 +40,7 @@ end
 local LOST = '^|(%d+|%d+|)([^|]*)|[^|]*|(%d+)|([^|]*)|([^|]*|(.*))$'
 
 -- What becomes of executions of one worker: each is sent again, ended as lost, or parked. Parking writes five times as
--- much, so it counts as five of the `most` executions that are dealt with now. Only reads, and meets every key that losing
+-- much, so it counts as five of the `most_now` executions that are dealt with now. Only reads, and meets every key that losing
 -- them writes to, so that one of a wrong type fails the script before its first write. `flag` is what becomes of the last.
 local function plan_losses(worker, ids, texts, counts, reason, most_now)
   local plan = {worker = worker, ids = {}, counts = counts, reason = reason, told = {}, parks = {}, written = {},
