@@ -41,6 +41,26 @@ def test_a_worker_that_dies_between_two_steps(project: Callable[..., Project], p
     check(proj)
 
 
+@pytest.mark.parametrize("point", ["task.finishing:2", "task.finished:2"])
+def test_a_result_is_there_when_its_end_is(project: Callable[..., Project], redis_url: str, point: str) -> None:
+    """Celery's result is stored in the step that settles the end: a death beside it leaves both or none."""
+    proj = project(SIX, result_backend=redis_url, **SETTINGS)
+    proj.write("released", "")
+    proj.beat().ready()
+    dying = proj.worker(pool="threads", env={"PERPETUAL_CRASH_AT": point})
+    assert dying.wait(60) == -signal.SIGKILL
+
+    ended, stored = (
+        {key.rpartition(infix)[2] for key in proj.redis.keys(f"*{infix}*")}
+        for infix in ("perpetual:completion:", "celery-task-meta-")
+    )
+    assert ended == stored
+    proj.worker(pool="threads").ready()
+
+    check(proj)
+    assert len(proj.redis.keys("celery-task-meta-*")) == 6
+
+
 @pytest.mark.parametrize(
     "point", ["lost.sent", "lost.sending:2", pytest.param("lost.sending", marks=pytest.mark.matrix)]
 )
