@@ -18,8 +18,8 @@ from workers import cpu_of
 
 from celery_perpetual import Perpetual, PerpetualTask
 from celery_perpetual.embedded import EmbeddedServer
-from celery_perpetual.leases.leases import COPY, NONCE, TAG
-from celery_perpetual.leases.sweep import AT_ONCE
+from celery_perpetual.leases.grants import COPY, NONCE, TAG
+from celery_perpetual.recovery.sweep import AT_ONCE
 
 if TYPE_CHECKING:
     import redis
@@ -113,7 +113,7 @@ class Leased:
 
             options: dict[str, Any] = {"poll_every": 3600, "next_batch": list, "shared": False}
             self._task = app.task(base=PerpetualTask, name="sweep.work", **options)(work)
-            self._leases: Any = Perpetual(app).leasing
+            self._leases: Any = Perpetual(app).grants
             app.finalize()
             self._client: redis.Redis = self._leases.store.redis
             stack.callback(self._leases.store.close)
@@ -170,10 +170,10 @@ class Leased:
         assert done["xadd"] == taken, done
         assert done["zrem"] == DEAD, done
         scripts = [one for name, one in stats.items() if name in {"cmdstat_eval", "cmdstat_evalsha"}]
-        lost = client.zrange(keys.again, 0, -1)
+        lost = client.zrange(keys.resend, 0, -1)
         assert len(lost) == taken
         # They have been sent again and have ended.
-        client.delete(keys.again)
+        client.delete(keys.resend)
         client.hdel(keys.states, *lost)
         client.hdel(keys.copies, *lost)
         usec = sum(one["usec"] for one in scripts)

@@ -18,11 +18,12 @@ from celery import Celery
 from measuring import executed, median
 
 from celery_perpetual import Perpetual, PerpetualTask
-from celery_perpetual.beat.base_runs import BaseRuns
 from celery_perpetual.beat.clock import Clock
+from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
-from celery_perpetual.polling import PollThreads, Runner
-from celery_perpetual.tasks import discover
+from celery_perpetual.polling.runner import Runner
+from celery_perpetual.polling.threads import PollThreads
+from celery_perpetual.tasks.discovery import discover
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -68,7 +69,7 @@ class Ticking:
         runner = Runner(app, self.store, maxlen)
         # As beat's engine puts them together.
         self.polls = PollThreads(runner.poll, self.perpetual.settings.poll_threads, 16)
-        self.clock = Clock(self.store, self.leadership, roster, runner, self.polls, BaseRuns(self.store))
+        self.clock = Clock(self.store, self.leadership, roster, runner, self.polls, EntryRuns(self.store))
         self.polls.on_end = self.clock.wake
 
     def __enter__(self) -> Self:

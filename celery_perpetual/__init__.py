@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from celery_perpetual.app import Perpetual
 from celery_perpetual.beat.scheduler import PerpetualScheduler
-from celery_perpetual.completions import BatchResult, Completion
+from celery_perpetual.completions.batches import BatchResult
+from celery_perpetual.completions.completion import Completion
 from celery_perpetual.errors import (
     BatchTooLarge,
     ContractError,
@@ -20,8 +21,11 @@ from celery_perpetual.errors import (
     UnknownTask,
     UnknownUnit,
 )
-from celery_perpetual.polling import Poll, PollOutcome
-from celery_perpetual.tasks import Batch, Defer, Item, Pause, PerpetualOptions, PerpetualTask, Skip
+from celery_perpetual.polling.outcome import PollOutcome
+from celery_perpetual.polling.poll import Poll
+from celery_perpetual.tasks.items import Batch, Defer, Item, Pause, Skip
+from celery_perpetual.tasks.options import PerpetualOptions
+from celery_perpetual.tasks.task import PerpetualTask
 
 __all__ = [
     "Batch",

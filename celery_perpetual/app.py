@@ -10,40 +10,31 @@ from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from celery_perpetual.completions import (
-    AsyncWaiting,
-    BatchResult,
-    Completion,
-    Event,
-    Hub,
-    Waiting,
-    annotate,
-    answers,
-    pending,
-    stream,
-    subscribe,
-)
+from celery_perpetual.completions.annotations import annotate
+from celery_perpetual.completions.batches import BatchResult
+from celery_perpetual.completions.completion import Completion
 from celery_perpetual.errors import ContractError
-from celery_perpetual.operations import (
-    Explanation,
-    Finding,
-    LeaseOperations,
-    Preview,
-    Unit,
-    Units,
-    check,
-    explain,
-    find,
-    forget_cursor,
-    poll_by_hand,
-    poll_in_worker,
-    preview,
-    write_cursor,
-)
-from celery_perpetual.polling import EVERYTHING, Paused, Pauses, PollOutcome, Runner, outcomes
-from celery_perpetual.polling.outcome import format_time
-from celery_perpetual.store import script
-from celery_perpetual.tasks import UNSET, Perpetuity, load
+from celery_perpetual.operations.check import Finding, check
+from celery_perpetual.operations.cursors import forget_cursor, write_cursor
+from celery_perpetual.operations.leases import LeaseOperations
+from celery_perpetual.operations.lookup import find
+from celery_perpetual.operations.polls import poll_by_hand, poll_in_worker
+from celery_perpetual.operations.preview import Preview, preview
+from celery_perpetual.operations.units import Unit, Units
+from celery_perpetual.operations.why import Explanation, explain
+from celery_perpetual.pauses import EVERYTHING, Paused, Pauses
+from celery_perpetual.polling.outcome import PollOutcome, outcomes
+from celery_perpetual.polling.runner import Runner
+from celery_perpetual.store.scripts import script
+from celery_perpetual.tasks.contract import TaskContract
+from celery_perpetual.tasks.discovery import load
+from celery_perpetual.tasks.items import UNSET
+from celery_perpetual.times import format_time
+from celery_perpetual.waiting.aio import AsyncWaiting
+from celery_perpetual.waiting.hub import Hub
+from celery_perpetual.waiting.lookup import answers, pending
+from celery_perpetual.waiting.streams import Event, stream, subscribe
+from celery_perpetual.waiting.waits import Waiting
 from celery_perpetual.wiring import wire
 
 if TYPE_CHECKING:
@@ -126,8 +117,8 @@ class Perpetual(LeaseOperations):
 
     def why(self, task: Any, tenant: Any = None) -> Explanation:
         """Explain from what is stored why a unit is quiet, or what it does next."""
-        perpetuity = find(self.app, task, tenant)
-        return explain(self.store, perpetuity, self._units.one(perpetuity))
+        contract = find(self.app, task, tenant)
+        return explain(self.store, contract, self._units.one(contract))
 
     def cursor(self, task: Any, tenant: Any = None) -> Any:
         """The unit's cursor, or None."""
@@ -272,7 +263,7 @@ class Perpetual(LeaseOperations):
         return EVERYTHING if task is None else find(self.app, task, tenant).unit
 
     def _units_of(self, scope: str) -> list[str]:
-        everything: list[Perpetuity] = list(load(self.app).tasks.values())
+        everything: list[TaskContract] = list(load(self.app).tasks.values())
         return [each.unit for each in everything] if scope == EVERYTHING else [scope]
 
 

@@ -9,15 +9,21 @@ from celery import bootsteps, signals
 from celery.beat import Service
 from celery.utils.log import get_logger
 
-from celery_perpetual.beat.configured import other_scheduler
 from celery_perpetual.beat.scheduler import PerpetualScheduler
-from celery_perpetual.completions import ReceiveStep, SurviveBrokerLoss, connect, watch_propagation, watch_results
+from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
-from celery_perpetual.leases import DropStep, HeartStep, guard_tasks, watch_tracers
-from celery_perpetual.polling import POLL_TASK
+from celery_perpetual.polling.in_worker import TASK as POLL_TASK
 from celery_perpetual.settings import Settings
-from celery_perpetual.store import Store
-from celery_perpetual.tasks import discover
+from celery_perpetual.store.connection import Store
+from celery_perpetual.tasks.discovery import discover
+from celery_perpetual.worker.broker_loss import SurviveBrokerLoss
+from celery_perpetual.worker.drop import DropStep
+from celery_perpetual.worker.early_success import watch_results
+from celery_perpetual.worker.guard import guard_tasks, watch_tracers
+from celery_perpetual.worker.heartbeat import HeartbeatStep
+from celery_perpetual.worker.malformed import RefuseMalformedStep
+from celery_perpetual.worker.propagation import watch_propagation
+from celery_perpetual.worker.signals import connect
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -37,9 +43,9 @@ def wire(app: Celery) -> None:
     register: Any = app.task(name=POLL_TASK, bind=True, shared=False, ignore_result=True, acks_late=False)
     register(_poll)
     app.steps["worker"].add(WorkerCheck)
-    app.steps["worker"].add(HeartStep)
+    app.steps["worker"].add(HeartbeatStep)
     app.steps["consumer"].add(SurviveBrokerLoss)
-    app.steps["consumer"].add(ReceiveStep)
+    app.steps["consumer"].add(RefuseMalformedStep)
     app.steps["consumer"].add(DropStep)
     signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid="celery_perpetual.scheduler")
     app.on_after_configure.connect(_after_configure, weak=False, dispatch_uid="celery_perpetual.scheduler")

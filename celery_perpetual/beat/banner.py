@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from celery_perpetual.beat.configured import other_scheduler
+from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
-from celery_perpetual.store import store_warnings
-from celery_perpetual.tasks import discover
+from celery_perpetual.store.health import store_warnings
+from celery_perpetual.tasks.discovery import discover
 
 if TYPE_CHECKING:
     from celery import Celery
     from celery.beat import Scheduler
 
     from celery_perpetual.settings import Settings
-    from celery_perpetual.store import Store
+    from celery_perpetual.store.connection import Store
 
 
 def banner(app: Celery, settings: Settings, store: Store, ours: type[Scheduler]) -> str:

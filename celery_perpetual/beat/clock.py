@@ -16,15 +16,18 @@ from queue import Empty, SimpleQueue
 
 from celery.utils.log import get_logger
 
-from celery_perpetual.beat.ahead import Ahead, Look
-from celery_perpetual.beat.base_runs import BaseRuns
+from celery_perpetual.beat.due import DueReader, DueUnits
+from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.errors import StoreUnavailable
-from celery_perpetual.polling import Claim, Claims, Ends, NotLeading, PollThreads, Runner
-from celery_perpetual.polling.threads import MOST_ENDS
-from celery_perpetual.store import Store, script
-from celery_perpetual.tasks import Perpetuity
+from celery_perpetual.polling.claims import Claim, Claims, NotLeading
+from celery_perpetual.polling.closing import PollEnds
+from celery_perpetual.polling.runner import Runner
+from celery_perpetual.polling.threads import MOST_ENDS, PollThreads
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
+from celery_perpetual.tasks.contract import TaskContract
 
 logger = get_logger(__name__)
 
@@ -55,7 +58,7 @@ class Clock(threading.Thread):
         roster: Roster,
         runner: Runner,
         threads: PollThreads,
-        base_runs: BaseRuns,
+        entry_runs: EntryRuns,
     ) -> None:
         super().__init__(name="perpetual-clock", daemon=True)
         self._store = store.clone()
@@ -63,12 +66,12 @@ class Clock(threading.Thread):
         self._roster = roster
         self._runner = runner
         self._threads = threads
-        self._base_runs = base_runs
+        self._base_runs = entry_runs
         self._claims = Claims(self._store, runner.events_maxlen)
-        self._ahead = Ahead(self._claims)
-        self._ends = Ends(store.clone(), runner.events_maxlen)
+        self._ahead = DueReader(self._claims)
+        self._ends = PollEnds(store.clone(), runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
-        self._unregistered: deque[Perpetuity] = deque()
+        self._unregistered: deque[TaskContract] = deque()
         self._couriers = PollThreads(runner.run, COURIERS, 0)
         """Threads that only send polls to workers; no user code runs on them."""
         self._alone: str | None = None
@@ -156,7 +159,7 @@ class Clock(threading.Thread):
             self._alone = rows[0].unit
         claims = self._claim(leader, look._replace(rows=rows))
         for claim in claims:
-            claim.travels = claim.travels or worn_out
+            claim.runs_in_worker = claim.runs_in_worker or worn_out
         self._start(claims)
         return 0.0 if self._room(worn_out) else NO_ROOM
 
@@ -166,11 +169,11 @@ class Clock(threading.Thread):
     def _alone_runs(self) -> bool:
         return self._alone is not None and any(claim.unit == self._alone for claim in self._threads.running)
 
-    def _claim(self, leader: str, look: Look) -> list[Claim]:
+    def _claim(self, leader: str, look: DueUnits) -> list[Claim]:
         wanted = [
-            (perpetuity, perpetuity.cadence.occurrence(row.at, row.anchor, row.trigger, look.now))
+            (contract, contract.cadence.occurrence(row.at, row.anchor, row.trigger, look.now))
             for row in look.rows
-            if (perpetuity := self._roster.units.get(row.unit)) is not None
+            if (contract := self._roster.units.get(row.unit)) is not None
         ]
         if not wanted or self._halt.is_set():
             return []
@@ -179,7 +182,7 @@ class Clock(threading.Thread):
     def _start(self, claims: list[Claim]) -> None:
         here = []
         for claim in claims:
-            if claim.travels:
+            if claim.runs_in_worker:
                 self._couriers.start(claim)
             elif (hanging := self._threads.hanging(claim.unit)) is not None:
                 self._runner.skip_hanging(claim, hanging)
@@ -221,22 +224,22 @@ class Clock(threading.Thread):
                 self._unregistered.popleft()
 
     def _forget(self, leader: str, units: list[str]) -> None:
-        if units and not script("forget")(
+        if units and not script("unschedule")(
             self._store, leader=self._store.keys.leader, due=self._store.keys.due, mine=leader, tail=units
         ):
             raise NotLeading
 
 
-def _pause(look: Look) -> float:
+def _pause(look: DueUnits) -> float:
     """Seconds until something is due."""
     if look.following is None:
         return LONGEST_PAUSE
     return max(0.001, min(LONGEST_PAUSE, (look.following - look.now) / 1000))
 
 
-def _spread(perpetuity: Perpetuity, units: int) -> float:
+def _spread(contract: TaskContract, units: int) -> float:
     """Milliseconds, the same on every beat."""
     if units <= MANY_UNITS:
         return 0
-    share = int.from_bytes(blake2b(perpetuity.unit.encode(), digest_size=4).digest(), "big") / 2**32
-    return share * min(perpetuity.cadence.every_ms or LONGEST_SPREAD_MS, LONGEST_SPREAD_MS)
+    share = int.from_bytes(blake2b(contract.unit.encode(), digest_size=4).digest(), "big") / 2**32
+    return share * min(contract.cadence.every_ms or LONGEST_SPREAD_MS, LONGEST_SPREAD_MS)

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING
 
 from celery.utils.log import get_logger
 
-from celery_perpetual.beat.base_runs import BaseRuns
 from celery_perpetual.beat.clock import Clock
-from celery_perpetual.beat.cycle import Cycle
+from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
-from celery_perpetual.beat.memory import Memory
+from celery_perpetual.beat.maintenance import Maintenance
 from celery_perpetual.beat.roster import Roster
-from celery_perpetual.leases import Leases, Sweep
-from celery_perpetual.polling import Pauses, PollThreads, Runner
+from celery_perpetual.beat.store_identity import StoreIdentity
+from celery_perpetual.leases.grants import Grants
+from celery_perpetual.pauses import Pauses
+from celery_perpetual.polling.runner import Runner
+from celery_perpetual.polling.threads import PollThreads
+from celery_perpetual.recovery.sweep import Sweep
 from celery_perpetual.settings import Settings
-from celery_perpetual.store import Store
+from celery_perpetual.store.connection import Store
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -40,9 +43,9 @@ class Engine:
         self.app = app
         self.settings = Settings.from_app(app)
         self.store = Store.from_app(app, self.settings)
-        self.base_runs = BaseRuns(self.store)
+        self.entry_runs = EntryRuns(self.store)
         self._leadership: Leadership | None = None
-        self._threads: list[Clock | Cycle] = []
+        self._threads: list[Clock | Maintenance] = []
         self._stop_by: float | None = None
 
     @property
@@ -80,16 +83,16 @@ class Engine:
         leadership.knows(len(roster.discovery.tasks), roster.discovery.digest())
         runner = Runner(self.app, store, settings.events_maxlen)
         polls = PollThreads(runner.poll, settings.poll_threads, settings.max_abandoned_polls)
-        clock = Clock(store, leadership, roster, runner, polls, self.base_runs)
-        self.base_runs.on_run = polls.on_end = clock.wake
-        memory = Memory(
+        clock = Clock(store, leadership, roster, runner, polls, self.entry_runs)
+        self.entry_runs.on_run = polls.on_end = clock.wake
+        memory = StoreIdentity(
             store,
             Pauses(store, settings.events_maxlen),
             pause=settings.on_store_lost == "pause",
             events_maxlen=settings.events_maxlen,
         )
-        sweep = Sweep(self.app, Leases(self.app, store, settings))
-        cycle = Cycle(store, leadership, roster, runner, sweep, settings.cycle_interval, memory.refresh)
+        sweep = Sweep(self.app, Grants(self.app, store, settings))
+        cycle = Maintenance(store, leadership, roster, runner, sweep, settings.cycle_interval, memory.refresh)
         self._leadership, self._threads = leadership, [clock, cycle]
         leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
         for thread in self._threads:
@@ -112,7 +115,7 @@ class Engine:
 
     def _let_go(self, runner: Runner, polls: PollThreads) -> None:
         """What the next leader should not have to wait for, while this one still holds the lead."""
-        self.base_runs.save()
+        self.entry_runs.save()
         for claim in polls.running:
             if not claim.committed:
                 runner.give_up(claim)

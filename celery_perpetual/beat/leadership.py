@@ -34,7 +34,8 @@ from celery.utils.log import get_logger
 
 from celery_perpetual.errors import SettingsError, StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.store import Store, script
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
 
 logger = get_logger(__name__)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
-from celery_perpetual.store import Store, script
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
 
 #: A deploy that is rolled back within this time finds its units as it left them.
 AGE_MS = 7 * 24 * 3600 * 1000

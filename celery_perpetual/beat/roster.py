@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from celery.utils.log import get_logger
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.tasks import Discovery, Perpetuity, discover, unit_name
+from celery_perpetual.tasks.contract import TaskContract
+from celery_perpetual.tasks.discovery import Discovery, discover
+from celery_perpetual.tasks.names import unit_name
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -47,7 +49,7 @@ class Roster:
 
     def _use(self, discovery: Discovery) -> None:
         self.discovery = discovery
-        self.units: Mapping[str, Perpetuity] = discovery.units(self._settings.disabled)
+        self.units: Mapping[str, TaskContract] = discovery.units(self._settings.disabled)
         self.disabled = {unit_name(name) for name in discovery.tasks} - self.units.keys()
         for warning in discovery.warnings:
             logger.warning("perpetual: %s", warning)

@@ -114,7 +114,7 @@ class PerpetualScheduler(Scheduler):
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
         """Send a due entry of the base scheduler, and remember when, for whoever leads next."""
         super().apply_entry(entry, producer=producer)
-        self._perpetual_engine.base_runs.ran(entry.name, time.time())
+        self._perpetual_engine.entry_runs.ran(entry.name, time.time())
 
     def close(self) -> None:
         """Release the lead and close the base scheduler.
@@ -148,7 +148,7 @@ class PerpetualScheduler(Scheduler):
             return
         super().setup_schedule()
         if self._perpetual_shares_runs:
-            self._perpetual_engine.base_runs.restore(self.schedule, self.app.timezone)
+            self._perpetual_engine.entry_runs.restore(self.schedule, self.app.timezone)
         self._heap = None
         self._perpetual_base_ready = True
 
@@ -156,7 +156,7 @@ class PerpetualScheduler(Scheduler):
         """Let go of the base scheduler's file and connections; another beat may lead by now."""
         if self._perpetual_base_ready:
             self._perpetual_base_ready = False
-            self._perpetual_engine.base_runs.forget()
+            self._perpetual_engine.entry_runs.forget()
             self._perpetual_hang_up()
             super().close()
 

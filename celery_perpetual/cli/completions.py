@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from celery_perpetual.cli.group import as_json, show, verb
-from celery_perpetual.polling.outcome import format_time
+from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
-    from celery_perpetual.completions import Completion
+    from celery_perpetual.completions.completion import Completion
 
 OTHER_END, UNKNOWN, TIMED_OUT = 1, 3, 4
 

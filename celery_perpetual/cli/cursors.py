@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, table, verb
-from celery_perpetual.tasks import UNSET
+from celery_perpetual.tasks.items import UNSET
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual

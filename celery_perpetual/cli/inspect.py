@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, table, verb
-from celery_perpetual.polling.outcome import format_time
+from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
-    from celery_perpetual.polling import PollOutcome
+    from celery_perpetual.polling.outcome import PollOutcome
 
 
 @verb

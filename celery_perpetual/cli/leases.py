@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from celery_perpetual.cli.group import as_json, show, table, verb
-from celery_perpetual.polling.outcome import format_time
+from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual

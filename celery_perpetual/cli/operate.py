@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb
-from celery_perpetual.polling.outcome import parse_time
+from celery_perpetual.times import parse_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable

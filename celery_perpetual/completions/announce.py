@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
-from celery_perpetual.completions.along import Stored, to_store
+from celery_perpetual.broker.unacked import unacked_keys
 from celery_perpetual.completions.batches import send_batch_done
-from celery_perpetual.completions.ends import End, Expected, Settled
+from celery_perpetual.completions.end import ExpectedEnd, FinishReply, TaskEnd
+from celery_perpetual.completions.result_in_script import ResultToStore, result_to_store
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.publishing import books_of
-from celery_perpetual.store import Of, Prepared, Store
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.prepared import Of, Prepared
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -52,17 +53,17 @@ class Announcer:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._waiting: deque[tuple[Expected, str, str]] = deque(maxlen=MOST_WAITING)
+        self._waiting: deque[tuple[ExpectedEnd, str, str]] = deque(maxlen=MOST_WAITING)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
     @cached_property
     def _finish(self) -> Prepared:
-        keys, settings, books = self._store.keys, self._settings, books_of(self._app)
+        keys, settings, books = self._store.keys, self._settings, unacked_keys(self._app)
         return Prepared(
             self._store, "finish", yielding=True,
             everybody=keys.everybody, events=keys.events, counters=keys.counters, batches=keys.batches,
-            leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked, again=keys.again,
+            leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked, resend=keys.resend,
             batch_ttl=_ms(settings.tombstone_ttl), record_ttl=_ms(settings.completion_ttl),
             queue_ttl=_ms(settings.queue_ttl), maxlen=settings.events_maxlen, prefix=keys.prefix,
             completion=(keys.completion_prefix, Of("id")), channel=(keys.channel_prefix, Of("id")),
@@ -71,19 +72,19 @@ class Announcer:
             unacked=books.unacked, index=books.received,
         )  # fmt: skip
 
-    def expect(self, task_id: str, task: str | None, **facts: Any) -> Expected:
+    def expect(self, task_id: str, task: str | None, **facts: Any) -> ExpectedEnd:
         """An end that is to come; see :class:`Expected`. Asks nobody."""
-        return Expected(self._finish, self._store.keys, task_id, task, **facts)
+        return ExpectedEnd(self._finish, self._store.keys, task_id, task, **facts)
 
-    def to_store(self, backend: Any, task_id: str, result: Any, request: Any) -> Stored | None:
+    def result_to_store(self, backend: Any, task_id: str, result: Any, request: Any) -> ResultToStore | None:
         """What Celery's result backend would store, if it can be stored with the end; see :mod:`.along`."""
-        return to_store(self._store, backend, task_id, result, request)
+        return result_to_store(self._store, backend, task_id, result, request)
 
-    def finish(self, end: End) -> None:
+    def finish(self, end: TaskEnd) -> None:
         """Settle one end. Returns within ``perpetual_store_timeout``."""
         self.settle_soon(*self._written(end))
 
-    def settle_soon(self, expected: Expected, status: str, head: str) -> None:
+    def settle_soon(self, expected: ExpectedEnd, status: str, head: str) -> None:
         """Settle an end that was expected, now if the store answers. Returns within ``perpetual_store_timeout``."""
         if self._pid != os.getpid():  # forked: the parent's ends are the parent's
             self._reset()
@@ -94,7 +95,7 @@ class Announcer:
         if self._waiting:
             self._settle_later()
 
-    def settle_with(self, expected: Expected, status: str, head: str, result: Stored) -> Settled | None:
+    def settle_with(self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore) -> FinishReply | None:
         """Settle an end and store its result for Celery; None where others wait for the store, or it did not answer.
 
         Returns within ``perpetual_store_timeout``.
@@ -134,7 +135,7 @@ class Announcer:
             except Exception:
                 logger.exception("perpetual: the end of task %s could not be settled", end[0].task_id)
 
-    def tell(self, end: End) -> int:
+    def tell(self, end: TaskEnd) -> int:
         """Settle an end at once: :data:`FIRST`, or another number where the task had ended before, or is not known.
 
         Raises:
@@ -142,7 +143,7 @@ class Announcer:
         """
         return self._settle(*self._written(end)).verdict
 
-    def _written(self, end: End) -> tuple[Expected, str, str]:
+    def _written(self, end: TaskEnd) -> tuple[ExpectedEnd, str, str]:
         expected = self.expect(
             end.task_id, end.task, announce=end.announce, worker=end.worker, attempt=end.attempt, nonce=end.nonce,
             leased=end.leased, tag=end.tag,
@@ -152,7 +153,9 @@ class Announcer:
         )  # fmt: skip
         return expected, end.status, head
 
-    def _settle(self, expected: Expected, status: str, head: str, result: Stored | None = None) -> Settled:
+    def _settle(
+        self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore | None = None
+    ) -> FinishReply:
         settled = expected.settle(status, head, result)
         reach("task.finished")
         if settled.batch_done:  # the broker may be slow, and the task that happened to be the last has ended

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
-from celery_perpetual.ledger import BATCH_INDEX, base
-from celery_perpetual.publishing import publish_once
-from celery_perpetual.store import Store
+from celery_perpetual.ledger.ids import BATCH_INDEX, base
+from celery_perpetual.publishing.push_once import publish_once
+from celery_perpetual.store.connection import Store
 
 if TYPE_CHECKING:
     from celery import Celery

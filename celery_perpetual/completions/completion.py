@@ -12,8 +12,8 @@ from typing import Any
 from celery.exceptions import TaskRevokedError
 
 from celery_perpetual.errors import NotSuccessful, TaskLost
-from celery_perpetual.ledger import place
-from celery_perpetual.polling.outcome import format_time, parse_time
+from celery_perpetual.ledger.ids import parse_item_id
+from celery_perpetual.times import format_time, parse_time
 
 SUCCESS, FAILURE, REVOKED, EXPIRED = "success", "failure", "revoked", "expired"
 REJECTED, IGNORED, LOST, PENDING, UNKNOWN = "rejected", "ignored", "lost", "pending", "unknown"
@@ -133,7 +133,7 @@ def from_celery(task_id: str, meta: Any) -> Completion | None:
         at = parse_time(at)
     if isinstance(at, datetime) and at.tzinfo is None:
         at = at.replace(tzinfo=timezone.utc)
-    where = place(task_id)
+    where = parse_item_id(task_id)
     return Completion(
         task_id=task_id, task=meta.get("name"), status=status, finished_at=at, worker=meta.get("worker"),
         error=error_of(result) if status in (FAILURE, LOST) else None,

@@ -34,14 +34,3 @@ What may happen twice: a message may be delivered and dropped twice, and code ou
 the worker's own) may see both. What a body did before its worker died has happened. What never happens: two bodies of
 one id run at once, unless the first one has lost its lease; two final ends of one id.
 """
-
-from __future__ import annotations
-
-from celery_perpetual.leases.again import Again
-from celery_perpetual.leases.guard import guard_tasks, watch_tracers
-from celery_perpetual.leases.heart import HeartStep
-from celery_perpetual.leases.leases import Leases
-from celery_perpetual.leases.receive import DropStep
-from celery_perpetual.leases.sweep import Sweep, Swept
-
-__all__ = ["Again", "DropStep", "HeartStep", "Leases", "Sweep", "Swept", "guard_tasks", "watch_tracers"]

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from secrets import randbits
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from celery_perpetual.store import Keys
+from celery_perpetual.store.chunks import CHUNK
 
-#: Records per chunk: half the blocking of 1 000 at no cost in speed.
-CHUNK = 500
+if TYPE_CHECKING:
+    from celery_perpetual.store.keys import Keys
 
 POLL_INDEX = "ffffffff"
 
@@ -26,7 +25,7 @@ _FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ItemAddress:
     """Where an item's record is."""
 
     poll_id: str
@@ -67,7 +66,7 @@ def item_id(poll_id: str, index: int) -> str:
     return f"{poll_id[:28]}{index:08x}"
 
 
-def place(task_id: str) -> Place | None:
+def parse_item_id(task_id: str) -> ItemAddress | None:
     """Where the record of a task is, or None if the id is not of our form."""
     if (
         not isinstance(task_id, str)
@@ -77,12 +76,12 @@ def place(task_id: str) -> Place | None:
         or not _FORM.fullmatch(task_id)
     ):
         return None
-    return Place(task_id[:28] + POLL_INDEX, int(task_id[28:], 16))
+    return ItemAddress(task_id[:28] + POLL_INDEX, int(task_id[28:], 16))
 
 
-def item_place(task_id: str) -> Place | None:
+def item_address(task_id: str) -> ItemAddress | None:
     """Where the record of an item is; the message of a batch has an id of our form, but is no item of it."""
-    return None if isinstance(task_id, str) and task_id.endswith(BATCH_INDEX) else place(task_id)
+    return None if isinstance(task_id, str) and task_id.endswith(BATCH_INDEX) else parse_item_id(task_id)
 
 
 def item_slots(keys: Keys, task_id: str) -> dict[str, str | int]:
@@ -90,6 +89,6 @@ def item_slots(keys: Keys, task_id: str) -> dict[str, str | int]:
 
     For others position -1, and keys that nobody has: a user of the server who may touch certain keys may not touch "".
     """
-    where = item_place(task_id)
+    where = item_address(task_id)
     poll, chunk, position = ("", 0, -1) if where is None else (where.poll_id, where.chunk, where.position)
     return {"poll": poll, "chunk": keys.chunk(poll, chunk), "done": keys.done(poll, chunk), "position": position}

@@ -17,19 +17,20 @@ is still free when it commits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger.ids import CHUNK, base, item_id
+from celery_perpetual.ledger.ids import base, item_id
+from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
-from celery_perpetual.store import Store, script
-from celery_perpetual.tasks.work import Work
+from celery_perpetual.store.chunks import CHUNK, chunks
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
 
 if TYPE_CHECKING:
-    from celery_perpetual.tasks import Perpetuity
+    from celery_perpetual.tasks.contract import TaskContract
 
 #: Uncommitted records live this long; a poll is abandoned long before.
 STAGED_TTL_MS = 24 * 3600 * 1000
@@ -101,16 +102,16 @@ class Ledger:
         with self.store.errors("batches"):
             return {each for each, exists in zip(ordered, pipe.execute(), strict=True) if exists}
 
-    def stage(self, perpetuity: Perpetuity, poll_id: str, works: Sequence[Work]) -> bool:
+    def stage(self, contract: TaskContract, poll_id: str, works: Sequence[CheckedItem]) -> bool:
         """Put the records of a large batch beside the ledger; False if the claim is lost."""
         names = self.store.keys
         for chunk, part in enumerate(chunks(works)):
-            records = [encode(work, perpetuity.name) for work in part]
+            records = [encode(work, contract.name) for work in part]
             accepted = script("stage")(
                 self.store,
-                key=names.unit(perpetuity.unit), chunk=names.chunk(poll_id, chunk),
-                item_keys=names.item_keys(perpetuity.unit), staged=names.staged,
-                poll=poll_id, unit=perpetuity.unit, ttl=STAGED_TTL_MS, records=len(records),
+                key=names.unit(contract.unit), chunk=names.chunk(poll_id, chunk),
+                item_keys=names.item_keys(contract.unit), staged=names.staged,
+                poll=poll_id, unit=contract.unit, ttl=STAGED_TTL_MS, records=len(records),
                 tail=[*records, *_pairs(poll_id, part, chunk * CHUNK)],
             )  # fmt: skip
             reach("poll.staged")
@@ -120,9 +121,9 @@ class Ledger:
 
     def commit(
         self,
-        perpetuity: Perpetuity,
+        contract: TaskContract,
         closing: Closing,
-        works: Sequence[Work],
+        works: Sequence[CheckedItem],
         commands: Sequence[Any] = (),
         queues: Sequence[str] = (),
     ) -> str:
@@ -135,40 +136,33 @@ class Ledger:
         Returns:
             ``committed``, ``already``, ``refused`` (claim lost), ``full`` (no room) or ``missing`` (records expired).
         """
-        names, unit, poll_id = self.store.keys, perpetuity.unit, closing.poll_id
+        names, unit, poll_id = self.store.keys, contract.unit, closing.poll_id
         small = len(works) <= CHUNK
-        records = [encode(work, perpetuity.name) for work in works] if small else []
+        records = [encode(work, contract.name) for work in works] if small else []
         pairs = _pairs(poll_id, works, 0) if small else []
         reply = script("commit")(
             self.store,
             key=names.unit(unit), due=names.due, polls=names.polls(unit), events=names.events,
             batch=names.poll(poll_id), item_keys=names.item_keys(unit), staged=names.staged, outbox=names.outbox,
             cursors=names.cursors, open=names.open, more_keys=queues,
-            poll=poll_id, unit=unit, outcome=closing.outcome, history=perpetuity.options.history,
+            poll=poll_id, unit=unit, outcome=closing.outcome, history=contract.options.history,
             ttl=closing.history_ttl, maxlen=self.events_maxlen, slot=closing.slot, following=closing.following,
-            delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=perpetuity.name,
-            items=len(works), most=perpetuity.max_in_flight, window=_remembered(perpetuity),
+            delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=contract.name,
+            items=len(works), most=contract.max_in_flight, window=_remembered(contract),
             chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else -(-len(works) // CHUNK),
             pairs_here=len(pairs) // 2, pushed=len(works) if commands else 0,
-            on_done=int(perpetuity.options.on_batch_done is not None),
+            on_done=int(contract.options.on_batch_done is not None),
             tail=[*records, *pairs, *commands],
         )  # fmt: skip
         return _text(reply)
 
 
-def _remembered(perpetuity: Perpetuity) -> int:
+def _remembered(contract: TaskContract) -> int:
     """Milliseconds for which the end of an item key is remembered: any poll that is open then has ended after it."""
-    return round(max(perpetuity.options.dedup_window, perpetuity.poll_timeout + 10) * 1000)
+    return round(max(contract.options.dedup_window, contract.poll_timeout + 10) * 1000)
 
 
-def chunks(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """At most 500 at a time, so that no call holds the server up."""
-    walk = iter(entries)
-    while part := list(islice(walk, CHUNK)):
-        yield part
-
-
-def _pairs(poll_id: str, works: Sequence[Work], start: int) -> list[str]:
+def _pairs(poll_id: str, works: Sequence[CheckedItem], start: int) -> list[str]:
     return [
         text
         for index, work in enumerate(works, start)

@@ -15,8 +15,8 @@ from kombu.serialization import loads
 from kombu.utils.json import dumps as json_dumps
 from kombu.utils.json import loads as json_loads
 
-from celery_perpetual.tasks.encoding import codec
-from celery_perpetual.tasks.work import Work
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.serializers import codec
 
 VERSION = b"1"
 
@@ -33,7 +33,7 @@ class Record:
     reprs: tuple[str, str] | None
 
 
-def encode(work: Work, unit_task: str) -> bytes:
+def encode(work: CheckedItem, unit_task: str) -> bytes:
     """The record of one item of a unit whose task is ``unit_task``."""
     task, body, serializer, options, key, reprs, _, _ = work
     if not options and reprs is None and task == unit_task and serializer == "json":
@@ -55,7 +55,7 @@ def encode(work: Work, unit_task: str) -> bytes:
     return b"%b %b %d\n%b%b%b" % (VERSION, length, len(text), raw, text, body)
 
 
-def read_work(record: bytes, unit_task: str) -> Work:
+def read_work(record: bytes, unit_task: str) -> CheckedItem:
     """The item behind a record, its arguments still serialised.
 
     Raises:
@@ -69,11 +69,11 @@ def read_work(record: bytes, unit_task: str) -> Work:
     end = at + int(options_length)
     key = None if key_length == b"-" else rest[:at].decode()
     if end == at:
-        return Work(unit_task, rest[end:], "json", {}, key)
+        return CheckedItem(unit_task, rest[end:], "json", {}, key)
     differing = json_loads(rest[at:end])
     options = differing.get("options") or {}
     reprs = tuple(differing.get("reprs") or ()) or None
-    return Work(
+    return CheckedItem(
         task=differing.get("task", unit_task),
         body=rest[end:],
         serializer=differing.get("serializer", "json"),
@@ -85,7 +85,7 @@ def read_work(record: bytes, unit_task: str) -> Work:
     )
 
 
-def opened(work: Work) -> Record:
+def opened(work: CheckedItem) -> Record:
     """An item with its arguments and options as values, the same whether it comes from the ledger or goes there."""
     args, kwargs = arguments(work.body, work.serializer)
     options = json_loads(work.told or json_dumps(work.options)) if work.options else {}

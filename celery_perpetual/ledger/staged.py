@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from celery_perpetual.ledger.ids import base
-from celery_perpetual.ledger.ledger import chunks
-from celery_perpetual.store import Store, script
+from celery_perpetual.store.chunks import chunks
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
 
 #: A commit follows its staging within seconds; a claim that is still open protects its records anyway.
 PATIENCE_MS = 60_000

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from celery_perpetual.beat.configured import other_scheduler
 from celery_perpetual.beat.scheduler import PerpetualScheduler
+from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.operations.units import leader_or_none
 from celery_perpetual.settings import Settings
-from celery_perpetual.store import Store, store_warnings
-from celery_perpetual.tasks import load
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.health import store_warnings
+from celery_perpetual.tasks.discovery import load
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.store import Store, script
-from celery_perpetual.tasks import Perpetuity
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
+from celery_perpetual.tasks.contract import TaskContract
 
 
-def write_cursor(store: Store, perpetuity: Perpetuity, value: Any) -> None:
+def write_cursor(store: Store, contract: TaskContract, value: Any) -> None:
     """Set a unit's cursor; the next poll gets it.
 
     Raises:
@@ -19,20 +20,20 @@ def write_cursor(store: Store, perpetuity: Perpetuity, value: Any) -> None:
     try:
         text = json.dumps(value)
     except (TypeError, ValueError) as error:
-        raise ContractError(f"cursor of {perpetuity.name} must be a JSON value, got {value!r} ({error})") from None
-    _write(store, perpetuity, text)
+        raise ContractError(f"cursor of {contract.name} must be a JSON value, got {value!r} ({error})") from None
+    _write(store, contract, text)
 
 
-def forget_cursor(store: Store, perpetuity: Perpetuity) -> None:
+def forget_cursor(store: Store, contract: TaskContract) -> None:
     """Forget a unit's cursor; the next poll gets None and reads from the beginning.
 
     Raises:
         ContractError: a poll of the unit is open.
     """
-    _write(store, perpetuity, "")
+    _write(store, contract, "")
 
 
-def _write(store: Store, perpetuity: Perpetuity, text: str) -> None:
-    keys, unit = store.keys, perpetuity.unit
+def _write(store: Store, contract: TaskContract, text: str) -> None:
+    keys, unit = store.keys, contract.unit
     if not script("set_cursor")(store, key=keys.unit(unit), cursors=keys.cursors, unit=unit, cursor=text):
-        raise ContractError(f"a poll of {perpetuity.name} is open and may move the cursor; pause it, or try again")
+        raise ContractError(f"a poll of {contract.name} is open and may move the cursor; pause it, or try again")

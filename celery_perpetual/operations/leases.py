@@ -13,17 +13,18 @@ from typing import Any
 
 from celery.utils.log import get_logger
 
-from celery_perpetual.completions import announces, results
+from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.announce import FIRST
 from celery_perpetual.completions.completion import FAILURE, NEEDS_ATTENTION, REVOKED, UNKNOWN
-from celery_perpetual.completions.ends import End
-from celery_perpetual.completions.lookup import answers
+from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.errors import NotFound, NotSuccessful
-from celery_perpetual.leases import Again
-from celery_perpetual.operations.wired import Wired
-from celery_perpetual.polling.outcome import format_time
-from celery_perpetual.store import script
-from celery_perpetual.tasks import current, to_datetime
+from celery_perpetual.leases.execution import current
+from celery_perpetual.leases.scope import announces
+from celery_perpetual.namespace import Namespace
+from celery_perpetual.recovery.resend import Resender
+from celery_perpetual.store.scripts import script
+from celery_perpetual.times import format_time, to_datetime
+from celery_perpetual.waiting.lookup import answers
 
 logger = get_logger(__name__)
 
@@ -86,7 +87,7 @@ class Worker:
         return values | {name: format_time(values[name]) for name in ("reported_at", "deadline")}
 
 
-class LeaseOperations(Wired):
+class LeaseOperations(Namespace):
     """The part of ``Perpetual`` that is about leases."""
 
     def leases(self, limit: int = 100) -> list[Lease]:
@@ -122,7 +123,7 @@ class LeaseOperations(Wired):
             StoreUnavailable: the store did not answer.
         """
         found = []
-        for each in self.leasing.workers.all():
+        for each in self.grants.workers.all():
             info = each.info
             found.append(
                 Worker(
@@ -150,13 +151,13 @@ class LeaseOperations(Wired):
             StoreUnavailable: the store did not answer.
         """
         execution = current()
-        return execution is not None and execution.leased and self.leasing.asks(execution)
+        return execution is not None and execution.leased and self.grants.asks(execution)
 
     def recover(self, task_id: str) -> bool:
         """Let a parked task run again, under its id and with its recoveries counted anew; False if it is not parked."""
         keys = self.store.keys
         recovered = script("recover")(
-            self.store, states=keys.states, parked=keys.parked, again=keys.again,
+            self.store, states=keys.states, parked=keys.parked, resend=keys.resend,
             completion=keys.completion(task_id), queue=keys.queue(task_id), id=task_id,
         )  # fmt: skip
         return self._sent(bool(recovered))
@@ -166,7 +167,7 @@ class LeaseOperations(Wired):
 
         What the execution that had it still brings is dropped. It counts as no recovery.
         """
-        return self._sent(self.leasing.release(task_id, "*", "taken", "an operator took it away") != "gone")
+        return self._sent(self.grants.release(task_id, "*", "taken", "an operator took it away") != "gone")
 
     def fail(self, task_id: str, reason: str) -> bool:
         """End a task as failed, parked or not; False if it has ended before, or nobody knows it.
@@ -176,7 +177,7 @@ class LeaseOperations(Wired):
         error = NotSuccessful(reason)
         with self._last_word(task_id, FAILURE, error) as ended:
             if ended:
-                results.tell(self.app, None, task_id, error)
+                celery_results.store_failure(self.app, None, task_id, error)
         return ended
 
     def cancel(self, task_id: str) -> bool:
@@ -212,9 +213,9 @@ class LeaseOperations(Wired):
                 headers = message.headers or {}
                 task_id, name = headers.get("id"), str(headers.get("task"))
                 task = self.app.tasks.get(name)
-                if task_id is not None and self.leasing.guards(task, task_id, headers):
+                if task_id is not None and self.grants.guards(task, task_id, headers):
                     self.announcer.tell(
-                        End(task_id=task_id, task=name, status=REVOKED, announce=announces(task))
+                        TaskEnd(task_id=task_id, task=name, status=REVOKED, announce=announces(task))
                     )  # fmt: skip
                     self.app.backend.mark_as_revoked(task_id, "purged")
         return count
@@ -226,7 +227,7 @@ class LeaseOperations(Wired):
             yield False
             return
         name = self._name(task_id)
-        end = End(
+        end = TaskEnd(
             task_id=task_id, task=name, status=status, exception=error, nonce="*",
             announce=announces(self.app.tasks.get(name or "")),
         )  # fmt: skip
@@ -242,9 +243,9 @@ class LeaseOperations(Wired):
         return (text.decode().rsplit("|", 1)[1] or None) if text else self._again.name(task_id)
 
     @cached_property
-    def _again(self) -> Again:
-        leasing = self.leasing
-        return Again(self.app, self.store, leasing.settings, broker_is_redis=leasing.broker_is_redis)
+    def _again(self) -> Resender:
+        grants = self.grants
+        return Resender(self.app, self.store, grants.settings, broker_is_redis=grants.broker_is_redis)
 
     def _sent(self, listed: bool) -> bool:
         """Send what is on the list at once; what cannot be sent now, the leader sends."""

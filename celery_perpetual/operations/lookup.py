@@ -6,13 +6,14 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import ContractError, UnknownTask, UnknownUnit
-from celery_perpetual.tasks import Perpetuity, load
+from celery_perpetual.tasks.contract import TaskContract
+from celery_perpetual.tasks.discovery import load
 
 if TYPE_CHECKING:
     from celery import Celery
 
 
-def find(app: Celery, task: Any, tenant: Any = None) -> Perpetuity:
+def find(app: Celery, task: Any, tenant: Any = None) -> TaskContract:
     """The perpetual task of that name, or the one of that task object.
 
     Raises:

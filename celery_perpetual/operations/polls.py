@@ -5,26 +5,30 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
-from celery_perpetual.polling import Claim, Claims, PollOutcome, Refusal, Runner, in_pool_child
-from celery_perpetual.tasks import Perpetuity, to_datetime
+from celery_perpetual.polling.claims import Claim, Claims, Refusal
+from celery_perpetual.polling.in_worker import in_pool_child
+from celery_perpetual.polling.outcome import PollOutcome
+from celery_perpetual.polling.runner import Runner
+from celery_perpetual.tasks.contract import TaskContract
+from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
-    from celery_perpetual.store import Store
+    from celery_perpetual.store.connection import Store
 
 
-def poll_by_hand(store: Store, runner: Runner, perpetuity: Perpetuity) -> PollOutcome:
+def poll_by_hand(store: Store, runner: Runner, contract: TaskContract) -> PollOutcome:
     """Evaluate ``next_batch`` and enqueue, now and in this process, without moving the unit's cadence.
 
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    answer = Claims(store, runner.events_maxlen).by_hand(perpetuity)
+    answer = Claims(store, runner.events_maxlen).by_hand(contract)
     return _busy(answer) if isinstance(answer, Refusal) else _run(runner, answer)
 
 
-def poll_in_worker(store: Store, runner: Runner, perpetuity: Perpetuity, poll_id: str, following: str) -> str:
+def poll_in_worker(store: Store, runner: Runner, contract: TaskContract, poll_id: str, following: str) -> str:
     """Evaluate a poll whose claim travelled here; its status, or ``stale`` if the claim has expired meanwhile."""
-    claim = Claims(store, runner.events_maxlen).carried(perpetuity, poll_id, following)
+    claim = Claims(store, runner.events_maxlen).received_by_worker(contract, poll_id, following)
     if claim is None:
         return "stale"
     outcome = runner.run(claim) if in_pool_child() else _run(runner, claim)
@@ -46,7 +50,7 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
 
     thread = threading.Thread(target=work, name="perpetual-poll", daemon=True)
     thread.start()
-    thread.join(claim.perpetuity.poll_timeout)
+    thread.join(claim.contract.poll_timeout)
     if thread.is_alive() and not claim.committed:
         outcome = runner.time_out(claim)
         if not claim.committed:  # it may have committed just now; then it only publishes
@@ -61,11 +65,11 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
 
 def _busy(refusal: Refusal) -> PollOutcome:
     """A poll that did not take place is told, but not stored."""
-    now, perpetuity = to_datetime(refusal.now), refusal.perpetuity
+    now, contract = to_datetime(refusal.now), refusal.contract
     return PollOutcome(
         poll_id="",
-        unit=perpetuity.unit,
-        task=perpetuity.name,
+        unit=contract.unit,
+        task=contract.name,
         slot=now,
         trigger="manual",
         status="skipped",

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import StoreUnavailable
-from celery_perpetual.ledger import new_poll_id
-from celery_perpetual.polling import Claim, Runner
-from celery_perpetual.polling.batch import Found
-from celery_perpetual.tasks import UNSET, Defer, Perpetuity, Skip
-from celery_perpetual.tasks.work import Work
+from celery_perpetual.ledger.ids import new_poll_id
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.polling.claims import Claim
+from celery_perpetual.polling.reading import ReadBatch
+from celery_perpetual.polling.runner import Runner
+from celery_perpetual.tasks.contract import TaskContract
+from celery_perpetual.tasks.items import UNSET, Defer, Skip
 
 if TYPE_CHECKING:
-    from celery_perpetual.store import Store
+    from celery_perpetual.store.connection import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,13 +42,13 @@ class Preview:
         return {name: getattr(self, name) for name in self.__slots__} | {"items": list(self.items)}
 
 
-def preview(store: Store, runner: Runner, perpetuity: Perpetuity, cursor: Any = UNSET) -> Preview:
+def preview(store: Store, runner: Runner, contract: TaskContract, cursor: Any = UNSET) -> Preview:
     """Call ``next_batch`` and say what a poll would do. Writes nothing and takes no claim.
 
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    claim = _pretended(store, perpetuity, cursor)
+    claim = _pretended(store, contract, cursor)
     results: list[Preview] = []
     errors: list[StoreUnavailable] = []
 
@@ -56,30 +58,30 @@ def preview(store: Store, runner: Runner, perpetuity: Perpetuity, cursor: Any = 
         except StoreUnavailable as error:
             errors.append(error)
         except BaseException as error:  # noqa: BLE001  # user code may raise anything
-            results.append(Preview(task=perpetuity.name, status="failed", error=f"{type(error).__name__}: {error}"))
+            results.append(Preview(task=contract.name, status="failed", error=f"{type(error).__name__}: {error}"))
 
     thread = threading.Thread(target=work, name="perpetual-preview", daemon=True)
     thread.start()
-    thread.join(perpetuity.poll_timeout)
+    thread.join(contract.poll_timeout)
     if errors:
         raise errors[0]
     if not results:
         claim.abandoned = True
-        return Preview(task=perpetuity.name, status="timed_out", reason=f"longer than {perpetuity.poll_timeout:g} s")
+        return Preview(task=contract.name, status="timed_out", reason=f"longer than {contract.poll_timeout:g} s")
     return results[0]
 
 
 def _preview(runner: Runner, claim: Claim) -> Preview:
-    name, result = claim.perpetuity.name, runner.evaluate(claim)
+    name, result = claim.contract.name, runner.evaluate(claim)
     if isinstance(result, Skip):
         return Preview(task=name, status="skipped", reason=result.reason)
     if isinstance(result, Defer):
         return Preview(task=name, status="deferred", reason=f"for {result.after}")
-    if not isinstance(result, Found):
+    if not isinstance(result, ReadBatch):
         return Preview(task=name, status="paused", reason=result.reason)
     if result.overflow:
         return Preview(task=name, status="skipped", reason="max_in_flight", count=len(result.works))
-    shown = claim.perpetuity.options.store_args
+    shown = claim.contract.options.store_args
     items = tuple(_item(runner, work, shown=shown) for work in result.works)
     return Preview(
         task=name,
@@ -92,23 +94,23 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
     )
 
 
-def _item(runner: Runner, work: Work, *, shown: bool) -> dict[str, Any]:
+def _item(runner: Runner, work: CheckedItem, *, shown: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {"task": work.task, "key": work.key, "options": dict(work.options)}
     if shown:
         facts["args"], facts["kwargs"] = runner.arguments(work)
     return facts
 
 
-def _pretended(store: Store, perpetuity: Perpetuity, cursor: Any) -> Claim:
+def _pretended(store: Store, contract: TaskContract, cursor: Any) -> Claim:
     now = store.now()
     with store.errors("unit"):
         stored, in_flight, attempt, polled = store.redis.hmget(
-            store.keys.unit(perpetuity.unit), "cursor", "inflight", "attempt", "polled"
+            store.keys.unit(contract.unit), "cursor", "inflight", "attempt", "polled"
         )
     known = json.loads(stored) if stored else None
     return Claim(
-        perpetuity=perpetuity,
-        unit=perpetuity.unit,
+        contract=contract,
+        unit=contract.unit,
         poll_id=new_poll_id(now),
         slot=now,
         following="",

@@ -8,15 +8,18 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import PerpetualError
-from celery_perpetual.polling import EVERYTHING, Pauses, PollOutcome
-from celery_perpetual.polling.outcome import format_time, from_entry
-from celery_perpetual.tasks import Perpetuity, load, parse_unit_name, to_datetime
+from celery_perpetual.pauses import EVERYTHING, Pauses
+from celery_perpetual.polling.outcome import PollOutcome, from_entry
+from celery_perpetual.tasks.contract import TaskContract
+from celery_perpetual.tasks.discovery import load
+from celery_perpetual.tasks.names import parse_unit_name
+from celery_perpetual.times import format_time, to_datetime
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.settings import Settings
-    from celery_perpetual.store import Store
+    from celery_perpetual.store.connection import Store
 
 #: States in which the due time says nothing.
 RESTING = ("paused", "disabled", "orphaned")
@@ -78,11 +81,11 @@ class Units:
             stored = {name.decode() for name in self._store.redis.zrange(self._store.keys.units, 0, -1)}
         return self._read(sorted(known.keys() | stored), known)
 
-    def one(self, perpetuity: Perpetuity) -> Unit:
+    def one(self, contract: TaskContract) -> Unit:
         """One unit that the code knows."""
-        return self._read([perpetuity.unit], {perpetuity.unit: perpetuity})[0]
+        return self._read([contract.unit], {contract.unit: contract})[0]
 
-    def _read(self, names: list[str], known: dict[str, Perpetuity]) -> list[Unit]:
+    def _read(self, names: list[str], known: dict[str, TaskContract]) -> list[Unit]:
         keys = self._store.keys
         pipe = self._store.redis.pipeline(transaction=False)
         for name in names:
@@ -114,13 +117,13 @@ class Units:
         return units
 
     def _state(
-        self, name: str, perpetuity: Perpetuity | None, pauses: Any, backing_off: bool, newest: bytes | None
+        self, name: str, contract: TaskContract | None, pauses: Any, backing_off: bool, newest: bytes | None
     ) -> tuple[str, str | None]:
-        if perpetuity is None:
+        if contract is None:
             return "orphaned", "no perpetual task of this app has this name"
-        if not perpetuity.options.enabled:
+        if not contract.options.enabled:
             return "disabled", "perpetual option enabled=False"
-        if perpetuity.name in self._settings.disabled:
+        if contract.name in self._settings.disabled:
             return "disabled", "named in perpetual_disabled"
         pause = pauses.get(EVERYTHING) or pauses.get(name)
         if pause is not None:

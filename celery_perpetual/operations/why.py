@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.operations.units import Unit, leader
-from celery_perpetual.polling import PollOutcome, outcomes
-from celery_perpetual.polling.outcome import format_time
+from celery_perpetual.polling.outcome import PollOutcome, outcomes
+from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
-    from celery_perpetual.store import Store
-    from celery_perpetual.tasks import Perpetuity
+    from celery_perpetual.store.connection import Store
+    from celery_perpetual.tasks.contract import TaskContract
 
 #: Polls in a row that brought nothing but duplicates, before it is worth saying.
 MANY_DUPLICATES = 3
@@ -49,11 +49,11 @@ class Explanation:
         }
 
 
-def explain(store: Store, perpetuity: Perpetuity, unit: Unit) -> Explanation:
+def explain(store: Store, contract: TaskContract, unit: Unit) -> Explanation:
     """Explain a unit from what is stored; asks no worker and no broker."""
     polls = outcomes(store, unit.name, 10)
     reasons = [
-        *_about_leader(store), *_about_state(unit), *_about_room(perpetuity, unit), *_about_parked(store, perpetuity),
+        *_about_leader(store), *_about_state(unit), *_about_room(contract, unit), *_about_parked(store, contract),
         *_about_polls(unit, polls),
     ]  # fmt: skip
     if not reasons:
@@ -94,22 +94,22 @@ def _about_state(unit: Unit) -> list[Reason]:
     return []
 
 
-def _about_room(perpetuity: Perpetuity, unit: Unit) -> list[Reason]:
-    if unit.in_flight < perpetuity.max_in_flight:
+def _about_room(contract: TaskContract, unit: Unit) -> list[Reason]:
+    if unit.in_flight < contract.max_in_flight:
         return []
     return [
         Reason(
-            evidence=f"{unit.in_flight} items are in flight, max_in_flight is {perpetuity.max_in_flight}",
+            evidence=f"{unit.in_flight} items are in flight, max_in_flight is {contract.max_in_flight}",
             meaning="there is no room for new items until some of them end; do workers consume its queue?",
             help="celery -A proj inspect active_queues",
         )
     ]
 
 
-def _about_parked(store: Store, perpetuity: Perpetuity) -> list[Reason]:
+def _about_parked(store: Store, contract: TaskContract) -> list[Reason]:
     with store.errors("parked"):
         texts = [text for _, text in store.redis.hscan_iter(store.keys.parked, count=500)]
-    count = sum(json.loads(text)["task"] == perpetuity.name for text in texts)
+    count = sum(json.loads(text)["task"] == contract.name for text in texts)
     if not count:
         return []
     return [

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from celery_perpetual.ledger import new_poll_id, new_poll_ids
-from celery_perpetual.polling.history import HISTORY_TTL_MS
-from celery_perpetual.store import Store, script
-from celery_perpetual.tasks import Occurrence, Perpetuity
+from celery_perpetual.ledger.ids import new_poll_id, new_poll_ids
+from celery_perpetual.polling.outcome import HISTORY_TTL_MS
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
+from celery_perpetual.tasks.cadence import Occurrence
+from celery_perpetual.tasks.contract import TaskContract
 
 #: What a claim outlives its poll's time limit by, so that the poll itself has the first word.
 GRACE_MS = 1000
@@ -28,7 +30,7 @@ QUEUED_MS = 60_000
 class Claim:
     """An open claim and what the unit remembered when it was taken."""
 
-    perpetuity: Perpetuity
+    contract: TaskContract
     unit: str
     poll_id: str
     slot: int
@@ -42,7 +44,7 @@ class Claim:
     now: int
     """The store's time of the claim, ms."""
     started: float = field(default_factory=time.monotonic)
-    travels: bool = False
+    runs_in_worker: bool = False
     """It is evaluated by a worker."""
     abandoned: bool = False
     """Set when the time limit has passed: what the poll still brings is not wanted."""
@@ -65,14 +67,14 @@ class Claim:
 
     @property
     def overdue(self) -> bool:
-        return self.age > self.perpetuity.poll_timeout
+        return self.age > self.contract.poll_timeout
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A unit that was not claimed: ``paused``, ``busy``, ``early`` or ``backoff``."""
 
-    perpetuity: Perpetuity
+    contract: TaskContract
     verdict: str
     now: int
 
@@ -109,7 +111,7 @@ class Claims:
         return int(now), int(float(following)) if following else None, found
 
     def by_leader(
-        self, leader: str, seen: int, wanted: Sequence[tuple[Perpetuity, Occurrence]]
+        self, leader: str, seen: int, wanted: Sequence[tuple[TaskContract, Occurrence]]
     ) -> list[Claim | Refusal]:
         """Claim due occurrences, but for units of which a poll has ended since they were seen to be due.
 
@@ -124,33 +126,35 @@ class Claims:
             leader,
             seen,
             [
-                _Wanted(perpetuity, perpetuity.unit, at.slot, str(at.following), poll_id)
-                for (perpetuity, at), poll_id in zip(wanted, polls, strict=True)
+                _Wanted(contract, contract.unit, at.slot, str(at.following), poll_id)
+                for (contract, at), poll_id in zip(wanted, polls, strict=True)
             ],
         )
 
-    def travelled(self, claim: Claim) -> None:
+    def sent_to_worker(self, claim: Claim) -> None:
         """A claim is on its way to a worker."""
-        valid = round(claim.perpetuity.poll_timeout * 1000) * 2 + QUEUED_MS
-        key = self.store.keys.unit(claim.perpetuity.unit)
-        script("travel")(self.store, key=key, poll=claim.poll_id, valid=valid)
+        valid = round(claim.contract.poll_timeout * 1000) * 2 + QUEUED_MS
+        key = self.store.keys.unit(claim.contract.unit)
+        script("poll_sent")(self.store, key=key, poll=claim.poll_id, valid=valid)
 
-    def carried(self, perpetuity: Perpetuity, poll_id: str, following: str) -> Claim | None:
+    def received_by_worker(self, contract: TaskContract, poll_id: str, following: str) -> Claim | None:
         """Go on with a claim that travelled here, or None if it has expired meanwhile."""
-        valid = round(perpetuity.poll_timeout * 1000) + GRACE_MS
-        keys, unit = self.store.keys, perpetuity.unit
-        reply = script("carry")(self.store, key=keys.unit(unit), due=keys.due, poll=poll_id, unit=unit, valid=valid)
+        valid = round(contract.poll_timeout * 1000) + GRACE_MS
+        keys, unit = self.store.keys, contract.unit
+        reply = script("poll_received")(
+            self.store, key=keys.unit(unit), due=keys.due, poll=poll_id, unit=unit, valid=valid
+        )
         if not reply:
             return None
         now, slot, trigger, cursor, in_flight, attempt, polled = reply
         facts = b"claimed 0 %b %b %b %b" % (in_flight, attempt, polled or b"-", trigger)
-        claim = _claim(_Wanted(perpetuity, unit, int(slot), following, poll_id), int(now), facts, cursor)
+        claim = _claim(_Wanted(contract, unit, int(slot), following, poll_id), int(now), facts, cursor)
         return claim if isinstance(claim, Claim) else None
 
-    def by_hand(self, perpetuity: Perpetuity) -> Claim | Refusal:
+    def by_hand(self, contract: TaskContract) -> Claim | Refusal:
         """Claim a unit now, without moving its cadence."""
         now = self.store.now()
-        return self._claim("", now, [_Wanted(perpetuity, perpetuity.unit, now, "", new_poll_id(now))])[0]
+        return self._claim("", now, [_Wanted(contract, contract.unit, now, "", new_poll_id(now))])[0]
 
     def _claim(self, leader: str, seen: int, wanted: Sequence[_Wanted]) -> list[Claim | Refusal]:
         keys = self.store.keys
@@ -166,7 +170,7 @@ class Claims:
 
 
 class _Wanted(NamedTuple):
-    perpetuity: Perpetuity
+    contract: TaskContract
     unit: str
     slot: int
     following: str
@@ -174,19 +178,19 @@ class _Wanted(NamedTuple):
 
 
 def _row(wanted: _Wanted) -> str:
-    perpetuity = wanted.perpetuity
-    valid = round(perpetuity.poll_timeout * 1000) + GRACE_MS
-    travels, history = int(perpetuity.options.poll_in == "worker"), perpetuity.options.history
+    contract = wanted.contract
+    valid = round(contract.poll_timeout * 1000) + GRACE_MS
+    runs_in_worker, history = int(contract.options.poll_in == "worker"), contract.options.history
     following = wanted.following or "-"
-    return f"{wanted.poll_id} {wanted.slot} {following} {valid} {travels} {history} {wanted.unit}"
+    return f"{wanted.poll_id} {wanted.slot} {following} {valid} {runs_in_worker} {history} {wanted.unit}"
 
 
 def _claim(wanted: _Wanted, now: int, facts: bytes, cursor: bytes) -> Claim | Refusal:
-    verdict, travels, in_flight, attempt, polled, trigger = facts.decode().split(" ")
+    verdict, runs_in_worker, in_flight, attempt, polled, trigger = facts.decode().split(" ")
     if verdict != "claimed":
-        return Refusal(wanted.perpetuity, verdict, now)
+        return Refusal(wanted.contract, verdict, now)
     return Claim(
-        perpetuity=wanted.perpetuity,
+        contract=wanted.contract,
         unit=wanted.unit,
         poll_id=wanted.poll_id,
         slot=wanted.slot,
@@ -197,7 +201,7 @@ def _claim(wanted: _Wanted, now: int, facts: bytes, cursor: bytes) -> Claim | Re
         attempt=int(attempt),
         polled=None if polled == "-" else int(polled),
         now=now,
-        travels=travels == "1",
+        runs_in_worker=runs_in_worker == "1",
     )
 
 

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
-from celery_perpetual.polling.batch import Abandoned
-from celery_perpetual.tasks import Batch
+from celery_perpetual.polling.reading import Abandoned
+from celery_perpetual.tasks.items import Batch
 
 
 class Loop:

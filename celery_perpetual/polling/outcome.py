@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, fields, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any
 
-from celery_perpetual.ledger import item_id
+from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.store.connection import Store
+from celery_perpetual.times import format_time, parse_time
 
 ENQUEUED, EMPTY, SKIPPED, DEFERRED, PAUSED = "enqueued", "empty", "skipped", "deferred", "paused"
 FAILED, TIMED_OUT, ABANDONED, SUPERSEDED = "failed", "timed_out", "abandoned", "superseded"
+
+#: A unit that is not polled any more is forgotten after this time.
+HISTORY_TTL_MS = 30 * 24 * 3600 * 1000
 
 #: Longer reasons and errors are cut.
 LONGEST_TEXT = 2000
@@ -134,12 +139,8 @@ def readable(text: object) -> str:
     return shown if len(shown) <= LONGEST_TEXT else f"{shown[: LONGEST_TEXT - 3]}..."
 
 
-def parse_time(text: str) -> datetime:
-    """An RFC 3339 time as an aware datetime."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
-
-
-@lru_cache(256)
-def format_time(at: datetime) -> str:
-    """An aware datetime as RFC 3339 in UTC, with milliseconds."""
-    return at.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def outcomes(store: Store, unit: str, limit: int) -> list[PollOutcome]:
+    """The newest ``limit`` outcomes of a unit."""
+    with store.errors("outcomes"):
+        entries = store.redis.lrange(store.keys.polls(unit), 0, limit - 1)
+    return [from_entry(entry) for entry in entries]

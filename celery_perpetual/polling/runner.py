@@ -14,21 +14,23 @@ from celery.utils.log import get_logger
 
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger import CHUNK, Closing, Ledger, decode, encode
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.ledger import Closing, Ledger
+from celery_perpetual.ledger.record import decode, encode
+from celery_perpetual.pauses import Paused
+from celery_perpetual.polling import in_worker as travel
 from celery_perpetual.polling import outcome as status
-from celery_perpetual.polling import travel
-from celery_perpetual.polling.batch import Abandoned, Found, read
 from celery_perpetual.polling.claims import Claim, Claims
+from celery_perpetual.polling.closing import PollEnd, PollEnds, outcome_of, poll_end, refused
 from celery_perpetual.polling.coroutines import Loop
-from celery_perpetual.polling.ends import End, Ends, end_of, outcome_of, refused
-from celery_perpetual.polling.history import HISTORY_TTL_MS
-from celery_perpetual.polling.outcome import PollOutcome, format_time, readable
-from celery_perpetual.polling.pauses import Paused
+from celery_perpetual.polling.outcome import HISTORY_TTL_MS, PollOutcome, readable
 from celery_perpetual.polling.poll import Poll
-from celery_perpetual.publishing import Publisher, publish_or_leave
-from celery_perpetual.store import Store
-from celery_perpetual.tasks import Defer, Pause, Skip, to_datetime
-from celery_perpetual.tasks.work import Work
+from celery_perpetual.polling.reading import Abandoned, ReadBatch, read
+from celery_perpetual.publishing.publisher import Publisher, publish_or_leave
+from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.connection import Store
+from celery_perpetual.tasks.items import Defer, Pause, Skip
+from celery_perpetual.times import format_time, to_datetime
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -50,7 +52,7 @@ class Runner:
         self.store = store
         self.events_maxlen = events_maxlen
         self.ledger = Ledger(store, events_maxlen)
-        self.ends = Ends(store, events_maxlen)
+        self.ends = PollEnds(store, events_maxlen)
         self.publisher = Publisher(app, store)
 
     def run(self, claim: Claim) -> PollOutcome | None:
@@ -60,21 +62,21 @@ class Runner:
             StoreUnavailable: the store went away; the claim expires by itself.
         """
         ended = self.poll(claim)
-        return self.ends.store_one(ended) if isinstance(ended, End) else ended
+        return self.ends.store_one(ended) if isinstance(ended, PollEnd) else ended
 
-    def poll(self, claim: Claim) -> End | PollOutcome | None:
+    def poll(self, claim: Claim) -> PollEnd | PollOutcome | None:
         """Run a claimed poll up to its end, which is left to be stored unless the poll has enqueued something.
 
         Raises:
             StoreUnavailable: the store went away; the claim expires by itself.
         """
         reach("poll.claimed")
-        perpetuity = claim.perpetuity
-        if claim.travels:
+        contract = claim.contract
+        if claim.runs_in_worker:
             travel.send(self.app, claim)
-            Claims(self.store, self.events_maxlen).travelled(claim)
+            Claims(self.store, self.events_maxlen).sent_to_worker(claim)
             return None
-        if claim.in_flight >= perpetuity.max_in_flight:
+        if claim.in_flight >= contract.max_in_flight:
             return self._skip_full(claim, claim.in_flight)
         try:
             result = self.evaluate(claim)
@@ -83,19 +85,19 @@ class Runner:
         except BaseException as error:  # noqa: BLE001  # user code may raise anything, even SystemExit
             return self._fail(claim, error)
         reach("poll.read")
-        if isinstance(result, Found):
+        if isinstance(result, ReadBatch):
             return self._enqueue(claim, result)
         if isinstance(result, Skip):
-            return end_of(
+            return poll_end(
                 claim, outcome_of(claim, status.SKIPPED, reason=readable(result.reason or "skipped")), "reset"
             )
         if isinstance(result, Defer):
             return self._defer(claim, result)
         return self._pause(claim, result)
 
-    def evaluate(self, claim: Claim) -> Found | Skip | Defer | Pause:
+    def evaluate(self, claim: Claim) -> ReadBatch | Skip | Defer | Pause:
         """Call ``next_batch`` and reduce its result to what is new. Runs user code; writes nothing."""
-        loop = Loop(claim.perpetuity.poll_timeout)
+        loop = Loop(claim.contract.poll_timeout)
         _close_old_connections()
         try:
             return read(self.app, self.ledger, claim, loop.settle(self._call(claim)))
@@ -103,7 +105,7 @@ class Runner:
             loop.close()
             _close_old_connections()
 
-    def arguments(self, work: Work) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def arguments(self, work: CheckedItem) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments of a work, as its task will get them."""
         record = decode(encode(work, work.task), work.task)
         return record.args, record.kwargs
@@ -112,57 +114,57 @@ class Runner:
         """Abandon a poll that ran out of its time: whatever it still brings is refused."""
         return self.ends.store_one(self._timed_out(claim))
 
-    def _timed_out(self, claim: Claim) -> End:
+    def _timed_out(self, claim: Claim) -> PollEnd:
         claim.abandoned = True
-        limit = claim.perpetuity.poll_timeout
+        limit = claim.contract.poll_timeout
         reason = f"next_batch took longer than poll_timeout ({limit:g} s); its result is refused"
         outcome = outcome_of(claim, status.TIMED_OUT, reason=reason)
         logger.error("perpetual: poll of %s timed out after %g s", claim.unit, limit, extra=_extra(outcome))
-        return end_of(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
+        return poll_end(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
 
     def give_up(self, claim: Claim) -> PollOutcome:
         """End a poll whose process stops, so that the next leader need not wait for the claim to expire."""
         claim.abandoned = True
         outcome = outcome_of(claim, status.ABANDONED, reason="the beat that ran this poll was stopped")
-        return self.ends.store_one(end_of(claim, outcome, "keep", delay=0, trigger="retry"))
+        return self.ends.store_one(poll_end(claim, outcome, "keep", delay=0, trigger="retry"))
 
     def skip_hanging(self, claim: Claim, hanging: Claim) -> PollOutcome:
         """Skip a unit whose earlier ``next_batch`` has not returned yet: a second call would hang beside it."""
         since = round(claim.started - hanging.started)
         reason = f"next_batch of poll {hanging.poll_id} has not returned"
         outcome = outcome_of(claim, status.SKIPPED, gate="hanging", value=since, reason=reason)
-        return self.ends.store_one(end_of(claim, outcome, "keep"))
+        return self.ends.store_one(poll_end(claim, outcome, "keep"))
 
     def _call(self, claim: Claim) -> Any:
-        perpetuity = claim.perpetuity
-        return perpetuity.next_batch(self._poll(claim)) if perpetuity.takes_poll else perpetuity.next_batch()
+        contract = claim.contract
+        return contract.next_batch(self._poll(claim)) if contract.takes_poll else contract.next_batch()
 
     def _poll(self, claim: Claim) -> Poll:
-        perpetuity = claim.perpetuity
+        contract = claim.contract
         return Poll(
-            task=perpetuity.name,
+            task=contract.name,
             poll_id=claim.poll_id,
             slot=to_datetime(claim.slot),
             trigger=claim.trigger,
             cursor=claim.cursor,
-            limit=perpetuity.limit,
-            room=perpetuity.max_in_flight - claim.in_flight,
+            limit=contract.limit,
+            room=contract.max_in_flight - claim.in_flight,
             attempt=claim.attempt,
             late_by=max(0, claim.store_time - claim.slot) / 1000,
             last_polled_at=None if claim.polled is None else to_datetime(claim.polled),
-            keys=lambda: self.ledger.in_flight_keys(perpetuity.unit),
+            keys=lambda: self.ledger.in_flight_keys(contract.unit),
         )
 
-    def _enqueue(self, claim: Claim, found: Found) -> End | PollOutcome:
-        perpetuity, works = claim.perpetuity, found.works
+    def _enqueue(self, claim: Claim, found: ReadBatch) -> PollEnd | PollOutcome:
+        contract, works = claim.contract, found.works
         counts = {"duplicates": found.duplicates, "left_out": found.left_out, "watermark": found.watermark}
         if found.overflow:
             return self._skip_full(claim, claim.in_flight + len(works), duplicates=found.duplicates)
         outcome = outcome_of(claim, status.EMPTY, cursor=found.cursor, **counts)
         if not works:
-            return end_of(claim, outcome, "reset", cursor=found.cursor)
+            return poll_end(claim, outcome, "reset", cursor=found.cursor)
         outcome = outcome_of(claim, status.ENQUEUED, cursor=found.cursor, count=len(works), **counts)
-        if len(works) > CHUNK and not self.ledger.stage(perpetuity, claim.poll_id, works):
+        if len(works) > CHUNK and not self.ledger.stage(contract, claim.poll_id, works):
             return refused(claim)
         try:
             self.publisher.rehearse(works)
@@ -171,8 +173,8 @@ class Runner:
             raise
         except Exception as error:  # noqa: BLE001  # a route, a queue or a header of the user's
             return self._fail(claim, error)
-        full = claim.in_flight + len(works) >= perpetuity.max_in_flight
-        drain = not claim.by_hand and not full and (found.more or found.read >= perpetuity.limit)
+        full = claim.in_flight + len(works) >= contract.max_in_flight
+        drain = not claim.by_hand and not full and (found.more or found.read >= contract.limit)
         closing = Closing(
             poll_id=claim.poll_id,
             outcome=outcome.to_json(),
@@ -184,7 +186,7 @@ class Runner:
             history_ttl=HISTORY_TTL_MS,
         )
         reach("poll.committing")
-        verdict = self.ledger.commit(perpetuity, closing, works, *load.packed(FIRST_TARGET))
+        verdict = self.ledger.commit(contract, closing, works, *load.packed(FIRST_TARGET))
         reach("poll.committed")
         if verdict == "full":
             return self._skip_full(claim, claim.in_flight + len(works))
@@ -193,35 +195,35 @@ class Runner:
         if verdict == "refused":
             return refused(claim)
         claim.committed = True
-        logger.info("perpetual: %s enqueued %d items", perpetuity.unit, len(works), extra=_extra(outcome))
+        logger.info("perpetual: %s enqueued %d items", contract.unit, len(works), extra=_extra(outcome))
         if load:
-            load.aftermath.tell()
+            load.after_publish.tell()
         else:
             publish_or_leave(self.publisher, claim.poll_id, works)
         return outcome
 
-    def _skip_full(self, claim: Claim, value: int, duplicates: int = 0) -> End:
-        limit = claim.perpetuity.max_in_flight
+    def _skip_full(self, claim: Claim, value: int, duplicates: int = 0) -> PollEnd:
+        limit = claim.contract.max_in_flight
         outcome = outcome_of(
             claim, status.SKIPPED, gate="max_in_flight", value=value, limit=limit, duplicates=duplicates
         )
-        return end_of(claim, outcome, "keep")
+        return poll_end(claim, outcome, "keep")
 
-    def _fail(self, claim: Claim, error: BaseException) -> End:
+    def _fail(self, claim: Claim, error: BaseException) -> PollEnd:
         outcome = outcome_of(claim, status.FAILED, error=f"{type(error).__name__}: {readable(error)}")
         logger.error("perpetual: poll of %s failed", claim.unit, exc_info=error, extra=_extra(outcome))
-        return end_of(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
+        return poll_end(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
 
-    def _defer(self, claim: Claim, defer: Defer) -> End:
+    def _defer(self, claim: Claim, defer: Defer) -> PollEnd:
         after = defer.after if isinstance(defer.after, timedelta) else timedelta(seconds=defer.after)
         outcome = outcome_of(claim, status.DEFERRED, reason=f"deferred for {after.total_seconds():g} s")
-        return end_of(claim, outcome, "keep", delay=round(after.total_seconds() * 1000), trigger="defer")
+        return poll_end(claim, outcome, "keep", delay=round(after.total_seconds() * 1000), trigger="defer")
 
-    def _pause(self, claim: Claim, pause: Pause) -> End:
+    def _pause(self, claim: Claim, pause: Pause) -> PollEnd:
         reason = readable(pause.reason or "next_batch asked for it")
         outcome = outcome_of(claim, status.PAUSED, reason=reason)
         paused = Paused(scope=claim.unit, by="next_batch", reason=reason, at=outcome.finished_at)
-        return end_of(claim, outcome, "keep", pause=paused.to_json())
+        return poll_end(claim, outcome, "keep", pause=paused.to_json())
 
 
 def _backoff(claim: Claim) -> int:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from celery_perpetual.polling.claims import Claim
-from celery_perpetual.polling.ends import End, broke_off
+from celery_perpetual.polling.closing import PollEnd, broke_off
 
 #: A poll that runs for longer gives its place to others, as long as threads that may hang are left: it may never end.
 SLOW_SECONDS = 1.0
@@ -43,7 +43,7 @@ class PollThreads:
         self._hanging: dict[str, Claim] = {}
         self._ending: dict[str, Claim] = {}
         """Polls whose end is not stored yet."""
-        self._ends: deque[End] = deque()
+        self._ends: deque[PollEnd] = deque()
         self._threads = 0
         self.on_end: Callable[[], object] = lambda: None
         """Called when a poll has ended: there may be an end to store, and its unit may be due again at once."""
@@ -85,12 +85,12 @@ class PollThreads:
         for claim in claims:
             self._queue.put(claim)
 
-    def ended(self) -> list[End]:
+    def ended(self) -> list[PollEnd]:
         """Take out ends that wait to be stored, the oldest first."""
         with self._lock:
             return [self._ends.popleft() for _ in range(min(MOST_ENDS, len(self._ends)))]
 
-    def settled(self, ends: Sequence[End]) -> None:
+    def settled(self, ends: Sequence[PollEnd]) -> None:
         """These have been stored, or cannot be."""
         with self._lock:
             for end in ends:
@@ -107,10 +107,10 @@ class PollThreads:
     def _work(self) -> None:
         while True:
             claim = self._queue.get()
-            end: End | None = None
+            end: PollEnd | None = None
             try:
                 ended = self._run(claim)
-                end = ended if isinstance(ended, End) else None
+                end = ended if isinstance(ended, PollEnd) else None
             except BaseException as error:  # noqa: BLE001  # a thread that ends here would cost a place for good
                 broke_off(claim, error)
             with self._lock:

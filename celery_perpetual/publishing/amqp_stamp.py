@@ -9,11 +9,12 @@ from uuid import uuid4
 
 from amqp import Message
 
-from celery_perpetual.ledger import item_id, opened
-from celery_perpetual.publishing.contents import Contents
-from celery_perpetual.publishing.sender import Aftermath, Told, told_of
+from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.record import opened
+from celery_perpetual.publishing.bodies import Bodies
+from celery_perpetual.publishing.sender import AfterPublish, SignalCall, call_for
 from celery_perpetual.publishing.stamp import Numbered
-from celery_perpetual.tasks.work import Work
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -35,7 +36,7 @@ class Parcel(NamedTuple):
 class AmqpStamp:
     """Messages of one kind in one poll."""
 
-    def __init__(self, poll_id: str, specimen: Parcel, contents: Contents, told: list[Told]) -> None:
+    def __init__(self, poll_id: str, specimen: Parcel, contents: Bodies, told: list[SignalCall]) -> None:
         self._poll_id = poll_id
         self._way = specimen.way
         self._properties = dict(specimen.message.properties)
@@ -43,7 +44,7 @@ class AmqpStamp:
         self._contents = contents
         self._told = told
 
-    def parcel(self, index: int, work: Work) -> Parcel:
+    def parcel(self, index: int, work: CheckedItem) -> Parcel:
         """The message of one item."""
         task_id = item_id(self._poll_id, index)
         shown_args, shown_kwargs = work.shown or self._contents.reprs(work)
@@ -53,13 +54,13 @@ class AmqpStamp:
         properties = {**self._properties, "correlation_id": task_id, "application_headers": headers}
         return Parcel(Message(self._contents.body(work), **properties), self._way)
 
-    def tell(self, aftermath: Aftermath, index: int, work: Work) -> None:
+    def tell(self, after_publish: AfterPublish, index: int, work: CheckedItem) -> None:
         """Keep what is to be told of one item."""
         for told in self._told:
             if told.signal.receivers:
                 reprs = work.shown or self._contents.reprs(work)
-                arguments = told_of(told, item_id(self._poll_id, index), self._contents.whole(work), reprs)
-                aftermath.add(told.signal, arguments)
+                arguments = call_for(told, item_id(self._poll_id, index), self._contents.whole(work), reprs)
+                after_publish.add(told.signal, arguments)
 
 
 def make_amqp_stamp(
@@ -68,19 +69,19 @@ def make_amqp_stamp(
     """A stamp for items of one kind, or None where it would not be exact.
 
     Args:
-        catch: gives what would be published for a record, a task id and an aftermath.
+        catch: gives what would be published for a record, a task id and an after_publish.
     """
     work = numbered[0][1]
     task_id, shown_args, shown_kwargs = (str(uuid4()) for _ in range(3))
-    aftermath = Aftermath()
-    caught = catch(replace(opened(work), reprs=(shown_args, shown_kwargs)), task_id, aftermath)
+    after_publish = AfterPublish()
+    caught = catch(replace(opened(work), reprs=(shown_args, shown_kwargs)), task_id, after_publish)
     if len(caught) != 1:
         return None
     message = caught[0].message
     if "compression" in (message.properties.get("application_headers") or {"compression": None}):
         return None
-    contents = Contents(app, work, caught[0].content()[0])
-    stamp = AmqpStamp(poll_id, caught[0], contents, aftermath.taken())
+    contents = Bodies(app, work, caught[0].content()[0])
+    stamp = AmqpStamp(poll_id, caught[0], contents, after_publish.taken())
     for index, each in dict((numbered[0], numbered[-1])).items():
         real = catch(opened(each), item_id(poll_id, index))
         if [parcel.content() for parcel in real] != [stamp.parcel(index, each).content()]:

@@ -6,11 +6,12 @@ from collections import Counter
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from celery_perpetual.ledger import item_id, opened
+from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.capture import Capture
-from celery_perpetual.publishing.load import Load
-from celery_perpetual.publishing.roads import Kind, kind_of, objection
+from celery_perpetual.publishing.commands import Load
 from celery_perpetual.publishing.stamp import Numbered, Stamp, make_stamp
+from celery_perpetual.publishing.stampable import Kind, kind_of, objection
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -45,7 +46,7 @@ class Builder:
                 stamp.load(load, list(run))
                 continue
             for index, work in run:
-                load.add(self._capture.commands(opened(work), item_id(self._poll_id, index), load.aftermath))
+                load.add(self._capture.commands(opened(work), item_id(self._poll_id, index), load.after_publish))
         return load
 
     def _made(self, kind: Kind, numbered: Numbered) -> Stamp | None:

@@ -15,11 +15,12 @@ from uuid import uuid4
 from kombu.utils.json import dumps, loads
 from redis import Redis
 
-from celery_perpetual.ledger import Record, place
-from celery_perpetual.publishing.copies import Copy, from_message, publish_copy
-from celery_perpetual.publishing.load import Command, Load
+from celery_perpetual.broker.message_copy import Copy, from_message, publish_copy
+from celery_perpetual.ledger.ids import parse_item_id
+from celery_perpetual.ledger.record import Record
+from celery_perpetual.publishing.commands import Command, Load
 from celery_perpetual.publishing.message import send
-from celery_perpetual.publishing.sender import Aftermath, QuietSender
+from celery_perpetual.publishing.sender import AfterPublish, QuietSender
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -48,16 +49,16 @@ class Capture:
         self._sender = QuietSender(app)
 
     def commands(
-        self, record: Record, task_id: str, aftermath: Aftermath | None = None, tag: str | None = None
+        self, record: Record, task_id: str, after_publish: AfterPublish | None = None, tag: str | None = None
     ) -> list[Command]:
         """The commands of one message.
 
         Args:
-            aftermath: gets what is to be told once they have run; without it nobody is told.
+            after_publish: gets what is to be told once they have run; without it nobody is told.
             tag: the delivery tag, instead of a random one.
         """
         self._commands, self._tag = [], tag
-        self._sender.aftermath = aftermath or Aftermath()
+        self._sender.after_publish = after_publish or AfterPublish()
         send(self.app, self._producer, record, task_id, self._sender)
         return self._commands
 
@@ -91,7 +92,7 @@ class Capture:
             return None
         for message in reversed(oldest):
             headers = loads(message).get("headers") or {}
-            if not headers.get("redelivered") and place(str(headers.get("id"))) is not None:
+            if not headers.get("redelivered") and parse_item_id(str(headers.get("id"))) is not None:
                 return int(str(headers["id"]).replace("-", "")[:12], 16)
         return 0
 

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 
-from celery_perpetual.ledger import item_id, opened
+from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.amqp_stamp import AmqpStamp, Parcel, make_amqp_stamp
 from celery_perpetual.publishing.builder import FEWEST
 from celery_perpetual.publishing.message import send
-from celery_perpetual.publishing.roads import Kind, kind_of, objection
-from celery_perpetual.publishing.sender import Aftermath, QuietSender
+from celery_perpetual.publishing.sender import AfterPublish, QuietSender
 from celery_perpetual.publishing.stamp import Numbered
+from celery_perpetual.publishing.stampable import Kind, kind_of, objection
 
 if TYPE_CHECKING:
     from celery import Celery
 
-    from celery_perpetual.ledger import Record
+    from celery_perpetual.ledger.record import Record
 
 #: A chunk whose confirms have not come after this many seconds is left to the relay.
 CONFIRM_SECONDS = 30.0
@@ -44,13 +45,13 @@ class Confirmed:
         self._producer = app.amqp.Producer(channel, auto_declare=False)
         self._sender = QuietSender(app)
 
-    def deliver(self, numbered: Numbered) -> Aftermath:
+    def deliver(self, numbered: Numbered) -> AfterPublish:
         """Publish the chunk and wait for its confirms.
 
         Raises:
             kombu.exceptions.OperationalError: some were refused or did not come in time.
         """
-        aftermath = self._sender.aftermath = Aftermath()
+        after_publish = self._sender.after_publish = AfterPublish()
         for kind in {kind_of(work) for _, work in numbered}:
             same = [each for each in numbered if kind_of(each[1]) == kind]
             if kind not in self._stamps and len(same) >= FEWEST:
@@ -63,19 +64,19 @@ class Confirmed:
             else:
                 parcel = stamp.parcel(index, work)
                 self._basic_publish(parcel.message, **parcel.way)
-                stamp.tell(aftermath, index, work)
+                stamp.tell(after_publish, index, work)
         self._confirms.wait(self._connection, CONFIRM_SECONDS)
-        return aftermath
+        return after_publish
 
-    def caught(self, record: Record, task_id: str, aftermath: Aftermath | None = None) -> list[Parcel]:
+    def caught(self, record: Record, task_id: str, after_publish: AfterPublish | None = None) -> list[Parcel]:
         """What would be published for one record. Queues are declared, nothing else happens."""
-        kept, self._sender.aftermath = self._sender.aftermath, aftermath or Aftermath()
+        kept, self._sender.after_publish = self._sender.after_publish, after_publish or AfterPublish()
         caught: list[Parcel] = []
         self._caught = caught
         try:
             send(self._app, self._producer, record, task_id, self._sender)
         finally:
-            self._caught, self._sender.aftermath = None, kept
+            self._caught, self._sender.after_publish = None, kept
         return caught
 
     def _basic_publish(self, message: Any, **way: Any) -> None:

@@ -18,7 +18,7 @@ from kombu import Exchange
 from kombu.transport.native_delayed_delivery import MAX_LEVEL, calculate_routing_key, level_name
 
 from celery_perpetual.ledger.record import Record
-from celery_perpetual.tasks import HEADER, HEADER_VALUE, PerpetualTask
+from celery_perpetual.tasks.task import HEADER, HEADER_VALUE, PerpetualTask
 
 if TYPE_CHECKING:
     from celery import Celery

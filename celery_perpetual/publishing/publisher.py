@@ -19,19 +19,21 @@ from typing import TYPE_CHECKING
 
 from celery.utils.log import get_logger
 
+from celery_perpetual.broker.unacked import shares_redis
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger import CHUNK, opened, read_work
-from celery_perpetual.publishing.books import shares_redis
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.record import opened, read_work
 from celery_perpetual.publishing.builder import Builder
 from celery_perpetual.publishing.capture import Capture
-from celery_perpetual.publishing.couriers import courier
-from celery_perpetual.publishing.load import Load
+from celery_perpetual.publishing.commands import Load
 from celery_perpetual.publishing.message import has_own_sender, route
-from celery_perpetual.publishing.roads import Kind, kind_of
 from celery_perpetual.publishing.stamp import Numbered
-from celery_perpetual.store import Store, script
-from celery_perpetual.tasks.work import Work
+from celery_perpetual.publishing.stampable import Kind, kind_of
+from celery_perpetual.publishing.transports import courier
+from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -62,13 +64,13 @@ class Publisher:
         """Whether the broker is the store's own server and database."""
         return shares_redis(self.app, self.store)
 
-    def rehearse(self, works: Sequence[Work]) -> None:
+    def rehearse(self, works: Sequence[CheckedItem]) -> None:
         """Route one of each kind of item, so that what cannot be sent is refused before it is committed.
 
         Raises:
             Exception: whatever the router or a queue that does not exist raises.
         """
-        kinds: dict[Kind, Work] = {}
+        kinds: dict[Kind, CheckedItem] = {}
         for work in works:
             kinds.setdefault(kind_of(work), work)
             if len(kinds) == MOST_KINDS:
@@ -76,7 +78,7 @@ class Publisher:
         for work in kinds.values():
             route(self.app, opened(work))
 
-    def load(self, poll_id: str, works: Sequence[Work]) -> Load:
+    def load(self, poll_id: str, works: Sequence[CheckedItem]) -> Load:
         """Broker commands of a small batch, for the commit to run; none where it cannot."""
         if len(works) > CHUNK or not self.shares_redis or self._one_by_one(works):
             return Load()
@@ -84,7 +86,7 @@ class Publisher:
             load = builder.load(list(enumerate(works)))
         return load if len(load) <= MOST_COMMANDS else Load()
 
-    def publish(self, poll_id: str, works: Sequence[Work] = ()) -> int:
+    def publish(self, poll_id: str, works: Sequence[CheckedItem] = ()) -> int:
         """Publish what a committed batch has not published yet, and return how many items that were.
 
         Args:
@@ -113,7 +115,7 @@ class Publisher:
             logger.exception("perpetual: poll %s cannot be published now, the relay will try again", poll_id)
             return 0
 
-    def _publish(self, poll_id: str, works: Sequence[Work]) -> int:
+    def _publish(self, poll_id: str, works: Sequence[CheckedItem]) -> int:
         sent, state = 0, self._state(poll_id)
         with ExitStack() as stack:
             ways: dict[bool, Way] = {}
@@ -139,7 +141,7 @@ class Publisher:
             )
         )  # fmt: skip
         if done:
-            load.aftermath.tell()
+            load.after_publish.tell()
             reach("poll.published")
         return done
 
@@ -160,8 +162,8 @@ class Publisher:
         return task.decode(), int(published), int(total)
 
     def _numbered(
-        self, unit_task: str, poll_id: str, first: int, last: int, works: Sequence[Work]
-    ) -> list[tuple[int, Work]]:
+        self, unit_task: str, poll_id: str, first: int, last: int, works: Sequence[CheckedItem]
+    ) -> list[tuple[int, CheckedItem]]:
         """Items of one chunk that have not ended; a relay need not send again what ran already."""
         if works:
             return list(enumerate(works[first:last], first))
@@ -196,7 +198,7 @@ class Publisher:
             self._local.capture = None
             capture.close()
 
-    def _one_by_one(self, works: Iterable[Work]) -> bool:
+    def _one_by_one(self, works: Iterable[CheckedItem]) -> bool:
         """Whether there are tasks among these that publish themselves."""
         return any(has_own_sender(self.app.tasks.get(name)) for name in {work.task for work in works})
 
@@ -212,7 +214,7 @@ class Publisher:
                 self._busy.discard(poll_id)
 
 
-def publish_or_leave(publisher: Publisher, poll_id: str, works: Sequence[Work] = ()) -> None:
+def publish_or_leave(publisher: Publisher, poll_id: str, works: Sequence[CheckedItem] = ()) -> None:
     """Publish at once; what cannot be sent now is relayed by the leader."""
     try:
         publisher.publish(poll_id, works)

@@ -26,23 +26,23 @@ _MAKER: Any = getattr(AMQP, "_create_task_sender", None)
 _SENDER = "AMQP._create_task_sender.<locals>.send_task_message"
 
 
-class Told(NamedTuple):
+class SignalCall(NamedTuple):
     """One call of a signal."""
 
     signal: Any
     arguments: dict[str, Any]
 
 
-class Aftermath:
+class AfterPublish:
     """What is to be told after the publish."""
 
     def __init__(self) -> None:
-        self._told: list[Told] = []
+        self._told: list[SignalCall] = []
 
     def add(self, signal: Any, arguments: dict[str, Any]) -> None:
         """Keep a call of a signal, if anybody listens."""
         if signal.receivers:
-            self._told.append(Told(signal, arguments))
+            self._told.append(SignalCall(signal, arguments))
 
     def tell(self) -> None:
         """Send everything that was kept, in order. Receivers cannot raise: Celery logs what they raise."""
@@ -50,7 +50,7 @@ class Aftermath:
         for signal, arguments in told:
             signal.send(**arguments)
 
-    def taken(self) -> list[Told]:
+    def taken(self) -> list[SignalCall]:
         """Take out what was kept, and tell nobody."""
         told, self._told = self._told, []
         return told
@@ -68,7 +68,7 @@ class _Kept:
         return self._signal.receivers
 
     def send(self, **arguments: Any) -> None:
-        self._sender.aftermath.add(self._signal, arguments)
+        self._sender.after_publish.add(self._signal, arguments)
 
 
 class _Signals:
@@ -82,13 +82,13 @@ class _Signals:
 
 
 class QuietSender:
-    """``app.amqp.send_task_message``, but what it tells after the publish goes to ``aftermath``.
+    """``app.amqp.send_task_message``, but what it tells after the publish goes to ``after_publish``.
 
     A sender that is not Celery's is called as it is, and tells when it likes.
     """
 
     def __init__(self, app: Celery) -> None:
-        self.aftermath = Aftermath()
+        self.after_publish = AfterPublish()
         amqp: Any = app.amqp
         self._send: Callable[..., Any] = amqp.send_task_message
         if is_celerys_own(amqp):
@@ -109,7 +109,7 @@ def is_celerys_own(amqp: Any) -> bool:
     )
 
 
-def told_of(specimen: Told, task_id: str, body: Any, reprs: tuple[str, str]) -> dict[str, Any]:
+def call_for(specimen: SignalCall, task_id: str, body: Any, reprs: tuple[str, str]) -> dict[str, Any]:
     """The arguments of a signal for another message of the same kind."""
     headers = copy.deepcopy(specimen.arguments["headers"])
     headers.update(id=task_id, root_id=task_id, argsrepr=reprs[0], kwargsrepr=reprs[1])

@@ -19,17 +19,18 @@ from uuid import uuid4
 
 from kombu.utils.json import loads as json_loads
 
-from celery_perpetual.ledger import base, item_id, opened
+from celery_perpetual.ledger.ids import base, item_id
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.record import opened
+from celery_perpetual.publishing.bodies import Bodies
 from celery_perpetual.publishing.capture import Capture
-from celery_perpetual.publishing.contents import Contents
-from celery_perpetual.publishing.load import Command, Load
-from celery_perpetual.publishing.sender import Aftermath, Told, told_of
-from celery_perpetual.tasks.work import Work
+from celery_perpetual.publishing.commands import Command, Load
+from celery_perpetual.publishing.sender import AfterPublish, SignalCall, call_for
 
 if TYPE_CHECKING:
     from celery import Celery
 
-Numbered = Sequence[tuple[int, Work]]
+Numbered = Sequence[tuple[int, CheckedItem]]
 
 #: The order in which the differing values stand in a message.
 ORDER = ["body", "id", "id", "args", "kwargs", "id", "tag"]
@@ -38,7 +39,9 @@ ORDER = ["body", "id", "id", "args", "kwargs", "id", "tag"]
 class Stamp:
     """Messages of one kind in one poll, for a Redis broker."""
 
-    def __init__(self, poll_id: str, key: str, template: str, tag: str, contents: Contents, told: list[Told]) -> None:
+    def __init__(
+        self, poll_id: str, key: str, template: str, tag: str, contents: Bodies, told: list[SignalCall]
+    ) -> None:
         self._poll_id = poll_id
         self._key = key
         self._template = template
@@ -53,10 +56,10 @@ class Stamp:
             if told.signal.receivers:
                 for index, work in numbered:
                     body, reprs = self._contents.whole(work), work.shown or self._contents.reprs(work)
-                    arguments = told_of(told, item_id(self._poll_id, index), body, reprs)
-                    load.aftermath.add(told.signal, arguments)
+                    arguments = call_for(told, item_id(self._poll_id, index), body, reprs)
+                    load.after_publish.add(told.signal, arguments)
 
-    def is_exact(self, capture: Capture, index: int, work: Work) -> bool:
+    def is_exact(self, capture: Capture, index: int, work: CheckedItem) -> bool:
         """Whether Celery builds the very same message."""
         record = opened(work)
         tag = f"{self._tag}{index:08x}"
@@ -87,16 +90,16 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, numbered: Numbered) 
     """
     work = numbered[0][1]
     task_id, tag, shown_args, shown_kwargs = (str(uuid4()) for _ in range(4))
-    aftermath = Aftermath()
+    after_publish = AfterPublish()
     specimen = replace(opened(work), reprs=(shown_args, shown_kwargs))
-    commands = capture.commands(specimen, task_id, aftermath, tag)
+    commands = capture.commands(specimen, task_id, after_publish, tag)
     if len(commands) != 1 or commands[0].name != "LPUSH":
         return None  # a queue that expires, fan-out, more than one queue, or none
     text = str(commands[0].value)
     message = json_loads(text)
     if message["properties"].get("body_encoding") != "base64" or "compression" in message["headers"]:
         return None
-    contents = Contents(app, work, b64decode(message["body"]))
+    contents = Bodies(app, work, b64decode(message["body"]))
     marks = {task_id: "id", tag: "tag", f'"{shown_args}"': "args", f'"{shown_kwargs}"': "kwargs",
              message["body"]: "body"}  # fmt: skip
     pieces = re.split("|".join(map(re.escape, marks)), text)
@@ -107,6 +110,6 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, numbered: Numbered) 
     template = pieces[0].replace("%", "%%") + "".join(
         slot + piece.replace("%", "%%") for slot, piece in zip(slots, pieces[1:], strict=True)
     )
-    stamp = Stamp(poll_id, commands[0].key, template, tag[:28], contents, aftermath.taken())
+    stamp = Stamp(poll_id, commands[0].key, template, tag[:28], contents, after_publish.taken())
     trials = dict((numbered[0], numbered[-1]))
     return stamp if all(stamp.is_exact(capture, index, each) for index, each in trials.items()) else None

@@ -79,7 +79,7 @@ class Keys:
         self.states = f"{prefix}:states"
         self.copies = f"{prefix}:copies"
         self.parked = f"{prefix}:parked"
-        self.again = f"{prefix}:again"
+        self.resend = f"{prefix}:resend"
         self.workers = f"{prefix}:workers"
         self.token = f"{prefix}:token"
         self.seen = f"{prefix}:seen"

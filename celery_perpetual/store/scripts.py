@@ -1,8 +1,8 @@
 """Lua scripts with named slots.
 
-A script lives in ``lua/{name}.lua``; its header names what each KEYS and ARGV slot is, and callers use those
-names, so nobody counts positions. A line ``-- include {file}`` pastes ``lua/{file}.lua``. The last argument may be
-a tail (``ARGV[3..]``); it is passed as ``tail=[...]``.
+A script lives in ``lua/{room}/{name}.lua``; its header names what each KEYS and ARGV slot is, and callers use those
+names, so nobody counts positions. A line ``-- include {file}`` pastes ``lua/include/{file}.lua``. The last argument
+may be a tail (``ARGV[3..]``); it is passed as ``tail=[...]``.
 
 Redis rolls nothing back, so a key of a wrong type must fail a script before its first write. The types in the header
 are checked before the script's own code; those that are marked (``hash*``) are left to it, because a check is a call of
@@ -44,9 +44,20 @@ end
 _TYPES = ("string", "hash", "list", "set", "zset", "stream")
 
 
+@cache
+def _folders() -> dict[str, str]:
+    """Folder of each script by its name; names are unique."""
+    lua = files(__package__).joinpath("lua")
+    return {
+        file.name.removesuffix(".lua"): folder.name
+        for folder in lua.iterdir() if folder.is_dir()
+        for file in folder.iterdir() if file.name.endswith(".lua")
+    }  # fmt: skip
+
+
 def source(name: str) -> str:
     """The text of a script, with its includes."""
-    text = files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    text = files(__package__).joinpath("lua", _folders()[name], f"{name}.lua").read_text(encoding="utf-8")
     return _INCLUDE.sub(lambda found: source(found[1]), text)
 
 

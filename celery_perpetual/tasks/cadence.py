@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from hashlib import blake2b
 from math import isfinite
 from typing import Any
@@ -17,21 +17,10 @@ from typing import Any
 from celery.schedules import BaseSchedule, schedule
 
 from celery_perpetual.errors import ContractError
-
-UTC = timezone.utc
+from celery_perpetual.times import to_datetime
 
 #: Below this a cadence would be a busy loop.
 SHORTEST_MS = 10
-
-
-def to_datetime(ms: float) -> datetime:
-    """Milliseconds since the epoch as an aware datetime."""
-    return datetime.fromtimestamp(ms / 1000, UTC)
-
-
-def to_ms(at: datetime) -> int:
-    """An aware datetime as milliseconds since the epoch."""
-    return round(at.timestamp() * 1000)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 5.0, 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Perpetuity:
+class TaskContract:
     """Everything that makes one registered task perpetual, checked."""
 
     task: Any
@@ -69,7 +69,7 @@ def is_perpetual(task: Task[Any, Any]) -> bool:
     return _attribute(task, "poll_every") is not None and _attribute(task, "next_batch") is not None
 
 
-def read(task: Task[Any, Any]) -> Perpetuity:
+def read(task: Task[Any, Any]) -> TaskContract:
     """Read the contract of a task that has both attributes.
 
     Raises:
@@ -81,7 +81,7 @@ def read(task: Task[Any, Any]) -> Perpetuity:
         raise ContractError(f"task {task.name} ({_file(task)}): {error}") from None
 
 
-def _read(task: Task[Any, Any]) -> Perpetuity:
+def _read(task: Task[Any, Any]) -> TaskContract:
     for name in ATTRIBUTES_NOT_YET:
         if getattr(task, name, None) is not None:
             raise ContractError(f"{name} is not available yet; remove it")
@@ -98,7 +98,7 @@ def _read(task: Task[Any, Any]) -> Perpetuity:
     cadence = Cadence(_attribute(task, "poll_every"), jitter=options.jitter, salt=str(task.name), app=task.app)
     most = getattr(task, "max_in_flight", None)
     next_batch = _callable(task)
-    return Perpetuity(
+    return TaskContract(
         task=task,
         cadence=cadence,
         next_batch=next_batch,

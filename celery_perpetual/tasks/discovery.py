@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.tasks.contract import Perpetuity, is_perpetual, missing_half, read
+from celery_perpetual.tasks.contract import TaskContract, is_perpetual, missing_half, read
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 class Discovery:
     """What the app's registry holds."""
 
-    tasks: Mapping[str, Perpetuity]
+    tasks: Mapping[str, TaskContract]
     """Perpetual tasks by name, in order of their names."""
     warnings: tuple[str, ...]
 
-    def units(self, disabled: tuple[str, ...] = ()) -> dict[str, Perpetuity]:
+    def units(self, disabled: tuple[str, ...] = ()) -> dict[str, TaskContract]:
         """The units that are polled, by name."""
         return {p.unit: p for p in self.tasks.values() if p.options.enabled and p.name not in disabled}
 
@@ -57,7 +57,7 @@ def discover(app: Celery) -> Discovery:
     Raises:
         ContractError: a perpetual task has a wrong value; every wrong one is named.
     """
-    found: dict[str, Perpetuity] = {}
+    found: dict[str, TaskContract] = {}
     warnings: list[str] = []
     errors: list[str] = []
     for name, task in sorted(app.tasks.items()):

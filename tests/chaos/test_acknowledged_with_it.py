@@ -151,7 +151,7 @@ def test_a_worker_that_dies_around_an_acknowledgement(project: Callable[..., Pro
 
 def test_an_early_acked_task_without_a_lease_that_is_retried(project: Callable[..., Project]) -> None:
     """The store was away when it began, so no script has struck its message off: the worker does."""
-    away = "\nperpetual.leasing._down = lambda: True\n"
+    away = "\nperpetual.grants._down = lambda: True\n"
     proj = project(source(early=True) + away, **SETTINGS, **ALL)
     proj.beat().ready()
     proj.worker(pool="threads").ready()

@@ -22,7 +22,7 @@ def check(proj: Project) -> None:
     """All six have run to an end that was announced once, and nothing of them is left."""
     wait_until(lambda: len(final_ends(proj)) == 6, "six ends are announced", 60)
     assert final_ends(proj) == {(task_id, "success"): 1 for task_id in tokens(proj, "end")}
-    keys = [f"perpetual:{name}" for name in ("leases", "states", "copies", "again", "open")]
+    keys = [f"perpetual:{name}" for name in ("leases", "states", "copies", "resend", "open")]
     wait_until(lambda: not proj.redis.exists(*keys), "nothing of them is left")
     assert proj.redis.hget("perpetual:u:perpetual:proj.deliver", "inflight") == "0"
 

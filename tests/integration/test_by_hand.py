@@ -281,7 +281,7 @@ def test_jitter_moves_the_poll_but_not_the_slot(project: Callable[..., Project],
         proj.run_python(
             f"""
             import json
-            from celery_perpetual.tasks import load
+            from celery_perpetual.tasks.discovery import load
             import proj
             cadence = load(proj.app).tasks["proj.work"].cadence
             slots = [{anchor} + round(slot * {every} * 1000) for slot in {sorted(old)}]

@@ -13,17 +13,20 @@ import pytest
 from celery import Celery
 
 from celery_perpetual import Item, Perpetual, PerpetualTask
-from celery_perpetual.beat.ahead import LONGEST, Ahead
+from celery_perpetual.beat.due import LONGEST, DueReader
 from celery_perpetual.embedded import EmbeddedServer
-from celery_perpetual.polling import Claim, Claims, Due, Ends, PollThreads, Runner, outcomes
-from celery_perpetual.polling.ends import End
-from celery_perpetual.tasks import discover
+from celery_perpetual.polling.claims import Claim, Claims, Due
+from celery_perpetual.polling.closing import PollEnd, PollEnds
+from celery_perpetual.polling.outcome import outcomes
+from celery_perpetual.polling.runner import Runner
+from celery_perpetual.polling.threads import PollThreads
+from celery_perpetual.tasks.discovery import discover
 from tests.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_perpetual.tasks import Perpetuity
+    from celery_perpetual.tasks.contract import TaskContract
 
 # That is how threads that never end are ended here.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -44,27 +47,27 @@ class Shop:
         for name in NAMES:
             app.task(base=PerpetualTask, poll_every=60, next_batch=next_batch, name=name, shared=False)(nothing)
         app.finalize()
-        self.perpetuities: dict[str, Perpetuity] = discover(app).tasks
+        self.contracts: dict[str, TaskContract] = discover(app).tasks
         self.store = self.perpetual.store
         self.redis = self.store.redis
         self.runner = Runner(app, self.store, 1000)
-        self.ends = Ends(self.store.clone(), 1000)
+        self.ends = PollEnds(self.store.clone(), 1000)
 
     def claim(self, name: str) -> Claim:
-        claim = Claims(self.store, 1000).by_hand(self.perpetuities[name])
+        claim = Claims(self.store, 1000).by_hand(self.contracts[name])
         assert isinstance(claim, Claim)
         return claim
 
-    def end(self, name: str) -> End:
+    def end(self, name: str) -> PollEnd:
         end = self.runner.poll(self.claim(name))
-        assert isinstance(end, End)
+        assert isinstance(end, PollEnd)
         return end
 
     def statuses(self, name: str) -> list[str]:
-        return [outcome.status for outcome in outcomes(self.store, self.perpetuities[name].unit, 10)]
+        return [outcome.status for outcome in outcomes(self.store, self.contracts[name].unit, 10)]
 
     def open(self, name: str) -> bool:
-        return bool(self.redis.hexists(self.store.keys.unit(self.perpetuities[name].unit), "claim"))
+        return bool(self.redis.hexists(self.store.keys.unit(self.contracts[name].unit), "claim"))
 
 
 class Ending(SimpleQueue[Any]):
@@ -119,7 +122,7 @@ def test_all_are_stored_with_one_call(shop: Shop) -> None:
 def test_one_that_is_refused_changes_nothing_for_the_others(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     """A claim that somebody else has taken over meanwhile."""
     ends = [shop.end(name) for name in NAMES]
-    shop.redis.hset(shop.store.keys.unit(shop.perpetuities["two"].unit), "claim", "somebody else's")
+    shop.redis.hset(shop.store.keys.unit(shop.contracts["two"].unit), "claim", "somebody else's")
 
     shop.ends.begin(ends)()
 
@@ -132,7 +135,7 @@ def test_one_that_is_refused_changes_nothing_for_the_others(shop: Shop, caplog: 
 def test_one_whose_key_is_of_a_wrong_type_fails_alone(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     """The call fails as a whole and has written nothing; then each is tried by itself."""
     ends = [shop.end(name) for name in NAMES]
-    polls = shop.store.keys.polls(shop.perpetuities["two"].unit)
+    polls = shop.store.keys.polls(shop.contracts["two"].unit)
     shop.redis.set(polls, "of a wrong type")
 
     shop.ends.begin(ends)()
@@ -268,7 +271,7 @@ class Clockwork:
 def test_what_is_due_is_read_ahead() -> None:
     """One call of the store serves several turns of the clock; each unit is given once, in order."""
     claims: Any = Clockwork(20)
-    ahead = Ahead(claims)
+    ahead = DueReader(claims)
 
     found = [row.at for _ in range(7) for row in ahead.take("me:1", 3).rows]
 
@@ -281,7 +284,7 @@ def test_what_is_due_is_read_ahead() -> None:
 def test_what_was_read_ahead_is_read_again(why: str) -> None:
     """Another term, or too long ago."""
     claims: Any = Clockwork(20)
-    ahead = Ahead(claims)
+    ahead = DueReader(claims)
     ahead.take("me:1", 1)
 
     if why == "too old":

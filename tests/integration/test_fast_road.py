@@ -11,7 +11,7 @@ from celery import signals
 
 from celery_perpetual import Item, Perpetual
 from celery_perpetual.publishing import builder as building
-from celery_perpetual.publishing import roads
+from celery_perpetual.publishing import stampable as roads
 from tests.support import wait_until, wire
 from tests.support.spy import ROWS, Spy
 

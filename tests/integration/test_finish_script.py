@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from redis.exceptions import ResponseError
 
-from celery_perpetual.ledger import encode, item_id
-from celery_perpetual.store import Store, address, script
-from celery_perpetual.tasks.work import Work
+from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.record import encode
+from celery_perpetual.store.address import address
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +40,9 @@ class World:
         client.flushall()
         for index in range(items):
             key = None if index == 1 else f"key {index}"
-            client.rpush(keys.chunk(POLL, 0), encode(Work("proj.work", b"[[],{}]", "json", {}, key), "proj.find"))
+            client.rpush(
+                keys.chunk(POLL, 0), encode(CheckedItem("proj.work", b"[[],{}]", "json", {}, key), "proj.find")
+            )
             if key is not None:
                 client.hset(keys.item_keys(UNIT), key, item_id(POLL, index))
         facts = {"unit": UNIT, "task": "proj.find", "n": items, "left": items, "pub": items, "window": window, "at": 1}
@@ -55,7 +60,7 @@ class World:
             "batch_channel": keys.channel(POLL), "id": task_id, "position": index, "status": status, "head": head,
             "batch_ttl": 24 * HOUR, "record_ttl": HOUR, "queue_ttl": HOUR, "maxlen": 1000, "prefix": keys.prefix,
             "poll": POLL, "leases": keys.leases, "states": keys.states, "copies": keys.copies, "parked": keys.parked,
-            "again": keys.again, "nonce": "", "started": 0, "tombs": keys.tombs_prefix, "unacked": "u",
+            "resend": keys.resend, "nonce": "", "started": 0, "tombs": keys.tombs_prefix, "unacked": "u",
             "index": "i", "tag": "", "result": "", "value": "", "expires": 0, **changed,
         }  # fmt: skip
 
@@ -66,7 +71,7 @@ class World:
 
     def once(self) -> int:
         """Send the batch's message."""
-        reply: int = script("once")(
+        reply: int = script("push_once")(
             self.store, waiting=self.store.keys.batches, more_keys=["broker"], entry=POLL,
             tail=["LPUSH", 2, 1, "message"],
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_perpetual.leases.leases import _when_lost
+from celery_perpetual.leases.grants import _when_lost
 from tests.support.lease_world import FREE, ITEM, ONE, OTHER, LeaseWorld
 from tests.support.scripts import BOOKS
 
@@ -26,7 +26,7 @@ def world(redis_url: str) -> Iterator[LeaseWorld]:
 def test_what_a_worker_holds_does_not_expire_with_it(world: LeaseWorld) -> None:
     """However long nobody sweeps, a dead worker's leases are found: only what it says of itself expires."""
     world.begun()
-    world.run("beat", world.beat(a="tag"))
+    world.run("heartbeat", world.heartbeat(a="tag"))
 
     assert world.redis.ttl(world.keys.held(ONE)) == -1
     assert world.redis.ttl(world.keys.worker(ONE)) > 0
@@ -38,11 +38,11 @@ def test_a_sweep_takes_so_many_and_says_whether_that_was_all(world: LeaseWorld) 
     world.died(2)
 
     assert world.run("sweep", world.sweep(most=1)) == [0, ONE.encode(), 1, 0]
-    assert world.run("bury", world.bury()) == 0
+    assert world.run("forget_worker", world.forget_worker()) == 0
     assert world.run("sweep", world.sweep(most=1)) == [0, ONE.encode(), 1, 1]
-    assert world.run("bury", world.bury()) == 1
+    assert world.run("forget_worker", world.forget_worker()) == 1
     assert world.redis.hlen(world.keys.leases) == 0
-    assert world.redis.zcard(world.keys.again) == 2
+    assert world.redis.zcard(world.keys.resend) == 2
 
 
 def test_a_sweep_parks_fewer_at_once_and_all_in_the_end(world: LeaseWorld) -> None:
@@ -57,7 +57,7 @@ def test_a_sweep_parks_fewer_at_once_and_all_in_the_end(world: LeaseWorld) -> No
     assert world.redis.hlen(world.keys.parked) == 5
     told = Counter(fields[b"event"] for _, fields in world.redis.xrange(world.keys.events))
     assert told[b"lease.lost"] == told[b"completion"] == told[b"lease.parked"] == 5
-    assert not world.redis.exists(world.keys.leases, world.keys.again)
+    assert not world.redis.exists(world.keys.leases, world.keys.resend)
 
 
 @pytest.mark.parametrize("odd", ["", "<bound method Mine.on_lost of 'a b'>", "REQUEUE-1%s"])
@@ -68,7 +68,7 @@ def test_what_a_lease_says_oddly_does_not_stop_the_sweep(world: LeaseWorld, odd:
     world.redis.zadd(world.keys.workers, {ONE: 1})
 
     assert world.run("sweep", world.sweep()) == [0, ONE.encode(), 2, 1]
-    assert world.redis.zcard(world.keys.again) == 2
+    assert world.redis.zcard(world.keys.resend) == 2
     assert _when_lost(SimpleNamespace(on_lost=odd))[1] == "requeue"
 
 
@@ -85,9 +85,9 @@ def test_a_worker_may_have_received_any_number_of_messages(world: LeaseWorld) ->
     """More news than Lua can unpack at once is told all the same, and taken back."""
     many = {f"task {n}": f"tag {n}" for n in range(10_000)}
 
-    world.run("beat", world.beat(**many))
+    world.run("heartbeat", world.heartbeat(**many))
     assert world.redis.hlen(world.keys.tags(ONE)) == len(many)
-    world.run("beat", world.beat(gone=tuple(many)))
+    world.run("heartbeat", world.heartbeat(gone=tuple(many)))
 
     assert not world.redis.exists(world.keys.tags(ONE))
 

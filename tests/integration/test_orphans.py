@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from celery_perpetual.beat.orphans import AGE_MS, Orphans
-from celery_perpetual.store import Store, address
+from celery_perpetual.store.address import address
+from celery_perpetual.store.connection import Store
 
 
 @pytest.fixture

@@ -11,7 +11,10 @@ import pytest
 import redis
 
 from celery_perpetual import StoreUnavailable
-from celery_perpetual.store import Prepared, Store, address, script
+from celery_perpetual.store.address import address
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.prepared import Prepared
+from celery_perpetual.store.scripts import script
 from tests.support.lease_world import LeaseWorld
 from tests.support.proxy import Proxy
 from tests.support.script_cases import dump
@@ -21,7 +24,7 @@ FIXED = (
     "leases",
     "states",
     "copies",
-    "again",
+    "resend",
     "token",
     "counters",
     "workers",

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_perpetual.publishing import Capture, Load
+from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.publishing.commands import Load
 
 
 @pytest.fixture

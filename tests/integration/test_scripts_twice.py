@@ -14,8 +14,8 @@ import pytest
 import redis
 
 import celery_perpetual
-from celery_perpetual.ledger import sweep_staged
-from celery_perpetual.store import script
+from celery_perpetual.ledger.staged import sweep_staged
+from celery_perpetual.store.scripts import script
 from tests.support import wait_until
 from tests.support.lease_cases import LEASE_CASES
 from tests.support.lease_world import LeaseWorld
@@ -53,7 +53,7 @@ def next_millisecond(world: LeaseWorld) -> None:
 
 def test_every_script_has_a_case() -> None:
     """A script that somebody adds needs a case above: one that writes, unless it only reads."""
-    files = {file.stem: file.read_text() for file in LUA.glob("*.lua")}
+    files = {file.stem: file.read_text() for file in LUA.rglob("*.lua")}
     included = {
         line.split()[2]
         for text in files.values()
@@ -105,7 +105,7 @@ def test_a_claim_that_arrives_once_more_after_its_end_changes_nothing(
     world.registered()
     slots = world.claim(mine="" if by_hand else None)
     world.run("claim", slots)
-    world.run("end", world.end(delay=delay, failures="add", following="" if by_hand else str(DAY)))
+    world.run("close_polls", world.close_polls(delay=delay, failures="add", following="" if by_hand else str(DAY)))
     ended = dump(world.redis)
 
     world.run("claim", slots)

@@ -34,7 +34,7 @@ def visit(number): ...
 SWEEP = """
 import os
 import proj
-from celery_perpetual.ledger import sweep_staged
+from celery_perpetual.ledger.staged import sweep_staged
 
 store = proj.perpetual.store
 trick = {trick!r}

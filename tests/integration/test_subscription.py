@@ -9,9 +9,10 @@ import pytest
 import redis
 from redis.exceptions import ConnectionError as NoConnection
 
-from celery_perpetual.completions import subscription
-from celery_perpetual.completions.subscription import Subscription
-from celery_perpetual.store import Store, address
+from celery_perpetual.store.address import address
+from celery_perpetual.store.connection import Store
+from celery_perpetual.waiting import subscription
+from celery_perpetual.waiting.subscription import Subscription
 from tests.support.proxy import Proxy
 
 READ = 0.05

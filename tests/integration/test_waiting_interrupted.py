@@ -11,7 +11,8 @@ import pytest
 import redis
 
 from celery_perpetual import StoreUnavailable
-from celery_perpetual.completions import hub, waiting
+from celery_perpetual.waiting import hub
+from celery_perpetual.waiting import waits as waiting
 from tests.support import wait_until
 from tests.support.gated import SOONER_THAN_A_LOOK, STRANGER, Call, record_of, waiter_at
 from tests.support.proxy import Proxy
@@ -227,11 +228,11 @@ def test_a_child_that_goes_on_with_its_parents_wait_takes_nothing_from_it(shop):
         import os, time, warnings
         warnings.simplefilter("ignore")
         from proj import app, perpetual
-        from celery_perpetual.completions.ends import End
+        from celery_perpetual.completions.end import TaskEnd
         ids = [f"shared-{n}" for n in range(20)]
         mine = perpetual.as_completed(["first", *ids], 60)
         def end(task_id):
-            perpetual.announcer.tell(End(task_id=task_id, task="t", status="success"))
+            perpetual.announcer.tell(TaskEnd(task_id=task_id, task="t", status="success"))
         end("first")
         assert next(mine).task_id == "first"
         pid = os.fork()

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from celery_perpetual.store import Store, address, script
+from celery_perpetual.store.address import address
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
 from tests.support import wait_until
 from tests.support.machines import run_machine
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from celery_perpetual.ledger import item_id
+from celery_perpetual.ledger.ids import item_id
 from tests.support.lease_model import MOST, Model, Order, Run, Task
 from tests.support.lease_world import FREE, LeaseWorld
 from tests.support.machines import run_machine
@@ -72,7 +72,7 @@ class LeaseMachine(RuleBasedStateMachine):
     # ---- workers
 
     def beat(self, worker: str) -> None:
-        first, second = self.twice("beat", {**self.world.beat(worker), "gap": HOUR})
+        first, second = self.twice("heartbeat", {**self.world.heartbeat(worker), "gap": HOUR})
         mine = {task.id.encode() for task in self.model.tasks if task.lease and task.lease.worker == worker}
         assert set(first) == set(second) == mine
         self.contact()
@@ -123,7 +123,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.model.runs = [run for run in self.model.runs if run.worker != worker]
         for _ in range(2):
             self.sweep_once(100, stopping=worker)
-        assert self.twice("bury", self.world.bury(worker, stopped=True)) == (1, 1)
+        assert self.twice("forget_worker", self.world.forget_worker(worker, stopped=True)) == (1, 1)
 
     # ---- deliveries
 
@@ -257,7 +257,7 @@ class LeaseMachine(RuleBasedStateMachine):
         """One pass; which leases a smaller one takes is left to chance, and rows must repeat."""
         worker = self.sweep_once(100)
         if worker:
-            assert self.twice("bury", self.world.bury(worker)) == (1, 1)
+            assert self.twice("forget_worker", self.world.forget_worker(worker)) == (1, 1)
             if worker in self.dead:
                 self.dead.remove(worker)
             else:
@@ -270,14 +270,14 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule()
     def send_again(self) -> None:
         """Whoever comes first works off the list."""
-        for name, since in self.redis.zrange(self.keys.again, 0, -1, withscores=True):
+        for name, since in self.redis.zrange(self.keys.resend, 0, -1, withscores=True):
             task = next(each for each in self.model.tasks if each.id == name.decode())
             if task.flag == "fail":
                 self.finish(task, "*", started=False, status="lost")
                 continue
-            assert task.flag == "again"
+            assert task.flag == "resend"
             before = self.redis.llen(QUEUE)
-            assert self.twice("sent_again", self.world.sent_again(task.id, repr(since))) == (1, 0)
+            assert self.twice("resent", self.world.resent(task.id, repr(since))) == (1, 0)
             assert self.redis.llen(QUEUE) == before + 1
             self.model.sent_again(task)
 
@@ -293,7 +293,7 @@ class LeaseMachine(RuleBasedStateMachine):
             self.hold_passes()
         while found.lease is not None:
             self.sweep()
-        if found.flag == "again":
+        if found.flag == "resend":
             self.send_again()
         if not self.live:
             self.be_born()
@@ -334,11 +334,11 @@ class LeaseMachine(RuleBasedStateMachine):
         if found.flag == "delegated":
             return
         found.messages.clear()
-        slots = self.world.reconcile(
+        slots = self.world.declare_lost(
             found.id, on_lost=found.on_lost, most=MOST, recoveries=found.recoveries if found.known else 0, counts=counts
         )
-        gone = found.final or found.lease is not None or found.flag in ("again", "fail", "parked")
-        answers = self.twice("reconcile", slots)
+        gone = found.final or found.lease is not None or found.flag in ("resend", "fail", "parked")
+        answers = self.twice("declare_lost", slots)
         expected = "gone" if gone else self.model.lose(found, found.known or (0, 0), counts=counts)
         assert answers == (expected.encode(), b"gone")
 
@@ -369,10 +369,10 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(task=WHICH)
     def recover(self, task: int) -> None:
         found = pick(self.model.tasks, task)
-        expected = int(found.flag in ("parked", "again", "fail"))
+        expected = int(found.flag in ("parked", "resend", "fail"))
         assert self.twice("recover", self.world.recover(found.id)) == (expected, expected)
         if found.flag == "parked":
-            found.flag, found.recoveries = "again", 0
+            found.flag, found.recoveries = "resend", 0
 
     @rule(task=WHICH, seldom=SELDOM)
     def cancel(self, task: int, seldom: int) -> None:
@@ -400,7 +400,7 @@ class LeaseMachine(RuleBasedStateMachine):
         pipe = self.redis.pipeline(transaction=False)
         for name in (keys.leases, keys.states, keys.copies, keys.parked, keys.counters):
             pipe.hgetall(name)
-        pipe.zrange(keys.again, 0, -1)
+        pipe.zrange(keys.resend, 0, -1)
         for worker in workers:
             pipe.smembers(keys.held(worker))
         leases, states, copies, parked, counters, again, *held = pipe.execute()
@@ -411,7 +411,7 @@ class LeaseMachine(RuleBasedStateMachine):
             task.id: task.state for task in tasks if task.state
         }
         assert {name.decode() for name in parked} == {task.id for task in tasks if task.flag == "parked"}
-        assert {name.decode() for name in again} == {task.id for task in tasks if task.flag in ("again", "fail")}
+        assert {name.decode() for name in again} == {task.id for task in tasks if task.flag in ("resend", "fail")}
         assert dict(zip(workers, held, strict=True)) == {
             worker: {task.id.encode() for task in tasks if task.lease and task.lease.worker == worker}
             for worker in workers
@@ -419,7 +419,7 @@ class LeaseMachine(RuleBasedStateMachine):
         assert int(counters.get(b"leases_lost", 0)) == self.model.lost
         assert int(counters.get(b"recovered", 0)) == self.model.recovered
         free = tasks[-1]
-        if free.lease or free.flag in ("again", "parked"):
+        if free.lease or free.flag in ("resend", "parked"):
             assert free.id.encode() in copies
         assert set(copies) <= ({free.id.encode()} if not free.final else set())
 

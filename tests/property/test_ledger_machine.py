@@ -8,8 +8,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from celery_perpetual.ledger import CHUNK, base, item_id, new_poll_id, place, sweep_staged
-from celery_perpetual.store import script
+from celery_perpetual.ledger.ids import base, item_id, new_poll_id, parse_item_id
+from celery_perpetual.ledger.staged import sweep_staged
+from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.scripts import script
 from tests.support.ledger_model import HOUR, QUEUE, UNIT, Claim
 from tests.support.ledger_store import LedgerStore
 from tests.support.machines import run_machine
@@ -109,7 +111,7 @@ class LedgerMachine(LedgerStore):
         self.made += 1
         found: list[str | None] = [*self.fresh([*(f"{self.made}-{n}" for n in range(items - 1)), "a"])]
         for _ in range(2):
-            accepted = self.ledger.stage(self.perpetuity, poll, self.works(found))
+            accepted = self.ledger.stage(self.contract, poll, self.works(found))
             assert accepted is (model.claim is not None and model.claim.poll == poll)
         if accepted:
             model.staged[poll] = found
@@ -142,7 +144,7 @@ class LedgerMachine(LedgerStore):
             "poll": poll, "unit": UNIT, "history": "200", "slot": "1", "failures": "add" if failed else "reset",
         }  # fmt: skip
         answers = [
-            script("end")(
+            script("close_polls")(
                 self.store, due=names.due, events=names.events, paused=names.paused, cursors=names.cursors,
                 unit_prefix=names.unit_prefix, polls_prefix=names.polls_prefix, maxlen=10_000, ttl=HOUR,
                 tail=["{}", json.dumps(note)],
@@ -183,7 +185,7 @@ class LedgerMachine(LedgerStore):
     def finish_unknown(self, index: int) -> None:
         """A task that nobody committed ends."""
         task_id = item_id(new_poll_id(1), index)
-        where = place(task_id)
+        where = parse_item_id(task_id)
         assert where is not None
         self.finishes += 1
         assert self.settle(task_id, "success", announced=False) == 0

@@ -248,7 +248,7 @@ def entries(case, forms):
         yield "signature", "proj.finder", signature.set(**options)
 
 def poll(case, forms):
-    from celery_perpetual.completions.ends import End
+    from celery_perpetual.completions.end import TaskEnd
 
     answers = {}
     for form, unit, entry in entries(case, forms):
@@ -260,7 +260,7 @@ def poll(case, forms):
             continue
         answers[form] = seen() if outcome.count == 1 else f"{outcome.status}: {outcome.error}"
         for task_id in outcome.task_ids:
-            perpetual.announcer.finish(End(task_id=task_id, task=None, status="success", announce=False))
+            perpetual.announcer.finish(TaskEnd(task_id=task_id, task=None, status="success", announce=False))
     return answers
 """
 
@@ -318,9 +318,9 @@ def poll_several(case):
     BATCH[:] = [Item(args, kwargs, key=False, **options) for _, args, kwargs, options in several(case)]
     outcome = perpetual.poll(case[0])
     assert outcome.count == len(several(case)), outcome
-    from celery_perpetual.completions.ends import End
+    from celery_perpetual.completions.end import TaskEnd
     for task_id in outcome.task_ids:
-        perpetual.announcer.finish(End(task_id=task_id, task=None, status="success", announce=False))
+        perpetual.announcer.finish(TaskEnd(task_id=task_id, task=None, status="success", announce=False))
 
 def seen_after(act):
     seen()

@@ -48,7 +48,7 @@ class Task:
     @property
     def is_somewhere(self) -> bool:
         """Whether it has ended, or will go on without anybody's guess."""
-        waits = self.flag in ("again", "fail", "parked")
+        waits = self.flag in ("resend", "fail", "parked")
         return self.final or self.lease is not None or waits or any(order >= self.newest for order in self.messages)
 
     @property
@@ -82,7 +82,7 @@ class Model:
         self.runs.append(run)
         task.lease = run
         if task.known is not None:
-            self.recovered += task.flag == "again"
+            self.recovered += task.flag == "resend"
             task.known, task.flag = run.order, "run"
 
     def send(self, task: Task, order: Order) -> None:
@@ -97,7 +97,7 @@ class Model:
 
     def lose(self, task: Task, order: Order, *, counts: bool) -> str:
         """What becomes of a task that nobody executes any more."""
-        task.lease, task.known, task.flag = None, order, "again"
+        task.lease, task.known, task.flag = None, order, "resend"
         if counts:
             self.lost += 1
             task.recoveries += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_perpetual.ledger import item_id, place
+from celery_perpetual.ledger.ids import item_id, parse_item_id
 from tests.support.scripts import BOOKS, DAY, MINUTE, POLL, QUEUE, Slots, World
 
 ITEM, FREE = item_id(POLL, 1), "chosen-by-a-caller"
@@ -21,11 +21,11 @@ class LeaseWorld(World):
         self, nonce: str = "n1", task_id: str = ITEM, *, worker: str = ONE, order: tuple[int, int] = (0, 0),
         on_lost: str = "requeue", most: int = 3, copy: str = "", ended: int = 1, strikes: int = 0,
     ) -> Slots:  # fmt: skip
-        k, where = self.keys, place(task_id)
+        k, where = self.keys, parse_item_id(task_id)
         poll, chunk = (where.poll_id, where.chunk) if where else ("", 0)
         return {
             "leases": k.leases, "held": k.held(worker), "states": k.states, "copies": k.copies,
-            "again": k.again, "completion": k.completion(task_id), "batch": k.poll(poll),
+            "resend": k.resend, "completion": k.completion(task_id), "batch": k.poll(poll),
             "chunk": k.chunk(poll, chunk), "done": k.done(poll, chunk), "token": k.token, "counters": k.counters,
             "workers": k.workers, "events": k.events, "id": task_id, "position": where.position if where else -1,
             "worker": worker, "nonce": nonce, "nesting": order[0], "retries": order[1], "most": most,
@@ -36,7 +36,7 @@ class LeaseWorld(World):
     def lease_keys(self) -> Slots:
         k = self.keys
         return {
-            "leases": k.leases, "states": k.states, "copies": k.copies, "parked": k.parked, "again": k.again,
+            "leases": k.leases, "states": k.states, "copies": k.copies, "parked": k.parked, "resend": k.resend,
             "events": k.events, "counters": k.counters, "prefix": k.prefix, "maxlen": 1000, "record_ttl": DAY,
             "queue_ttl": DAY,
         }  # fmt: skip
@@ -44,7 +44,7 @@ class LeaseWorld(World):
     def release(self, cause: str = "lost", nonce: str = "n1", task_id: str = ITEM) -> Slots:
         return {**self.lease_keys(), "id": task_id, "nonce": nonce, "cause": cause, "reason": "its process is gone"}
 
-    def beat(self, worker: str = ONE, gone: tuple[str, ...] = (), **new: str) -> Slots:
+    def heartbeat(self, worker: str = ONE, gone: tuple[str, ...] = (), **new: str) -> Slots:
         k = self.keys
         return {
             "workers": k.workers, "held": k.held(worker), "worker_info": k.worker(worker), "tags": k.tags(worker),
@@ -60,33 +60,33 @@ class LeaseWorld(World):
             "most_now": most, "stopping": stopping,
         }  # fmt: skip
 
-    def bury(self, worker: str = ONE, *, stopped: bool = False) -> Slots:
+    def forget_worker(self, worker: str = ONE, *, stopped: bool = False) -> Slots:
         k = self.keys
         return {
             "workers": k.workers, "held": k.held(worker), "worker_info": k.worker(worker), "tags": k.tags(worker),
             "worker": worker, "stopped": int(stopped),
         }  # fmt: skip
 
-    def sent_again(self, task_id: str = ITEM, since: str = "", *, pushes: bool = True) -> Slots:
+    def resent(self, task_id: str = ITEM, since: str = "", *, pushes: bool = True) -> Slots:
         k = self.keys
         return {
-            "again": k.again, "states": k.states, "events": k.events, "counters": k.counters,
+            "resend": k.resend, "states": k.states, "events": k.events, "counters": k.counters,
             "more_keys": [QUEUE] if pushes else [], "id": task_id,
-            "since": since or repr(self.redis.zscore(k.again, task_id)), "maxlen": 1000,
+            "since": since or repr(self.redis.zscore(k.resend, task_id)), "maxlen": 1000,
             "tail": ["RPUSH", 5, 1, task_id] if pushes else [],
         }  # fmt: skip
 
     def recover(self, task_id: str = ITEM) -> Slots:
         k = self.keys
         return {
-            "states": k.states, "parked": k.parked, "again": k.again, "completion": k.completion(task_id),
+            "states": k.states, "parked": k.parked, "resend": k.resend, "completion": k.completion(task_id),
             "queue": k.queue(task_id), "id": task_id,
         }  # fmt: skip
 
-    def reconcile(
+    def declare_lost(
         self, task_id: str = ITEM, *, on_lost: str = "requeue", most: int = 3, recoveries: int = 0, counts: bool = True,
     ) -> Slots:  # fmt: skip
-        k, where = self.keys, place(task_id)
+        k, where = self.keys, parse_item_id(task_id)
         assert where is not None
         return {
             **self.lease_keys(), "chunk": k.chunk(POLL, where.chunk), "done": k.done(POLL, where.chunk), "id": task_id,
@@ -134,7 +134,7 @@ class LeaseWorld(World):
 
     def lost_and_sent(self) -> None:
         self.released()
-        assert self.run("sent_again", self.sent_again()) == 1
+        assert self.run("resent", self.resent()) == 1
 
     def recovered(self) -> None:
         """The second execution of a task whose first one was lost."""
@@ -153,7 +153,7 @@ class LeaseWorld(World):
         self.redis.delete(self.keys.completion(FREE if free else ITEM))
 
     def reported(self, worker: str = ONE) -> None:
-        self.run("beat", self.beat(worker, a="tag a", b="tag b"))
+        self.run("heartbeat", self.heartbeat(worker, a="tag a", b="tag b"))
 
     def died(self, count: int = 1, **options: Any) -> None:
         """A worker that has begun so much is not heard of any more; another one lives."""

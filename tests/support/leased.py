@@ -81,7 +81,7 @@ def all_well(proj: Project, count: int, *, seconds: float = 60) -> None:
     }
     wait_until(
         lambda: (
-            not proj.redis.exists(*(f"{PREFIX}:{name}" for name in ("leases", "states", "copies", "again", "open")))
+            not proj.redis.exists(*(f"{PREFIX}:{name}" for name in ("leases", "states", "copies", "resend", "open")))
         ),
         "nothing of them is left",
     )

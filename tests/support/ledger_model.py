@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from celery import Celery
 
 from celery_perpetual import PerpetualOptions, PerpetualTask
-from celery_perpetual.ledger import item_id
-from celery_perpetual.tasks import discover
+from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.tasks.discovery import discover
 
 if TYPE_CHECKING:
-    from celery_perpetual.tasks import Perpetuity
+    from celery_perpetual.tasks.contract import TaskContract
 
 
 UNIT, QUEUE = "perpetual:deliver", "queue"
@@ -20,7 +20,7 @@ ROOM = 1010
 HOUR = 3_600_000
 
 
-def perpetuity(window: float) -> Perpetuity:
+def contract(window: float) -> TaskContract:
     app = Celery("shop", set_as_current=False)
     options = PerpetualOptions(dedup_window=window)
 

@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from celery_perpetual.ledger import CHUNK, Closing, Ledger, item_id, new_poll_id, place
-from celery_perpetual.store import Store, address, script
-from celery_perpetual.tasks.work import Work
-from tests.support.ledger_model import HOUR, QUEUE, ROOM, UNIT, Batch, Model, perpetuity
+from celery_perpetual.ledger.ids import item_id, new_poll_id, parse_item_id
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.ledger import Closing, Ledger
+from celery_perpetual.store.address import address
+from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
+from tests.support.ledger_model import HOUR, QUEUE, ROOM, UNIT, Batch, Model, contract
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +33,7 @@ class LedgerStore(RuleBasedStateMachine):
         self.redis: Any = self.store.redis
         self.redis.flushdb()
         self.names = self.store.keys
-        self.perpetuity = perpetuity(window)
+        self.contract = contract(window)
         self.ledger = Ledger(self.store, events_maxlen=10_000)
         self.model = Model()
         self.polls: list[str] = []
@@ -72,7 +76,7 @@ class LedgerStore(RuleBasedStateMachine):
         before = self.dump()
         for attempt in range(2):
             queues = [QUEUE] if commands else []
-            answer = self.ledger.commit(self.perpetuity, closing, self.works(keys), commands, queues)
+            answer = self.ledger.commit(self.contract, closing, self.works(keys), commands, queues)
             assert answer == ("already" if attempt and expected == "committed" else expected)
         if expected != "committed":
             assert self.dump() == before
@@ -100,7 +104,7 @@ class LedgerStore(RuleBasedStateMachine):
 
     def settle(self, task_id: str, status: str, *, announced: bool = True) -> int:
         """Send the script that settles an end; its head makes repeated calls known as such."""
-        names, where = self.names, place(task_id)
+        names, where = self.names, parse_item_id(task_id)
         assert where is not None
         poll, head = where.poll_id, f'{{"final": true, "nonce": {self.finishes}' if announced else ""
         first, _ = script("finish")(
@@ -110,7 +114,7 @@ class LedgerStore(RuleBasedStateMachine):
             batches=names.batches, batch_channel=names.channel(poll), id=task_id, position=where.position,
             status=status, head=head, batch_ttl=HOUR, record_ttl=HOUR, queue_ttl=HOUR, maxlen=10_000,
             prefix=names.prefix, poll=poll, leases=names.leases, states=names.states, copies=names.copies,
-            parked=names.parked, again=names.again, nonce="", started=0, tombs=names.tombs_prefix,
+            parked=names.parked, resend=names.resend, nonce="", started=0, tombs=names.tombs_prefix,
             unacked="unacked", index="index", tag="", result="", value="", expires=0,
         )  # fmt: skip
         return int(first)
@@ -183,8 +187,8 @@ class LedgerStore(RuleBasedStateMachine):
             yield poll, len(keys), {index // CHUNK for index in range(len(keys))}
 
     @staticmethod
-    def works(keys: list[str | None]) -> list[Work]:
-        return [Work("deliver", b"[[], {}]", "json", {}, key, None) for key in keys]
+    def works(keys: list[str | None]) -> list[CheckedItem]:
+        return [CheckedItem("deliver", b"[[], {}]", "json", {}, key, None) for key in keys]
 
     def dump(self) -> dict[bytes, bytes]:
         pipe = self.redis.pipeline(transaction=False)

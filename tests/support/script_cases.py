@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_perpetual.ledger import item_id
+from celery_perpetual.ledger.ids import item_id
 from tests.support.scripts import DAY, MINUTE, NEXT_POLL, OTHER_POLL, OTHER_UNIT, POLL, UNIT, Slots, World
 
 
@@ -125,8 +125,8 @@ CASES = [
          moving=("P:units",), touches=unit_keys),
     Case("register", "known units", World.registered, World.register, answers(1), moving=("P:units",)),
     Case("register", "not leading", World.led, lambda w: w.register(mine="a:1"), answers(0), writes=False),
-    Case("forget", "leading", World.registered, World.forget, answers(1)),
-    Case("forget", "not leading", World.registered, lambda w: w.forget("a:1"), answers(0), writes=False),
+    Case("unschedule", "leading", World.registered, World.unschedule, answers(1)),
+    Case("unschedule", "not leading", World.registered, lambda w: w.unschedule("a:1"), answers(0), writes=False),
     Case("drop_unit", "without a cursor", lambda w: w.orphaned(""), World.drop_unit, answers(1), then(0)),
     Case("drop_unit", "with a cursor", lambda w: w.orphaned("7"), World.drop_unit, answers(2)),
     Case("drop_unit", "known of late", World.registered, World.drop_unit, answers(0), writes=False),
@@ -155,27 +155,27 @@ CASES = [
     Case("claim", "paused", World.paused, World.claim, verdicts(b"paused"), same_claims, touches=unit_keys),
     Case("claim", "everything paused", lambda w: (w.registered(), w.run("pause", w.pause(scope="*"))), World.claim,
          verdicts(b"paused"), same_claims, touches=unit_keys),
-    Case("claim", "a slot that was polled", lambda w: (w.claimed(), w.run("end", w.end())), lambda w: w.claim(NEXT_POLL),
+    Case("claim", "a slot that was polled", lambda w: (w.claimed(), w.run("close_polls", w.close_polls())), lambda w: w.claim(NEXT_POLL),
          verdicts(b"early"), same_claims, writes=False),
-    Case("claim", "polled since it was seen to be due", lambda w: (w.claimed(), w.run("end", w.end())),
+    Case("claim", "polled since it was seen to be due", lambda w: (w.claimed(), w.run("close_polls", w.close_polls())),
          lambda w: w.claim(NEXT_POLL, slot=2000, seen=1), verdicts(b"early"), same_claims, writes=False),
     Case("claim", "not leading", World.registered, lambda w: w.claim(mine="a:1"), answers([0]), writes=False),
     # ---- ends without items
-    Case("end", "nothing found", lambda w: w.claimed(), World.end, answers([b"ended"]), then([b"already"]),
+    Case("close_polls", "nothing found", lambda w: w.claimed(), World.close_polls, answers([b"ended"]), then([b"already"]),
          touches=claim_keys),
-    Case("end", "nothing found once more", World.ended_empty, lambda w: w.end(NEXT_POLL), answers([b"ended"]),
+    Case("close_polls", "nothing found once more", World.ended_empty, lambda w: w.close_polls(NEXT_POLL), answers([b"ended"]),
          then([b"already"]), touches=claim_keys),
-    Case("end", "failed", lambda w: w.claimed(), lambda w: w.end(sign="", delay="30000", failures="add"),
+    Case("close_polls", "failed", lambda w: w.claimed(), lambda w: w.close_polls(sign="", delay="30000", failures="add"),
          answers([b"ended"]), then([b"already"]), touches=claim_keys),
-    Case("end", "asks for a pause", lambda w: w.claimed(), lambda w: w.end(sign="", pause='{"by": "next_batch"}'),
+    Case("close_polls", "asks for a pause", lambda w: w.claimed(), lambda w: w.close_polls(sign="", pause='{"by": "next_batch"}'),
          answers([b"ended"]), then([b"already"]), touches=claim_keys),
-    Case("end", "claim lost", lambda w: w.claimed(NEXT_POLL), World.end, answers([b"refused"]), writes=False),
-    Case("end", "several units", lambda w: w.claimed(units=2), lambda w: w.end(POLL, (OTHER_POLL, OTHER_UNIT)),
+    Case("close_polls", "claim lost", lambda w: w.claimed(NEXT_POLL), World.close_polls, answers([b"refused"]), writes=False),
+    Case("close_polls", "several units", lambda w: w.claimed(units=2), lambda w: w.close_polls(POLL, (OTHER_POLL, OTHER_UNIT)),
          answers([b"ended", b"ended"]), then([b"already", b"already"]), touches=claims_keys),
-    Case("end", "one of several has lost its claim", lambda w: w.claimed(units=2),
-         lambda w: w.end(POLL, (NEXT_POLL, OTHER_UNIT)), answers([b"ended", b"refused"]), then([b"already", b"refused"]),
+    Case("close_polls", "one of several has lost its claim", lambda w: w.claimed(units=2),
+         lambda w: w.close_polls(POLL, (NEXT_POLL, OTHER_UNIT)), answers([b"ended", b"refused"]), then([b"already", b"refused"]),
          touches=claims_keys),
-    Case("end", "one poll twice", lambda w: w.claimed(), lambda w: w.end(POLL, (POLL, UNIT)),
+    Case("close_polls", "one poll twice", lambda w: w.claimed(), lambda w: w.close_polls(POLL, (POLL, UNIT)),
          answers([b"ended", b"already"]), then([b"already", b"already"]), touches=claim_keys),
     # ---- batches
     Case("stage", "first chunk", lambda w: w.claimed(), World.stage, answers(1), moving=("P:staged",)),
@@ -206,8 +206,8 @@ CASES = [
          touches=finish_keys),
     Case("finish", "unknown batch", lambda w: w.claimed(), lambda w: {**w.finish(1), "head": ""}, answers([0, 0]),
          writes=False),
-    Case("once", "waiting", lambda w: w.redis.zadd(w.keys.batches, {POLL: 1}), World.once, answers(1), then(0)),
-    Case("once", "sent by somebody", World.led, World.once, answers(0), writes=False),
+    Case("push_once", "waiting", lambda w: w.redis.zadd(w.keys.batches, {POLL: 1}), World.push_once, answers(1), then(0)),
+    Case("push_once", "sent by somebody", World.led, World.push_once, answers(0), writes=False),
     Case("unstage", "some keys", lambda w: w.abandoned(2), lambda w: w.unstage("0-0", "0-1"), answers(1)),
     Case("unstage", "all that is left", lambda w: w.abandoned(2), lambda w: w.unstage(last=True), answers(1)),
     Case("unstage", "a key that another poll has taken",
@@ -221,11 +221,11 @@ CASES = [
     Case("taken", "ended before that", lambda w: w.finished(1), lambda w: w.taken("1", since=9_999_999_999_999),
          answers([]), writes=False),
     # ---- polls in workers
-    Case("travel", "on its way", lambda w: w.claimed(), World.travel, answers(1), moving_claim=True),
-    Case("travel", "claim lost", lambda w: w.claimed(NEXT_POLL), World.travel, answers(0), writes=False),
-    Case("carry", "arrived", lambda w: (w.claimed(), w.run("travel", w.travel())), World.carry,
+    Case("poll_sent", "on its way", lambda w: w.claimed(), World.poll_sent, answers(1), moving_claim=True),
+    Case("poll_sent", "claim lost", lambda w: w.claimed(NEXT_POLL), World.poll_sent, answers(0), writes=False),
+    Case("poll_received", "arrived", lambda w: (w.claimed(), w.run("poll_sent", w.poll_sent())), World.poll_received,
          lambda a: a[1:3] == [b"1000", b"schedule"], lambda a, b: a[1:] == b[1:], moving=("P:due",), moving_claim=True),
-    Case("carry", "claim lost", lambda w: w.claimed(NEXT_POLL), World.carry, answers([]), writes=False),
+    Case("poll_received", "claim lost", lambda w: w.claimed(NEXT_POLL), World.poll_received, answers([]), writes=False),
     # ---- by hand
     Case("nudge", "not due yet", lambda w: (w.registered(), w.redis.zadd(w.keys.due, {UNIT: 9e12})), World.nudge,
          answers(1), moving=("P:due",)),

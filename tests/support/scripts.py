@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from celery_perpetual.ledger import base, encode, item_id, new_poll_id
-from celery_perpetual.store import Store, address, script
-from celery_perpetual.tasks.work import Work
+from celery_perpetual.ledger.ids import base, item_id, new_poll_id
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.record import encode
+from celery_perpetual.store.address import address
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
 
 UNIT, OTHER_UNIT = "perpetual:deliver", "perpetual:zürich%3A東京"
 POLL, NEXT_POLL = new_poll_id(1_700_000_000_000), new_poll_id(1_700_000_001_000)
@@ -66,7 +69,7 @@ class World:
             "unit_prefix": k.unit_prefix, "tail": rows,
         }  # fmt: skip
 
-    def forget(self, mine: str | None = None) -> Slots:
+    def unschedule(self, mine: str | None = None) -> Slots:
         return {"leader": self.keys.leader, "due": self.keys.due, "mine": mine or self.leader, "tail": [UNIT, "none"]}
 
     def due(self) -> Slots:
@@ -113,7 +116,7 @@ class World:
             "tail": [*(encode(each, "deliver") for each in works), *pairs(works, poll, 0), *commands],
         }  # fmt: skip
 
-    def end(self, poll: str = POLL, *more: tuple[str, str], unit: str = UNIT, **note: str) -> Slots:
+    def close_polls(self, poll: str = POLL, *more: tuple[str, str], unit: str = UNIT, **note: str) -> Slots:
         """The end of a poll, and of ``more`` of other units."""
         k = self.keys
         told = {
@@ -152,7 +155,7 @@ class World:
             "batch_channel": k.channel(poll), "id": task_id, "position": index, "status": status,
             "head": json.dumps({"task_id": task_id, "status": status, "final": True})[:-1], "batch_ttl": DAY,
             "record_ttl": DAY, "queue_ttl": DAY, "maxlen": 1000, "prefix": k.prefix, "poll": poll,
-            "leases": k.leases, "states": k.states, "copies": k.copies, "parked": k.parked, "again": k.again,
+            "leases": k.leases, "states": k.states, "copies": k.copies, "parked": k.parked, "resend": k.resend,
             "nonce": nonce, "started": int(started), "tombs": k.tombs_prefix, **BOOKS, "tag": tag,
             "result": "", "value": "", "expires": 0,
         }  # fmt: skip
@@ -161,15 +164,15 @@ class World:
         k = self.keys
         return {"item_keys": k.item_keys(UNIT), "recent": k.recent(UNIT), "since": since, "tail": keys}
 
-    def once(self, entry: str = POLL) -> Slots:
+    def push_once(self, entry: str = POLL) -> Slots:
         return {
             "waiting": self.keys.batches, "more_keys": [QUEUE], "entry": entry, "tail": ["LPUSH", 2, 1, "message"]
         }  # fmt: skip
 
-    def travel(self, poll: str = POLL) -> Slots:
+    def poll_sent(self, poll: str = POLL) -> Slots:
         return {"key": self.keys.unit(UNIT), "poll": poll, "valid": MINUTE}
 
-    def carry(self, poll: str = POLL) -> Slots:
+    def poll_received(self, poll: str = POLL) -> Slots:
         return {"key": self.keys.unit(UNIT), "due": self.keys.due, "poll": poll, "unit": UNIT, "valid": 5 * MINUTE}
 
     def nudge(self) -> Slots:
@@ -234,7 +237,7 @@ class World:
 
     def abandoned(self, chunks: int = 2) -> None:
         self.staged(chunks)
-        self.run("end", self.end())
+        self.run("close_polls", self.close_polls())
 
     def committed(self, **options: Any) -> None:
         self.claimed()
@@ -248,7 +251,7 @@ class World:
     def ended_empty(self) -> None:
         """A poll that found nothing, and the next one is open: its outcome will be folded."""
         self.claimed()
-        self.run("end", self.end())
+        self.run("close_polls", self.close_polls())
         self.claimed(NEXT_POLL, slot=2000)
 
     def handed_over(self) -> None:
@@ -267,13 +270,13 @@ class World:
     def orphaned(self, cursor: str) -> None:
         """A unit that was polled once, and was last known long ago."""
         self.claimed()
-        self.run("end", self.end(cursor=cursor))
+        self.run("close_polls", self.close_polls(cursor=cursor))
         self.redis.zadd(self.keys.units, {UNIT: 1})
 
 
-def work(key: object) -> Work:
-    return Work("deliver", b"[[], {}]", "json", {}, str(key), None)
+def work(key: object) -> CheckedItem:
+    return CheckedItem("deliver", b"[[], {}]", "json", {}, str(key), None)
 
 
-def pairs(works: list[Work], poll: str, start: int) -> list[Any]:
+def pairs(works: list[CheckedItem], poll: str, start: int) -> list[Any]:
     return [text for n, each in enumerate(works, start) for text in (each.key, item_id(poll, n))]

@@ -36,8 +36,10 @@ from celery_perpetual import (
     UnknownTask,
     UnknownUnit,
 )
-from celery_perpetual.operations import Explanation, Finding, Unit
-from celery_perpetual.polling import Paused
+from celery_perpetual.operations.check import Finding
+from celery_perpetual.operations.units import Unit
+from celery_perpetual.operations.why import Explanation
+from celery_perpetual.pauses import Paused
 
 app = Celery("shop", broker="redis://")
 

@@ -10,7 +10,8 @@ from celery import Celery
 
 from celery_perpetual.errors import SettingsError
 from celery_perpetual.settings import Settings
-from celery_perpetual.store import Store, address, is_redis, without_password
+from celery_perpetual.store.address import address, is_redis, without_password
+from celery_perpetual.store.connection import Store
 
 SECRET = "s3cret"
 MASTER = {"master_name": "main"}

@@ -13,7 +13,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.tasks import Cadence, discover, to_datetime, to_ms
+from celery_perpetual.tasks.cadence import Cadence
+from celery_perpetual.tasks.discovery import discover
+from celery_perpetual.times import to_datetime, to_ms
 
 UTC = timezone.utc
 DAY_MS = 24 * 3600 * 1000

@@ -29,13 +29,13 @@ from celery_perpetual import (
     PerpetualTask,
     Poll,
 )
-from celery_perpetual.completions.ends import End
+from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.embedded import free_port
 from celery_perpetual.errors import StoreUnavailable
-from celery_perpetual.leases import Sweep, Swept
-from celery_perpetual.leases.delivery import NONCE
+from celery_perpetual.leases.execution import NONCE, Execution
+from celery_perpetual.recovery.sweep import Sweep, Swept
 from celery_perpetual.settings import Settings
-from celery_perpetual.tasks import Execution, discover
+from celery_perpetual.tasks.discovery import discover
 from tests.support import wait_until
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def nothing(*args: Any, **kwargs: Any) -> None: ...
 
 def finish(perpetual: Perpetual, task_id: str) -> None:
     """Tell the store that a task has ended, as a worker does."""
-    perpetual.announcer.finish(End(task_id=task_id, task="deliver", status="success"))
+    perpetual.announcer.finish(TaskEnd(task_id=task_id, task="deliver", status="success"))
 
 
 @pytest.fixture
@@ -304,8 +304,8 @@ def test_attribute_poll_timeout(shop: Callable[..., Perpetual]) -> None:
 
 def begin(perpetual: Perpetual, task_id: str) -> Execution | str:
     """Ask for a lease, as a worker does that has received the task's message."""
-    perpetual.leasing.be_a_worker("host")
-    return perpetual.leasing.start(perpetual.app.tasks["deliver"], task_id, {NONCE: uuid4().hex})
+    perpetual.grants.be_a_worker("host")
+    return perpetual.grants.start(perpetual.app.tasks["deliver"], task_id, {NONCE: uuid4().hex})
 
 
 def lose(perpetual: Perpetual, *ids: str) -> Swept:
@@ -315,7 +315,7 @@ def lose(perpetual: Perpetual, *ids: str) -> Swept:
     store = perpetual.store
     for worker in store.redis.zrange(store.keys.workers, 0, -1):
         store.redis.zadd(store.keys.workers, {worker: 1})
-    return Sweep(perpetual.app, perpetual.leasing).once()
+    return Sweep(perpetual.app, perpetual.grants).once()
 
 
 def test_attribute_lease(shop: Callable[..., Perpetual]) -> None:
@@ -323,7 +323,7 @@ def test_attribute_lease(shop: Callable[..., Perpetual]) -> None:
     for given, guarded in (({}, True), ({"lease": True}, True), ({"lease": False}, False)):
         perpetual = shop(lambda: [(1,)], **given)
         task = perpetual.app.tasks["deliver"]
-        assert perpetual.leasing.guards(task, "an id", {"perpetual": 1}) is guarded
+        assert perpetual.grants.guards(task, "an id", {"perpetual": 1}) is guarded
 
 
 @pytest.mark.parametrize(

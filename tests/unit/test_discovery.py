@@ -12,7 +12,8 @@ from celery import Celery, Task, _state, shared_task
 from celery.schedules import crontab
 
 from celery_perpetual import ContractError, PerpetualOptions, PerpetualTask, Poll
-from celery_perpetual.tasks import Discovery, Perpetuity, discover
+from celery_perpetual.tasks.contract import TaskContract
+from celery_perpetual.tasks.discovery import Discovery, discover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,13 +40,13 @@ def due_by_poll(poll: Poll) -> list[Any]:
 def nothing() -> None: ...
 
 
-def found(app: Celery) -> dict[str, Perpetuity]:
+def found(app: Celery) -> dict[str, TaskContract]:
     return dict(discover(app).tasks)
 
 
-def call(perpetuity: Perpetuity) -> Any:
+def call(contract: TaskContract) -> Any:
     """Call ``next_batch`` as a poll does."""
-    return perpetuity.next_batch("the poll") if perpetuity.takes_poll else perpetuity.next_batch()
+    return contract.next_batch("the poll") if contract.takes_poll else contract.next_batch()
 
 
 class Deliver(PerpetualTask):
@@ -165,8 +166,8 @@ def test_a_decorated_task_is_perpetual(app: Celery, base: Any, next_batch: Any, 
     @app.task(name="shop.deliver", poll_every=30, next_batch=next_batch, shared=False, **options)
     def deliver(order: int) -> None: ...
 
-    perpetuity = found(app)["shop.deliver"]
-    got = perpetuity.next_batch() if next_batch is list else call(perpetuity)
+    contract = found(app)["shop.deliver"]
+    got = contract.next_batch() if next_batch is list else call(contract)
 
     assert got == brings
 
@@ -235,9 +236,9 @@ def test_annotations_of_the_configuration_count(app: Celery) -> None:
     @app.task(name="shop.deliver", base=PerpetualTask, poll_every=30, next_batch=due, shared=False)
     def deliver(order: int) -> None: ...
 
-    perpetuity = found(app)["shop.deliver"]
+    contract = found(app)["shop.deliver"]
 
-    assert (perpetuity.cadence.seconds, perpetuity.max_in_flight) == (7, 3)
+    assert (contract.cadence.seconds, contract.max_in_flight) == (7, 3)
 
 
 def test_the_apps_own_task_class_counts(app: Celery) -> None:

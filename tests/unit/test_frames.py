@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import ResponseError
 
-from celery_perpetual.completions.subscription import frames
+from celery_perpetual.waiting.subscription import frames
 
 
 def pushed(kind: bytes, channel: bytes, data: bytes | int, *, resp3: bool = False) -> bytes:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_perpetual.ledger import CHUNK, Place, base, item_id, new_poll_id, place
+from celery_perpetual.ledger.ids import ItemAddress, base, item_id, new_poll_id, parse_item_id
+from celery_perpetual.store.chunks import CHUNK
 
 TIME = st.integers(0, 2**48 - 1)
 # The poll itself has the one index that no item has.
@@ -45,9 +46,9 @@ def test_from_a_task_id_follows_where_its_record_is(now: int, index: int) -> Non
     """Poll, index, chunk and position come from the id alone."""
     poll_id = new_poll_id(now)
 
-    found = place(item_id(poll_id, index))
+    found = parse_item_id(item_id(poll_id, index))
 
-    assert found == Place(poll_id, index)
+    assert found == ItemAddress(poll_id, index)
     assert found.chunk * CHUNK + found.position == index
     assert 0 <= found.position < CHUNK
 
@@ -75,12 +76,12 @@ def test_ids_sort_by_time() -> None:
 @given(st.uuids(version=4) | st.uuids(version=1) | st.uuids(version=5) | st.uuids(version=3))
 def test_other_uuids_are_not_ours(foreign: uuid.UUID) -> None:
     """Ids that Celery or anybody else makes as usual have no place in our ledger."""
-    assert place(str(foreign)) is None
+    assert parse_item_id(str(foreign)) is None
 
 
 def test_a_poll_id_is_no_task_id() -> None:
     """The poll itself has no record."""
-    assert place(new_poll_id(1_700_000_000_000)) is None
+    assert parse_item_id(new_poll_id(1_700_000_000_000)) is None
 
 
 # A fixed one: parametrised tests must have the same names in every process.
@@ -111,18 +112,18 @@ OURS = "018bcfe5-6800-848b-aedf-7c8b00000007"
 )
 def test_what_only_looks_like_ours_is_not(foreign: str) -> None:
     """An id in any other notation, version or variant is somebody else's."""
-    assert place(foreign) is None
+    assert parse_item_id(foreign) is None
 
 
 @pytest.mark.parametrize("foreign", [None, 7, b"0" * 36, OURS.encode(), ["x"], object()])
 def test_what_is_no_text_is_no_id(foreign: object) -> None:
     """Whatever a message claims to have as its id, nothing breaks."""
-    assert place(foreign) is None  # type: ignore[arg-type]
+    assert parse_item_id(foreign) is None  # type: ignore[arg-type]
 
 
 @given(st.text())
 def test_no_text_breaks_the_look_up(text: str) -> None:
     """Any text is either one of our ids or is not."""
-    found = place(text)
+    found = parse_item_id(text)
 
     assert found is None or item_id(found.poll_id, found.index) == text

@@ -12,8 +12,9 @@ from celery import Celery, chain, chord, group
 from kombu.serialization import loads
 
 from celery_perpetual import Batch, InvalidItem, Item, PerpetualTask
-from celery_perpetual.tasks import UNSET, discover
-from celery_perpetual.tasks.work import LONGEST_KEY, Reader, Work
+from celery_perpetual.ledger.item import LONGEST_KEY, CheckedItem, ItemReader
+from celery_perpetual.tasks.discovery import discover
+from celery_perpetual.tasks.items import UNSET
 
 app = Celery("shop", set_as_current=False)
 
@@ -37,9 +38,9 @@ def bound(self: Any, order: int) -> None: ...
 Row = namedtuple("Row", ["order", "weight"])
 
 
-def work(entry: Any, task: str = "shop.deliver", index: int = 0) -> Work:
+def work(entry: Any, task: str = "shop.deliver", index: int = 0) -> CheckedItem:
     """What an entry of the task's ``next_batch`` becomes."""
-    return Reader(app, discover(app).tasks[task]).read(index, entry)
+    return ItemReader(app, discover(app).tasks[task]).read(index, entry)
 
 
 def arguments(entry: Any, task: str = "shop.deliver") -> tuple[str, Any, Any]:

@@ -12,14 +12,20 @@ NAME = "celery_perpetual"
 
 # Each may import itself, those of its own line and those above.
 LAYERS = (
-    ("errors", "settings", "events", "faults"),
+    ("errors", "settings", "times", "events", "faults"),
     ("store",),
+    ("pauses",),
     ("tasks",),
     ("ledger",),
+    ("broker",),
     ("publishing",),
     ("polling",),
     ("completions",),
     ("leases",),
+    ("recovery",),
+    ("worker",),
+    ("waiting",),
+    ("namespace",),
     ("routines",),
     ("beat",),
     ("operations",),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from celery_perpetual.tasks import parse_unit_name, unit_name
+from celery_perpetual.tasks.names import parse_unit_name, unit_name
 
 # Rich in what the encoding is about.
 PART = st.text(alphabet=st.one_of(st.sampled_from(":%25A3a"), st.characters(exclude_categories=["Cs"])))

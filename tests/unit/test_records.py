@@ -12,8 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from kombu import serialization
 
-from celery_perpetual.ledger import Record, decode, encode
-from celery_perpetual.tasks.work import Work
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.record import Record, decode, encode
 
 UNIT = "shop.deliver"
 SERIALIZERS = ("json", "pickle", "yaml", "msgpack")
@@ -41,7 +41,7 @@ def written(
     """The record of an item."""
     data = serialization.dumps((args, kwargs), serializer)[2]
     body = data.encode() if isinstance(data, str) else bytes(data)
-    return encode(Work(task, body, serializer, options or {}, key, reprs), UNIT)
+    return encode(CheckedItem(task, body, serializer, options or {}, key, reprs), UNIT)
 
 
 @pytest.mark.parametrize("serializer", SERIALIZERS)

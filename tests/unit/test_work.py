@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from kombu.serialization import loads
 
 from celery_perpetual import Item, PerpetualTask
-from celery_perpetual.tasks import discover
-from celery_perpetual.tasks.work import Reader, Work
+from celery_perpetual.ledger.item import CheckedItem, ItemReader
+from celery_perpetual.tasks.discovery import discover
 
 app = Celery("shop", set_as_current=False)
 app.conf.update(timezone="Europe/Berlin", accept_content=["json", "pickle"])
@@ -37,11 +37,11 @@ KWARGS = st.dictionaries(st.text(), JSON, max_size=5)
 
 
 @cache
-def reader(task: str) -> Reader:
-    return Reader(app, discover(app).tasks[task])
+def reader(task: str) -> ItemReader:
+    return ItemReader(app, discover(app).tasks[task])
 
 
-def work(entry: Any, task: str = "shop.deliver") -> Work:
+def work(entry: Any, task: str = "shop.deliver") -> CheckedItem:
     """What an entry of the task's ``next_batch`` becomes."""
     return reader(task).read(0, entry)
 
@@ -188,7 +188,7 @@ def test_the_apps_serialiser_is_the_default() -> None:
     @own.task(poll_every=30, next_batch=list, shared=False)
     def deliver(*args: Any) -> None: ...
 
-    found = Reader(own, discover(own).tasks[deliver.name]).read(0, ({1, 2},))
+    found = ItemReader(own, discover(own).tasks[deliver.name]).read(0, ({1, 2},))
 
     assert found.serializer == "pickle"
     pickled_type = "application/x-python-serialize"

@@ -1,0 +1,60 @@
+"""When the entries of the base scheduler last ran, shared by all beats.
+
+Celery's persistent scheduler keeps this in a file beside each beat; a standby on another machine would repeat, after
+a take-over, what the killed leader had just sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from celery_perpetual.store.connection import Store
+
+
+class EntryRuns:
+    """Last runs by name of the entry, in seconds since the epoch."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._unsaved: dict[str, float] = {}
+        self.on_run: Callable[[], object] = lambda: None
+        """Called after a run, so that whoever writes does so at once."""
+
+    def ran(self, name: str, at: float) -> None:
+        """Remember a run; it is written by the clock's thread, because a tick never waits for the store."""
+        self._unsaved[name] = at
+        self.on_run()
+
+    def save(self) -> None:
+        """Write what is not written yet."""
+        runs = dict(self._unsaved)
+        if runs:
+            with self._store.errors("base runs"):
+                self._store.redis.hset(self._store.keys.base, mapping={name: repr(at) for name, at in runs.items()})
+            for name, at in runs.items():
+                if self._unsaved.get(name) == at:
+                    del self._unsaved[name]
+
+    def forget(self) -> None:
+        """Another beat leads by now: what is not written yet is older than its runs."""
+        self._unsaved.clear()
+
+    def restore(self, schedule: Mapping[str, Any], timezone: Any) -> None:
+        """Set the last runs of a schedule's entries, except where its own file knows a newer one."""
+        stored = self.load()
+        for name, at in stored.items():
+            entry, ran = schedule.get(name), datetime.fromtimestamp(at, tz=timezone)
+            if entry is not None and not (entry.total_run_count and entry.last_run_at > ran):
+                entry.last_run_at = ran
+        gone = stored.keys() - schedule.keys()
+        if gone:
+            with self._store.errors("base runs"):
+                self._store.redis.hdel(self._store.keys.base, *gone)
+
+    def load(self) -> dict[str, float]:
+        """What the beats of this namespace have sent."""
+        with self._store.errors("base runs"):
+            stored = self._store.redis.hgetall(self._store.keys.base)
+        return {name.decode(): float(at) for name, at in stored.items()}

@@ -1,0 +1,87 @@
+"""What a beat remembers of its store, to notice that it was lost.
+
+The store has an identity, the *epoch*: a random value, set once. A beat that sees another one than it remembers knows
+that the state is gone (an empty replica took over, the data was flushed), and with it the cursors. Reading every source
+from the beginning again would be the worst answer, so the units that had a cursor are paused, unless
+``perpetual_on_store_lost = "run"``. Which these are, the beats remember too. A loss pauses a unit once: a beat that
+learns of it late, when the operator has set the cursor and resumed the unit, leaves it alone.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+
+from celery.utils.log import get_logger
+
+from celery_perpetual import events
+from celery_perpetual.pauses import Paused, Pauses
+from celery_perpetual.store.connection import Store
+from celery_perpetual.times import format_time
+
+logger = get_logger(__name__)
+
+
+class StoreIdentity:
+    """Epoch and units with a cursor, as this process last saw them."""
+
+    def __init__(self, store: Store, pauses: Pauses, *, pause: bool, events_maxlen: int) -> None:
+        self._store = store.clone()
+        self._pauses = pauses
+        self._pause = pause
+        self._events_maxlen = events_maxlen
+        self._epoch: str | None = None
+        self._with_cursor: set[str] = set()
+        self._without_theirs: set[str] = set()
+        """Units that lost their cursor; while they are paused for it, another loss must not set them free."""
+
+    def refresh(self) -> None:
+        """Remember which units have a cursor now, if the store is the one that we know."""
+        keys = self._store.keys
+        with self._store.errors("memory"):
+            pipe = self._store.redis.pipeline()
+            pipe.get(keys.epoch)
+            pipe.smembers(keys.cursors)
+            pipe.hkeys(keys.paused)
+            epoch, units, paused = pipe.execute()
+        if epoch is not None and epoch.decode() == self._epoch:
+            self._without_theirs &= {scope.decode() for scope in paused}
+            self._with_cursor = {unit.decode() for unit in units} | self._without_theirs
+
+    def saw(self, epoch: str) -> None:
+        """The store said who it is; called before this process leads.
+
+        Raises:
+            StoreUnavailable: the pauses could not be written; this process does not lead then.
+        """
+        if self._epoch not in (None, epoch):
+            self._lost(epoch)
+        self._epoch = epoch
+
+    def _lost(self, epoch: str) -> None:
+        at = datetime.now(timezone.utc)
+        units = [unit for unit in sorted(self._with_cursor) if not self._told(unit, epoch)] if self._pause else []
+        logger.critical(
+            "perpetual: the store was lost (epoch %s, now %s); paused are %d units that had a cursor: %s",
+            self._epoch, epoch, len(units), ", ".join(units) or "none", extra={"event": "perpetual.store_lost"},
+        )  # fmt: skip
+        reason = "the store was lost, and the cursor with it; set the cursor, then resume"
+        for unit in units:
+            self._pauses.pause(Paused(scope=unit, by="celery-perpetual", reason=reason, at=at))
+            with self._store.errors("memory"):
+                self._store.redis.hset(self._store.keys.unit(unit), "lost", epoch)
+        self._without_theirs = set(self._with_cursor)
+        data = json.dumps({"at": format_time(at), "epoch": epoch, "was": self._epoch, "paused": units})
+        with self._store.errors("events"):
+            self._store.redis.xadd(
+                self._store.keys.events,
+                {"event": events.STORE_LOST, "data": data},
+                maxlen=self._events_maxlen,
+                approximate=True,
+            )
+
+    def _told(self, unit: str, epoch: str) -> bool:
+        """Whether another beat has paused this unit for the same loss."""
+        with self._store.errors("memory"):
+            lost = self._store.redis.hget(self._store.keys.unit(unit), "lost")
+        return bool(lost == epoch.encode())

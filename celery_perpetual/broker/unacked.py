@@ -1,0 +1,84 @@
+"""Kombu's books of received messages, where the broker is the store's own Redis.
+
+Kombu writes down each message that a worker has received, in a hash, and when that was, in a sorted set; whoever
+acknowledges it strikes it off. For a worker that is a call of its own for every task, made by its only main process,
+and between a task's end and that call a death leaves a message of a task that has ended. So the scripts that grant a
+lease or settle an end strike the message off in the same step, and what is left to the main process is kombu's memory
+of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kombu.transport.redis import Channel
+from kombu.transport.virtual import QoS
+
+from celery_perpetual.store.address import address, is_redis
+from celery_perpetual.store.connection import Store
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+class UnackedKeys(NamedTuple):
+    """Full names of the broker's keys."""
+
+    unacked: str
+    """Hash: delivery tag -> message."""
+    received: str
+    """Sorted set: delivery tag -> when it was received."""
+
+
+def shares_redis(app: Celery, store: Store) -> bool:
+    """Whether what this app sends goes to the store's own server and database."""
+    conf: Any = app.conf
+    url = conf.broker_write_url
+    if not isinstance(url, str) or not is_redis(url):
+        return False
+    return address(url, conf.broker_transport_options, conf.broker_use_ssl) == store.address
+
+
+def shares_unacked(app: Celery, store: Store) -> bool:
+    """Whether what this app's workers receive comes from there too, and from nowhere else."""
+    url: Any = app.conf.broker_read_url
+    return (
+        shares_redis(app, store)
+        and url == app.conf.broker_write_url
+        and (";" not in url or store.address.kind == "sentinel")
+        and (app.conf.broker_transport_options or {}).get("ack_emulation", True)
+    )
+
+
+def unacked_keys(app: Celery) -> UnackedKeys:
+    """Where kombu keeps them, by the app's settings."""
+    options: Any = app.conf.broker_transport_options or {}
+    prefix = options.get("global_keyprefix") or Channel.global_keyprefix
+    names = (options.get(name) or getattr(Channel, name) for name in ("unacked_key", "unacked_index_key"))
+    return UnackedKeys(*(f"{prefix}{name}" for name in names))
+
+
+def forget(message: Any) -> None:
+    """Have kombu take a message for acknowledged, without telling the broker."""
+    qos = message.channel.qos
+    QoS.ack(qos, message.delivery_tag)
+    message._state = "ACK"  # noqa: SLF001
+
+
+def acknowledge(message: Any, logger: Any, errors: tuple[type[Exception], ...]) -> None:
+    """Strike off a message that kombu has forgotten; harmless where that has been done. Logs what the broker raises."""
+    try:
+        message.channel.qos.ack(message.delivery_tag)
+    except errors as error:
+        logger.warning("perpetual: message %s could not be acknowledged: %r", message.delivery_tag, error)
+
+
+def put_back(message: Any, logger: Any, errors: tuple[type[Exception], ...]) -> None:
+    """Put a message that kombu has forgotten at the front of its queue, if it is in the broker's books still.
+
+    Logs what the broker raises: the leader puts back what is nobody's.
+    """
+    try:
+        message.channel.qos.restore_by_tag(message.delivery_tag, leftmost=True)
+    except errors as error:
+        logger.warning("perpetual: message %s is put back by the leader: %r", message.delivery_tag, error)

@@ -1,0 +1,58 @@
+"""Celery's own results of tasks that end without Celery storing a state: they are told, so that ``get()`` wakes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+from celery.backends.base import DisabledBackend
+from celery.utils.log import get_logger
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = get_logger(__name__)
+
+
+def store_failure(app: Celery, task: Any, task_id: str, exception: Exception, request: Any = None) -> None:
+    """Store a failure; the rest of the chain and the chord of ``request`` are failed by it as by any other."""
+    if request is not None and request.is_eager:
+        return
+    try:
+        _backend(app, task).mark_as_failure(task_id, exception, request=request, store_result=_stores(task, request))
+    except Exception:
+        logger.exception("perpetual: the result backend could not be told that %s failed", task_id)
+
+
+def store_failure_if_pending(app: Celery, task: Any, task_id: str, exception: Exception) -> None:
+    """Store a failure where no state is stored yet."""
+    backend = _backend(app, task)
+    if isinstance(backend, DisabledBackend) or not _stores(task, None):
+        return
+    try:
+        if backend.get_state(task_id) not in states.READY_STATES:
+            backend.mark_as_failure(task_id, exception)
+    except Exception:
+        logger.exception("perpetual: the result backend could not be told that %s failed", task_id)
+
+
+def is_success(app: Celery, task: Any, task_id: str) -> bool:
+    """Whether Celery has stored the success of a task."""
+    backend = _backend(app, task)
+    if isinstance(backend, DisabledBackend):
+        return False
+    try:
+        return bool(backend.get_state(task_id) == states.SUCCESS)
+    except Exception:
+        logger.exception("perpetual: the result backend could not be asked about %s", task_id)
+        return False
+
+
+def _backend(app: Celery, task: Any) -> Any:
+    return getattr(task, "backend", None) or app.backend
+
+
+def _stores(task: Any, request: Any) -> bool:
+    asked = getattr(request, "ignore_result", None)
+    ignored = getattr(task, "ignore_result", False) if asked is None else asked
+    return not ignored or bool(getattr(task, "store_errors_even_if_ignored", False))

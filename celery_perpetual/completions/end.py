@@ -1,0 +1,111 @@
+"""The end of one task, as the process that saw it tells the store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery_perpetual.completions.completion import VERSION, error_of, inline
+from celery_perpetual.ledger.ids import item_slots
+
+if TYPE_CHECKING:
+    from celery_perpetual.completions.result_in_script import ResultToStore
+    from celery_perpetual.store.keys import Keys
+    from celery_perpetual.store.prepared import Prepared
+
+_json = json.JSONEncoder().encode
+_quoted = json.encoder.encode_basestring_ascii
+
+#: The record without what only the store knows, and without its closing brace. Written as json.dumps does, which takes
+#: several times as long for a dict; every task waits for this.
+_HEAD = (
+    f'{{{{"v": {VERSION}, "task_id": {{}}, "task": {{}}, "status": "%s", "final": true, "runtime": %s, '
+    '"worker": {}, "attempt": {}, "error": %s, "meta": %s, "result": %s'
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class TaskEnd:
+    """One end of one task; never changed once made."""
+
+    task_id: str
+    task: str | None
+    status: str
+    announce: bool = True
+    result: Any = None
+    exception: Any = None
+    runtime: float | None = None
+    worker: str | None = None
+    attempt: int = 1
+    meta: Any = None
+    nonce: str = ""
+    """Of the delivery that ended; "" where there was no lease, ``*`` for an operator."""
+    leased: bool = False
+    """Whether it ran under a lease: without that lease its end is late."""
+    tag: str = ""
+    """Delivery tag of a message that is in the broker's books until this end is stored."""
+
+
+class FinishReply(NamedTuple):
+    """What ``finish.lua`` answers."""
+
+    verdict: int
+    batch_done: int
+    """1 if the message of its batch is to be sent now."""
+    is_stored: int = 0
+    """1 if Celery's result was brought along and is stored."""
+
+
+class ExpectedEnd:
+    """An end that is to come, written as far as it is known: whoever waits for the end waits for the rest."""
+
+    __slots__ = ("_call", "_head", "leased", "poll", "task_id")
+
+    def __init__(
+        self, finish: Prepared, keys: Keys, task_id: str, task: str | None, *, announce: bool = True,
+        worker: str | None = None, attempt: int = 1, nonce: str = "", leased: bool = False, tag: str = "",
+    ) -> None:  # fmt: skip
+        """Write what is known; asks nobody. The facts are those of :class:`End`."""
+        where = item_slots(keys, task_id)
+        self.task_id = task_id
+        self.leased = leased
+        self.poll = str(where["poll"])
+        """Of which poll it is an item, "" if of none."""
+        self._call = finish.begun(id=task_id, nonce=nonce, started=int(leased), tag=tag, **where)
+        known = (_text(task_id), _text(task), _text(worker), attempt)
+        self._head = _HEAD.format(*(str(each).replace("%", "%%") for each in known)) if announce else ""
+
+    def head(
+        self, status: str, *, runtime: float | None = None, result: Any = None, exception: Any = None, meta: Any = None
+    ) -> str:
+        """The head of the record, "" where the end is not announced."""
+        if not self._head:
+            return ""
+        return self._head % (
+            status,
+            "null" if runtime is None else f"{runtime:.6f}",
+            "null" if exception is None else _json(error_of(exception)),
+            _json(meta) if meta else "{}",
+            inline(result),
+        )
+
+    def settle(self, status: str, head: str, stored: ResultToStore | None = None) -> FinishReply:
+        """Tell the store; may be called again.
+
+        Args:
+            status: how it ended.
+            head: of the record.
+            stored: what is to be stored for Celery in the same step.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        result, value, expires = stored or ("", "", 0)
+        reply = self._call(status=status, head=head, result=result, value=value, expires=str(expires))
+        return FinishReply(*map(int, reply))
+
+
+def _text(value: Any) -> str:
+    """JSON of what is nearly always text."""
+    return _quoted(value) if isinstance(value, str) else _json(value)

@@ -1,0 +1,90 @@
+"""Celery's result, stored in the step that announces the end.
+
+Celery asks its Redis backend whether a success is there already, and then stores and publishes the result: two calls,
+for which whoever waits for the end would wait too. Where the backend is the store's own server and database, the script
+that settles the end does the same at no cost of a call: Celery builds what is stored, and the script stores it as
+Celery does. Wherever that is not certain (another backend, a subclass, a serializer that scripts cannot read, a chord,
+a large result, a store that does not answer, a key that is forbidden to us), Celery stores it by itself, as ever.
+"""
+
+from __future__ import annotations
+
+from inspect import isfunction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import celery
+from celery import states
+from celery.backends.redis import RedisBackend
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+#: A larger one would hold the server up for all others.
+LONGEST_VALUE = 64 * 1024
+
+#: What Celery stores a result by. Whoever has put something of their own in its place means that to be called.
+STEPS = (
+    "store_result",
+    "_store_result",
+    "_set_with_state",
+    "set",
+    "_set",
+    "encode",
+    "encode_result",
+    "_get_result_meta",
+)
+_CELERY = str(Path(celery.__file__).parent)
+#: Where a backend keeps whether it is one of these.
+_MARK = "_perpetual_along"
+
+
+class ResultToStore(NamedTuple):
+    """What is to be stored for Celery."""
+
+    result: str
+    """The key."""
+    value: str
+    expires: int
+    """Seconds, 0 = for ever."""
+
+
+def result_to_store(store: Store, backend: Any, task_id: str, result: Any, request: Any) -> ResultToStore | None:
+    """What Celery's backend would store for a success, or None where Celery has to do it."""
+    fits: bool | None = backend.__dict__.get(_MARK)
+    if fits is None:
+        fits = backend.__dict__[_MARK] = _is_at(store, backend)
+    if not fits or request.ignore_result or request.chord:
+        return None
+    try:
+        encoded = backend.encode_result(result, states.SUCCESS)
+        meta = backend._get_result_meta(result=encoded, state=states.SUCCESS, traceback=None, request=request)  # noqa: SLF001
+        meta["task_id"] = task_id
+        value, key = backend.encode(meta), backend.get_key_for_task(task_id)
+    except Exception:  # noqa: BLE001  # Celery is going to raise it too, where its own code expects it
+        return None
+    if len(value) > LONGEST_VALUE or not isinstance(value, str):
+        return None
+    return ResultToStore(key.decode() if isinstance(key, bytes) else key, value, backend.expires or 0)
+
+
+def leave_to_celery(backend: Any) -> None:
+    """The script may not write to the backend's keys."""
+    backend.__dict__[_MARK] = False
+
+
+def _is_at(store: Store, backend: Any) -> bool:
+    kind: Any = type(backend)
+    if kind is not RedisBackend or backend.serializer != "json" or store.address.kind != "tcp":
+        return False
+    where = backend.connparams  # its URL alone does not say: settings fill in what it leaves out
+    host = "127.0.0.1" if where.get("host") == "localhost" else where.get("host")
+    same = (host, where.get("port")) == store.address.place and (where.get("db") or 0) == store.address.db
+    return same and all(_is_celerys(backend, name) for name in STEPS)
+
+
+def _is_celerys(backend: Any, name: str) -> bool:
+    step = getattr(type(backend), name, None)
+    if step is None:  # a step of another release
+        return True
+    return name not in backend.__dict__ and isfunction(step) and step.__code__.co_filename.startswith(_CELERY)

@@ -1,0 +1,120 @@
+"""One run of one worker, whether it knows itself to be alive, and what is stored of all of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.store.scripts import script
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+
+class WorkerRun:
+    """One run of a worker. Made in its main process before the pool, so that pool children share it."""
+
+    def __init__(self, hostname: str, ttl: float) -> None:
+        self.hostname = hostname.replace("|", "_").replace("#", "_")
+        self.name = f"{self.hostname}#{token_hex(4)}"
+        """A restarted worker is another one, whatever it is called."""
+        self.pid = os.getpid()
+        self._ttl = ttl
+        # Shared with children by fork. Seconds of the machine's monotonic clock, which all its processes share.
+        shared = get_context("fork").Value
+        self._until = shared("d", 0.0, lock=False)
+        self._doubted = shared("d", 0.0, lock=False)
+
+    def renewed(self, asked_at: float) -> None:
+        """The store has renewed the deadline, when asked at this monotonic time."""
+        self._until.value = asked_at + self._ttl
+
+    def doubt(self) -> None:
+        """A lease that was granted before now may have been taken away, by an operator or by an ended outage.
+
+        Whoever holds one of those has to ask. Short tasks make this common: a task may have given its lease back and
+        not have been settled yet.
+        """
+        self._doubted.value = time.monotonic()
+
+    def surely_holds(self, granted_at: float) -> bool:
+        """Whether a lease that was asked for at this monotonic time is surely still its own. Never asks the store."""
+        return granted_at > float(self._doubted.value) and time.monotonic() < float(self._until.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerState:
+    """What one living worker last said of itself."""
+
+    name: str
+    """Its instance: a restarted worker is another one."""
+    deadline: int
+    """When it counts as dead, unless it reports before: ms of the store's time."""
+    reported_at: int
+    """When it last reported: ms of the store's time; 0 = not yet."""
+    tags: dict[str, str]
+    """Delivery tag -> task id of what it has received and not acknowledged."""
+    held: int
+    """Leases that it holds."""
+    info: dict[str, Any]
+
+    @classmethod
+    def read(
+        cls, name: str, deadline: int, said: dict[bytes, bytes], tags: dict[bytes, bytes], held: int
+    ) -> WorkerState:
+        """From what the store has."""
+        return cls(
+            name=name,
+            deadline=deadline,
+            reported_at=int(said.get(b"at", 0)),
+            tags={tag.decode(): task_id.decode() for tag, task_id in tags.items()},
+            held=held,
+            info=json.loads(said.get(b"info", b"{}")),
+        )
+
+
+class Workers:
+    """What is stored of workers."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def all(self) -> list[WorkerState]:
+        """What the workers say of themselves whose deadline has not passed.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        store, keys = self._store, self._store.keys
+        with store.errors("workers"):
+            living = store.redis.zrangebyscore(keys.workers, f"({store.now()}", "+inf", withscores=True)
+            pipe = store.redis.pipeline(transaction=False)
+            for name, _ in living:
+                pipe.hgetall(keys.worker(name.decode()))
+                pipe.hgetall(keys.tags(name.decode()))
+                pipe.scard(keys.held(name.decode()))
+            rows = iter(pipe.execute())
+        return [
+            WorkerState.read(name.decode(), int(deadline), said, tags, int(held))
+            for (name, deadline), said, tags, held in zip(living, rows, rows, rows, strict=True)
+        ]
+
+    def tags_of(self, worker: str) -> set[str]:
+        """Delivery tags that a worker has reported."""
+        with self._store.errors("worker"):
+            return {tag.decode() for tag in self._store.redis.hkeys(self._store.keys.tags(worker))}
+
+    def bury(self, worker: str, *, stopped: bool = False) -> bool:
+        """Forget a worker that holds nothing any more."""
+        keys = self._store.keys
+        return bool(
+            script("forget_worker")(
+                self._store, workers=keys.workers, held=keys.held(worker), worker_info=keys.worker(worker),
+                tags=keys.tags(worker), worker=worker, stopped=int(stopped),
+            )
+        )  # fmt: skip

@@ -1,0 +1,290 @@
+"""From what ``next_batch`` yielded to work that can be stored: checked, serialised, keyed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery import Signature
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu.compression import get_encoder
+from kombu.serialization import loads
+from kombu.utils.json import dumps as json_dumps
+
+from celery_perpetual.errors import InvalidItem
+from celery_perpetual.ledger.reprs import ArgumentReprs
+from celery_perpetual.ledger.serializers import Encode, codec, encoder, unshared_pickle
+from celery_perpetual.tasks.items import UNSET, Item
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.tasks.contract import TaskContract
+
+#: Options that only make sense for a call that is made now, by this process.
+REFUSED_OPTIONS = frozenset({"task_id", "producer", "publisher", "connection", "router", "result_cls", "chord"})
+
+#: Set by freezing a signature; the item gets an id of our own.
+FROZEN_OPTIONS = frozenset({"task_id", "reply_to", "root_id", "parent_id"})
+
+LONGEST_KEY = 1024
+
+#: What headers and events show of arguments that are to be kept out of them.
+HIDDEN = ("...", "...")
+
+
+class CheckedItem(NamedTuple):
+    """One task to enqueue, ready for the ledger."""
+
+    task: str
+    body: bytes
+    """``(args, kwargs)`` in the task's serializer."""
+    serializer: str
+    options: Mapping[str, Any]
+    """The item's own ``apply_async`` options; times are absolute."""
+    key: str | None
+    """Item key, or None if the item opted out."""
+    reprs: tuple[str, str] | None = None
+    """How Celery shows the arguments, where that cannot be told from the serialised ones."""
+    shown: tuple[str, str] | None = None
+    """The same for every item that was just read; None where nobody has looked yet. Not kept by the ledger."""
+    told: str = ""
+    """JSON of the options; "" for none."""
+
+
+class Target(NamedTuple):
+    """What is the same for all items of one task."""
+
+    name: str
+    task: Any
+    """The registered task, or None for one of another app."""
+    check: Callable[..., Any] | None
+    """Raises TypeError for arguments that do not fit."""
+    dump_models: Callable[..., Any] | None
+    serializer: str
+
+
+class ItemReader:
+    """Turns the entries of one poll into :class:`Work`. For one thread and one poll."""
+
+    def __init__(self, app: Celery, contract: TaskContract) -> None:
+        self.app = app
+        self.own = contract.task
+        self._targets: dict[str, Target] = {}
+        self._own = self._target(None)
+        self._encoders: dict[str, Encode] = {}
+        self._show = ArgumentReprs(app).show_and_judge
+        self._digests: dict[str, Any] = {}
+        self._hidden = not contract.options.store_args
+
+    def read(self, index: int, entry: Any) -> CheckedItem:
+        """Check one entry.
+
+        Raises:
+            InvalidItem: it cannot become a task; the message names task, index and type.
+        """
+        try:
+            kind = type(entry)
+            if kind is dict:
+                return self._work(self._own, (), entry, {}, UNSET)
+            if kind is tuple:
+                return self._work(self._own, entry, {}, {}, UNSET)
+            item = _as_item(entry)
+            target = self._own if item.task is None else self._target(item.task)
+            return self._work(target, item.args, item.kwargs, dict(item.options), item.key)
+        except InvalidItem as error:
+            raise InvalidItem(f"{self.own.name}.next_batch, item {index}: {error}") from None
+
+    def _work(self, target: Target, args: Any, kwargs: Any, options: dict[str, Any], key: Any) -> CheckedItem:
+        args, kwargs = _checked_shape(args, kwargs)
+        told = ""
+        serializer = target.serializer
+        if options:
+            _must_be_known(options)
+            serializer = str(options.get("serializer") or serializer)
+            options, told = self._storable(options)
+        if target.check is not None:
+            try:
+                target.check(*args, **kwargs)
+            except TypeError as error:
+                raise InvalidItem(f"arguments do not fit {target.name}: {error}") from None
+        if target.dump_models is not None and serializer != "pickle":
+            args, kwargs = target.dump_models(args, kwargs)
+        body = self._encoded(args, kwargs, serializer)
+        if key is UNSET:
+            key = self._digest(target.name, args, kwargs, body, serializer)
+        elif key is False:
+            key = None
+        else:
+            key = _checked_key(key)
+        # What pickle brings back shows itself as before; the rest comes back from the ledger as what JSON has.
+        shown, plain = (None, True) if serializer == "pickle" else self._show(args, kwargs)
+        if not plain:
+            _must_come_back(body, serializer)
+        if self._hidden:
+            shown, plain = HIDDEN, False
+        return CheckedItem(target.name, body, serializer, options, key, None if plain else shown, shown, told)
+
+    def _target(self, task: Any) -> Target:
+        name = self.own.name if task is None else task if isinstance(task, str) else getattr(task, "name", None)
+        if not isinstance(name, str) or not name:
+            raise InvalidItem(f"task must be a task or the name of one, got {task!r}")
+        known = self._targets.get(name)
+        if known is None:
+            found: Any = self.own if task is None else self.app.tasks.get(name)
+            known = self._targets[name] = Target(
+                name=name,
+                task=found,
+                check=getattr(found, "__header__", None) if found is not None and found.typing else None,
+                dump_models=getattr(found, "_dump_pydantic_arguments", None),
+                serializer=str(getattr(found, "serializer", None) or self.app.conf.task_serializer),
+            )
+        return known
+
+    def _encoded(self, args: Any, kwargs: Any, serializer: str) -> bytes:
+        try:
+            encode = self._encoders.get(serializer)
+            if encode is None:
+                encode = self._encoders[serializer] = encoder(serializer)
+            return encode((args, kwargs))
+        except Exception as error:  # noqa: BLE001  # whatever the serializer or a value's own method raises
+            raise InvalidItem(f"arguments cannot be serialised as {serializer}: {error}") from None
+
+    def _digest(self, name: str, args: Any, kwargs: Any, body: bytes, serializer: str) -> str:
+        if serializer == "pickle":
+            body = unshared_pickle((args, dict(sorted(kwargs.items()))))
+        elif len(kwargs) > 1 and (names := sorted(kwargs)) != list(kwargs):
+            # the same arguments in another order are the same work
+            body = self._encoded(args, {each: kwargs[each] for each in names}, serializer)
+        begun = self._digests.get(name)
+        if begun is None:
+            begun = self._digests[name] = blake2b(name.encode() + b"\0", digest_size=16)
+        digest = begun.copy()
+        digest.update(body)
+        text: str = digest.hexdigest()
+        return text
+
+    def _storable(self, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
+        """Options as they are kept, and their JSON."""
+        for name in REFUSED_OPTIONS & options.keys():
+            raise InvalidItem(f"option {name} cannot be given for an item; ids and connections are celery-perpetual's")
+        options = self._absolute(options)
+        try:
+            return options, str(json_dumps(options)) if options else ""
+        except (TypeError, ValueError):
+            _must_be_storable(options)
+            raise
+
+    def _absolute(self, options: dict[str, Any]) -> dict[str, Any]:
+        """``countdown`` and ``expires`` count from the poll, however late the message is sent."""
+        countdown = options.pop("countdown", None)
+        if countdown:  # Celery prefers it to an eta
+            options["eta"] = self._later(countdown)
+        expires = options.get("expires")
+        if isinstance(expires, int | float) and not isinstance(expires, bool):
+            options["expires"] = self._later(expires)
+        for name in ("eta", "expires"):
+            if isinstance(options.get(name), datetime):
+                options[name] = options[name].isoformat()
+            elif options.get(name) is not None:
+                _must_be_a_time(name, options[name])
+        return {name: value for name, value in options.items() if value is not None}
+
+    def _later(self, seconds: Any) -> datetime:
+        try:
+            later: datetime = maybe_make_aware(self.app.now() + timedelta(seconds=seconds), tz=self.app.timezone)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InvalidItem(f"{seconds!r} is not a number of seconds ({error})") from None
+        return later
+
+
+def _as_item(entry: Any) -> Item:
+    if isinstance(entry, Item):
+        return entry
+    if isinstance(entry, Signature):
+        if entry.subtask_type:
+            raise InvalidItem(f"a {entry.subtask_type} is not one task; enqueue a small task that starts it")
+        options = {k: v for k, v in entry.options.items() if k not in FROZEN_OPTIONS}
+        return Item(tuple(entry.args or ()), entry.kwargs or {}, task=entry.task, **options)
+    if isinstance(entry, tuple | list):
+        return Item(tuple(entry))
+    if isinstance(entry, Mapping):
+        return Item((), dict(entry))
+    raise InvalidItem(
+        f"got {type(entry).__name__} {_short(entry)}; yield a signature, an Item, a tuple of args or a dict of kwargs"
+    )
+
+
+def _checked_shape(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if type(args) is not tuple:
+        if isinstance(args, str | bytes | Mapping) or not hasattr(args, "__iter__"):
+            raise InvalidItem(f"args must be a tuple or list, got {type(args).__name__} {_short(args)}")
+        args = tuple(args)
+    if type(kwargs) is not dict:
+        if not isinstance(kwargs, Mapping):
+            raise InvalidItem(f"kwargs must be a dict with names as keys, got {_short(kwargs)}")
+        kwargs = dict(kwargs)
+    for name in kwargs:
+        if not isinstance(name, str):
+            raise InvalidItem(f"kwargs must be a dict with names as keys, got {_short(kwargs)}")
+    return args, kwargs
+
+
+def _must_be_a_time(name: str, seen: Any) -> None:
+    try:
+        if not isinstance(seen, str):
+            raise TypeError
+        maybe_iso8601(seen)
+    except (TypeError, ValueError):
+        raise InvalidItem(f"{name} must be a datetime or seconds, got {seen!r}") from None
+
+
+def _must_be_known(options: Mapping[str, Any]) -> None:
+    """Serializer and compression, which Kombu would only miss when the message is sent."""
+    try:
+        if (serializer := options.get("serializer")) is not None:
+            codec(serializer)
+    except KeyError:
+        raise InvalidItem(f"serializer {serializer!r} is not registered with Kombu") from None
+    try:
+        if (method := options.get("compression")) is not None:
+            get_encoder(method)
+    except KeyError:
+        raise InvalidItem(f"compression {method!r} is not known to Kombu") from None
+
+
+def _must_come_back(body: bytes, serializer: str) -> None:
+    """Values with a notation of their own may be written by a serializer that cannot read them."""
+    content_type, encoding = codec(serializer)
+    try:
+        loads(body, content_type, encoding, accept=[content_type])
+    except Exception as error:  # noqa: BLE001  # whatever the serializer raises
+        raise InvalidItem(f"arguments cannot be read back from {serializer}: {error}") from None
+
+
+def _must_be_storable(options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        try:
+            json_dumps(value)
+        except (TypeError, ValueError) as error:
+            raise InvalidItem(f"option {name} cannot be stored: {error}") from None
+
+
+def _checked_key(key: Any) -> str:
+    if isinstance(key, bool) or not isinstance(key, str | int):
+        raise InvalidItem(f"key must be a str, an int, or False to opt out, got {type(key).__name__} {_short(key)}")
+    text = str(key)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidItem(f"key {_short(key)} is not valid Unicode") from None
+    if len(text) > LONGEST_KEY:
+        raise InvalidItem(f"key has {len(text)} characters, at most {LONGEST_KEY} are allowed")
+    return text
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

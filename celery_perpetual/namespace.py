@@ -1,0 +1,40 @@
+"""What every operation works with: made on first use, so that wiring an app reads nothing and connects nowhere."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from celery_perpetual.completions.announce import Announcer
+from celery_perpetual.leases.grants import Grants
+from celery_perpetual.settings import Settings
+from celery_perpetual.store.connection import Store
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+class Namespace:
+    """One app with its settings, its store, and who writes there."""
+
+    app: Celery
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The app's ``perpetual_*`` settings, checked."""
+        return Settings.from_app(self.app)
+
+    @cached_property
+    def store(self) -> Store:
+        """The namespace in Redis."""
+        return Store.from_app(self.app, self.settings)
+
+    @cached_property
+    def announcer(self) -> Announcer:
+        """Settles and announces ends; the signal handlers use it."""
+        return Announcer(self.app, self.store, self.settings)
+
+    @cached_property
+    def grants(self) -> Grants:
+        """Grants leases and takes them back; the guard uses it."""
+        return Grants(self.app, self.store, self.settings, down=lambda: self.announcer.down)

@@ -1,0 +1,50 @@
+"""Polls in workers: the claim travels in a Celery task of our own.
+
+The task goes to the perpetual task's own queue, is acknowledged at once and stores no result: if it gets lost, the
+claim expires and the unit is polled again. In a pool child Celery's time limits end a ``next_batch`` that hangs.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from billiard import current_process
+from celery.utils.log import get_logger
+
+from celery_perpetual.polling.claims import Claim
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+logger = get_logger(__name__)
+
+#: Name of the task that evaluates a poll.
+TASK = "celery_perpetual.poll"
+
+ROUTING = ("queue", "exchange", "routing_key", "priority")
+
+#: Between the soft limit, which our code turns into an outcome, and the hard one, which kills the child.
+GRACE_SECONDS = 5
+
+
+def send(app: Celery, claim: Claim) -> None:
+    """Send a claim to the workers."""
+    contract = claim.contract
+    own = contract.task._get_exec_options()  # noqa: SLF001  # where its own messages go
+    app.send_task(
+        TASK,
+        kwargs={"task_name": contract.name, "poll_id": claim.poll_id, "following": claim.following},
+        route_name=contract.name,
+        ignore_result=True,
+        expires=contract.poll_timeout * 2 + 60,
+        soft_time_limit=ceil(contract.poll_timeout),
+        time_limit=ceil(contract.poll_timeout) + GRACE_SECONDS,
+        **{name: own[name] for name in ROUTING if own.get(name) is not None},
+    )
+
+
+def in_pool_child() -> bool:
+    """Whether Celery's time limits hold here."""
+    process: Any = current_process()
+    return bool(process.daemon)

@@ -1,0 +1,153 @@
+"""From what ``next_batch`` returned to the work that is new."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from celery import Signature
+
+from celery_perpetual.errors import BatchTooLarge, ContractError, InvalidItem
+from celery_perpetual.ledger.item import CheckedItem, ItemReader
+from celery_perpetual.ledger.ledger import Ledger
+from celery_perpetual.polling.claims import Claim
+from celery_perpetual.settings import seconds
+from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.tasks.items import UNSET, Batch, Defer, Item, Pause, Skip
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+@dataclass(slots=True)
+class ReadBatch:
+    """What one poll brought."""
+
+    works: list[CheckedItem] = field(default_factory=list)
+    """New work, in order; it fits, unless ``overflow``."""
+    read: int = 0
+    duplicates: int = 0
+    left_out: int = 0
+    cursor: str = ""
+    """JSON, or "" where the cursor stays."""
+    more: bool = False
+    watermark: datetime | None = None
+    overflow: bool = False
+    """A batch with a cursor does not fit the room; it is not cut."""
+
+
+class Abandoned(Exception):
+    """The poll ran out of time while its result was read."""
+
+
+def read(app: Celery, ledger: Ledger, claim: Claim, result: Any) -> ReadBatch | Skip | Defer | Pause:
+    """Check and reduce a result.
+
+    Raises:
+        InvalidItem: something in it cannot become a task.
+        BatchTooLarge: a batch with a cursor is longer than ``limit``.
+        ContractError: a cursor that is not JSON, or a wrong ``Defer``.
+        Abandoned: the time limit passed meanwhile.
+    """
+    if result is None:
+        return ReadBatch()
+    if isinstance(result, Skip | Pause):
+        return result
+    name = claim.contract.name
+    if isinstance(result, Defer):
+        after = seconds(f"{name}.next_batch: Defer(after)", result.after, error=ContractError)
+        return Defer(timedelta(seconds=after))
+    batch = result if isinstance(result, Batch) else Batch(result)
+    entries = _entries(name, batch.items)
+    try:
+        return _found(app, ledger, claim, batch, entries)
+    finally:
+        close = getattr(batch.items, "close", None)
+        if isinstance(batch.items, Iterator) and close is not None:
+            close()
+
+
+def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Iterator[Any]) -> ReadBatch:
+    contract = claim.contract
+    whole = batch.cursor is not UNSET
+    found = ReadBatch(cursor=_cursor(contract.name, batch.cursor) if whole else "", more=batch.more)
+    found.watermark = _watermark(contract.name, batch.watermark)
+    room = contract.max_in_flight - claim.in_flight
+    most = contract.options.limit if whole else min(room, contract.options.limit)
+    reader, seen = ItemReader(app, contract), set[str]()
+    while len(found.works) < most:
+        part = list(islice(entries, CHUNK))
+        if claim.abandoned:
+            raise Abandoned
+        if not part:
+            break
+        works = [reader.read(found.read + at, entry) for at, entry in enumerate(part)]
+        found.read += len(part)
+        if whole and found.read > contract.options.limit:
+            break
+        fresh = _fresh(ledger, claim, works, seen)
+        found.duplicates += len(works) - len(fresh)
+        found.works += fresh
+    if whole and (found.read > contract.options.limit or next(entries, None) is not None):
+        raise BatchTooLarge(
+            f"{contract.name}.next_batch returned a Batch with a cursor and more than {contract.options.limit} "
+            "items; read at most poll.limit rows, or raise the perpetual option limit"
+        )
+    if not whole:
+        found.left_out = max(0, len(found.works) - most) + _rest(batch.items, found.read)
+        del found.works[most:]
+    found.overflow = whole and len(found.works) > room
+    return found
+
+
+def _fresh(ledger: Ledger, claim: Claim, works: list[CheckedItem], seen: set[str]) -> list[CheckedItem]:
+    """Works whose key is neither in flight nor earlier in this batch; the first one wins."""
+    contract = claim.contract
+    keys = list({work.key for work in works if work.key is not None} - seen)
+    since = min(claim.now, claim.store_time - round(contract.options.dedup_window * 1000))
+    taken = ledger.taken(contract.unit, keys, claim.poll_id, since=since) if keys else ()
+    fresh = []
+    for work in works:
+        if work.key is None:
+            fresh.append(work)
+        elif work.key not in seen:
+            seen.add(work.key)
+            if work.key not in taken:
+                fresh.append(work)
+    return fresh
+
+
+def _rest(items: Iterable[Any], read: int) -> int:
+    """What was not even read; a generator does not say."""
+    try:
+        return max(0, len(items) - read)  # type: ignore[arg-type]
+    except TypeError:
+        return 0
+
+
+def _entries(name: str, items: Any) -> Iterator[Any]:
+    """The items one by one; one item by itself is not a list of items."""
+    single = (str, bytes, Mapping, Signature, Item)
+    if isinstance(items, single) or not isinstance(items, Iterable):
+        raise InvalidItem(
+            f"{name}.next_batch returned {type(items).__name__} {str(items)[:80]!r}; return a list (or any iterable) "
+            "of items, a Batch, Skip, Defer, Pause, or None"
+        )
+    return iter(items)
+
+
+def _watermark(name: str, seen: Any) -> datetime | None:
+    if seen is not None and not (isinstance(seen, datetime) and seen.tzinfo is not None):
+        raise ContractError(f"{name}.next_batch: the watermark must be an aware datetime, got {seen!r}")
+    return seen
+
+
+def _cursor(name: str, cursor: Any) -> str:
+    try:
+        return json.dumps(cursor)
+    except (TypeError, ValueError) as error:
+        raise ContractError(f"{name}.next_batch: the cursor must be a JSON value, got {cursor!r} ({error})") from None

@@ -1,0 +1,59 @@
+"""Broker commands of many messages, ready to be run together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from celery_perpetual.publishing.sender import AfterPublish
+
+
+class Command(NamedTuple):
+    """One Redis command on one key."""
+
+    name: str
+    key: str
+    value: str | bytes | int
+
+
+class Load:
+    """What one call brings to a Redis broker, and what is to be told when it has.
+
+    Pushes to one list become one variadic push, in their order; between lists no order was ever promised. Everything
+    else (expiry of queues, fan-out, events) comes after them.
+    """
+
+    def __init__(self, after_publish: AfterPublish | None = None) -> None:
+        self.pushes: dict[str, list[str | bytes | int]] = {}
+        self.others: list[Command] = []
+        self.after_publish = after_publish or AfterPublish()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pushes.values())) + len(self.others)
+
+    def add(self, commands: Iterable[Command]) -> None:
+        """Add the commands of one message."""
+        for command in commands:
+            if command.name == "LPUSH":
+                self.push(command.key, [command.value])
+            else:
+                self.others.append(command)
+
+    def push(self, key: str, values: Sequence[str | bytes | int]) -> None:
+        """Add messages of one list."""
+        self.pushes.setdefault(key, []).extend(values)
+
+    def packed(self, first_key: int, *, front: bool = False) -> tuple[list[Any], list[str]]:
+        """Arguments and keys as ``push.lua`` takes them, the keys counted from ``first_key``.
+
+        Args:
+            front: the messages are the next ones to be taken out, not the last.
+        """
+        push = "RPUSH" if front else "LPUSH"
+        keys: dict[str, int] = {}
+        arguments: list[Any] = []
+        for key, values in self.pushes.items():
+            arguments += [push, keys.setdefault(key, first_key + len(keys)), len(values), *values]
+        for name, key, value in self.others:
+            arguments += [name, keys.setdefault(key, first_key + len(keys)), 1, value]
+        return arguments, list(keys)

@@ -1,0 +1,105 @@
+"""Ways to a broker that is not the store: each brings a chunk of messages there and returns when they are safe.
+
+What a courier could not bring, or does not know whether it did, it raises for; the relay sends the whole chunk again,
+under the same ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+from amqp import Channel as AmqpChannel
+from celery import signals
+
+from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.ledger.record import opened
+from celery_perpetual.publishing.builder import Builder
+from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.publishing.confirmed import Confirmed
+from celery_perpetual.publishing.message import has_own_sender, send
+from celery_perpetual.publishing.sender import AfterPublish, QuietSender
+from celery_perpetual.publishing.stamp import Numbered
+from celery_perpetual.store.address import is_redis
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: A broker that takes nothing for this long is left to the relay.
+WRITE_SECONDS = 30
+
+
+class Courier(Protocol):
+    """Brings messages of one poll to the broker. For one thread."""
+
+    def deliver(self, numbered: Numbered) -> AfterPublish:
+        """Bring the messages of one chunk; what is to be told once the ledger knows comes back."""
+
+
+class ToRedis:
+    """To a Redis that is not the store, by variadic pushes."""
+
+    def __init__(self, app: Celery, capture: Capture, poll_id: str) -> None:
+        self._capture = capture
+        self._builder = Builder(app, capture, poll_id)
+
+    def deliver(self, numbered: Numbered) -> AfterPublish:
+        """Push the chunk."""
+        load = self._builder.load(numbered)
+        self._capture.run(load)
+        return load.after_publish
+
+
+class ByKombu:
+    """To any broker, message by message, in Kombu's own batches where it has them."""
+
+    def __init__(self, app: Celery, channel: Any, poll_id: str) -> None:
+        self._app = app
+        self._poll_id = poll_id
+        self._producer = app.amqp.Producer(channel, auto_declare=False)
+        self._sender = QuietSender(app)
+
+    def deliver(self, numbered: Numbered) -> AfterPublish:
+        """Publish the chunk."""
+        after_publish = self._sender.after_publish = AfterPublish()
+        with self._batch(numbered):
+            for index, work in numbered:
+                send(self._app, self._producer, opened(work), item_id(self._poll_id, index), self._sender)
+        return after_publish
+
+    def _batch(self, numbered: Numbered) -> Any:
+        """A batch is written at its end, so it is not for senders that tell of the publish at once."""
+        batch = getattr(self._producer, "batch", None)
+        own = any(has_own_sender(self._app.tasks.get(name)) for name in {work.task for _, work in numbered})
+        if batch is None or (own and signals.after_task_publish.receivers):
+            return nullcontext()
+        return batch(len(numbered))
+
+
+@contextmanager
+def courier(app: Celery, poll_id: str, *, one_by_one: bool) -> Iterator[Courier]:
+    """The best way to the app's broker.
+
+    Args:
+        one_by_one: tasks with an ``apply_async`` of their own are among the items: they publish themselves.
+
+    Raises:
+        kombu.exceptions.OperationalError: the broker does not answer.
+    """
+    conf: Any = app.conf
+    if isinstance(conf.broker_write_url, str) and is_redis(conf.broker_write_url) and not one_by_one:
+        capture = Capture(app)
+        try:
+            yield ToRedis(app, capture, poll_id)
+        finally:
+            capture.close()
+        return
+    options = {"write_timeout": WRITE_SECONDS, **(conf.broker_transport_options or {}), "confirm_publish": True}
+    with app.connection_for_write(transport_options=options) as connection:
+        # Not connection.default_channel, which would try to connect for ever.
+        channel = connection.channel()
+        if isinstance(channel, AmqpChannel):
+            yield Confirmed(app, connection, channel, poll_id)
+        else:
+            yield ByKombu(app, channel, poll_id)

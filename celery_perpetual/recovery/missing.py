@@ -1,0 +1,202 @@
+"""Items whose message is nowhere any more, on a Redis broker.
+
+A consumer pops a message from its list and writes it down as received in two steps; if it dies in between, the message
+is in no key at all. Other brokers lose nothing in this way. The ledger knows every unfinished item, so it shows:
+
+* the item is not executed, does not wait for an operator, and has not replaced itself;
+* no living worker has it in its hands, by reports that are newer than the moment at which it was missed first;
+* and its message has left its queue: queues are first in, first out, so once the oldest message there is younger than
+  the item's publication, or the queue is empty, it has been popped.
+
+A living worker may have such a message too: Kombu asks for the next one before it may have it, and while the worker is
+busy the answer stays unread in its socket. So what is missing for two heartbeats is taken for lost only if a worker has
+died meanwhile, and then it counts as a recovery: a message that kills whoever receives it is parked in the end. What is
+missing for a lease time longer is sent again without being counted. A wrong guess costs a second delivery, which the
+guard drops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.ledger.ids import base, item_id, parse_item_id
+from celery_perpetual.ledger.record import decode
+from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.store.chunks import CHUNK
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.leases.grants import Grants
+
+logger = get_logger(__name__)
+
+#: Batches that one pass looks at; the next pass begins behind them.
+MOST_BATCHES = 50
+
+#: Items that are remembered as missing.
+MOST_ITEMS = 10_000
+
+
+@dataclass(slots=True)
+class Missing:
+    """An item that nobody has."""
+
+    since: int
+    """When it was missed first: ms of the store's time."""
+    sure_since: int | None
+    """Since when its queue shows that it is not there; None where the queue cannot tell just now."""
+
+
+class MissingMessages:
+    """Finds lost messages and has them sent again. For one thread; it remembers what it saw from pass to pass."""
+
+    def __init__(self, app: Celery, leases: Grants) -> None:
+        self._app = app
+        self._leases = leases
+        self._missing: dict[str, Missing] = {}
+        """By task id."""
+        self._lists: dict[str, frozenset[str]] = {}
+        """Poll id -> the broker's lists that its messages go to."""
+        self._behind = "-inf"
+
+    def once(self, last_death: int, received: Collection[str]) -> int:
+        """One pass; returns how many items are sent again.
+
+        Args:
+            last_death: when a dead worker was found last: ms of the store's time.
+            received: ids of tasks whose messages the broker has among those that somebody received.
+        """
+        store, gap = self._leases.store, round(self._leases.gap * 1000)
+        now = store.now()
+        with store.errors("batches"):
+            found = store.redis.zrangebyscore(
+                store.keys.open, self._behind, now - gap, 0, MOST_BATCHES, withscores=True
+            )
+        whole = self._behind == "-inf" and len(found) < MOST_BATCHES
+        self._behind = f"({found[-1][1]:.0f}" if len(found) == MOST_BATCHES else "-inf"
+        polls = [poll.decode() for poll, _ in found]
+        if whole:
+            self._forget(set(polls))
+        if not polls:
+            return 0
+        workers = self._leases.workers.all()
+        claimed = {task_id for worker in workers for task_id in worker.tags.values()}.union(received)
+        capture = Capture(self._app)
+        try:
+            for poll in polls:
+                self._look(capture, poll, now, gap, claimed)
+        finally:
+            capture.close()
+        patience = gap + round(self._leases.settings.lease_ttl * 1000)
+        oldest_word = min((worker.reported_at for worker in workers), default=0)
+        return sum(
+            self._lost(task_id, counts=missing.since <= last_death)
+            for task_id, missing in list(self._missing.items())
+            if missing.sure_since is not None
+            and missing.sure_since < oldest_word
+            and now - missing.sure_since > (gap if missing.since <= last_death else patience)
+        )
+
+    def _forget(self, polls: set[str]) -> None:
+        """Batches that are finished."""
+        self._lists = {poll: lists for poll, lists in self._lists.items() if poll in polls}
+        bases = {base(poll) for poll in polls}
+        self._missing = {task_id: seen for task_id, seen in self._missing.items() if base(task_id) in bases}
+
+    def _look(self, capture: Capture, poll: str, now: int, gap: int, claimed: set[str]) -> None:
+        """Which items of a batch are unfinished, not executed, and in nobody's hands."""
+        store, keys = self._leases.store, self._leases.store.keys
+        with store.errors("batch"):
+            task, total, published, at = store.redis.hmget(keys.poll(poll), "task", "n", "pub", "pub_at")
+        if task is None or int(published) < int(total) or at is None or now - int(at) < gap:
+            return
+        lists = self._lists.get(poll)
+        if lists is None:
+            lists = self._lists[poll] = self._lists_of(capture, poll, int(total), task.decode())
+        borders = [capture.border(each) for each in lists]
+        popped = all(border is None or border > int(at) for border in borders)
+        empty = all(border is None for border in borders)
+        unfinished = self._unfinished(poll, int(total)) if popped or self._missing else []
+        open_ids = {task_id for task_id, _ in unfinished}
+        for task_id in [each for each in self._missing if base(each) == base(poll) and each not in open_ids]:
+            del self._missing[task_id]
+        for task_id, state in unfinished:
+            if task_id in claimed or (state is not None and state.split(b"|")[3] not in (b"run", b"wait")):
+                self._missing.pop(task_id, None)
+                continue
+            # One that was sent before is somewhere near the front of its queue: only an empty one has lost it.
+            self._note(task_id, now, sure=empty if state is not None else popped)
+
+    def _note(self, task_id: str, now: int, *, sure: bool) -> None:
+        missing = self._missing.get(task_id)
+        if missing is None:
+            if sure and len(self._missing) < MOST_ITEMS:
+                self._missing[task_id] = Missing(now, now)
+        elif not sure:
+            missing.sure_since = None
+        elif missing.sure_since is None:
+            missing.sure_since = now
+
+    def _unfinished(self, poll: str, total: int) -> list[tuple[str, bytes | None]]:
+        """Ids and states of the items of a batch that have not ended and are not executed."""
+        store, keys = self._leases.store, self._leases.store.keys
+        found: list[tuple[str, bytes | None]] = []
+        for chunk in range(-(-total // CHUNK)):
+            with store.errors("records"):
+                pipe = store.redis.pipeline(transaction=False)
+                pipe.llen(keys.chunk(poll, chunk))
+                pipe.get(keys.done(poll, chunk))
+                length, done = pipe.execute()
+                ids = [
+                    item_id(poll, chunk * CHUNK + at)
+                    for at in range(length)
+                    if not (done and at // 8 < len(done) and done[at // 8] >> (7 - at % 8) & 1)
+                ]
+                if not ids:
+                    continue
+                leases = store.redis.hmget(keys.leases, ids)
+                states = store.redis.hmget(keys.states, ids)
+            found += [(task_id, state) for task_id, lease, state in zip(ids, leases, states, strict=True) if not lease]
+        return found
+
+    def _lists_of(self, capture: Capture, poll: str, total: int, unit_task: str) -> frozenset[str]:
+        store, lists = self._leases.store, set()
+        for chunk in range(-(-total // CHUNK)):
+            with store.errors("records"):
+                records = store.redis.lrange(store.keys.chunk(poll, chunk), 0, -1)
+            heads = {_kind(record): record for record in records}
+            for record in heads.values():
+                commands = capture.commands(decode(record, unit_task), item_id(poll, 0))
+                lists |= {command.key for command in commands if command.name == "LPUSH"}
+        return frozenset(lists)
+
+    def _lost(self, task_id: str, *, counts: bool) -> int:
+        self._missing.pop(task_id, None)
+        verdict = self._leases.missed(task_id, self._task_name(task_id), counts=counts)
+        if verdict != "gone":
+            logger.warning(
+                "perpetual: the message of task %s is nowhere any more: %s", task_id, verdict,
+                extra={"event": "perpetual.message_lost", "task_id": task_id},
+            )  # fmt: skip
+        return int(verdict != "gone")
+
+    def _task_name(self, task_id: str) -> str:
+        where, store = parse_item_id(task_id), self._leases.store
+        assert where is not None
+        with store.errors("records"):
+            unit_task = store.redis.hget(store.keys.poll(where.poll_id), "task")
+            record = store.redis.lindex(store.keys.chunk(where.poll_id, where.chunk), where.position)
+        return "" if unit_task is None or record is None else decode(record, unit_task.decode()).task
+
+
+def _kind(record: bytes) -> bytes:
+    """What decides where a message goes, without its arguments: the options in the head of a record."""
+    head, _, rest = record.partition(b"\n")
+    _, key, options = head.split(b" ")
+    start = 0 if key == b"-" else int(key)
+    return rest[start : start + int(options)]

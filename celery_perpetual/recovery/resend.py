@@ -1,0 +1,173 @@
+"""Sends tasks again that were lost: the list ``{prefix}:resend`` is worked off by whoever comes first.
+
+An entry is there until its message is in the broker, so a process that dies in between changes nothing. In order of
+preference the message is the very one that the dead worker had received (it is still in the broker's books), the copy
+that was kept with the lease, or a new one built from the ledger. Where the broker is the store's own Redis, message
+and list change in one step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+from kombu.utils.json import dumps, loads
+
+from celery_perpetual.broker.message_copy import from_json, publish_copy, request_of
+from celery_perpetual.broker.unacked import shares_redis
+from celery_perpetual.completions import celery_results
+from celery_perpetual.completions.completion import LOST
+from celery_perpetual.completions.end import TaskEnd
+from celery_perpetual.errors import StoreUnavailable, TaskLost
+from celery_perpetual.faults import reach
+from celery_perpetual.leases.scope import announces
+from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.ledger.record import Record, decode
+from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.publishing.commands import Command, Load
+from celery_perpetual.publishing.message import send
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.settings import Settings
+
+logger = get_logger(__name__)
+
+
+def _redelivered(command: Command) -> Command:
+    """Say in the message that it does not come for the first time, as Kombu does when it puts one back."""
+    if command.name != "LPUSH":
+        return command
+    payload = loads(str(command.value))
+    payload["headers"]["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
+    return command._replace(value=dumps(payload))
+
+
+class Resender:
+    """Works off the list for one app."""
+
+    def __init__(self, app: Celery, store: Store, settings: Settings, *, broker_is_redis: bool) -> None:
+        self._app = app
+        self._store = store
+        self._settings = settings
+        self._redis_broker = broker_is_redis
+        self._shares = shares_redis(app, store)
+
+    def send_all(self, limit: int = 1000) -> int:
+        """Send what is on the list, newest entries last; returns how many were sent.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        with self._store.errors("lost tasks"):
+            entries = self._store.redis.zrange(self._store.keys.resend, 0, limit - 1, withscores=True)
+        if not entries:
+            return 0
+        sent = 0
+        capture = Capture(self._app) if self._redis_broker else None
+        try:
+            # What is pushed to the front last comes first.
+            for task_id, since in reversed(entries):
+                sent += self._try(capture, task_id.decode(), since)
+        finally:
+            if capture is not None:
+                capture.close()
+        return sent
+
+    def _try(self, capture: Capture | None, task_id: str, since: float) -> int:
+        """One task that cannot be sent does not hold up the others."""
+        try:
+            return self._send(capture, task_id, since)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            logger.exception("perpetual: task %s cannot be sent again now, the next cycle will try", task_id)
+            return 0
+
+    def _send(self, capture: Capture | None, task_id: str, since: float) -> int:
+        keys = self._store.keys
+        with self._store.errors("lost task"):
+            state = self._store.redis.hget(keys.states, task_id)
+            copy = self._store.redis.hget(keys.copies, task_id)
+        _, retries, _, flag, tag, task = (state or b"0|0|0|resend||").decode().split("|", 5)
+        if flag == "fail":
+            self._fail(task_id, task, "its worker is gone", copy)
+            return 0
+        record = None if copy else self._record(task_id, int(retries))
+        if capture is not None:
+            commands = capture.restored(tag) if tag else None
+            mine = commands is not None
+            if commands is None and copy:
+                commands = capture.copied(from_json(copy))
+            if commands is None and record is not None:
+                commands = capture.commands(record, task_id)
+            if commands is None:
+                self._fail(task_id, task, "nothing is left of its message")
+                return 0
+            load = Load()
+            load.add(_redelivered(command) for command in commands)
+            sent = self._pushed(capture, load, task_id, since)
+            if mine:
+                capture.settle(tag)
+            return sent
+        if copy is None and record is None:
+            self._fail(task_id, task, "nothing is left of its message")
+            return 0
+        with self._app.connection_for_write() as connection:
+            producer = self._app.amqp.Producer(connection, auto_declare=False)
+            if copy:
+                publish_copy(producer, from_json(copy))
+            else:
+                assert record is not None
+                send(self._app, producer, record, task_id)
+        return self._struck(task_id, since, (), ())
+
+    def _pushed(self, capture: Capture, load: Load, task_id: str, since: float) -> int:
+        if self._shares:
+            arguments, targets = load.packed(5, front=True)
+            return self._struck(task_id, since, arguments, targets)
+        capture.run(load, front=True)
+        return self._struck(task_id, since, (), ())
+
+    def _struck(self, task_id: str, since: float, arguments: Any, targets: Any) -> int:
+        reach("lost.sending")
+        keys = self._store.keys
+        sent = script("resent")(
+            self._store, resend=keys.resend, states=keys.states, events=keys.events, counters=keys.counters,
+            more_keys=targets, id=task_id, since=repr(since), maxlen=self._settings.events_maxlen, tail=arguments,
+        )  # fmt: skip
+        reach("lost.sent")
+        return int(sent)
+
+    def _record(self, task_id: str, retries: int) -> Record | None:
+        where, keys = item_address(task_id), self._store.keys
+        if where is None:
+            return None
+        with self._store.errors("ledger"):
+            unit_task = self._store.redis.hget(keys.poll(where.poll_id), "task")
+            record = self._store.redis.lindex(keys.chunk(where.poll_id, where.chunk), where.position)
+        if unit_task is None or record is None:
+            return None
+        found = decode(record, unit_task.decode())
+        return replace(found, options={**found.options, "retries": retries}) if retries else found
+
+    def name(self, task_id: str) -> str | None:
+        """Name of the task of an item in the ledger."""
+        record = self._record(task_id, 0)
+        return None if record is None else record.task
+
+    def _fail(self, task_id: str, name: str, reason: str, copy: bytes | None = None) -> None:
+        """The end of a task that is not sent again; the rest of its chain fails with it."""
+        task = self._app.tasks.get(name)
+        error = TaskLost(f"task {task_id} is lost: {reason}")
+        celery_results.store_failure(self._app, task, task_id, error, request_of(from_json(copy)) if copy else None)
+        perpetual: Any = getattr(self._app, "perpetual", None)
+        if perpetual is not None:
+            end = TaskEnd(task_id=task_id, task=name, status=LOST, exception=error, nonce="*", announce=announces(task))
+            perpetual.announcer.finish(end)
+        with self._store.errors("lost tasks"):
+            self._store.redis.zrem(self._store.keys.resend, task_id)

@@ -1,0 +1,80 @@
+"""The leader's part: leases of dead workers, and what dead workers had received and not begun."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.recovery.missing import MissingMessages
+from celery_perpetual.recovery.resend import Resender
+from celery_perpetual.recovery.unacked import UnackedMessages
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.leases.grants import Grants
+
+logger = get_logger(__name__)
+
+#: Leases per script, so that no call holds the server up.
+AT_ONCE = 100
+
+
+@dataclass(slots=True, kw_only=True)
+class Swept:
+    """What one pass found."""
+
+    leases: int = 0
+    """Leases of dead workers that were taken."""
+    restored: int = 0
+    """Messages put back that dead workers had received and not begun."""
+    missed: int = 0
+    """Items whose message was nowhere any more."""
+    sent: int = 0
+    """Tasks sent again."""
+    held_until: int = 0
+    """Until when nothing expires, because the store was away: ms of its time, 0 = not held."""
+
+
+class Sweep:
+    """Sweeps the leases of one app."""
+
+    def __init__(self, app: Celery, leases: Grants) -> None:
+        self._app = app
+        self._leases = leases
+        self._again = Resender(app, leases.store, leases.settings, broker_is_redis=leases.broker_is_redis)
+        # Any other broker puts back what a connection that is gone had received.
+        self._unclaimed = UnackedMessages(app, leases) if leases.broker_is_redis else None
+        self._reconcile = MissingMessages(app, leases)
+        self._last_death = 0
+
+    def once(self) -> Swept:
+        """One pass, at most ``perpetual_sweep_limit`` leases.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        swept, limit = Swept(), self._leases.settings.sweep_limit
+        while swept.leases < limit:
+            held, worker, taken, empty = self._leases.sweep(min(AT_ONCE, limit - swept.leases))
+            swept.leases += taken
+            swept.held_until = held
+            if not worker:
+                break
+            if empty:
+                if self._unclaimed is not None:
+                    self._unclaimed.died(self._leases.workers.tags_of(worker))
+                if not self._leases.workers.bury(worker):
+                    break
+                self._last_death = self._leases.store.now()
+                logger.warning(
+                    "perpetual: worker %s is gone", worker, extra={"event": "perpetual.worker_gone", "worker": worker}
+                )
+        swept.sent = self._again.send_all(limit)
+        if self._unclaimed is not None and not swept.held_until:
+            swept.restored, received = self._unclaimed.restore()
+            swept.missed = self._reconcile.once(self._last_death, received)
+            swept.sent += self._again.send_all(limit) if swept.missed or swept.restored else 0
+        return swept

@@ -1,0 +1,17 @@
+"""How much one call of the store carries, so that no call holds the server up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+#: Records, ids or keys per call: half the blocking of 1 000 at no cost in speed.
+CHUNK = 500
+
+
+def chunks(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """At most 500 at a time, so that no call holds the server up."""
+    walk = iter(entries)
+    while part := list(islice(walk, CHUNK)):
+        yield part

@@ -1,0 +1,41 @@
+-- What is kept of an execution and of a task, as text with bars, so that scripts need not decode JSON.
+-- A lease: worker|nonce|nesting|retries|token|started|most|on_lost|tag|task
+-- A state: nesting|retries|recoveries|flag|tag|task, where flag is one of
+--   run  nothing but its order and its recoveries is to be remembered
+--   wait a retry was sent, delegated  the task has replaced itself
+--   resend  it is to be sent again, fail  it is to be ended as lost, parked  it waits for an operator
+-- A state begins with zeros that make it longer than 64 bytes: a small hash of shorter values is kept as a list, which
+-- every start and every end of a task would read from end to end for a state that is not there.
+local ZEROS = '0000000000000000000000000000000000000000000000000000000000000000'
+
+local function lease_of(text)
+  if text then
+    local worker, nonce, nesting, retries, token, started, most, on_lost, tag, task = string.match(text,
+      '^([^|]*)|([^|]*)|(%d+)|(%d+)|([^|]*)|([^|]*)|(%d+)|([^|]*)|([^|]*)|(.*)$')
+    return {worker = worker, nonce = nonce, nesting = tonumber(nesting), retries = tonumber(retries), token = token,
+      started = tonumber(started), most = tonumber(most), on_lost = on_lost, tag = tag, task = task}
+  end
+end
+
+-- Worker, nonce, nesting and retries of a lease, as text: all that its end needs to know.
+local function holder_of(text)
+  return string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)')
+end
+
+local function state_of(text)
+  if text then
+    local nesting, retries, recoveries, flag, tag, task = string.match(text,
+      '^(%d+)|(%d+)|(%d+)|([^|]*)|([^|]*)|(.*)$')
+    return {nesting = tonumber(nesting), retries = tonumber(retries), recoveries = tonumber(recoveries), flag = flag,
+      tag = tag, task = task}
+  end
+end
+
+local function state_text(s)
+  return ZEROS .. s.nesting .. '|' .. s.retries .. '|' .. s.recoveries .. '|' .. s.flag .. '|' .. s.tag .. '|' .. s.task
+end
+
+-- Negative where the first order is the older one.
+local function order(one, other)
+  return one.nesting ~= other.nesting and one.nesting - other.nesting or one.retries - other.retries
+end

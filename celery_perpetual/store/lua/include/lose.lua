@@ -1,0 +1,116 @@
+-- What becomes of a task whose execution ended without an end. Reads the locals of its script: leases, states, resend,
+-- parked, events, counters, prefix, maxlen, record_ttl, queue_ttl, now.
+-- include must_be
+local at = rfc3339(now)
+
+local function tell(event, fields)
+  fields.at = at
+  redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', event, 'data', cjson.encode(fields))
+end
+
+-- Out of the way until an operator acts: a provisional completion wakes whoever waits.
+local function park(id, lease, recoveries, reason)
+  redis.call('HSET', states, id, state_text({nesting = lease.nesting, retries = lease.retries, recoveries = recoveries,
+    flag = 'parked', tag = lease.tag, task = lease.task}))
+  redis.call('HSET', parked, id, cjson.encode({task_id = id, task = lease.task, worker = lease.worker,
+    token = tonumber(lease.token), attempt = lease.retries + 1, recoveries = recoveries, started_at = lease.started,
+    reason = reason, parked_at = now}))
+  redis.call('ZREM', resend, id)
+  local poll = string.sub(id, 1, 28) .. 'ffffffff'
+  local record = string.format('{"v": 1, "task_id": %s, "task": %s, "status": "needs_attention", "final": false,'
+    .. ' "runtime": null, "worker": %s, "attempt": %d, "error": {"type": "TaskLost", "message": %s}, "meta": {},'
+    .. ' "result": null, "finished_at": "%s", "poll_id": %s, "key": null, "recoveries": %d, "tenant": null}',
+    cjson.encode(id), cjson.encode(lease.task), cjson.encode(string.match(lease.worker, '^[^#]*')), lease.retries + 1,
+    cjson.encode(reason), at,
+    redis.call('EXISTS', prefix .. ':p:' .. poll) == 1 and cjson.encode(poll) or 'null', recoveries)
+  local queue = prefix .. ':done:' .. id .. ':queue'
+  redis.call('SET', prefix .. ':completion:' .. id, record, 'PX', record_ttl)
+  redis.call('DEL', queue)
+  redis.call('LPUSH', queue, record)
+  redis.call('PEXPIRE', queue, queue_ttl)
+  redis.call('PUBLISH', prefix .. ':done:' .. id, record)
+  redis.call('PUBLISH', prefix .. ':done', record)
+  tell('completion', cjson.decode(record))
+  tell('lease.parked', {task_id = id, task = lease.task, worker = lease.worker, recoveries = recoveries,
+    reason = reason})
+end
+
+-- A lease behind worker and nonce: its order as the beginning of a state, its token, how often it may be lost and what
+-- follows then, and tag and task as the end of a state.
+local LOST = '^|(%d+|%d+|)([^|]*)|[^|]*|(%d+)|([^|]*)|([^|]*|(.*))$'
+
+-- What becomes of executions of one worker: each is sent again, ended as lost, or parked. Parking writes five times as
+-- much, so it counts as five of the `most_now` executions that are dealt with now. Only reads, and meets every key that losing
+-- them writes to, so that one of a wrong type fails the script before its first write. `flag` is what becomes of the last.
+local function plan_losses(worker, ids, texts, counts, reason, most_now)
+  local plan = {worker = worker, ids = {}, counts = counts, reason = reason, told = {}, parks = {}, written = {},
+    listed = {}}
+  if #ids == 0 then
+    return plan
+  end
+  redis.call('SCARD', prefix .. ':held:' .. worker)
+  redis.call('ZCARD', resend)
+  local known = redis.call('HMGET', states, unpack(ids))
+  if counts then
+    redis.call('HLEN', counters)
+    redis.call('XLEN', events)
+  end
+  local is_plain, names = #cjson.encode(ids) == #table.concat(ids) + 3 * #ids + 1, {}
+  local told_last = string.format(', "worker": %s, "reason": %s, "at": "%s"}', cjson.encode(worker), cjson.encode(reason), at)
+  for i, id in ipairs(ids) do
+    if i + 4 * #plan.parks > most_now then
+      break
+    end
+    local nonce_ends = string.find(texts[i], '|', #worker + 2, true)
+    local order_text, token, most, on_lost, tagged, task = string.match(texts[i], LOST, nonce_ends)
+    local recoveries = (counts and 1 or 0) + (known[i] and tonumber(string.match(known[i], '^%d+|%d+|(%d+)')) or 0)
+    local flag = 'resend'
+    plan.ids[i] = id
+    if counts then
+      names[task] = names[task] or cjson.encode(task)
+      plan.told[i] = '{"task_id": ' .. (is_plain and '"' .. id .. '"' or cjson.encode(id)) .. ', "task": ' .. names[task]
+        .. ', "token": ' .. token .. told_last
+      if on_lost == 'fail' then
+        flag = 'fail'
+      elseif on_lost == 'park' or (on_lost == 'requeue' and recoveries > tonumber(most)) then
+        flag = 'parked'
+      end
+    end
+    plan.flag = flag
+    if flag == 'parked' then
+      must_be(prefix .. ':completion:' .. id, 'string')
+      must_be(prefix .. ':done:' .. id .. ':queue', 'list')
+      redis.call('HLEN', parked)
+      plan.parks[#plan.parks + 1] = {id = id, lease = lease_of(texts[i]), recoveries = recoveries}
+    else
+      local last = #plan.written
+      plan.written[last + 1], plan.listed[last + 1] = id, now
+      plan.written[last + 2] = ZEROS .. order_text .. recoveries .. '|' .. flag .. '|' .. tagged
+      plan.listed[last + 2] = id
+    end
+  end
+  return plan
+end
+
+-- Their leases are gone, and what becomes of them is written down.
+local function lose(plan)
+  if #plan.ids == 0 then
+    return
+  end
+  redis.call('HDEL', leases, unpack(plan.ids))
+  redis.call('SREM', prefix .. ':held:' .. plan.worker, unpack(plan.ids))
+  if plan.counts then
+    redis.call('HINCRBY', counters, 'leases_lost', #plan.ids)
+    for _, data in ipairs(plan.told) do
+      redis.call('XADD', events, '*', 'event', 'lease.lost', 'data', data)
+    end
+    redis.call('XTRIM', events, 'MAXLEN', '~', maxlen)
+  end
+  for _, lost in ipairs(plan.parks) do
+    park(lost.id, lost.lease, lost.recoveries, plan.reason)
+  end
+  if #plan.written > 0 then
+    redis.call('HSET', states, unpack(plan.written))
+    redis.call('ZADD', resend, unpack(plan.listed))
+  end
+end

@@ -1,0 +1,146 @@
+-- Claim occurrences: one poll id per unit, refused where somebody else is at it.
+--
+-- A claim of the leader takes over the open claim of an earlier term, because that beat is gone or has stopped
+-- leading; its poll ends as superseded and its batch will be refused. A claim that outlived its time is abandoned.
+-- Sent twice with the same poll ids it answers the same.
+--
+-- The claim of a poll by hand, and of one that has travelled to a worker, belongs to no term: a hand-over leaves it
+-- alone. A unit whose poll was open when a leader died, twice in a row, travels from then on for a day: it may be what
+-- killed them.
+--
+-- KEYS[1] leader        string  owner:term of the living leader
+-- KEYS[2] due           zset    unit -> next poll
+-- KEYS[3] paused        hash    scope -> JSON
+-- KEYS[4] events        stream
+-- ARGV[1] mine          text    owner:term, or '' for a poll by hand
+-- ARGV[2] unit_prefix   text    what the keys of unit hashes start with
+-- ARGV[3] polls_prefix  text    what the keys of outcome lists start with
+-- ARGV[4] maxlen        int     cap of the stream
+-- ARGV[5] ttl           ms      how long outcomes are kept
+-- ARGV[6] seen          ms      when the due units were read
+-- ARGV[7..] wanted      text    per unit, none twice: "{poll} {slot} {next} {valid} {travels} {history} {unit}"; times and
+--   durations are ms, and '-' is none
+-- returns {now or 0 when not leading, then per unit: "{verdict} {travels} {in flight} {attempt} {last poll at} {trigger}",
+-- and the cursor}; travels is 1 or 0, and '-' is none
+local leader, due, paused, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local mine, unit_prefix, polls_prefix, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local ttl, seen = ARGV[5], tonumber(ARGV[6])
+-- include now
+-- include pause_holds
+-- include rfc3339
+-- include outcome
+-- include must_be
+if mine ~= '' and redis.call('GET', leader) ~= mine then
+  return {0}
+end
+
+-- Most of the time nothing is paused, and nobody need be asked.
+local any_paused = mine ~= '' and redis.call('HLEN', paused) > 0
+local function is_paused(scope)
+  return any_paused and holds(redis.call('HGET', paused, scope))
+end
+
+local function end_other(unit, open, status, history)
+  local task = string.gsub(string.gsub(string.match(unit, '^[^:]*:([^:]*)'), '%%3A', ':'), '%%25', '%%')
+  local slot, trigger, started = open.slot, open.trigger, open.started
+  local json = string.format(
+    '{"poll_id": %s, "unit": %s, "task": %s, "slot": "%s", "trigger": "%s", "status": "%s", "started_at": "%s",'
+      .. ' "finished_at": "%s", "at": "%s"}',
+    cjson.encode(open.poll), cjson.encode(unit), cjson.encode(task), rfc3339(tonumber(slot)), trigger, status,
+    rfc3339(tonumber(started)), rfc3339(now), rfc3339(now))
+  write_outcome(polls_prefix .. unit, history, ttl, '', string.format('%.0f', now), json)
+  redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'poll', 'data', json)
+end
+
+-- A beat that stops gives its polls up, so an open one means that its beat was killed, or suspended for long.
+local function ban_if_it_kills(key, unit, times)
+  redis.call('HSET', key, 'killed', times)
+  local banned = times >= 2
+  if banned then
+    redis.call('HSET', key, 'banned', now + 86400000, 'killed', 0)
+    redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'alert.poll_killed_leader', 'data',
+      cjson.encode({unit = unit, at = rfc3339(now)}))
+  end
+  return banned
+end
+
+local everything = is_paused('*')
+local wanted = {}
+for i = 7, #ARGV do
+  local poll, slot, following, valid, travels, history, unit =
+    string.match(ARGV[i], '^(%S+) (%d+) (%S+) (%d+) (%d) (%d+) (.*)$')
+  local u = redis.call('HMGET', unit_prefix .. unit, 'claim', 'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled',
+    'trigger', 'banned', 'last', 'refused')
+  local open = {}
+  if u[1] then
+    must_be(polls_prefix .. unit, 'list')
+    local known = redis.call('HMGET', unit_prefix .. unit, 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until',
+      'claim_by', 'killed')
+    open = {poll = u[1], slot = known[1], trigger = known[2], started = known[3], till = tonumber(known[4]), by = known[5],
+      killed = tonumber(known[6]) or 0}
+  end
+  wanted[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, u, open}
+end
+local reply = {now}
+for i = 7, #ARGV do
+  local poll, slot_text, following, valid, travels, history, unit, u, open = unpack(wanted[i])
+  local claim, last_slot, anchor, cursor, in_flight, attempt, polled, due_by, travels_until, last, refused = unpack(u)
+  local key, slot = unit_prefix .. unit, tonumber(slot_text)
+  local trigger = mine == '' and 'manual' or (due_by or 'schedule')
+  local verdict, stale = 'claimed', false
+  if claim == poll then
+    trigger, travels = open.trigger, mine ~= '' and (travels or (tonumber(travels_until) or 0) > now)
+  elseif refused == poll then
+    verdict, following = 'backoff', redis.call('HGET', key, 'backoff')  -- sent once more
+  elseif last == poll then
+    verdict, stale = 'early', true  -- a claim that was sent once more, after its poll has ended
+  elseif mine ~= '' and (tonumber(polled) or 0) > seen and tonumber(polled) <= now then
+    verdict, stale = 'early', true  -- a poll has ended since, and has set the due time anew
+  elseif mine ~= '' and (everything or is_paused(unit)) then
+    verdict = 'paused'
+    redis.call('HDEL', key, 'trigger')
+  elseif claim and open.till > now and (mine == '' or open.by == mine or open.by == '') then
+    verdict = 'busy'
+  elseif last_slot and (slot < tonumber(last_slot) or (slot == tonumber(last_slot) and not claim)) then
+    verdict = 'early'
+  elseif claim and open.by == '' and mine ~= '' then
+    -- Whoever had it is gone: a worker's child that was killed, or a process that polled by hand. It counts as a failure.
+    end_other(unit, open, 'abandoned', history)
+    local wait = math.min(30000 * 2 ^ math.min(redis.call('HINCRBY', key, 'attempt', 1) - 1, 10), 300000)
+    verdict, following = 'backoff', string.format('%.0f', now + wait)
+    redis.call('HDEL', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by')
+    redis.call('HSET', key, 'backoff', following, 'trigger', 'backoff', 'refused', poll)
+  else
+    if claim then
+      end_other(unit, open, open.till > now and 'superseded' or 'abandoned', history)
+    end
+    local banned = claim and open.by ~= '' and open.by ~= mine and ban_if_it_kills(key, unit, open.killed + 1)
+    travels = mine ~= '' and (travels or banned or (tonumber(travels_until) or 0) > now)
+    if mine == '' then
+      redis.call('HSET', key, 'claim', poll, 'claim_slot', slot_text, 'claim_trigger', trigger, 'claim_started', now,
+        'claim_until', now + valid, 'claim_by', mine)
+    else
+      redis.call('HSET', key, 'claim', poll, 'claim_slot', slot_text, 'claim_trigger', trigger, 'claim_started', now,
+        'claim_until', now + valid, 'claim_by', mine, 'slot', slot_text, 'anchor', anchor or slot_text)
+      if due_by then
+        redis.call('HDEL', key, 'trigger')
+      end
+    end
+  end
+  if mine ~= '' and not stale then
+    -- Behind an open claim the unit waits for its end, which sets the due time anew; and should this poll never end,
+    -- the unit is looked at when its claim expires, however far away the next slot is.
+    local at = verdict == 'busy' and open.till or following
+    if verdict == 'claimed' then
+      at = math.min(tonumber(at), claim == poll and open.till or now + valid)
+    end
+    redis.call('ZADD', due, at, unit)
+    if verdict == 'busy' then
+      redis.call('HSET', key, 'waits', 1)
+    end
+  end
+  reply[#reply + 1] = table.concat(
+    {verdict, travels and '1' or '0', in_flight or '0', attempt or '0', polled or '-', trigger}, ' ')
+  reply[#reply + 1] = cursor or ''
+end
+return reply

@@ -1,0 +1,58 @@
+-- End polls that brought nothing to enqueue, each if its claim is still open. The nonces are the poll ids.
+--
+-- Polls that end at about the same time come in one call. They have nothing to do with each other: one that is refused
+-- changes nothing for the rest. Only a key of a wrong type fails all of them, before anything is written, and the
+-- caller asks again one by one.
+--
+-- KEYS[1] due           zset    unit -> next poll
+-- KEYS[2] events        stream
+-- KEYS[3] paused        hash    scope -> JSON
+-- KEYS[4] cursors       set     units that have a cursor
+-- ARGV[1] unit_prefix   text    what the keys of unit hashes start with
+-- ARGV[2] polls_prefix  text    what the keys of outcome lists start with
+-- ARGV[3] maxlen        int     cap of the stream
+-- ARGV[4] ttl           ms      how long outcomes are kept
+-- ARGV[5..] outcome, note  JSON  per poll: its outcome, and an object of texts, in which what is left out is '':
+--     poll       its id
+--     unit       name of the unit
+--     sign       outcomes with one sign are folded; '' never
+--     history    outcomes kept
+--     slot       the poll's slot, ms
+--     following  due time on the grid, ms; '' = leave
+--     delay      due this many ms after now instead, '' = on the grid
+--     trigger    trigger of the poll after the delay
+--     failures   'add', 'reset' or 'keep' the count of failures in a row
+--     cursor     new cursor, JSON; '' = leave
+--     pause      pause the unit with this, JSON; '' = no
+-- returns per poll: 'ended', 'already' (this poll ended before) or 'refused' (the claim is somebody else's)
+local due, events, paused, cursors = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local unit_prefix, polls_prefix, maxlen, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- include now
+-- include outcome
+-- include close_poll
+local notes, open, newest = {}, {}, {}
+for i = 5, #ARGV, 2 do
+  local note = cjson.decode(ARGV[i + 1])
+  notes[i], open[note.unit] = note, redis.call('HMGET', unit_prefix .. note.unit, 'claim', 'last')
+  newest[note.unit] = redis.call('LINDEX', polls_prefix .. note.unit, 0)
+end
+local reply = {}
+for i = 5, #ARGV, 2 do
+  local note = notes[i]
+  local poll, unit = note.poll, note.unit
+  local claim, last = open[unit][1], open[unit][2]
+  if claim ~= poll then
+    reply[#reply + 1] = last == poll and 'already' or 'refused'
+  else
+    note.key, note.polls, note.outcome, note.newest = unit_prefix .. unit, polls_prefix .. unit, ARGV[i], newest[unit]
+    note.due, note.events, note.cursors, note.maxlen, note.ttl = due, events, cursors, maxlen, ttl
+    close_poll(poll, unit, note)
+    if note.pause then
+      redis.call('HSET', paused, unit, note.pause)
+      redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'pause', 'data', note.pause)
+    end
+    open[unit] = {false, poll}
+    reply[#reply + 1] = 'ended'
+  end
+end
+return reply

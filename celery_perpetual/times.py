@@ -1,0 +1,32 @@
+"""Times on the ground floor: the store keeps milliseconds, people and programs get RFC 3339 and aware datetimes."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from functools import lru_cache
+
+
+def ms(seconds: float) -> int:
+    """Seconds as whole milliseconds, as the store's scripts take durations."""
+    return round(seconds * 1000)
+
+
+def to_datetime(ms: float) -> datetime:
+    """Milliseconds since the epoch as an aware datetime."""
+    return datetime.fromtimestamp(ms / 1000, timezone.utc)
+
+
+def to_ms(at: datetime) -> int:
+    """An aware datetime as milliseconds since the epoch."""
+    return round(at.timestamp() * 1000)
+
+
+def parse_time(text: str) -> datetime:
+    """An RFC 3339 time as an aware datetime."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+@lru_cache(256)
+def format_time(at: datetime) -> str:
+    """An aware datetime as RFC 3339 in UTC, with milliseconds."""
+    return at.astimezone(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,149 @@
+"""Following completions: as they happen, or at least once with a consumer group."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+from redis.exceptions import ResponseError
+
+from celery_perpetual.completions.completion import Completion, from_json
+from celery_perpetual.errors import ContractError, StoreUnavailable
+from celery_perpetual.settings import seconds
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+logger = get_logger(__name__)
+
+BLOCK_SECONDS = 1.0
+#: An entry that its consumer has held for this long is taken over: the consumer is dead or stuck.
+IDLE_SECONDS = 60.0
+PAUSE_SECONDS = 0.2
+#: Entries that a consumer is given at a time; few, so that consumers share and a dead one holds little.
+COUNT = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One entry of the stream of events."""
+
+    id: str
+    event: str
+    """Its name: ``completion``, ``poll``, ``leader`` …"""
+    data: dict[str, Any]
+
+    @property
+    def completion(self) -> Completion | None:
+        """The completion, where it is one."""
+        return from_json(json.dumps(self.data)) if self.event == "completion" else None
+
+
+def subscribe(store: Store) -> Iterator[Completion]:
+    """Iterate completions of the namespace as they happen, from now on and for ever.
+
+    Raises:
+        StoreUnavailable: the connection was lost; :func:`stream` misses nothing.
+    """
+    with store.errors("subscribe"):
+        pubsub = store.redis.pubsub()
+        pubsub.subscribe(store.keys.everybody)
+        word = pubsub.get_message(timeout=store.timeout)
+    if word is None:
+        raise StoreUnavailable(f"store {store.shown} did not answer (subscribe)")
+    return _messages(store, pubsub)
+
+
+def _messages(store: Store, pubsub: Any) -> Iterator[Completion]:
+    try:
+        while True:
+            with store.errors("subscribe"):
+                message = pubsub.get_message(timeout=BLOCK_SECONDS)
+            if message is None:
+                continue
+            if message["type"] == "subscribe":  # redis-py has connected anew by itself
+                raise StoreUnavailable(f"the connection to store {store.shown} was lost for a moment (subscribe)")
+            yield from_json(message["data"])
+    finally:
+        pubsub.close()
+
+
+def stream(store: Store, group: str, consumer: str, *, idle: float | timedelta = IDLE_SECONDS) -> Iterator[Event]:
+    """Iterate events at least once, for ever.
+
+    An event is acknowledged when the next one is asked for, so the loop's body has seen it through. What a consumer
+    has held for ``idle`` seconds without that is taken over. A new group starts with what the stream still has.
+
+    Raises:
+        ContractError: group or consumer is no name, or idle is no duration.
+    """
+    for name, value in (("group", group), ("consumer", consumer)):
+        if not isinstance(value, str) or not value:
+            raise ContractError(f"stream: {name} must be a non-empty string, got {value!r}")
+    return _stream(store, group, consumer, seconds("stream: idle", idle, least=0.05, error=ContractError))
+
+
+def _stream(store: Store, group: str, consumer: str, idle: float) -> Iterator[Event]:
+    mine = True  # what this consumer was given in an earlier life, and did not see through, comes first
+    down = False
+    while True:
+        try:
+            entries = _read(store, group, consumer, idle, mine=mine)
+            down = False
+            fresh_until = time.monotonic() + idle / 2
+            mine = mine and bool(entries)
+            for entry, fields in entries:
+                if time.monotonic() > fresh_until:  # others may be about to take over the rest
+                    mine = True
+                    break
+                if fields:  # else the stream's cap has taken it
+                    yield Event(id=entry.decode(), event=fields[b"event"].decode(), data=json.loads(fields[b"data"]))
+                with store.errors("stream"):
+                    store.redis.xack(store.keys.events, group, entry)
+        except StoreUnavailable as error:
+            if not down:
+                logger.warning("perpetual: stream waits for the store: %s", error)
+            mine = down = True
+            time.sleep(PAUSE_SECONDS)
+
+
+def _read(store: Store, group: str, consumer: str, idle: float, *, mine: bool) -> list[Any]:
+    redis, key = store.redis, store.keys.events
+    block = round(1000 * min(BLOCK_SECONDS, idle, store.timeout / 2))
+    with store.errors("stream"):
+        try:
+            if mine:
+                return _entries(redis.xreadgroup(group, consumer, {key: "0"}, count=COUNT))
+            taken = redis.xautoclaim(key, group, consumer, round(idle * 1000), start_id="0-0", count=COUNT)[1]
+            return [entry for entry in taken if entry[1]] or _entries(
+                redis.xreadgroup(group, consumer, {key: ">"}, count=COUNT, block=block)
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+    _create(store, group)
+    return []
+
+
+def _create(store: Store, group: str) -> None:
+    try:
+        with store.errors("stream"):
+            store.redis.xgroup_create(store.keys.events, group, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise
+
+
+def _entries(reply: Any) -> list[Any]:
+    """Replies differ between protocol versions: a list of pairs, or a dict."""
+    streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
+    found: list[Any] = []
+    for entries in streams:
+        flat = entries[0] if entries and isinstance(entries[0], list) else entries
+        found += flat
+    return found

@@ -1,0 +1,107 @@
+"""A success is told as soon as Celery has stored it, and at once where Celery has nothing to store.
+
+``task_postrun`` comes later: Celery makes a representation of the result first, and whoever waits for the end would
+wait for that too. Only where code of the user's follows the storing (a hook of the task, a receiver of
+``task_success``), which may add facts to the end or change it, is ``task_postrun`` waited for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+
+from celery import states
+from celery.app.trace import task_has_custom
+from celery.backends.base import Backend, DisabledBackend
+from celery.signals import task_success
+from celery.utils.log import get_logger
+
+from celery_perpetual.completions.announce import FORBIDDEN, UNREADABLE
+from celery_perpetual.completions.completion import SUCCESS
+from celery_perpetual.completions.end import ExpectedEnd
+from celery_perpetual.completions.result_in_script import leave_to_celery
+from celery_perpetual.worker.signals import Running, head_of, running_body
+
+logger = get_logger(__name__)
+
+#: In a request: its body has returned, and what it returned is what the task ends with.
+RETURNED = "_perpetual_returned"
+
+
+def watch_results() -> None:
+    """Stand behind the storing of successes; once per process. A backend with a ``mark_as_done`` of its own is left."""
+    original = Backend.mark_as_done
+    if getattr(original, "perpetual", False):
+        return
+
+    @wraps(original)
+    def mark_as_done(
+        self: Any, task_id: str, result: Any, request: Any = None, store_result: bool = True,
+        state: str = states.SUCCESS,
+    ) -> Any:  # fmt: skip
+        def store() -> Any:
+            return original(self, task_id, result, request, store_result, state)
+
+        if RETURNED not in getattr(request, "__dict__", ()) or state != states.SUCCESS:
+            return store()
+        running = _without_hooks(task_id)
+        if running is None:
+            return store()
+        return _told(self if store_result else None, store, running, running.end, result, request)
+
+    mark_as_done.perpetual = True  # type: ignore[attr-defined]
+    Backend.mark_as_done = mark_as_done  # type: ignore[method-assign]
+
+
+def tell_returned(task: Any, request: Any, result: Any) -> None:
+    """Tell a success of which Celery will neither store nor send anything: nothing else can become of it."""
+    if request.callbacks or request.chain or request.chord:
+        return
+    if not (task.ignore_result or request.ignore_result or isinstance(task.backend, DisabledBackend)):
+        return
+    running = _without_hooks(request.id)
+    if running is None:
+        return
+    try:
+        _told(None, lambda: None, running, running.end, result, request)
+    except Exception as error:  # noqa: BLE001  # it would be taken for the body's
+        logger.warning("perpetual: the end of task %s is told a little later: %r", request.id, error)
+
+
+def _without_hooks(task_id: str) -> Any:
+    """The body that runs here, where no code of the user's follows it."""
+    running = running_body(task_id)
+    if running is None or running.end is None or _has_hooks(running.task.__class__) or task_success.receivers:
+        return None
+    return running
+
+
+def _told(
+    backend: Any, store: Callable[[], Any], running: Running, expected: ExpectedEnd, result: Any, request: Any
+) -> Any:  # fmt: skip
+    """Have a success stored and told; returns what Celery's storing does."""
+    announcer, brought = running.task.app.perpetual.announcer, None
+    if backend is not None:
+        brought = announcer.result_to_store(backend, expected.task_id, result, request)
+    head = head_of(running, request, SUCCESS, result=result)
+    settled = None if brought is None else announcer.settle_with(expected, SUCCESS, head, brought)
+    if settled is not None and settled.verdict == FORBIDDEN:
+        leave_to_celery(backend)
+    elif settled is not None and settled.verdict != UNREADABLE:
+        running.over = True
+        return None if settled.is_stored else store()
+    reply = store()
+    try:
+        announcer.settle_soon(expected, SUCCESS, head)
+    except Exception as error:  # noqa: BLE001  # a time limit for example: the task has succeeded all the same
+        logger.warning("perpetual: the end of task %s is told after its hooks: %r", expected.task_id, error)
+    else:
+        running.over = True
+    return reply
+
+
+@cache
+def _has_hooks(cls: Any) -> bool:
+    bare = object.__new__(cls)  # Celery looks at the class only, and asks for a task
+    return bool(task_has_custom(bare, "on_success") or task_has_custom(bare, "after_return"))

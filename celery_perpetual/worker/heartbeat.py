@@ -1,0 +1,224 @@
+"""A worker's heartbeat: a thread of its own in the main process, from before the first task to the very end.
+
+Celery's timers do not fire while a solo worker runs a task or while a pool drains, and boot steps may be stopped
+before the pool; so the thread is stopped by nobody. It dies with the process, and a process that ends in an orderly
+way gives back what it still holds.
+
+Each beat renews the worker's deadline, says what the worker has received, and compares what the store believes that
+it holds with what it has: what is missing for two beats is given back as lost (a thread that left without a word, a
+child whose end nobody noticed).
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from celery.utils.log import get_logger
+from celery.worker import state
+
+from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.leases.execution import TAG
+from celery_perpetual.recovery.resend import Resender
+from celery_perpetual.store.scripts import script
+from celery_perpetual.worker.request import at_hand
+
+if TYPE_CHECKING:
+    from celery_perpetual.leases.grants import Grants
+    from celery_perpetual.leases.workers import WorkerRun
+
+logger = get_logger(__name__)
+
+#: News about received messages is told after this many seconds, together with what else comes until then, and not only
+#: with the next beat: what a worker received and never told is suspected of having killed it.
+NEWS_SECONDS = 0.1
+
+#: Pause after a report that did not arrive.
+AWAY_SECONDS = 0.5
+
+CHILDREN_SECONDS = 1.0
+
+
+class HeartbeatStep(bootsteps.StartStopStep):
+    """Makes the process a worker before its pool starts, and starts the thread after it."""
+
+    name = "perpetual-heart"
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        worker.app.perpetual.grants.be_a_worker(worker.hostname)
+
+    def start(self, worker: Any) -> None:
+        """Start the thread; once, also where Celery starts its steps again."""
+        grants = worker.app.perpetual.grants
+        if grants.on_lost is None:
+            heart = Heartbeat(worker, grants)
+            grants.on_lost, grants.on_news = heart.wake, heart.stir
+            heart.first()
+            heart.start()
+            atexit.register(heart.stop)
+
+    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
+        """Look for dead pool children every second; Celery's own look may be five seconds away."""
+        if getattr(getattr(worker.pool, "_pool", None), "maintain_pool", None) is not None:
+            hub.call_repeatedly(CHILDREN_SECONDS, worker.pool.maintain_pool)
+
+
+class Heartbeat(threading.Thread):
+    """The thread."""
+
+    def __init__(self, worker: Any, leases: Grants) -> None:
+        super().__init__(name="perpetual-heart", daemon=True)
+        assert leases.instance is not None
+        self._worker = worker
+        self._leases = leases
+        self._instance: WorkerRun = leases.instance
+        self._store = leases.store.clone(patient=False)
+        self._again = Resender(worker.app, self._store, leases.settings, broker_is_redis=leases.broker_is_redis)
+        self._told: dict[str, str] = {}
+        self._deliveries: list[Any] = []
+        """What was at hand the last time."""
+        self._missing: set[str] = set()
+        self._work = threading.Event()
+        self._lost = self._news = False
+        self._halt = False
+        self._at = 0.0
+
+    def wake(self) -> None:
+        """There is something to be sent again."""
+        self._lost = True
+        self._work.set()
+
+    def stir(self) -> None:
+        """A message was received or settled."""
+        if not self._news:
+            self._news = True
+            self._work.set()
+
+    def first(self) -> None:
+        """Report before anything is received: what a worker has that nobody knows of would seem to be nobody's."""
+        try:
+            self._once()
+        except StoreUnavailable as error:
+            logger.warning("perpetual: no first heartbeat: %s", error)
+
+    def run(self) -> None:
+        interval, away = self._leases.settings.heartbeat, False
+        while not self._halt:
+            self._pause(AWAY_SECONDS if away else self._at + interval - time.monotonic())
+            if self._news:
+                self._pause(min(NEWS_SECONDS, interval))
+            self._news = False
+            try:
+                self._once()
+                away = False
+            except StoreUnavailable as error:
+                if not away:
+                    logger.warning("perpetual: no heartbeat, tried again until the store answers: %s", error)
+                away = True
+            except Exception:
+                logger.exception("perpetual: a heartbeat failed")
+                away = True
+
+    def _pause(self, seconds: float) -> None:
+        if self._work.wait(max(0.0, seconds)):
+            self._work.clear()
+            if self._lost:
+                self._lost = False
+                self._send_again()
+
+    def _send_again(self) -> None:
+        try:
+            self._again.send_all()
+        except StoreUnavailable as error:
+            logger.warning("perpetual: lost tasks are sent again later: %s", error)
+        except Exception:
+            logger.exception("perpetual: lost tasks are left to the leader")
+
+    def _once(self) -> None:
+        now = time.monotonic()
+        deliveries = self._deliveries = self._at_hand()
+        has = {each.request_dict[TAG]: each.id for each in deliveries}
+        due = now - self._at >= self._leases.settings.heartbeat
+        if not due and has == self._told:
+            return
+        gone = [tag for tag in self._told if tag not in has]
+        # Everything once per interval: the store may have lost its data without our noticing.
+        new = [text for tag, task_id in has.items() if due or tag not in self._told for text in (tag, task_id)]
+        keys, settings = self._store.keys, self._leases.settings
+        held = script("heartbeat")(
+            self._store,
+            workers=keys.workers, held=keys.held(self._instance.name), worker_info=keys.worker(self._instance.name),
+            tags=keys.tags(self._instance.name), seen=keys.seen, hold=keys.hold,
+            worker=self._instance.name, ttl=round(settings.lease_ttl * 1000), gap=round(self._leases.gap * 1000),
+            info=json.dumps(self._info(len(has))), gone=len(gone), tail=[*gone, *new],
+        )  # fmt: skip
+        held_ids = {task_id.decode() for task_id in held}
+        if any(each.time_start and each.id not in held_ids for each in deliveries):
+            self._instance.doubt()
+        self._instance.renewed(now)
+        self._told = has
+        if due:
+            self._at = now
+            # A worker that stops has let go of what it cancels, and gives that back at its very end.
+            self._audit(set() if _stopping() else held_ids - {each.id for each in deliveries})
+
+    def _at_hand(self) -> list[Any]:
+        """A worker that stops forgets what it has not begun, and puts it back at its very end: until then it has it."""
+        found = at_hand()
+        if _stopping():
+            known = set(map(id, found))
+            found += [each for each in self._deliveries if not each.acknowledged and id(each) not in known]
+        return found
+
+    def _audit(self, missing: set[str]) -> None:
+        """Give back what the store thinks that we run, and we do not."""
+        with self._store.errors("leases"):
+            for task_id in missing & self._missing:
+                lease = self._store.redis.hget(self._store.keys.leases, task_id)
+                if lease is None or not lease.startswith(f"{self._instance.name}|".encode()):
+                    continue
+                nonce = lease.split(b"|", 2)[1].decode()
+                verdict = self._leases.release(task_id, nonce, "lost", "its worker does not run it any more")
+                logger.warning("perpetual: task %s is not running here any more: %s", task_id, verdict)
+                self.wake()
+        self._missing = missing
+
+    def _info(self, reserved: int) -> dict[str, Any]:
+        worker = self._worker
+        queues = getattr(worker.app.amqp, "queues", None)
+        return {
+            "hostname": self._instance.hostname,
+            "pid": self._instance.pid,
+            "pool": type(worker.pool).__module__.rpartition(".")[2] if worker.pool is not None else None,
+            "concurrency": worker.concurrency,
+            "queues": sorted(queues.consume_from) if queues is not None else [],
+            "active": len(list(state.active_requests)),
+            "reserved": reserved,
+            "stopping": _stopping(),
+        }
+
+    def stop(self) -> None:
+        """At the end of the process: whatever it still holds was not finished, and nobody is to blame."""
+        if os.getpid() != self._instance.pid:
+            return
+        self._halt = True
+        try:
+            empty = False
+            while not empty:
+                _, _, _, empty = self._leases.sweep(stopping=self._instance.name)
+            self._leases.workers.bury(self._instance.name, stopped=True)
+        except StoreUnavailable as error:
+            logger.warning("perpetual: what this worker held is left to the sweep: %s", error)
+
+
+def _stopping() -> bool:
+    # None as long as nobody has asked for it; afterwards an exit code, which may be 0.
+    asked: tuple[Any, ...] = (state.should_stop, state.should_terminate)
+    return any(each is not None and each is not False for each in asked)

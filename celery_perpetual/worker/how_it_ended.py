@@ -1,0 +1,83 @@
+"""How a body ended, from what Celery and Python say of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import celery
+from billiard import common, current_process
+from celery import states
+from celery.exceptions import Ignore, Reject, TimeLimitExceeded
+
+from celery_perpetual.completions.completion import FAILURE, IGNORED, LOST, REJECTED, SUCCESS
+from celery_perpetual.errors import TaskLost
+from celery_perpetual.leases.execution import LeaseLost
+from celery_perpetual.worker.propagation import goes_back
+
+#: What ``Task.replace`` raises; only its text tells it from an ``Ignore`` of the task's own.
+REPLACED = "Replaced by new task"
+
+#: Celery 5.7 tells from the main process of a rejected task, of a body that left a pool child by ``SystemExit`` or the
+#: like, of a greenlet that ran out of its time, and it knows a success whose child died afterwards.
+PARENT_TELLS = celery.VERSION >= (5, 7)
+
+#: Whether this pool child is leaving because it was told to, not because the body left.
+_told_to_leave: Any = getattr(common, "terminate_handler_fired", lambda: False)
+
+
+def reason_of(task: Any, status: str, retval: Any) -> Exception:
+    """What is told as the error of a body that ended so."""
+    if isinstance(retval, Exception):
+        return retval
+    if status == LOST:
+        return TaskLost(f"task {task.request.id} was left by its own process without an end")
+    return TimeLimitExceeded(_limit(task)) if status == FAILURE else Reject(str(retval))
+
+
+def status_of(task: Any, state: str | None, retval: Any, leaving: BaseException | None) -> str | None:
+    """How the body ended, or None where the task goes on or another signal follows."""
+    if isinstance(leaving, Exception) and not isinstance(leaving, Reject | MemoryError):
+        return None  # task_internal_error follows
+    if state == states.SUCCESS:
+        return SUCCESS
+    if state == states.FAILURE:
+        return FAILURE
+    if state == states.IGNORED:
+        replaced = isinstance(retval, Ignore) and retval.args[:1] == (REPLACED,)
+        return None if replaced or isinstance(retval, LeaseLost) else IGNORED
+    if state == states.REJECTED:
+        return _rejected(task, retval)
+    return None if state is not None or leaving is None else _left(task, leaving)
+
+
+def _rejected(task: Any, retval: Any) -> str | None:
+    requeued = isinstance(retval, Reject) and bool(getattr(retval, "requeue", False))
+    eager = bool(task.request.is_eager)
+    if requeued:
+        # Back to the queue; but what was acknowledged before the start has no way back.
+        return None if task.acks_late and not eager else REJECTED
+    return None if PARENT_TELLS and not eager else REJECTED
+
+
+def _left(task: Any, leaving: BaseException) -> str | None:
+    """``SystemExit``, a cancellation and the like out of a body: lost, unless the main process tells how it ended."""
+    if task.request.is_eager:
+        return LOST
+    if type(leaving).__module__.partition(".")[0] in ("gevent", "greenlet"):
+        return _stopped(task, leaving)
+    if not current_process().daemon:
+        return LOST
+    return None if PARENT_TELLS or _told_to_leave() else LOST
+
+
+def _stopped(task: Any, leaving: BaseException) -> str | None:
+    """A greenlet that was stopped: by a revocation, which is told, by Celery's limit, or by a time-out of its own."""
+    if type(leaving).__name__ == "GreenletExit":
+        return None
+    if _limit(task) is None:
+        return LOST
+    return None if PARENT_TELLS or goes_back(task, TimeLimitExceeded()) else FAILURE
+
+
+def _limit(task: Any) -> Any:
+    return (task.request.timelimit or (None,))[0] or task.time_limit

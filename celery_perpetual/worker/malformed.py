@@ -1,0 +1,92 @@
+"""Messages that no task can be made of, told in the worker's main process.
+
+A body that cannot be decoded is acknowledged by Celery without any signal. A body of the wrong shape (two parts
+instead of three) crashes the worker on receipt, goes back to the queue, and crashes the next one; one whose third part
+is no mapping vanishes on a thread, and so does the failure of an ETA that no clock can show. For our messages all these
+are refused like any other invalid message instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import wraps
+from typing import Any
+
+from celery import bootsteps
+from celery.concurrency.solo import TaskPool as SoloPool
+from celery.exceptions import InvalidTaskError
+from celery.utils.time import maybe_iso8601, maybe_make_aware, timezone
+
+from celery_perpetual.completions.completion import LOST
+from celery_perpetual.leases.scope import is_ours
+from celery_perpetual.worker.signals import reject
+
+#: What a message of the wrong shape makes Celery's receiving code raise.
+SHAPE_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError)
+
+
+class RefuseMalformedStep(bootsteps.StartStopStep):
+    """Stands around the consumer's receiving code; set up again at every reconnect."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def start(self, consumer: Any) -> None:
+        """Wrap."""
+        for name, strategy in consumer.strategies.items():
+            consumer.strategies[name] = _refusing(consumer, strategy)
+        told = _telling(consumer, type(consumer).on_decode_error.__get__(consumer))
+        consumer.on_decode_error = told
+        consumer.task_consumer.on_decode_error = told
+
+
+def _refusing(consumer: Any, strategy: Any) -> Any:
+    if getattr(strategy, "perpetual", False):
+        return strategy
+
+    @wraps(strategy)
+    def received(message: Any, *args: Any, **kwargs: Any) -> Any:
+        headers = getattr(message, "headers", None) or {}
+        ours = is_ours(consumer.app, consumer.app.tasks.get(headers.get("task")), headers.get("id"), headers)
+        checked = not ours
+        try:
+            if ours:
+                _check(message, headers)
+            # On solo the body runs in here, and an error may be its own.
+            checked = not ours or isinstance(consumer.pool, SoloPool)
+            return strategy(message, *args, **kwargs)
+        except InvalidTaskError:
+            raise
+        except SHAPE_ERRORS as error:
+            if checked:
+                raise
+            raise InvalidTaskError(f"message of task {headers.get('id')} has the wrong shape: {error}") from error
+
+    received.perpetual = True  # type: ignore[attr-defined]
+    return received
+
+
+def _check(message: Any, headers: Any) -> None:
+    """What Celery finds only when it is too late to say so.
+
+    Raises:
+        InvalidTaskError: the message cannot be run.
+    """
+    payload = message.payload
+    if not isinstance(payload, Mapping) and not (isinstance(payload, list | tuple) and len(payload) == 3):
+        raise InvalidTaskError("the body must have three parts: args, kwargs, embed")
+    if not isinstance(payload, Mapping) and not isinstance(payload[2] or {}, Mapping):
+        raise InvalidTaskError("the third part of the body is no mapping")
+    if headers.get("eta"):
+        eta: Any = maybe_iso8601(headers["eta"])
+        try:
+            timezone.to_system(maybe_make_aware(eta))
+        except OverflowError as error:
+            raise InvalidTaskError(f"the ETA {eta} is beyond all clocks") from error
+
+
+def _telling(consumer: Any, original: Any) -> Any:
+    def on_decode_error(message: Any, exc: Exception) -> None:
+        original(message, exc)
+        reject(consumer.app, getattr(message, "headers", None) or {}, exc, LOST, consumer.hostname)
+
+    return on_decode_error

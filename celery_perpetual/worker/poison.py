@@ -1,0 +1,84 @@
+"""Messages that kill whoever receives them, where the broker is not Redis.
+
+Such a message never begins, so nobody holds a lease for it, and the broker delivers it again and again. On Redis the
+leader finds it among what was received and is nobody's. Elsewhere whoever receives a message that was delivered before
+writes its name on it until it has received the message whole. A name that is still there is that of a worker that died
+over it: that counts as a recovery, and after ``max_recoveries`` the task is parked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery.utils.log import get_logger
+
+from celery_perpetual.broker.message_copy import from_message
+from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.store.scripts import script
+
+if TYPE_CHECKING:
+    from celery_perpetual.leases.grants import Grants
+
+logger = get_logger(__name__)
+
+#: For how long a name stays on a message that nobody receives any more.
+KEPT_MS = 24 * 3600 * 1000
+
+
+class PoisonMarks:
+    """Names on messages, for a worker's main process."""
+
+    def __init__(self, leases: Grants) -> None:
+        self._leases = leases
+
+    def take(self, message: Any, task_id: str, name: str) -> str:
+        """Write this worker's name on a message, before anything else looks at it.
+
+        Returns:
+            "" if it may be received, or what has become of its task: ``parked`` or ``fail``.
+        """
+        try:
+            return self._take(message, task_id, name)
+        except StoreUnavailable as error:
+            logger.warning("perpetual: nobody will know who received %s: %s", task_id, error)
+            return ""
+
+    def _take(self, message: Any, task_id: str, name: str) -> str:
+        assert self._leases.instance is not None
+        store, mine = self._leases.store, self._leases.instance.name
+        key = store.keys.suspect(task_id)
+        with store.errors("suspect"):
+            before = store.redis.set(key, mine, px=KEPT_MS, get=True)
+        if before is None or before.decode() == mine:
+            return ""
+        ledger_has_it = item_address(task_id) is not None and not message.headers.get("retries")
+        copy = "" if ledger_has_it else from_message(message).to_json()
+        verdict = self._leases.missed(task_id, name, counts=True, copy=copy)
+        logger.warning("perpetual: worker %s died when it had received task %s: %s", before.decode(), task_id, verdict)
+        if verdict in ("parked", "fail"):
+            self.let_go(task_id)
+            return verdict
+        if verdict == "resend":
+            self._has_come_by_itself(task_id)
+        return ""
+
+    def _has_come_by_itself(self, task_id: str) -> None:
+        """Nobody need send the task again: its message is here."""
+        store, keys = self._leases.store, self._leases.store.keys
+        with store.errors("lost task"):
+            since = store.redis.zscore(keys.resend, task_id)
+        if since is not None:
+            script("resent")(
+                store, resend=keys.resend, states=keys.states, events=keys.events, counters=keys.counters,
+                id=task_id, since=repr(since), maxlen=self._leases.settings.events_maxlen,
+            )  # fmt: skip
+
+    def let_go(self, task_id: str) -> None:
+        """It has been received whole."""
+        store = self._leases.store
+        try:
+            with store.errors("suspect"):
+                store.redis.delete(store.keys.suspect(task_id))
+        except StoreUnavailable as error:
+            logger.warning("perpetual: %s seems to be received still: %s", task_id, error)

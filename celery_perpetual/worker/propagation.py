@@ -1,0 +1,89 @@
+"""Ends by propagation: Celery stores a failure for the rest of a chain and for a chord's body, and sends no signal.
+
+Every such failure goes through two methods of the result backend's base class, in whatever process the first task
+ended, so these are wrapped. Members of a chord that never starts, and before 5.7 what comes behind a failed chord, are
+passed over by Celery; here they end too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from celery.backends.base import Backend
+from celery.exceptions import TimeLimitExceeded
+
+from celery_perpetual.completions import celery_results
+from celery_perpetual.completions.completion import FAILURE
+from celery_perpetual.completions.end import TaskEnd
+from celery_perpetual.leases.scope import announces, is_ours
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+def watch_propagation() -> None:
+    """Wrap what fails the rest of a chain and a chord's body; once per process."""
+    if getattr(Backend.mark_as_failure, "perpetual", False):
+        return
+    mark_as_failure, chord_error_from_stack = Backend.mark_as_failure, Backend.chord_error_from_stack
+
+    @wraps(mark_as_failure)
+    def marking(self: Any, task_id: Any, exc: Any, *args: Any, **kwargs: Any) -> Any:
+        reply = mark_as_failure(self, task_id, exc, *args, **kwargs)
+        request = kwargs.get("request")
+        chain = getattr(request, "chain", None)
+        if chain and not goes_back(self.app.tasks.get(getattr(request, "task", None)), exc):
+            for element in reversed(chain):
+                _fail(self.app, element, exc)
+        return reply
+
+    @wraps(chord_error_from_stack)
+    def failing(self: Any, callback: Any, exc: Any = None) -> Any:
+        reply = chord_error_from_stack(self, callback, exc)
+        _fail(self.app, callback, exc)
+        for element in reversed((callback.get("options") or {}).get("chain") or ()):
+            _fail(self.app, element, exc)
+        return reply
+
+    marking.perpetual = True  # type: ignore[attr-defined]
+    Backend.mark_as_failure = marking  # type: ignore[method-assign]
+    Backend.chord_error_from_stack = failing  # type: ignore[method-assign]
+
+
+def goes_back(task: Any, exception: Any) -> bool:
+    """Whether Celery gives the message back to its queue after this failure: the task has not ended then."""
+    if not isinstance(exception, TimeLimitExceeded) or not getattr(task, "acks_late", False):
+        return False
+    own = getattr(task, "acks_on_timeout", None)
+    return not (task.acks_on_failure_or_timeout if own is None else own)
+
+
+def _fail(app: Celery, signature: Any, exception: Any) -> None:
+    """Announce the failure of every task in a signature that will never be sent."""
+    perpetual: Any = getattr(app, "perpetual", None)
+    if perpetual is None:
+        return
+    for each in _tasks(signature):
+        task_id, name = (each.get("options") or {}).get("task_id"), each.get("task")
+        task = app.tasks.get(name)
+        if task_id is not None and is_ours(app, task, task_id, each["options"].get("headers")):
+            celery_results.store_failure_if_pending(app, task, str(task_id), exception)
+            end = TaskEnd(
+                task_id=str(task_id), task=name, status=FAILURE, exception=exception, announce=announces(task)
+            )
+            perpetual.announcer.finish(end)
+
+
+def _tasks(signature: Any) -> Iterator[Any]:
+    """The single tasks in a signature, as dicts."""
+    if signature.get("subtask_type") is None:
+        yield signature
+        return
+    inside = signature.get("kwargs") or {}
+    header = inside.get("header") or ()
+    for each in (*(inside.get("tasks") or ()), *([header] if isinstance(header, dict) else header)):
+        yield from _tasks(each)
+    if inside.get("body"):
+        yield from _tasks(inside["body"])
