@@ -7,7 +7,7 @@ import sys
 
 from measuring import HERE, Row
 
-TEST = "tests/integration/test_fast_road.py::test_stamped_messages_are_celerys_own_to_the_byte"
+TEST = "tests/integration/test_stamped_messages.py::test_stamped_messages_are_celerys_own_to_the_byte"
 
 
 def measure() -> list[Row]:

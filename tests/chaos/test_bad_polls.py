@@ -12,7 +12,7 @@ import pytest
 from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.console import Console
-from tests.support.outside import poll_events, seconds, statuses
+from tests.support.stream_events import poll_events, seconds, statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable

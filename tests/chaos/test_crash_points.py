@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import wait_until
 from tests.support.broker import Message, queued, taken
-from tests.support.outside import events, leader
+from tests.support.stream_events import events, leader
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
+from tests.support.beats import EVERY, LEADER, MACHINE, SLOTS, TTL, is_stopped, leading, slot_of, wait_for_more
 from tests.support.broker import queued
-from tests.support.leading import EVERY, LEADER, MACHINE, SLOTS, TTL, is_stopped, leading, slot_of, wait_for_more
-from tests.support.outside import events, leader
+from tests.support.stream_events import events, leader
 
 if TYPE_CHECKING:
     from collections.abc import Callable

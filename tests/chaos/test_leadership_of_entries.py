@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
-from tests.support.leading import ENTRIES, LEADER, MACHINE, leading, wait_for_more
-from tests.support.outside import events, leader
+from tests.support.beats import ENTRIES, LEADER, MACHINE, leading, wait_for_more
+from tests.support.stream_events import events, leader
 
 if TYPE_CHECKING:
     from collections.abc import Callable

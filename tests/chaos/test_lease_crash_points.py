@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased import SETTINGS, TASKS, events, final_ends, tokens
+from tests.support.leased_tasks import SETTINGS, TASKS, events, final_ends, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

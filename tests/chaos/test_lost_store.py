@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import wait_until
 from tests.support.console import Console
-from tests.support.outside import events, leader, poll_events
+from tests.support.stream_events import events, leader, poll_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased import ANY_BROKER, IN_TIME, SETTINGS, TASKS, TTL, all_well, events, final_ends, tokens
+from tests.support.leased_tasks import ANY_BROKER, IN_TIME, SETTINGS, TASKS, TTL, all_well, events, final_ends, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.leased import SETTINGS, all_well, events, tokens
+from tests.support.leased_tasks import SETTINGS, all_well, events, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable

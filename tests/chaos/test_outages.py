@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
-from tests.support.outside import poll_events, statuses
+from tests.support.stream_events import poll_events, statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased import ANY_BROKER, SETTINGS, events, final_ends
+from tests.support.leased_tasks import ANY_BROKER, SETTINGS, events, final_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.support import wait_until
-from tests.support.outside import events, leader, poll_events
+from tests.support.stream_events import events, leader, poll_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support import wait_until
 from tests.support.broker import queued
-from tests.support.outside import poll_events, seconds, statuses
+from tests.support.stream_events import poll_events, seconds, statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable

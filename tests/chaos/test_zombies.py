@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased import ANY_BROKER, SETTINGS, TASKS, all_well, events, final_ends, tokens
+from tests.support.leased_tasks import ANY_BROKER, SETTINGS, TASKS, all_well, events, final_ends, tokens
 from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.console import Console
-from tests.support.gated import gated
+from tests.support.held_tasks import held_tasks
 from tests.support.identity import CONFIGURATIONS, Pair
-from tests.support.said import SAID, Said
-from tests.support.spy import Spy
+from tests.support.scripted_polls import SCRIPTED_POLLS, ScriptedPolls
+from tests.support.watched_app import WatchedApp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from tests.support import Project
-    from tests.support.gated import Gated
+    from tests.support.held_tasks import HeldTasks
 
 
 @pytest.fixture(scope="module")
-def module_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gated]:
+def module_shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeldTasks]:
     """A server and a worker that the tests of a module share."""
-    with gated(tmp_path_factory.mktemp("shop")) as shop:
+    with held_tasks(tmp_path_factory.mktemp("shop")) as shop:
         yield shop
 
 
 @pytest.fixture
-def shop(module_shop: Gated) -> Iterator[Gated]:
+def shop(module_shop: HeldTasks) -> Iterator[HeldTasks]:
     """The module's server and worker, with an app for this test."""
     module_shop.connect()
     yield module_shop
@@ -45,11 +45,11 @@ def console(proj: Project) -> Iterator[Console]:
 
 
 @pytest.fixture
-def said(project: Callable[..., Project]) -> Iterator[Said]:
+def polls(project: Callable[..., Project]) -> Iterator[ScriptedPolls]:
     """A console on a project that finds what it is told."""
-    proj = project(SAID)
+    proj = project(SCRIPTED_POLLS)
     with Console(proj) as console:
-        yield Said(proj, console)
+        yield ScriptedPolls(proj, console)
 
 
 @pytest.fixture
@@ -65,14 +65,14 @@ def pair(project: Callable[..., Project], redis_url: str) -> Callable[..., Pair]
 
 
 @pytest.fixture
-def spy(
+def watched_app(
     make_app: Callable[..., Celery], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., Spy]]:
+) -> Iterator[Callable[..., WatchedApp]]:
     """Make apps that are watched; arguments are settings."""
-    made: list[Spy] = []
+    made: list[WatchedApp] = []
 
-    def make(**config: Any) -> Spy:
-        made.append(Spy(make_app(**config), store_redis, monkeypatch))
+    def make(**config: Any) -> WatchedApp:
+        made.append(WatchedApp(make_app(**config), store_redis, monkeypatch))
         return made[-1]
 
     yield make

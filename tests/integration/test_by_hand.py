@@ -11,7 +11,7 @@ import pytest
 from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.console import Console
-from tests.support.outside import poll_events
+from tests.support.stream_events import poll_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable

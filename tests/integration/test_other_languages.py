@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
-from tests.support.gated import Call
+from tests.support.held_tasks import Call
 
 if TYPE_CHECKING:
-    from tests.support.gated import Gated
+    from tests.support.held_tasks import HeldTasks
 
 PAGE = (Path(__file__).parents[2] / "docs" / "waiting.md").read_text(encoding="utf-8")
 
@@ -49,7 +49,7 @@ def packages(tmp_path_factory) -> Path:
     return folder
 
 
-def run(argv: list[str], folder: Path, shop: Gated, task_id: str) -> dict[str, object]:
+def run(argv: list[str], folder: Path, shop: HeldTasks, task_id: str) -> dict[str, object]:
     """Run a program of the page and read the completion that it prints."""
     env = {**os.environ, "REDIS_URL": shop.server.url, "TASK_ID": task_id}
     done = subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
@@ -58,13 +58,13 @@ def run(argv: list[str], folder: Path, shop: Gated, task_id: str) -> dict[str, o
     return answer
 
 
-def waits(shop: Gated, task_id: str) -> bool:
+def waits(shop: HeldTasks, task_id: str) -> bool:
     """Whether somebody is subscribed to a task, or blocks: the worker and its tasks do so themselves."""
     blocked = [each for each in shop.redis.client_list() if each["cmd"] in {"blpop", "blmove"} and "b" in each["flags"]]
     return len(blocked) >= 2 or shop.subscribers(task_id) > 0
 
 
-def check(shop: Gated, argv: list[str], folder: Path) -> None:
+def check(shop: HeldTasks, argv: list[str], folder: Path) -> None:
     """The program is woken by the end, and finds one that is over."""
     gate = shop.gate()
     task_id = shop.poll({"gate": gate, "result": {"sum": 3}, "score": 0.93}).task_ids[0]

@@ -11,8 +11,8 @@ from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.clock import MOST_LAG
 from tests.support.console import Console
-from tests.support.outside import poll_events, seconds, statuses
-from tests.support.said import SAID, UNIT, Said, numbers
+from tests.support.scripted_polls import SCRIPTED_POLLS, UNIT, ScriptedPolls, numbers
+from tests.support.stream_events import poll_events, seconds, statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,72 +21,72 @@ if TYPE_CHECKING:
     from tests.support import Project
 
 
-def test_a_poll_by_hand_passes_over_what_stops_the_clock(said: Said, store_redis: redis.Redis) -> None:
+def test_a_poll_by_hand_passes_over_what_stops_the_clock(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     """Pause, back-off and enabled=False do not stop it, and it leaves the cadence alone."""
-    assert said.poll("fail(OSError())")["status"] == "failed"
-    said.console("perpetual.pause('proj.work', reason='for the night')")
-    said.console("perpetual.pause(reason='all of it')")
-    said.console("setattr(work, 'perpetual_options', PerpetualOptions(enabled=False))")
+    assert polls.poll("fail(OSError())")["status"] == "failed"
+    polls.console("perpetual.pause('proj.work', reason='for the night')")
+    polls.console("perpetual.pause(reason='all of it')")
+    polls.console("setattr(work, 'perpetual_options', PerpetualOptions(enabled=False))")
     store_redis.zadd("perpetual:due", {UNIT: 10**15})
 
-    outcome = said.poll("[(1,)]")
+    outcome = polls.poll("[(1,)]")
 
     assert (outcome["status"], outcome["trigger"]) == ("enqueued", "manual")
     assert seconds(outcome["started_at"]) - seconds(outcome["slot"]) < 0.1
     assert store_redis.zscore("perpetual:due", UNIT) == 10**15
     assert store_redis.hget(f"perpetual:u:{UNIT}", "slot") is None
-    (unit,) = said.console("perpetual.units()")
+    (unit,) = polls.console("perpetual.units()")
     assert (unit["state"], unit["reason"], unit["attempt"]) == ("disabled", "perpetual option enabled=False", 0)
 
 
-def test_a_poll_by_hand_is_bounded_and_alone(said: Said, store_redis: redis.Redis) -> None:
+def test_a_poll_by_hand_is_bounded_and_alone(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     """A second one is told that the unit is busy, a hanging one times out; its late result is refused."""
     hang = "ledger.record(1, 'begun') or [time.sleep(0.05) for _ in range(60) if not os.path.exists('go')] and [(1,)]"
-    said.proj.write("says", hang)
-    with Console(said.proj) as elsewhere:
+    polls.proj.write("says", hang)
+    with Console(polls.proj) as elsewhere:
         elsewhere.send("perpetual.poll('proj.work')")
-        wait_until(said.proj.rows, "the poll has begun")
-        busy = said.console("perpetual.poll('proj.work')")
-        said.proj.write("go", "")
+        wait_until(polls.proj.rows, "the poll has begun")
+        busy = polls.console("perpetual.poll('proj.work')")
+        polls.proj.write("go", "")
         assert elsewhere.answer()["status"] == "enqueued"
     assert (busy["status"], busy["gate"], busy["task_ids"]) == ("skipped", "busy", [])
-    assert len(said.console("perpetual.polls('proj.work')")) == 1
+    assert len(polls.console("perpetual.polls('proj.work')")) == 1
 
-    said.console("setattr(work, 'poll_timeout', 0.5)")
+    polls.console("setattr(work, 'poll_timeout', 0.5)")
     begun = time.monotonic()
-    outcome = said.poll("time.sleep(1.2) or ledger.record(1, 'late') or [(2,)]")
+    outcome = polls.poll("time.sleep(1.2) or ledger.record(1, 'late') or [(2,)]")
     assert 0.5 <= time.monotonic() - begun < 0.5 + MOST_LAG
     assert outcome["status"] == "timed_out"
     assert "poll_timeout (0.5 s)" in outcome["reason"]
-    wait_until(lambda: said.proj.rows("late"), "next_batch returned at last")
-    assert said.poll("[]")["status"] == "empty"
+    wait_until(lambda: polls.proj.rows("late"), "next_batch returned at last")
+    assert polls.poll("[]")["status"] == "empty"
     assert statuses(store_redis, "proj.work") == ["enqueued", "timed_out", "empty"]
     assert [m.args for m in queued(store_redis)] == [[1]]
 
 
-def test_a_poll_whose_process_was_killed_is_abandoned(said: Said, store_redis: redis.Redis) -> None:
+def test_a_poll_whose_process_was_killed_is_abandoned(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     """Its claim holds the unit until its time is over; then the next poll says so, and everything can be read."""
-    said.console("setattr(work, 'poll_timeout', 0.5)")
-    with Console(said.proj) as elsewhere:
+    polls.console("setattr(work, 'poll_timeout', 0.5)")
+    with Console(polls.proj) as elsewhere:
         elsewhere("setattr(work, 'poll_timeout', 0.5)")
-        said.proj.write("says", "ledger.record(1, 'begun') or time.sleep(600)")
+        polls.proj.write("says", "ledger.record(1, 'begun') or time.sleep(600)")
         elsewhere.send("perpetual.poll('proj.work')")
-        wait_until(said.proj.rows, "the poll has begun")
+        wait_until(polls.proj.rows, "the poll has begun")
         elsewhere.kill9()
-    assert said.poll("[(1,)]")["gate"] == "busy"
+    assert polls.poll("[(1,)]")["gate"] == "busy"
 
-    wait_until(lambda: said.poll("[(1,)]")["status"] == "enqueued", "the claim has expired", timeout=5)
+    wait_until(lambda: polls.poll("[(1,)]")["status"] == "enqueued", "the claim has expired", timeout=5)
 
-    assert [poll["status"] for poll in said.console("perpetual.polls('proj.work')")] == ["enqueued", "abandoned"]
+    assert [poll["status"] for poll in polls.console("perpetual.polls('proj.work')")] == ["enqueued", "abandoned"]
     assert [e.data["slot"] for e in poll_events(store_redis)] == [
-        poll["slot"] for poll in reversed(said.console("perpetual.polls('proj.work')"))
+        poll["slot"] for poll in reversed(polls.console("perpetual.polls('proj.work')"))
     ]
-    assert said.console("perpetual.why('proj.work').polls[-1].status") == "abandoned"
+    assert polls.console("perpetual.why('proj.work').polls[-1].status") == "abandoned"
 
 
-def test_unknown_names(said: Said) -> None:
+def test_unknown_names(polls: ScriptedPolls) -> None:
     """Operations name what is not there, and the nearest that is."""
-    error = said.console.error
+    error = polls.console.error
     assert error("perpetual.poll('proj.wrok')").startswith(
         "UnknownTask: task proj.wrok is not registered; did you mean"
     )
@@ -104,13 +104,13 @@ def test_a_broker_that_fails_gets_every_item_once(
 ) -> None:
     """What was committed while the broker was away is sent when it is back, under its ids; offered again it is not."""
     broker = private_redis()
-    proj = project(SAID, broker=broker.url)
+    proj = project(SCRIPTED_POLLS, broker=broker.url)
     with Console(proj) as console:
-        said = Said(proj, console)
+        polls = ScriptedPolls(proj, console)
         broker.stop()
-        outcome = said.poll("[(1,), (2,), (3,), (4,), (5,)]")
+        outcome = polls.poll("[(1,), (2,), (3,), (4,), (5,)]")
         assert numbers(outcome) == ("enqueued", 5, 0, 0)
-        assert said.poll("[(number,) for number in range(1, 6)]")["gate"] == "max_in_flight"
+        assert polls.poll("[(number,) for number in range(1, 6)]")["gate"] == "max_in_flight"
         broker.start()
         proj.write("says", "[(number,) for number in range(1, 7)]")
         proj.beat("-l", "WARNING")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tests.support import wait_until
 from tests.support.clock import MOST_LAG
 from tests.support.console import Console
-from tests.support.said import numbers
+from tests.support.scripted_polls import numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from celery_perpetual.embedded import free_port
 from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.console import Console
-from tests.support.outside import leader, poll_events
+from tests.support.stream_events import leader, poll_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

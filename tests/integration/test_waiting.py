@@ -14,7 +14,7 @@ import pytest
 from celery_perpetual import NotFound
 from celery_perpetual.errors import ContractError
 from tests.support import wait_until
-from tests.support.gated import SOONER_THAN_A_LOOK, STRANGER, Call, record_of
+from tests.support.held_tasks import SOONER_THAN_A_LOOK, STRANGER, Call, record_of
 
 
 def connections(port: int) -> int:

@@ -20,7 +20,7 @@ from celery import Celery
 from celery_perpetual import NotFound, Perpetual
 from celery_perpetual.errors import ContractError
 from tests.support import wait_until
-from tests.support.gated import STRANGER, Call
+from tests.support.held_tasks import STRANGER, Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable

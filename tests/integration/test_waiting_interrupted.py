@@ -14,7 +14,7 @@ from celery_perpetual import StoreUnavailable
 from celery_perpetual.waiting import hub
 from celery_perpetual.waiting import waits as waiting
 from tests.support import wait_until
-from tests.support.gated import SOONER_THAN_A_LOOK, STRANGER, Call, record_of, waiter_at
+from tests.support.held_tasks import SOONER_THAN_A_LOOK, STRANGER, Call, record_of, waiter_at
 from tests.support.proxy import Proxy
 
 

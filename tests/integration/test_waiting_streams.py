@@ -8,31 +8,31 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
-from tests.support.gated import Call, gated
+from tests.support.held_tasks import Call, held_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.gated import Gated
+    from tests.support.held_tasks import HeldTasks
 
 #: Without a message a wait reads its records after 5 s; whoever has its answer sooner was told.
 SOONER_THAN_A_LOOK = 3.0
 
 
 @pytest.fixture(scope="module")
-def module_shop(tmp_path_factory) -> Iterator[Gated]:
-    with gated(tmp_path_factory.mktemp("shop")) as shop:
+def module_shop(tmp_path_factory) -> Iterator[HeldTasks]:
+    with held_tasks(tmp_path_factory.mktemp("shop")) as shop:
         yield shop
 
 
 @pytest.fixture
-def shop(module_shop) -> Iterator[Gated]:
+def shop(module_shop) -> Iterator[HeldTasks]:
     module_shop.connect()
     yield module_shop
     module_shop.disconnect()
 
 
-def calls(shop: Gated, command: str) -> int:
+def calls(shop: HeldTasks, command: str) -> int:
     """How often the server has run a command."""
     return shop.redis.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from tests.support.outside import PollEvent, seconds
+from tests.support.stream_events import PollEvent, seconds
 
 if TYPE_CHECKING:
     import redis

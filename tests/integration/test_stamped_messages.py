@@ -13,7 +13,7 @@ from celery_perpetual import Item, Perpetual
 from celery_perpetual.publishing import builder as building
 from celery_perpetual.publishing import stampable as roads
 from tests.support import wait_until, wire
-from tests.support.spy import ROWS, Spy
+from tests.support.watched_app import ROWS, WatchedApp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,9 +78,9 @@ def test_stamped_messages_are_celerys_own_to_the_byte(project: Callable[..., Pro
     assert wrong_road == {}
 
 
-def test_nothing_unusual_is_stamped(spy: Callable[..., Spy]) -> None:
+def test_nothing_unusual_is_stamped(watched_app: Callable[..., WatchedApp]) -> None:
     """The control of the table above."""
-    one = spy()
+    one = watched_app()
 
     one.poll([(n,) for n in range(ROWS)])
 
@@ -88,9 +88,9 @@ def test_nothing_unusual_is_stamped(spy: Callable[..., Spy]) -> None:
     assert [message["headers"]["argsrepr"] for message in one.messages()] == [f"({n},)" for n in range(ROWS)]
 
 
-def test_kinds_are_stamped_apart_and_keep_their_order(spy: Callable[..., Spy]) -> None:
+def test_kinds_are_stamped_apart_and_keep_their_order(watched_app: Callable[..., WatchedApp]) -> None:
     """Interleaved kinds in one queue: a stamp each, and the queue is in the order of the items."""
-    one = spy()
+    one = watched_app()
 
     one.poll([Item((n,), priority=0, headers={"kind": n % 3}) for n in range(60)])
 
@@ -99,18 +99,18 @@ def test_kinds_are_stamped_apart_and_keep_their_order(spy: Callable[..., Spy]) -
     assert [message["headers"]["kind"] for message in one.messages()] == [n % 3 for n in range(60)]
 
 
-def test_few_of_a_kind_are_built_one_by_one(spy: Callable[..., Spy]) -> None:
+def test_few_of_a_kind_are_built_one_by_one(watched_app: Callable[..., WatchedApp]) -> None:
     """A stamp that costs more than it saves is not made."""
-    one = spy()
+    one = watched_app()
 
     outcome = one.poll([(n,) for n in range(building.FEWEST - 1)])
 
     assert one.built == outcome.task_ids
 
 
-def test_delivery_tags_are_unique(spy: Callable[..., Spy]) -> None:
+def test_delivery_tags_are_unique(watched_app: Callable[..., WatchedApp]) -> None:
     """Kombu keys unacknowledged messages by tag."""
-    one = spy()
+    one = watched_app()
 
     for _ in range(3):
         one.poll([Item((n,), key=False) for n in range(600)])
@@ -119,9 +119,9 @@ def test_delivery_tags_are_unique(spy: Callable[..., Spy]) -> None:
     assert len(tags) == len(set(tags)) == 1800
 
 
-def test_every_objection_names_a_reason(spy: Callable[..., Spy]) -> None:
+def test_every_objection_names_a_reason(watched_app: Callable[..., WatchedApp]) -> None:
     """A plain kind has none; options that nobody here knows have one."""
-    one = spy()
+    one = watched_app()
     one.task([])
 
     assert roads.objection(one.app, ("app.work", "json", "")) is None
@@ -130,10 +130,10 @@ def test_every_objection_names_a_reason(spy: Callable[..., Spy]) -> None:
 
 @pytest.mark.parametrize(("rows", "options"), [(3, {}), (ROWS, {}), (600, {}), (ROWS, {"countdown": 60})])
 def test_after_the_publish_is_after_the_push(
-    spy: Callable[..., Spy], listening: Any, rows: int, options: dict[str, Any]
+    watched_app: Callable[..., WatchedApp], listening: Any, rows: int, options: dict[str, Any]
 ) -> None:
     """after_task_publish comes once per task, when its message is in the queue, and says what Celery says."""
-    one = spy()
+    one = watched_app()
     told: list[tuple[str, Any]] = []
     early: list[str] = []
 
@@ -153,9 +153,9 @@ def test_after_the_publish_is_after_the_push(
     assert told[0][1][1:] == ({"k": 0}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None})
 
 
-def test_a_refused_commit_tells_nobody(spy: Callable[..., Spy], listening: Any) -> None:
+def test_a_refused_commit_tells_nobody(watched_app: Callable[..., WatchedApp], listening: Any) -> None:
     """What is not in the queue was not published."""
-    one = spy()
+    one = watched_app()
     told: list[Any] = []
     listening(signals.after_task_publish, lambda **more: told.append(more))
 
@@ -171,9 +171,9 @@ def test_a_refused_commit_tells_nobody(spy: Callable[..., Spy], listening: Any) 
 
 
 @pytest.mark.parametrize("rows", [ROWS, 1100])
-def test_a_relay_sends_the_same_bytes(spy: Callable[..., Spy], rows: int) -> None:
+def test_a_relay_sends_the_same_bytes(watched_app: Callable[..., WatchedApp], rows: int) -> None:
     """A batch that is built from the ledger again is the one that was built from memory, tags aside."""
-    one = spy()
+    one = watched_app()
     items = [Item(args, kwargs, key=False) for args, kwargs in wire.TYPES + wire.ODD]
     items += [Item((n,), key=False, headers={"odd": n % 2}) for n in range(rows)]
     outcome = one.poll(items)

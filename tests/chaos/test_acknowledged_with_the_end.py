@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased import SETTINGS, events, final_ends
+from tests.support.leased_tasks import SETTINGS, events, final_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable

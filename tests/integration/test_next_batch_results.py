@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.broker import queued
 from tests.support.clock import MOST_LAG
-from tests.support.outside import seconds, statuses
-from tests.support.said import UNIT, Said, numbers
+from tests.support.scripted_polls import UNIT, ScriptedPolls, numbers
+from tests.support.stream_events import seconds, statuses
 
 if TYPE_CHECKING:
     import redis
@@ -46,9 +46,9 @@ def taken(client: redis.Redis) -> set[str]:
     return set(client.hkeys(f"perpetual:keys:{UNIT}"))
 
 
-def test_every_form_of_an_item_becomes_a_message(said: Said, store_redis: redis.Redis) -> None:
+def test_every_form_of_an_item_becomes_a_message(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     """Item, tuple, list, dict and signature, of its own task or of another: arguments and options arrive unchanged."""
-    outcome = said.poll("""(each for each in [Item((1,), {"a": None}), (2,), [3], {"number": 4, "b": [1.5, "ü"]}])""")
+    outcome = polls.poll("""(each for each in [Item((1,), {"a": None}), (2,), [3], {"number": 4, "b": [1.5, "ü"]}])""")
     assert numbers(outcome) == ("enqueued", 4, 0, 0)
     assert [(m.task, m.args, m.kwargs) for m in queued(store_redis)] == [
         ("proj.work", [1], {"a": None}),
@@ -60,7 +60,7 @@ def test_every_form_of_an_item_becomes_a_message(said: Said, store_redis: redis.
     assert {m.headers["perpetual"] for m in queued(store_redis)} == {1}
     store_redis.flushdb()
 
-    outcome = said.poll(
+    outcome = polls.poll(
         """[other.si("hello"), other.s("aside").set(queue="aside"), Item(("elsewhere",), task="else.where", key="e"),
             Item(("later",), task=other, key="k", countdown=60, headers={"x": "y"})]"""
     )
@@ -79,14 +79,14 @@ def test_every_form_of_an_item_becomes_a_message(said: Said, store_redis: redis.
     assert {"e", "k"} < taken(store_redis)
 
 
-def test_a_wrong_result_is_an_error_and_enqueues_nothing(said: Said, store_redis: redis.Redis) -> None:
+def test_a_wrong_result_is_an_error_and_enqueues_nothing(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     """The error names task, index and type; the right items of that batch stay out too."""
     for attempt, (says, error) in enumerate(WRONG.items(), 1):
-        outcome = said.poll(says)
+        outcome = polls.poll(says)
         assert numbers(outcome) == ("failed", 0, 0, 0), says
         assert outcome["error"].startswith(error), says
-        assert said.newest() == outcome
-        assert said.console("perpetual.units()[0].attempt") == attempt
+        assert polls.newest() == outcome
+        assert polls.console("perpetual.units()[0].attempt") == attempt
     assert store_redis.exists("celery", f"perpetual:keys:{UNIT}", "perpetual:outbox") == 0
 
 
@@ -102,27 +102,27 @@ def test_a_wrong_result_is_an_error_and_enqueues_nothing(said: Said, store_redis
     ],
 )
 def test_an_awkward_reason_is_stored_like_any_other(
-    said: Said, store_redis: redis.Redis, says: str, status: str
+    polls: ScriptedPolls, store_redis: redis.Redis, says: str, status: str
 ) -> None:
     """Whatever the text, the poll ends with its outcome, which can be read and does not fill the store."""
-    outcome = said.poll(says)
+    outcome = polls.poll(says)
 
     assert outcome["status"] == status
-    assert said.newest()["status"] == status
-    assert said.console("perpetual.units()[0].last_poll.status") == status
-    assert said.console("perpetual.why(work).polls[0].status") == status
+    assert polls.newest()["status"] == status
+    assert polls.console("perpetual.units()[0].last_poll.status") == status
+    assert polls.console("perpetual.why(work).polls[0].status") == status
     assert store_redis.memory_usage(f"perpetual:polls:{UNIT}") < 100_000
 
 
-def test_nothing_to_do(said: Said, store_redis: redis.Redis) -> None:
+def test_nothing_to_do(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     """No items and None are polls that end as empty, a skip has its reason; runs of one kind are folded and counted."""
     for says in ("[]", "None", "iter(())", "Batch()"):
-        assert numbers(said.poll(says)) == ("empty", 0, 0, 0)
-    assert said.poll("Skip('closed on Sundays')")["reason"] == "closed on Sundays"
-    said.poll("Skip('closed on Sundays')")
-    said.poll("Skip('closed on Mondays')")
+        assert numbers(polls.poll(says)) == ("empty", 0, 0, 0)
+    assert polls.poll("Skip('closed on Sundays')")["reason"] == "closed on Sundays"
+    polls.poll("Skip('closed on Sundays')")
+    polls.poll("Skip('closed on Mondays')")
 
-    stored = said.console("perpetual.polls('proj.work')")
+    stored = polls.console("perpetual.polls('proj.work')")
     assert [(poll["status"], poll["reason"], poll["repeated"]) for poll in stored] == [
         ("skipped", "closed on Mondays", 1),
         ("skipped", "closed on Sundays", 2),
@@ -132,62 +132,62 @@ def test_nothing_to_do(said: Said, store_redis: redis.Redis) -> None:
     assert store_redis.exists("celery") == 0
 
 
-def test_item_keys(said: Said, store_redis: redis.Redis) -> None:
+def test_item_keys(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     """The same key is the same work, whatever its form; without one the arguments are the key; False opts out."""
-    assert numbers(said.poll("[Item((1,), key='7'), Item((2,), key=7), Item((3,), key='b')]")) == ("enqueued", 2, 1, 0)
+    assert numbers(polls.poll("[Item((1,), key='7'), Item((2,), key=7), Item((3,), key='b')]")) == ("enqueued", 2, 1, 0)
     assert taken(store_redis) == {"7", "b"}
     assert [m.args for m in queued(store_redis)] == [[1], [3]]
-    assert numbers(said.poll("[Item((4,), key=7), Item((1,), key='b')]")) == ("empty", 0, 2, 0)
-    assert numbers(said.poll("[Item((), {'a': 1, 'b': 2}), Item(kwargs={'b': 2, 'a': 1})]")) == ("enqueued", 1, 1, 0)
-    assert numbers(said.poll("[{'b': 2, 'a': 1}]")) == ("empty", 0, 1, 0)
-    assert numbers(said.poll("[Item((1,), key=False)]")) == ("enqueued", 1, 0, 0)
-    assert numbers(said.poll("[Item((1,), key=False)]")) == ("enqueued", 1, 0, 0)
+    assert numbers(polls.poll("[Item((4,), key=7), Item((1,), key='b')]")) == ("empty", 0, 2, 0)
+    assert numbers(polls.poll("[Item((), {'a': 1, 'b': 2}), Item(kwargs={'b': 2, 'a': 1})]")) == ("enqueued", 1, 1, 0)
+    assert numbers(polls.poll("[{'b': 2, 'a': 1}]")) == ("empty", 0, 1, 0)
+    assert numbers(polls.poll("[Item((1,), key=False)]")) == ("enqueued", 1, 0, 0)
+    assert numbers(polls.poll("[Item((1,), key=False)]")) == ("enqueued", 1, 0, 0)
     assert len(taken(store_redis)) == 3
-    assert said.console("perpetual.units()[0].in_flight") == 5
+    assert polls.console("perpetual.units()[0].in_flight") == 5
 
 
-def test_room_is_enforced(said: Said, store_redis: redis.Redis) -> None:
+def test_room_is_enforced(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     """Of a plain result the first that fit are taken; a full unit is not asked; a batch with a cursor is never cut."""
-    assert numbers(said.poll("[(0,), (1,), (1,), (2,)]")) == ("enqueued", 3, 1, 0)
-    whole = said.poll("Batch([(0,), (5,), (6,), (7,)], cursor=7)")
+    assert numbers(polls.poll("[(0,), (1,), (1,), (2,)]")) == ("enqueued", 3, 1, 0)
+    whole = polls.poll("Batch([(0,), (5,), (6,), (7,)], cursor=7)")
     assert numbers(whole) == ("skipped", 0, 1, 0)
     assert (whole["gate"], whole["value"], whole["limit"]) == ("max_in_flight", 6, 5)
-    assert said.console("perpetual.cursor('proj.work')") is None
+    assert polls.console("perpetual.cursor('proj.work')") is None
     # Duplicates cost no room: (0,) is in flight, and two of the four new ones fit.
-    assert numbers(said.poll("[(0,), (3,), (4,), (5,), (6,)]")) == ("enqueued", 2, 1, 2)
-    full = said.poll("fail(AssertionError('it was asked'))")
+    assert numbers(polls.poll("[(0,), (3,), (4,), (5,), (6,)]")) == ("enqueued", 2, 1, 2)
+    full = polls.poll("fail(AssertionError('it was asked'))")
     assert (full["status"], full["gate"], full["value"], full["limit"]) == ("skipped", "max_in_flight", 5, 5)
     assert [m.args for m in queued(store_redis)] == [[number] for number in range(5)]
     assert len(taken(store_redis)) == 5
 
 
-def test_a_batch_longer_than_limit(said: Said) -> None:
+def test_a_batch_longer_than_limit(polls: ScriptedPolls) -> None:
     """With a cursor it is an error, because it is never cut; without one the rest is left out."""
-    said.console("setattr(work, 'perpetual_options', PerpetualOptions(limit=2))")
-    too_large = said.poll("Batch([(1,), (2,), (3,)], cursor=3)")
+    polls.console("setattr(work, 'perpetual_options', PerpetualOptions(limit=2))")
+    too_large = polls.poll("Batch([(1,), (2,), (3,)], cursor=3)")
     assert too_large["error"].startswith("BatchTooLarge: proj.work.next_batch returned a Batch with a cursor and more")
-    assert numbers(said.poll("[(1,), (2,), (3,)]")) == ("enqueued", 2, 0, 1)
-    assert numbers(said.poll("Batch([(3,), (4,)], cursor='end')")) == ("enqueued", 2, 0, 0)
-    assert said.console("perpetual.cursor(work)") == "end"
+    assert numbers(polls.poll("[(1,), (2,), (3,)]")) == ("enqueued", 2, 0, 1)
+    assert numbers(polls.poll("Batch([(3,), (4,)], cursor='end')")) == ("enqueued", 2, 0, 0)
+    assert polls.console("perpetual.cursor(work)") == "end"
 
 
-def test_the_cursor_goes_from_poll_to_poll(said: Said) -> None:
+def test_the_cursor_goes_from_poll_to_poll(polls: ScriptedPolls) -> None:
     """Any JSON value; moved by an empty batch too, left alone by a plain result, an error and a skip."""
-    assert said.poll("[Item((poll.cursor,), key=0)]")["cursor"] is None
+    assert polls.poll("[Item((poll.cursor,), key=0)]")["cursor"] is None
     values: list[Any] = [17, "abc", [1, {"a": [None, 2.5]}], {"after": "ü", "n": 2**60}, 0, False, None, "last"]
     previous: Any = None
     for value in values:
-        outcome = said.poll(f"Batch([], cursor={value!r}) if poll.cursor == {previous!r} else fail(ValueError)")
+        outcome = polls.poll(f"Batch([], cursor={value!r}) if poll.cursor == {previous!r} else fail(ValueError)")
         assert numbers(outcome) == ("empty", 0, 0, 0)
         assert outcome["cursor"] == value
-        assert said.console("perpetual.cursor('proj.work')") == value
+        assert polls.console("perpetual.cursor('proj.work')") == value
         previous = value
     for says in ("[]", "Batch([])", "fail(OSError())", "Skip()", "[Item((1,), key=poll.cursor)]", "Defer(5)"):
-        said.poll(says)
-        assert said.console("perpetual.units()[0].cursor") == "last"
+        polls.poll(says)
+        assert polls.console("perpetual.units()[0].cursor") == "last"
 
 
-def test_what_next_batch_is_told(said: Said, store_redis: redis.Redis) -> None:
+def test_what_next_batch_is_told(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     """Slot, limits, attempt, last poll and the keys in flight are those of the unit at this moment."""
     tell = (
         "[Item((1,), key='one'), Item((2,), key=2)] if ledger.record(poll.poll_id, "
@@ -195,11 +195,11 @@ def test_what_next_batch_is_told(said: Said, store_redis: redis.Redis) -> None:
         "poll.cursor, poll.limit, poll.room, poll.attempt, poll.late_by, "
         "poll.last_polled_at and poll.last_polled_at.isoformat(), sorted(poll.in_flight_keys())])) is None else None"
     )
-    first = said.poll(tell)
-    failed = said.poll("fail(OSError())")
-    second = said.poll(tell)
+    first = polls.poll(tell)
+    failed = polls.poll("fail(OSError())")
+    second = polls.poll(tell)
 
-    told = {row.id: json.loads(row.what) for row in said.proj.rows()}
+    told = {row.id: json.loads(row.what) for row in polls.proj.rows()}
     assert told.keys() == {first["poll_id"], second["poll_id"]}
     for outcome, room, attempt, keys in ((first, 5, 0, []), (second, 3, 1, ["2", "one"])):
         task, tenant, slot, zone, trigger, cursor, limit, *rest, in_flight = told[outcome["poll_id"]]

@@ -45,7 +45,7 @@ SOONER_THAN_A_LOOK = 3.0
 STRANGER = "019b0000-0000-8abc-8abc-abcdef000000"
 
 
-class Gated:
+class HeldTasks:
     """A server and a real worker with eight threads; ``app`` and ``perpetual`` wait in this process."""
 
     def __init__(self, folder: Path, server: EmbeddedServer, processes: Processes) -> None:
@@ -121,11 +121,11 @@ class Gated:
 
 
 @contextmanager
-def gated(folder: Path) -> Iterator[Gated]:
+def held_tasks(folder: Path) -> Iterator[HeldTasks]:
     """A server and a worker for one module of tests."""
     processes = Processes()
     with EmbeddedServer() as server:
-        shop = Gated(folder, server, processes)
+        shop = HeldTasks(folder, server, processes)
         try:
             shop.project.worker(pool="threads", concurrency=8)
             yield shop

@@ -9,7 +9,7 @@ import pytest
 
 from celery_perpetual import TaskLost
 from celery_perpetual.errors import ContractError, NotSuccessful
-from tests.support.gated import STRANGER
+from tests.support.held_tasks import STRANGER
 
 
 def test_annotations_come_as_meta(shop):

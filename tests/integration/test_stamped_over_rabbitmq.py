@@ -10,7 +10,7 @@ from kombu import Queue
 
 from celery_perpetual import Item
 from tests.support import wait_until, wire
-from tests.support.spy import Spy
+from tests.support.watched_app import WatchedApp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def rabbit(rabbitmq_url: str, redis_url: str, spy: Callable[..., Spy]) -> Iterator[Callable[..., Spy]]:
+def rabbit(
+    rabbitmq_url: str, redis_url: str, watched_app: Callable[..., WatchedApp]
+) -> Iterator[Callable[..., WatchedApp]]:
     """Apps whose broker is RabbitMQ."""
 
-    def make(**config: Any) -> Spy:
-        return spy(broker_url=rabbitmq_url, perpetual_store_url=redis_url, **config)
+    def make(**config: Any) -> WatchedApp:
+        return watched_app(broker_url=rabbitmq_url, perpetual_store_url=redis_url, **config)
 
     return make
 
@@ -38,7 +40,7 @@ def received(app: Celery, queue: str = "celery") -> list[Any]:
         return messages
 
 
-def test_rabbitmq_confirms_every_message(rabbit: Callable[..., Spy], listening: Any) -> None:
+def test_rabbitmq_confirms_every_message(rabbit: Callable[..., WatchedApp], listening: Any) -> None:
     """Stamped messages arrive in order and to the byte; the ledger counts them, and then it is told."""
     one = rabbit()
     items = [Item(args, kwargs, key=False) for args, kwargs in [*wire.TYPES, *wire.ODD]]
@@ -78,7 +80,7 @@ def shape(message: Any) -> Any:
     return properties, delivery
 
 
-def test_what_rabbitmq_refuses_is_relayed_under_the_same_ids(rabbit: Callable[..., Spy]) -> None:
+def test_what_rabbitmq_refuses_is_relayed_under_the_same_ids(rabbit: Callable[..., WatchedApp]) -> None:
     """A queue that is full refuses: the chunk counts as unpublished, and the relay sends all of it later."""
     full = Queue("celery", queue_arguments={"x-max-length": 620, "x-overflow": "reject-publish"})
     one = rabbit(task_queues=[full])
@@ -97,16 +99,16 @@ def test_what_rabbitmq_refuses_is_relayed_under_the_same_ids(rabbit: Callable[..
 
 
 def test_a_broker_that_is_away_leaves_the_batch_to_the_relay(
-    spy: Callable[..., Spy], redis_url: str, rabbitmq_url: str
+    watched_app: Callable[..., WatchedApp], redis_url: str, rabbitmq_url: str
 ) -> None:
     """Nobody listens: the poll is enqueued in the ledger, and published when the broker is back."""
-    away = spy(broker_url="amqp://guest:guest@127.0.0.1:1//", perpetual_store_url=redis_url)
+    away = watched_app(broker_url="amqp://guest:guest@127.0.0.1:1//", perpetual_store_url=redis_url)
 
     outcome = away.poll([Item((n,), key=False) for n in range(30)])
 
     assert away.redis.zrange("perpetual:outbox", 0, -1) == [outcome.poll_id]
     away.app.close()
-    back = spy(broker_url=rabbitmq_url, perpetual_store_url=redis_url)
+    back = watched_app(broker_url=rabbitmq_url, perpetual_store_url=redis_url)
     back.task([])
     assert back.perpetual._runner.publisher.relay() == 30
     assert [message.headers["id"] for message in received(back.app)] == outcome.task_ids

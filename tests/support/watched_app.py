@@ -20,7 +20,7 @@ def nothing(*args: Any, **kwargs: Any) -> None:
     """Do what the tasks of this file do, but for those that a worker runs."""
 
 
-class Spy:
+class WatchedApp:
     """An app in this process, and how many messages Celery built for it one by one."""
 
     def __init__(self, app: Celery, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:

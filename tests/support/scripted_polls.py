@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from tests.support import Project
 
 # A perpetual task whose next_batch is the expression in a file: the test says what the next poll finds.
-SAID = """
-def said(poll):
+SCRIPTED_POLLS = """
+def scripted(poll):
     with open("says") as file:
         text = file.read()
     return eval(text, globals(), {"poll": poll})
@@ -19,7 +19,7 @@ def said(poll):
 def fail(error):
     raise error
 
-@app.task(base=PerpetualTask, poll_every=3600, next_batch=said, max_in_flight=5, poll_timeout=20)
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=scripted, max_in_flight=5, poll_timeout=20)
 def work(number=None, **names):
     pass
 
@@ -31,7 +31,7 @@ def other(text):
 UNIT = "perpetual:proj.work"
 
 
-class Said:
+class ScriptedPolls:
     """A project whose ``proj.work`` finds what it is told, polled by hand."""
 
     def __init__(self, proj: Project, console: Console) -> None:

@@ -10,7 +10,7 @@ from celery.app import amqp as celery_amqp
 from kombu import Queue
 
 from celery_perpetual import Item, PerpetualTask
-from tests.support.spy import ROWS, Spy
+from tests.support.watched_app import ROWS, WatchedApp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,10 +46,10 @@ FALL_BACKS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("what", FALL_BACKS)
-def test_what_may_differ_is_built_by_celery(what: str, spy: Callable[..., Spy]) -> None:
+def test_what_may_differ_is_built_by_celery(what: str, watched_app: Callable[..., WatchedApp]) -> None:
     """Each line of the table: every message is built one by one, and all of them arrive."""
     config, task, options = FALL_BACKS[what]
-    one = spy(**config)
+    one = watched_app(**config)
 
     one.poll([Item((n,), **options) for n in range(ROWS)], **task)
 
@@ -58,9 +58,11 @@ def test_what_may_differ_is_built_by_celery(what: str, spy: Callable[..., Spy]) 
     assert sum(one.redis.llen(key) for key in arrived) == ROWS
 
 
-def test_a_listener_before_the_publish_may_change_messages(spy: Callable[..., Spy], listening: Any) -> None:
+def test_a_listener_before_the_publish_may_change_messages(
+    watched_app: Callable[..., WatchedApp], listening: Any
+) -> None:
     """before_task_publish sees every message and what it changes is sent."""
-    one = spy()
+    one = watched_app()
 
     def mark(headers: Any = None, **_: Any) -> None:
         headers["mark"] = headers["argsrepr"]
@@ -71,18 +73,18 @@ def test_a_listener_before_the_publish_may_change_messages(spy: Callable[..., Sp
     assert [message["headers"]["mark"] for message in one.messages()] == [f"({n},)" for n in range(ROWS)]
 
 
-def test_a_link_is_built_by_celery(spy: Callable[..., Spy]) -> None:
+def test_a_link_is_built_by_celery(watched_app: Callable[..., WatchedApp]) -> None:
     """An item with a callback carries it."""
-    one = spy()
+    one = watched_app()
 
     one.poll([Item((n,), link=one.app.signature("app.next")) for n in range(ROWS)])
 
     assert len(one.built) >= ROWS
 
 
-def test_an_apply_async_of_the_tasks_own_is_called(spy: Callable[..., Spy]) -> None:
+def test_an_apply_async_of_the_tasks_own_is_called(watched_app: Callable[..., WatchedApp]) -> None:
     """The task's own method sends each message."""
-    one = spy()
+    one = watched_app()
     called: list[Any] = []
 
     class Own(PerpetualTask):
@@ -98,11 +100,11 @@ def test_an_apply_async_of_the_tasks_own_is_called(spy: Callable[..., Spy]) -> N
     assert len(one.messages()) == ROWS
 
 
-def test_a_patched_producer_is_used(spy: Callable[..., Spy], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_patched_producer_is_used(watched_app: Callable[..., WatchedApp], monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing libraries put their own publish around Kombu's; they see every message."""
     import kombu
 
-    one = spy()
+    one = watched_app()
     usual, seen = kombu.Producer.publish, []
 
     def publish(self: Any, *args: Any, **more: Any) -> Any:
@@ -115,9 +117,11 @@ def test_a_patched_producer_is_used(spy: Callable[..., Spy], monkeypatch: pytest
     assert seen == outcome.task_ids
 
 
-def test_a_header_that_changes_is_noticed(spy: Callable[..., Spy], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_header_that_changes_is_noticed(
+    watched_app: Callable[..., WatchedApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What no rule foresees is seen by comparing: here an origin that is another one each time."""
-    one = spy()
+    one = watched_app()
     numbers = iter(range(1000))
     monkeypatch.setattr(celery_amqp, "anon_nodename", lambda: f"node {next(numbers)}")
 

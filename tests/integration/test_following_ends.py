@@ -15,11 +15,11 @@ import redis
 from celery_perpetual import StoreUnavailable
 from celery_perpetual.errors import ContractError
 from tests.support import wait_until
-from tests.support.gated import Call
+from tests.support.held_tasks import Call
 
 if TYPE_CHECKING:
     from tests.support import CeleryProcess, Project
-    from tests.support.gated import Gated
+    from tests.support.held_tasks import HeldTasks
 
 CONSUMER = """
 import sys
@@ -45,17 +45,17 @@ def consumer(proj: Project, group: str, name: str, *, idle: int, takes: float = 
     return proj.process(f"{group}-{name}", ["-c", program, group, name, str(idle)])
 
 
-def pending(shop: Gated, group: str) -> int:
+def pending(shop: HeldTasks, group: str) -> int:
     """How many events of a group are given out and not acknowledged."""
     return shop.redis.xpending("perpetual:events", group)["pending"]
 
 
-def whats(shop: Gated, task_id: str) -> list[str]:
+def whats(shop: HeldTasks, task_id: str) -> list[str]:
     """What consumers recorded about a task."""
     return [row.what for row in shop.project.rows() if row.id == task_id]
 
 
-def run(shop: Gated, *results: object) -> list[str]:
+def run(shop: HeldTasks, *results: object) -> list[str]:
     """Let the worker end tasks with these results, one after the other; their ids."""
     ids = []
     for result in results:

@@ -9,7 +9,7 @@ import psutil
 
 from tests.support import wait_until
 from tests.support.broker import Message, queued
-from tests.support.outside import leader
+from tests.support.stream_events import leader
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,7 +10,7 @@ from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.clock import CLOCK, MOST_LAG, calls, check_grid
 from tests.support.console import Console
-from tests.support.outside import poll_events, seconds, statuses
+from tests.support.stream_events import poll_events, seconds, statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
