@@ -53,7 +53,7 @@ class Announcer:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._waiting: deque[tuple[ExpectedEnd, str, str]] = deque(maxlen=MOST_WAITING)
+        self._backlog: deque[tuple[ExpectedEnd, str, str]] = deque(maxlen=MOST_WAITING)
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -80,31 +80,33 @@ class Announcer:
         """What Celery's result backend would store, if it can be stored with the end; see :mod:`.along`."""
         return result_to_store(self._store, backend, task_id, result, request)
 
-    def finish(self, end: TaskEnd) -> None:
+    def announce(self, end: TaskEnd) -> None:
         """Settle one end. Returns within ``perpetual_store_timeout``."""
-        self.settle_soon(*self._written(end))
+        self.announce_expected(*self._written(end))
 
-    def settle_soon(self, expected: ExpectedEnd, status: str, head: str) -> None:
+    def announce_expected(self, expected: ExpectedEnd, status: str, head: str) -> None:
         """Settle an end that was expected, now if the store answers. Returns within ``perpetual_store_timeout``."""
         if self._pid != os.getpid():  # forked: the parent's ends are the parent's
             self._reset()
         reach("task.finishing")
-        self._waiting.append((expected, status, head))
+        self._backlog.append((expected, status, head))
         if self._thread is None or not self.down:
-            self.settle()
-        if self._waiting:
-            self._settle_later()
+            self._announce_oldest_first()
+        if self._backlog:
+            self._announce_later()
 
-    def settle_with(self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore) -> FinishReply | None:
+    def announce_with_result(
+        self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore
+    ) -> FinishReply | None:
         """Settle an end and store its result for Celery; None where others wait for the store, or it did not answer.
 
         Returns within ``perpetual_store_timeout``.
         """
-        if self._pid != os.getpid() or self._waiting or self.down:
+        if self._pid != os.getpid() or self._backlog or self.down:
             return None
         reach("task.finishing")
         try:
-            return self._settle(expected, status, head, result)
+            return self._announce(expected, status, head, result)
         except (StoreUnavailable, SoftTimeLimitExceeded) as error:
             logger.warning("perpetual: the end of %s is told later: %r", expected.task_id, error)
         except Exception:
@@ -116,32 +118,32 @@ class Announcer:
         """Whether ends wait for a store that did not answer."""
         return self._thread is not None and self._thread.is_alive()
 
-    def settle(self) -> bool:
+    def _announce_oldest_first(self) -> bool:
         """Tell the store everything that waits, oldest first; False if it does not answer."""
         while True:
             try:
-                end = self._waiting.popleft()
+                end = self._backlog.popleft()
             except IndexError:
                 return True
             try:
-                self._settle(*end)
+                self._announce(*end)
             except StoreUnavailable as error:
-                self._waiting.appendleft(end)
+                self._backlog.appendleft(end)
                 logger.warning("perpetual: the end of %s is told later: %s", end[0].task_id, error)
                 return False
             except SoftTimeLimitExceeded:  # raised wherever the task is: nothing is wrong with its end
-                self._waiting.appendleft(end)
+                self._backlog.appendleft(end)
                 return False
             except Exception:
                 logger.exception("perpetual: the end of task %s could not be settled", end[0].task_id)
 
-    def tell(self, end: TaskEnd) -> int:
+    def announce_now(self, end: TaskEnd) -> int:
         """Settle an end at once: :data:`FIRST`, or another number where the task had ended before, or is not known.
 
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        return self._settle(*self._written(end)).verdict
+        return self._announce(*self._written(end)).verdict
 
     def _written(self, end: TaskEnd) -> tuple[ExpectedEnd, str, str]:
         expected = self.expect(
@@ -153,33 +155,33 @@ class Announcer:
         )  # fmt: skip
         return expected, end.status, head
 
-    def _settle(
+    def _announce(
         self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore | None = None
     ) -> FinishReply:
-        settled = expected.settle(status, head, result)
+        reply = expected.announce(status, head, result)
         reach("task.finished")
-        if settled.batch_done:  # the broker may be slow, and the task that happened to be the last has ended
+        if reply.batch_done:  # the broker may be slow, and the task that happened to be the last has ended
             threading.Thread(target=send_batch_done, args=(self._app, self._store, expected.poll), daemon=True).start()
-        return settled
+        return reply
 
-    def _settle_later(self) -> None:
+    def _announce_later(self) -> None:
         with self._lock:
             if not self.down:
                 self._thread = threading.Thread(target=self._keep_trying, name="perpetual-ends", daemon=True)
                 self._thread.start()
 
-    def flush(self, seconds: float) -> None:
+    def announce_backlog(self, seconds: float) -> None:
         """Before the process ends: try for a while. The thread may hold an end in its hand."""
         deadline = time.monotonic() + seconds
         if self._pid == os.getpid() and self._thread is not None:
             self._thread.join(seconds)
-        while not self.settle() and time.monotonic() < deadline:
+        while not self._announce_oldest_first() and time.monotonic() < deadline:
             time.sleep(RETRY_SECONDS)
 
     def _keep_trying(self) -> None:
-        while self._waiting:
+        while self._backlog:
             time.sleep(RETRY_SECONDS)
-            self.settle()
+            self._announce_oldest_first()
 
 
 def _ms(seconds: float) -> int:

@@ -90,7 +90,7 @@ class ExpectedEnd:
             inline(result),
         )
 
-    def settle(self, status: str, head: str, stored: ResultToStore | None = None) -> FinishReply:
+    def announce(self, status: str, head: str, stored: ResultToStore | None = None) -> FinishReply:
         """Tell the store; may be called again.
 
         Args:

@@ -214,7 +214,7 @@ class LeaseOperations(Namespace):
                 task_id, name = headers.get("id"), str(headers.get("task"))
                 task = self.app.tasks.get(name)
                 if task_id is not None and self.grants.guards(task, task_id, headers):
-                    self.announcer.tell(
+                    self.announcer.announce_now(
                         TaskEnd(task_id=task_id, task=name, status=REVOKED, announce=announces(task))
                     )  # fmt: skip
                     self.app.backend.mark_as_revoked(task_id, "purged")
@@ -231,7 +231,7 @@ class LeaseOperations(Namespace):
             task_id=task_id, task=name, status=status, exception=error, nonce="*",
             announce=announces(self.app.tasks.get(name or "")),
         )  # fmt: skip
-        yield self.announcer.tell(end) == FIRST
+        yield self.announcer.announce_now(end) == FIRST
 
     def _name(self, task_id: str) -> str | None:
         """Name of the task, as far as anything of it is stored."""

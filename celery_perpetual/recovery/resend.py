@@ -168,6 +168,6 @@ class Resender:
         perpetual: Any = getattr(self._app, "perpetual", None)
         if perpetual is not None:
             end = TaskEnd(task_id=task_id, task=name, status=LOST, exception=error, nonce="*", announce=announces(task))
-            perpetual.announcer.finish(end)
+            perpetual.announcer.announce(end)
         with self._store.errors("lost tasks"):
             self._store.redis.zrem(self._store.keys.resend, task_id)

@@ -85,7 +85,7 @@ def _told(
     if backend is not None:
         brought = announcer.result_to_store(backend, expected.task_id, result, request)
     head = head_of(running, request, SUCCESS, result=result)
-    settled = None if brought is None else announcer.settle_with(expected, SUCCESS, head, brought)
+    settled = None if brought is None else announcer.announce_with_result(expected, SUCCESS, head, brought)
     if settled is not None and settled.verdict == FORBIDDEN:
         leave_to_celery(backend)
     elif settled is not None and settled.verdict != UNREADABLE:
@@ -93,7 +93,7 @@ def _told(
         return None if settled.is_stored else store()
     reply = store()
     try:
-        announcer.settle_soon(expected, SUCCESS, head)
+        announcer.announce_expected(expected, SUCCESS, head)
     except Exception as error:  # noqa: BLE001  # a time limit for example: the task has succeeded all the same
         logger.warning("perpetual: the end of task %s is told after its hooks: %r", expected.task_id, error)
     else:

@@ -73,7 +73,7 @@ def _fail(app: Celery, signature: Any, exception: Any) -> None:
             end = TaskEnd(
                 task_id=str(task_id), task=name, status=FAILURE, exception=exception, announce=announces(task)
             )
-            perpetual.announcer.finish(end)
+            perpetual.announcer.announce(end)
 
 
 def _tasks(signature: Any) -> Iterator[Any]:

@@ -93,7 +93,7 @@ def end(app: Celery | None, task: Any, task_id: Any, status: str, *, told: bool 
         return
     name = facts.pop("name", None) or getattr(task, "name", None)
     facts |= _of_execution(task_id)
-    perpetual.announcer.finish(
+    perpetual.announcer.announce(
         TaskEnd(task_id=task_id, task=name, status=status, announce=told and announces(task), **facts)
     )
 
@@ -163,7 +163,7 @@ def tell(task: Any, request: Any, running: Running, status: str, **facts: Any) -
     """Announce, or only settle, the end of a body that ran here."""
     if running.end is not None:
         head = head_of(running, request, status, **facts)
-        task.app.perpetual.announcer.settle_soon(running.end, status, head)
+        task.app.perpetual.announcer.announce_expected(running.end, status, head)
 
 
 def head_of(running: Running, request: Any, status: str, **facts: Any) -> str:
@@ -253,7 +253,7 @@ def reject(app: Any, headers: Any, exc: Any, status: str, worker: str) -> None:
 def _on_process_shutdown(**_: Any) -> None:
     """A pool child that goes takes its unsettled ends along; it tries for a while."""
     for perpetual in {id(p): p for p in _wired()}.values():
-        perpetual.announcer.flush(FAREWELL_SECONDS)
+        perpetual.announcer.announce_backlog(FAREWELL_SECONDS)
 
 
 def _wired() -> list[Any]:

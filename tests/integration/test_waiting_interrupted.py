@@ -232,7 +232,7 @@ def test_a_child_that_goes_on_with_its_parents_wait_takes_nothing_from_it(shop):
         ids = [f"shared-{n}" for n in range(20)]
         mine = perpetual.as_completed(["first", *ids], 60)
         def end(task_id):
-            perpetual.announcer.tell(TaskEnd(task_id=task_id, task="t", status="success"))
+            perpetual.announcer.announce_now(TaskEnd(task_id=task_id, task="t", status="success"))
         end("first")
         assert next(mine).task_id == "first"
         pid = os.fork()

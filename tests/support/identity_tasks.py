@@ -260,7 +260,7 @@ def poll(case, forms):
             continue
         answers[form] = seen() if outcome.count == 1 else f"{outcome.status}: {outcome.error}"
         for task_id in outcome.task_ids:
-            perpetual.announcer.finish(TaskEnd(task_id=task_id, task=None, status="success", announce=False))
+            perpetual.announcer.announce(TaskEnd(task_id=task_id, task=None, status="success", announce=False))
     return answers
 """
 
@@ -320,7 +320,7 @@ def poll_several(case):
     assert outcome.count == len(several(case)), outcome
     from celery_perpetual.completions.end import TaskEnd
     for task_id in outcome.task_ids:
-        perpetual.announcer.finish(TaskEnd(task_id=task_id, task=None, status="success", announce=False))
+        perpetual.announcer.announce(TaskEnd(task_id=task_id, task=None, status="success", announce=False))
 
 def seen_after(act):
     seen()

@@ -125,7 +125,7 @@ def nothing(*args: Any, **kwargs: Any) -> None: ...
 
 def finish(perpetual: Perpetual, task_id: str) -> None:
     """Tell the store that a task has ended, as a worker does."""
-    perpetual.announcer.finish(TaskEnd(task_id=task_id, task="deliver", status="success"))
+    perpetual.announcer.announce(TaskEnd(task_id=task_id, task="deliver", status="success"))
 
 
 @pytest.fixture
