@@ -26,7 +26,6 @@ from celery_perpetual.pauses import EVERYTHING, Paused, Pauses
 from celery_perpetual.polling.outcome import PollOutcome, outcomes
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.store.scripts import script
-from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.times import format_time
@@ -113,12 +112,12 @@ class Perpetual(LeaseOperations):
 
     def polls(self, task: Any, tenant: Any = None, limit: int = 20) -> list[PollOutcome]:
         """Outcomes of a unit, newest first."""
-        return outcomes(self.store, find(self.app, task, tenant).unit, limit)
+        return outcomes(self.store, find(self.app, task, tenant).name, limit)
 
     def why(self, task: Any, tenant: Any = None) -> Explanation:
         """Explain from what is stored why a unit is quiet, or what it does next."""
-        contract = find(self.app, task, tenant)
-        return explain(self.store, contract, self._units.one(contract))
+        unit = find(self.app, task, tenant)
+        return explain(self.store, unit.contract, self._units.one(unit))
 
     def cursor(self, task: Any, tenant: Any = None) -> Any:
         """The unit's cursor, or None."""
@@ -146,7 +145,7 @@ class Perpetual(LeaseOperations):
 
     def nudge(self, task: Any, tenant: Any = None) -> bool:
         """Let the leader poll the unit at once, out of turn; False if no leader has it in its clock."""
-        unit = find(self.app, task, tenant).unit
+        unit = find(self.app, task, tenant).name
         keys = self.store.keys
         return bool(script("nudge")(self.store, key=keys.unit(unit), due=keys.due, unit=unit, trigger="nudge"))
 
@@ -260,11 +259,10 @@ class Perpetual(LeaseOperations):
     def _scope(self, task: Any, tenant: Any) -> str:
         if task is None and tenant is not None:
             raise ContractError("a tenant needs its task; tenants across tasks are not available yet")
-        return EVERYTHING if task is None else find(self.app, task, tenant).unit
+        return EVERYTHING if task is None else find(self.app, task, tenant).name
 
     def _units_of(self, scope: str) -> list[str]:
-        everything: list[TaskContract] = list(load(self.app).tasks.values())
-        return [each.unit for each in everything] if scope == EVERYTHING else [scope]
+        return list(load(self.app).units()) if scope == EVERYTHING else [scope]
 
 
 def _only_polling(queue: str | None, routine: str | None) -> None:

@@ -27,7 +27,7 @@ from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import MOST_ENDS, PollThreads
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
-from celery_perpetual.tasks.contract import TaskContract
+from celery_perpetual.tasks.unit import TaskUnit
 
 logger = get_logger(__name__)
 
@@ -71,7 +71,7 @@ class Clock(threading.Thread):
         self._ahead = DueReader(self._claims)
         self._ends = PollEnds(store.clone(), runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
-        self._unregistered: deque[TaskContract] = deque()
+        self._unregistered: deque[TaskUnit] = deque()
         self._couriers = PollThreads(runner.run, COURIERS, 0)
         """Threads that only send polls to workers; no user code runs on them."""
         self._alone: str | None = None
@@ -167,13 +167,13 @@ class Clock(threading.Thread):
         return min(MOST_CLAIMS, self._couriers.free if worn_out else self._threads.free)
 
     def _alone_runs(self) -> bool:
-        return self._alone is not None and any(claim.unit == self._alone for claim in self._threads.running)
+        return self._alone is not None and any(claim.unit.name == self._alone for claim in self._threads.running)
 
     def _claim(self, leader: str, look: DueUnits) -> list[Claim]:
         wanted = [
-            (contract, contract.cadence.occurrence(row.at, row.anchor, row.trigger, look.now))
+            (unit, unit.contract.cadence.occurrence(row.at, row.anchor, row.trigger, look.now))
             for row in look.rows
-            if (contract := self._roster.units.get(row.unit)) is not None
+            if (unit := self._roster.units.get(row.unit)) is not None
         ]
         if not wanted or self._halt.is_set():
             return []
@@ -184,7 +184,7 @@ class Clock(threading.Thread):
         for claim in claims:
             if claim.runs_in_worker:
                 self._couriers.start(claim)
-            elif (hanging := self._threads.hanging(claim.unit)) is not None:
+            elif (hanging := self._threads.hanging(claim.unit.name)) is not None:
                 self._runner.skip_hanging(claim, hanging)
             else:
                 here.append(claim)
@@ -213,8 +213,9 @@ class Clock(threading.Thread):
             part = list(islice(self._unregistered, MOST_CLAIMS))
             rows: list[str | int] = []
             for each in part:
-                first = each.cadence.first(now, _spread(each, units))
-                rows += [each.unit, each.cadence.spec, each.cadence.every_ms or "", first]
+                cadence = each.contract.cadence
+                first = cadence.first(now, _spread(each, units))
+                rows += [each.name, cadence.spec, cadence.every_ms or "", first]
             if not script("register")(
                 self._store, leader=keys.leader, units=keys.units, due=keys.due,
                 mine=leader, unit_prefix=keys.unit_prefix, tail=rows,
@@ -237,9 +238,9 @@ def _pause(look: DueUnits) -> float:
     return max(0.001, min(LONGEST_PAUSE, (look.following - look.now) / 1000))
 
 
-def _spread(contract: TaskContract, units: int) -> float:
+def _spread(unit: TaskUnit, units: int) -> float:
     """Milliseconds, the same on every beat."""
     if units <= MANY_UNITS:
         return 0
-    share = int.from_bytes(blake2b(contract.unit.encode(), digest_size=4).digest(), "big") / 2**32
-    return share * min(contract.cadence.every_ms or LONGEST_SPREAD_MS, LONGEST_SPREAD_MS)
+    share = int.from_bytes(blake2b(unit.name.encode(), digest_size=4).digest(), "big") / 2**32
+    return share * min(unit.contract.cadence.every_ms or LONGEST_SPREAD_MS, LONGEST_SPREAD_MS)

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from celery.utils.log import get_logger
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.discovery import Discovery, discover
-from celery_perpetual.tasks.names import unit_name
+from celery_perpetual.tasks.unit import TaskUnit
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -21,7 +20,7 @@ logger = get_logger(__name__)
 
 
 class Roster:
-    """Perpetual tasks of an app as units."""
+    """The units of an app: each of its perpetual tasks for each of its tenants."""
 
     def __init__(self, app: Celery, settings: Settings) -> None:
         """Discover.
@@ -47,9 +46,14 @@ class Roster:
         else:
             self.version += 1
 
+    def _is_polled(self, unit: TaskUnit) -> bool:
+        return unit.contract.options.enabled and unit.contract.name not in self._settings.disabled
+
     def _use(self, discovery: Discovery) -> None:
         self.discovery = discovery
-        self.units: Mapping[str, TaskContract] = discovery.units(self._settings.disabled)
-        self.disabled = {unit_name(name) for name in discovery.tasks} - self.units.keys()
+        known = discovery.units()
+        self.units: Mapping[str, TaskUnit] = {name: unit for name, unit in known.items() if self._is_polled(unit)}
+        """The units that are polled, by name."""
+        self.disabled = known.keys() - self.units.keys()
         for warning in discovery.warnings:
             logger.warning("perpetual: %s", warning)

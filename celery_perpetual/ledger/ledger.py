@@ -31,6 +31,7 @@ from celery_perpetual.store.scripts import script
 
 if TYPE_CHECKING:
     from celery_perpetual.tasks.contract import TaskContract
+    from celery_perpetual.tasks.unit import TaskUnit
 
 #: Uncommitted records live this long; a poll is abandoned long before.
 STAGED_TTL_MS = 24 * 3600 * 1000
@@ -102,16 +103,16 @@ class Ledger:
         with self.store.errors("batches"):
             return {each for each, exists in zip(ordered, pipe.execute(), strict=True) if exists}
 
-    def stage(self, contract: TaskContract, poll_id: str, works: Sequence[CheckedItem]) -> bool:
+    def stage(self, unit: TaskUnit, poll_id: str, works: Sequence[CheckedItem]) -> bool:
         """Put the records of a large batch beside the ledger; False if the claim is lost."""
         names = self.store.keys
         for chunk, part in enumerate(chunks(works)):
-            records = [encode(work, contract.name) for work in part]
+            records = [encode(work, unit.contract.name) for work in part]
             accepted = script("stage")(
                 self.store,
-                key=names.unit(contract.unit), chunk=names.chunk(poll_id, chunk),
-                item_keys=names.item_keys(contract.unit), staged=names.staged,
-                poll=poll_id, unit=contract.unit, ttl=STAGED_TTL_MS, records=len(records),
+                key=names.unit(unit.name), chunk=names.chunk(poll_id, chunk),
+                item_keys=names.item_keys(unit.name), staged=names.staged,
+                poll=poll_id, unit=unit.name, ttl=STAGED_TTL_MS, records=len(records),
                 tail=[*records, *_pairs(poll_id, part, chunk * CHUNK)],
             )  # fmt: skip
             reach("poll.staged")
@@ -121,7 +122,7 @@ class Ledger:
 
     def commit(
         self,
-        contract: TaskContract,
+        unit: TaskUnit,
         closing: Closing,
         works: Sequence[CheckedItem],
         commands: Sequence[Any] = (),
@@ -136,16 +137,16 @@ class Ledger:
         Returns:
             ``committed``, ``already``, ``refused`` (claim lost), ``full`` (no room) or ``missing`` (records expired).
         """
-        names, unit, poll_id = self.store.keys, contract.unit, closing.poll_id
+        names, contract, poll_id = self.store.keys, unit.contract, closing.poll_id
         small = len(works) <= CHUNK
         records = [encode(work, contract.name) for work in works] if small else []
         pairs = _pairs(poll_id, works, 0) if small else []
         reply = script("commit")(
             self.store,
-            key=names.unit(unit), due=names.due, polls=names.polls(unit), events=names.events,
-            batch=names.poll(poll_id), item_keys=names.item_keys(unit), staged=names.staged, outbox=names.outbox,
+            key=names.unit(unit.name), due=names.due, polls=names.polls(unit.name), events=names.events,
+            batch=names.poll(poll_id), item_keys=names.item_keys(unit.name), staged=names.staged, outbox=names.outbox,
             cursors=names.cursors, open=names.open, more_keys=queues,
-            poll=poll_id, unit=unit, outcome=closing.outcome, history=contract.options.history,
+            poll=poll_id, unit=unit.name, outcome=closing.outcome, history=contract.options.history,
             ttl=closing.history_ttl, maxlen=self.events_maxlen, slot=closing.slot, following=closing.following,
             delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=contract.name,
             items=len(works), most=contract.max_in_flight, window=_remembered(contract),

@@ -8,10 +8,10 @@ from typing import Any
 from celery_perpetual.errors import ContractError
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
-from celery_perpetual.tasks.contract import TaskContract
+from celery_perpetual.tasks.unit import TaskUnit
 
 
-def write_cursor(store: Store, contract: TaskContract, value: Any) -> None:
+def write_cursor(store: Store, unit: TaskUnit, value: Any) -> None:
     """Set a unit's cursor; the next poll gets it.
 
     Raises:
@@ -20,20 +20,20 @@ def write_cursor(store: Store, contract: TaskContract, value: Any) -> None:
     try:
         text = json.dumps(value)
     except (TypeError, ValueError) as error:
-        raise ContractError(f"cursor of {contract.name} must be a JSON value, got {value!r} ({error})") from None
-    _write(store, contract, text)
+        raise ContractError(f"cursor of {unit.contract.name} must be a JSON value, got {value!r} ({error})") from None
+    _write(store, unit, text)
 
 
-def forget_cursor(store: Store, contract: TaskContract) -> None:
+def forget_cursor(store: Store, unit: TaskUnit) -> None:
     """Forget a unit's cursor; the next poll gets None and reads from the beginning.
 
     Raises:
         ContractError: a poll of the unit is open.
     """
-    _write(store, contract, "")
+    _write(store, unit, "")
 
 
-def _write(store: Store, contract: TaskContract, text: str) -> None:
-    keys, unit = store.keys, contract.unit
-    if not script("set_cursor")(store, key=keys.unit(unit), cursors=keys.cursors, unit=unit, cursor=text):
-        raise ContractError(f"a poll of {contract.name} is open and may move the cursor; pause it, or try again")
+def _write(store: Store, unit: TaskUnit, text: str) -> None:
+    keys = store.keys
+    if not script("set_cursor")(store, key=keys.unit(unit.name), cursors=keys.cursors, unit=unit.name, cursor=text):
+        raise ContractError(f"a poll of {unit.contract.name} is open and may move the cursor; pause it, or try again")

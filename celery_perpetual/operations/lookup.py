@@ -1,4 +1,4 @@
-"""Finds the perpetual task that a caller names."""
+"""Finds the unit that a caller names."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import difflib
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import ContractError, UnknownTask, UnknownUnit
-from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.discovery import load
+from celery_perpetual.tasks.unit import TaskUnit
 
 if TYPE_CHECKING:
     from celery import Celery
 
 
-def find(app: Celery, task: Any, tenant: Any = None) -> TaskContract:
-    """The perpetual task of that name, or the one of that task object.
+def find(app: Celery, task: Any, tenant: Any = None) -> TaskUnit:
+    """The unit of a task (its name, or the task itself) and a tenant.
 
     Raises:
         UnknownTask: no perpetual task has this name.
@@ -31,4 +31,4 @@ def find(app: Celery, task: Any, tenant: Any = None) -> TaskContract:
         raise UnknownTask(f"task {name} {why}; {hint}")
     if tenant is not None:
         raise UnknownUnit(f"task {name} has no tenants, got tenant {tenant!r}")
-    return tasks[name]
+    return TaskUnit(tasks[name])

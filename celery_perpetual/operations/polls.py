@@ -9,26 +9,26 @@ from celery_perpetual.polling.claims import Claim, Claims, Refusal
 from celery_perpetual.polling.in_worker import in_pool_child
 from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.polling.runner import Runner
-from celery_perpetual.tasks.contract import TaskContract
+from celery_perpetual.tasks.unit import TaskUnit
 from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
 
-def poll_by_hand(store: Store, runner: Runner, contract: TaskContract) -> PollOutcome:
+def poll_by_hand(store: Store, runner: Runner, unit: TaskUnit) -> PollOutcome:
     """Evaluate ``next_batch`` and enqueue, now and in this process, without moving the unit's cadence.
 
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    answer = Claims(store, runner.events_maxlen).by_hand(contract)
+    answer = Claims(store, runner.events_maxlen).by_hand(unit)
     return _busy(answer) if isinstance(answer, Refusal) else _run(runner, answer)
 
 
-def poll_in_worker(store: Store, runner: Runner, contract: TaskContract, poll_id: str, following: str) -> str:
+def poll_in_worker(store: Store, runner: Runner, unit: TaskUnit, poll_id: str, following: str) -> str:
     """Evaluate a poll whose claim travelled here; its status, or ``stale`` if the claim has expired meanwhile."""
-    claim = Claims(store, runner.events_maxlen).received_by_worker(contract, poll_id, following)
+    claim = Claims(store, runner.events_maxlen).received_by_worker(unit, poll_id, following)
     if claim is None:
         return "stale"
     outcome = runner.run(claim) if in_pool_child() else _run(runner, claim)
@@ -65,11 +65,12 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
 
 def _busy(refusal: Refusal) -> PollOutcome:
     """A poll that did not take place is told, but not stored."""
-    now, contract = to_datetime(refusal.now), refusal.contract
+    now, unit = to_datetime(refusal.now), refusal.unit
     return PollOutcome(
         poll_id="",
-        unit=contract.unit,
-        task=contract.name,
+        unit=unit.name,
+        task=unit.contract.name,
+        tenant=unit.tenant,
         slot=now,
         trigger="manual",
         status="skipped",

@@ -13,8 +13,8 @@ from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.polling.claims import Claim
 from celery_perpetual.polling.reading import ReadBatch
 from celery_perpetual.polling.runner import Runner
-from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.items import UNSET, Defer, Skip
+from celery_perpetual.tasks.unit import TaskUnit
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -42,13 +42,13 @@ class Preview:
         return {name: getattr(self, name) for name in self.__slots__} | {"items": list(self.items)}
 
 
-def preview(store: Store, runner: Runner, contract: TaskContract, cursor: Any = UNSET) -> Preview:
+def preview(store: Store, runner: Runner, unit: TaskUnit, cursor: Any = UNSET) -> Preview:
     """Call ``next_batch`` and say what a poll would do. Writes nothing and takes no claim.
 
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    claim = _pretended(store, contract, cursor)
+    contract, claim = unit.contract, _pretended(store, unit, cursor)
     results: list[Preview] = []
     errors: list[StoreUnavailable] = []
 
@@ -101,16 +101,15 @@ def _item(runner: Runner, work: CheckedItem, *, shown: bool) -> dict[str, Any]:
     return facts
 
 
-def _pretended(store: Store, contract: TaskContract, cursor: Any) -> Claim:
+def _pretended(store: Store, unit: TaskUnit, cursor: Any) -> Claim:
     now = store.now()
     with store.errors("unit"):
         stored, in_flight, attempt, polled = store.redis.hmget(
-            store.keys.unit(contract.unit), "cursor", "inflight", "attempt", "polled"
+            store.keys.unit(unit.name), "cursor", "inflight", "attempt", "polled"
         )
     known = json.loads(stored) if stored else None
     return Claim(
-        contract=contract,
-        unit=contract.unit,
+        unit=unit,
         poll_id=new_poll_id(now),
         slot=now,
         following="",

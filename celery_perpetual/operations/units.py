@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.pauses import EVERYTHING, Pauses
 from celery_perpetual.polling.outcome import PollOutcome, from_entry
-from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.names import parse_unit_name
+from celery_perpetual.tasks.unit import TaskUnit
 from celery_perpetual.times import format_time, to_datetime
 
 if TYPE_CHECKING:
@@ -76,16 +76,16 @@ class Units:
             StoreUnavailable: the store did not answer.
             ContractError: a perpetual task has a wrong value.
         """
-        known = {p.unit: p for p in load(self._app).tasks.values()}
+        known = load(self._app).units()
         with self._store.errors("units"):
             stored = {name.decode() for name in self._store.redis.zrange(self._store.keys.units, 0, -1)}
         return self._read(sorted(known.keys() | stored), known)
 
-    def one(self, contract: TaskContract) -> Unit:
+    def one(self, unit: TaskUnit) -> Unit:
         """One unit that the code knows."""
-        return self._read([contract.unit], {contract.unit: contract})[0]
+        return self._read([unit.name], {unit.name: unit})[0]
 
-    def _read(self, names: list[str], known: dict[str, TaskContract]) -> list[Unit]:
+    def _read(self, names: list[str], known: dict[str, TaskUnit]) -> list[Unit]:
         keys = self._store.keys
         pipe = self._store.redis.pipeline(transaction=False)
         for name in names:
@@ -117,13 +117,13 @@ class Units:
         return units
 
     def _state(
-        self, name: str, contract: TaskContract | None, pauses: Any, backing_off: bool, newest: bytes | None
+        self, name: str, unit: TaskUnit | None, pauses: Any, backing_off: bool, newest: bytes | None
     ) -> tuple[str, str | None]:
-        if contract is None:
+        if unit is None:
             return "orphaned", "no perpetual task of this app has this name"
-        if not contract.options.enabled:
+        if not unit.contract.options.enabled:
             return "disabled", "perpetual option enabled=False"
-        if contract.name in self._settings.disabled:
+        if unit.contract.name in self._settings.disabled:
             return "disabled", "named in perpetual_disabled"
         pause = pauses.get(EVERYTHING) or pauses.get(name)
         if pause is not None:

@@ -19,6 +19,7 @@ from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.cadence import Occurrence
 from celery_perpetual.tasks.contract import TaskContract
+from celery_perpetual.tasks.unit import TaskUnit
 
 #: What a claim outlives its poll's time limit by, so that the poll itself has the first word.
 GRACE_MS = 1000
@@ -30,8 +31,7 @@ QUEUED_MS = 60_000
 class Claim:
     """An open claim and what the unit remembered when it was taken."""
 
-    contract: TaskContract
-    unit: str
+    unit: TaskUnit
     poll_id: str
     slot: int
     following: str
@@ -50,6 +50,11 @@ class Claim:
     """Set when the time limit has passed: what the poll still brings is not wanted."""
     committed: bool = False
     """Set when the batch is in the ledger: only its publishing is left."""
+
+    @property
+    def contract(self) -> TaskContract:
+        """The contract of its unit."""
+        return self.unit.contract
 
     @property
     def by_hand(self) -> bool:
@@ -74,7 +79,7 @@ class Claim:
 class Refusal:
     """A unit that was not claimed: ``paused``, ``busy``, ``early`` or ``backoff``."""
 
-    contract: TaskContract
+    unit: TaskUnit
     verdict: str
     now: int
 
@@ -110,9 +115,7 @@ class Claims:
         found = [_due(unit, facts) for unit, facts in zip(*[iter(rows)] * 2, strict=True)]
         return int(now), int(float(following)) if following else None, found
 
-    def by_leader(
-        self, leader: str, seen: int, wanted: Sequence[tuple[TaskContract, Occurrence]]
-    ) -> list[Claim | Refusal]:
+    def by_leader(self, leader: str, seen: int, wanted: Sequence[tuple[TaskUnit, Occurrence]]) -> list[Claim | Refusal]:
         """Claim due occurrences, but for units of which a poll has ended since they were seen to be due.
 
         Args:
@@ -126,35 +129,34 @@ class Claims:
             leader,
             seen,
             [
-                _Wanted(contract, contract.unit, at.slot, str(at.following), poll_id)
-                for (contract, at), poll_id in zip(wanted, polls, strict=True)
+                _Wanted(unit, at.slot, str(at.following), poll_id)
+                for (unit, at), poll_id in zip(wanted, polls, strict=True)
             ],
         )
 
     def sent_to_worker(self, claim: Claim) -> None:
         """A claim is on its way to a worker."""
         valid = round(claim.contract.poll_timeout * 1000) * 2 + QUEUED_MS
-        key = self.store.keys.unit(claim.contract.unit)
+        key = self.store.keys.unit(claim.unit.name)
         script("poll_sent")(self.store, key=key, poll=claim.poll_id, valid=valid)
 
-    def received_by_worker(self, contract: TaskContract, poll_id: str, following: str) -> Claim | None:
+    def received_by_worker(self, unit: TaskUnit, poll_id: str, following: str) -> Claim | None:
         """Go on with a claim that travelled here, or None if it has expired meanwhile."""
-        valid = round(contract.poll_timeout * 1000) + GRACE_MS
-        keys, unit = self.store.keys, contract.unit
+        valid, keys = round(unit.contract.poll_timeout * 1000) + GRACE_MS, self.store.keys
         reply = script("poll_received")(
-            self.store, key=keys.unit(unit), due=keys.due, poll=poll_id, unit=unit, valid=valid
+            self.store, key=keys.unit(unit.name), due=keys.due, poll=poll_id, unit=unit.name, valid=valid
         )
         if not reply:
             return None
         now, slot, trigger, cursor, in_flight, attempt, polled = reply
         facts = b"claimed 0 %b %b %b %b" % (in_flight, attempt, polled or b"-", trigger)
-        claim = _claim(_Wanted(contract, unit, int(slot), following, poll_id), int(now), facts, cursor)
+        claim = _claim(_Wanted(unit, int(slot), following, poll_id), int(now), facts, cursor)
         return claim if isinstance(claim, Claim) else None
 
-    def by_hand(self, contract: TaskContract) -> Claim | Refusal:
+    def by_hand(self, unit: TaskUnit) -> Claim | Refusal:
         """Claim a unit now, without moving its cadence."""
         now = self.store.now()
-        return self._claim("", now, [_Wanted(contract, contract.unit, now, "", new_poll_id(now))])[0]
+        return self._claim("", now, [_Wanted(unit, now, "", new_poll_id(now))])[0]
 
     def _claim(self, leader: str, seen: int, wanted: Sequence[_Wanted]) -> list[Claim | Refusal]:
         keys = self.store.keys
@@ -170,27 +172,25 @@ class Claims:
 
 
 class _Wanted(NamedTuple):
-    contract: TaskContract
-    unit: str
+    unit: TaskUnit
     slot: int
     following: str
     poll_id: str
 
 
 def _row(wanted: _Wanted) -> str:
-    contract = wanted.contract
+    contract = wanted.unit.contract
     valid = round(contract.poll_timeout * 1000) + GRACE_MS
     runs_in_worker, history = int(contract.options.poll_in == "worker"), contract.options.history
     following = wanted.following or "-"
-    return f"{wanted.poll_id} {wanted.slot} {following} {valid} {runs_in_worker} {history} {wanted.unit}"
+    return f"{wanted.poll_id} {wanted.slot} {following} {valid} {runs_in_worker} {history} {wanted.unit.name}"
 
 
 def _claim(wanted: _Wanted, now: int, facts: bytes, cursor: bytes) -> Claim | Refusal:
     verdict, runs_in_worker, in_flight, attempt, polled, trigger = facts.decode().split(" ")
     if verdict != "claimed":
-        return Refusal(wanted.contract, verdict, now)
+        return Refusal(wanted.unit, verdict, now)
     return Claim(
-        contract=wanted.contract,
         unit=wanted.unit,
         poll_id=wanted.poll_id,
         slot=wanted.slot,

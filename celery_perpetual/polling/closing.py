@@ -110,7 +110,7 @@ def poll_end(
     """
     note = {
         "poll": claim.poll_id,
-        "unit": claim.unit,
+        "unit": claim.unit.name,
         "slot": str(claim.slot),
         "following": claim.following,
         "failures": failures,
@@ -130,8 +130,9 @@ def outcome_of(claim: Claim, how: str, cursor: str = "", **facts: Any) -> PollOu
     """The outcome of a poll that ends now."""
     return PollOutcome(
         poll_id=claim.poll_id,
-        unit=claim.unit,
+        unit=claim.unit.name,
         task=claim.contract.name,
+        tenant=claim.unit.tenant,
         slot=_at(claim.slot),
         trigger=claim.trigger,
         status=how,
@@ -144,11 +145,11 @@ def outcome_of(claim: Claim, how: str, cursor: str = "", **facts: Any) -> PollOu
 
 def refused(claim: Claim) -> PollOutcome:
     """Somebody else has the unit by now and has recorded how this poll ended."""
-    logger.warning("perpetual: batch of %s was refused, its claim is lost", claim.unit)
+    logger.warning("perpetual: batch of %s was refused, its claim is lost", claim.unit.name)
     reason = "the claim was taken over or has expired; the batch was refused"
     return outcome_of(claim, SUPERSEDED, reason=reason)
 
 
 def broke_off(claim: Claim, error: BaseException) -> None:
     """Nobody can be told how a poll ended: its claim expires, and the unit is polled again."""
-    logger.error("perpetual: poll of %s broke off; its claim expires", claim.unit, exc_info=error)
+    logger.error("perpetual: poll of %s broke off; its claim expires", claim.unit.name, exc_info=error)

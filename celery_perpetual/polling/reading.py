@@ -109,7 +109,7 @@ def _fresh(ledger: Ledger, claim: Claim, works: list[CheckedItem], seen: set[str
     contract = claim.contract
     keys = list({work.key for work in works if work.key is not None} - seen)
     since = min(claim.now, claim.store_time - round(contract.options.dedup_window * 1000))
-    taken = ledger.taken(contract.unit, keys, claim.poll_id, since=since) if keys else ()
+    taken = ledger.taken(claim.unit.name, keys, claim.poll_id, since=since) if keys else ()
     fresh = []
     for work in works:
         if work.key is None:

@@ -119,7 +119,7 @@ class Runner:
         limit = claim.contract.poll_timeout
         reason = f"next_batch took longer than poll_timeout ({limit:g} s); its result is refused"
         outcome = outcome_of(claim, status.TIMED_OUT, reason=reason)
-        logger.error("perpetual: poll of %s timed out after %g s", claim.unit, limit, extra=_extra(outcome))
+        logger.error("perpetual: poll of %s timed out after %g s", claim.unit.name, limit, extra=_extra(outcome))
         return poll_end(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
 
     def give_up(self, claim: Claim) -> PollOutcome:
@@ -143,6 +143,7 @@ class Runner:
         contract = claim.contract
         return Poll(
             task=contract.name,
+            tenant=claim.unit.tenant,
             poll_id=claim.poll_id,
             slot=to_datetime(claim.slot),
             trigger=claim.trigger,
@@ -152,7 +153,7 @@ class Runner:
             attempt=claim.attempt,
             late_by=max(0, claim.store_time - claim.slot) / 1000,
             last_polled_at=None if claim.polled is None else to_datetime(claim.polled),
-            keys=lambda: self.ledger.in_flight_keys(contract.unit),
+            keys=lambda: self.ledger.in_flight_keys(claim.unit.name),
         )
 
     def _enqueue(self, claim: Claim, found: ReadBatch) -> PollEnd | PollOutcome:
@@ -164,7 +165,7 @@ class Runner:
         if not works:
             return poll_end(claim, outcome, "reset", cursor=found.cursor)
         outcome = outcome_of(claim, status.ENQUEUED, cursor=found.cursor, count=len(works), **counts)
-        if len(works) > CHUNK and not self.ledger.stage(contract, claim.poll_id, works):
+        if len(works) > CHUNK and not self.ledger.stage(claim.unit, claim.poll_id, works):
             return refused(claim)
         try:
             self.publisher.rehearse(works)
@@ -186,7 +187,7 @@ class Runner:
             history_ttl=HISTORY_TTL_MS,
         )
         reach("poll.committing")
-        verdict = self.ledger.commit(contract, closing, works, *load.packed(FIRST_TARGET))
+        verdict = self.ledger.commit(claim.unit, closing, works, *load.packed(FIRST_TARGET))
         reach("poll.committed")
         if verdict == "full":
             return self._skip_full(claim, claim.in_flight + len(works))
@@ -195,7 +196,7 @@ class Runner:
         if verdict == "refused":
             return refused(claim)
         claim.committed = True
-        logger.info("perpetual: %s enqueued %d items", contract.unit, len(works), extra=_extra(outcome))
+        logger.info("perpetual: %s enqueued %d items", claim.unit.name, len(works), extra=_extra(outcome))
         if load:
             load.after_publish.tell()
         else:
@@ -211,7 +212,7 @@ class Runner:
 
     def _fail(self, claim: Claim, error: BaseException) -> PollEnd:
         outcome = outcome_of(claim, status.FAILED, error=f"{type(error).__name__}: {readable(error)}")
-        logger.error("perpetual: poll of %s failed", claim.unit, exc_info=error, extra=_extra(outcome))
+        logger.error("perpetual: poll of %s failed", claim.unit.name, exc_info=error, extra=_extra(outcome))
         return poll_end(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
 
     def _defer(self, claim: Claim, defer: Defer) -> PollEnd:
@@ -222,7 +223,7 @@ class Runner:
     def _pause(self, claim: Claim, pause: Pause) -> PollEnd:
         reason = readable(pause.reason or "next_batch asked for it")
         outcome = outcome_of(claim, status.PAUSED, reason=reason)
-        paused = Paused(scope=claim.unit, by="next_batch", reason=reason, at=outcome.finished_at)
+        paused = Paused(scope=claim.unit.name, by="next_batch", reason=reason, at=outcome.finished_at)
         return poll_end(claim, outcome, "keep", pause=paused.to_json())
 
 

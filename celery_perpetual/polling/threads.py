@@ -72,7 +72,7 @@ class PollThreads:
     def hanging(self, unit: str) -> Claim | None:
         """The abandoned poll of a unit whose ``next_batch`` has not returned yet."""
         with self._lock:
-            return next((c for c in self._hanging.values() if c.unit == unit), None)
+            return next((c for c in self._hanging.values() if c.unit.name == unit), None)
 
     def start(self, *claims: Claim) -> None:
         """Run claims on free threads."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual.errors import ContractError
 from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.cadence import Cadence
-from celery_perpetual.tasks.names import unit_name
 from celery_perpetual.tasks.options import ATTRIBUTES_NOT_YET, PerpetualOptions
 from celery_perpetual.tasks.task import BATCH_ATTRIBUTE, PerpetualTask, unwrapped
 
@@ -42,11 +41,6 @@ class TaskContract:
     @property
     def name(self) -> str:
         return str(self.task.name)
-
-    @property
-    def unit(self) -> str:
-        """Name of the task's unit."""
-        return unit_name(self.name)
 
     @property
     def limit(self) -> int:

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.contract import TaskContract, is_perpetual, missing_half, read
+from celery_perpetual.tasks.unit import TaskUnit, units_of
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -23,13 +24,13 @@ class Discovery:
     """Perpetual tasks by name, in order of their names."""
     warnings: tuple[str, ...]
 
-    def units(self, disabled: tuple[str, ...] = ()) -> dict[str, TaskContract]:
-        """The units that are polled, by name."""
-        return {p.unit: p for p in self.tasks.values() if p.options.enabled and p.name not in disabled}
+    def units(self) -> dict[str, TaskUnit]:
+        """Every unit of these tasks, by name."""
+        return {unit.name: unit for contract in self.tasks.values() for unit in units_of(contract)}
 
     def digest(self) -> str:
-        """Tells one set of units from another."""
-        return sha256("\n".join(sorted(p.unit for p in self.tasks.values())).encode()).hexdigest()[:16]
+        """Tells one set of perpetual tasks from another."""
+        return sha256("\n".join(sorted(self.tasks)).encode()).hexdigest()[:16]
 
 
 #: Apps whose modules this process has imported for us.

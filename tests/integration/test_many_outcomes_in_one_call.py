@@ -21,12 +21,12 @@ from celery_perpetual.polling.outcome import outcomes
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import PollThreads
 from celery_perpetual.tasks.discovery import discover
+from celery_perpetual.tasks.unit import TaskUnit
 from tests.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_perpetual.tasks.contract import TaskContract
 
 # That is how threads that never end are ended here.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -47,14 +47,15 @@ class Shop:
         for name in NAMES:
             app.task(base=PerpetualTask, poll_every=60, next_batch=next_batch, name=name, shared=False)(nothing)
         app.finalize()
-        self.contracts: dict[str, TaskContract] = discover(app).tasks
+        contracts = discover(app).tasks
+        self.units = {name: TaskUnit(contract) for name, contract in contracts.items()}
         self.store = self.perpetual.store
         self.redis = self.store.redis
         self.runner = Runner(app, self.store, 1000)
         self.ends = PollEnds(self.store.clone(), 1000)
 
     def claim(self, name: str) -> Claim:
-        claim = Claims(self.store, 1000).by_hand(self.contracts[name])
+        claim = Claims(self.store, 1000).by_hand(self.units[name])
         assert isinstance(claim, Claim)
         return claim
 
@@ -64,10 +65,10 @@ class Shop:
         return end
 
     def statuses(self, name: str) -> list[str]:
-        return [outcome.status for outcome in outcomes(self.store, self.contracts[name].unit, 10)]
+        return [outcome.status for outcome in outcomes(self.store, self.units[name].name, 10)]
 
     def open(self, name: str) -> bool:
-        return bool(self.redis.hexists(self.store.keys.unit(self.contracts[name].unit), "claim"))
+        return bool(self.redis.hexists(self.store.keys.unit(self.units[name].name), "claim"))
 
 
 class Ending(SimpleQueue[Any]):
@@ -122,7 +123,7 @@ def test_all_are_stored_with_one_call(shop: Shop) -> None:
 def test_one_that_is_refused_changes_nothing_for_the_others(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     """A claim that somebody else has taken over meanwhile."""
     ends = [shop.end(name) for name in NAMES]
-    shop.redis.hset(shop.store.keys.unit(shop.contracts["two"].unit), "claim", "somebody else's")
+    shop.redis.hset(shop.store.keys.unit(shop.units["two"].name), "claim", "somebody else's")
 
     shop.ends.begin(ends)()
 
@@ -135,7 +136,7 @@ def test_one_that_is_refused_changes_nothing_for_the_others(shop: Shop, caplog: 
 def test_one_whose_key_is_of_a_wrong_type_fails_alone(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     """The call fails as a whole and has written nothing; then each is tried by itself."""
     ends = [shop.end(name) for name in NAMES]
-    polls = shop.store.keys.polls(shop.contracts["two"].unit)
+    polls = shop.store.keys.polls(shop.units["two"].name)
     shop.redis.set(polls, "of a wrong type")
 
     shop.ends.begin(ends)()
@@ -198,7 +199,7 @@ def test_a_thread_is_free_before_its_end_is_stored(shop: Shop, poll_threads: Cal
 
     threads.start(*claims[:2])
     wait_until(lambda: threads.free == 2, "both have been evaluated")
-    assert {claim.unit for claim in threads.running} == {"perpetual:one", "perpetual:two"}
+    assert {claim.unit.name for claim in threads.running} == {"perpetual:one", "perpetual:two"}
     threads.start(claims[2])
     wait_until(lambda: threads.free == 1, "three ends wait, and one of them holds a place")
     time.sleep(0.05)

@@ -111,7 +111,7 @@ class LedgerMachine(LedgerStore):
         self.made += 1
         found: list[str | None] = [*self.fresh([*(f"{self.made}-{n}" for n in range(items - 1)), "a"])]
         for _ in range(2):
-            accepted = self.ledger.stage(self.contract, poll, self.works(found))
+            accepted = self.ledger.stage(self.unit, poll, self.works(found))
             assert accepted is (model.claim is not None and model.claim.poll == poll)
         if accepted:
             model.staged[poll] = found

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from celery import Celery
 
 from celery_perpetual import PerpetualOptions, PerpetualTask
 from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.tasks.discovery import discover
-
-if TYPE_CHECKING:
-    from celery_perpetual.tasks.contract import TaskContract
-
+from celery_perpetual.tasks.unit import TaskUnit
 
 UNIT, QUEUE = "perpetual:deliver", "queue"
 ROOM = 1010
 HOUR = 3_600_000
 
 
-def contract(window: float) -> TaskContract:
+def unit(window: float) -> TaskUnit:
     app = Celery("shop", set_as_current=False)
     options = PerpetualOptions(dedup_window=window)
 
@@ -28,7 +24,7 @@ def contract(window: float) -> TaskContract:
               perpetual_options=options, shared=False)  # fmt: skip
     def deliver() -> None: ...
 
-    return discover(app).tasks["deliver"]
+    return TaskUnit(discover(app).tasks["deliver"])
 
 
 @dataclass

@@ -14,7 +14,7 @@ from celery_perpetual.store.address import address
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
-from tests.support.ledger_model import HOUR, QUEUE, ROOM, UNIT, Batch, Model, contract
+from tests.support.ledger_model import HOUR, QUEUE, ROOM, UNIT, Batch, Model, unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +33,7 @@ class LedgerStore(RuleBasedStateMachine):
         self.redis: Any = self.store.redis
         self.redis.flushdb()
         self.names = self.store.keys
-        self.contract = contract(window)
+        self.unit = unit(window)
         self.ledger = Ledger(self.store, events_maxlen=10_000)
         self.model = Model()
         self.polls: list[str] = []
@@ -76,7 +76,7 @@ class LedgerStore(RuleBasedStateMachine):
         before = self.dump()
         for attempt in range(2):
             queues = [QUEUE] if commands else []
-            answer = self.ledger.commit(self.contract, closing, self.works(keys), commands, queues)
+            answer = self.ledger.commit(self.unit, closing, self.works(keys), commands, queues)
             assert answer == ("already" if attempt and expected == "committed" else expected)
         if expected != "committed":
             assert self.dump() == before

@@ -12,6 +12,8 @@ from celery import Celery, Task, _state, shared_task
 from celery.schedules import crontab
 
 from celery_perpetual import ContractError, PerpetualOptions, PerpetualTask, Poll
+from celery_perpetual.beat.roster import Roster
+from celery_perpetual.settings import Settings
 from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.discovery import Discovery, discover
 
@@ -268,7 +270,7 @@ def test_what_a_task_says_is_read(app: Celery) -> None:
     assert (other.max_in_flight, other.poll_timeout, other.options, other.limit) == (
         10_000, 30.0, PerpetualOptions(), 10_000,
     )  # fmt: skip
-    assert (one.unit, other.unit) == ("perpetual:shop.all", "perpetual:shop.plain")
+    assert list(discover(app).units()) == ["perpetual:shop.all", "perpetual:shop.plain"]
 
 
 @pytest.mark.parametrize(
@@ -407,10 +409,11 @@ def test_what_is_polled_leaves_out_the_disabled(app: Celery) -> None:
         options = PerpetualOptions(enabled=enabled)
         app.task(name=name, poll_every=30, next_batch=due, perpetual_options=options, shared=False)(nothing)
 
-    discovery = discover(app)
+    roster = Roster(app, Settings(disabled=("named",)))
 
-    assert list(discovery.tasks) == ["named", "off", "on"]
-    assert list(discovery.units(("named",))) == ["perpetual:on"]
+    assert list(discover(app).tasks) == ["named", "off", "on"]
+    assert list(roster.units) == ["perpetual:on"]
+    assert roster.disabled == {"perpetual:named", "perpetual:off"}
 
 
 def test_the_digest_tells_sets_of_units_apart(app: Celery) -> None:
