@@ -1,4 +1,4 @@
-"""From what ``next_batch`` yielded to work that can be stored: checked, serialised, keyed."""
+"""From what ``next_batch`` yielded to items that can be stored: checked, serialised, keyed."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class CheckedItem(NamedTuple):
     """The item's own ``apply_async`` options; times are absolute."""
     key: str | None
     """Item key, or None if the item opted out."""
+    kept_reprs: tuple[str, str] | None = None
+    """``argsrepr`` and ``kwargsrepr``, where the serialised arguments do not give them back; kept by the ledger."""
     reprs: tuple[str, str] | None = None
-    """How Celery shows the arguments, where that cannot be told from the serialised ones."""
-    shown: tuple[str, str] | None = None
-    """The same for every item that was just read; None where nobody has looked yet. Not kept by the ledger."""
-    told: str = ""
+    """The same for every item that a poll has just read; None for one from the ledger that did not keep them."""
+    options_json: str = ""
     """JSON of the options; "" for none."""
 
 
@@ -67,7 +67,7 @@ class Target(NamedTuple):
 
 
 class ItemReader:
-    """Turns the entries of one poll into :class:`Work`. For one thread and one poll."""
+    """Turns the entries of one poll into :class:`CheckedItem`. For one thread and one poll."""
 
     def __init__(self, app: Celery, contract: TaskContract) -> None:
         self.app = app
@@ -88,23 +88,23 @@ class ItemReader:
         try:
             kind = type(entry)
             if kind is dict:
-                return self._work(self._own, (), entry, {}, UNSET)
+                return self._checked(self._own, (), entry, {}, UNSET)
             if kind is tuple:
-                return self._work(self._own, entry, {}, {}, UNSET)
+                return self._checked(self._own, entry, {}, {}, UNSET)
             item = _as_item(entry)
             target = self._own if item.task is None else self._target(item.task)
-            return self._work(target, item.args, item.kwargs, dict(item.options), item.key)
+            return self._checked(target, item.args, item.kwargs, dict(item.options), item.key)
         except InvalidItem as error:
             raise InvalidItem(f"{self.own.name}.next_batch, item {index}: {error}") from None
 
-    def _work(self, target: Target, args: Any, kwargs: Any, options: dict[str, Any], key: Any) -> CheckedItem:
+    def _checked(self, target: Target, args: Any, kwargs: Any, options: dict[str, Any], key: Any) -> CheckedItem:
         args, kwargs = _checked_shape(args, kwargs)
-        told = ""
+        options_json = ""
         serializer = target.serializer
         if options:
             _must_be_known(options)
             serializer = str(options.get("serializer") or serializer)
-            options, told = self._storable(options)
+            options, options_json = self._storable(options)
         if target.check is not None:
             try:
                 target.check(*args, **kwargs)
@@ -120,12 +120,12 @@ class ItemReader:
         else:
             key = _checked_key(key)
         # What pickle brings back shows itself as before; the rest comes back from the ledger as what JSON has.
-        shown, plain = (None, True) if serializer == "pickle" else self._show(args, kwargs)
+        reprs, plain = (None, True) if serializer == "pickle" else self._show(args, kwargs)
         if not plain:
             _must_come_back(body, serializer)
         if self._hidden:
-            shown, plain = HIDDEN, False
-        return CheckedItem(target.name, body, serializer, options, key, None if plain else shown, shown, told)
+            reprs, plain = HIDDEN, False
+        return CheckedItem(target.name, body, serializer, options, key, None if plain else reprs, reprs, options_json)
 
     def _target(self, task: Any) -> Target:
         name = self.own.name if task is None else task if isinstance(task, str) else getattr(task, "name", None)

@@ -25,7 +25,7 @@ from celery_perpetual.faults import reach
 from celery_perpetual.ledger.ids import base, item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
-from celery_perpetual.store.chunks import CHUNK, chunks
+from celery_perpetual.store.chunks import CHUNK, chunks, grouped
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 
@@ -75,7 +75,7 @@ class Ledger:
                 self.store, item_keys=names.item_keys(unit), recent=names.recent(unit), since=since, tail=part
             )
             held = {}
-            for position, holder, ended in zip(*[iter(reply)] * 3, strict=True):
+            for position, holder, ended in grouped(reply, 3):
                 if ended:
                     found.add(part[position])
                 elif holder:
@@ -103,11 +103,11 @@ class Ledger:
         with self.store.errors("batches"):
             return {each for each, exists in zip(ordered, pipe.execute(), strict=True) if exists}
 
-    def stage(self, unit: TaskUnit, poll_id: str, works: Sequence[CheckedItem]) -> bool:
+    def stage(self, unit: TaskUnit, poll_id: str, items: Sequence[CheckedItem]) -> bool:
         """Put the records of a large batch beside the ledger; False if the claim is lost."""
         names = self.store.keys
-        for chunk, part in enumerate(chunks(works)):
-            records = [encode(work, unit.contract.name) for work in part]
+        for chunk, part in enumerate(chunks(items)):
+            records = [encode(item, unit.contract.name) for item in part]
             accepted = script("stage")(
                 self.store,
                 key=names.unit(unit.name), chunk=names.chunk(poll_id, chunk),
@@ -124,11 +124,11 @@ class Ledger:
         self,
         unit: TaskUnit,
         closing: Closing,
-        works: Sequence[CheckedItem],
+        items: Sequence[CheckedItem],
         commands: Sequence[Any] = (),
         queues: Sequence[str] = (),
     ) -> str:
-        """Commit a batch; its records are in ``works``, or staged if they are more than one chunk.
+        """Commit a batch; its records are in ``items``, or staged if they are more than one chunk.
 
         Args:
             commands: broker commands of all messages, keys counted from the script's eleventh; or none.
@@ -138,9 +138,9 @@ class Ledger:
             ``committed``, ``already``, ``refused`` (claim lost), ``full`` (no room) or ``missing`` (records expired).
         """
         names, contract, poll_id = self.store.keys, unit.contract, closing.poll_id
-        small = len(works) <= CHUNK
-        records = [encode(work, contract.name) for work in works] if small else []
-        pairs = _pairs(poll_id, works, 0) if small else []
+        small = len(items) <= CHUNK
+        records = [encode(item, contract.name) for item in items] if small else []
+        pairs = _pairs(poll_id, items, 0) if small else []
         reply = script("commit")(
             self.store,
             key=names.unit(unit.name), due=names.due, polls=names.polls(unit.name), events=names.events,
@@ -149,9 +149,9 @@ class Ledger:
             poll=poll_id, unit=unit.name, outcome=closing.outcome, history=contract.options.history,
             ttl=closing.history_ttl, maxlen=self.events_maxlen, slot=closing.slot, following=closing.following,
             delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=contract.name,
-            items=len(works), most=contract.max_in_flight, window=_remembered(contract),
-            chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else -(-len(works) // CHUNK),
-            pairs_here=len(pairs) // 2, pushed=len(works) if commands else 0,
+            items=len(items), most=contract.max_in_flight, window=_remembered(contract),
+            chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else -(-len(items) // CHUNK),
+            pairs_here=len(pairs) // 2, pushed=len(items) if commands else 0,
             on_done=int(contract.options.on_batch_done is not None),
             tail=[*records, *pairs, *commands],
         )  # fmt: skip
@@ -163,12 +163,12 @@ def _remembered(contract: TaskContract) -> int:
     return round(max(contract.options.dedup_window, contract.poll_timeout + 10) * 1000)
 
 
-def _pairs(poll_id: str, works: Sequence[CheckedItem], start: int) -> list[str]:
+def _pairs(poll_id: str, items: Sequence[CheckedItem], start: int) -> list[str]:
     return [
         text
-        for index, work in enumerate(works, start)
-        if work.key is not None
-        for text in (work.key, item_id(poll_id, index))
+        for index, item in enumerate(items, start)
+        if item.key is not None
+        for text in (item.key, item_id(poll_id, index))
     ]
 
 

@@ -33,9 +33,9 @@ class Record:
     reprs: tuple[str, str] | None
 
 
-def encode(work: CheckedItem, unit_task: str) -> bytes:
+def encode(item: CheckedItem, unit_task: str) -> bytes:
     """The record of one item of a unit whose task is ``unit_task``."""
-    task, body, serializer, options, key, reprs, _, _ = work
+    task, body, serializer, options, key, reprs, _, _ = item
     if not options and reprs is None and task == unit_task and serializer == "json":
         if key is None:
             return b"1 - 0\n" + body
@@ -55,7 +55,7 @@ def encode(work: CheckedItem, unit_task: str) -> bytes:
     return b"%b %b %d\n%b%b%b" % (VERSION, length, len(text), raw, text, body)
 
 
-def read_work(record: bytes, unit_task: str) -> CheckedItem:
+def read_item(record: bytes, unit_task: str) -> CheckedItem:
     """The item behind a record, its arguments still serialised.
 
     Raises:
@@ -79,17 +79,17 @@ def read_work(record: bytes, unit_task: str) -> CheckedItem:
         serializer=differing.get("serializer", "json"),
         options=options,
         key=key,
+        kept_reprs=reprs,
         reprs=reprs,
-        shown=reprs,
-        told=json_dumps(options) if options else "",
+        options_json=json_dumps(options) if options else "",
     )
 
 
-def opened(work: CheckedItem) -> Record:
+def opened(item: CheckedItem) -> Record:
     """An item with its arguments and options as values, the same whether it comes from the ledger or goes there."""
-    args, kwargs = arguments(work.body, work.serializer)
-    options = json_loads(work.told or json_dumps(work.options)) if work.options else {}
-    return Record(work.task, args, kwargs, options, work.key, work.reprs)
+    args, kwargs = arguments(item.body, item.serializer)
+    options = json_loads(item.options_json or json_dumps(item.options)) if item.options else {}
+    return Record(item.task, args, kwargs, options, item.key, item.kept_reprs)
 
 
 def arguments(body: bytes, serializer: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -110,4 +110,4 @@ def decode(record: bytes, unit_task: str) -> Record:
     Raises:
         ValueError: the record has a version that this release does not know.
     """
-    return opened(read_work(record, unit_task))
+    return opened(read_item(record, unit_task))

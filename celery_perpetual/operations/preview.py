@@ -80,9 +80,9 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
     if not isinstance(result, ReadBatch):
         return Preview(task=name, status="paused", reason=result.reason)
     if result.overflow:
-        return Preview(task=name, status="skipped", reason="max_in_flight", count=len(result.works))
+        return Preview(task=name, status="skipped", reason="max_in_flight", count=len(result.items))
     shown = claim.contract.options.store_args
-    items = tuple(_item(runner, work, shown=shown) for work in result.works)
+    items = tuple(_item(runner, item, shown=shown) for item in result.items)
     return Preview(
         task=name,
         status="enqueued" if items else "empty",
@@ -94,10 +94,10 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
     )
 
 
-def _item(runner: Runner, work: CheckedItem, *, shown: bool) -> dict[str, Any]:
-    facts: dict[str, Any] = {"task": work.task, "key": work.key, "options": dict(work.options)}
+def _item(runner: Runner, item: CheckedItem, *, shown: bool) -> dict[str, Any]:
+    facts: dict[str, Any] = {"task": item.task, "key": item.key, "options": dict(item.options)}
     if shown:
-        facts["args"], facts["kwargs"] = runner.arguments(work)
+        facts["args"], facts["kwargs"] = runner.arguments(item)
     return facts
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from celery_perpetual.ledger.ids import new_poll_id, new_poll_ids
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS
+from celery_perpetual.store.chunks import grouped
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.cadence import Occurrence
@@ -112,7 +113,7 @@ class Claims:
         now, following, *rows = script("due")(
             self.store, due=keys.due, limit=limit, unit_prefix=keys.unit_prefix, mine=leader
         )
-        found = [_due(unit, facts) for unit, facts in zip(*[iter(rows)] * 2, strict=True)]
+        found = [_due(unit, facts) for unit, facts in grouped(rows, 2)]
         return int(now), int(float(following)) if following else None, found
 
     def by_leader(self, leader: str, seen: int, wanted: Sequence[tuple[TaskUnit, Occurrence]]) -> list[Claim | Refusal]:
@@ -167,8 +168,10 @@ class Claims:
         )()  # fmt: skip
         if not at:
             raise NotLeading
-        told = zip(*[iter(reply)] * 2, strict=True)
-        return [_claim(each, int(at), facts, cursor) for each, (facts, cursor) in zip(wanted, told, strict=True)]
+        return [
+            _claim(each, int(at), facts, cursor)
+            for each, (facts, cursor) in zip(wanted, grouped(reply, 2), strict=True)
+        ]
 
 
 class _Wanted(NamedTuple):

@@ -1,4 +1,4 @@
-"""From what ``next_batch`` returned to the work that is new."""
+"""From what ``next_batch`` returned to the items that are new."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class ReadBatch:
     """What one poll brought."""
 
-    works: list[CheckedItem] = field(default_factory=list)
-    """New work, in order; it fits, unless ``overflow``."""
+    items: list[CheckedItem] = field(default_factory=list)
+    """New items, in order; it fits, unless ``overflow``."""
     read: int = 0
     duplicates: int = 0
     left_out: int = 0
@@ -79,45 +79,45 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
     room = contract.max_in_flight - claim.in_flight
     most = contract.options.limit if whole else min(room, contract.options.limit)
     reader, seen = ItemReader(app, contract), set[str]()
-    while len(found.works) < most:
+    while len(found.items) < most:
         part = list(islice(entries, CHUNK))
         if claim.abandoned:
             raise Abandoned
         if not part:
             break
-        works = [reader.read(found.read + at, entry) for at, entry in enumerate(part)]
+        items = [reader.read(found.read + at, entry) for at, entry in enumerate(part)]
         found.read += len(part)
         if whole and found.read > contract.options.limit:
             break
-        fresh = _fresh(ledger, claim, works, seen)
-        found.duplicates += len(works) - len(fresh)
-        found.works += fresh
+        fresh = _fresh(ledger, claim, items, seen)
+        found.duplicates += len(items) - len(fresh)
+        found.items += fresh
     if whole and (found.read > contract.options.limit or next(entries, None) is not None):
         raise BatchTooLarge(
             f"{contract.name}.next_batch returned a Batch with a cursor and more than {contract.options.limit} "
             "items; read at most poll.limit rows, or raise the perpetual option limit"
         )
     if not whole:
-        found.left_out = max(0, len(found.works) - most) + _rest(batch.items, found.read)
-        del found.works[most:]
-    found.overflow = whole and len(found.works) > room
+        found.left_out = max(0, len(found.items) - most) + _rest(batch.items, found.read)
+        del found.items[most:]
+    found.overflow = whole and len(found.items) > room
     return found
 
 
-def _fresh(ledger: Ledger, claim: Claim, works: list[CheckedItem], seen: set[str]) -> list[CheckedItem]:
-    """Works whose key is neither in flight nor earlier in this batch; the first one wins."""
+def _fresh(ledger: Ledger, claim: Claim, items: list[CheckedItem], seen: set[str]) -> list[CheckedItem]:
+    """Items whose key is neither in flight nor earlier in this batch; the first one wins."""
     contract = claim.contract
-    keys = list({work.key for work in works if work.key is not None} - seen)
+    keys = list({item.key for item in items if item.key is not None} - seen)
     since = min(claim.now, claim.store_time - round(contract.options.dedup_window * 1000))
     taken = ledger.taken(claim.unit.name, keys, claim.poll_id, since=since) if keys else ()
     fresh = []
-    for work in works:
-        if work.key is None:
-            fresh.append(work)
-        elif work.key not in seen:
-            seen.add(work.key)
-            if work.key not in taken:
-                fresh.append(work)
+    for item in items:
+        if item.key is None:
+            fresh.append(item)
+        elif item.key not in seen:
+            seen.add(item.key)
+            if item.key not in taken:
+                fresh.append(item)
     return fresh
 
 

@@ -105,9 +105,9 @@ class Runner:
             loop.close()
             _close_old_connections()
 
-    def arguments(self, work: CheckedItem) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments of a work, as its task will get them."""
-        record = decode(encode(work, work.task), work.task)
+    def arguments(self, item: CheckedItem) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments of an item, as its task will get them."""
+        record = decode(encode(item, item.task), item.task)
         return record.args, record.kwargs
 
     def time_out(self, claim: Claim) -> PollOutcome:
@@ -157,24 +157,24 @@ class Runner:
         )
 
     def _enqueue(self, claim: Claim, found: ReadBatch) -> PollEnd | PollOutcome:
-        contract, works = claim.contract, found.works
+        contract, items = claim.contract, found.items
         counts = {"duplicates": found.duplicates, "left_out": found.left_out, "watermark": found.watermark}
         if found.overflow:
-            return self._skip_full(claim, claim.in_flight + len(works), duplicates=found.duplicates)
+            return self._skip_full(claim, claim.in_flight + len(items), duplicates=found.duplicates)
         outcome = outcome_of(claim, status.EMPTY, cursor=found.cursor, **counts)
-        if not works:
+        if not items:
             return poll_end(claim, outcome, "reset", cursor=found.cursor)
-        outcome = outcome_of(claim, status.ENQUEUED, cursor=found.cursor, count=len(works), **counts)
-        if len(works) > CHUNK and not self.ledger.stage(claim.unit, claim.poll_id, works):
+        outcome = outcome_of(claim, status.ENQUEUED, cursor=found.cursor, count=len(items), **counts)
+        if len(items) > CHUNK and not self.ledger.stage(claim.unit, claim.poll_id, items):
             return refused(claim)
         try:
-            self.publisher.rehearse(works)
-            load = self.publisher.load(claim.poll_id, works)
+            self.publisher.rehearse(items)
+            load = self.publisher.load(claim.poll_id, items)
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # a route, a queue or a header of the user's
             return self._fail(claim, error)
-        full = claim.in_flight + len(works) >= contract.max_in_flight
+        full = claim.in_flight + len(items) >= contract.max_in_flight
         drain = not claim.by_hand and not full and (found.more or found.read >= contract.limit)
         closing = Closing(
             poll_id=claim.poll_id,
@@ -187,20 +187,20 @@ class Runner:
             history_ttl=HISTORY_TTL_MS,
         )
         reach("poll.committing")
-        verdict = self.ledger.commit(claim.unit, closing, works, *load.packed(FIRST_TARGET))
+        verdict = self.ledger.commit(claim.unit, closing, items, *load.packed(FIRST_TARGET))
         reach("poll.committed")
         if verdict == "full":
-            return self._skip_full(claim, claim.in_flight + len(works))
+            return self._skip_full(claim, claim.in_flight + len(items))
         if verdict == "missing":
             return self._fail(claim, RuntimeError("records of this batch expired before its commit"))
         if verdict == "refused":
             return refused(claim)
         claim.committed = True
-        logger.info("perpetual: %s enqueued %d items", claim.unit.name, len(works), extra=_extra(outcome))
+        logger.info("perpetual: %s enqueued %d items", claim.unit.name, len(items), extra=_extra(outcome))
         if load:
-            load.after_publish.tell()
+            load.after_publish.send()
         else:
-            publish_or_leave(self.publisher, claim.poll_id, works)
+            publish_or_leave(self.publisher, claim.poll_id, items)
         return outcome
 
     def _skip_full(self, claim: Claim, value: int, duplicates: int = 0) -> PollEnd:

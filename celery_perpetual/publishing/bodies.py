@@ -28,17 +28,17 @@ class Bodies:
         self.body: Callable[[CheckedItem], bytes] = self._extended if spliced else self._encoded
         """The body of an item's message."""
 
-    def reprs(self, work: CheckedItem) -> tuple[str, str]:
+    def reprs(self, item: CheckedItem) -> tuple[str, str]:
         """How Celery shows the arguments of an item that comes from the ledger."""
-        return self._show(*arguments(work.body, work.serializer))
+        return self._show(*arguments(item.body, item.serializer))
 
-    def whole(self, work: CheckedItem) -> Any:
+    def whole(self, item: CheckedItem) -> Any:
         """The body as a value, as signals show it."""
-        return (*arguments(work.body, work.serializer), self._embed)
+        return (*arguments(item.body, item.serializer), self._embed)
 
-    def _extended(self, work: CheckedItem) -> bytes:
+    def _extended(self, item: CheckedItem) -> bytes:
         """JSON in JSON is the same text: ``[args, kwargs]`` becomes ``[args, kwargs, embed]`` at its end."""
-        return work.body[:-1] + self._tail
+        return item.body[:-1] + self._tail
 
-    def _encoded(self, work: CheckedItem) -> bytes:
-        return self._encode(self.whole(work))
+    def _encoded(self, item: CheckedItem) -> bytes:
+        return self._encode(self.whole(item))

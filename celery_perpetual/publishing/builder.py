@@ -10,7 +10,7 @@ from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.commands import Load
-from celery_perpetual.publishing.stamp import Numbered, Stamp, make_stamp
+from celery_perpetual.publishing.stamp import IndexedItems, Stamp, make_stamp
 from celery_perpetual.publishing.stampable import Kind, kind_of, objection
 
 if TYPE_CHECKING:
@@ -29,29 +29,29 @@ class Builder:
         self._poll_id = poll_id
         self._stamps: dict[Kind, Stamp | None] = {}
 
-    def load(self, numbered: Numbered) -> Load:
+    def load(self, indexed: IndexedItems) -> Load:
         """The broker commands of items, given with their index in the batch.
 
         Raises:
             Exception: what Celery raises for an item that cannot be sent.
         """
         load = Load()
-        kinds = Counter(kind_of(work) for _, work in numbered)
+        kinds = Counter(kind_of(item) for _, item in indexed)
         for kind, count in kinds.items():
             if kind not in self._stamps and count >= FEWEST:
-                self._stamps[kind] = self._made(kind, numbered)
-        for kind, run in groupby(numbered, lambda each: kind_of(each[1])):
+                self._stamps[kind] = self._made(kind, indexed)
+        for kind, run in groupby(indexed, lambda each: kind_of(each[1])):
             stamp = self._stamps.get(kind)
             if stamp is not None:
                 stamp.load(load, list(run))
                 continue
-            for index, work in run:
-                load.add(self._capture.commands(opened(work), item_id(self._poll_id, index), load.after_publish))
+            for index, item in run:
+                load.add(self._capture.commands(opened(item), item_id(self._poll_id, index), load.after_publish))
         return load
 
-    def _made(self, kind: Kind, numbered: Numbered) -> Stamp | None:
+    def _made(self, kind: Kind, indexed: IndexedItems) -> Stamp | None:
         if objection(self._app, kind) is not None:
             return None
         return make_stamp(
-            self._app, self._capture, self._poll_id, [each for each in numbered if kind_of(each[1]) == kind]
+            self._app, self._capture, self._poll_id, [each for each in indexed if kind_of(each[1]) == kind]
         )

@@ -18,7 +18,7 @@ from celery_perpetual.publishing.amqp_stamp import AmqpStamp, Parcel, make_amqp_
 from celery_perpetual.publishing.builder import FEWEST
 from celery_perpetual.publishing.message import send
 from celery_perpetual.publishing.sender import AfterPublish, QuietSender
-from celery_perpetual.publishing.stamp import Numbered
+from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.publishing.stampable import Kind, kind_of, objection
 
 if TYPE_CHECKING:
@@ -45,26 +45,26 @@ class Confirmed:
         self._producer = app.amqp.Producer(channel, auto_declare=False)
         self._sender = QuietSender(app)
 
-    def deliver(self, numbered: Numbered) -> AfterPublish:
+    def publish(self, indexed: IndexedItems) -> AfterPublish:
         """Publish the chunk and wait for its confirms.
 
         Raises:
             kombu.exceptions.OperationalError: some were refused or did not come in time.
         """
         after_publish = self._sender.after_publish = AfterPublish()
-        for kind in {kind_of(work) for _, work in numbered}:
-            same = [each for each in numbered if kind_of(each[1]) == kind]
+        for kind in {kind_of(item) for _, item in indexed}:
+            same = [each for each in indexed if kind_of(each[1]) == kind]
             if kind not in self._stamps and len(same) >= FEWEST:
                 good = objection(self._app, kind) is None
                 self._stamps[kind] = make_amqp_stamp(self._app, self.caught, self._poll_id, same) if good else None
-        for index, work in numbered:
-            stamp = self._stamps.get(kind_of(work))
+        for index, item in indexed:
+            stamp = self._stamps.get(kind_of(item))
             if stamp is None:
-                send(self._app, self._producer, opened(work), item_id(self._poll_id, index), self._sender)
+                send(self._app, self._producer, opened(item), item_id(self._poll_id, index), self._sender)
             else:
-                parcel = stamp.parcel(index, work)
-                self._basic_publish(parcel.message, **parcel.way)
-                stamp.tell(after_publish, index, work)
+                parcel = stamp.parcel(index, item)
+                self._basic_publish(parcel.message, **parcel.target)
+                stamp.keep_calls(after_publish, index, item)
         self._confirms.wait(self._connection, CONFIRM_SECONDS)
         return after_publish
 
@@ -79,11 +79,11 @@ class Confirmed:
             self._caught, self._sender.after_publish = None, kept
         return caught
 
-    def _basic_publish(self, message: Any, **way: Any) -> None:
+    def _basic_publish(self, message: Any, **target: Any) -> None:
         if self._caught is not None:
-            self._caught.append(Parcel(message, way))
+            self._caught.append(Parcel(message, target))
             return
-        self._publish(message, **way)
+        self._publish(message, **target)
         self._confirms.expect()
 
 

@@ -28,7 +28,7 @@ DELAYED_EXCHANGE = level_name(MAX_LEVEL)
 
 
 #: Options of ``send_task`` that go into the message's headers and not among its properties.
-TOLD_APART = ("group_id", "group_index", "chain", "retries", "root_id", "parent_id", "replaced_task_nesting")
+HEADER_OPTIONS = ("group_id", "group_index", "chain", "retries", "root_id", "parent_id", "replaced_task_nesting")
 
 
 def has_own_sender(task: Any) -> bool:
@@ -88,7 +88,7 @@ def _send_by_record(
     special = {name: options.pop(name, None) for name in ("eta", "expires", "time_limit", "soft_time_limit")}
     link, link_error = options.pop("link", None), options.pop("link_error", None)
     ignore_result = options.pop("ignore_result", None)
-    told = {name: options.pop(name) for name in TOLD_APART if name in options}
+    in_headers = {name: options.pop(name) for name in HEADER_OPTIONS if name in options}
     for name in ("add_to_parent", "route_name"):
         options.pop(name, None)
     options = app.amqp.router.route(options, record.task, args, kwargs, task)
@@ -96,14 +96,14 @@ def _send_by_record(
         options = _delayed_by_broker(app, producer, special["eta"], options)
     if special["expires"] is not None:
         options["expiration"] = max(0.0, _seconds_until(app, special["expires"]))
-    shown = () if record.reprs is None else zip(("argsrepr", "kwargsrepr"), record.reprs, strict=True)
-    reprs = {name: text for name, text in shown if name not in options}
+    kept_reprs = () if record.reprs is None else zip(("argsrepr", "kwargsrepr"), record.reprs, strict=True)
+    reprs = {name: text for name, text in kept_reprs if name not in options}
     create: Any = app.amqp.create_task_message
     message = create(
         task_id, record.task, args, kwargs,
         callbacks=maybe_list(link), errbacks=maybe_list(link_error), reply_to=options.pop("reply_to", app.thread_oid),
         create_sent_event=app.conf.task_send_sent_event, shadow=shadow, ignore_result=ignore_result,
-        **special, **reprs, **told, **options,
+        **special, **reprs, **in_headers, **options,
     )  # fmt: skip
     for stamp in options.pop("stamped_headers", None) or ():
         options.pop(stamp, None)

@@ -1,7 +1,7 @@
 """Publishes committed batches; the ledger is the outbox.
 
 On the store's own Redis a script pushes the messages and advances ``published`` together, so a repeat does nothing
-and every item is in the broker exactly once. To any other broker a courier brings them, with confirms where the
+and every item is in the broker exactly once. To any other broker a transport brings them, with confirms where the
 transport has them, and then ``published`` advances: a repeat after a crash sends the same task ids again. A publisher
 that dies is continued by the next leader (*relay*), which builds the same messages from the same records.
 
@@ -23,14 +23,14 @@ from celery_perpetual.broker.unacked import shares_redis
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger.item import CheckedItem
-from celery_perpetual.ledger.record import opened, read_work
+from celery_perpetual.ledger.record import opened, read_item
 from celery_perpetual.publishing.builder import Builder
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.commands import Load
 from celery_perpetual.publishing.message import has_own_sender, route
-from celery_perpetual.publishing.stamp import Numbered
+from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.publishing.stampable import Kind, kind_of
-from celery_perpetual.publishing.transports import courier
+from celery_perpetual.publishing.transports import open_transport
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
@@ -44,7 +44,7 @@ logger = get_logger(__name__)
 MOST_COMMANDS = 2000
 
 #: Brings a chunk to the broker, or what the script has to do for that.
-Way = Callable[[Numbered], Load]
+PublishChunk = Callable[[IndexedItems], Load]
 
 #: How many kinds of items are tried out before a commit.
 MOST_KINDS = 20
@@ -64,40 +64,40 @@ class Publisher:
         """Whether the broker is the store's own server and database."""
         return shares_redis(self.app, self.store)
 
-    def rehearse(self, works: Sequence[CheckedItem]) -> None:
+    def rehearse(self, items: Sequence[CheckedItem]) -> None:
         """Route one of each kind of item, so that what cannot be sent is refused before it is committed.
 
         Raises:
             Exception: whatever the router or a queue that does not exist raises.
         """
         kinds: dict[Kind, CheckedItem] = {}
-        for work in works:
-            kinds.setdefault(kind_of(work), work)
+        for item in items:
+            kinds.setdefault(kind_of(item), item)
             if len(kinds) == MOST_KINDS:
                 break
-        for work in kinds.values():
-            route(self.app, opened(work))
+        for item in kinds.values():
+            route(self.app, opened(item))
 
-    def load(self, poll_id: str, works: Sequence[CheckedItem]) -> Load:
+    def load(self, poll_id: str, items: Sequence[CheckedItem]) -> Load:
         """Broker commands of a small batch, for the commit to run; none where it cannot."""
-        if len(works) > CHUNK or not self.shares_redis or self._one_by_one(works):
+        if len(items) > CHUNK or not self.shares_redis or self._one_by_one(items):
             return Load()
         with self._builder(poll_id) as builder:
-            load = builder.load(list(enumerate(works)))
+            load = builder.load(list(enumerate(items)))
         return load if len(load) <= MOST_COMMANDS else Load()
 
-    def publish(self, poll_id: str, works: Sequence[CheckedItem] = ()) -> int:
+    def publish(self, poll_id: str, items: Sequence[CheckedItem] = ()) -> int:
         """Publish what a committed batch has not published yet, and return how many items that were.
 
         Args:
-            works: the items of the batch, where the caller has them; else they are read from the ledger.
+            items: the items of the batch, where the caller has them; else they are read from the ledger.
 
         Raises:
             StoreUnavailable: the store did not answer.
             kombu.exceptions.OperationalError: the broker did not; what is missing is relayed later.
         """
         with self._alone(poll_id) as alone:
-            return self._publish(poll_id, works) if alone else 0
+            return self._publish(poll_id, items) if alone else 0
 
     def relay(self, limit: int = 100) -> int:
         """Continue what others left unpublished, and return how many items that were."""
@@ -115,17 +115,18 @@ class Publisher:
             logger.exception("perpetual: poll %s cannot be published now, the relay will try again", poll_id)
             return 0
 
-    def _publish(self, poll_id: str, works: Sequence[CheckedItem]) -> int:
+    def _publish(self, poll_id: str, items: Sequence[CheckedItem]) -> int:
         sent, state = 0, self._state(poll_id)
         with ExitStack() as stack:
-            ways: dict[bool, Way] = {}
+            by_kind: dict[bool, PublishChunk] = {}
             while state is not None and state[1] < state[2]:
                 task, first, total = state
                 last = min(total, (first // CHUNK + 1) * CHUNK)
-                numbered = self._numbered(task, poll_id, first, last, works)
-                singly = self._one_by_one(work for _, work in numbered)
-                way = ways.get(singly) or ways.setdefault(singly, self._way(poll_id, stack, one_by_one=singly))
-                done = self._publish_part(way(numbered), poll_id, first, last)
+                indexed = self._indexed(task, poll_id, first, last, items)
+                singly = self._one_by_one(item for _, item in indexed)
+                if singly not in by_kind:
+                    by_kind[singly] = self._chunk_publisher(poll_id, stack, one_by_one=singly)
+                done = self._publish_part(by_kind[singly](indexed), poll_id, first, last)
                 sent += last - first if done else 0
                 state = (task, last, total) if done == 1 else self._state(poll_id) if done else None
         return sent
@@ -141,16 +142,16 @@ class Publisher:
             )
         )  # fmt: skip
         if done:
-            load.after_publish.tell()
+            load.after_publish.send()
             reach("poll.published")
         return done
 
-    def _way(self, poll_id: str, stack: ExitStack, *, one_by_one: bool) -> Way:
+    def _chunk_publisher(self, poll_id: str, stack: ExitStack, *, one_by_one: bool) -> PublishChunk:
         """How chunks get to the broker: within the script, or before it."""
         if self.shares_redis and not one_by_one:
             return stack.enter_context(self._builder(poll_id)).load
-        road = stack.enter_context(courier(self.app, poll_id, one_by_one=one_by_one))
-        return lambda numbered: Load(road.deliver(numbered))
+        transport = stack.enter_context(open_transport(self.app, poll_id, one_by_one=one_by_one))
+        return lambda indexed: Load(transport.publish(indexed))
 
     def _state(self, poll_id: str) -> tuple[str, int, int] | None:
         with self.store.errors("batch"):
@@ -161,12 +162,12 @@ class Publisher:
             return None
         return task.decode(), int(published), int(total)
 
-    def _numbered(
-        self, unit_task: str, poll_id: str, first: int, last: int, works: Sequence[CheckedItem]
+    def _indexed(
+        self, unit_task: str, poll_id: str, first: int, last: int, items: Sequence[CheckedItem]
     ) -> list[tuple[int, CheckedItem]]:
         """Items of one chunk that have not ended; a relay need not send again what ran already."""
-        if works:
-            return list(enumerate(works[first:last], first))
+        if items:
+            return list(enumerate(items[first:last], first))
         chunk, names = first // CHUNK, self.store.keys
         with self.store.errors("records"):
             pipe = self.store.redis.pipeline(transaction=False)
@@ -174,7 +175,7 @@ class Publisher:
             pipe.get(names.done(poll_id, chunk))
             records, done = pipe.execute()
         return [
-            (index, read_work(record, unit_task))
+            (index, read_item(record, unit_task))
             for index, record in enumerate(records, first)
             if not (done and (at := index % CHUNK) // 8 < len(done) and done[at // 8] >> (7 - at % 8) & 1)
         ]
@@ -198,9 +199,9 @@ class Publisher:
             self._local.capture = None
             capture.close()
 
-    def _one_by_one(self, works: Iterable[CheckedItem]) -> bool:
+    def _one_by_one(self, items: Iterable[CheckedItem]) -> bool:
         """Whether there are tasks among these that publish themselves."""
-        return any(has_own_sender(self.app.tasks.get(name)) for name in {work.task for work in works})
+        return any(has_own_sender(self.app.tasks.get(name)) for name in {item.task for item in items})
 
     @contextmanager
     def _alone(self, poll_id: str) -> Iterator[bool]:
@@ -214,10 +215,10 @@ class Publisher:
                 self._busy.discard(poll_id)
 
 
-def publish_or_leave(publisher: Publisher, poll_id: str, works: Sequence[CheckedItem] = ()) -> None:
+def publish_or_leave(publisher: Publisher, poll_id: str, items: Sequence[CheckedItem] = ()) -> None:
     """Publish at once; what cannot be sent now is relayed by the leader."""
     try:
-        publisher.publish(poll_id, works)
+        publisher.publish(poll_id, items)
     except StoreUnavailable as error:
         logger.warning("perpetual: publishing of poll %s is left to the relay: %s", poll_id, error)
     except Exception:

@@ -43,4 +43,4 @@ def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature:
         capture.close()
     arguments, keys = load.packed(first_key=2)
     if script("push_once")(store, waiting=waiting, more_keys=keys, entry=entry, tail=arguments):
-        load.after_publish.tell()
+        load.after_publish.send()

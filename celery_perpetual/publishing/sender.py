@@ -1,4 +1,4 @@
-"""Celery's own sender, which tells of a publish only once it has taken place.
+"""Celery's own sender, but its signals after the publish are sent only once it has taken place.
 
 ``AMQP.send_task_message`` sends ``before_task_publish``, hands the message to its producer and sends
 ``after_task_publish`` at once. Our producers only collect: the broker has a message when a script has run, or when its
@@ -34,29 +34,29 @@ class SignalCall(NamedTuple):
 
 
 class AfterPublish:
-    """What is to be told after the publish."""
+    """The calls of signals that are due after the publish."""
 
     def __init__(self) -> None:
-        self._told: list[SignalCall] = []
+        self._calls: list[SignalCall] = []
 
     def add(self, signal: Any, arguments: dict[str, Any]) -> None:
-        """Keep a call of a signal, if anybody listens."""
+        """Keep a call of a signal that has receivers."""
         if signal.receivers:
-            self._told.append(SignalCall(signal, arguments))
+            self._calls.append(SignalCall(signal, arguments))
 
-    def tell(self) -> None:
+    def send(self) -> None:
         """Send everything that was kept, in order. Receivers cannot raise: Celery logs what they raise."""
-        told, self._told = self._told, []
-        for signal, arguments in told:
+        calls, self._calls = self._calls, []
+        for signal, arguments in calls:
             signal.send(**arguments)
 
-    def taken(self) -> list[SignalCall]:
-        """Take out what was kept, and tell nobody."""
-        told, self._told = self._told, []
-        return told
+    def take(self) -> list[SignalCall]:
+        """Take out the calls that were kept, without sending them."""
+        calls, self._calls = self._calls, []
+        return calls
 
 
-class _Kept:
+class _KeptSignal:
     """A signal whose calls are kept."""
 
     def __init__(self, signal: Any, sender: QuietSender) -> None:
@@ -77,14 +77,14 @@ class _Signals:
     before_task_publish = signals.before_task_publish
 
     def __init__(self, sender: QuietSender) -> None:
-        self.after_task_publish = _Kept(signals.after_task_publish, sender)
-        self.task_sent = _Kept(signals.task_sent, sender)
+        self.after_task_publish = _KeptSignal(signals.after_task_publish, sender)
+        self.task_sent = _KeptSignal(signals.task_sent, sender)
 
 
 class QuietSender:
-    """``app.amqp.send_task_message``, but what it tells after the publish goes to ``after_publish``.
+    """``app.amqp.send_task_message``, but the signals after the publish go to ``after_publish``.
 
-    A sender that is not Celery's is called as it is, and tells when it likes.
+    A sender that is not Celery's is called as it is, and sends its signals when it likes.
     """
 
     def __init__(self, app: Celery) -> None:

@@ -30,7 +30,7 @@ from celery_perpetual.publishing.sender import AfterPublish, SignalCall, call_fo
 if TYPE_CHECKING:
     from celery import Celery
 
-Numbered = Sequence[tuple[int, CheckedItem]]
+IndexedItems = Sequence[tuple[int, CheckedItem]]
 
 #: The order in which the differing values stand in a message.
 ORDER = ["body", "id", "id", "args", "kwargs", "id", "tag"]
@@ -40,58 +40,58 @@ class Stamp:
     """Messages of one kind in one poll, for a Redis broker."""
 
     def __init__(
-        self, poll_id: str, key: str, template: str, tag: str, contents: Bodies, told: list[SignalCall]
+        self, poll_id: str, key: str, template: str, tag: str, bodies: Bodies, calls: list[SignalCall]
     ) -> None:
         self._poll_id = poll_id
         self._key = key
         self._template = template
         self._tag = tag
-        self._contents = contents
-        self._told = told
+        self._bodies = bodies
+        self._calls = calls
 
-    def load(self, load: Load, numbered: Numbered) -> None:
+    def load(self, load: Load, indexed: IndexedItems) -> None:
         """Add the messages of items, given with their index in the batch."""
-        load.push(self._key, self._texts(numbered))
-        for told in self._told:
-            if told.signal.receivers:
-                for index, work in numbered:
-                    body, reprs = self._contents.whole(work), work.shown or self._contents.reprs(work)
-                    arguments = call_for(told, item_id(self._poll_id, index), body, reprs)
-                    load.after_publish.add(told.signal, arguments)
+        load.push(self._key, self._texts(indexed))
+        for call in self._calls:
+            if call.signal.receivers:
+                for index, item in indexed:
+                    body, reprs = self._bodies.whole(item), item.reprs or self._bodies.reprs(item)
+                    arguments = call_for(call, item_id(self._poll_id, index), body, reprs)
+                    load.after_publish.add(call.signal, arguments)
 
-    def is_exact(self, capture: Capture, index: int, work: CheckedItem) -> bool:
+    def is_exact(self, capture: Capture, index: int, item: CheckedItem) -> bool:
         """Whether Celery builds the very same message."""
-        record = opened(work)
+        record = opened(item)
         tag = f"{self._tag}{index:08x}"
         commands = capture.commands(record, item_id(self._poll_id, index), tag=tag)
-        return commands == [Command("LPUSH", self._key, self._texts([(index, work)])[0])]
+        return commands == [Command("LPUSH", self._key, self._texts([(index, item)])[0])]
 
-    def _texts(self, numbered: Numbered) -> list[str]:
-        template, body, reprs = self._template, self._contents.body, self._contents.reprs
+    def _texts(self, indexed: IndexedItems) -> list[str]:
+        template, body, reprs = self._template, self._bodies.body, self._bodies.reprs
         texts = []
-        for index, work in numbered:
-            shown_args, shown_kwargs = work.shown or reprs(work)
-            text = b2a_base64(body(work), newline=False).decode("ascii")
+        for index, item in indexed:
+            args_repr, kwargs_repr = item.reprs or reprs(item)
+            text = b2a_base64(body(item), newline=False).decode("ascii")
             number = f"{index:08x}"
             texts.append(
                 template % (
-                    text, number, number, encode_basestring_ascii(shown_args), encode_basestring_ascii(shown_kwargs),
+                    text, number, number, encode_basestring_ascii(args_repr), encode_basestring_ascii(kwargs_repr),
                     number, number,
                 )
             )  # fmt: skip
         return texts
 
 
-def make_stamp(app: Celery, capture: Capture, poll_id: str, numbered: Numbered) -> Stamp | None:
+def make_stamp(app: Celery, capture: Capture, poll_id: str, indexed: IndexedItems) -> Stamp | None:
     """A stamp for items of one kind, or None where it would not be exact.
 
     Raises:
         Exception: whatever Celery or Kombu raise for the specimen, which is what they would raise for the item.
     """
-    work = numbered[0][1]
-    task_id, tag, shown_args, shown_kwargs = (str(uuid4()) for _ in range(4))
+    item = indexed[0][1]
+    task_id, tag, args_repr, kwargs_repr = (str(uuid4()) for _ in range(4))
     after_publish = AfterPublish()
-    specimen = replace(opened(work), reprs=(shown_args, shown_kwargs))
+    specimen = replace(opened(item), reprs=(args_repr, kwargs_repr))
     commands = capture.commands(specimen, task_id, after_publish, tag)
     if len(commands) != 1 or commands[0].name != "LPUSH":
         return None  # a queue that expires, fan-out, more than one queue, or none
@@ -99,8 +99,8 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, numbered: Numbered) 
     message = json_loads(text)
     if message["properties"].get("body_encoding") != "base64" or "compression" in message["headers"]:
         return None
-    contents = Bodies(app, work, b64decode(message["body"]))
-    marks = {task_id: "id", tag: "tag", f'"{shown_args}"': "args", f'"{shown_kwargs}"': "kwargs",
+    bodies = Bodies(app, item, b64decode(message["body"]))
+    marks = {task_id: "id", tag: "tag", f'"{args_repr}"': "args", f'"{kwargs_repr}"': "kwargs",
              message["body"]: "body"}  # fmt: skip
     pieces = re.split("|".join(map(re.escape, marks)), text)
     if [marks[mark] for mark in re.findall("|".join(map(re.escape, marks)), text)] != ORDER:
@@ -110,6 +110,6 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, numbered: Numbered) 
     template = pieces[0].replace("%", "%%") + "".join(
         slot + piece.replace("%", "%%") for slot, piece in zip(slots, pieces[1:], strict=True)
     )
-    stamp = Stamp(poll_id, commands[0].key, template, tag[:28], contents, after_publish.taken())
-    trials = dict((numbered[0], numbered[-1]))
+    stamp = Stamp(poll_id, commands[0].key, template, tag[:28], bodies, after_publish.take())
+    trials = dict((indexed[0], indexed[-1]))
     return stamp if all(stamp.is_exact(capture, index, each) for index, each in trials.items()) else None

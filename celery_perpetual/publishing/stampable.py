@@ -40,7 +40,9 @@ STAMPED_OPTIONS = frozenset(
 #: Task, serializer and JSON of the options: what all messages that are stamped from one specimen have in common.
 Kind = tuple[str, str, str]
 
-kind_of: Callable[[CheckedItem], Kind] = itemgetter(*map(CheckedItem._fields.index, ("task", "serializer", "told")))
+kind_of: Callable[[CheckedItem], Kind] = itemgetter(
+    *map(CheckedItem._fields.index, ("task", "serializer", "options_json"))
+)
 
 
 def objection(app: Celery, kind: Kind) -> str | None:

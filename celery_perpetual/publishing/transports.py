@@ -1,7 +1,7 @@
 """Ways to a broker that is not the store: each brings a chunk of messages there and returns when they are safe.
 
-What a courier could not bring, or does not know whether it did, it raises for; the relay sends the whole chunk again,
-under the same ids.
+A transport raises for a chunk that it could not bring, or that it may not have brought; the relay sends the whole chunk
+again, under the same ids.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.confirmed import Confirmed
 from celery_perpetual.publishing.message import has_own_sender, send
 from celery_perpetual.publishing.sender import AfterPublish, QuietSender
-from celery_perpetual.publishing.stamp import Numbered
+from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.store.address import is_redis
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 WRITE_SECONDS = 30
 
 
-class Courier(Protocol):
+class Transport(Protocol):
     """Brings messages of one poll to the broker. For one thread."""
 
-    def deliver(self, numbered: Numbered) -> AfterPublish:
-        """Bring the messages of one chunk; what is to be told once the ledger knows comes back."""
+    def publish(self, indexed: IndexedItems) -> AfterPublish:
+        """Bring the messages of one chunk; returns the signals that are due once the ledger knows."""
 
 
 class ToRedis:
@@ -44,9 +44,9 @@ class ToRedis:
         self._capture = capture
         self._builder = Builder(app, capture, poll_id)
 
-    def deliver(self, numbered: Numbered) -> AfterPublish:
+    def publish(self, indexed: IndexedItems) -> AfterPublish:
         """Push the chunk."""
-        load = self._builder.load(numbered)
+        load = self._builder.load(indexed)
         self._capture.run(load)
         return load.after_publish
 
@@ -60,26 +60,26 @@ class ByKombu:
         self._producer = app.amqp.Producer(channel, auto_declare=False)
         self._sender = QuietSender(app)
 
-    def deliver(self, numbered: Numbered) -> AfterPublish:
+    def publish(self, indexed: IndexedItems) -> AfterPublish:
         """Publish the chunk."""
         after_publish = self._sender.after_publish = AfterPublish()
-        with self._batch(numbered):
-            for index, work in numbered:
-                send(self._app, self._producer, opened(work), item_id(self._poll_id, index), self._sender)
+        with self._batch(indexed):
+            for index, item in indexed:
+                send(self._app, self._producer, opened(item), item_id(self._poll_id, index), self._sender)
         return after_publish
 
-    def _batch(self, numbered: Numbered) -> Any:
-        """A batch is written at its end, so it is not for senders that tell of the publish at once."""
+    def _batch(self, indexed: IndexedItems) -> Any:
+        """A batch is written at its end, so it is not for senders that send signals of the publish at once."""
         batch = getattr(self._producer, "batch", None)
-        own = any(has_own_sender(self._app.tasks.get(name)) for name in {work.task for _, work in numbered})
+        own = any(has_own_sender(self._app.tasks.get(name)) for name in {item.task for _, item in indexed})
         if batch is None or (own and signals.after_task_publish.receivers):
             return nullcontext()
-        return batch(len(numbered))
+        return batch(len(indexed))
 
 
 @contextmanager
-def courier(app: Celery, poll_id: str, *, one_by_one: bool) -> Iterator[Courier]:
-    """The best way to the app's broker.
+def open_transport(app: Celery, poll_id: str, *, one_by_one: bool) -> Iterator[Transport]:
+    """The best transport to the app's broker.
 
     Args:
         one_by_one: tasks with an ``apply_async`` of their own are among the items: they publish themselves.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,3 +15,12 @@ def chunks(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:
     walk = iter(entries)
     while part := list(islice(walk, CHUNK)):
         yield part
+
+
+def grouped(flat: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
+    """A flat reply of a script in groups of ``size``.
+
+    Raises:
+        ValueError: the last group is not whole.
+    """
+    return zip(*[iter(flat)] * size, strict=True)
