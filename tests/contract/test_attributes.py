@@ -1,0 +1,110 @@
+"""Attributes of a task: every one changes something or is refused as not available yet.
+
+The table stands here a second time, on purpose. Whoever makes a name available moves it to the accepted ones, and
+then needs a test called ``test_attribute_{name}`` in this file, which shows what it changes.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery import Celery
+
+from celery_perpetual import ContractError, Perpetual
+from celery_perpetual.tasks.discovery import discover
+from tests.support import wait_until
+from tests.support.contract import lose, nothing, queued_tasks, without_test
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from tests.support import Project
+
+ATTRIBUTES = ("poll_every", "next_batch", "max_in_flight", "poll_timeout", "lease", "on_lost")
+
+
+ATTRIBUTES_NOT_YET = ("tenants", "preflight")
+
+
+def test_every_accepted_name_has_a_test_of_its_effect() -> None:
+    """No name is accepted without a test here that shows what it changes."""
+    assert without_test("attribute", ATTRIBUTES, globals()) == []
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES_NOT_YET)
+@pytest.mark.parametrize("value", [False, True, "park", list])
+def test_a_reserved_attribute_is_refused(name: str, value: Any) -> None:
+    """An attribute of the contract whose feature does not exist is refused with the task's name."""
+    app = Celery("shop", set_as_current=False)
+    app.task(name="shop.deliver", poll_every=30, next_batch=list, shared=False, **{name: value})(nothing)
+
+    with pytest.raises(ContractError, match=rf"^task shop\.deliver \(.*\): {name} is not available yet; remove it$"):
+        discover(app)
+
+
+def test_attribute_poll_every(project: Callable[..., Project]) -> None:
+    """``poll_every`` is the distance of the slots."""
+    proj = project(
+        """
+        @app.task(base=PerpetualTask, poll_every=0.2, next_batch=lambda poll: ledger.record(poll.slot.timestamp()))
+        def often(): ...
+        """
+    )
+    proj.beat().ready()
+
+    rows = wait_until(lambda: len(proj.rows()) > 2 and proj.rows(), "three polls")
+
+    slots = [round(float(row.id) * 1000) for row in rows]
+    assert len(set(slots)) == len(slots)
+    assert {(slot - slots[0]) % 200 for slot in slots} == {0}
+
+
+def test_attribute_next_batch(shop: Callable[..., Perpetual]) -> None:
+    """``next_batch`` says what is enqueued."""
+    assert shop(lambda: [(1,), (2,)]).poll("deliver").count == 2
+
+
+def test_attribute_max_in_flight(shop: Callable[..., Perpetual]) -> None:
+    """No more items are in flight than ``max_in_flight``."""
+    perpetual = shop(lambda: [(n,) for n in range(5)], max_in_flight=2)
+
+    assert [perpetual.poll("deliver").gate for _ in range(2)] == [None, "max_in_flight"]
+    assert perpetual.units()[0].in_flight == 2
+
+
+def test_attribute_poll_timeout(shop: Callable[..., Perpetual]) -> None:
+    """A ``next_batch`` that takes longer than ``poll_timeout`` is abandoned."""
+    perpetual = shop(lambda: time.sleep(0.3), poll_timeout=0.1)
+
+    outcome = perpetual.poll("deliver")
+
+    assert (outcome.status, "0.1 s" in str(outcome.reason)) == ("timed_out", True)
+
+
+def test_attribute_lease(shop: Callable[..., Perpetual]) -> None:
+    """A task runs under a lease, unless it says ``lease = False``."""
+    for given, guarded in (({}, True), ({"lease": True}, True), ({"lease": False}, False)):
+        perpetual = shop(lambda: [(1,)], **given)
+        task = perpetual.app.tasks["deliver"]
+        assert perpetual.grants.guards(task, "an id", {"perpetual": 1}) is guarded
+
+
+@pytest.mark.parametrize(
+    ("on_lost", "sent", "status"), [("requeue", 2, "pending"), ("fail", 1, "lost"), ("park", 1, "needs_attention")]
+)
+def test_attribute_on_lost(
+    shop: Callable[..., Perpetual], raw_redis: redis.Redis, on_lost: str, sent: int, status: str
+) -> None:
+    """``on_lost`` says what becomes of a task whose worker is gone."""
+    perpetual = shop(lambda: [(1,)], on_lost=on_lost)
+    (task_id,) = perpetual.poll("deliver").task_ids
+
+    lose(perpetual, task_id)
+
+    assert len(queued_tasks(raw_redis)) == sent
+    assert perpetual.completion(task_id).status == status
+    assert [lease.task_id for lease in perpetual.parked()] == ([task_id] if on_lost == "park" else [])

@@ -1,0 +1,52 @@
+"""What the tests of the public contract do to an app in this process, and read from its broker."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from celery_perpetual.completions.end import TaskEnd
+from celery_perpetual.leases.execution import NONCE, Execution
+from celery_perpetual.recovery.sweep import Sweep, Swept
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import redis
+
+    from celery_perpetual import Perpetual
+
+
+def without_test(table: str, names: Iterable[str], module: Mapping[str, Any]) -> list[str]:
+    """The names of a table for which a module of tests has no ``test_{table}_{name}``."""
+    return [name for name in names if f"test_{table}_{name}" not in module]
+
+
+def nothing(*args: Any, **kwargs: Any) -> None: ...
+
+
+def finish(perpetual: Perpetual, task_id: str) -> None:
+    """Tell the store that a task has ended, as a worker does."""
+    perpetual.announcer.announce(TaskEnd(task_id=task_id, task="deliver", status="success"))
+
+
+def queued_tasks(client: redis.Redis) -> list[str]:
+    """Names of the tasks whose messages wait, oldest first."""
+    return [json.loads(message)["headers"]["task"] for message in reversed(client.lrange("celery", 0, -1))]
+
+
+def begin(perpetual: Perpetual, task_id: str) -> Execution | str:
+    """Ask for a lease, as a worker does that has received the task's message."""
+    perpetual.grants.be_a_worker("host")
+    return perpetual.grants.start(perpetual.app.tasks["deliver"], task_id, {NONCE: uuid4().hex})
+
+
+def lose(perpetual: Perpetual, *ids: str) -> Swept:
+    """Let a worker begin tasks and die, and sweep."""
+    for task_id in ids:
+        assert isinstance(begin(perpetual, task_id), Execution)
+    store = perpetual.store
+    for worker in store.redis.zrange(store.keys.workers, 0, -1):
+        store.redis.zadd(store.keys.workers, {worker: 1})
+    return Sweep(perpetual.app, perpetual.grants).once()
