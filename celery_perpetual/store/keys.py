@@ -34,7 +34,7 @@ key                    type    holds                                            
 {P}:states             hash    task id -> order, recoveries, what it waits for        end of the task
 {P}:copies             hash    task id -> its message, where the ledger has it not    end of the task
 {P}:parked             hash    task id -> JSON: why it waits for an operator          end, or an operator
-{P}:again              zset    lost tasks -> since when they are to be sent again     who sends them
+{P}:resend             zset    lost tasks -> since when they are to be sent again     who sends them
 {P}:workers            zset    worker -> its deadline                                 stop, or the sweep
 {P}:w:{worker}         hash    what a worker says of itself                           with the worker; TTL
 {P}:tags:{worker}      hash    delivery tag -> task id, received, not acknowledged    with the worker; TTL
