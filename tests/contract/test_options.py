@@ -14,6 +14,7 @@ import pytest
 from celery import signature
 
 from celery_perpetual import ContractError, Item, Perpetual, PerpetualOptions
+from celery_perpetual.beat.roster import Roster
 from celery_perpetual.tasks.discovery import discover
 from tests.support import wait_until
 from tests.support.contract import finish, lose, queued_tasks, without_test
@@ -121,7 +122,8 @@ def test_option_enabled(shop: Callable[..., Perpetual]) -> None:
     perpetual = shop(list, perpetual_options=PerpetualOptions(enabled=False))
 
     assert [(unit.state, unit.reason) for unit in perpetual.units()] == [("disabled", "perpetual option enabled=False")]
-    assert discover(perpetual.app).units() == {}
+    roster = Roster(perpetual.app, perpetual.settings)
+    assert (dict(roster.units), roster.disabled) == ({}, {"perpetual:deliver"})
 
 
 def test_option_completions(project: Callable[..., Project]) -> None:
