@@ -34,7 +34,11 @@ class BatchTooLarge(PerpetualError, ValueError):
 
 
 class StoreUnavailable(PerpetualError):
-    """The Redis server that holds the state could not be reached in time."""
+    """The Redis server that holds the state could not be reached in time, or could not do its work."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The Redis server answered with an error that no outage explains: trying again may not help."""
 
 
 class UnknownTask(PerpetualError, LookupError):

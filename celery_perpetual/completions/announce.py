@@ -21,7 +21,7 @@ from celery_perpetual.broker.unacked import unacked_keys
 from celery_perpetual.completions.batches import send_batch_done
 from celery_perpetual.completions.end import ExpectedEnd, FinishReply, TaskEnd
 from celery_perpetual.completions.result_in_script import ResultToStore, result_to_store
-from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.errors import StoreRefused, StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.prepared import Of, Prepared
@@ -36,6 +36,9 @@ logger = get_logger(__name__)
 #: Ends that wait for the store, per process.
 MOST_WAITING = 10_000
 RETRY_SECONDS = 0.5
+
+#: Pauses between two tries to announce an end that the store answers with an error: the first one, and the longest.
+REFUSED_SECONDS, LONGEST_REFUSED_SECONDS = 1.0, 60.0
 
 #: What the script answers for the end that counts, and where it has done nothing: it may not store the result, or
 #: cannot read what is there.
@@ -54,6 +57,9 @@ class Announcer:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._backlog: deque[tuple[ExpectedEnd, str, str]] = deque(maxlen=MOST_WAITING)
+        self._refused: deque[tuple[ExpectedEnd, str, str]] = deque(maxlen=MOST_WAITING)
+        """Ends that the store answers with an error: they keep no other end waiting."""
+        self._away = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -92,7 +98,7 @@ class Announcer:
         self._backlog.append((expected, status, head))
         if self._thread is None or not self.down:
             self._announce_oldest_first()
-        if self._backlog:
+        if self._backlog or self._refused:
             self._announce_later()
 
     def announce_with_result(
@@ -116,18 +122,23 @@ class Announcer:
     @property
     def down(self) -> bool:
         """Whether ends wait for a store that did not answer."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._away and self._thread is not None and self._thread.is_alive()
 
     def _announce_oldest_first(self) -> bool:
-        """Tell the store everything that waits, oldest first; False if it does not answer."""
+        """Announce every end that waits, oldest first; False if the store does not answer."""
         while True:
             try:
                 end = self._backlog.popleft()
             except IndexError:
+                self._away = False
                 return True
             try:
                 self._announce(*end)
+            except StoreRefused:
+                self._refused.append(end)
+                logger.exception("perpetual: the store refuses the end of %s, tried again later", end[0].task_id)
             except StoreUnavailable as error:
+                self._away = True
                 self._backlog.appendleft(end)
                 logger.warning("perpetual: the end of %s is told later: %s", end[0].task_id, error)
                 return False
@@ -135,7 +146,8 @@ class Announcer:
                 self._backlog.appendleft(end)
                 return False
             except Exception:
-                logger.exception("perpetual: the end of task %s could not be settled", end[0].task_id)
+                self._refused.append(end)
+                logger.exception("perpetual: the end of %s could not be announced, tried again later", end[0].task_id)
 
     def announce_now(self, end: TaskEnd) -> int:
         """Settle an end at once: :data:`FIRST`, or another number where the task had ended before, or is not known.
@@ -166,7 +178,7 @@ class Announcer:
 
     def _announce_later(self) -> None:
         with self._lock:
-            if not self.down:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._keep_trying, name="perpetual-ends", daemon=True)
                 self._thread.start()
 
@@ -174,13 +186,20 @@ class Announcer:
         """Before the process ends: try for a while. The thread may hold an end in its hand."""
         deadline = time.monotonic() + seconds
         if self._pid == os.getpid() and self._thread is not None:
-            self._thread.join(seconds)
+            while (self._backlog or self._away) and self._thread.is_alive() and time.monotonic() < deadline:
+                self._thread.join(0.05)
         while not self._announce_oldest_first() and time.monotonic() < deadline:
             time.sleep(RETRY_SECONDS)
 
     def _keep_trying(self) -> None:
-        while self._backlog:
+        pause, next_refused = REFUSED_SECONDS, time.monotonic() + REFUSED_SECONDS
+        while self._backlog or self._refused:
             time.sleep(RETRY_SECONDS)
+            if self._refused and time.monotonic() >= next_refused:
+                pause = min(2 * pause, LONGEST_REFUSED_SECONDS)
+                next_refused = time.monotonic() + pause
+                self._backlog.extend(self._refused)
+                self._refused.clear()
             self._announce_oldest_first()
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from celery_perpetual.broker.unacked import shares_unacked, unacked_keys
@@ -111,6 +112,11 @@ class Grants:
                 logger.warning("perpetual: task %s waits for the store: %s", task_id, error)
                 time.sleep(HOLD_SECONDS)
                 continue
+            except SoftTimeLimitExceeded:
+                raise
+            except Exception:  # whatever it is: a task whose body has not run has not failed
+                logger.exception("perpetual: task %s runs without a lease", task_id)
+                return _without_lease(task_id, request)
             reach("task.started")
             if verdict != b"run":
                 return str(verdict.decode())

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from celery.utils.log import get_logger
 
-from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.errors import StoreRefused, StoreUnavailable
 from celery_perpetual.polling.claims import Claim
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS, SUPERSEDED, PollOutcome
 from celery_perpetual.store.connection import Store
@@ -62,7 +62,7 @@ class PollEnds:
             try:
                 self._told(ends, reply())
             except Exception as error:  # noqa: BLE001  # whatever it is, every poll is told about
-                if len(ends) == 1 or isinstance(error, StoreUnavailable):
+                if len(ends) == 1 or (isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused)):
                     for end in ends:
                         broke_off(end.claim, error)
                 else:

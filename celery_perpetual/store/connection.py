@@ -1,4 +1,4 @@
-"""The connection to the store: explicit timeouts, one repeat, errors in our own words.
+"""The connection to the store: explicit timeouts, one repeat over a new connection, errors in our own words.
 
 A :class:`Store` may be shared by threads; after a fork redis-py gives the child connections of its own.
 """
@@ -17,9 +17,10 @@ from redis.exceptions import TimeoutError as NoAnswer
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from celery_perpetual.errors import SettingsError, StoreUnavailable
+from celery_perpetual.errors import SettingsError, StoreRefused, StoreUnavailable
 from celery_perpetual.store.address import Address, address, is_redis, without_password
 from celery_perpetual.store.keys import Keys
+from celery_perpetual.store.refusals import is_refusal
 from celery_perpetual.store.wire import Wire
 
 if TYPE_CHECKING:
@@ -65,15 +66,24 @@ class Store:
         """The same namespace over connections of its own.
 
         Args:
-            patient: False for callers that may not wait: connecting and asking together take at most the timeout,
-                and only a connection that is plainly broken is tried a second time.
+            patient: False for callers that may not wait: to ask over a connection that turns out to be dead, to
+                connect anew and to ask again take at most the timeout together.
         """
-        timeout = self.timeout if patient else self.timeout / 2
+        timeout = self.timeout if patient else self.timeout / 3
         return Store(self.address, self.keys.prefix, timeout=timeout, shown=self.shown, patient=patient)
 
     def errors(self, doing: str) -> _Errors:
-        """Turn the client's errors into :class:`StoreUnavailable`, within a block."""
-        return _Errors(self.shown, doing)
+        """Turn every error of the client into :class:`StoreUnavailable`, within a block.
+
+        Where the server answered that it cannot do this now, the idle connections are closed: a name that stands for
+        another server by now leads there only when it is looked up again.
+        """
+        return _Errors(self, doing)
+
+    def drop_idle_connections(self) -> None:
+        """Close what nobody uses at the moment; the next call connects anew."""
+        self.wire.close()
+        self.redis.connection_pool.disconnect(inuse_connections=False)
 
     def now(self) -> int:
         """The store's own time in milliseconds; every decision about time uses it."""
@@ -118,20 +128,25 @@ class Store:
 class _Errors:
     """A class, because a generator costs what a call on the wire costs."""
 
-    __slots__ = ("_doing", "_shown")
+    __slots__ = ("_doing", "_store")
 
-    def __init__(self, shown: str, doing: str) -> None:
-        self._shown = shown
+    def __init__(self, store: Store, doing: str) -> None:
+        self._store = store
         self._doing = doing
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, RedisError | OSError):
+            return
+        shown = self._store.shown
+        if is_refusal(error):
+            self._store.drop_idle_connections()
+            raise StoreUnavailable(f"store {shown} is not ready ({self._doing}): {error}") from error
         if isinstance(error, NoConnection | NoAnswer | OSError):
-            raise StoreUnavailable(f"store {self._shown} did not answer ({self._doing}): {error}") from error
-        if isinstance(error, RedisError) and _is_passing(error):
-            raise StoreUnavailable(f"store {self._shown} is not ready ({self._doing}): {error}") from error
+            raise StoreUnavailable(f"store {shown} did not answer ({self._doing}): {error}") from error
+        raise StoreRefused(f"store {shown} answered with an error ({self._doing}): {error}") from error
 
 
 def _choose(app: Celery, settings: Settings) -> tuple[str, Any, Any]:
@@ -156,11 +171,6 @@ def _text(url: Any) -> str:
     return text if "://" in text else f"{text}://"
 
 
-def _is_passing(error: RedisError) -> bool:
-    """A server that loads its data, fails over or runs a script for too long will answer again."""
-    return str(error).split(" ", 1)[0] in ("LOADING", "READONLY", "MASTERDOWN", "BUSY", "TRYAGAIN", "CLUSTERDOWN")
-
-
 def _client(where: Address, timeout: float, *, patient: bool) -> Any:
     options: dict[str, Any] = {
         **where.login,
@@ -168,7 +178,7 @@ def _client(where: Address, timeout: float, *, patient: bool) -> Any:
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
         "health_check_interval": 25 if patient else 0,
-        "retry": Retry(NoBackoff(), REPEATS, supported_errors=(NoConnection, NoAnswer) if patient else (NoConnection,)),
+        "retry": Retry(NoBackoff(), REPEATS, supported_errors=(NoConnection, NoAnswer)),
         "client_name": "celery-perpetual",
         # Each thread or greenlet may need one at the same moment; a pool that runs out would look like a dead server.
         "max_connections": 2**31,

@@ -17,6 +17,8 @@ from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as NoAnswer
 
+from celery_perpetual.store.refusals import is_refusal
+
 _PING = b"*1\r\n$4\r\nPING\r\n"
 
 
@@ -34,7 +36,10 @@ class Wire:
         self._idle: deque[Any] = deque()
 
     def call(self, packed: bytes, *, yielding: bool = False) -> Any:
-        """Send one packed command, and return its reply; one more try as the client's settings say.
+        """Send one packed command, and return its reply.
+
+        A kept connection may be dead without anybody knowing, or lead to a server that has handed over its work. So
+        where no reply comes, or one that says "not now", the call is made once more over a new connection.
 
         Args:
             packed: what to send.
@@ -48,10 +53,11 @@ class Wire:
         with self._lent(client):
             try:
                 return ask(client.connection, packed)
-            except ResponseError:
-                raise
             except (RedisError, OSError) as error:
-                return _ask_again(ask, client.connection, packed, error)
+                if isinstance(error, ResponseError) and not is_refusal(error):
+                    raise
+            client.connection.disconnect()
+            return ask(client.connection, packed)
 
     def begin(self, packed: bytes) -> Callable[[], Any]:
         """Send one packed command, and return what reads its reply. There is no second try.
@@ -104,7 +110,7 @@ class _Lent:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         # A time limit may come in the middle: the reply that is on its way would be taken for that of the next call.
-        if kind is not None and not issubclass(kind, ResponseError):
+        if kind is not None and (not issubclass(kind, ResponseError) or is_refusal(error)):
             self._client.connection.disconnect()
         self._idle.append(self._client)
 
@@ -121,18 +127,6 @@ def _ask_yielding(connection: Any, packed: bytes) -> Any:
     with suppress(ResponseError):  # the other reply says it too, where it matters, and has to be read
         connection.read_response()
     return connection.read_response()
-
-
-def _ask_again(ask: Callable[[Any, bytes], Any], connection: Any, packed: bytes, error: Exception) -> Any:
-    """What the client's settings say about a call whose first try has failed."""
-    failed = [error]
-
-    def again() -> Any:
-        if failed:
-            raise failed.pop()
-        return ask(connection, packed)
-
-    return connection.retry.call_with_retry(again, lambda _: connection.disconnect())
 
 
 def _send(connection: Any, packed: bytes) -> None:

@@ -13,7 +13,7 @@ from celery.utils.log import get_logger
 from redis.exceptions import ResponseError
 
 from celery_perpetual.completions.completion import Completion, from_json
-from celery_perpetual.errors import ContractError, StoreUnavailable
+from celery_perpetual.errors import ContractError, StoreRefused, StoreUnavailable
 from celery_perpetual.settings import seconds
 
 if TYPE_CHECKING:
@@ -105,6 +105,8 @@ def _stream(store: Store, group: str, consumer: str, idle: float) -> Iterator[Ev
                     yield Event(id=entry.decode(), event=fields[b"event"].decode(), data=json.loads(fields[b"data"]))
                 with store.errors("stream"):
                     store.redis.xack(store.keys.events, group, entry)
+        except StoreRefused:
+            raise
         except StoreUnavailable as error:
             if not down:
                 logger.warning("perpetual: stream waits for the store: %s", error)
@@ -131,12 +133,12 @@ def _read(store: Store, group: str, consumer: str, idle: float, *, mine: bool) -
 
 
 def _create(store: Store, group: str) -> None:
-    try:
-        with store.errors("stream"):
+    with store.errors("stream"):
+        try:
             store.redis.xgroup_create(store.keys.events, group, id="0", mkstream=True)
-    except ResponseError as error:
-        if "BUSYGROUP" not in str(error):
-            raise
+        except ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
 
 
 def _entries(reply: Any) -> list[Any]:

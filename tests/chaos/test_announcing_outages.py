@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -13,9 +14,10 @@ import pytest
 
 from tests.support import wait_until
 from tests.support.ends import announced, batch, by_status, record
+from tests.support.refusals import WAYS, refusing
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import redis
 
@@ -91,7 +93,27 @@ def losable(
     return write
 
 
-@pytest.mark.parametrize("how", ["frozen", "frozen before the first contact", "gone"])
+@contextmanager
+def unavailable(server: EmbeddedServer, how: str) -> Iterator[None]:
+    """Freeze the server, kill it, or have it refuse, within the block."""
+    if how in WAYS:
+        with refusing(server.url, how):
+            yield
+    elif how == "gone":
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not server.running, "the server is gone")
+        yield
+        server.restart()
+    else:
+        os.kill(server.pid, signal.SIGSTOP)
+        wait_until(lambda: psutil.Process(server.pid).status() == psutil.STATUS_STOPPED, "the server is frozen")
+        try:
+            yield
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("how", ["frozen", "frozen before the first contact", "gone", *WAYS])
 @POOLS
 def test_a_store_that_does_not_answer_delays_tasks_once(
     losable: Callable[..., tuple[EmbeddedServer, Project]], store_redis: redis.Redis, pool: str, how: str
@@ -106,23 +128,13 @@ def test_a_store_that_does_not_answer_delays_tasks_once(
     poll_id, ids = poll(proj)
     wait_until(lambda: proj.rows("begun"), "the first task runs")
 
-    if how == "gone":
-        os.kill(server.pid, signal.SIGKILL)
-        wait_until(lambda: not server.running, "the server is gone")
-    else:
-        os.kill(server.pid, signal.SIGSTOP)
-        wait_until(lambda: psutil.Process(server.pid).status() == psutil.STATUS_STOPPED, "the server is frozen")
-    proj.write("released", "")
-    wait_until(lambda: len(proj.rows("done")) == 10, "every task has run")
-
-    begun, done = ([row.time for row in proj.rows(what)] for what in ("begun", "done"))
-    waits = [later - earlier for earlier, later in zip(done, begun[1:], strict=False)]
-    assert max(waits) < TIMEOUT + SLACK
-    assert sum(waits) < TIMEOUT + 2 * SLACK
-    if how == "gone":
-        server.restart()
-    else:
-        os.kill(server.pid, signal.SIGCONT)
+    with unavailable(server, how):
+        proj.write("released", "")
+        wait_until(lambda: len(proj.rows("done")) == 10, "every task has run")
+        begun, done = ([row.time for row in proj.rows(what)] for what in ("begun", "done"))
+        waits = [later - earlier for earlier, later in zip(done, begun[1:], strict=False)]
+        assert max(waits) < TIMEOUT + SLACK
+        assert sum(waits) < TIMEOUT + 2 * SLACK
     check(proj, store_redis, poll_id, ids)
     assert len(proj.rows("begun")) == 10
     assert worker.alive

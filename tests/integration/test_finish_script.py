@@ -10,8 +10,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from redis.exceptions import ResponseError
 
+from celery_perpetual import StoreUnavailable
 from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
@@ -224,7 +224,7 @@ def test_an_end_that_meets_a_key_of_a_wrong_type_writes_nothing(world: World, ke
     world.spoil(key)
     before = world.dump()
 
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
         world.finish(0)
 
     assert world.dump() == before
@@ -239,7 +239,7 @@ def test_a_message_that_meets_a_key_of_a_wrong_type_stays_waiting(world: World, 
     world.spoil(key)
     before = world.dump()
 
-    with pytest.raises(ResponseError, match="WRONGTYPE"):
+    with pytest.raises(StoreUnavailable, match="WRONGTYPE"):
         world.once()
 
     assert world.dump() == before

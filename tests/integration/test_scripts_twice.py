@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import redis
 
 import celery_perpetual
+from celery_perpetual import StoreUnavailable
 from celery_perpetual.ledger.staged import sweep_staged
 from celery_perpetual.store.scripts import script
 from tests.support import wait_until
@@ -154,7 +154,7 @@ def test_a_key_of_a_wrong_type_fails_the_call_before_its_first_write(world: Leas
                 world.run(name, slots)
                 if key in case.touches(world):
                     half_written.append(f"{case.state}: {key} of a wrong type, and nobody minds")
-            except redis.ResponseError:
+            except StoreUnavailable:
                 now = dump(world.redis)
                 changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
                 if changed:

@@ -77,6 +77,12 @@ local obstacle = result ~= '' and function()
     end
     local reply = expires == '0' and redis.pcall('SET', result, value) or redis.pcall('SETEX', result, expires, value)
     if reply.err then
+      -- What the server refuses to everybody for now is no matter of this key.
+      for _, code in ipairs({'OOM', 'MISCONF', 'READONLY', 'NOREPLICAS'}) do
+        if reply.err:find(code .. ' ', 1, true) then
+          redis.call('SET', result, value)
+        end
+      end
       return 3
     end
   end

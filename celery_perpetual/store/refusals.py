@@ -1,0 +1,40 @@
+"""Replies by which a Redis server says "not now".
+
+The server is there, but it is full, loads its data, fails over, has lost its replicas, or has another password by now.
+That passes, as an outage does. redis-py has an exception for some of these replies, and then removes the code from the
+text; for others it raises a plain ``ResponseError`` whose text begins with the code. If a command inside a script is
+refused, older servers put the refusal somewhere into the text of the script's own error.
+"""
+
+from __future__ import annotations
+
+import re
+
+from redis.exceptions import RedisError
+
+#: Names of redis-py's exceptions; which of them exist depends on its version.
+_KINDS = {
+    "AuthenticationError",
+    "AuthenticationWrongNumberOfArgsError",
+    "AuthorizationError",
+    "BusyLoadingError",
+    "ClusterDownError",
+    "ExternalAuthProviderError",
+    "MasterDownError",
+    "MaxConnectionsError",
+    "NoPermissionError",
+    "OutOfMemoryError",
+    "ReadOnlyError",
+    "TryAgainError",
+}
+_CODES = re.compile(
+    r"(?:^|[\s:-])(?:OOM|MISCONF|NOREPLICAS|READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOAUTH|WRONGPASS|NOPERM)\s"
+    r"|max number of clients|UNBLOCKED"
+)
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether an error of redis-py says that the server may do later what it does not do now."""
+    if not isinstance(error, RedisError):
+        return False
+    return any(kind.__name__ in _KINDS for kind in type(error).__mro__) or _CODES.search(str(error)) is not None
