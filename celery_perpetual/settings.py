@@ -6,7 +6,6 @@ The defaults live here and not in ``app.add_defaults``, which on Celery 5.7 over
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from datetime import timedelta
@@ -17,6 +16,7 @@ from celery.beat import Scheduler
 from celery.utils.imports import symbol_by_name
 
 from celery_perpetual.errors import ContractError, SettingsError
+from celery_perpetual.hints import nearest
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -132,8 +132,8 @@ def _configured(app: Celery) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, [*_FIELDS, *NOT_YET], 1, 0.5)
-    hint = f", did you mean {PREFIX}{near[0]}?" if near else f"; known are {', '.join(PREFIX + n for n in _FIELDS)}"
+    near = nearest(name, [*_FIELDS, *NOT_YET])
+    hint = f", did you mean {PREFIX}{near}?" if near else f"; known are {', '.join(PREFIX + n for n in _FIELDS)}"
     return f"unknown setting {PREFIX}{name}{hint}"
 
 

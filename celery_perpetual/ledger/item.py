@@ -6,14 +6,21 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
+from uuid import UUID
 
 from celery import Signature
-from celery.utils.time import maybe_iso8601, maybe_make_aware
-from kombu.compression import get_encoder
+from celery.utils.time import maybe_make_aware
 from kombu.serialization import loads
 from kombu.utils.json import dumps as json_dumps
 
 from celery_perpetual.errors import InvalidItem
+from celery_perpetual.ledger.options import (
+    FROZEN_OPTIONS,
+    REFUSED_OPTIONS,
+    must_be_a_time,
+    must_be_known,
+    must_be_storable,
+)
 from celery_perpetual.ledger.reprs import ArgumentReprs
 from celery_perpetual.ledger.serializers import Encode, codec, encoder, unshared_pickle
 from celery_perpetual.tasks.items import UNSET, Item
@@ -22,12 +29,6 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.tasks.contract import TaskContract
-
-#: Options that only make sense for a call that is made now, by this process.
-REFUSED_OPTIONS = frozenset({"task_id", "producer", "publisher", "connection", "router", "result_cls", "chord"})
-
-#: Set by freezing a signature; the item gets an id of our own.
-FROZEN_OPTIONS = frozenset({"task_id", "reply_to", "root_id", "parent_id"})
 
 LONGEST_KEY = 1024
 
@@ -102,7 +103,7 @@ class ItemReader:
         options_json = ""
         serializer = target.serializer
         if options:
-            _must_be_known(options)
+            must_be_known(options)
             serializer = str(options.get("serializer") or serializer)
             options, options_json = self._storable(options)
         if target.check is not None:
@@ -174,7 +175,7 @@ class ItemReader:
         try:
             return options, str(json_dumps(options)) if options else ""
         except (TypeError, ValueError):
-            _must_be_storable(options)
+            must_be_storable(options)
             raise
 
     def _absolute(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +190,7 @@ class ItemReader:
             if isinstance(options.get(name), datetime):
                 options[name] = options[name].isoformat()
             elif options.get(name) is not None:
-                _must_be_a_time(name, options[name])
+                must_be_a_time(name, options[name])
         return {name: value for name, value in options.items() if value is not None}
 
     def _later(self, seconds: Any) -> datetime:
@@ -232,29 +233,6 @@ def _checked_shape(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, A
     return args, kwargs
 
 
-def _must_be_a_time(name: str, seen: Any) -> None:
-    try:
-        if not isinstance(seen, str):
-            raise TypeError
-        maybe_iso8601(seen)
-    except (TypeError, ValueError):
-        raise InvalidItem(f"{name} must be a datetime or seconds, got {seen!r}") from None
-
-
-def _must_be_known(options: Mapping[str, Any]) -> None:
-    """Serializer and compression, which Kombu would only miss when the message is sent."""
-    try:
-        if (serializer := options.get("serializer")) is not None:
-            codec(serializer)
-    except KeyError:
-        raise InvalidItem(f"serializer {serializer!r} is not registered with Kombu") from None
-    try:
-        if (method := options.get("compression")) is not None:
-            get_encoder(method)
-    except KeyError:
-        raise InvalidItem(f"compression {method!r} is not known to Kombu") from None
-
-
 def _must_come_back(body: bytes, serializer: str) -> None:
     """Values with a notation of their own may be written by a serializer that cannot read them."""
     content_type, encoding = codec(serializer)
@@ -264,16 +242,8 @@ def _must_come_back(body: bytes, serializer: str) -> None:
         raise InvalidItem(f"arguments cannot be read back from {serializer}: {error}") from None
 
 
-def _must_be_storable(options: Mapping[str, Any]) -> None:
-    for name, value in options.items():
-        try:
-            json_dumps(value)
-        except (TypeError, ValueError) as error:
-            raise InvalidItem(f"option {name} cannot be stored: {error}") from None
-
-
 def _checked_key(key: Any) -> str:
-    if isinstance(key, bool) or not isinstance(key, str | int):
+    if isinstance(key, bool) or not isinstance(key, str | int | UUID):
         raise InvalidItem(f"key must be a str, an int, or False to opt out, got {type(key).__name__} {_short(key)}")
     text = str(key)
     try:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import ContractError, UnknownTask, UnknownUnit
+from celery_perpetual.hints import nearest
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.unit import TaskUnit
 
@@ -25,8 +25,8 @@ def find(app: Celery, task: Any, tenant: Any = None) -> TaskUnit:
         raise ContractError(f"task must be the name of a perpetual task or the task itself, got {task!r}")
     tasks = load(app).tasks
     if name not in tasks:
-        near = difflib.get_close_matches(name, tasks, 1, 0.4)
-        hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(tasks) or 'none'}"
+        near = nearest(name, tasks, 0.4)
+        hint = f"did you mean {near}?" if near else f"known are: {', '.join(tasks) or 'none'}"
         why = "is registered, but has not both poll_every and next_batch" if name in app.tasks else "is not registered"
         raise UnknownTask(f"task {name} {why}; {hint}")
     if tenant is not None:

@@ -4,36 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timezone
+from typing import Any, Final
+
+#: ``limit`` and ``max_in_flight`` of a task that says nothing.
+MOST: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Poll:
-    """One evaluation of ``next_batch``. It reads; it does not mark rows."""
+    """One evaluation of ``next_batch``, which reads and does not mark rows.
 
-    task: str
+    A test of a ``next_batch`` makes one with what it needs: ``due(Poll(limit=3))``.
+    """
+
+    task: str = ""
     """Name of the perpetual task."""
     tenant: str | None = None
     """The tenant, or None without a fan-out."""
-    poll_id: str
-    slot: datetime
+    poll_id: str = ""
+    slot: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     """Nominal time of this occurrence."""
-    trigger: str
+    trigger: str = "manual"
     """``schedule``, or why it is off the grid: ``drain, backoff, retry, defer, resume, nudge, manual, preview``."""
-    cursor: Any
+    cursor: Any = None
     """The JSON value that the last batch left, or None."""
-    limit: int
+    limit: int = MOST
     """The number of rows worth reading: the smaller of ``limit`` and ``max_in_flight``."""
-    room: int
+    room: int = MOST
     """How many new items fit under ``max_in_flight``."""
-    attempt: int
+    attempt: int = 0
     """Polls of this unit that failed in a row, 0 at first."""
-    late_by: float
+    late_by: float = 0.0
     """Seconds between the slot and this poll."""
-    last_polled_at: datetime | None
+    last_polled_at: datetime | None = None
     """When the unit's last poll ended."""
-    keys: Callable[[], set[str]] = field(repr=False)
+    keys: Callable[[], set[str]] = field(default=set, repr=False)
+    """The item keys of this unit that are in flight, for a query that leaves them out. Read when called."""
 
     def in_flight_keys(self) -> set[str]:
         """Item keys of this unit that are not finished, for a query that leaves them out. Read when called."""

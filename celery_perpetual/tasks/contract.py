@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import ContractError
+from celery_perpetual.hints import nearest
 from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.options import ATTRIBUTES_NOT_YET, PerpetualOptions
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from celery import Task
 
 MOST_IN_FLIGHT = 10_000
+#: What a task says about being perpetual by attributes; everything else is an option.
+ATTRIBUTES = (
+    "poll_every", "next_batch", "tenants", "preflight", "max_in_flight", "poll_timeout", "lease", "on_lost",
+    "perpetual_options",
+)  # fmt: skip
+OPTIONS = tuple(field.name for field in fields(PerpetualOptions))
+#: An attribute of the user's own that is less like one of ours than this is nobody's misspelling.
+ALIKE = 0.85
+
 ON_LOST = ("requeue", "fail", "park")
 SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 5.0, 60.0
 
@@ -76,6 +86,7 @@ def read(task: Task[Any, Any]) -> TaskContract:
 
 
 def _read(task: Task[Any, Any]) -> TaskContract:
+    _must_be_spelt_right(task)
     for name in ATTRIBUTES_NOT_YET:
         if getattr(task, name, None) is not None:
             raise ContractError(f"{name} is not available yet; remove it")
@@ -101,6 +112,24 @@ def _read(task: Task[Any, Any]) -> TaskContract:
         poll_timeout=_timeout(getattr(task, "poll_timeout", None), cadence),
         options=options,
     )
+
+
+def _must_be_spelt_right(task: Task[Any, Any]) -> None:
+    """Refuse attributes that are nearly ours, and options in the place of attributes: both would have no effect."""
+    bases = PerpetualTask.__mro__
+    # Without asking the class for its attributes: that would bind it to the current app.
+    celerys = {name for base in bases for name in vars(base)}
+    for cls in type(task).__mro__:
+        for name in () if cls in bases else vars(cls):
+            if name.startswith("_") or name in ATTRIBUTES or name in celerys:
+                continue
+            if name in OPTIONS:
+                raise ContractError(
+                    f"{name} is a perpetual option, not an attribute of a task; "
+                    f"write perpetual_options=PerpetualOptions({name}=...)"
+                )
+            if (near := nearest(name, ATTRIBUTES, ALIKE)) is not None:
+                raise ContractError(f"attribute {name} has no effect, did you mean {near}?")
 
 
 def _timeout(seen: Any, cadence: Cadence) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from celery import Signature
 
 from celery_perpetual.errors import ContractError
+from celery_perpetual.hints import nearest
 from celery_perpetual.settings import seconds, whole
 
 #: Options that are reserved for features which do not exist yet.
@@ -115,6 +115,6 @@ def _refusal(name: str) -> str:
         return f"perpetual option {name} is not available yet; remove it"
     if name in ("max_in_flight", "poll_timeout", "poll_every", "next_batch"):
         return f"{name} is an attribute of the task, not a perpetual option; give it to the decorator or the class"
-    near = difflib.get_close_matches(name, [*known, *NOT_YET], 1, 0.5)
-    hint = f", did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+    near = nearest(name, [*known, *NOT_YET])
+    hint = f", did you mean {near}?" if near else f"; known are {', '.join(known)}"
     return f"unknown perpetual option {name}{hint}"

@@ -255,6 +255,5 @@ def wrong() -> None:
     perpetual.resume(deliver, from_="then")  # type: ignore[arg-type]
     perpetual.pause(deliver, until="tomorrow")  # type: ignore[arg-type]
     perpetual.polls(deliver, limit="all")  # type: ignore[arg-type]
-    Poll()  # type: ignore[call-arg]
     outcome: int = perpetual.poll(deliver)  # type: ignore[assignment]
     OPTIONS.limit = outcome  # type: ignore[misc]

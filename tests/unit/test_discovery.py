@@ -346,7 +346,23 @@ WRONG = [
     ({"poll_timeout": "5"}, "poll_timeout must be seconds (a number or a timedelta), got '5'"),
     ({"perpetual_options": {"limit": 5}}, "perpetual_options must be a PerpetualOptions(...), got {'limit': 5}"),
     ({"perpetual_options": PerpetualOptions}, "perpetual_options must be a PerpetualOptions(...), got <class"),
+    ({"max_inflight": 5}, "attribute max_inflight has no effect, did you mean max_in_flight?"),
+    ({"poll_timeot": 5}, "attribute poll_timeot has no effect, did you mean poll_timeout?"),
+    ({"on_loss": "park"}, "attribute on_loss has no effect, did you mean on_lost?"),
+    (
+        {"limit": 5},
+        "limit is a perpetual option, not an attribute of a task; write perpetual_options=PerpetualOptions(l",
+    ),
 ]
+
+
+def test_attributes_of_the_users_own_are_left_alone(app: Celery) -> None:
+    """Only a name that is nearly one of ours is taken for a misspelling of it."""
+
+    @app.task(name="shop.deliver", shared=False, poll_every=30, next_batch=due, region="north", batch_size=5)
+    def deliver(order: int) -> None: ...
+
+    assert [*discover(app).tasks] == ["shop.deliver"]
 
 
 @pytest.mark.parametrize(("wrong", "says"), WRONG, ids=[f"{next(iter(w))}-{n}" for n, (w, _) in enumerate(WRONG)])

@@ -6,6 +6,7 @@ from collections import namedtuple
 from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import pytest
 from celery import Celery, chain, chord, group
@@ -181,6 +182,8 @@ NO_OPTIONS = [
     (Item(expires="soon"), "expires"),
     (Item(serializer="morse"), "serializer"),
     (Item(compression="vacuum"), "compression"),
+    (Item(qeueue="slow"), "option qeueue has no effect, did you mean queue?"),
+    (Item(prioritiy=5), "option prioritiy has no effect, did you mean priority?"),
 ]
 
 
@@ -236,3 +239,16 @@ def test_values_that_kombu_knows_are_serialised() -> None:
     moment = datetime(2024, 5, 1, tzinfo=timezone.utc)
 
     assert arguments((moment, b"raw")) == ("shop.deliver", [moment, b"raw"], {})
+
+
+def test_names_of_properties_and_stamps_are_the_users() -> None:
+    """Celery takes any name as a property of the message or as a stamp; what is no misspelling stays."""
+    assert work(Item(tenant_of_mine="acme")).options == {"tenant_of_mine": "acme"}
+    assert work(Item(qeueue="x", stamped_headers=["qeueue"])).options["qeueue"] == "x"
+
+
+def test_a_uuid_is_a_key() -> None:
+    """The primary key of many a row; compared as its text."""
+    key = UUID("3f0f3c2e-7f0e-4c59-9b86-2b1f6a1f8a11")
+
+    assert work(Item((1,), key=key)).key == str(key)
