@@ -17,12 +17,11 @@ from celery_perpetual.settings import Settings
 from celery_perpetual.store.connection import Store
 from celery_perpetual.tasks.discovery import discover
 from celery_perpetual.worker.broker_loss import SurviveBrokerLoss
-from celery_perpetual.worker.drop import DropStep
 from celery_perpetual.worker.early_success import watch_results
-from celery_perpetual.worker.guard import guard_tasks, watch_tracers
+from celery_perpetual.worker.guard import GuardStep, watch_tracers
 from celery_perpetual.worker.heartbeat import HeartbeatStep
-from celery_perpetual.worker.malformed import RefuseMalformedStep
 from celery_perpetual.worker.propagation import watch_propagation
+from celery_perpetual.worker.receiving import ReceivingStep
 from celery_perpetual.worker.signals import connect
 
 if TYPE_CHECKING:
@@ -43,10 +42,10 @@ def wire(app: Celery) -> None:
     register: Any = app.task(name=POLL_TASK, bind=True, shared=False, ignore_result=True, acks_late=False)
     register(_poll)
     app.steps["worker"].add(WorkerCheck)
+    app.steps["worker"].add(GuardStep)
     app.steps["worker"].add(HeartbeatStep)
     app.steps["consumer"].add(SurviveBrokerLoss)
-    app.steps["consumer"].add(RefuseMalformedStep)
-    app.steps["consumer"].add(DropStep)
+    app.steps["consumer"].add(ReceivingStep)
     signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid="celery_perpetual.scheduler")
     app.on_after_configure.connect(_after_configure, weak=False, dispatch_uid="celery_perpetual.scheduler")
     if app.configured:  # type: ignore[attr-defined]  # missing in the stubs
@@ -91,7 +90,6 @@ class WorkerCheck(bootsteps.Step):
             Store.from_app(app, settings)
         except PerpetualError as error:
             raise click.ClickException(str(error)) from error
-        guard_tasks(app)
         for warning in discovery.warnings:
             logger.warning("perpetual: %s", warning)
         if discovery.tasks and (other := other_scheduler(app, PerpetualScheduler)):

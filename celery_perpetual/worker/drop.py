@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from celery import bootsteps
 from celery.utils.log import get_logger
 
 from celery_perpetual.errors import StoreUnavailable
@@ -21,21 +20,8 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 
-class DropStep(bootsteps.StartStopStep):
-    """Stands around the consumer's receiving code; set up again at every reconnect."""
-
-    name = "perpetual-drop"
-    requires = ("celery.worker.consumer.tasks:Tasks",)
-
-    def start(self, consumer: Any) -> None:
-        """Wrap."""
-        for name, strategy in consumer.strategies.items():
-            consumer.strategies[name] = _dropping(consumer, strategy)
-
-
-def _dropping(consumer: Any, strategy: Any) -> Any:
-    if getattr(strategy, "perpetual_drops", False):
-        return strategy
+def dropping(consumer: Any, strategy: Any) -> Any:
+    """Put around the outermost strategy: nothing decodes the payload before the message has its mark."""
 
     @wraps(strategy)
     def received(message: Any, *args: Any, **kwargs: Any) -> Any:
@@ -61,7 +47,6 @@ def _dropping(consumer: Any, strategy: Any) -> Any:
             suspects.let_go(task_id)
         return reply
 
-    received.perpetual_drops = True  # type: ignore[attr-defined]
     return received
 
 

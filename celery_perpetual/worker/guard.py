@@ -14,9 +14,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
-from celery import states
+from celery import bootsteps, current_app, signals, states
 from celery.app.task import Task
-from celery.app.trace import TraceInfo, trace_ok_t
+from celery.app.trace import TraceInfo, build_tracer, trace_ok_t
 from celery.canvas import _chain
 from celery.exceptions import Ignore, Reject
 from celery.utils.log import get_logger
@@ -74,15 +74,39 @@ def watch_tracers() -> None:
         return replace(self, sig)
 
     Task.retry, Task.replace = retrying, replacing  # type: ignore[method-assign]
+    signals.worker_process_init.connect(_guard_late_tasks, weak=False, dispatch_uid="celery_perpetual.guard")
 
 
-def guard_tasks(app: Celery) -> None:
-    """Wrap the bodies and requests of every task of the app, before a worker builds its tracers."""
-    for name, task in app.tasks.items():
-        if name.startswith(BUILT_IN):
-            continue
+class GuardStep(bootsteps.Step):
+    """Guards the tasks that are known before the pool forks."""
+
+    name = "perpetual-guard"
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        guard_tasks(worker.app)
+
+
+def guard_tasks(app: Celery) -> list[Any]:
+    """Wrap the bodies and requests of every task of the app, before tracers and strategies are built of them.
+
+    Returns:
+        The tasks whose body was not wrapped before: a tracer that was built of one of these knows nothing of it.
+    """
+    tasks = [task for name, task in app.tasks.items() if not name.startswith(BUILT_IN)]
+    fresh = [task for task in tasks if WRAPPED not in type(task).__dict__]
+    for task in tasks:
         _wrap_body(type(task))
         task.Request = leased_request(task.Request)
+    return fresh
+
+
+def _guard_late_tasks(sender: Any = None, **_: Any) -> None:
+    """In a pool's child: guard the tasks that it knows and its parent did not, and have their tracers built anew."""
+    app: Any = current_app
+    if getattr(app, "perpetual", None) is not None:
+        for task in guard_tasks(app):
+            task.__trace__ = build_tracer(task.name, task, app.loader, sender, app=app)
 
 
 def _wrap_body(cls: Any) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from functools import wraps
 from typing import Any
 
-from celery import bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
 from celery.exceptions import InvalidTaskError
 from celery.utils.time import maybe_iso8601, maybe_make_aware, timezone
@@ -25,23 +24,8 @@ from celery_perpetual.worker.signals import reject
 SHAPE_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 
 
-class RefuseMalformedStep(bootsteps.StartStopStep):
-    """Stands around the consumer's receiving code; set up again at every reconnect."""
-
-    requires = ("celery.worker.consumer.tasks:Tasks",)
-
-    def start(self, consumer: Any) -> None:
-        """Wrap."""
-        for name, strategy in consumer.strategies.items():
-            consumer.strategies[name] = _refusing(consumer, strategy)
-        told = _telling(consumer, type(consumer).on_decode_error.__get__(consumer))
-        consumer.on_decode_error = told
-        consumer.task_consumer.on_decode_error = told
-
-
-def _refusing(consumer: Any, strategy: Any) -> Any:
-    if getattr(strategy, "perpetual", False):
-        return strategy
+def refusing(consumer: Any, strategy: Any) -> Any:
+    """Put around a strategy: messages of the wrong shape are refused like any other invalid message."""
 
     @wraps(strategy)
     def received(message: Any, *args: Any, **kwargs: Any) -> Any:
@@ -61,7 +45,6 @@ def _refusing(consumer: Any, strategy: Any) -> Any:
                 raise
             raise InvalidTaskError(f"message of task {headers.get('id')} has the wrong shape: {error}") from error
 
-    received.perpetual = True  # type: ignore[attr-defined]
     return received
 
 
@@ -84,7 +67,10 @@ def _check(message: Any, headers: Any) -> None:
             raise InvalidTaskError(f"the ETA {eta} is beyond all clocks") from error
 
 
-def _telling(consumer: Any, original: Any) -> Any:
+def announcing_undecodable(consumer: Any) -> Any:
+    """Celery's handler of bodies that cannot be decoded, which then announces their end."""
+    original = consumer.on_decode_error
+
     def on_decode_error(message: Any, exc: Exception) -> None:
         original(message, exc)
         reject(consumer.app, getattr(message, "headers", None) or {}, exc, LOST, consumer.hostname)

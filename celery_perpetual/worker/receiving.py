@@ -1,0 +1,39 @@
+"""What stands around a worker's receiving code, in its order.
+
+A message that comes to a task's strategy meets :mod:`.drop` first, which marks it before anything decodes its payload,
+then :mod:`.malformed`, and then Celery. The consumer makes its strategies anew at every reconnect and when its pool is
+restarted with other modules; each time the tasks are guarded first, and the wrappers are put around what it made.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+
+from celery_perpetual.worker.drop import dropping
+from celery_perpetual.worker.guard import guard_tasks
+from celery_perpetual.worker.malformed import announcing_undecodable, refusing
+
+#: From the innermost, which Celery's own strategy follows, to the outermost.
+WRAPPERS = (refusing, dropping)
+
+
+class ReceivingStep(bootsteps.Step):
+    """Prepares the consumer before it receives anything."""
+
+    name = "perpetual-receiving"
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        update = consumer.update_strategies
+
+        def update_strategies() -> None:
+            guard_tasks(consumer.app)
+            update()
+            for name in consumer.app.tasks:
+                for wrapper in WRAPPERS:
+                    consumer.strategies[name] = wrapper(consumer, consumer.strategies[name])
+
+        consumer.update_strategies = update_strategies
+        consumer.on_decode_error = announcing_undecodable(consumer)

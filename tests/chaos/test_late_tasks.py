@@ -1,0 +1,45 @@
+"""Tasks that a worker comes to know after its start are guarded like all others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tests.support import wait_until
+from tests.support.leased_tasks import SETTINGS, TASKS, final_ends, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support import Project
+
+LATE = """
+from proj import *
+
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [Item((), key="late")], bind=True)
+def late(self):
+    begin(self)
+    linger(self)
+    begin(self, "end")
+"""
+
+
+def test_a_task_of_a_module_that_a_pool_restart_imports(project: Callable[..., Project]) -> None:
+    """It has a lease, and what an execution brings that has lost its lease is dropped. So with one known before."""
+    proj = project("ITEMS = 1\n" + TASKS, worker_pool_restarts=True, **SETTINGS)
+    proj.write("more.py", LATE)
+    worker = proj.worker().ready()
+    said = proj.run_python(
+        "import proj; print(proj.app.control.pool_restart(modules=['more'], reply=True, limit=1, timeout=20))"
+    )
+    assert "reload started" in said
+    proj.run_python("import more; more.perpetual.poll('more.late'); more.perpetual.poll('proj.deliver')")
+    wait_until(lambda: len(tokens(proj, "begin")) == 2, "both have begun")
+
+    for task_id in tokens(proj, "begin"):
+        assert proj.celery("perpetual", "release", task_id, "--yes").returncode == 0
+    proj.write("released", "")
+
+    ids = set(tokens(proj, "begin"))
+    wait_until(lambda: all(len(tokens(proj, "end").get(each, ())) == 2 for each in ids), "both have run twice")
+    wait_until(lambda: final_ends(proj) == {(each, "success"): 1 for each in ids}, "both have ended once")
+    assert "has lost its lease" in worker.log()
