@@ -5,13 +5,18 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from celery.utils.log import get_logger
+
 from celery_perpetual.completions.announce import Announcer
+from celery_perpetual.errors import PerpetualError
 from celery_perpetual.leases.grants import Grants
 from celery_perpetual.settings import Settings
 from celery_perpetual.store.connection import Store
 
 if TYPE_CHECKING:
     from celery import Celery
+
+logger = get_logger(__name__)
 
 
 class Namespace:
@@ -28,6 +33,18 @@ class Namespace:
     def store(self) -> Store:
         """The namespace in Redis."""
         return Store.from_app(self.app, self.settings)
+
+    @cached_property
+    def has_store(self) -> bool:
+        """Whether the settings are right and name a store.
+
+        Beat and workers refuse to start without one. A process that runs its tasks eagerly, as tests do, needs none.
+        """
+        try:
+            return self.store is not None
+        except PerpetualError as error:
+            logger.info("perpetual: the ends of tasks that run in this process are not announced: %s", error)
+            return False
 
     @cached_property
     def announcer(self) -> Announcer:

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery
 
 from celery_perpetual.ledger.ids import parse_item_id
 from celery_perpetual.tasks.task import HEADER, PerpetualTask
-
-if TYPE_CHECKING:
-    from celery import Celery
 
 #: Tasks that are machinery, not work.
 BUILT_IN = ("celery.", "celery_perpetual.")
 
 
+def wired(app: Any) -> Any:
+    """The ``Perpetual`` of an app; None for an app without, one whose settings name no store, and a test's stand-in."""
+    perpetual = getattr(app, "perpetual", None) if isinstance(app, Celery) else None
+    return perpetual if perpetual is not None and perpetual.has_store else None
+
+
 def is_ours(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool:
     """Whether an end concerns us: an id of our form, our header, a perpetual task, or any task with ``all``."""
-    if not isinstance(task_id, str):
+    perpetual = wired(app)
+    if perpetual is None or not isinstance(task_id, str):
         return False
-    if parse_item_id(task_id) is not None or isinstance(task, PerpetualTask) or (headers and headers.get(HEADER)):
+    if parse_item_id(task_id) is not None or isinstance(task, PerpetualTask):
         return True
-    perpetual: Any = getattr(app, "perpetual", None)
+    if isinstance(headers, Mapping) and headers.get(HEADER):
+        return True
     name = getattr(task, "name", None) or ""
-    return perpetual is not None and perpetual.settings.completions == "all" and not name.startswith(BUILT_IN)
+    return perpetual.settings.completions == "all" and not name.startswith(BUILT_IN)
 
 
 def standing(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool | None:
@@ -33,7 +41,7 @@ def standing(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool 
     """
     if is_ours(app, task, task_id, headers):
         return True
-    perpetual: Any = getattr(app, "perpetual", None)
+    perpetual = wired(app)
     if perpetual is None or task is None or not isinstance(task_id, str) or getattr(task, "lease", None) is False:
         return None
     return False if perpetual.settings.leases == "all" and not task.name.startswith(BUILT_IN) else None

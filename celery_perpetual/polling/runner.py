@@ -243,5 +243,10 @@ def _extra(outcome: PollOutcome) -> dict[str, Any]:
 
 def _close_old_connections() -> None:
     """Django leaves the life of connections in other threads than a request's to us."""
-    if (database := sys.modules.get("django.db")) is not None:
+    conf, database = sys.modules.get("django.conf"), sys.modules.get("django.db")
+    if conf is None or database is None or not conf.settings.configured:
+        return  # a package may bring Django along without anybody using it
+    try:
         database.close_old_connections()
+    except Exception as error:  # noqa: BLE001  # what is wrong with them concerns who uses them
+        logger.warning("perpetual: Django could not close its old connections: %r", error)

@@ -58,6 +58,21 @@ class PerpetualTask(Task):  # type: ignore[type-arg]
         options["headers"] = {**(options.get("headers") or {}), HEADER: HEADER_VALUE}
         return super().apply_async(args, kwargs, **options)
 
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """As the method of Celery's task for Django: ``delay`` once Django's transaction is committed."""
+        _of_django().delay_on_commit(self, *args, **kwargs)
+
+    def apply_async_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """As the method of Celery's task for Django: ``apply_async`` once Django's transaction is committed."""
+        _of_django().apply_async_on_commit(self, *args, **kwargs)
+
+
+def _of_django() -> Any:
+    """Celery's task class for Django, which needs Django."""
+    from celery.contrib.django.task import DjangoTask
+
+    return DjangoTask
+
 
 def unwrapped(cls: type) -> Any:
     """The user's function behind a decorated task class, or None for a class-based task."""

@@ -7,7 +7,7 @@ passed over by Celery; here they end too.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from celery.exceptions import TimeLimitExceeded
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import FAILURE
 from celery_perpetual.completions.end import TaskEnd
-from celery_perpetual.leases.scope import announces, is_ours
+from celery_perpetual.leases.scope import announces, is_ours, wired
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -34,7 +34,7 @@ def watch_propagation() -> None:
         reply = mark_as_failure(self, task_id, exc, *args, **kwargs)
         request = kwargs.get("request")
         chain = getattr(request, "chain", None)
-        if chain and not goes_back(self.app.tasks.get(getattr(request, "task", None)), exc):
+        if isinstance(chain, list | tuple) and not goes_back(self.app.tasks.get(getattr(request, "task", None)), exc):
             for element in reversed(chain):
                 _fail(self.app, element, exc)
         return reply
@@ -42,6 +42,8 @@ def watch_propagation() -> None:
     @wraps(chord_error_from_stack)
     def failing(self: Any, callback: Any, exc: Any = None) -> Any:
         reply = chord_error_from_stack(self, callback, exc)
+        if not isinstance(callback, Mapping):
+            return reply
         _fail(self.app, callback, exc)
         for element in reversed((callback.get("options") or {}).get("chain") or ()):
             _fail(self.app, element, exc)
@@ -62,7 +64,7 @@ def goes_back(task: Any, exception: Any) -> bool:
 
 def _fail(app: Celery, signature: Any, exception: Any) -> None:
     """Announce the failure of every task in a signature that will never be sent."""
-    perpetual: Any = getattr(app, "perpetual", None)
+    perpetual = wired(app)
     if perpetual is None:
         return
     for each in _tasks(signature):
