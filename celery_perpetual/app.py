@@ -244,13 +244,19 @@ class Perpetual(LeaseOperations):
         """Iterate completions as they happen, for ever; what happens while nobody iterates is missed."""
         return subscribe(self.store)
 
-    def stream(self, group: str, consumer: str, *, idle: float = 60.0) -> Iterator[Event]:
+    def stream(
+        self, group: str, consumer: str, start: Literal["new", "all"] = "all", *, idle: float = 60.0
+    ) -> Iterator[Event]:
         """Iterate events (``completion``, ``poll``, ``leader`` …) at least once, for ever, with a consumer group.
 
         An event counts as done when the next one is asked for. What a consumer holds for ``idle`` seconds without
         that is given to another one.
+
+        Args:
+            start: where a new group begins: ``all`` with the oldest event that the stream still has, ``new`` with
+                what happens from this call on. A group that exists goes on where it is.
         """
-        return stream(self.store, group, consumer, idle=idle)
+        return stream(self.store, group, consumer, start=start, idle=idle)
 
     def poll_here(self, task: str, poll_id: str, following: str) -> str:
         """Evaluate a poll whose claim travelled to this process; the task ``celery_perpetual.poll`` calls it."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from celery_perpetual.cli.group import as_json, show, verb
+from celery_perpetual.errors import NotFound
 from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
@@ -49,6 +53,59 @@ def completions(perpetual: Perpetual, task: str | None, status: tuple[str, ...],
             else:
                 click.echo(_line(completion))
             sys.stdout.flush()
+
+
+@verb
+@click.option("--group", required=True, help="Consumer group; its members share the events.")
+@click.option("--consumer", default=lambda: f"{socket.gethostname()}:{os.getpid()}", help="Member of the group.")
+@click.option(
+    "--start",
+    type=click.Choice(["new", "all"]),
+    default="all",
+    show_default=True,
+    help="Where a new group begins: with what happens from now on, or with the oldest event.",
+)
+@click.option("--event", multiple=True, help="Print only this event; may be given more than once.")
+@as_json
+def stream(
+    perpetual: Perpetual, group: str, consumer: str, start: Literal["new", "all"], event: tuple[str, ...], json_: bool
+) -> None:
+    """Follow the stream of events, one line each, until interrupted.
+
+    Every event reaches one member of the group at least once; it is acknowledged when the next one is asked for.
+    """
+    for each in perpetual.stream(group, consumer, start):
+        if event and each.event not in event:
+            continue
+        if json_:
+            show({"id": each.id, "event": each.event, "data": each.data})
+        else:
+            click.echo(f"{each.data.get('at', '-')}  {each.event}  {json.dumps(each.data)}")
+        sys.stdout.flush()
+
+
+@verb
+@click.argument("poll_id", metavar="POLL")
+@click.option("--timeout", required=True, type=click.FloatRange(0), help="Seconds to wait at most.")
+@as_json
+def wait_batch(perpetual: Perpetual, poll_id: str, timeout: float, json_: bool) -> None:
+    """Wait until every item of a poll has ended.
+
+    Exit code 0 if all have succeeded, 1 if some have not, 3 for a poll that nobody knows, 4 when the time is over.
+    """
+    try:
+        result = perpetual.wait_batch(poll_id, timeout)
+    except NotFound as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(UNKNOWN)
+    if json_:
+        show(result.to_dict())
+    else:
+        ends = ", ".join(f"{count} {status}" for status, count in result.by_status.items()) or "none has ended"
+        click.echo(f"{sum(result.by_status.values())} of {result.total}: {ends}")
+    if result.timed_out:
+        sys.exit(TIMED_OUT)
+    sys.exit(0 if result.by_status.get("success", 0) == result.total else OTHER_END)
 
 
 def _line(completion: Completion) -> str:

@@ -68,6 +68,23 @@ def poll(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> No
 
 
 @verb
+@a_task
+@a_tenant
+@as_json
+def nudge(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> None:
+    """Let the leader poll a task at once, out of turn.
+
+    Exit code 1 if no leader has the task in its clock: it is paused or disabled there, or no beat has led yet.
+    """
+    nudged = perpetual.nudge(task, tenant)
+    if json_:
+        show({"nudged": nudged})
+    else:
+        click.echo(f"{task} is polled at once" if nudged else f"{task} is in the clock of no leader")
+    sys.exit(0 if nudged else 1)
+
+
+@verb
 @_scope
 @click.option("--reason", default="", help="Shown wherever the pause is.")
 @click.option("--until", metavar="TIME", callback=_read_time, help="When it ends by itself, like 2030-01-31T18:00:00Z.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -73,19 +74,31 @@ def _messages(store: Store, pubsub: Any) -> Iterator[Completion]:
         pubsub.close()
 
 
-def stream(store: Store, group: str, consumer: str, *, idle: float | timedelta = IDLE_SECONDS) -> Iterator[Event]:
+def stream(
+    store: Store, group: str, consumer: str, *, start: str = "all", idle: float | timedelta = IDLE_SECONDS
+) -> Iterator[Event]:
     """Iterate events at least once, for ever.
 
     An event is acknowledged when the next one is asked for, so the loop's body has seen it through. What a consumer
-    has held for ``idle`` seconds without that is taken over. A new group starts with what the stream still has.
+    has held for ``idle`` seconds without that is taken over.
+
+    Args:
+        start: where a new group begins: ``all`` with the oldest event that the stream still has, ``new`` with what
+            happens from this call on. A group that exists goes on where it is.
 
     Raises:
-        ContractError: group or consumer is no name, or idle is no duration.
+        ContractError: group or consumer is no name, start is neither, or idle is no duration.
     """
     for name, value in (("group", group), ("consumer", consumer)):
         if not isinstance(value, str) or not value:
             raise ContractError(f"stream: {name} must be a non-empty string, got {value!r}")
-    return _stream(store, group, consumer, seconds("stream: idle", idle, least=0.05, error=ContractError))
+    if start not in ("all", "new"):
+        raise ContractError(f"stream: start must be 'all' or 'new', got {start!r}")
+    checked = seconds("stream: idle", idle, least=0.05, error=ContractError)
+    if start == "new":
+        with suppress(StoreUnavailable):  # then it begins with what the store has when it is back
+            _create(store, group, "$")
+    return _stream(store, group, consumer, checked)
 
 
 def _stream(store: Store, group: str, consumer: str, idle: float) -> Iterator[Event]:
@@ -132,10 +145,10 @@ def _read(store: Store, group: str, consumer: str, idle: float, *, mine: bool) -
     return []
 
 
-def _create(store: Store, group: str) -> None:
+def _create(store: Store, group: str, first: str = "0") -> None:
     with store.errors("stream"):
         try:
-            store.redis.xgroup_create(store.keys.events, group, id="0", mkstream=True)
+            store.redis.xgroup_create(store.keys.events, group, id=first, mkstream=True)
         except ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from tests.support import wait_until
+
 SOURCE = """
 @app.task(base=PerpetualTask, poll_every=60, next_batch=lambda: [(1,), (2,)])
 def good(n): ...
@@ -99,3 +101,15 @@ def test_an_unreachable_store_is_one_line_and_exit_code_two(project):
     assert err.startswith("Error: store redis://:**@127.0.0.1:1/0 did not answer")
     assert "Traceback" not in err
     assert "secret" not in err
+
+
+def test_nudge_tells_whether_a_leader_has_the_task(shop):
+    """0 where the leader polls it at once, 1 where none has it, 2 for an unknown task."""
+    assert run(shop, "nudge", "proj.good")[:2] == (1, "proj.good is in the clock of no leader\n")
+    shop.beat().ready()
+    wait_until(lambda: shop.redis.zcard("perpetual:due") == 2, "the leader knows the tasks")
+
+    code, out, _ = run(shop, "nudge", "proj.good", "--json")
+
+    assert (code, json.loads(out)) == (0, {"nudged": True})
+    assert run(shop, "nudge", "proj.god")[0] == 2

@@ -51,3 +51,40 @@ def test_completions_follows_and_filters(project):
     assert (completion["status"], completion["error"]["message"]) == ("failure", "boom")
     wait_until(lambda: shop.redis.llen("celery") == 0, "both have run")
     assert len([line for line in follower.log().splitlines() if line]) == 1
+
+
+def test_the_exit_code_of_wait_batch_tells_how_the_items_ended(project):
+    """0 all succeeded, 1 some have not, 3 unknown poll, 4 time-out."""
+    shop = project(SOURCE)
+    poll = json.loads(shop.celery("perpetual", "poll", "proj.work", "--json").stdout)["poll_id"]
+
+    waited = shop.celery("perpetual", "wait-batch", poll, "--timeout", "0.3", "--json")
+    assert waited.returncode == 4
+    assert json.loads(waited.stdout)["by_status"] == {}
+    shop.worker(concurrency=1)
+    waited = shop.celery("perpetual", "wait-batch", poll, "--timeout", "20", "--json")
+    assert waited.returncode == 1
+    assert json.loads(waited.stdout)["by_status"] == {"success": 1, "failure": 1}
+    assert shop.celery("perpetual", "wait-batch", "nobody", "--timeout", "1").returncode == 3
+
+
+def test_stream_begins_where_it_is_told(project):
+    """A new group sees the oldest event, or only what happens from then on."""
+    shop = project(SOURCE)
+    first = json.loads(shop.celery("perpetual", "poll", "proj.work", "--json").stdout)["poll_id"]
+
+    def follow(group, start):
+        return shop.process(group, [
+            "-m", "celery", "-A", "proj", "perpetual", "stream", "--group", group, "--start", start, "--event", "poll",
+            "--json",
+        ])  # fmt: skip
+
+    new, old = follow("new", "new"), follow("old", "all")
+    wait_until(lambda: len(shop.redis.xinfo_groups("perpetual:events")) == 2, "both groups are there")
+    second = json.loads(shop.celery("perpetual", "poll", "proj.work", "--json").stdout)["poll_id"]
+
+    def polls(follower):
+        return [json.loads(line)["data"]["poll_id"] for line in follower.log().splitlines() if line]
+
+    wait_until(lambda: polls(old) == [first, second], "the group that began with all has both")
+    wait_until(lambda: polls(new) == [second], "the group that began with new has the second")
