@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.log import get_logger
 
 from celery_perpetual.ledger.ids import BATCH_INDEX, base
-from celery_perpetual.publishing.push_once import publish_once
+from celery_perpetual.publishing.publisher import publish_once
 from celery_perpetual.store.connection import Store
 
 if TYPE_CHECKING:

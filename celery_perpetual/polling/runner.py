@@ -169,7 +169,7 @@ class Runner:
             return refused(claim)
         try:
             self.publisher.rehearse(items)
-            load = self.publisher.load(claim.poll_id, items)
+            messages = self.publisher.build(claim.poll_id, items)
         except StoreUnavailable:
             raise
         except Exception as error:  # noqa: BLE001  # a route, a queue or a header of the user's
@@ -187,7 +187,7 @@ class Runner:
             history_ttl=HISTORY_TTL_MS,
         )
         reach("poll.committing")
-        verdict = self.ledger.commit(claim.unit, closing, items, *load.packed(FIRST_TARGET))
+        verdict = self.ledger.commit(claim.unit, closing, items, *messages.commands.packed(FIRST_TARGET))
         reach("poll.committed")
         if verdict == "full":
             return self._skip_full(claim, claim.in_flight + len(items))
@@ -197,8 +197,8 @@ class Runner:
             return refused(claim)
         claim.committed = True
         logger.info("perpetual: %s enqueued %d items", claim.unit.name, len(items), extra=_extra(outcome))
-        if load:
-            load.after_publish.send()
+        if messages.commands:
+            messages.after_publish.send()
         else:
             publish_or_leave(self.publisher, claim.poll_id, items)
         return outcome

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.capture import Capture
-from celery_perpetual.publishing.commands import Load
+from celery_perpetual.publishing.sender import AfterPublish
 from celery_perpetual.publishing.stamp import IndexedItems, Stamp, make_stamp
 from celery_perpetual.publishing.stampable import Kind, kind_of, objection
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
 
 #: A stamp costs three messages; fewer than this are built one by one.
 FEWEST = 8
+
+
+class Messages(NamedTuple):
+    """The messages of some items."""
+
+    commands: BrokerCommands
+    """They bring the messages to the broker."""
+    after_publish: AfterPublish
+    """The signals that are due once they have."""
 
 
 class Builder:
@@ -29,13 +39,13 @@ class Builder:
         self._poll_id = poll_id
         self._stamps: dict[Kind, Stamp | None] = {}
 
-    def load(self, indexed: IndexedItems) -> Load:
-        """The broker commands of items, given with their index in the batch.
+    def build(self, indexed: IndexedItems) -> Messages:
+        """The messages of items, given with their index in the batch.
 
         Raises:
             Exception: what Celery raises for an item that cannot be sent.
         """
-        load = Load()
+        messages = Messages(BrokerCommands(), AfterPublish())
         kinds = Counter(kind_of(item) for _, item in indexed)
         for kind, count in kinds.items():
             if kind not in self._stamps and count >= FEWEST:
@@ -43,11 +53,12 @@ class Builder:
         for kind, run in groupby(indexed, lambda each: kind_of(each[1])):
             stamp = self._stamps.get(kind)
             if stamp is not None:
-                stamp.load(load, list(run))
+                stamp.build(messages.commands, messages.after_publish, list(run))
                 continue
             for index, item in run:
-                load.add(self._capture.commands(opened(item), item_id(self._poll_id, index), load.after_publish))
-        return load
+                task_id = item_id(self._poll_id, index)
+                messages.commands.add(self._capture.commands(opened(item), task_id, messages.after_publish))
+        return messages
 
     def _made(self, kind: Kind, indexed: IndexedItems) -> Stamp | None:
         if objection(self._app, kind) is not None:

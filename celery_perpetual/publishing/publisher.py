@@ -15,19 +15,20 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
+from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.unacked import shares_redis
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger.item import CheckedItem
-from celery_perpetual.ledger.record import opened, read_item
-from celery_perpetual.publishing.builder import Builder
+from celery_perpetual.ledger.record import Record, opened, read_item
+from celery_perpetual.publishing.builder import Builder, Messages
 from celery_perpetual.publishing.capture import Capture
-from celery_perpetual.publishing.commands import Load
-from celery_perpetual.publishing.message import has_own_sender, route
+from celery_perpetual.publishing.message import has_own_sender, route, send
+from celery_perpetual.publishing.sender import AfterPublish
 from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.publishing.stampable import Kind, kind_of
 from celery_perpetual.publishing.transports import open_transport
@@ -43,8 +44,8 @@ logger = get_logger(__name__)
 #: Broker commands that one script may run at once; a queue that expires takes several per message.
 MOST_COMMANDS = 2000
 
-#: Brings a chunk to the broker, or what the script has to do for that.
-PublishChunk = Callable[[IndexedItems], Load]
+#: Brings a chunk to the broker, or returns the commands by which the script does.
+PublishChunk = Callable[[IndexedItems], Messages]
 
 #: How many kinds of items are tried out before a commit.
 MOST_KINDS = 20
@@ -78,13 +79,14 @@ class Publisher:
         for item in kinds.values():
             route(self.app, opened(item))
 
-    def load(self, poll_id: str, items: Sequence[CheckedItem]) -> Load:
-        """Broker commands of a small batch, for the commit to run; none where it cannot."""
+    def build(self, poll_id: str, items: Sequence[CheckedItem]) -> Messages:
+        """The messages of a small batch, for the commit to push; none where it cannot."""
+        none = Messages(BrokerCommands(), AfterPublish())
         if len(items) > CHUNK or not self.shares_redis or self._one_by_one(items):
-            return Load()
+            return none
         with self._builder(poll_id) as builder:
-            load = builder.load(list(enumerate(items)))
-        return load if len(load) <= MOST_COMMANDS else Load()
+            messages = builder.build(list(enumerate(items)))
+        return messages if len(messages.commands) <= MOST_COMMANDS else none
 
     def publish(self, poll_id: str, items: Sequence[CheckedItem] = ()) -> int:
         """Publish what a committed batch has not published yet, and return how many items that were.
@@ -131,8 +133,8 @@ class Publisher:
                 state = (task, last, total) if done == 1 else self._state(poll_id) if done else None
         return sent
 
-    def _publish_part(self, load: Load, poll_id: str, first: int, last: int) -> int:
-        arguments, keys = load.packed(first_key=3)
+    def _publish_part(self, messages: Messages, poll_id: str, first: int, last: int) -> int:
+        arguments, keys = messages.commands.packed(first_key=3)
         reach("poll.publishing")
         names = self.store.keys
         done = int(
@@ -142,16 +144,16 @@ class Publisher:
             )
         )  # fmt: skip
         if done:
-            load.after_publish.send()
+            messages.after_publish.send()
             reach("poll.published")
         return done
 
     def _chunk_publisher(self, poll_id: str, stack: ExitStack, *, one_by_one: bool) -> PublishChunk:
         """How chunks get to the broker: within the script, or before it."""
         if self.shares_redis and not one_by_one:
-            return stack.enter_context(self._builder(poll_id)).load
+            return stack.enter_context(self._builder(poll_id)).build
         transport = stack.enter_context(open_transport(self.app, poll_id, one_by_one=one_by_one))
-        return lambda indexed: Load(transport.publish(indexed))
+        return lambda indexed: Messages(BrokerCommands(), transport.publish(indexed))
 
     def _state(self, poll_id: str) -> tuple[str, int, int] | None:
         with self.store.errors("batch"):
@@ -223,3 +225,32 @@ def publish_or_leave(publisher: Publisher, poll_id: str, items: Sequence[Checked
         logger.warning("perpetual: publishing of poll %s is left to the relay: %s", poll_id, error)
     except Exception:
         logger.exception("perpetual: publishing of poll %s failed, the relay will try again", poll_id)
+
+
+def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature: Any, task_id: str) -> None:
+    """Send a signature and take ``entry`` out of the zset ``waiting``.
+
+    On the store's own Redis in one step, so exactly once; elsewhere the message goes first, with the same id each time.
+    """
+    record = Record(
+        task=signature.task,
+        args=tuple(signature.args or ()),
+        kwargs=dict(signature.kwargs or {}),
+        options={name: value for name, value in signature.options.items() if name != "task_id"},
+        key=None,
+        reprs=None,
+    )
+    if not shares_redis(app, store):
+        with app.connection_for_write() as connection:
+            send(app, app.amqp.Producer(connection, auto_declare=False), record, task_id)
+        with store.errors("waiting"):
+            store.redis.zrem(waiting, entry)
+        return
+    capture, after_publish = Capture(app), AfterPublish()
+    try:
+        commands = BrokerCommands(capture.commands(record, task_id, after_publish))
+    finally:
+        capture.close()
+    arguments, keys = commands.packed(first_key=2)
+    if script("push_once")(store, waiting=waiting, more_keys=keys, entry=entry, tail=arguments):
+        after_publish.send()

@@ -19,12 +19,12 @@ from uuid import uuid4
 
 from kombu.utils.json import loads as json_loads
 
+from celery_perpetual.broker.commands import BrokerCommands, Command
 from celery_perpetual.ledger.ids import base, item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.bodies import Bodies
 from celery_perpetual.publishing.capture import Capture
-from celery_perpetual.publishing.commands import Command, Load
 from celery_perpetual.publishing.sender import AfterPublish, SignalCall, call_for
 
 if TYPE_CHECKING:
@@ -49,15 +49,15 @@ class Stamp:
         self._bodies = bodies
         self._calls = calls
 
-    def load(self, load: Load, indexed: IndexedItems) -> None:
+    def build(self, commands: BrokerCommands, after_publish: AfterPublish, indexed: IndexedItems) -> None:
         """Add the messages of items, given with their index in the batch."""
-        load.push(self._key, self._texts(indexed))
+        commands.push(self._key, self._texts(indexed))
         for call in self._calls:
             if call.signal.receivers:
                 for index, item in indexed:
                     body, reprs = self._bodies.whole(item), item.reprs or self._bodies.reprs(item)
                     arguments = call_for(call, item_id(self._poll_id, index), body, reprs)
-                    load.after_publish.add(call.signal, arguments)
+                    after_publish.add(call.signal, arguments)
 
     def is_exact(self, capture: Capture, index: int, item: CheckedItem) -> bool:
         """Whether Celery builds the very same message."""

@@ -46,9 +46,9 @@ class ToRedis:
 
     def publish(self, indexed: IndexedItems) -> AfterPublish:
         """Push the chunk."""
-        load = self._builder.load(indexed)
-        self._capture.run(load)
-        return load.after_publish
+        messages = self._builder.build(indexed)
+        self._capture.channel.run(messages.commands)
+        return messages.after_publish
 
 
 class ByKombu:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from celery.utils.log import get_logger
 
+from celery_perpetual.broker.queues import oldest_publication
 from celery_perpetual.ledger.ids import base, item_id, parse_item_id
 from celery_perpetual.ledger.record import decode
 from celery_perpetual.publishing.capture import Capture
@@ -118,7 +119,7 @@ class MissingMessages:
         lists = self._lists.get(poll)
         if lists is None:
             lists = self._lists[poll] = self._lists_of(capture, poll, int(total), task.decode())
-        borders = [capture.border(each) for each in lists]
+        borders = [oldest_publication(capture.channel, each) for each in lists]
         popped = all(border is None or border > int(at) for border in borders)
         empty = all(border is None for border in borders)
         unfinished = self._unfinished(poll, int(total)) if popped or self._missing else []

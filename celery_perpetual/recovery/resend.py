@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from celery.utils.log import get_logger
 from kombu.utils.json import dumps, loads
 
+from celery_perpetual.broker.commands import BrokerCommands, Command
 from celery_perpetual.broker.message_copy import from_json, publish_copy, request_of
 from celery_perpetual.broker.unacked import shares_redis
+from celery_perpetual.broker.unacked_hash import UnackedHash
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import LOST
 from celery_perpetual.completions.end import TaskEnd
@@ -25,7 +27,6 @@ from celery_perpetual.leases.scope import announces
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.ledger.record import Record, decode
 from celery_perpetual.publishing.capture import Capture
-from celery_perpetual.publishing.commands import Command, Load
 from celery_perpetual.publishing.message import send
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
@@ -99,8 +100,9 @@ class Resender:
             return 0
         record = None if copy else self._record(task_id, int(retries))
         if capture is not None:
-            commands = capture.restored(tag) if tag else None
-            mine = commands is not None
+            unacked = UnackedHash(capture.channel)
+            commands = unacked.restoring(tag) if tag else None
+            is_unacked = commands is not None
             if commands is None and copy:
                 commands = capture.copied(from_json(copy))
             if commands is None and record is not None:
@@ -108,11 +110,10 @@ class Resender:
             if commands is None:
                 self._fail(task_id, task, "nothing is left of its message")
                 return 0
-            load = Load()
-            load.add(_redelivered(command) for command in commands)
-            sent = self._pushed(capture, load, task_id, since)
-            if mine:
-                capture.settle(tag)
+            again = BrokerCommands(_redelivered(command) for command in commands)
+            sent = self._pushed(capture, again, task_id, since)
+            if is_unacked:
+                unacked.acknowledge(tag)
             return sent
         if copy is None and record is None:
             self._fail(task_id, task, "nothing is left of its message")
@@ -126,11 +127,11 @@ class Resender:
                 send(self._app, producer, record, task_id)
         return self._struck(task_id, since, (), ())
 
-    def _pushed(self, capture: Capture, load: Load, task_id: str, since: float) -> int:
+    def _pushed(self, capture: Capture, commands: BrokerCommands, task_id: str, since: float) -> int:
         if self._shares:
-            arguments, targets = load.packed(5, front=True)
+            arguments, targets = commands.packed(5, front=True)
             return self._struck(task_id, since, arguments, targets)
-        capture.run(load, front=True)
+        capture.channel.run(commands, front=True)
         return self._struck(task_id, since, (), ())
 
     def _struck(self, task_id: str, since: float, arguments: Any, targets: Any) -> int:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from celery.utils.log import get_logger
 
+from celery_perpetual.broker.capturing import CapturingChannel
+from celery_perpetual.broker.commands import BrokerCommands
+from celery_perpetual.broker.unacked_hash import UnackedHash
 from celery_perpetual.ledger.ids import item_address
-from celery_perpetual.publishing.capture import Capture
-from celery_perpetual.publishing.commands import Load
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -60,24 +61,25 @@ class UnackedMessages:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        capture = Capture(self._app)
+        channel = CapturingChannel(self._app)
+        unacked = UnackedHash(channel)
         try:
             now = self._leases.store.now()
-            received = capture.received()
+            received = unacked.received()
             workers = self._leases.workers.all()
             for worker in workers:
                 for tag in worker.tags:
                     received.pop(tag, None)
-            self._see(capture, now, received)
+            self._see(unacked, now, received)
             # A message is in the hash before its worker's own code has seen it.
             before = min((worker.reported_at for worker in workers), default=now) - round(self._leases.gap * 1000)
             known = {seen.task_id for seen in self._seen.values()}
             ready = [tag for tag, seen in self._seen.items() if tag in self._reported or seen.since < before]
-            return sum(self._put_back(capture, tag) for tag in ready), known
+            return sum(self._put_back(channel, unacked, tag) for tag in ready), known
         finally:
-            capture.close()
+            channel.close()
 
-    def _see(self, capture: Capture, now: int, unclaimed: Mapping[str, float]) -> None:
+    def _see(self, unacked: UnackedHash, now: int, unclaimed: Mapping[str, float]) -> None:
         """Go on with what was seen before, and is the same delivery still."""
         before, self._seen = self._seen, {}
         for tag, received_at in unclaimed.items():
@@ -85,11 +87,11 @@ class UnackedMessages:
             if seen is not None and seen.received_at != received_at:
                 self._reported.discard(tag)
                 seen = None
-            self._seen[tag] = seen or _Seen(now, received_at, capture.id_of(tag))
+            self._seen[tag] = seen or _Seen(now, received_at, unacked.task_id(tag))
         self._reported &= self._seen.keys()
 
-    def _put_back(self, capture: Capture, tag: str) -> bool:
-        copy = capture.copy_of(tag)
+    def _put_back(self, channel: CapturingChannel, unacked: UnackedHash, tag: str) -> bool:
+        copy = unacked.copy(tag)
         if copy is None:
             return False
         task_id, name = str(copy.headers.get("id")), str(copy.headers.get("task"))
@@ -99,18 +101,16 @@ class UnackedMessages:
             kept = "" if item_address(task_id) is not None and not copy.headers.get("retries") else copy.to_json()
             verdict = self._leases.missed(task_id, name, counts=True, tag=tag, copy=kept)
             if verdict == "parked":
-                capture.settle(tag)
+                unacked.acknowledge(tag)
             if verdict != "gone":
                 logger.warning("perpetual: the worker that had received task %s is gone: %s", task_id, verdict)
                 return verdict == "resend"
-        commands = capture.restored(tag)
+        commands = unacked.restoring(tag)
         if commands is None:
             return False
-        load = Load()
-        load.add(commands)
-        # The copy before the original is struck off: twice is harmless, never is not.
-        capture.run(load, front=True)
-        capture.settle(tag)
+        # The copy before the original is acknowledged: twice is harmless, never is not.
+        channel.run(BrokerCommands(commands), front=True)
+        unacked.acknowledge(tag)
         self._seen.pop(tag, None)
         logger.warning("perpetual: task %s had been received by a worker that is gone, and is back", task_id)
         return True

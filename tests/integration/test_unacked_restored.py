@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_perpetual.publishing.capture import Capture
-from celery_perpetual.publishing.commands import Load
+from celery_perpetual.broker.capturing import CapturingChannel
+from celery_perpetual.broker.commands import BrokerCommands
+from celery_perpetual.broker.unacked_hash import UnackedHash
 
 
 @pytest.fixture
@@ -28,37 +29,37 @@ def receive(connection: Any) -> Any:
 def test_a_message_that_kombu_puts_back_is_seen_to_be_another_delivery(app: Celery) -> None:
     """It keeps its tag: a worker that stops gives it back, the next one receives it, and nobody has lost it."""
     app.send_task("work")
-    capture = Capture(app)
+    channel = CapturingChannel(app)
+    unacked = UnackedHash(channel)
     with app.connection_for_read() as stopping:
         tag = receive(stopping).delivery_tag
-        before = capture.received()
+        before = unacked.received()
     with app.connection_for_read() as living:
         assert receive(living).delivery_tag == tag
-        after = capture.received()
-        capture.close()
+        after = unacked.received()
+        channel.close()
 
     assert before.keys() == after.keys() == {tag}
     assert before[tag] < after[tag]
 
 
-def test_its_receiver_keeps_it_when_the_old_delivery_is_struck_off(app: Celery) -> None:
-    """Somebody receives it between the two steps; the broker has it in its books for that one."""
+def test_its_receiver_keeps_it_when_the_old_delivery_is_acknowledged(app: Celery) -> None:
+    """Somebody receives it between the two steps; it is in the unacked hash for that one."""
     sent = app.send_task("work")
     with app.connection_for_read() as dead, app.connection_for_read() as living:
         first = receive(dead)
-        capture = Capture(app)
-        assert capture.received().keys() == {first.delivery_tag}
+        channel = CapturingChannel(app)
+        unacked = UnackedHash(channel)
+        assert unacked.received().keys() == {first.delivery_tag}
 
-        commands = capture.restored(first.delivery_tag)
+        commands = unacked.restoring(first.delivery_tag)
         assert commands is not None
-        load = Load()
-        load.add(commands)
-        capture.run(load, front=True)
+        channel.run(BrokerCommands(commands), front=True)
         second = receive(living)
-        capture.settle(first.delivery_tag)
+        unacked.acknowledge(first.delivery_tag)
 
         assert second.headers["id"] == sent.id
         assert second.headers["redelivered"]
         assert second.delivery_tag != first.delivery_tag
-        assert capture.received().keys() == {second.delivery_tag}
-        capture.close()
+        assert unacked.received().keys() == {second.delivery_tag}
+        channel.close()

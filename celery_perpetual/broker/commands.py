@@ -1,11 +1,9 @@
-"""Broker commands of many messages, ready to be run together."""
+"""Redis commands that bring messages to a broker, ready to be run together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
-
-from celery_perpetual.publishing.sender import AfterPublish
 
 
 class Command(NamedTuple):
@@ -16,17 +14,17 @@ class Command(NamedTuple):
     value: str | bytes | int
 
 
-class Load:
-    """What one call brings to a Redis broker, and what is to be told when it has.
+class BrokerCommands:
+    """The commands of many messages.
 
     Pushes to one list become one variadic push, in their order; between lists no order was ever promised. Everything
     else (expiry of queues, fan-out, events) comes after them.
     """
 
-    def __init__(self, after_publish: AfterPublish | None = None) -> None:
+    def __init__(self, commands: Iterable[Command] = ()) -> None:
         self.pushes: dict[str, list[str | bytes | int]] = {}
         self.others: list[Command] = []
-        self.after_publish = after_publish or AfterPublish()
+        self.add(commands)
 
     def __len__(self) -> int:
         return sum(map(len, self.pushes.values())) + len(self.others)
@@ -39,21 +37,21 @@ class Load:
             else:
                 self.others.append(command)
 
-    def push(self, key: str, values: Sequence[str | bytes | int]) -> None:
+    def push(self, key: str, messages: Sequence[str | bytes | int]) -> None:
         """Add messages of one list."""
-        self.pushes.setdefault(key, []).extend(values)
+        self.pushes.setdefault(key, []).extend(messages)
 
     def packed(self, first_key: int, *, front: bool = False) -> tuple[list[Any], list[str]]:
         """Arguments and keys as ``push.lua`` takes them, the keys counted from ``first_key``.
 
         Args:
-            front: the messages are the next ones to be taken out, not the last.
+            front: the messages are the next ones that a consumer gets, not the last.
         """
         push = "RPUSH" if front else "LPUSH"
         keys: dict[str, int] = {}
         arguments: list[Any] = []
-        for key, values in self.pushes.items():
-            arguments += [push, keys.setdefault(key, first_key + len(keys)), len(values), *values]
+        for key, messages in self.pushes.items():
+            arguments += [push, keys.setdefault(key, first_key + len(keys)), len(messages), *messages]
         for name, key, value in self.others:
             arguments += [name, keys.setdefault(key, first_key + len(keys)), 1, value]
         return arguments, list(keys)

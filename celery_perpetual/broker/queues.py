@@ -1,0 +1,28 @@
+"""What the lists of a Redis broker say about the age of their messages."""
+
+from __future__ import annotations
+
+from kombu.utils.json import loads
+
+from celery_perpetual.broker.capturing import CapturingChannel
+from celery_perpetual.ledger.ids import parse_item_id
+
+#: How many of the messages that consumers get next are read.
+NEXT_MESSAGES = 20
+
+
+def oldest_publication(channel: CapturingChannel, key: str) -> int | None:
+    """When the oldest message of a list was published, at the latest: ms of the store's time, by its id.
+
+    None where the list is empty, 0 where nothing can be said. A redelivered message stands at the front whatever its
+    age, and is passed over.
+    """
+    with channel.client() as client:
+        oldest = client.lrange(key, -NEXT_MESSAGES, -1)
+    if not oldest:
+        return None
+    for message in reversed(oldest):
+        headers = loads(message).get("headers") or {}
+        if not headers.get("redelivered") and parse_item_id(str(headers.get("id"))) is not None:
+            return int(str(headers["id"]).replace("-", "")[:12], 16)
+    return 0

@@ -1,0 +1,71 @@
+"""Messages that workers have received and not acknowledged, in kombu's hash of all workers."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+from kombu.utils.json import loads
+
+from celery_perpetual.broker.capturing import CapturingChannel
+from celery_perpetual.broker.commands import Command
+from celery_perpetual.broker.message_copy import Copy, from_message
+
+
+class UnackedHash:
+    """Reads the hash, and takes messages out of it. For one thread."""
+
+    def __init__(self, channel: CapturingChannel) -> None:
+        self._channel = channel
+        self._unacked = f"{channel.prefix}{getattr(channel.kombu, 'unacked_key', '')}"
+        self._index = f"{channel.prefix}{getattr(channel.kombu, 'unacked_index_key', '')}"
+
+    def received(self) -> dict[str, float]:
+        """Delivery tags of all messages, with when they were received.
+
+        The time is of the receiving worker's clock, and good for one thing: kombu puts messages back under their tag,
+        so another time means that it is another delivery.
+        """
+        with self._channel.client() as client, client.pipeline() as pipe:
+            pipe.hkeys(self._unacked).zrange(self._index, 0, -1, withscores=True)
+            tags, times = pipe.execute()
+        known = dict(times)
+        return {_text(tag): float(known.get(tag, 0.0)) for tag in tags}
+
+    def copy(self, tag: str) -> Copy | None:
+        """One message; None if it is not there."""
+        found = self._read(tag)
+        return None if found is None else from_message(self._channel.kombu.message_to_python(found[0]))
+
+    def task_id(self, tag: str) -> str:
+        """Id of the task of one message; "" if the message is not there any more."""
+        copy = self.copy(tag)
+        return "" if copy is None else str(copy.headers.get("id"))
+
+    def restoring(self, tag: str) -> list[Command] | None:
+        """The commands that put one message back into its queue, as a redelivered one; None if it is not there.
+
+        They do not take it out of the hash; :meth:`acknowledge` does. What is put back is another delivery, with a tag
+        of its own: a worker that receives it before the old one is acknowledged keeps it.
+        """
+        found = self._read(tag)
+        if found is None:
+            return None
+        payload, exchange, routing_key = found
+        payload["headers"]["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
+        payload["properties"]["delivery_tag"] = str(uuid4())
+        return self._channel.put(exchange, routing_key, payload)
+
+    def acknowledge(self, tag: str) -> None:
+        """Take one message out of the hash; harmless where that has been done."""
+        with self._channel.client() as client, client.pipeline() as pipe:
+            pipe.zrem(self._index, tag).hdel(self._unacked, tag).execute()
+
+    def _read(self, tag: str) -> Any:
+        with self._channel.client() as client:
+            found = client.hget(self._unacked, tag)
+        return None if found is None else loads(found)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
