@@ -74,11 +74,12 @@ def acknowledge(message: Any, logger: Any, errors: tuple[type[Exception], ...]) 
 
 
 def put_back(message: Any, logger: Any, errors: tuple[type[Exception], ...]) -> None:
-    """Put a message that kombu has forgotten at the front of its queue, if it is in the broker's books still.
+    """Put a message that kombu has forgotten at the front of its queue, if it is among the unacked ones still.
 
-    Logs what the broker raises: the leader puts back what is nobody's.
+    Consumers take messages from the right end of the list, where kombu's "leftmost" is the last place.
+    An error of the broker is logged: then the leader puts the message back.
     """
     try:
-        message.channel.qos.restore_by_tag(message.delivery_tag, leftmost=True)
+        message.channel.qos.restore_by_tag(message.delivery_tag, leftmost=False)
     except errors as error:
         logger.warning("perpetual: message %s is put back by the leader: %r", message.delivery_tag, error)

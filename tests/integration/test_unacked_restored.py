@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.utils.log import get_logger
 
 from celery_perpetual.broker.capturing import CapturingChannel
 from celery_perpetual.broker.commands import BrokerCommands
+from celery_perpetual.broker.unacked import put_back
 from celery_perpetual.broker.unacked_hash import UnackedHash
+
+logger = get_logger(__name__)
 
 
 @pytest.fixture
@@ -63,3 +67,14 @@ def test_its_receiver_keeps_it_when_the_old_delivery_is_acknowledged(app: Celery
         assert second.delivery_tag != first.delivery_tag
         assert unacked.received().keys() == {second.delivery_tag}
         channel.close()
+
+
+def test_what_a_worker_puts_back_is_the_next_message_that_a_consumer_gets(app: Celery) -> None:
+    """A message of a process that died before its task began overtakes what was sent after it."""
+    first, later = app.send_task("work"), app.send_task("work")
+    with app.connection_for_read() as broken, app.connection_for_read() as living:
+        message = receive(broken)
+        assert message.headers["id"] == first.id
+        put_back(message, logger, ())
+
+        assert [receive(living).headers["id"] for _ in range(2)] == [first.id, later.id]
