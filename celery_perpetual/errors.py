@@ -63,3 +63,22 @@ class TaskLost(NotSuccessful):
 
 class NotFound(PerpetualError, LookupError):
     """There is no record of this id."""
+
+
+#: Longer texts of users and of exceptions are cut.
+LONGEST_TEXT = 2000
+
+
+def readable(text: object) -> str:
+    """Return a text of the user's as it can be stored and shown: never too long, never unreadable, never an error."""
+    try:
+        shown = str(text)
+    except Exception:  # an exception may not even be able to say what it is
+        shown = f"<{type(text).__name__} without a text>"
+    shown = shown.encode(errors="replace").decode()
+    return shown if len(shown) <= LONGEST_TEXT else f"{shown[: LONGEST_TEXT - 3]}..."
+
+
+def described(error: BaseException) -> str:
+    """Return the type and the text of an exception in one line of a log or a record."""
+    return f"{type(error).__name__}: {readable(error)}"

@@ -1,15 +1,196 @@
-"""Names of the events on the stream ``{prefix}:events``.
+"""The table of events: every thing that the package reports has a name here.
 
-Each entry has the field ``event`` (one of these names) and the field ``data`` (a JSON object with at
-least ``at``, RFC 3339 UTC, and what the event is about).
+Code reports events of the log with :func:`celery_perpetual.telemetry.emit`. Lua scripts write most events of the stream
+``{prefix}:events``, in the step that makes them true; each entry there has the field ``event`` (the name) and the field
+``data`` (a JSON object with at least ``at``, RFC 3339 UTC, and what the event is about).
 """
 
 from __future__ import annotations
 
-POLL = "poll"
-LEADER = "leader"
-PAUSE = "pause"
-RESUME = "resume"
-STORE_LOST = "store.lost"
-POLL_KILLED_LEADER = "alert.poll_killed_leader"
-COMPLETION = "completion"
+import logging
+import re
+from dataclasses import dataclass
+
+_FIELD = re.compile(r"%\((\w+)\)")
+
+
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """One row of the table."""
+
+    name: str
+    level: int | None = None
+    """Level of the log record; None for an event of the stream only."""
+    phrase: str = ""
+    """Text of the log record, with ``%(field)s`` for each field and ``%(error)s`` for an exception."""
+    more: tuple[str, ...] = ()
+    """Fields that the phrase does not show."""
+    has_traceback: bool = False
+    """Whether the log record shows the traceback of the exception."""
+    in_stream: bool = False
+    """Whether an entry of this name is in the stream ``{prefix}:events``."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the data in the log record, the exception left out."""
+        return (*(name for name in _FIELD.findall(self.phrase) if name != "error"), *self.more)
+
+    @property
+    def has_error(self) -> bool:
+        """Whether the event comes with an exception."""
+        return self.has_traceback or "%(error)" in self.phrase
+
+
+def _stream(name: str) -> EventKind:
+    return EventKind(name, in_stream=True)
+
+
+def _info(name: str, phrase: str, *more: str) -> EventKind:
+    return EventKind(name, logging.INFO, phrase, more)
+
+
+def _warning(name: str, phrase: str, *more: str) -> EventKind:
+    return EventKind(name, logging.WARNING, phrase, more)
+
+
+def _error(name: str, phrase: str, *more: str) -> EventKind:
+    return EventKind(name, logging.ERROR, phrase, more, has_traceback=True)
+
+
+# The stream.
+COMPLETION = _stream("completion")
+POLL = _stream("poll")
+LEADER = _stream("leader")
+LEASE_LOST = _stream("lease.lost")
+LEASE_RECOVERED = _stream("lease.recovered")
+LEASE_PARKED = _stream("lease.parked")
+PAUSE = _stream("pause")
+RESUME = _stream("resume")
+POLL_KILLED_LEADER = _stream("alert.poll_killed_leader")
+
+# The stream and the log.
+STORE_LOST = EventKind(
+    "store.lost",
+    logging.CRITICAL,
+    "the store has lost its data (epoch was %(was)s, is %(epoch)s); paused units that had a cursor: %(paused)s",
+    in_stream=True,
+)
+
+# Every process.
+STORE_UNREACHABLE = _warning("store.unreachable", "%(part)s cannot reach the store: %(error)s")
+PART_FAILED = _error("part.failed", "unexpected error in %(part)s")
+SINK_FAILED = _error("sink.failed", "the event sink %(sink)s raised an error; its further errors are not logged")
+
+# Configuration.
+CONTRACT_WARNING = _warning("contract.warning", "%(warning)s")
+CONTRACT_REFUSED = EventKind(
+    "contract.refused", logging.ERROR, "refused a task that was registered after the start: %(error)s"
+)
+SCHEDULER_OTHER = _warning("scheduler.other", "%(warning)s; set beat_scheduler = 'perpetual'")
+SCHEDULER_WITHOUT_POLLS = _warning(
+    "scheduler.without_polls", "this beat does not poll %(tasks)s; start it with -S perpetual"
+)
+WIRING_MISSING = _warning(
+    "wiring.missing", "Perpetual(app) is missing: no worker announces how items end; see the README"
+)
+
+# Leadership and beat.
+LEADER_ELECTED = _info("leader.elected", "this beat leads, term %(term)s")
+LEADER_STANDBY = _info("leader.standby", "another beat leads, this beat stands by")
+LEADER_LOST = _warning("leader.lost", "this beat has lost the lead")
+LEADER_RESIGNED = _info("leader.resigned", "this beat gave up the lead: %(reason)s")
+LEADER_RESIGN_FAILED = _warning(
+    "leader.resign_failed", "this beat could not give up the lead, which expires by itself: %(error)s"
+)
+LEADER_HANDOVER_ASKED = _info(
+    "leader.handover_asked", "this beat knows more units than the leader and asked it to hand over"
+)
+CYCLE_STEP_FAILED = _error("cycle.step_failed", "step %(step)s of the cycle failed")
+BASE_TICK_FAILED = _error("base.tick_failed", "a tick of the base scheduler failed")
+BASE_CLOSE_FAILED = _error("base.close_failed", "the base scheduler could not be closed")
+
+# Polls.
+POLL_ENQUEUED = _info("poll.enqueued", "poll of %(unit)s enqueued %(count)s items", "poll_id", "slot")
+POLL_TIMED_OUT = EventKind(
+    "poll.timed_out", logging.ERROR, "poll of %(unit)s took longer than %(limit)s s", ("poll_id", "slot")
+)
+POLL_FAILED = _error("poll.failed", "poll of %(unit)s failed", "poll_id", "slot")
+POLL_SUPERSEDED = _warning(
+    "poll.superseded", "the batch of %(unit)s was refused: its claim was taken over or has expired", "poll_id"
+)
+POLL_NOT_STORED = _error(
+    "poll.not_stored",
+    "could not store the outcome of the poll of %(unit)s; its claim expires, and the unit is polled again",
+    "poll_id",
+)
+
+# Publishing.
+PUBLISH_DELAYED = _warning("publish.delayed", "poll %(poll_id)s is not published yet, the relay tries again: %(error)s")
+PUBLISH_FAILED = _error("publish.failed", "could not publish poll %(poll_id)s, the relay tries again")
+BATCH_DONE_DELAYED = _error(
+    "batch_done.delayed", "could not send on_batch_done of poll %(poll_id)s, the next cycle tries again"
+)
+
+# The broker.
+ACKNOWLEDGE_FAILED = _warning("message.acknowledge_failed", "could not acknowledge message %(tag)s: %(error)s")
+PUT_BACK_FAILED = _warning(
+    "message.put_back_failed", "could not put message %(tag)s back, the leader does it: %(error)s"
+)
+
+# Executions.
+LEASE_WAITING = _warning("lease.waiting", "task %(task_id)s waits for the store: %(error)s")
+LEASE_SKIPPED = _warning("lease.skipped", "task %(task_id)s runs without a lease: %(error)s")
+LEASE_FAILED = _error("lease.failed", "could not ask for the lease of task %(task_id)s, it runs without one")
+RELEASE_FAILED = _warning("lease.release_failed", "could not release the lease of task %(task_id)s yet: %(error)s")
+DELIVERY_DROPPED = _info("delivery.dropped", "dropped a delivery of task %(task_id)s: %(verdict)s")
+EXECUTION_OVERTAKEN = _warning(
+    "execution.overtaken", "an execution of task %(task_id)s has lost its lease, its result is dropped"
+)
+EXECUTION_MISSING = _warning(
+    "execution.missing", "task %(task_id)s has a lease of this worker but does not run here: %(verdict)s"
+)
+PROCESS_LOST = _warning("process.lost", "the process that ran task %(task_id)s is gone: %(verdict)s")
+POISON_SUSPECTED = _warning(
+    "poison.suspected", "worker %(worker)s died after it received task %(task_id)s: %(verdict)s"
+)
+POISON_MARK_FAILED = _warning(
+    "poison.mark_failed", "could not record which worker received task %(task_id)s: %(error)s"
+)
+POISON_UNMARK_FAILED = _warning(
+    "poison.unmark_failed", "could not record that task %(task_id)s was received whole: %(error)s"
+)
+WORKER_LEAVES_LEASES = _warning(
+    "worker.leaves_leases", "could not release the leases of this worker, the sweep takes them: %(error)s"
+)
+
+# Ends.
+END_DELAYED = _warning("end.delayed", "the end of task %(task_id)s is not stored yet, trying again: %(error)s")
+END_REFUSED = _error("end.refused", "the end of task %(task_id)s could not be stored, trying again later")
+END_WITHOUT_RESULT = _error(
+    "end.without_result",
+    "could not store the end of task %(task_id)s together with its result, Celery stores the result",
+)
+END_NOT_EARLY = _warning(
+    "end.not_early", "could not announce the success of task %(task_id)s before its hooks, trying after them: %(error)s"
+)
+RESULT_NOT_STORED = _error("result.not_stored", "could not store the failure of task %(task_id)s in the result backend")
+RESULT_NOT_READ = _error("result.not_read", "could not read the state of task %(task_id)s from the result backend")
+
+# Recovery.
+WORKER_LOST = _warning("worker.lost", "worker %(worker)s is gone")
+DELIVERY_LOST = _warning("delivery.lost", "the worker that had received task %(task_id)s is gone: %(verdict)s")
+DELIVERY_RESTORED = _warning(
+    "delivery.restored", "task %(task_id)s is back in its queue: the worker that had received it is gone"
+)
+MESSAGE_LOST = _warning("message.lost", "the message of task %(task_id)s is in no queue any more: %(verdict)s")
+RESEND_DELAYED = _warning("resend.delayed", "lost tasks are resent later: %(error)s")
+RESEND_FAILED = _error("resend.failed", "could not resend lost tasks, the next cycle tries again")
+RESEND_TASK_FAILED = _error("resend.task_failed", "could not resend task %(task_id)s, the next cycle tries again")
+
+# Waiters.
+BACKEND_SILENT = _warning("wait.backend_silent", "could not read results from the result backend: %(error)s")
+SUBSCRIPTION_BROKEN = _info("wait.subscription_broken", "the connection of the subscription is broken: %(error)s")
+SUBSCRIPTION_LOST = _warning("wait.subscription_lost", "lost the subscription, connecting again: %(error)s")
+
+#: Every event by its name.
+TABLE = {kind.name: kind for kind in list(globals().values()) if isinstance(kind, EventKind)}

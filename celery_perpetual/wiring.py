@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from celery import bootsteps, signals
 from celery.beat import Service
-from celery.utils.log import get_logger
 
+from celery_perpetual import events
 from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
@@ -16,6 +16,7 @@ from celery_perpetual.polling.in_worker import TASK as POLL_TASK
 from celery_perpetual.settings import Settings
 from celery_perpetual.store.connection import Store
 from celery_perpetual.tasks.discovery import discover
+from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.broker_loss import SurviveBrokerLoss
 from celery_perpetual.worker.early_success import watch_results
 from celery_perpetual.worker.guard import GuardStep, watch_tracers
@@ -27,7 +28,6 @@ from celery_perpetual.worker.signals import connect
 if TYPE_CHECKING:
     from celery import Celery
 
-logger = get_logger(__name__)
 
 DEFAULT_SCHEDULER = "celery.beat:PersistentScheduler"
 OUR_SCHEDULER = "celery_perpetual.beat.scheduler:PerpetualScheduler"
@@ -91,9 +91,9 @@ class WorkerCheck(bootsteps.Step):
         except PerpetualError as error:
             raise click.ClickException(str(error)) from error
         for warning in discovery.warnings:
-            logger.warning("perpetual: %s", warning)
+            emit(events.CONTRACT_WARNING, warning=warning)
         if discovery.tasks and (other := other_scheduler(app, PerpetualScheduler)):
-            logger.warning("perpetual: %s; set beat_scheduler = 'perpetual'", other)
+            emit(events.SCHEDULER_OTHER, warning=other)
 
 
 def _on_beat_init(sender: Any = None, **_: Any) -> None:
@@ -102,7 +102,7 @@ def _on_beat_init(sender: Any = None, **_: Any) -> None:
         return
     names = ", ".join(discover(sender.app).tasks)
     if names:
-        logger.warning("perpetual: this beat does not poll %s; start it with -S perpetual", names)
+        emit(events.SCHEDULER_WITHOUT_POLLS, tasks=names)
 
 
 def _after_configure(sender: Celery, **_: Any) -> None:

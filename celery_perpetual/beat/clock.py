@@ -14,8 +14,7 @@ from hashlib import blake2b
 from itertools import islice
 from queue import Empty, SimpleQueue
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.beat.due import DueReader, DueUnits
 from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
@@ -28,8 +27,7 @@ from celery_perpetual.polling.threads import MOST_ENDS, PollThreads
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.unit import TaskUnit
-
-logger = get_logger(__name__)
+from celery_perpetual.telemetry import emit
 
 #: Longest pause between two looks: a nudge from another process waits no longer.
 LONGEST_PAUSE = 0.5
@@ -106,10 +104,10 @@ class Clock(threading.Thread):
                 self._leadership.lost()
                 pause = 0.05
             except StoreUnavailable as error:
-                logger.warning("perpetual: the clock cannot reach the store: %s", error)
+                emit(events.STORE_UNREACHABLE, part="the clock", error=error)
                 pause = LONGEST_PAUSE
-            except Exception:
-                logger.exception("perpetual: the clock stumbled")
+            except Exception as error:
+                emit(events.PART_FAILED, part="the clock", error=error)
                 pause = LONGEST_PAUSE
             self.rest(pause)
 

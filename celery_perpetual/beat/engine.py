@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.beat.clock import Clock
 from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
@@ -21,11 +20,11 @@ from celery_perpetual.polling.threads import PollThreads
 from celery_perpetual.recovery.sweep import Sweep
 from celery_perpetual.settings import Settings
 from celery_perpetual.store.connection import Store
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
-logger = get_logger(__name__)
 
 #: What a stopping beat waits for the release of its lead; SIGTERM must end it within seconds.
 STOP_WAIT = 3.0
@@ -72,7 +71,7 @@ class Engine:
         settings, store = self.settings, self.store
         roster = Roster(self.app, settings)
         if getattr(self.app, "perpetual", None) is None:
-            logger.warning("perpetual: Perpetual(app) is missing: no worker will tell how items end; see the README")
+            emit(events.WIRING_MISSING)
         store.wait(settings.store_wait, meanwhile)
         leadership = Leadership(
             store,
@@ -98,7 +97,7 @@ class Engine:
         for thread in self._threads:
             thread.start()
         if not leadership.leads:
-            logger.info("perpetual: standing by", extra={"event": "perpetual.standby"})
+            emit(events.LEADER_STANDBY)
 
     def stop(self) -> None:
         """Claim nothing more and release the lead; returns within seconds.

@@ -30,14 +30,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.errors import SettingsError, StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
-
-logger = get_logger(__name__)
+from celery_perpetual.telemetry import emit
 
 #: A leader stops trusting itself this long before its key expires.
 MARGIN = 1.0
@@ -131,7 +129,7 @@ class Leadership:
     def _run(self) -> None:
         try:
             pause = self._attempt(starting=True)
-        except Exception as error:  # noqa: BLE001  # raised where the process starts
+        except Exception as error:  # raised where the process starts
             self._failure = error
             return
         finally:
@@ -144,10 +142,10 @@ class Leadership:
             try:
                 pause = self._renew() if self.lead is not None else self._attempt()
             except StoreUnavailable as error:
-                logger.warning("perpetual: leadership cannot reach the store: %s", error)
+                emit(events.STORE_UNREACHABLE, part="leadership", error=error)
                 pause = STANDBY_INTERVAL
-            except Exception:
-                logger.exception("perpetual: leadership failed")
+            except Exception as error:
+                emit(events.PART_FAILED, part="leadership", error=error)
                 pause = STANDBY_INTERVAL
         self._resign("beat stopped")
 
@@ -164,7 +162,7 @@ class Leadership:
         if int(term):
             reach("leader.elected")
             self._hold(f"{self.owner}:{int(term)}", started, int(left) / 1000)
-            logger.info("perpetual: leading, term %d", int(term), extra={"event": "perpetual.leader_elected"})
+            emit(events.LEADER_ELECTED, term=int(term))
             return self._ttl / 3
         leader = json.loads(info) if info else {}
         if starting and leader.get("app", self._app_name) != self._app_name:
@@ -185,7 +183,7 @@ class Leadership:
         )  # fmt: skip
         self.skew = time.time() - int(now) / 1000
         if not kept:
-            logger.warning("perpetual: lost the lead", extra={"event": "perpetual.leader_lost"})
+            emit(events.LEADER_LOST)
             self.lead = None
             return 0.0
         if asker and asker.decode() != self.owner:
@@ -208,10 +206,10 @@ class Leadership:
                 self._store, leader=keys.leader, info=keys.leader_info, events=keys.events,
                 mine=lead.value, reason=reason, maxlen=self._events_maxlen,
             )  # fmt: skip
-        except Exception as error:  # noqa: BLE001  # a beat that stops must stop
-            logger.warning("perpetual: could not release the lead, it expires by itself: %s", error)
+        except Exception as error:  # a beat that stops must stop
+            emit(events.LEADER_RESIGN_FAILED, error=error)
         else:
-            logger.info("perpetual: gave up the lead: %s", reason, extra={"event": "perpetual.leader_resigned"})
+            emit(events.LEADER_RESIGNED, reason=reason)
 
     def _maybe_ask(self, leader: dict[str, Any]) -> None:
         """Ask a leader that knows fewer units for the lead, once."""
@@ -221,7 +219,7 @@ class Leadership:
         self._asked = True
         with self._store.errors("hand-over"):
             self._store.redis.set(self._store.keys.handover, self.owner, px=self._ttl_ms, nx=True)
-        logger.info("perpetual: asked the leader to hand over, this beat knows more units")
+        emit(events.LEADER_HANDOVER_ASKED)
 
     def _about(self) -> str:
         count, digest = self._units

@@ -10,8 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.orphans import Orphans
 from celery_perpetual.beat.roster import Roster
@@ -22,8 +21,7 @@ from celery_perpetual.pauses import Pauses
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.recovery.sweep import Sweep
 from celery_perpetual.store.connection import Store
-
-logger = get_logger(__name__)
+from celery_perpetual.telemetry import emit
 
 
 class Maintenance(threading.Thread):
@@ -71,6 +69,6 @@ class Maintenance(threading.Thread):
             try:
                 step()
             except StoreUnavailable as error:
-                logger.warning("perpetual: cycle step %s cannot reach the store: %s", name, error)
-            except Exception:
-                logger.exception("perpetual: cycle step %s failed", name)
+                emit(events.STORE_UNREACHABLE, part=f"step {name} of the cycle", error=error)
+            except Exception as error:
+                emit(events.CYCLE_STEP_FAILED, step=name, error=error)

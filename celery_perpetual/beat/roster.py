@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.discovery import Discovery, discover
 from celery_perpetual.tasks.unit import TaskUnit
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.settings import Settings
-
-logger = get_logger(__name__)
 
 
 class Roster:
@@ -42,7 +40,7 @@ class Roster:
         try:
             self._use(discover(self._app))
         except ContractError as error:
-            logger.error("perpetual: a task that was registered later is refused: %s", error)  # noqa: TRY400
+            emit(events.CONTRACT_REFUSED, error=error)
         else:
             self.version += 1
 
@@ -56,4 +54,4 @@ class Roster:
         """The units that are polled, by name."""
         self.disabled = known.keys() - self.units.keys()
         for warning in discovery.warnings:
-            logger.warning("perpetual: %s", warning)
+            emit(events.CONTRACT_WARNING, warning=warning)

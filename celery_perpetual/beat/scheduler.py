@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from celery.beat import PersistentScheduler, Scheduler, Service
 from celery.utils.imports import symbol_by_name
-from celery.utils.log import get_logger
 
+from celery_perpetual import events
 from celery_perpetual.beat.banner import banner
 from celery_perpetual.beat.engine import Engine
 from celery_perpetual.settings import Settings
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
-logger = get_logger(__name__)
 
 #: Longest sleep between two ticks: what a standby needs to follow at once.
 LONGEST_TICK = 0.5
@@ -93,8 +93,8 @@ class PerpetualScheduler(Scheduler):
             pause = super().tick(*args, **kwargs) or 0.0
             # Celery wakes 10 ms early and then asks over and over: what is negative there is nearly due, not due.
             return min(pause, LONGEST_TICK) if pause >= 0 else SHORTEST_TICK
-        except Exception:
-            logger.exception("perpetual: a tick of the base scheduler failed")
+        except Exception as error:
+            emit(events.BASE_TICK_FAILED, error=error)
             return LONGEST_TICK
         finally:
             self._perpetual_ticking = False
@@ -130,9 +130,9 @@ class PerpetualScheduler(Scheduler):
             self._perpetual_hang_up()
         try:
             super().close()
-        except Exception:
+        except Exception as error:
             # Out of Celery's signal handler it would take SystemExit's place, and beat would go on.
-            logger.exception("perpetual: the base scheduler could not be closed")
+            emit(events.BASE_CLOSE_FAILED, error=error)
         self.__dict__.update(in_use)
 
     @property

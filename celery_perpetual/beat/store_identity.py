@@ -12,14 +12,11 @@ from __future__ import annotations
 import json
 from datetime import datetime, timezone
 
-from celery.utils.log import get_logger
-
 from celery_perpetual import events
 from celery_perpetual.pauses import Paused, Pauses
 from celery_perpetual.store.connection import Store
+from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time
-
-logger = get_logger(__name__)
 
 
 class StoreIdentity:
@@ -61,10 +58,7 @@ class StoreIdentity:
     def _lost(self, epoch: str) -> None:
         at = datetime.now(timezone.utc)
         units = [unit for unit in sorted(self._with_cursor) if not self._told(unit, epoch)] if self._pause else []
-        logger.critical(
-            "perpetual: the store was lost (epoch %s, now %s); paused are %d units that had a cursor: %s",
-            self._epoch, epoch, len(units), ", ".join(units) or "none", extra={"event": "perpetual.store_lost"},
-        )  # fmt: skip
+        emit(events.STORE_LOST, was=self._epoch, epoch=epoch, paused=", ".join(units) or "none")
         reason = "the store was lost, and the cursor with it; set the cursor, then resume"
         for unit in units:
             self._pauses.pause(Paused(scope=unit, by="celery-perpetual", reason=reason, at=at))
@@ -75,7 +69,7 @@ class StoreIdentity:
         with self._store.errors("events"):
             self._store.redis.xadd(
                 self._store.keys.events,
-                {"event": events.STORE_LOST, "data": data},
+                {"event": events.STORE_LOST.name, "data": data},
                 maxlen=self._events_maxlen,
                 approximate=True,
             )

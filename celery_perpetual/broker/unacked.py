@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kombu.transport.redis import Channel
 from kombu.transport.virtual import QoS
 
+from celery_perpetual import events
 from celery_perpetual.store.address import address, is_redis
 from celery_perpetual.store.connection import Store
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -65,15 +67,15 @@ def forget(message: Any) -> None:
     message._state = "ACK"  # noqa: SLF001
 
 
-def acknowledge(message: Any, logger: Any, errors: tuple[type[Exception], ...]) -> None:
+def acknowledge(message: Any, errors: tuple[type[Exception], ...]) -> None:
     """Strike off a message that kombu has forgotten; harmless where that has been done. Logs what the broker raises."""
     try:
         message.channel.qos.ack(message.delivery_tag)
     except errors as error:
-        logger.warning("perpetual: message %s could not be acknowledged: %r", message.delivery_tag, error)
+        emit(events.ACKNOWLEDGE_FAILED, tag=message.delivery_tag, error=error)
 
 
-def put_back(message: Any, logger: Any, errors: tuple[type[Exception], ...]) -> None:
+def put_back(message: Any, errors: tuple[type[Exception], ...]) -> None:
     """Put a message that kombu has forgotten at the front of its queue, if it is among the unacked ones still.
 
     Consumers take messages from the right end of the list, where kombu's "leftmost" is the last place.
@@ -82,4 +84,4 @@ def put_back(message: Any, logger: Any, errors: tuple[type[Exception], ...]) -> 
     try:
         message.channel.qos.restore_by_tag(message.delivery_tag, leftmost=False)
     except errors as error:
-        logger.warning("perpetual: message %s is put back by the leader: %r", message.delivery_tag, error)
+        emit(events.PUT_BACK_FAILED, tag=message.delivery_tag, error=error)

@@ -15,8 +15,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.utils.log import get_logger
 
+from celery_perpetual import events
 from celery_perpetual.broker.unacked import unacked_keys
 from celery_perpetual.completions.batches import send_batch_done
 from celery_perpetual.completions.end import ExpectedEnd, FinishReply, TaskEnd
@@ -25,13 +25,13 @@ from celery_perpetual.errors import StoreRefused, StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.prepared import Of, Prepared
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.settings import Settings
 
-logger = get_logger(__name__)
 
 #: Ends that wait for the store, per process.
 MOST_WAITING = 10_000
@@ -114,9 +114,9 @@ class Announcer:
         try:
             return self._announce(expected, status, head, result)
         except (StoreUnavailable, SoftTimeLimitExceeded) as error:
-            logger.warning("perpetual: the end of %s is told later: %r", expected.task_id, error)
-        except Exception:
-            logger.exception("perpetual: the end of %s is told later", expected.task_id)
+            emit(events.END_DELAYED, task_id=expected.task_id, error=error)
+        except Exception as error:
+            emit(events.END_WITHOUT_RESULT, task_id=expected.task_id, error=error)
         return None
 
     @property
@@ -134,20 +134,20 @@ class Announcer:
                 return True
             try:
                 self._announce(*end)
-            except StoreRefused:
+            except StoreRefused as error:
                 self._refused.append(end)
-                logger.exception("perpetual: the store refuses the end of %s, tried again later", end[0].task_id)
+                emit(events.END_REFUSED, task_id=end[0].task_id, error=error)
             except StoreUnavailable as error:
                 self._away = True
                 self._backlog.appendleft(end)
-                logger.warning("perpetual: the end of %s is told later: %s", end[0].task_id, error)
+                emit(events.END_DELAYED, task_id=end[0].task_id, error=error)
                 return False
             except SoftTimeLimitExceeded:  # raised wherever the task is: nothing is wrong with its end
                 self._backlog.appendleft(end)
                 return False
-            except Exception:
+            except Exception as error:
                 self._refused.append(end)
-                logger.exception("perpetual: the end of %s could not be announced, tried again later", end[0].task_id)
+                emit(events.END_REFUSED, task_id=end[0].task_id, error=error)
 
     def announce_now(self, end: TaskEnd) -> int:
         """Settle an end at once: :data:`FIRST`, or another number where the task had ended before, or is not known.

@@ -10,16 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.ledger.ids import BATCH_INDEX, base
 from celery_perpetual.publishing.publisher import publish_once
 from celery_perpetual.store.connection import Store
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
-logger = get_logger(__name__)
 
 STATUSES = ("success", "failure", "revoked", "expired", "rejected", "ignored", "lost")
 
@@ -59,8 +58,8 @@ def send_batch_done(app: Celery, store: Store, poll_id: str) -> None:
     """Send a batch's ``on_batch_done``; what fails is left to the leader's cycle."""
     try:
         _send(app, store, poll_id)
-    except Exception:
-        logger.exception("perpetual: on_batch_done of poll %s is left to the cycle", poll_id)
+    except Exception as error:
+        emit(events.BATCH_DONE_DELAYED, poll_id=poll_id, error=error)
 
 
 def relay_batch_done(app: Celery, store: Store, limit: int = 100) -> int:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.backends.base import DisabledBackend
-from celery.utils.log import get_logger
+
+from celery_perpetual import events
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
-
-logger = get_logger(__name__)
 
 
 def store_failure(app: Celery, task: Any, task_id: str, exception: Exception, request: Any = None) -> None:
@@ -20,8 +20,8 @@ def store_failure(app: Celery, task: Any, task_id: str, exception: Exception, re
         return
     try:
         _backend(app, task).mark_as_failure(task_id, exception, request=request, store_result=_stores(task, request))
-    except Exception:
-        logger.exception("perpetual: the result backend could not be told that %s failed", task_id)
+    except Exception as error:
+        emit(events.RESULT_NOT_STORED, task_id=task_id, error=error)
 
 
 def store_failure_if_pending(app: Celery, task: Any, task_id: str, exception: Exception) -> None:
@@ -32,8 +32,8 @@ def store_failure_if_pending(app: Celery, task: Any, task_id: str, exception: Ex
     try:
         if backend.get_state(task_id) not in states.READY_STATES:
             backend.mark_as_failure(task_id, exception)
-    except Exception:
-        logger.exception("perpetual: the result backend could not be told that %s failed", task_id)
+    except Exception as error:
+        emit(events.RESULT_NOT_STORED, task_id=task_id, error=error)
 
 
 def is_success(app: Celery, task: Any, task_id: str) -> bool:
@@ -43,8 +43,8 @@ def is_success(app: Celery, task: Any, task_id: str) -> bool:
         return False
     try:
         return bool(backend.get_state(task_id) == states.SUCCESS)
-    except Exception:
-        logger.exception("perpetual: the result backend could not be asked about %s", task_id)
+    except Exception as error:
+        emit(events.RESULT_NOT_READ, task_id=task_id, error=error)
         return False
 
 

@@ -174,6 +174,6 @@ def error_of(exception: Any) -> dict[str, str] | None:
         return None
     try:
         message = str(exception)
-    except Exception as error:  # noqa: BLE001  # somebody's __str__
+    except Exception as error:  # somebody's __str__
         message = f"({type(error).__name__} in its __str__)"
     return {"type": type(exception).__name__, "message": message[:LONGEST_MESSAGE]}

@@ -61,7 +61,7 @@ def result_to_store(store: Store, backend: Any, task_id: str, result: Any, reque
         meta = backend._get_result_meta(result=encoded, state=states.SUCCESS, traceback=None, request=request)  # noqa: SLF001
         meta["task_id"] = task_id
         value, key = backend.encode(meta), backend.get_key_for_task(task_id)
-    except Exception:  # noqa: BLE001  # Celery is going to raise it too, where its own code expects it
+    except Exception:  # Celery is going to raise it too, where its own code expects it
         return None
     if len(value) > LONGEST_VALUE or not isinstance(value, str):
         return None

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.utils.log import get_logger
 
+from celery_perpetual import events
 from celery_perpetual.broker.unacked import shares_unacked, unacked_keys
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
@@ -25,13 +25,13 @@ from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.contract import ON_LOST
 from celery_perpetual.tasks.options import PerpetualOptions
 from celery_perpetual.tasks.task import HEADER, PerpetualTask
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.settings import Settings
 
-logger = get_logger(__name__)
 
 #: With ``perpetual_store_down = "hold"``: pause between two tries to ask for a lease.
 HOLD_SECONDS = 0.5
@@ -107,15 +107,15 @@ class Grants:
                 verdict, token, recoveries = self._start(task, task_id, request)
             except StoreUnavailable as error:
                 if self.settings.store_down == "run":
-                    logger.warning("perpetual: task %s runs without a lease: %s", task_id, error)
+                    emit(events.LEASE_SKIPPED, task_id=task_id, error=error)
                     return _without_lease(task_id, request)
-                logger.warning("perpetual: task %s waits for the store: %s", task_id, error)
+                emit(events.LEASE_WAITING, task_id=task_id, error=error)
                 time.sleep(HOLD_SECONDS)
                 continue
             except SoftTimeLimitExceeded:
                 raise
-            except Exception:  # whatever it is: a task whose body has not run has not failed
-                logger.exception("perpetual: task %s runs without a lease", task_id)
+            except Exception as error:  # whatever it is: a task whose body has not run has not failed
+                emit(events.LEASE_FAILED, task_id=task_id, error=error)
                 return _without_lease(task_id, request)
             reach("task.started")
             if verdict != b"run":
@@ -210,7 +210,7 @@ class Grants:
         try:
             return self.release(task_id, nonce, cause, reason)
         except StoreUnavailable as error:
-            logger.warning("perpetual: the lease of %s is given back later: %s", task_id, error)
+            emit(events.RELEASE_FAILED, task_id=task_id, error=error)
             return "gone"
 
     def sweep(self, most: int = 100, stopping: str = "") -> tuple[int, str, int, bool]:

@@ -150,7 +150,7 @@ class ItemReader:
             if encode is None:
                 encode = self._encoders[serializer] = encoder(serializer)
             return encode((args, kwargs))
-        except Exception as error:  # noqa: BLE001  # whatever the serializer or a value's own method raises
+        except Exception as error:  # whatever the serializer or a value's own method raises
             raise InvalidItem(f"arguments cannot be serialised as {serializer}: {error}") from None
 
     def _digest(self, name: str, args: Any, kwargs: Any, body: bytes, serializer: str) -> str:
@@ -238,7 +238,7 @@ def _must_come_back(body: bytes, serializer: str) -> None:
     content_type, encoding = codec(serializer)
     try:
         loads(body, content_type, encoding, accept=[content_type])
-    except Exception as error:  # noqa: BLE001  # whatever the serializer raises
+    except Exception as error:  # whatever the serializer raises
         raise InvalidItem(f"arguments cannot be read back from {serializer}: {error}") from None
 
 

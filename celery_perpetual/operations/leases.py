@@ -11,8 +11,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.announce import FIRST
 from celery_perpetual.completions.completion import FAILURE, NEEDS_ATTENTION, REVOKED, UNKNOWN
@@ -23,10 +22,9 @@ from celery_perpetual.leases.scope import announces
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.recovery.resend import Resender
 from celery_perpetual.store.scripts import script
+from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, to_datetime
 from celery_perpetual.waiting.lookup import answers
-
-logger = get_logger(__name__)
 
 RUNNING, PARKED = "running", "parked"
 
@@ -252,8 +250,8 @@ class LeaseOperations(Namespace):
         if listed:
             try:
                 self._again.send_all()
-            except Exception:
-                logger.exception("perpetual: sending is left to the leader's next cycle")
+            except Exception as error:
+                emit(events.RESEND_FAILED, error=error)
         return listed
 
 

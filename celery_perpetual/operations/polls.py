@@ -43,7 +43,7 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
     def work() -> None:
         try:
             outcomes.append(runner.run(claim))
-        except BaseException as error:  # noqa: BLE001  # raised in the caller's thread
+        except BaseException as error:  # raised in the caller's thread
             errors.append(error)
         finally:
             runner.publisher.release()

@@ -57,7 +57,7 @@ def preview(store: Store, runner: Runner, unit: TaskUnit, cursor: Any = UNSET) -
             results.append(_preview(runner, claim))
         except StoreUnavailable as error:
             errors.append(error)
-        except BaseException as error:  # noqa: BLE001  # user code may raise anything
+        except BaseException as error:  # user code may raise anything
             results.append(Preview(task=contract.name, status="failed", error=f"{type(error).__name__}: {error}"))
 
     thread = threading.Thread(target=work, name="perpetual-preview", daemon=True)

@@ -12,16 +12,14 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.errors import StoreRefused, StoreUnavailable
 from celery_perpetual.polling.claims import Claim
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS, SUPERSEDED, PollOutcome
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
+from celery_perpetual.telemetry import emit
 from celery_perpetual.times import to_datetime
-
-logger = get_logger(__name__)
 
 #: Polls that are claimed and end together share their times.
 _at = lru_cache(256)(to_datetime)
@@ -61,7 +59,7 @@ class PollEnds:
         def finish() -> None:
             try:
                 self._told(ends, reply())
-            except Exception as error:  # noqa: BLE001  # whatever it is, every poll is told about
+            except Exception as error:  # whatever it is, every poll is told about
                 if len(ends) == 1 or (isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused)):
                     for end in ends:
                         broke_off(end.claim, error)
@@ -145,11 +143,11 @@ def outcome_of(claim: Claim, how: str, cursor: str = "", **facts: Any) -> PollOu
 
 def refused(claim: Claim) -> PollOutcome:
     """Somebody else has the unit by now and has recorded how this poll ended."""
-    logger.warning("perpetual: batch of %s was refused, its claim is lost", claim.unit.name)
+    emit(events.POLL_SUPERSEDED, unit=claim.unit.name, poll_id=claim.poll_id)
     reason = "the claim was taken over or has expired; the batch was refused"
     return outcome_of(claim, SUPERSEDED, reason=reason)
 
 
 def broke_off(claim: Claim, error: BaseException) -> None:
-    """Nobody can be told how a poll ended: its claim expires, and the unit is polled again."""
-    logger.error("perpetual: poll of %s broke off; its claim expires", claim.unit.name, exc_info=error)
+    """The outcome could not be stored: the claim expires, and the unit is polled again."""
+    emit(events.POLL_NOT_STORED, unit=claim.unit.name, poll_id=claim.poll_id, error=error)

@@ -10,14 +10,12 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from billiard import current_process
-from celery.utils.log import get_logger
 
 from celery_perpetual.polling.claims import Claim
 
 if TYPE_CHECKING:
     from celery import Celery
 
-logger = get_logger(__name__)
 
 #: Name of the task that evaluates a poll.
 TASK = "celery_perpetual.poll"

@@ -19,9 +19,6 @@ FAILED, TIMED_OUT, ABANDONED, SUPERSEDED = "failed", "timed_out", "abandoned", "
 #: A unit that is not polled any more is forgotten after this time.
 HISTORY_TTL_MS = 30 * 24 * 3600 * 1000
 
-#: Longer reasons and errors are cut.
-LONGEST_TEXT = 2000
-
 #: Runs of these are folded into one record with a count.
 FOLDED = (EMPTY, SKIPPED)
 
@@ -127,16 +124,6 @@ def from_entry(entry: bytes) -> PollOutcome:
         if values.get(name) is not None:
             values[name] = parse_time(values[name])
     return replace(PollOutcome(**values), repeated=int(head.split(b" ", 1)[0]))
-
-
-def readable(text: object) -> str:
-    """A text of the user's as it can be stored and shown: never too long, never unreadable, never an error."""
-    try:
-        shown = str(text)
-    except Exception:  # noqa: BLE001  # an exception may not even be able to say what it is
-        shown = f"<{type(text).__name__} without a text>"
-    shown = shown.encode(errors="replace").decode()
-    return shown if len(shown) <= LONGEST_TEXT else f"{shown[: LONGEST_TEXT - 3]}..."
 
 
 def outcomes(store: Store, unit: str, limit: int) -> list[PollOutcome]:

@@ -10,9 +10,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.utils.log import get_logger
 
-from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual import events
+from celery_perpetual.errors import StoreUnavailable, readable
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.ledger import Closing, Ledger
@@ -23,19 +23,18 @@ from celery_perpetual.polling import outcome as status
 from celery_perpetual.polling.claims import Claim, Claims
 from celery_perpetual.polling.closing import PollEnd, PollEnds, outcome_of, poll_end, refused
 from celery_perpetual.polling.coroutines import Loop
-from celery_perpetual.polling.outcome import HISTORY_TTL_MS, PollOutcome, readable
+from celery_perpetual.polling.outcome import HISTORY_TTL_MS, PollOutcome
 from celery_perpetual.polling.poll import Poll
 from celery_perpetual.polling.reading import Abandoned, ReadBatch, read
 from celery_perpetual.publishing.publisher import Publisher, publish_or_leave
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.connection import Store
 from celery_perpetual.tasks.items import Defer, Pause, Skip
+from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, to_datetime
 
 if TYPE_CHECKING:
     from celery import Celery
-
-logger = get_logger(__name__)
 
 #: Where the keys of a commit's broker commands begin.
 FIRST_TARGET = 11
@@ -82,7 +81,7 @@ class Runner:
             result = self.evaluate(claim)
         except (Abandoned, SoftTimeLimitExceeded):
             return self._timed_out(claim)
-        except BaseException as error:  # noqa: BLE001  # user code may raise anything, even SystemExit
+        except BaseException as error:  # user code may raise anything, even SystemExit
             return self._fail(claim, error)
         reach("poll.read")
         if isinstance(result, ReadBatch):
@@ -119,7 +118,7 @@ class Runner:
         limit = claim.contract.poll_timeout
         reason = f"next_batch took longer than poll_timeout ({limit:g} s); its result is refused"
         outcome = outcome_of(claim, status.TIMED_OUT, reason=reason)
-        logger.error("perpetual: poll of %s timed out after %g s", claim.unit.name, limit, extra=_extra(outcome))
+        emit(events.POLL_TIMED_OUT, limit=limit, **_about(outcome))
         return poll_end(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
 
     def give_up(self, claim: Claim) -> PollOutcome:
@@ -172,7 +171,7 @@ class Runner:
             messages = self.publisher.build(claim.poll_id, items)
         except StoreUnavailable:
             raise
-        except Exception as error:  # noqa: BLE001  # a route, a queue or a header of the user's
+        except Exception as error:  # a route, a queue or a header of the user's
             return self._fail(claim, error)
         full = claim.in_flight + len(items) >= contract.max_in_flight
         drain = not claim.by_hand and not full and (found.more or found.read >= contract.limit)
@@ -196,7 +195,7 @@ class Runner:
         if verdict == "refused":
             return refused(claim)
         claim.committed = True
-        logger.info("perpetual: %s enqueued %d items", claim.unit.name, len(items), extra=_extra(outcome))
+        emit(events.POLL_ENQUEUED, count=outcome.count, **_about(outcome))
         if messages.commands:
             messages.after_publish.send()
         else:
@@ -212,7 +211,7 @@ class Runner:
 
     def _fail(self, claim: Claim, error: BaseException) -> PollEnd:
         outcome = outcome_of(claim, status.FAILED, error=f"{type(error).__name__}: {readable(error)}")
-        logger.error("perpetual: poll of %s failed", claim.unit.name, exc_info=error, extra=_extra(outcome))
+        emit(events.POLL_FAILED, error=error, **_about(outcome))
         return poll_end(claim, outcome, "add", delay=_backoff(claim), trigger="backoff")
 
     def _defer(self, claim: Claim, defer: Defer) -> PollEnd:
@@ -231,14 +230,8 @@ def _backoff(claim: Claim) -> int:
     return int(min(FIRST_BACKOFF_MS * 2 ** min(claim.attempt, 10), LONGEST_BACKOFF_MS))
 
 
-def _extra(outcome: PollOutcome) -> dict[str, Any]:
-    return {
-        "event": f"perpetual.poll_{outcome.status}",
-        "unit": outcome.unit,
-        "poll_id": outcome.poll_id,
-        "slot": format_time(outcome.slot),
-        "count": outcome.count,
-    }
+def _about(outcome: PollOutcome) -> dict[str, Any]:
+    return {"unit": outcome.unit, "poll_id": outcome.poll_id, "slot": format_time(outcome.slot)}
 
 
 def _close_old_connections() -> None:
@@ -248,5 +241,5 @@ def _close_old_connections() -> None:
         return  # a package may bring Django along without anybody using it
     try:
         database.close_old_connections()
-    except Exception as error:  # noqa: BLE001  # what is wrong with them concerns who uses them
+    except Exception as error:  # what is wrong with them concerns who uses them
         logger.warning("perpetual: Django could not close its old connections: %r", error)

@@ -111,7 +111,7 @@ class PollThreads:
             try:
                 ended = self._run(claim)
                 end = ended if isinstance(ended, PollEnd) else None
-            except BaseException as error:  # noqa: BLE001  # a thread that ends here would cost a place for good
+            except BaseException as error:  # a thread that ends here would cost a place for good
                 broke_off(claim, error)
             with self._lock:
                 self._running.pop(claim.poll_id, None)

@@ -17,8 +17,7 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.unacked import shares_redis
 from celery_perpetual.errors import StoreUnavailable
@@ -35,11 +34,11 @@ from celery_perpetual.publishing.transports import open_transport
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
-logger = get_logger(__name__)
 
 #: Broker commands that one script may run at once; a queue that expires takes several per message.
 MOST_COMMANDS = 2000
@@ -113,8 +112,8 @@ class Publisher:
             return self.publish(poll_id)
         except StoreUnavailable:
             raise
-        except Exception:
-            logger.exception("perpetual: poll %s cannot be published now, the relay will try again", poll_id)
+        except Exception as error:
+            emit(events.PUBLISH_FAILED, poll_id=poll_id, error=error)
             return 0
 
     def _publish(self, poll_id: str, items: Sequence[CheckedItem]) -> int:
@@ -222,9 +221,9 @@ def publish_or_leave(publisher: Publisher, poll_id: str, items: Sequence[Checked
     try:
         publisher.publish(poll_id, items)
     except StoreUnavailable as error:
-        logger.warning("perpetual: publishing of poll %s is left to the relay: %s", poll_id, error)
-    except Exception:
-        logger.exception("perpetual: publishing of poll %s failed, the relay will try again", poll_id)
+        emit(events.PUBLISH_DELAYED, poll_id=poll_id, error=error)
+    except Exception as error:
+        emit(events.PUBLISH_FAILED, poll_id=poll_id, error=error)
 
 
 def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature: Any, task_id: str) -> None:

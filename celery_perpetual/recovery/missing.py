@@ -21,20 +21,19 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.broker.queues import oldest_publication
 from celery_perpetual.ledger.ids import base, item_id, parse_item_id
 from celery_perpetual.ledger.record import decode
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.leases.grants import Grants
 
-logger = get_logger(__name__)
 
 #: Batches that one pass looks at; the next pass begins behind them.
 MOST_BATCHES = 50
@@ -180,10 +179,7 @@ class MissingMessages:
         self._missing.pop(task_id, None)
         verdict = self._leases.missed(task_id, self._task_name(task_id), counts=counts)
         if verdict != "gone":
-            logger.warning(
-                "perpetual: the message of task %s is nowhere any more: %s", task_id, verdict,
-                extra={"event": "perpetual.message_lost", "task_id": task_id},
-            )  # fmt: skip
+            emit(events.MESSAGE_LOST, task_id=task_id, verdict=verdict)
         return int(verdict != "gone")
 
     def _task_name(self, task_id: str) -> str:

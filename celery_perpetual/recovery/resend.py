@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from celery.utils.log import get_logger
 from kombu.utils.json import dumps, loads
 
+from celery_perpetual import events
 from celery_perpetual.broker.commands import BrokerCommands, Command
 from celery_perpetual.broker.message_copy import from_json, publish_copy, request_of
 from celery_perpetual.broker.unacked import shares_redis
@@ -30,13 +30,12 @@ from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.message import send
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.settings import Settings
-
-logger = get_logger(__name__)
 
 
 def _redelivered(command: Command) -> Command:
@@ -85,8 +84,8 @@ class Resender:
             return self._send(capture, task_id, since)
         except StoreUnavailable:
             raise
-        except Exception:
-            logger.exception("perpetual: task %s cannot be sent again now, the next cycle will try", task_id)
+        except Exception as error:
+            emit(events.RESEND_TASK_FAILED, task_id=task_id, error=error)
             return 0
 
     def _send(self, capture: Capture | None, task_id: str, since: float) -> int:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.recovery.missing import MissingMessages
 from celery_perpetual.recovery.resend import Resender
 from celery_perpetual.recovery.unacked import UnackedMessages
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.leases.grants import Grants
 
-logger = get_logger(__name__)
 
 #: Leases per script, so that no call holds the server up.
 AT_ONCE = 100
@@ -69,9 +68,7 @@ class Sweep:
                 if not self._leases.workers.bury(worker):
                     break
                 self._last_death = self._leases.store.now()
-                logger.warning(
-                    "perpetual: worker %s is gone", worker, extra={"event": "perpetual.worker_gone", "worker": worker}
-                )
+                emit(events.WORKER_LOST, worker=worker)
         swept.sent = self._again.send_all(limit)
         if self._unclaimed is not None and not swept.held_until:
             swept.restored, received = self._unclaimed.restore()

@@ -12,19 +12,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.broker.capturing import CapturingChannel
 from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.unacked_hash import UnackedHash
 from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.leases.grants import Grants
-
-logger = get_logger(__name__)
 
 
 class _Seen(NamedTuple):
@@ -103,7 +101,7 @@ class UnackedMessages:
             if verdict == "parked":
                 unacked.acknowledge(tag)
             if verdict != "gone":
-                logger.warning("perpetual: the worker that had received task %s is gone: %s", task_id, verdict)
+                emit(events.DELIVERY_LOST, task_id=task_id, verdict=verdict)
                 return verdict == "resend"
         commands = unacked.restoring(tag)
         if commands is None:
@@ -112,7 +110,7 @@ class UnackedMessages:
         channel.run(BrokerCommands(commands), front=True)
         unacked.acknowledge(tag)
         self._seen.pop(tag, None)
-        logger.warning("perpetual: task %s had been received by a worker that is gone, and is back", task_id)
+        emit(events.DELIVERY_RESTORED, task_id=task_id)
         return True
 
     def _is_known(self, task_id: str) -> bool:

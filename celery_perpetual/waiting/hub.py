@@ -23,16 +23,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from celery.utils.log import get_logger
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisError
 
+from celery_perpetual import events
 from celery_perpetual.store.connection import Store
+from celery_perpetual.telemetry import emit
 from celery_perpetual.waiting.channels import Channels, Watcher
 from celery_perpetual.waiting.gathering import Gathering
 from celery_perpetual.waiting.subscription import Subscription
-
-logger = get_logger(__name__)
 
 #: A reader looks this often whether anybody still watches, and the hub's thread whether somebody left a message unread.
 READ_SECONDS = 1.0
@@ -172,7 +171,7 @@ class Hub:
         try:
             subscription.subscribe(channels)
         except (RedisError, OSError) as error:
-            logger.info("perpetual: the subscription broke: %s", error)
+            emit(events.SUBSCRIPTION_BROKEN, error=error)
 
     def _run(self) -> None:
         while True:
@@ -189,7 +188,7 @@ class Hub:
                 if lost is not None:
                     raise NoConnection("whoever read it does not any more")
                 self._read(READ_SECONDS if on_duty else 0)
-            except Exception as error:  # noqa: BLE001  # another thread's writing may break what is read here
+            except Exception as error:  # another thread's writing may break what is read here
                 self._disconnect(error)
                 time.sleep(RECONNECT_SECONDS)
             finally:
@@ -229,7 +228,7 @@ class Hub:
             try:
                 self._subscription.unsubscribe(self._channels.take_idle())
             except (RedisError, OSError) as error:
-                logger.info("perpetual: the subscription broke: %s", error)
+                emit(events.SUBSCRIPTION_BROKEN, error=error)
 
     def _connect(self) -> Subscription:
         # A server that does not answer is waited for here, where nobody waits along.
@@ -246,7 +245,7 @@ class Hub:
     def _disconnect(self, error: BaseException) -> None:
         """Only whoever reads gives the connection up."""
         if not self._broken:
-            logger.warning("perpetual: lost the subscription, connecting again: %r", error)
+            emit(events.SUBSCRIPTION_LOST, error=error)
         with self._changed:
             subscription, self._subscription = self._subscription, None
             self._broken = True

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend
 from celery.backends.rpc import RPCBackend
-from celery.utils.log import get_logger
 
+from celery_perpetual import events
 from celery_perpetual.completions.batches import BatchResult, batch_result
 from celery_perpetual.completions.completion import PENDING, UNKNOWN, Completion, from_celery, from_json
 from celery_perpetual.errors import NotFound
 from celery_perpetual.ledger.ids import parse_item_id
 from celery_perpetual.store.chunks import chunks
 from celery_perpetual.store.connection import Store
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
-logger = get_logger(__name__)
 
 #: Reads of one process that run at the same time, each on a connection of its own, however many wait.
 READERS = 4
@@ -109,8 +109,8 @@ class Lookup:
                 # One for all threads: each new `app.backend` would bring a connection of its own.
                 self._backend = self._backend or self._app.backend
                 metas = _metas(self._backend, wanted)
-        except Exception as error:  # noqa: BLE001  # a foreign server's trouble must not end a wait
-            logger.warning("perpetual: the result backend could not be asked: %s", error)
+        except Exception as error:  # a foreign server's trouble must not end a wait
+            emit(events.BACKEND_SILENT, error=error)
             return {}
         found = ((task_id, from_celery(task_id, meta)) for task_id, meta in metas)
         return {task_id: completion for task_id, completion in found if completion is not None}

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from celery.utils.log import get_logger
 from redis.exceptions import ResponseError
 
+from celery_perpetual import events
 from celery_perpetual.completions.completion import Completion, from_json
 from celery_perpetual.errors import ContractError, StoreRefused, StoreUnavailable
 from celery_perpetual.settings import seconds
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
-logger = get_logger(__name__)
 
 BLOCK_SECONDS = 1.0
 #: An entry that its consumer has held for this long is taken over: the consumer is dead or stuck.
@@ -122,7 +122,7 @@ def _stream(store: Store, group: str, consumer: str, idle: float) -> Iterator[Ev
             raise
         except StoreUnavailable as error:
             if not down:
-                logger.warning("perpetual: stream waits for the store: %s", error)
+                emit(events.STORE_UNREACHABLE, part="the stream of events", error=error)
             mine = down = True
             time.sleep(PAUSE_SECONDS)
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_logger
 
+from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.poison import PoisonMarks
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
-
-logger = get_logger(__name__)
 
 
 def dropping(consumer: Any, strategy: Any) -> Any:
@@ -34,8 +34,8 @@ def dropping(consumer: Any, strategy: Any) -> Any:
         suspects = None if grants.broker_is_redis else PoisonMarks(grants)
         verdict = _parked(grants, task_id) or (suspects is not None and suspects.take(message, task_id, task.name))
         if verdict:
-            logger.info("perpetual: a delivery of task %s is dropped on receipt: %s", task_id, verdict)
-            message.ack_log_error(logger, consumer.connection_errors)
+            emit(events.DELIVERY_DROPPED, task_id=task_id, verdict=verdict)
+            message.ack_log_error(get_logger(__name__), consumer.connection_errors)
             return None
         try:
             reply = strategy(message, *args, **kwargs)

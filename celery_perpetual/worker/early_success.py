@@ -15,15 +15,14 @@ from celery import states
 from celery.app.trace import task_has_custom
 from celery.backends.base import Backend, DisabledBackend
 from celery.signals import task_success
-from celery.utils.log import get_logger
 
+from celery_perpetual import events
 from celery_perpetual.completions.announce import FORBIDDEN, UNREADABLE
 from celery_perpetual.completions.completion import SUCCESS
 from celery_perpetual.completions.end import ExpectedEnd
 from celery_perpetual.completions.result_in_script import leave_to_celery
+from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.signals import Running, head_of, running_body
-
-logger = get_logger(__name__)
 
 #: In a request: its body has returned, and what it returned is what the task ends with.
 RETURNED = "_perpetual_returned"
@@ -65,8 +64,8 @@ def tell_returned(task: Any, request: Any, result: Any) -> None:
         return
     try:
         _told(None, lambda: None, running, running.end, result, request)
-    except Exception as error:  # noqa: BLE001  # it would be taken for the body's
-        logger.warning("perpetual: the end of task %s is told a little later: %r", request.id, error)
+    except Exception as error:  # it would be taken for the body's
+        emit(events.END_NOT_EARLY, task_id=request.id, error=error)
 
 
 def _without_hooks(task_id: str) -> Any:
@@ -94,8 +93,8 @@ def _told(
     reply = store()
     try:
         announcer.announce_expected(expected, SUCCESS, head)
-    except Exception as error:  # noqa: BLE001  # a time limit for example: the task has succeeded all the same
-        logger.warning("perpetual: the end of task %s is told after its hooks: %r", expected.task_id, error)
+    except Exception as error:  # a time limit for example: the task has succeeded all the same
+        emit(events.END_NOT_EARLY, task_id=expected.task_id, error=error)
     else:
         running.over = True
     return reply

@@ -19,11 +19,12 @@ from celery.app.task import Task
 from celery.app.trace import TraceInfo, build_tracer, trace_ok_t
 from celery.canvas import _chain
 from celery.exceptions import Ignore, Reject
-from celery.utils.log import get_logger
 
+from celery_perpetual import events
 from celery_perpetual.leases.execution import NONCE, OF_DELIVERY, Execution, LeaseLost, acting_for, current
 from celery_perpetual.leases.scope import BUILT_IN
 from celery_perpetual.tasks.task import HEADER, HEADER_VALUE
+from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.early_success import RETURNED, tell_returned
 from celery_perpetual.worker.how_it_ended import REPLACED
 from celery_perpetual.worker.request import leased_request
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from celery_perpetual.leases.grants import Grants
 
-logger = get_logger(__name__)
 
 #: Where a task keeps its tracer, a class the mark that its body is wrapped, and a request the mark that it has begun.
 TRACER, WRAPPED, ENTERED = "_perpetual_tracer", "_perpetual_body", "_perpetual_entered"
@@ -146,10 +146,7 @@ def _mine(task: Any) -> Execution | None:
 def _must_hold(task: Any) -> None:
     execution = _mine(task)
     if execution is not None and not task.app.perpetual.grants.holds(execution):
-        logger.warning(
-            "perpetual: an execution of task %s has lost its lease, what it brings is dropped", execution.task_id,
-            extra={"event": "perpetual.lease_lost", "task_id": execution.task_id},
-        )  # fmt: skip
+        emit(events.EXECUTION_OVERTAKEN, task_id=execution.task_id)
         raise LeaseLost(f"task {execution.task_id} has lost its lease; what it brings is dropped")
 
 
@@ -189,9 +186,7 @@ def _give_back(leases: Grants, execution: Execution, info: Any) -> None:
 
 def _ignored(task_id: str, verdict: str) -> Any:
     """A delivery that must not run, as Celery's tracer answers for one that ignores itself."""
-    logger.info("perpetual: a delivery of task %s is dropped: %s", task_id, verdict, extra={
-        "event": "perpetual.dropped", "task_id": task_id, "verdict": verdict,
-    })  # fmt: skip
+    emit(events.DELIVERY_DROPPED, task_id=task_id, verdict=verdict)
     try:
         raise LeaseLost(f"delivery of {task_id} dropped: {verdict}")
     except LeaseLost as error:

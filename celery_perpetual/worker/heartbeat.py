@@ -19,20 +19,20 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
-from celery.utils.log import get_logger
 from celery.worker import state
 
+from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.leases.execution import TAG
 from celery_perpetual.recovery.resend import Resender
 from celery_perpetual.store.scripts import script
+from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.request import at_hand
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
     from celery_perpetual.leases.workers import WorkerRun
 
-logger = get_logger(__name__)
 
 #: News about received messages is told after this many seconds, together with what else comes until then, and not only
 #: with the next beat: what a worker received and never told is suspected of having killed it.
@@ -106,7 +106,7 @@ class Heartbeat(threading.Thread):
         try:
             self._once()
         except StoreUnavailable as error:
-            logger.warning("perpetual: no first heartbeat: %s", error)
+            emit(events.STORE_UNREACHABLE, part="the heartbeat", error=error)
 
     def run(self) -> None:
         interval, away = self._leases.settings.heartbeat, False
@@ -120,10 +120,10 @@ class Heartbeat(threading.Thread):
                 away = False
             except StoreUnavailable as error:
                 if not away:
-                    logger.warning("perpetual: no heartbeat, tried again until the store answers: %s", error)
+                    emit(events.STORE_UNREACHABLE, part="the heartbeat", error=error)
                 away = True
-            except Exception:
-                logger.exception("perpetual: a heartbeat failed")
+            except Exception as error:
+                emit(events.PART_FAILED, part="the heartbeat", error=error)
                 away = True
 
     def _pause(self, seconds: float) -> None:
@@ -137,9 +137,9 @@ class Heartbeat(threading.Thread):
         try:
             self._again.send_all()
         except StoreUnavailable as error:
-            logger.warning("perpetual: lost tasks are sent again later: %s", error)
-        except Exception:
-            logger.exception("perpetual: lost tasks are left to the leader")
+            emit(events.RESEND_DELAYED, error=error)
+        except Exception as error:
+            emit(events.RESEND_FAILED, error=error)
 
     def _once(self) -> None:
         now = time.monotonic()
@@ -186,7 +186,7 @@ class Heartbeat(threading.Thread):
                     continue
                 nonce = lease.split(b"|", 2)[1].decode()
                 verdict = self._leases.release(task_id, nonce, "lost", "its worker does not run it any more")
-                logger.warning("perpetual: task %s is not running here any more: %s", task_id, verdict)
+                emit(events.EXECUTION_MISSING, task_id=task_id, verdict=verdict)
                 self.wake()
         self._missing = missing
 
@@ -215,7 +215,7 @@ class Heartbeat(threading.Thread):
                 _, _, _, empty = self._leases.sweep(stopping=self._instance.name)
             self._leases.workers.bury(self._instance.name, stopped=True)
         except StoreUnavailable as error:
-            logger.warning("perpetual: what this worker held is left to the sweep: %s", error)
+            emit(events.WORKER_LEAVES_LEASES, error=error)
 
 
 def _stopping() -> bool:

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.broker.message_copy import from_message
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.store.scripts import script
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
 
-logger = get_logger(__name__)
 
 #: For how long a name stays on a message that nobody receives any more.
 KEPT_MS = 24 * 3600 * 1000
@@ -41,7 +40,7 @@ class PoisonMarks:
         try:
             return self._take(message, task_id, name)
         except StoreUnavailable as error:
-            logger.warning("perpetual: nobody will know who received %s: %s", task_id, error)
+            emit(events.POISON_MARK_FAILED, task_id=task_id, error=error)
             return ""
 
     def _take(self, message: Any, task_id: str, name: str) -> str:
@@ -55,7 +54,7 @@ class PoisonMarks:
         ledger_has_it = item_address(task_id) is not None and not message.headers.get("retries")
         copy = "" if ledger_has_it else from_message(message).to_json()
         verdict = self._leases.missed(task_id, name, counts=True, copy=copy)
-        logger.warning("perpetual: worker %s died when it had received task %s: %s", before.decode(), task_id, verdict)
+        emit(events.POISON_SUSPECTED, worker=before.decode(), task_id=task_id, verdict=verdict)
         if verdict in ("parked", "fail"):
             self.let_go(task_id)
             return verdict
@@ -81,4 +80,4 @@ class PoisonMarks:
             with store.errors("suspect"):
                 store.redis.delete(store.keys.suspect(task_id))
         except StoreUnavailable as error:
-            logger.warning("perpetual: %s seems to be received still: %s", task_id, error)
+            emit(events.POISON_UNMARK_FAILED, task_id=task_id, error=error)

@@ -9,10 +9,10 @@ from weakref import WeakValueDictionary
 
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
-from celery.utils.log import get_logger
 from celery.worker import state
 from kombu.transport.redis import Channel
 
+from celery_perpetual import events
 from celery_perpetual.broker.message_copy import from_message
 from celery_perpetual.broker.unacked import acknowledge, forget, put_back
 from celery_perpetual.completions import celery_results
@@ -21,13 +21,12 @@ from celery_perpetual.errors import TaskLost
 from celery_perpetual.leases.execution import AT_END, AT_START, COPY, NONCE, STRUCK, TAG, Execution, acting_for
 from celery_perpetual.leases.scope import standing
 from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.propagation import goes_back
 from celery_perpetual.worker.signals import end
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
-
-logger = get_logger(__name__)
 
 
 #: What comes behind the mixin is Celery's request class, or the user's own.
@@ -98,7 +97,7 @@ class Leased(_Request):  # type: ignore[misc]
         """It does not end as a success, so no script may have struck its message off."""
         if self._struck == AT_START and self.acknowledged and not self._is_lost:
             # Where it got no lease, because the store was away, nobody has.
-            acknowledge(self._message, logger, self._connection_errors)
+            acknowledge(self._message, self._connection_errors)
         self._struck = ""
 
     def reject(self, requeue: bool = False) -> None:
@@ -166,10 +165,7 @@ def _lost(request: Any, leases: Grants, exc_info: Any) -> None:
         _acknowledge(request)
         return
     verdict = leases.try_to_release(request.id, nonce, "lost", f"a process of the pool is gone: {_exception(exc_info)}")
-    logger.warning(
-        "perpetual: the process that ran task %s is gone: %s", request.id, verdict,
-        extra={"event": "perpetual.lost", "task_id": request.id, "verdict": verdict},
-    )  # fmt: skip
+    emit(events.PROCESS_LOST, task_id=request.id, verdict=verdict)
     state.task_ready(request)
     if verdict == "fail":
         error = TaskLost(f"task {request.id} is lost: {_exception(exc_info)}")
@@ -178,7 +174,7 @@ def _lost(request: Any, leases: Grants, exc_info: Any) -> None:
             end(app, request.task, request.id, LOST, exception=error, worker=request.hostname)
     if verdict == "gone" and request.request_dict.get(STRUCK) == AT_START:
         # It died before it asked for its lease, and Kombu has forgotten the message already.
-        put_back(request.message, logger, request.connection_errors)
+        put_back(request.message, request.connection_errors)
     if request.task.acks_late and (verdict == "gone" or (verdict == "resend" and not leases.broker_is_redis)):
         # The guard sorts out what comes twice; RabbitMQ puts it where it was.
         request.reject(requeue=True)

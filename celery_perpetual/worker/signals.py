@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from celery import _state, signals
 from celery.app.task import Context
 from celery.exceptions import InvalidTaskError, WorkerLostError
-from celery.utils.log import get_logger
 
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
@@ -35,7 +34,6 @@ from celery_perpetual.worker.propagation import goes_back
 if TYPE_CHECKING:
     from celery import Celery
 
-logger = get_logger(__name__)
 
 #: What a pool child that goes waits for a store that does not answer.
 FAREWELL_SECONDS = 10.0

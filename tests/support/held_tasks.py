@@ -149,7 +149,7 @@ class Call(threading.Thread):
     def run(self) -> None:
         try:
             self._outcome.append(self._call())
-        except BaseException as error:  # noqa: BLE001  # it is the caller's
+        except BaseException as error:  # it is the caller's
             self._error = error
 
     def result(self, timeout: float = 30) -> Any:
