@@ -118,6 +118,10 @@ POLL_FAILED = _error("poll.failed", "poll of %(unit)s failed", "poll_id", "slot"
 POLL_SUPERSEDED = _warning(
     "poll.superseded", "the batch of %(unit)s was refused: its claim was taken over or has expired", "poll_id"
 )
+POLL_STALE = _info(
+    "poll.stale",
+    "poll %(poll_id)s of %(unit)s is not evaluated: its claim has expired or the poll has ended",
+)
 POLL_NOT_STORED = _error(
     "poll.not_stored",
     "could not store the outcome of the poll of %(unit)s; its claim expires, and the unit is polled again",

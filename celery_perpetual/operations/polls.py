@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from celery_perpetual import events
 from celery_perpetual.polling.claims import Claim, Claims, Refusal
 from celery_perpetual.polling.in_worker import in_pool_child
 from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.tasks.unit import TaskUnit
+from celery_perpetual.telemetry import emit
 from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ def poll_in_worker(store: Store, runner: Runner, unit: TaskUnit, poll_id: str, f
     """Evaluate a poll whose claim travelled here; its status, or ``stale`` if the claim has expired meanwhile."""
     claim = Claims(store, runner.events_maxlen).received_by_worker(unit, poll_id, following)
     if claim is None:
+        emit(events.POLL_STALE, unit=unit.name, poll_id=poll_id)
         return "stale"
     outcome = runner.run(claim) if in_pool_child() else _run(runner, claim)
     return "sent" if outcome is None else outcome.status

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual.events import LEADER_LOST, LEADER_STANDBY, POLL_SUPERSEDED
 from tests.support import wait_until
 from tests.support.beats import EVERY, LEADER, MACHINE, SLOTS, TTL, is_stopped, leading, slot_of, wait_for_more
 from tests.support.broker import queued
@@ -32,7 +33,7 @@ def test_each_slot_has_one_batch_while_leaders_are_killed_and_frozen(
     killed = leading(store_redis, beats)
     terms = [leader(store_redis)]
     for standby in [beat for beat in beats if beat is not killed]:
-        standby.wait_for_log("standing by")
+        standby.wait_for_event(LEADER_STANDBY)
     wait_for_more(store_redis, 10, killed.pid)
 
     killed.kill9()
@@ -49,7 +50,7 @@ def test_each_slot_has_one_batch_while_leaders_are_killed_and_frozen(
     terms.append(leader(store_redis))
     wait_for_more(store_redis, 10, last.pid)
     frozen.cont()
-    frozen.wait_for_log("lost the lead")
+    frozen.wait_for_event(LEADER_LOST)
     start = slot_of(queued(store_redis)[0])
     wait_until(lambda: slot_of(queued(store_redis)[-1]) >= start + 64 * EVERY, "64 slots are over")
     # In this order, as the woken one would follow the last.
@@ -98,7 +99,7 @@ def test_a_batch_of_a_leader_that_froze_in_its_poll_is_refused(
     frozen = proj.beat(name="frozen")
     leading(store_redis, [frozen])
     other = proj.beat(name="other")
-    other.wait_for_log("standing by")
+    other.wait_for_event(LEADER_STANDBY)
     proj.write(f"freeze-{frozen.pid}", "")
     wait_until(lambda: is_stopped(frozen), "the leader is frozen in its poll")
     claimed = store_redis.hget("perpetual:u:perpetual:proj.visit", "claim")
@@ -107,7 +108,7 @@ def test_a_batch_of_a_leader_that_froze_in_its_poll_is_refused(
     wait_for_more(store_redis, 2, other.pid)
     frozen.cont()
 
-    frozen.wait_for_log("was refused, its claim is lost")
+    frozen.wait_for_event(POLL_SUPERSEDED)
     messages = wait_for_more(store_redis, 2, other.pid)
     assert "woken" not in [message.args[0] for message in messages]
     assert max(Counter(slot_of(message) for message in messages).values()) == 1
@@ -154,7 +155,7 @@ def test_a_claim_of_a_leader_that_froze_before_it_is_refused(
     leading(store_redis, [frozen])
     wait_for_more(store_redis, 1, frozen.pid)
     other = proj.beat(name="other")
-    other.wait_for_log("standing by")
+    other.wait_for_event(LEADER_STANDBY)
     proj.write(f"freeze-{frozen.pid}", "")
     wait_until(lambda: is_stopped(frozen), "the leader is frozen before its claim")
     hold = proj.write("hold", "")
@@ -189,7 +190,7 @@ def test_a_stopped_leader_is_followed_within_a_second(
     beats = [proj.beat() for _ in range(2)]
     first = leading(store_redis, beats)
     second = next(beat for beat in beats if beat is not first)
-    second.wait_for_log("standing by")
+    second.wait_for_event(LEADER_STANDBY)
     wait_for_more(store_redis, 4, first.pid)
 
     code, seconds = first.terminate()
@@ -231,7 +232,7 @@ def test_a_poll_in_progress_does_not_hold_up_the_stop_of_a_leader(
     slow = proj.beat(env={"SLOW": "1"})
     wait_until(lambda: proj.rows("called"), "next_batch is called")
     standby = proj.beat()
-    standby.wait_for_log("standing by")
+    standby.wait_for_event(LEADER_STANDBY)
 
     code, seconds = slow.terminate()
     ended = time.time()

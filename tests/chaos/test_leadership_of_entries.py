@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual.events import LEADER_STANDBY
 from tests.support import wait_until
 from tests.support.beats import ENTRIES, LEADER, MACHINE, leading, wait_for_more
 from tests.support.stream_events import events, leader
@@ -33,7 +34,7 @@ def leader_and_standby(proj: Project, file: str) -> tuple[CeleryProcess, CeleryP
     first = proj.beat(*arguments, name="first")
     leading(proj.redis, [first])
     second = proj.beat(*arguments, name="second")
-    second.wait_for_log("standing by")
+    second.wait_for_event(LEADER_STANDBY)
     return first, second
 
 
@@ -43,7 +44,7 @@ def test_a_standby_sends_no_entries_until_it_leads(project: Callable[..., Projec
     first = proj.beat()
     leading(store_redis, [first])
     second = proj.beat()
-    second.wait_for_log("standing by")
+    second.wait_for_event(LEADER_STANDBY)
     messages = wait_for_more(store_redis, 4, first.pid, "entries")
     assert {message.pid for message in messages} == {first.pid}
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual.events import LEADER_LOST
 from tests.support import wait_until
 from tests.support.beats import EVERY, LEADER, MACHINE, SLOTS, TTL, leading, slot_of, wait_for_more
 from tests.support.broker import queued
@@ -80,7 +81,7 @@ def test_a_beat_that_knows_more_units_takes_over_once(
     """)
     assert units.splitlines() == [f"perpetual:proj.count orphaned {cursor}", "perpetual:proj.visit active None"]
     newer.cont()
-    newer.wait_for_log("lost the lead")
+    newer.wait_for_event(LEADER_LOST)
     term = leader(store_redis)
     # Long enough for the newer one to ask again and be given the lead, if it did.
     wait_for_more(store_redis, round((TTL + 1) / EVERY), older_leader.pid)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from celery_perpetual.events import LEADER_STANDBY, STORE_LOST
 from tests.support import wait_until
 from tests.support.console import Console
 from tests.support.stream_events import events, leader, poll_events
@@ -73,7 +74,7 @@ def run_beats(proj: Project) -> tuple[CeleryProcess, CeleryProcess]:
     first = proj.beat()
     wait_until(lambda: leader(client), "the first beat leads")
     second = proj.beat()
-    second.wait_for_log("standing by")
+    second.wait_for_event(LEADER_STANDBY)
     wait_until(lambda: ids(proj) == list(range(10)), "ten ids are read")
     before = passes(client)
     wait_until(lambda: passes(client) >= before + 8, "both beats have seen the cursor")
@@ -93,7 +94,7 @@ def paused(client: redis.Redis) -> dict[str, str]:
 def wait_for_pause(proj: Project, beats: Sequence[CeleryProcess]) -> None:
     """Wait until these beats have noticed the loss and the other task is polled on."""
     for beat in beats:
-        beat.wait_for_log("the store was lost")
+        beat.wait_for_event(STORE_LOST)
     before = len(proj.rows("ticked"))
     wait_until(lambda: len(proj.rows("ticked")) > before + 3, "the task without a cursor is polled on")
     assert paused(proj.redis) == {UNIT: REASON}
@@ -156,7 +157,7 @@ def test_a_beat_that_learns_of_the_loss_late_does_not_pause_again(losable: Losab
         console("perpetual.set_cursor('proj.follow', 10)")
         assert console("perpetual.resume('proj.follow')") is True
     second.cont()
-    second.wait_for_log("the store was lost")
+    second.wait_for_event(STORE_LOST)
 
     wait_until(lambda: ids(proj) == list(range(20)), "it continues")
     before = polled(proj.redis)
@@ -175,7 +176,7 @@ def test_a_second_loss_does_not_set_free_what_the_first_one_paused(losable: Losa
 
     server.restart(keep_data=False)
     for beat in beats:
-        beat.wait_for_log("the store was lost", count=2)
+        beat.wait_for_event(STORE_LOST, count=2)
 
     wait_for_pause(proj, beats)
 
@@ -188,7 +189,7 @@ def test_with_run_everything_is_polled_on(losable: Losable) -> None:
     proj.redis.flushall()
     wait_until(lambda: ids(proj) == [*range(10), *range(10)], "the source is read from the beginning")
     for beat in beats:
-        beat.wait_for_log("the store was lost")
+        beat.wait_for_event(STORE_LOST)
 
     assert paused(proj.redis) == {}
     assert {tuple(event["paused"]) for event in events(proj.redis, "store.lost")} == {()}

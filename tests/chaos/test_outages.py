@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual.events import END_DELAYED, LEADER_ELECTED, STORE_UNREACHABLE
 from tests.support import wait_until
 from tests.support.stream_events import poll_events, statuses
 
@@ -71,10 +72,10 @@ def test_a_restart_of_the_store_under_running_tasks(
     wait_until(lambda: len(proj.rows("begun")) == 4, "four tasks run")
 
     server.stop()
-    beat.wait_for_log("cannot reach the store")
+    beat.wait_for_event(STORE_UNREACHABLE)
     proj.write("released", "")
     wait_until(lambda: done(proj) == {1, 2, 3, 4}, "the tasks end without the store")
-    worker.wait_for_log("is told later")
+    worker.wait_for_event(END_DELAYED)
     server.start()
 
     wait_until(lambda: in_flight(proj) == 0, "every end is settled")
@@ -104,7 +105,7 @@ def test_an_end_is_settled_though_its_process_ended(
     proj.write("released", "")
     wait_until(lambda: done(proj) == {1, 2}, "the tasks end without the store")
     # Each of the children, which have run all that they may and would go, has tried more than once.
-    worker.wait_for_log("is told later", count=6)
+    worker.wait_for_event(END_DELAYED, count=6)
     server.start()
 
     wait_until(lambda: in_flight(proj) == 0, "every end is settled", timeout=10)
@@ -125,7 +126,7 @@ def test_a_restart_of_the_only_redis(
     polls = len(poll_events(proj.redis))
 
     server.stop()
-    beat.wait_for_log("cannot reach the store")
+    beat.wait_for_event(STORE_UNREACHABLE)
     server.start()
 
     wait_until(lambda: len(poll_events(proj.redis)) > polls, "polls go on")
@@ -147,7 +148,7 @@ def test_a_restart_of_the_only_redis_under_running_tasks(
     wait_until(lambda: len(proj.rows("begun")) == 1, "a task runs")
 
     server.stop()
-    beat.wait_for_log("cannot reach the store")
+    beat.wait_for_event(STORE_UNREACHABLE)
     proj.write("released", "")
     wait_until(lambda: done(proj) == {1}, "the task ends without the store")
     server.start()
@@ -223,6 +224,6 @@ def test_a_frozen_store(project: Callable[..., Project], private_redis: Callable
     wait_until(lambda: in_flight(proj) == 0, "their ends are settled")
     assert beat.alive
     assert worker.alive
-    assert beat.log().count("perpetual: leading, term") == 2
+    assert len(beat.events(LEADER_ELECTED)) == 2
     assert beat.terminate()[0] == 0
     assert proj.redis.get("perpetual:leader") is None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from celery_perpetual.events import LEADER_STANDBY, PART_FAILED, POLL_STALE
 from tests.support import wait_until
 from tests.support.stream_events import events, leader, poll_events
 
@@ -98,7 +99,7 @@ def test_polls_in_workers_outlive_the_beat_that_claimed_them(
     first = proj.beat()
     wait_until(lambda: leader(store_redis), "the first beat leads")
     second = proj.beat()
-    second.wait_for_log("standing by")
+    second.wait_for_event(LEADER_STANDBY)
     wait_until(lambda: len(proj.rows("begun")) == 20, "twenty polls run")
 
     first.signal(number)
@@ -205,7 +206,7 @@ def test_a_poll_message_that_comes_twice_does_nothing_the_second_time(
     wait_until(lambda: poll_events(store_redis), "it has an outcome")
 
     store_redis.lpush("celery", message)
-    worker.wait_for_log("'stale'")
+    worker.wait_for_event(POLL_STALE)
 
     assert len(proj.rows("polled")) == 1
     assert [outcome.status for outcome in poll_events(store_redis)] == ["empty"]
@@ -224,7 +225,7 @@ def test_a_poll_message_whose_claim_has_expired_does_nothing(
     store_redis.hset(f"perpetual:u:{UNIT}", "claim_until", 1)
     store_redis.zadd("perpetual:due", {UNIT: 1})
     wait_until(lambda: poll_events(store_redis), "the claim has an end")
-    proj.worker(concurrency=1).wait_for_log("'stale'")
+    proj.worker(concurrency=1).wait_for_event(POLL_STALE)
 
     assert proj.rows("polled") == []
     assert [outcome.status for outcome in poll_events(store_redis)] == ["abandoned"]
@@ -327,5 +328,5 @@ def test_two_hundred_polls_that_hang_cost_a_bounded_number_of_threads(project: C
 
     assert 24 <= most <= MOST_THREADS
     assert beat.alive
-    assert "stumbled" not in beat.log()
+    assert beat.events(PART_FAILED) == []
     assert beat.terminate()[0] == 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual.events import LEADER_STANDBY, STORE_UNREACHABLE
 from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.stream_events import poll_events, seconds, statuses
@@ -105,7 +106,7 @@ def test_sigterm_when_idle_or_standing_by(project: Callable[..., Project], store
     leader = proj.beat(env={"POLL": "nothing"}).ready()
     wait_until(lambda: statuses(store_redis, "proj.work") == ["enqueued"], "the poll has ended")
     standby = proj.beat().ready()
-    standby.wait_for_log("standing by")
+    standby.wait_for_event(LEADER_STANDBY)
     lead = store_redis.get("perpetual:leader")
 
     check_end(standby)
@@ -234,7 +235,7 @@ def test_sigterm_while_the_store_is_gone(
     proj = project(POLLS, store=server.url)
     beat = beat_in_a_poll(proj, "sleep")
     server.stop()
-    beat.wait_for_log("cannot reach the store")
+    beat.wait_for_event(STORE_UNREACHABLE)
 
     check_end(beat)
 

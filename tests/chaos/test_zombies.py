@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from celery_perpetual.events import EXECUTION_OVERTAKEN
 from tests.support import wait_until
 from tests.support.leased_tasks import ANY_BROKER, SETTINGS, TASKS, all_well, events, final_ends, tokens
 from tests.support.proxy import Proxy
@@ -83,7 +84,7 @@ def test_a_frozen_worker_brings_nothing(
     proj.write("released", "")
 
     all_well(proj, 1)
-    victim.wait_for_log("has lost its lease")
+    victim.wait_for_event(EXECUTION_OVERTAKEN)
     assert len(tokens(proj, "end")[task_id]) == 2  # what a body does, it has done
     wait_until(lambda: proj.rows("linked"), "the callback has run")
     assert [row.id for row in proj.rows("linked")] == ["a"]
@@ -109,7 +110,7 @@ def test_a_frozen_part_of_a_chord_counts_once(
 
     all_well(proj, 2)
     wait_until(lambda: proj.rows("counted"), "the chord's body has run")
-    victim.wait_for_log("has lost its lease", count=2)
+    victim.wait_for_event(EXECUTION_OVERTAKEN, count=2)
     assert [row.id for row in proj.rows("counted")] == ["['a', 'b']"]
 
 
@@ -125,7 +126,7 @@ def test_a_frozen_retry_supersedes_nobody(project: Callable[..., Project], broke
     proj.write("released", "")
 
     all_well(proj, 1)
-    victim.wait_for_log("has lost its lease")
+    victim.wait_for_event(EXECUTION_OVERTAKEN)
     assert len(tokens(proj, "begin")[task_id]) == 2
     assert proj.redis.llen("celery") == 0
 

@@ -19,6 +19,7 @@ from celery.beat import PersistentScheduler, Scheduler
 from celery_perpetual import ContractError, Perpetual, PerpetualScheduler
 from celery_perpetual.embedded import free_port
 from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.events import POLL_TIMED_OUT, STORE_LOST
 from celery_perpetual.leases.execution import Execution
 from celery_perpetual.settings import Settings
 from tests.support import wait_until
@@ -233,7 +234,7 @@ def test_setting_max_abandoned_polls(project: Callable[..., Project]) -> None:
         perpetual_max_abandoned_polls=1,
     )
     beat = proj.beat().ready()
-    beat.wait_for_log("timed out", count=2)
+    beat.wait_for_event(POLL_TIMED_OUT, count=2)
 
     wait_until(lambda: "celery_perpetual.poll" in queued_tasks(proj.redis), "the next poll goes to a worker")
 
@@ -299,7 +300,7 @@ def test_setting_on_store_lost(project: Callable[..., Project], then: str, pause
 
     proj.redis.flushall()
 
-    beat.wait_for_log("the store was lost")
+    beat.wait_for_event(STORE_LOST)
     wait_until(lambda: proj.redis.get("perpetual:leader"), "it leads again")
     assert bool(proj.redis.hexists("perpetual:paused", "perpetual:proj.fetch")) is paused
 

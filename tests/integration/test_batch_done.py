@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual.events import PROCESS_LOST
 from tests.support import wait_until
 from tests.support.ends import announced, batch
 
@@ -98,7 +99,7 @@ def test_a_message_that_its_process_could_not_send_is_relayed(project: Callable[
     worker = proj.worker(pool=pool, concurrency=1, env={"PERPETUAL_CRASH_AT": "task.finished:5"})
     wait_until(lambda: batch(proj.redis, poll_id).get("left") == "0", "every item has ended")
     if pool == "prefork":
-        worker.wait_for_log("the process that ran task")
+        worker.wait_for_event(PROCESS_LOST)
         worker.kill9()
     else:
         worker.wait()

@@ -15,6 +15,7 @@ from celery import Celery
 from celery_perpetual import Item, Perpetual, PerpetualTask
 from celery_perpetual.beat.due import LONGEST, DueReader
 from celery_perpetual.embedded import EmbeddedServer
+from celery_perpetual.events import POLL_NOT_STORED, POLL_SUPERSEDED
 from celery_perpetual.polling.claims import Claim, Claims, Due
 from celery_perpetual.polling.closing import PollEnd, PollEnds
 from celery_perpetual.polling.outcome import outcomes
@@ -23,6 +24,7 @@ from celery_perpetual.polling.threads import PollThreads
 from celery_perpetual.tasks.discovery import discover
 from celery_perpetual.tasks.unit import TaskUnit
 from tests.support import wait_until
+from tests.support.event_log import logged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,9 +130,7 @@ def test_one_that_is_refused_changes_nothing_for_the_others(shop: Shop, caplog: 
     shop.ends.begin(ends)()
 
     assert [shop.statuses(name) for name in NAMES] == [["empty"], [], ["empty"]]
-    assert [record.message for record in caplog.records if "refused" in record.message] == [
-        "perpetual: batch of perpetual:two was refused, its claim is lost"
-    ]
+    assert [event["unit"] for event in logged(caplog, POLL_SUPERSEDED)] == [shop.units["two"].name]
 
 
 def test_one_whose_key_is_of_a_wrong_type_fails_alone(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
@@ -144,8 +144,8 @@ def test_one_whose_key_is_of_a_wrong_type_fails_alone(shop: Shop, caplog: pytest
     assert [shop.statuses(name) for name in ("one", "three")] == [["empty"], ["empty"]]
     assert (shop.open("two"), shop.redis.get(polls)) == (True, b"of a wrong type")
     assert shop.redis.xlen(shop.store.keys.events) == 2
-    broken = [record.message for record in caplog.records if record.levelno == logging.ERROR]
-    assert broken == ["perpetual: poll of perpetual:two broke off; its claim expires"]
+    assert [event["unit"] for event in logged(caplog, POLL_NOT_STORED)] == [shop.units["two"].name]
+    assert [record.levelno for record in caplog.records if record.levelno >= logging.ERROR] == [logging.ERROR]
 
 
 def test_nobody_is_hurt_where_the_store_is_away(caplog: pytest.LogCaptureFixture) -> None:
@@ -155,8 +155,8 @@ def test_nobody_is_hurt_where_the_store_is_away(caplog: pytest.LogCaptureFixture
         ends = [shop.end(name) for name in NAMES]
     shop.ends.begin(ends)()
 
-    broken = [record.message for record in caplog.records if "broke off" in record.message]
-    assert broken == [f"perpetual: poll of perpetual:{name} broke off; its claim expires" for name in NAMES]
+    units = [shop.units[name].name for name in NAMES]
+    assert [event["unit"] for event in logged(caplog, POLL_NOT_STORED)] == units
     shop.store.close()
 
 

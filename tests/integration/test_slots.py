@@ -6,6 +6,7 @@ import time
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from celery_perpetual.events import CONTRACT_WARNING, LEADER_STANDBY
 from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.clock import CLOCK, MOST_LAG, calls, check_grid, elected
@@ -85,8 +86,10 @@ def only_batch():
         ("proj.hourly", ["one"], {"deep": {"er": [1, None]}}),
         ("proj.hourly", ["two"], {}),
     ]
-    assert "task proj.only_every has poll_every but no next_batch, so it is not polled" in beat.log()
-    assert "task proj.only_batch has next_batch but no poll_every, so it is not polled" in beat.log()
+    assert {event["warning"] for event in beat.events(CONTRACT_WARNING)} == {
+        "task proj.only_every has poll_every but no next_batch, so it is not polled; add next_batch",
+        "task proj.only_batch has next_batch but no poll_every, so it is not polled; add poll_every",
+    }
     with Console(proj) as console:
         assert beat.terminate()[0] == 0
         (folded,) = console("perpetual.polls('proj.often')")
@@ -142,7 +145,7 @@ def test_a_standby_polls_nothing_until_it_leads(project: Callable[..., Project],
     leader = proj.beat().ready()
     wait_until(proj.rows, "the unit is polled")
     standby = proj.beat().ready()
-    standby.wait_for_log("standing by")
+    standby.wait_for_event(LEADER_STANDBY)
     wait_until(lambda: len(proj.rows()) >= 8, "the unit is polled for some time")
     assert {row.pid for row in proj.rows()} == {leader.pid}
 

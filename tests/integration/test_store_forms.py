@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from celery_perpetual.embedded import free_port
+from celery_perpetual.events import STORE_LOST
 from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.console import Console
@@ -192,7 +193,7 @@ def test_a_fail_over_by_sentinels(project: Callable[..., Project], sentinels: Se
     numbers = [message.args[0] for message in queued(proj.redis)]
     assert numbers == list(range(len(numbers)))
     assert beat.alive
-    assert "the store was lost" not in beat.log()
+    assert beat.events(STORE_LOST) == []
 
     proj.worker(concurrency=1)
     wait_until(lambda: len(proj.rows("ran")) >= len(numbers), "a worker that comes by Sentinel runs them")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from celery_perpetual.events import SCHEDULER_OTHER, SCHEDULER_WITHOUT_POLLS
 from tests.support import wait_until
 
 TASK = """
@@ -76,8 +77,9 @@ def test_a_scheduler_of_the_users_own_is_left_alone_and_warned_about(project):
     beat = shop.beat().ready()
     worker = shop.worker(concurrency=1).ready()
 
-    beat.wait_for_log("this beat does not poll proj.work; start it with -S perpetual")
-    worker.wait_for_log("beat_scheduler is 'celery.beat:Scheduler', which does not poll perpetual tasks")
+    assert beat.wait_for_event(SCHEDULER_WITHOUT_POLLS) == {"tasks": "proj.work"}
+    warning = worker.wait_for_event(SCHEDULER_OTHER)["warning"]
+    assert warning == "beat_scheduler is 'celery.beat:Scheduler', which does not poll perpetual tasks"
     check = shop.celery("perpetual", "check")
     assert check.returncode == 1
     assert "which does not poll perpetual tasks" in check.stdout

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -15,6 +16,8 @@ from tests.support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from celery_perpetual.events import EventKind
 
 # How long children may outlive the main process of their group before the test fails: a pool's children notice the
 # end of their parent by themselves.
@@ -127,6 +130,33 @@ class CeleryProcess:
         line = wait_until(found, f"{self.name} writes {text!r} (times: {count})", timeout, interval=0.05)
         assert line is not None
         return line
+
+    def events(self, kind: EventKind) -> list[dict[str, Any]]:
+        """Return the fields of each event of this kind that it has logged so far.
+
+        Its project must be a `Project`, whose processes show the events of their log records.
+        """
+        lines = (line.partition(f" event=perpetual.{kind.name} ")[2] for line in self.log().splitlines())
+        # A line that is being written is not one yet.
+        return [json.loads(fields) for fields in lines if fields.endswith("}")]
+
+    def wait_for_event(self, kind: EventKind, timeout: float = 30.0, count: int = 1) -> dict[str, Any]:
+        """Wait until an event of this kind was logged `count` times; return the fields of the last of them.
+
+        Raises:
+            AssertionError: The time is over, or the process ended before that.
+        """
+
+        def found() -> list[dict[str, Any]]:
+            # Asked for before reading: what was written before the end counts.
+            ended = not self.alive
+            logged = self.events(kind)[:count]
+            if len(logged) == count:
+                return logged
+            assert not ended, f"{self.name} ended with {self.exit_code} and logged no event {kind.name}"
+            return []
+
+        return wait_until(found, f"{self.name} logs {kind.name} (times: {count})", timeout, interval=0.05)[-1]
 
     def ready(self, timeout: float = 60.0) -> CeleryProcess:
         """Wait until it says that it works; return itself."""

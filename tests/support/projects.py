@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import redis
 
 import celery_perpetual
-from tests.support import ledger
+from tests.support import event_log, ledger
 from tests.support.commands import Commands
 
 if TYPE_CHECKING:
@@ -29,8 +29,11 @@ import datetime
 import os
 import time
 
+import event_log
 import ledger
-from celery import Celery, shared_task
+from celery import Celery, shared_task, signals
+
+signals.after_setup_logger.connect(event_log.show_events)
 
 app = Celery({name!r}, broker={broker!r})
 app.conf.update({config})
@@ -56,7 +59,7 @@ class Project:
     """A module on disk with an app, and the processes that run it.
 
     The module's source is: ``app`` (configured), ``perpetual`` with all public names of the package (unless the
-    project is a plain one), ``ledger``, and then the test's own source.
+    project is a plain one), ``ledger``, and then the test's own source. Its processes show events in their log.
     """
 
     def __init__(
@@ -83,7 +86,8 @@ class Project:
             settings.setdefault("perpetual_store_url", redis_url)
         head = PLAIN.format(name=name, broker=self.broker, config=repr(settings))
         self.write(f"{name}.py", "\n".join([head, PERPETUAL if perpetual else "", dedent(source)]))
-        shutil.copy(ledger.__file__, folder / "ledger.py")
+        for module in (event_log, ledger):
+            shutil.copy(str(module.__file__), folder)
         # Made before several processes want to be the first to write: switching to a write-ahead log cannot wait.
         ledger.rows(folder / "ledger.sqlite")
 
