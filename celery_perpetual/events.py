@@ -127,6 +127,9 @@ POLL_NOT_STORED = _error(
     "could not store the outcome of the poll of %(unit)s; its claim expires, and the unit is polled again",
     "poll_id",
 )
+DJANGO_CONNECTIONS_KEPT = _warning(
+    "poll.django_connections_kept", "Django could not close its old database connections after a poll: %(error)s"
+)
 
 # Publishing.
 PUBLISH_DELAYED = _warning("publish.delayed", "poll %(poll_id)s is not published yet, the relay tries again: %(error)s")

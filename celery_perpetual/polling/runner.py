@@ -242,4 +242,4 @@ def _close_old_connections() -> None:
     try:
         database.close_old_connections()
     except Exception as error:  # what is wrong with them concerns who uses them
-        logger.warning("perpetual: Django could not close its old connections: %r", error)
+        emit(events.DJANGO_CONNECTIONS_KEPT, error=error)
