@@ -93,6 +93,9 @@ SCHEDULER_WITHOUT_POLLS = _warning(
 WIRING_MISSING = _warning(
     "wiring.missing", "Perpetual(app) is missing: no worker announces how items end; see the README"
 )
+WIRING_WITHOUT_STORE = _info(
+    "wiring.without_store", "the ends of tasks that run in this process are not announced: %(error)s"
+)
 
 # Leadership and beat.
 LEADER_ELECTED = _info("leader.elected", "this beat leads, term %(term)s")

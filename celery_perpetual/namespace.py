@@ -5,18 +5,16 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from celery.utils.log import get_logger
-
+from celery_perpetual import events
 from celery_perpetual.completions.announce import Announcer
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.leases.grants import Grants
 from celery_perpetual.settings import Settings
 from celery_perpetual.store.connection import Store
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
-
-logger = get_logger(__name__)
 
 
 class Namespace:
@@ -43,7 +41,7 @@ class Namespace:
         try:
             return self.store is not None
         except PerpetualError as error:
-            logger.info("perpetual: the ends of tasks that run in this process are not announced: %s", error)
+            emit(events.WIRING_WITHOUT_STORE, error=error)
             return False
 
     @cached_property
