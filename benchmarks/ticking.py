@@ -24,6 +24,7 @@ from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import PollThreads
 from celery_perpetual.tasks.discovery import discover
+from celery_perpetual.tasks.unit import TaskUnit
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,13 +55,13 @@ class Ticking:
         app.finalize()
         tasks = discover(app).tasks
         self.rss = {"start": rss()}
-        self.bringer = tasks["clock.rows"]
+        self.bringer = TaskUnit(tasks["clock.rows"])
         one = tasks["clock.nothing"]
         names = [SimpleNamespace(name=f"clock.nothing-{n}") for n in range(size - 1)]
-        self.units = [self.bringer, *(dataclasses.replace(one, task=name) for name in names)]
+        self.units = [self.bringer, *(TaskUnit(dataclasses.replace(one, task=name)) for name in names)]
         self._polled = 1  # how many of them have been polled; the bringer is on its own
         roster: Any = SimpleNamespace(
-            units={each.unit: each for each in self.units}, disabled=set(), version=0, refresh=lambda: None
+            units={each.name: each for each in self.units}, disabled=set(), version=0, refresh=lambda: None
         )
         self.rss["units"] = rss()
         self.store = self.perpetual.store
@@ -119,7 +120,7 @@ class Ticking:
 
     def due(self, count: int) -> float:
         """Seconds per due unit, with an empty poll each."""
-        seconds = self._run([each.unit for each in self._not_polled(count)])
+        seconds = self._run([each.name for each in self._not_polled(count)])
         # The outcome of every poll is an event.
         done = executed(self.store.redis)
         assert done["xadd"] == count, done
@@ -129,9 +130,9 @@ class Ticking:
         """Seconds per row that one due unit brings, until all of them are in the broker and in the ledger."""
         self._rows = [{"row": self._polled * count + n} for n in range(count)]
         keys, redis = self.store.keys, self.store.redis
-        redis.hdel(keys.unit(self.bringer.unit), "slot", "anchor")  # as if it had never been polled
+        redis.hdel(keys.unit(self.bringer.name), "slot", "anchor")  # as if it had never been polled
         before = redis.llen("celery")
-        seconds = self._run([self.bringer.unit])
+        seconds = self._run([self.bringer.name])
         assert redis.llen("celery") - before == count
         assert not redis.zcard(keys.outbox)
         assert executed(redis)["xadd"] == 1
@@ -145,7 +146,7 @@ class Ticking:
             assert part, "too few units"
             pipe = redis.pipeline(transaction=False)
             for each in part:
-                pipe.hexists(keys.unit(each.unit), "anchor")
+                pipe.hexists(keys.unit(each.name), "anchor")
             fresh += [each for each, polled in zip(part, pipe.execute(), strict=True) if not polled]
             self._polled += len(part)
         return fresh[:count]

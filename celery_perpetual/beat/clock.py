@@ -22,6 +22,7 @@ from celery_perpetual.beat.roster import Roster
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.polling.claims import Claim, Claims, NotLeading
 from celery_perpetual.polling.closing import PollEnds
+from celery_perpetual.polling.end import still_hanging, timed_out
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import MOST_ENDS, PollThreads
 from celery_perpetual.store.connection import Store
@@ -39,7 +40,7 @@ MOST_CLAIMS = 100
 MANY_UNITS = 20
 LONGEST_SPREAD_MS = 10_000
 #: Threads that send polls to the workers.
-COURIERS = 2
+SENDERS = 2
 #: Units are made known again this often, in seconds, so that those which are not can be told apart.
 REGISTER_EVERY = 3600
 #: What one turn may spend on that, in seconds.
@@ -70,7 +71,7 @@ class Clock(threading.Thread):
         self._ends = PollEnds(store.clone(), runner.events_maxlen)
         self._registered: tuple[str, int, int] | None = None
         self._unregistered: deque[TaskUnit] = deque()
-        self._couriers = PollThreads(runner.run, COURIERS, 0)
+        self._senders = PollThreads(runner.poll, SENDERS, 0)
         """Threads that only send polls to workers; no user code runs on them."""
         self._alone: str | None = None
         """A unit whose poll was open when a leader died runs without company: if it kills again, it is known."""
@@ -123,7 +124,7 @@ class Clock(threading.Thread):
             finally:
                 stored()
         finally:
-            self._threads.settled(ends)
+            self._threads.were_stored(ends)
         # Units that have been polled may be due again at once; without a free thread, the end of a poll cuts the pause.
         waits = pause == NO_ROOM and not self._threads.free and len(ends) < MOST_ENDS
         return NO_ROOM if waits else 0.0
@@ -132,7 +133,7 @@ class Clock(threading.Thread):
         if self._halt.is_set():
             return LONGEST_PAUSE
         for claim in self._threads.overdue():
-            self._runner.time_out(claim)
+            self._ends.store_one(timed_out(claim))
         leader = self._leadership.value
         if leader is None:
             return 0.05
@@ -162,7 +163,7 @@ class Clock(threading.Thread):
         return 0.0 if self._room(worn_out) else NO_ROOM
 
     def _room(self, worn_out: bool) -> int:
-        return min(MOST_CLAIMS, self._couriers.free if worn_out else self._threads.free)
+        return min(MOST_CLAIMS, self._senders.free if worn_out else self._threads.free)
 
     def _alone_runs(self) -> bool:
         return self._alone is not None and any(claim.unit.name == self._alone for claim in self._threads.running)
@@ -181,9 +182,9 @@ class Clock(threading.Thread):
         here = []
         for claim in claims:
             if claim.runs_in_worker:
-                self._couriers.start(claim)
+                self._senders.start(claim)
             elif (hanging := self._threads.hanging(claim.unit.name)) is not None:
-                self._runner.skip_hanging(claim, hanging)
+                self._ends.store_one(still_hanging(claim, hanging))
             else:
                 here.append(claim)
         self._threads.start(*here)

@@ -15,6 +15,7 @@ from celery_perpetual.beat.roster import Roster
 from celery_perpetual.beat.store_identity import StoreIdentity
 from celery_perpetual.leases.grants import Grants
 from celery_perpetual.pauses import Pauses
+from celery_perpetual.polling.end import given_up
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import PollThreads
 from celery_perpetual.recovery.sweep import Sweep
@@ -117,4 +118,4 @@ class Engine:
         self.entry_runs.save()
         for claim in polls.running:
             if not claim.committed:
-                runner.give_up(claim)
+                runner.ends.store_one(given_up(claim))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from celery_perpetual import events
 from celery_perpetual.polling.claims import Claim, Claims, Refusal
+from celery_perpetual.polling.end import timed_out
 from celery_perpetual.polling.in_worker import in_pool_child
 from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.polling.runner import Runner
@@ -34,7 +35,7 @@ def poll_in_worker(store: Store, runner: Runner, unit: TaskUnit, poll_id: str, f
     if claim is None:
         emit(events.POLL_STALE, unit=unit.name, poll_id=poll_id)
         return "stale"
-    outcome = runner.run(claim) if in_pool_child() else _run(runner, claim)
+    outcome = runner.poll_and_store(claim) if in_pool_child() else _run(runner, claim)
     return "sent" if outcome is None else outcome.status
 
 
@@ -45,7 +46,7 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
 
     def work() -> None:
         try:
-            outcomes.append(runner.run(claim))
+            outcomes.append(runner.poll_and_store(claim))
         except BaseException as error:  # raised in the caller's thread
             errors.append(error)
         finally:
@@ -55,8 +56,8 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
     thread.start()
     thread.join(claim.contract.poll_timeout)
     if thread.is_alive() and not claim.committed:
-        outcome = runner.time_out(claim)
-        if not claim.committed:  # it may have committed just now; then it only publishes
+        outcome = runner.ends.store_one(timed_out(claim))
+        if outcome is not None and not claim.committed:  # it may have committed just now; then it only publishes
             return outcome
     thread.join()
     if errors:

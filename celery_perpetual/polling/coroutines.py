@@ -27,7 +27,7 @@ class Loop:
         self._sources: list[AsyncIterator[Any]] = []
         """Kept until the end, when those that were not read to theirs are closed."""
 
-    def settle(self, result: Any) -> Any:
+    def resolve(self, result: Any) -> Any:
         """A plain result: coroutines are run, asynchronous iterators become iterators."""
         if inspect.isawaitable(result):
             result = self._run(result)

@@ -39,6 +39,14 @@ class ReadBatch:
     overflow: bool = False
     """A batch with a cursor does not fit the room; it is not cut."""
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the poll's outcome says of it."""
+        return {
+            "cursor": self.cursor, "duplicates": self.duplicates, "left_out": self.left_out,
+            "watermark": self.watermark,
+        }  # fmt: skip
+
 
 class Abandoned(Exception):
     """The poll ran out of time while its result was read."""

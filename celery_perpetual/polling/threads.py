@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from celery_perpetual.polling.claims import Claim
-from celery_perpetual.polling.closing import PollEnd, broke_off
+from celery_perpetual.polling.closing import broke_off
+from celery_perpetual.polling.end import PollEnd
 
 #: A poll that runs for longer gives its place to others, as long as threads that may hang are left: it may never end.
 SLOW_SECONDS = 1.0
@@ -28,13 +29,13 @@ MOST_ENDS = 50
 class PollThreads:
     """A bounded set of threads that run claims."""
 
-    def __init__(self, run: Callable[[Claim], object], size: int, most_abandoned: int) -> None:
+    def __init__(self, poll: Callable[[Claim], PollEnd], size: int, most_abandoned: int) -> None:
         """Start nothing yet.
 
         Args:
-            run: called with a claim on one of the threads. An :class:`End` that it returns is left to be stored.
+            poll: called with a claim on one of the threads. An end that is not stored is left to be stored.
         """
-        self._run = run
+        self._poll = poll
         self._size = size
         self._most_abandoned = most_abandoned
         self._queue: SimpleQueue[Claim] = SimpleQueue()
@@ -90,7 +91,7 @@ class PollThreads:
         with self._lock:
             return [self._ends.popleft() for _ in range(min(MOST_ENDS, len(self._ends)))]
 
-    def settled(self, ends: Sequence[PollEnd]) -> None:
+    def were_stored(self, ends: Sequence[PollEnd]) -> None:
         """These have been stored, or cannot be."""
         with self._lock:
             for end in ends:
@@ -109,14 +110,13 @@ class PollThreads:
             claim = self._queue.get()
             end: PollEnd | None = None
             try:
-                ended = self._run(claim)
-                end = ended if isinstance(ended, PollEnd) else None
+                end = self._poll(claim)
             except BaseException as error:  # a thread that ends here would cost a place for good
                 broke_off(claim, error)
             with self._lock:
                 self._running.pop(claim.poll_id, None)
                 self._hanging.pop(claim.poll_id, None)
-                if end is not None:
+                if end is not None and not end.stored:
                     self._ending[claim.poll_id] = claim
                     self._ends.append(end)
             self.on_end()

@@ -17,7 +17,8 @@ from celery_perpetual.beat.due import LONGEST, DueReader
 from celery_perpetual.embedded import EmbeddedServer
 from celery_perpetual.events import POLL_NOT_STORED, POLL_SUPERSEDED
 from celery_perpetual.polling.claims import Claim, Claims, Due
-from celery_perpetual.polling.closing import PollEnd, PollEnds
+from celery_perpetual.polling.closing import PollEnds
+from celery_perpetual.polling.end import PollEnd
 from celery_perpetual.polling.outcome import outcomes
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import PollThreads
@@ -207,7 +208,7 @@ def test_a_thread_is_free_before_its_end_is_stored(shop: Shop, poll_threads: Cal
 
     ends = threads.ended()
     shop.ends.begin(ends)()
-    threads.settled(ends)
+    threads.were_stored(ends)
     assert (threads.free, threads.running, threads.ended()) == (2, [], [])
 
 

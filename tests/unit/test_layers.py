@@ -12,7 +12,7 @@ NAME = "celery_perpetual"
 
 # Each may import itself, those of its own line and those above.
 LAYERS = (
-    ("errors", "hints", "settings", "times", "events", "telemetry", "faults"),
+    ("errors", "hints", "settings", "times", "events", "telemetry", "faults", "failures"),
     ("store",),
     ("pauses",),
     ("tasks",),

@@ -1,0 +1,173 @@
+"""How a poll ends: its outcome, and what the store is to change for it.
+
+Nothing here writes. An end without items is left to be stored (:mod:`.closing`), for many polls in one call; a batch
+stores its outcome with its commit.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any
+
+from celery_perpetual import events
+from celery_perpetual.failures import classify
+from celery_perpetual.pauses import Paused
+from celery_perpetual.polling import outcome as status
+from celery_perpetual.polling.claims import Claim
+from celery_perpetual.polling.gates import Closed
+from celery_perpetual.polling.outcome import PollOutcome, readable
+from celery_perpetual.polling.reading import ReadBatch
+from celery_perpetual.tasks.items import Defer, Pause, Skip
+from celery_perpetual.telemetry import emit
+from celery_perpetual.times import format_time, to_datetime
+
+#: Polls that are claimed and end together share their times.
+_at = lru_cache(256)(to_datetime)
+
+
+@dataclass(frozen=True, slots=True)
+class PollEnd:
+    """The end of one poll in this process."""
+
+    claim: Claim
+    outcome: PollOutcome | None
+    """None where the poll goes on in a worker."""
+    row: tuple[str, str] | None = None
+    """What stores it, as the script takes it; None where there is nothing left to store."""
+
+    @property
+    def stored(self) -> bool:
+        """Whether the outcome is in the store, or is for a worker to bring there."""
+        return self.row is None
+
+
+def outcome_of(claim: Claim, how: str, cursor: str = "", **facts: Any) -> PollOutcome:
+    """The outcome of a poll that ends now."""
+    return PollOutcome(
+        poll_id=claim.poll_id,
+        unit=claim.unit.name,
+        task=claim.contract.name,
+        tenant=claim.unit.tenant,
+        slot=_at(claim.slot),
+        trigger=claim.trigger,
+        status=how,
+        started_at=_at(claim.now),
+        finished_at=_at(claim.store_time),
+        cursor=json.loads(cursor) if cursor else None,
+        **facts,
+    )
+
+
+def to_store(
+    claim: Claim,
+    outcome: PollOutcome,
+    failures: str,
+    *,
+    cursor: str = "",
+    delay: int | None = None,
+    trigger: str = "",
+    pause: str = "",
+) -> PollEnd:
+    """An end that is not stored yet.
+
+    Args:
+        failures: ``add``, ``reset`` or ``keep`` the count of failures in a row.
+        cursor: JSON, or "" where the cursor stays.
+        delay: the unit is due again after so many ms, instead of on the grid.
+        trigger: why it is due then.
+        pause: JSON of the pause that it asks for.
+    """
+    note = {
+        "poll": claim.poll_id,
+        "unit": claim.unit.name,
+        "slot": str(claim.slot),
+        "following": claim.following,
+        "failures": failures,
+        "history": str(claim.contract.options.history),
+        "sign": outcome.sign,
+    }
+    if delay is not None and not claim.by_hand:
+        note |= {"delay": str(delay), "trigger": trigger}
+    if cursor:
+        note["cursor"] = cursor
+    if pause:
+        note["pause"] = pause
+    return PollEnd(claim, outcome, (outcome.to_json(), json.dumps(note)))
+
+
+def without_items(claim: Claim, result: ReadBatch | Skip | Defer | Pause) -> PollEnd:
+    """The end of a poll that found nothing to enqueue."""
+    if isinstance(result, ReadBatch):
+        return to_store(claim, outcome_of(claim, status.EMPTY, **result.facts), "reset", cursor=result.cursor)
+    if isinstance(result, Skip):
+        return to_store(claim, outcome_of(claim, status.SKIPPED, reason=readable(result.reason or "skipped")), "reset")
+    if isinstance(result, Defer):
+        return _deferred(claim, result)
+    return _paused(claim, result)
+
+
+def gate_closed(claim: Claim, closed: Closed, duplicates: int = 0) -> PollEnd:
+    """A gate keeps the poll, or its batch, out."""
+    outcome = outcome_of(
+        claim, status.SKIPPED, gate=closed.gate, value=closed.value, limit=closed.limit, duplicates=duplicates
+    )
+    return to_store(claim, outcome, "keep")
+
+
+def failed(claim: Claim, error: BaseException) -> PollEnd:
+    """``next_batch`` raised, or what it returned cannot be enqueued."""
+    outcome = outcome_of(claim, status.FAILED, error=f"{type(error).__name__}: {readable(error)}")
+    emit(events.POLL_FAILED, error=error, **about(outcome))
+    return to_store(claim, outcome, "add", delay=classify(error, claim.attempt).delay_ms, trigger="backoff")
+
+
+def timed_out(claim: Claim) -> PollEnd:
+    """The poll ran out of its time: what it still brings is refused."""
+    claim.abandoned = True
+    limit = claim.contract.poll_timeout
+    reason = f"next_batch took longer than poll_timeout ({limit:g} s); its result is refused"
+    outcome = outcome_of(claim, status.TIMED_OUT, reason=reason)
+    emit(events.POLL_TIMED_OUT, limit=limit, **about(outcome))
+    return to_store(claim, outcome, "add", delay=classify(None, claim.attempt).delay_ms, trigger="backoff")
+
+
+def given_up(claim: Claim) -> PollEnd:
+    """The process stops; the next leader need not wait for the claim to expire."""
+    claim.abandoned = True
+    outcome = outcome_of(claim, status.ABANDONED, reason="the beat that ran this poll was stopped")
+    return to_store(claim, outcome, "keep", delay=0, trigger="retry")
+
+
+def still_hanging(claim: Claim, hanging: Claim) -> PollEnd:
+    """An earlier ``next_batch`` of the unit has not returned yet: a second call would hang beside it."""
+    since = round(claim.started - hanging.started)
+    reason = f"next_batch of poll {hanging.poll_id} has not returned"
+    return to_store(claim, outcome_of(claim, status.SKIPPED, gate="hanging", value=since, reason=reason), "keep")
+
+
+def refused(claim: Claim) -> PollEnd:
+    """The claim is lost; who has taken the unit over has recorded how this poll ended."""
+    emit(events.POLL_SUPERSEDED, unit=claim.unit.name, poll_id=claim.poll_id)
+    reason = "the claim was taken over or has expired; the batch was refused"
+    return PollEnd(claim, outcome_of(claim, status.SUPERSEDED, reason=reason))
+
+
+def about(outcome: PollOutcome) -> dict[str, Any]:
+    """What events about a poll carry."""
+    return {"unit": outcome.unit, "poll_id": outcome.poll_id, "slot": format_time(outcome.slot)}
+
+
+def _deferred(claim: Claim, defer: Defer) -> PollEnd:
+    after = defer.after if isinstance(defer.after, timedelta) else timedelta(seconds=defer.after)
+    outcome = outcome_of(claim, status.DEFERRED, reason=f"deferred for {after.total_seconds():g} s")
+    return to_store(claim, outcome, "keep", delay=round(after.total_seconds() * 1000), trigger="defer")
+
+
+def _paused(claim: Claim, pause: Pause) -> PollEnd:
+    reason = readable(pause.reason or "next_batch asked for it")
+    outcome = outcome_of(claim, status.PAUSED, reason=reason)
+    paused = Paused(scope=claim.unit.name, by="next_batch", reason=reason, at=outcome.finished_at)
+    return to_store(claim, outcome, "keep", pause=paused.to_json())
