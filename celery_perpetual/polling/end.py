@@ -13,12 +13,13 @@ from functools import lru_cache
 from typing import Any
 
 from celery_perpetual import events
+from celery_perpetual.errors import described, readable
 from celery_perpetual.failures import classify
 from celery_perpetual.pauses import Paused
 from celery_perpetual.polling import outcome as status
 from celery_perpetual.polling.claims import Claim
 from celery_perpetual.polling.gates import Closed
-from celery_perpetual.polling.outcome import PollOutcome, readable
+from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.polling.reading import ReadBatch
 from celery_perpetual.tasks.items import Defer, Pause, Skip
 from celery_perpetual.telemetry import emit
@@ -119,7 +120,7 @@ def gate_closed(claim: Claim, closed: Closed, duplicates: int = 0) -> PollEnd:
 
 def failed(claim: Claim, error: BaseException) -> PollEnd:
     """``next_batch`` raised, or what it returned cannot be enqueued."""
-    outcome = outcome_of(claim, status.FAILED, error=f"{type(error).__name__}: {readable(error)}")
+    outcome = outcome_of(claim, status.FAILED, error=described(error))
     emit(events.POLL_FAILED, error=error, **about(outcome))
     return to_store(claim, outcome, "add", delay=classify(error, claim.attempt).delay_ms, trigger="backoff")
 
