@@ -90,6 +90,8 @@ SCHEDULER_OTHER = _warning("scheduler.other", "%(warning)s; set beat_scheduler =
 SCHEDULER_WITHOUT_POLLS = _warning(
     "scheduler.without_polls", "this beat does not poll %(tasks)s; start it with -S perpetual"
 )
+SEAM_UNKNOWN = _warning("seam.unknown", "seam %(seam)s is not as known, so %(without)s: %(evidence)s")
+VERSIONS_UNSEEN = _info("seam.versions_unseen", "versions that were not seen before: %(packages)s")
 WIRING_MISSING = _warning(
     "wiring.missing", "Perpetual(app) is missing: no worker announces how items end; see the README"
 )

@@ -13,16 +13,11 @@ from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.polling.in_worker import TASK as POLL_TASK
+from celery_perpetual.seams.table import install_seams, unknown_seams, unseen_versions
 from celery_perpetual.settings import Settings
 from celery_perpetual.store.connection import Store
 from celery_perpetual.tasks.discovery import discover
 from celery_perpetual.telemetry import emit
-from celery_perpetual.worker.broker_loss import SurviveBrokerLoss
-from celery_perpetual.worker.early_success import watch_results
-from celery_perpetual.worker.guard import GuardStep, watch_tracers
-from celery_perpetual.worker.heartbeat import HeartbeatStep
-from celery_perpetual.worker.propagation import watch_propagation
-from celery_perpetual.worker.receiving import ReceivingStep
 from celery_perpetual.worker.signals import connect
 
 if TYPE_CHECKING:
@@ -36,16 +31,10 @@ OUR_SCHEDULER = "celery_perpetual.beat.scheduler:PerpetualScheduler"
 def wire(app: Celery) -> None:
     """Wire an app, configured or not. Wiring twice is harmless."""
     connect()
-    watch_propagation()
-    watch_results()
-    watch_tracers()
+    install_seams(app)
     register: Any = app.task(name=POLL_TASK, bind=True, shared=False, ignore_result=True, acks_late=False)
     register(_poll)
     app.steps["worker"].add(WorkerCheck)
-    app.steps["worker"].add(GuardStep)
-    app.steps["worker"].add(HeartbeatStep)
-    app.steps["consumer"].add(SurviveBrokerLoss)
-    app.steps["consumer"].add(ReceivingStep)
     signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid="celery_perpetual.scheduler")
     app.on_after_configure.connect(_after_configure, weak=False, dispatch_uid="celery_perpetual.scheduler")
     if app.configured:  # type: ignore[attr-defined]  # missing in the stubs
@@ -90,6 +79,10 @@ class WorkerCheck(bootsteps.Step):
             Store.from_app(app, settings)
         except PerpetualError as error:
             raise click.ClickException(str(error)) from error
+        if unseen := unseen_versions():
+            emit(events.VERSIONS_UNSEEN, packages=unseen)
+        for seam, evidence in unknown_seams():
+            emit(events.SEAM_UNKNOWN, seam=seam.name, without=seam.without, evidence=evidence)
         for warning in discovery.warnings:
             emit(events.CONTRACT_WARNING, warning=warning)
         if discovery.tasks and (other := other_scheduler(app, PerpetualScheduler)):

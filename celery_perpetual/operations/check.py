@@ -9,6 +9,7 @@ from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.operations.units import leader_or_none
+from celery_perpetual.seams.table import unknown_seams
 from celery_perpetual.settings import Settings
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.health import store_warnings
@@ -37,7 +38,10 @@ class Finding:
 
 def check(app: Celery) -> list[Finding]:
     """Check settings, tasks, scheduler, store and leader. Changes nothing and raises nothing of ours."""
-    findings: list[Finding] = []
+    findings = [
+        _warning(f"seam {seam.name!r} is not as known: {evidence}", seam.without, "use versions that were seen")
+        for seam, evidence in unknown_seams()
+    ]
     try:
         discovery = load(app)
     except PerpetualError as error:

@@ -28,6 +28,7 @@ LAYERS = (
     ("namespace",),
     ("routines",),
     ("beat",),
+    ("seams",),
     ("operations",),
     ("wiring",),
     ("app",),

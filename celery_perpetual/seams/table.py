@@ -1,0 +1,253 @@
+"""The list of seams, in the order in which they are installed: what a port to another Celery has to look at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.seams.seam import Seam, Target, unseen_packages
+from celery_perpetual.worker.broker_loss import SurviveBrokerLoss
+from celery_perpetual.worker.early_success import watch_results
+from celery_perpetual.worker.guard import GuardStep, watch_tracers
+from celery_perpetual.worker.heartbeat import HeartbeatStep
+from celery_perpetual.worker.propagation import watch_propagation
+from celery_perpetual.worker.receiving import ReceivingStep
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+def _step(blueprint: str, step: Any) -> Any:
+    def install(app: Celery) -> None:
+        app.steps[blueprint].add(step)
+
+    return install
+
+
+#: Wrapped in every process that has a wired app.
+IN_EVERY_PROCESS = (
+    Seam(
+        name="failures by propagation",
+        targets=(
+            Target("celery.backends.base:Backend.mark_as_failure", "self task_id exc", "chain chord"),
+            Target("celery.backends.base:Backend.chord_error_from_stack", "self callback exc"),
+        ),
+        why="Celery fails the rest of a chain and the body of a chord in these methods, without a signal",
+        without="what is behind a failed task in a chain or chord gets no end",
+        install=lambda _: watch_propagation(),
+    ),
+    Seam(
+        name="stored successes",
+        targets=(
+            Target("celery.backends.base:Backend.mark_as_done", "self task_id result request store_result state",
+                   "store_result chord"),
+            Target("celery.app.trace:task_has_custom", "task attr"),
+        ),
+        why="an end is announced as soon as its result is stored, where none of the user's code follows",
+        without="the end of a success is announced a little later, by task_postrun",
+        install=lambda _: watch_results(),
+    ),
+    Seam(
+        name="tracers",
+        targets=(
+            Target("celery.app.task:Task.__trace__"),
+            Target("celery.app.trace:trace_task", "task uuid args kwargs request", "__trace__ build_tracer"),
+            Target("celery.app.trace:fast_trace_task", "task uuid request body", "__trace__"),
+            Target("celery.app.trace:build_tracer", "name task loader hostname", "task_has_custom __call__ run"),
+            Target("celery.app.task:Task.retry", "self args kwargs exc throw"),
+            Target("celery.app.task:Task.replace", "self sig"),
+        ),
+        why="the lease is asked for before anything of the task happens, and before it retries or replaces itself",
+        without="tasks run without leases: a second delivery of a task runs beside the first one",
+        install=lambda _: watch_tracers(),
+    ),
+)  # fmt: skip
+
+#: Wrapped where a worker starts.
+IN_WORKERS = (
+    Seam(
+        name="bodies and requests",
+        targets=(
+            Target("celery.app.task:Task.__call__", "self"),
+            Target("celery.app.task:Task.Request"),
+            Target("celery.app.task:Task.request_stack"),
+            Target("celery.worker.request:Request.__init__", "self message on_ack",
+                   "_request_dict _app _task _message _connection_errors"),
+            Target("celery.worker.request:Request._context"),
+            Target("celery.worker.request:Request.on_accepted", "self pid time_accepted", "time_start task_accepted"),
+            Target("celery.worker.request:Request._announce_revoked", "self reason terminated", "acknowledge"),
+            Target("celery.worker.request:Request.execute_using_pool", "self pool", "_request_dict on_failure"),
+            Target("celery.worker.request:create_request_cls", "base task"),
+        ),
+        why="the main process names each delivery and speaks for children that died; a body that has lost its lease "
+        "ends nothing",
+        without="tasks run without leases, or what they bring after losing them counts",
+        install=_step("worker", GuardStep),
+    ),
+    Seam(
+        name="heartbeat",
+        targets=(
+            Target("celery.worker.state:active_requests"),
+            Target("celery.worker.state:should_stop"),
+            Target("celery.worker.state:should_terminate"),
+            Target("celery.worker.state:task_ready", "request successful"),
+            Target("billiard.pool:Pool.maintain_pool", "self"),
+        ),
+        why="a thread reports what the worker has, before the pool starts and until the process ends",
+        without="tasks of a living worker may be taken for lost, and run twice",
+        install=_step("worker", HeartbeatStep),
+    ),
+    Seam(
+        name="lost broker",
+        targets=(
+            Target("kombu.connection:Connection.collect", "self socket_timeout"),
+            Target("kombu.transport.redis:Channel._in_poll"),
+            Target("kombu.transport.virtual.base:Transport.channels"),
+        ),
+        why="Celery 5.7 closes a broken connection twice, which kombu does not survive with unacknowledged messages",
+        without="a worker may end when its Redis broker goes away",
+        install=_step("consumer", SurviveBrokerLoss),
+    ),
+    Seam(
+        name="receiving",
+        targets=(
+            Target("celery.worker.consumer.consumer:Consumer.update_strategies", "self", "strategies build_tracer"),
+            Target("celery.worker.consumer.consumer:Consumer.on_decode_error", "self message exc"),
+            Target("celery.worker.consumer.consumer:Consumer.create_task_handler", "self", "strategies"),
+        ),
+        why="messages that are malformed, or kill their worker, are refused, counted and parked",
+        without="such a message may be delivered for ever, and its task never ends",
+        install=_step("consumer", ReceivingStep),
+    ),
+)  # fmt: skip
+
+#: Not wrapped, or wrapped where they are used.
+USED = (
+    Seam(
+        name="ends in pool processes",
+        targets=(Target("billiard.process:Process.daemon"),),
+        why="a child that was told to leave has not lost its task",
+        without="a task whose process is told to leave may end as lost",
+    ),
+    Seam(
+        name="unacknowledged messages",
+        targets=(
+            Target("kombu.transport.virtual.base:QoS.ack", "self delivery_tag"),
+            Target("kombu.transport.redis:QoS.restore_by_tag", "self tag client leftmost"),
+            Target("kombu.transport.redis:Channel.unacked_key"),
+            Target("kombu.transport.redis:Channel.unacked_index_key"),
+            Target("kombu.message:Message.ack", "self", "_state"),
+        ),
+        why="the scripts acknowledge what a worker received; kombu only has to forget it",
+        without="messages are delivered again after visibility_timeout, and dropped then",
+    ),
+    Seam(
+        name="captured messages",
+        targets=(
+            Target("kombu.transport.redis:Channel._put", "self queue message"),
+            Target("kombu.transport.redis:Channel._put_fanout", "self exchange message routing_key"),
+            Target("kombu.transport.redis:Channel._q_for_pri", "self queue pri"),
+            Target("kombu.transport.redis:Channel._lookup", "self exchange routing_key"),
+            Target("kombu.transport.redis:Channel._get_message_priority", "self message"),
+            Target("kombu.transport.redis:Channel.conn_or_acquire", "self"),
+            Target("kombu.transport.redis:Channel.priority_steps"),
+            Target("kombu.transport.redis:Channel.global_keyprefix"),
+            Target("kombu.transport.virtual.base:Channel._next_delivery_tag", "self"),
+        ),
+        why="messages are pushed in the script that commits them, where kombu would have pushed them",
+        without="polls cannot publish their items to a Redis broker",
+    ),
+    Seam(
+        name="Celery's sender",
+        targets=(
+            Target("celery.app.amqp:AMQP._create_task_sender", "self", "send_task_message signals"),
+            Target("celery.app.amqp:AMQP.as_task_v2", "self task_id name"),
+            Target("celery.app.task:Task._get_exec_options", "self"),
+        ),
+        why="after_task_publish is sent when the message is in the broker, and not when it has been built",
+        without="after_task_publish comes too early, or messages are built one by one",
+    ),
+    Seam(
+        name="confirms of RabbitMQ",
+        targets=(
+            Target("amqp.channel:Channel._basic_publish", "self msg exchange routing_key"),
+            Target("amqp.channel:Channel.confirm_select", "self"),
+        ),
+        why="a chunk of messages is published, and then its confirms are waited for together",
+        without="polls cannot publish their items to RabbitMQ",
+    ),
+    Seam(
+        name="serializers",
+        targets=(Target("kombu.serialization:registry._encoders"), Target("kombu.serialization:registry.type_to_name")),
+        why="an item is serialized as its message will be, and found to be serializable before it is committed",
+        without="items are refused",
+    ),
+    Seam(
+        name="results in the script",
+        targets=(
+            Target("celery.backends.redis:RedisBackend.set", "self key value"),
+            Target("celery.backends.redis:RedisBackend._set", "self key value", "publish setex"),
+            Target("celery.backends.base:Backend._get_result_meta", "self result state traceback request"),
+            Target("celery.backends.base:KeyValueStoreBackend._store_result", "self task_id result state",
+                   "_get_result_meta _set_with_state"),
+        ),
+        why="Celery's result is stored in the step that announces the end",
+        without="what Celery stores for a task may differ from its own form",
+    ),
+    Seam(
+        name="sockets of redis-py",
+        targets=(
+            Target("redis.connection:AbstractConnection.connect", "self"),
+            Target("redis.connection:AbstractConnection.disconnect", "self", "_sock"),
+            Target("redis.connection:AbstractConnection.read_response", "self"),
+        ),
+        why="prepared calls are written in one piece; a subscription is waited for together with others",
+        without="ends are not announced, and nobody who waits is woken",
+    ),
+    Seam(
+        name="apps of the process",
+        targets=(Target("celery._state:_get_active_apps"),),
+        why="autowire finds the apps that exist; a child flushes its ends before it goes",
+        without="autowire does not work",
+    ),
+    Seam(
+        name="beat",
+        targets=(
+            Target("celery.beat:Service.get_scheduler", "self lazy"),
+            Target("celery.beat:Service.sync", "self", "scheduler close"),
+            Target("celery.beat:Scheduler.apply_entry", "self entry producer"),
+            Target("celery.beat:Scheduler.schedules_equal", "self old_schedules new_schedules"),
+            Target("celery.beat:Scheduler.populate_heap", "self", "_heap"),
+        ),
+        why="our scheduler stands before any other one, and is stopped from Celery's signal handler",
+        without="beat may not poll, not stop at SIGTERM, or run entries twice after a take-over",
+    ),
+    Seam(
+        name="time zones of crontabs",
+        targets=(Target("celery.schedules:BaseSchedule.app"), Target("celery.schedules:crontab.remaining_estimate")),
+        why="a crontab of a task is asked for its matches in the time zone of the task's app",
+        without="poll_every = crontab(...) may match in another time zone",
+    ),
+)  # fmt: skip
+
+SEAMS = (*IN_EVERY_PROCESS, *IN_WORKERS, *USED)
+
+
+def install_seams(app: Celery) -> None:
+    """Install those that are installed, in their order. Repeating it is harmless."""
+    for seam in SEAMS:
+        if seam.install is not None:
+            seam.install(app)
+
+
+def unknown_seams() -> list[tuple[Seam, str]]:
+    """The seams that are not as known, each with what was seen there and on which versions."""
+    return [
+        (seam, f"{'; '.join(differences)}; {seam.versions()}") for seam in SEAMS if (differences := seam.differences())
+    ]
+
+
+def unseen_versions() -> str:
+    """Which packages are there in a version that was never seen, and how many seams look as known; "" if none is."""
+    packages = ", ".join(unseen_packages())
+    known = len(SEAMS) - len(unknown_seams())
+    return packages and f"{packages}; {known} of {len(SEAMS)} seams look as known"
