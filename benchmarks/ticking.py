@@ -65,9 +65,8 @@ class Ticking:
         )
         self.rss["units"] = rss()
         self.store = self.perpetual.store
-        maxlen = self.perpetual.settings.events_maxlen
-        self.leadership = Leadership(self.store, app_name="clock", ttl=15, events_maxlen=maxlen)
-        runner = Runner(app, self.store, maxlen)
+        self.leadership = Leadership(self.store, app_name="clock", ttl=15)
+        runner = Runner(app, self.store)
         # As beat's engine puts them together.
         self.polls = PollThreads(runner.poll, self.perpetual.settings.poll_threads, 16)
         self.clock = Clock(self.store, self.leadership, roster, runner, self.polls, EntryRuns(self.store))

@@ -76,11 +76,11 @@ class Perpetual(LeaseOperations):
 
     @cached_property
     def _runner(self) -> Runner:
-        return Runner(self.app, self.store, self.settings.events_maxlen)
+        return Runner(self.app, self.store)
 
     @cached_property
     def _pauses(self) -> Pauses:
-        return Pauses(self.store, self.settings.events_maxlen)
+        return Pauses(self.store)
 
     @property
     def _units(self) -> Units:
@@ -146,8 +146,7 @@ class Perpetual(LeaseOperations):
     def nudge(self, task: Any, tenant: Any = None) -> bool:
         """Let the leader poll the unit at once, out of turn; False if no leader has it in its clock."""
         unit = find(self.app, task, tenant).name
-        keys = self.store.keys
-        return bool(script("nudge")(self.store, key=keys.unit(unit), due=keys.due, unit=unit, trigger="nudge"))
+        return bool(script("nudge")(self.store, key=self.store.keys.unit(unit), unit=unit, trigger="nudge"))
 
     def pause(
         self,

@@ -44,9 +44,8 @@ class Paused:
 class Pauses:
     """The pauses of one namespace."""
 
-    def __init__(self, store: Store, events_maxlen: int) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.events_maxlen = events_maxlen
 
     def now(self) -> dict[str, Paused]:
         """Every pause that holds now, by scope."""
@@ -60,26 +59,20 @@ class Pauses:
 
     def pause(self, paused: Paused) -> None:
         """Pause a scope; pausing again replaces reason and end."""
-        keys = self.store.keys
-        script("pause")(
-            self.store, paused=keys.paused, events=keys.events,
-            scope=paused.scope, pause=paused.to_json(), maxlen=self.events_maxlen,
-        )  # fmt: skip
+        script("pause")(self.store, scope=paused.scope, pause=paused.to_json())
 
     def resume(self, scope: str, about: str, poll_now: list[str]) -> bool:
         """End the pause of a scope, and poll these units at once; False if it was not paused."""
-        keys = self.store.keys
+        receipt = self.store.keys.receipt(uuid4().hex)
         return bool(
             script("resume")(
-                self.store, paused=keys.paused, due=keys.due, events=keys.events, receipt=keys.receipt(uuid4().hex),
-                scope=scope, about=about, maxlen=self.events_maxlen, receipt_ttl=RECEIPT_TTL_MS,
-                unit_prefix=keys.unit_prefix, tail=poll_now,
+                self.store, receipt=receipt, scope=scope, about=about, receipt_ttl=RECEIPT_TTL_MS, units=poll_now
             )
-        )  # fmt: skip
+        )
 
     def trim(self) -> None:
         """Forget pauses that have ended by themselves."""
-        script("trim_pauses")(self.store, paused=self.store.keys.paused)
+        script("trim_pauses")(self.store)
 
 
 def _parsed(scope: str, text: bytes) -> Paused:

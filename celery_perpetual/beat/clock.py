@@ -66,9 +66,9 @@ class Clock(threading.Thread):
         self._runner = runner
         self._threads = threads
         self._base_runs = entry_runs
-        self._claims = Claims(self._store, runner.events_maxlen)
+        self._claims = Claims(self._store)
         self._ahead = DueReader(self._claims)
-        self._ends = PollEnds(store.clone(), runner.events_maxlen)
+        self._ends = PollEnds(store.clone())
         self._registered: tuple[str, int, int] | None = None
         self._unregistered: deque[TaskUnit] = deque()
         self._senders = PollThreads(runner.poll, SENDERS, 0)
@@ -206,7 +206,7 @@ class Clock(threading.Thread):
         A hundred thousand take seconds: what the store knows from before is polled meanwhile, and the rest from when
         its turn has come.
         """
-        keys, units = self._store.keys, len(self._roster.units)
+        units = len(self._roster.units)
         now, until = self._store.now(), time.monotonic() + REGISTER_SECONDS
         while self._unregistered and time.monotonic() < until:
             part = list(islice(self._unregistered, MOST_CLAIMS))
@@ -215,18 +215,13 @@ class Clock(threading.Thread):
                 cadence = each.contract.cadence
                 first = cadence.first(now, _spread(each, units))
                 rows += [each.name, cadence.spec, cadence.every_ms or "", first]
-            if not script("register")(
-                self._store, leader=keys.leader, units=keys.units, due=keys.due,
-                mine=leader, unit_prefix=keys.unit_prefix, tail=rows,
-            ):  # fmt: skip
+            if not script("register")(self._store, mine=leader, rows=rows):
                 raise NotLeading
             for _ in part:
                 self._unregistered.popleft()
 
     def _forget(self, leader: str, units: list[str]) -> None:
-        if units and not script("unschedule")(
-            self._store, leader=self._store.keys.leader, due=self._store.keys.due, mine=leader, tail=units
-        ):
+        if units and not script("unschedule")(self._store, mine=leader, units=units):
             raise NotLeading
 
 

@@ -78,18 +78,16 @@ class Engine:
             store,
             app_name=self.app.main or "__main__",
             ttl=settings.leader_ttl,
-            events_maxlen=settings.events_maxlen,
         )
         leadership.knows(len(roster.discovery.tasks), roster.discovery.digest())
-        runner = Runner(self.app, store, settings.events_maxlen)
+        runner = Runner(self.app, store)
         polls = PollThreads(runner.poll, settings.poll_threads, settings.max_abandoned_polls)
         clock = Clock(store, leadership, roster, runner, polls, self.entry_runs)
         self.entry_runs.on_run = polls.on_end = clock.wake
         memory = StoreIdentity(
             store,
-            Pauses(store, settings.events_maxlen),
+            Pauses(store),
             pause=settings.on_store_lost == "pause",
-            events_maxlen=settings.events_maxlen,
         )
         sweep = Sweep(self.app, Grants(self.app, store, settings))
         cycle = Maintenance(store, leadership, roster, runner, sweep, settings.cycle_interval, memory.refresh)

@@ -61,14 +61,13 @@ class Lead:
 class Leadership:
     """Takes, keeps and gives up the lead for one process, on connections and a thread of its own."""
 
-    def __init__(self, store: Store, *, app_name: str, ttl: float, events_maxlen: int) -> None:
+    def __init__(self, store: Store, *, app_name: str, ttl: float) -> None:
         self.owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self.lead: Lead | None = None
         self.skew: float = 0.0
         self._store = store.clone()
         self._app_name = app_name
         self._ttl = ttl
-        self._events_maxlen = events_maxlen
         self._units = (0, "")
         self._asked = False
         self._stop = threading.Event()
@@ -151,12 +150,10 @@ class Leadership:
 
     def _attempt(self, *, starting: bool = False) -> float:
         """Try to take the lead; seconds until the next try."""
-        keys, started = self._store.keys, _clock()
+        started = _clock()
         term, left, info, epoch, now = script("lead")(
-            self._store, leader=keys.leader, info=keys.leader_info, term=keys.term, epoch=keys.epoch,
-            handover=keys.handover, events=keys.events, owner=self.owner, ttl=self._ttl_ms, about=self._about(),
-            epoch_new=secrets.token_hex(8), maxlen=self._events_maxlen,
-        )  # fmt: skip
+            self._store, owner=self.owner, ttl=self._ttl_ms, about=self._about(), epoch_new=secrets.token_hex(8)
+        )
         self.skew = time.time() - int(now) / 1000
         self._saw_epoch(epoch.decode())
         if int(term):
@@ -167,20 +164,18 @@ class Leadership:
         leader = json.loads(info) if info else {}
         if starting and leader.get("app", self._app_name) != self._app_name:
             raise SettingsError(
-                f"perpetual_key_prefix {keys.prefix!r} on {self._store.shown} is in use by the app {leader['app']!r} "
-                f"(leader {leader.get('owner')}), and this app is {self._app_name!r}; give each app a prefix of its own"
+                f"perpetual_key_prefix {self._store.keys.prefix!r} on {self._store.shown} is in use by the app "
+                f"{leader['app']!r} (leader {leader.get('owner')}), and this app is {self._app_name!r}; "
+                "give each app a prefix of its own"
             )
         self._maybe_ask(leader)
         return max(0.02, min(STANDBY_INTERVAL, (int(left) + 10) / 1000))
 
     def _renew(self) -> float:
         """Keep the lead; seconds until the next time."""
-        keys, started, lead = self._store.keys, _clock(), self.lead
+        started, lead = _clock(), self.lead
         assert lead is not None
-        kept, asker, now = script("renew")(
-            self._store, leader=keys.leader, info=keys.leader_info, handover=keys.handover,
-            mine=lead.value, ttl=self._ttl_ms, about=self._about(),
-        )  # fmt: skip
+        kept, asker, now = script("renew")(self._store, mine=lead.value, ttl=self._ttl_ms, about=self._about())
         self.skew = time.time() - int(now) / 1000
         if not kept:
             emit(events.LEADER_LOST)
@@ -201,11 +196,7 @@ class Leadership:
             return
         try:
             self._before_resigning()
-            keys = self._store.keys
-            script("resign")(
-                self._store, leader=keys.leader, info=keys.leader_info, events=keys.events,
-                mine=lead.value, reason=reason, maxlen=self._events_maxlen,
-            )  # fmt: skip
+            script("resign")(self._store, mine=lead.value, reason=reason)
         except Exception as error:  # a beat that stops must stop
             emit(events.LEADER_RESIGN_FAILED, error=error)
         else:

@@ -42,7 +42,7 @@ class Maintenance(threading.Thread):
         self._interval = interval
         self._halt = threading.Event()
         self._remember = remember
-        pauses = Pauses(store, runner.events_maxlen)
+        pauses = Pauses(store)
         self._steps: dict[str, Callable[[], object]] = {
             "relay": runner.publisher.relay,
             "staged": lambda: sweep_staged(store),

@@ -35,8 +35,5 @@ class Orphans:
 
     def _is_dropped(self, unit: str) -> bool:
         keys = self._store.keys
-        answer = script("drop_unit")(
-            self._store, key=keys.unit(unit), units=keys.units, due=keys.due, polls=keys.polls(unit), unit=unit,
-            age=AGE_MS,
-        )  # fmt: skip
+        answer = script("drop_unit")(self._store, key=keys.unit(unit), polls=keys.polls(unit), unit=unit, age=AGE_MS)
         return bool(answer == 1)

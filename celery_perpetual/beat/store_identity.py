@@ -22,11 +22,10 @@ from celery_perpetual.times import format_time
 class StoreIdentity:
     """Epoch and units with a cursor, as this process last saw them."""
 
-    def __init__(self, store: Store, pauses: Pauses, *, pause: bool, events_maxlen: int) -> None:
+    def __init__(self, store: Store, pauses: Pauses, *, pause: bool) -> None:
         self._store = store.clone()
         self._pauses = pauses
         self._pause = pause
-        self._events_maxlen = events_maxlen
         self._epoch: str | None = None
         self._with_cursor: set[str] = set()
         self._without_theirs: set[str] = set()
@@ -70,7 +69,7 @@ class StoreIdentity:
             self._store.redis.xadd(
                 self._store.keys.events,
                 {"event": events.STORE_LOST.name, "data": data},
-                maxlen=self._events_maxlen,
+                maxlen=self._store.limits.events_maxlen,
                 approximate=True,
             )
 

@@ -41,8 +41,8 @@ class BrokerCommands:
         """Add messages of one list."""
         self.pushes.setdefault(key, []).extend(messages)
 
-    def packed(self, first_key: int, *, front: bool = False) -> tuple[list[Any], list[str]]:
-        """Arguments and keys as ``push.lua`` takes them, the keys counted from ``first_key``.
+    def packed(self, *, front: bool = False) -> tuple[list[Any], list[str]]:
+        """Commands and their keys as scripts take them: a command names its key by its position among them.
 
         Args:
             front: the messages are the next ones that a consumer gets, not the last.
@@ -51,7 +51,7 @@ class BrokerCommands:
         keys: dict[str, int] = {}
         arguments: list[Any] = []
         for key, messages in self.pushes.items():
-            arguments += [push, keys.setdefault(key, first_key + len(keys)), len(messages), *messages]
+            arguments += [push, keys.setdefault(key, 1 + len(keys)), len(messages), *messages]
         for name, key, value in self.others:
-            arguments += [name, keys.setdefault(key, first_key + len(keys)), 1, value]
+            arguments += [name, keys.setdefault(key, 1 + len(keys)), 1, value]
         return arguments, list(keys)

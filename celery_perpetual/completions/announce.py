@@ -24,7 +24,8 @@ from celery_perpetual.completions.result_in_script import ResultToStore, result_
 from celery_perpetual.errors import StoreRefused, StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.store.connection import Store
-from celery_perpetual.store.prepared import Of, Prepared
+from celery_perpetual.store.header import Of
+from celery_perpetual.store.prepared import Prepared
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -65,17 +66,13 @@ class Announcer:
 
     @cached_property
     def _finish(self) -> Prepared:
-        keys, settings, books = self._store.keys, self._settings, unacked_keys(self._app)
+        keys, broker = self._store.keys, unacked_keys(self._app)
         return Prepared(
             self._store, "finish", yielding=True,
-            everybody=keys.everybody, events=keys.events, counters=keys.counters, batches=keys.batches,
-            leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked, resend=keys.resend,
-            batch_ttl=_ms(settings.tombstone_ttl), record_ttl=_ms(settings.completion_ttl),
-            queue_ttl=_ms(settings.queue_ttl), maxlen=settings.events_maxlen, prefix=keys.prefix,
             completion=(keys.completion_prefix, Of("id")), channel=(keys.channel_prefix, Of("id")),
             queue=(keys.channel_prefix, Of("id"), keys.QUEUE), batch=(keys.poll_prefix, Of("poll")),
-            batch_channel=(keys.channel_prefix, Of("poll")), tombs=keys.tombs_prefix,
-            unacked=books.unacked, index=books.received,
+            batch_channel=(keys.channel_prefix, Of("poll")),
+            unacked=broker.unacked, unacked_index=broker.received,
         )  # fmt: skip
 
     def expect(self, task_id: str, task: str | None, **facts: Any) -> ExpectedEnd:
@@ -201,7 +198,3 @@ class Announcer:
                 self._backlog.extend(self._refused)
                 self._refused.clear()
             self._announce_oldest_first()
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

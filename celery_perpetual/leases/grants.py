@@ -20,7 +20,8 @@ from celery_perpetual.leases.workers import WorkerRun, Workers
 from celery_perpetual.ledger.ids import item_address, item_slots, parse_item_id
 from celery_perpetual.store.address import is_redis
 from celery_perpetual.store.connection import Store
-from celery_perpetual.store.prepared import Of, Prepared
+from celery_perpetual.store.header import Of
+from celery_perpetual.store.prepared import Prepared
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.contract import ON_LOST
 from celery_perpetual.tasks.options import PerpetualOptions
@@ -79,11 +80,6 @@ class Grants:
         """Whether the scripts can strike what this worker received off the broker's books."""
         return shares_unacked(self._app, self._patient)
 
-    @property
-    def gap(self) -> float:
-        """Longest silence in seconds in which the store counts as reachable: two heartbeats or two cycles."""
-        return 2 * max(self.settings.heartbeat, self.settings.cycle_interval)
-
     def guards(self, task: Any, task_id: Any, headers: Any) -> bool:
         """Whether the message of a task needs a lease to run."""
         if not isinstance(task_id, str) or task is None or getattr(task, "lease", None) is False:
@@ -127,13 +123,10 @@ class Grants:
 
     @cached_property
     def _ask(self) -> Prepared:
-        keys, settings, books = self.store.keys, self.settings, unacked_keys(self._app)
+        keys, broker = self.store.keys, unacked_keys(self._app)
         return Prepared(
             self.store, "start", held=(keys.held_prefix, Of("worker")), completion=(keys.completion_prefix, Of("id")),
-            unacked=books.unacked, index=books.received,
-            leases=keys.leases, states=keys.states, copies=keys.copies, resend=keys.resend,
-            token=keys.token, counters=keys.counters, workers=keys.workers, events=keys.events, tombs=keys.tombs_prefix,
-            days=round(settings.tombstone_ttl // 86400), ttl=_ms(settings.lease_ttl), maxlen=settings.events_maxlen,
+            unacked=broker.unacked, unacked_index=broker.received,
         )  # fmt: skip
 
     def _start(self, task: Any, task_id: str, request: Any) -> Any:
@@ -194,14 +187,7 @@ class Grants:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        keys, settings = self.store.keys, self.settings
-        verdict = script("release")(
-            self.store,
-            leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked, resend=keys.resend,
-            events=keys.events, counters=keys.counters,
-            id=task_id, nonce=nonce, cause=cause, reason=reason, prefix=keys.prefix, maxlen=settings.events_maxlen,
-            record_ttl=_ms(settings.completion_ttl), queue_ttl=_ms(settings.queue_ttl),
-        )  # fmt: skip
+        verdict = script("release")(self.store, id=task_id, nonce=nonce, cause=cause, reason=reason)
         reach("task.released")
         return str(verdict.decode())
 
@@ -219,15 +205,7 @@ class Grants:
         Returns:
             Until when nothing expires (ms, 0 = now), the worker or "", how many leases, whether it holds no more.
         """
-        keys, settings = self.store.keys, self.settings
-        held, worker, taken, empty = script("sweep")(
-            self.store,
-            workers=keys.workers, leases=keys.leases, states=keys.states, parked=keys.parked,
-            resend=keys.resend, events=keys.events, counters=keys.counters, seen=keys.seen, hold=keys.hold,
-            ttl=_ms(settings.lease_ttl), gap=_ms(self.gap), prefix=keys.prefix, maxlen=settings.events_maxlen,
-            record_ttl=_ms(settings.completion_ttl), queue_ttl=_ms(settings.queue_ttl), most_now=most,
-            stopping=stopping,
-        )  # fmt: skip
+        held, worker, taken, empty = script("sweep")(self.store, most_now=most, stopping=stopping)
         return int(held), worker.decode(), int(taken), bool(empty)
 
     def missed(self, task_id: str, name: str, *, counts: bool, tag: str = "", copy: str = "") -> str:
@@ -236,7 +214,7 @@ class Grants:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        keys, where, settings = self.store.keys, item_address(task_id), self.settings
+        keys, where = self.store.keys, item_address(task_id)
         task: Any = self._app.tasks.get(name)
         if task is None or not self.guards(task, task_id, {HEADER: 1}):
             return "gone"
@@ -245,13 +223,9 @@ class Grants:
         with self.store.errors("state"):
             state = self.store.redis.hget(keys.states, task_id)
         verdict = script("declare_lost")(
-            self.store, leases=keys.leases, states=keys.states, copies=keys.copies, parked=keys.parked,
-            resend=keys.resend, events=keys.events, counters=keys.counters, chunk=keys.chunk(poll_id, chunk),
-            done=keys.done(poll_id, chunk), id=task_id, position=-1 if where is None else where.position, task=name,
-            most=most, on_lost=on_lost,
-            recoveries=0 if state is None else int(state.split(b"|")[2]), prefix=keys.prefix,
-            maxlen=settings.events_maxlen, record_ttl=_ms(settings.completion_ttl),
-            queue_ttl=_ms(settings.queue_ttl), counts=int(counts), tag=tag, copy=copy,
+            self.store, chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk), id=task_id,
+            position=-1 if where is None else where.position, task=name, most=most, on_lost=on_lost,
+            recoveries=0 if state is None else int(state.split(b"|")[2]), counts=int(counts), tag=tag, copy=copy,
         )  # fmt: skip
         return str(verdict.decode())
 
@@ -279,7 +253,3 @@ def _when_lost(task: Any) -> tuple[int, str]:
     on_lost = getattr(task, "on_lost", None)
     # What an ordinary task calls so may be anything.
     return options.max_recoveries, on_lost if on_lost in ON_LOST else PerpetualTask.on_lost
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

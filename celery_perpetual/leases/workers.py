@@ -114,7 +114,7 @@ class Workers:
         keys = self._store.keys
         return bool(
             script("forget_worker")(
-                self._store, workers=keys.workers, held=keys.held(worker), worker_info=keys.worker(worker),
-                tags=keys.tags(worker), worker=worker, stopped=int(stopped),
+                self._store, held=keys.held(worker), worker_info=keys.worker(worker), tags=keys.tags(worker),
+                worker=worker, stopped=int(stopped),
             )
         )  # fmt: skip

@@ -59,9 +59,8 @@ class Closing:
 class Ledger:
     """The ledger of one namespace."""
 
-    def __init__(self, store: Store, events_maxlen: int) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.events_maxlen = events_maxlen
 
     def taken(self, unit: str, keys: Sequence[str], poll_id: str, *, since: int) -> set[str]:
         """Which of these item keys are in flight, or have ended at ``since`` (ms) or later.
@@ -72,7 +71,7 @@ class Ledger:
         names, found = self.store.keys, set[str]()
         for part in chunks(keys):
             reply = script("taken")(
-                self.store, item_keys=names.item_keys(unit), recent=names.recent(unit), since=since, tail=part
+                self.store, item_keys=names.item_keys(unit), recent=names.recent(unit), since=since, asked=part
             )
             held = {}
             for position, holder, ended in grouped(reply, 3):
@@ -110,10 +109,9 @@ class Ledger:
             records = [encode(item, unit.contract.name) for item in part]
             accepted = script("stage")(
                 self.store,
-                key=names.unit(unit.name), chunk=names.chunk(poll_id, chunk),
-                item_keys=names.item_keys(unit.name), staged=names.staged,
+                key=names.unit(unit.name), chunk=names.chunk(poll_id, chunk), item_keys=names.item_keys(unit.name),
                 poll=poll_id, unit=unit.name, ttl=STAGED_TTL_MS, records=len(records),
-                tail=[*records, *_pairs(poll_id, part, chunk * CHUNK)],
+                rest=[*records, *_pairs(poll_id, part, chunk * CHUNK)],
             )  # fmt: skip
             reach("poll.staged")
             if not accepted:
@@ -131,7 +129,7 @@ class Ledger:
         """Commit a batch; its records are in ``items``, or staged if they are more than one chunk.
 
         Args:
-            commands: broker commands of all messages, keys counted from the script's eleventh; or none.
+            commands: broker commands of all messages, or none.
             queues: the keys that they name.
 
         Returns:
@@ -143,17 +141,16 @@ class Ledger:
         pairs = _pairs(poll_id, items, 0) if small else []
         reply = script("commit")(
             self.store,
-            key=names.unit(unit.name), due=names.due, polls=names.polls(unit.name), events=names.events,
-            batch=names.poll(poll_id), item_keys=names.item_keys(unit.name), staged=names.staged, outbox=names.outbox,
-            cursors=names.cursors, open=names.open, more_keys=queues,
+            key=names.unit(unit.name), polls=names.polls(unit.name), batch=names.poll(poll_id),
+            item_keys=names.item_keys(unit.name), targets=queues,
             poll=poll_id, unit=unit.name, outcome=closing.outcome, history=contract.options.history,
-            ttl=closing.history_ttl, maxlen=self.events_maxlen, slot=closing.slot, following=closing.following,
+            ttl=closing.history_ttl, slot=closing.slot, following=closing.following,
             delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=contract.name,
             items=len(items), most=contract.max_in_flight, window=_remembered(contract),
             chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else -(-len(items) // CHUNK),
             pairs_here=len(pairs) // 2, pushed=len(items) if commands else 0,
             on_done=int(contract.options.on_batch_done is not None),
-            tail=[*records, *pairs, *commands],
+            rest=[*records, *pairs, *commands],
         )  # fmt: skip
         return _text(reply)
 

@@ -34,6 +34,5 @@ def forget_cursor(store: Store, unit: TaskUnit) -> None:
 
 
 def _write(store: Store, unit: TaskUnit, text: str) -> None:
-    keys = store.keys
-    if not script("set_cursor")(store, key=keys.unit(unit.name), cursors=keys.cursors, unit=unit.name, cursor=text):
+    if not script("set_cursor")(store, key=store.keys.unit(unit.name), unit=unit.name, cursor=text):
         raise ContractError(f"a poll of {unit.contract.name} is open and may move the cursor; pause it, or try again")

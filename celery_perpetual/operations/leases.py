@@ -155,9 +155,8 @@ class LeaseOperations(Namespace):
         """Let a parked task run again, under its id and with its recoveries counted anew; False if it is not parked."""
         keys = self.store.keys
         recovered = script("recover")(
-            self.store, states=keys.states, parked=keys.parked, resend=keys.resend,
-            completion=keys.completion(task_id), queue=keys.queue(task_id), id=task_id,
-        )  # fmt: skip
+            self.store, completion=keys.completion(task_id), queue=keys.queue(task_id), id=task_id
+        )
         return self._sent(bool(recovered))
 
     def release(self, task_id: str) -> bool:
@@ -243,7 +242,7 @@ class LeaseOperations(Namespace):
     @cached_property
     def _again(self) -> Resender:
         grants = self.grants
-        return Resender(self.app, self.store, grants.settings, broker_is_redis=grants.broker_is_redis)
+        return Resender(self.app, self.store, broker_is_redis=grants.broker_is_redis)
 
     def _sent(self, listed: bool) -> bool:
         """Send what is on the list at once; what cannot be sent now, the leader sends."""

@@ -25,13 +25,13 @@ def poll_by_hand(store: Store, runner: Runner, unit: TaskUnit) -> PollOutcome:
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    answer = Claims(store, runner.events_maxlen).by_hand(unit)
+    answer = Claims(store).by_hand(unit)
     return _busy(answer) if isinstance(answer, Refusal) else _run(runner, answer)
 
 
 def poll_in_worker(store: Store, runner: Runner, unit: TaskUnit, poll_id: str, following: str) -> str:
     """Evaluate a poll whose claim travelled here; its status, or ``stale`` if the claim has expired meanwhile."""
-    claim = Claims(store, runner.events_maxlen).received_by_worker(unit, poll_id, following)
+    claim = Claims(store).received_by_worker(unit, poll_id, following)
     if claim is None:
         emit(events.POLL_STALE, unit=unit.name, poll_id=poll_id)
         return "stale"

@@ -103,16 +103,12 @@ class NotLeading(Exception):
 class Claims:
     """Takes claims in one namespace."""
 
-    def __init__(self, store: Store, events_maxlen: int) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.events_maxlen = events_maxlen
 
     def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
         """The store's time, the next due time where nothing is due, and what is."""
-        keys = self.store.keys
-        now, following, *rows = script("due")(
-            self.store, due=keys.due, limit=limit, unit_prefix=keys.unit_prefix, mine=leader
-        )
+        now, following, *rows = script("due")(self.store, limit=limit, mine=leader)
         found = [_due(unit, facts) for unit, facts in grouped(rows, 2)]
         return int(now), int(float(following)) if following else None, found
 
@@ -143,9 +139,9 @@ class Claims:
 
     def received_by_worker(self, unit: TaskUnit, poll_id: str, following: str) -> Claim | None:
         """Go on with a claim that travelled here, or None if it has expired meanwhile."""
-        valid, keys = round(unit.contract.poll_timeout * 1000) + GRACE_MS, self.store.keys
+        valid = round(unit.contract.poll_timeout * 1000) + GRACE_MS
         reply = script("poll_received")(
-            self.store, key=keys.unit(unit.name), due=keys.due, poll=poll_id, unit=unit.name, valid=valid
+            self.store, key=self.store.keys.unit(unit.name), poll=poll_id, unit=unit.name, valid=valid
         )
         if not reply:
             return None
@@ -160,12 +156,9 @@ class Claims:
         return self._claim("", now, [_Wanted(unit, now, "", new_poll_id(now))])[0]
 
     def _claim(self, leader: str, seen: int, wanted: Sequence[_Wanted]) -> list[Claim | Refusal]:
-        keys = self.store.keys
         at, *reply = script("claim").begin(
-            self.store, leader=keys.leader, due=keys.due, paused=keys.paused, events=keys.events,
-            mine=leader, unit_prefix=keys.unit_prefix, polls_prefix=keys.polls_prefix, maxlen=self.events_maxlen,
-            ttl=HISTORY_TTL_MS, seen=seen, tail=[_row(each) for each in wanted],
-        )()  # fmt: skip
+            self.store, mine=leader, ttl=HISTORY_TTL_MS, seen=seen, wanted=[_row(each) for each in wanted]
+        )()
         if not at:
             raise NotLeading
         return [

@@ -8,7 +8,6 @@ has been written and each is tried by itself.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from celery_perpetual import events
 from celery_perpetual.errors import StoreRefused, StoreUnavailable
@@ -23,9 +22,8 @@ from celery_perpetual.telemetry import emit
 class PollEnds:
     """Stores ends in one namespace. Safe to share between threads."""
 
-    def __init__(self, store: Store, events_maxlen: int) -> None:
+    def __init__(self, store: Store) -> None:
         self.store = store
-        self.events_maxlen = events_maxlen
 
     def store_one(self, end: PollEnd) -> PollOutcome | None:
         """Store an end, unless it is stored; its outcome, or ``superseded`` if another poll has the unit by now.
@@ -35,14 +33,14 @@ class PollEnds:
         """
         if end.row is None:
             return end.outcome
-        return self._outcomes([end], script("close_polls")(self.store, **self._slots([end])))[0]
+        return self._outcomes([end], script("close_polls")(self.store, ttl=HISTORY_TTL_MS, ends=_rows([end])))[0]
 
     def begin(self, ends: Sequence[PollEnd]) -> Callable[[], None]:
         """Send ends that came at about the same time, and return what waits until they are stored.
 
         What cannot be stored is logged: its claim expires by itself.
         """
-        reply = script("close_polls").begin(self.store, **self._slots(ends))
+        reply = script("close_polls").begin(self.store, ttl=HISTORY_TTL_MS, ends=_rows(ends))
 
         def finish() -> None:
             try:
@@ -57,19 +55,15 @@ class PollEnds:
 
         return finish
 
-    def _slots(self, ends: Sequence[PollEnd]) -> dict[str, Any]:
-        keys = self.store.keys
-        return {
-            "due": keys.due, "events": keys.events, "paused": keys.paused, "cursors": keys.cursors,
-            "unit_prefix": keys.unit_prefix, "polls_prefix": keys.polls_prefix, "maxlen": self.events_maxlen,
-            "ttl": HISTORY_TTL_MS, "tail": [field for end in ends for field in end.row or ()],
-        }  # fmt: skip
-
     def _outcomes(self, ends: Sequence[PollEnd], verdicts: Sequence[bytes]) -> list[PollOutcome | None]:
         return [
             (refused(end.claim) if verdict == b"refused" else end).outcome
             for end, verdict in zip(ends, verdicts, strict=True)
         ]
+
+
+def _rows(ends: Sequence[PollEnd]) -> list[str]:
+    return [text for end in ends for text in end.row or ()]
 
 
 def broke_off(claim: Claim, error: BaseException) -> None:

@@ -45,19 +45,15 @@ from celery_perpetual.times import to_datetime
 if TYPE_CHECKING:
     from celery import Celery
 
-#: Where the keys of a commit's broker commands begin.
-FIRST_TARGET = 11
-
 
 class Runner:
     """Runs polls of one app. Safe to share between threads."""
 
-    def __init__(self, app: Celery, store: Store, events_maxlen: int) -> None:
+    def __init__(self, app: Celery, store: Store) -> None:
         self.app = app
         self.store = store
-        self.events_maxlen = events_maxlen
-        self.ledger = Ledger(store, events_maxlen)
-        self.ends = PollEnds(store, events_maxlen)
+        self.ledger = Ledger(store)
+        self.ends = PollEnds(store)
         self.publisher = Publisher(app, store)
 
     def poll_and_store(self, claim: Claim) -> PollOutcome | None:
@@ -111,7 +107,7 @@ class Runner:
 
     def _send_to_worker(self, claim: Claim) -> PollEnd:
         in_worker.send(self.app, claim)
-        Claims(self.store, self.events_maxlen).sent_to_worker(claim)
+        Claims(self.store).sent_to_worker(claim)
         return PollEnd(claim, None)
 
     def _poll_of(self, claim: Claim) -> Poll:
@@ -147,7 +143,7 @@ class Runner:
             return failed(claim, error)
         outcome = outcome_of(claim, status.ENQUEUED, count=len(items), **found.facts)
         reach("poll.committing")
-        closing, commands = _closing(claim, found, outcome), messages.commands.packed(FIRST_TARGET)
+        closing, commands = _closing(claim, found, outcome), messages.commands.packed()
         verdict = self.ledger.commit(claim.unit, closing, items, *commands)
         reach("poll.committed")
         if verdict == "full":

@@ -133,13 +133,12 @@ class Publisher:
         return sent
 
     def _publish_part(self, messages: Messages, poll_id: str, first: int, last: int) -> int:
-        arguments, keys = messages.commands.packed(first_key=3)
+        commands, targets = messages.commands.packed()
         reach("poll.publishing")
-        names = self.store.keys
         done = int(
             script("publish")(
-                self.store, batch=names.poll(poll_id), outbox=names.outbox, more_keys=keys,
-                poll=poll_id, first=first, last=last, tail=arguments,
+                self.store, batch=self.store.keys.poll(poll_id), targets=targets, poll=poll_id, first=first, last=last,
+                commands=commands,
             )
         )  # fmt: skip
         if done:
@@ -250,6 +249,6 @@ def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature:
         commands = BrokerCommands(capture.commands(record, task_id, after_publish))
     finally:
         capture.close()
-    arguments, keys = commands.packed(first_key=2)
-    if script("push_once")(store, waiting=waiting, more_keys=keys, entry=entry, tail=arguments):
+    packed, targets = commands.packed()
+    if script("push_once")(store, waiting=waiting, targets=targets, entry=entry, commands=packed):
         after_publish.send()

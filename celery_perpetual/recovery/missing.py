@@ -71,7 +71,7 @@ class MissingMessages:
             last_death: when a dead worker was found last: ms of the store's time.
             received: ids of tasks whose messages the broker has among those that somebody received.
         """
-        store, gap = self._leases.store, round(self._leases.gap * 1000)
+        store, gap = self._leases.store, self._leases.store.limits.gap
         now = store.now()
         with store.errors("batches"):
             found = store.redis.zrangebyscore(

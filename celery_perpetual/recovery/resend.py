@@ -35,8 +35,6 @@ from celery_perpetual.telemetry import emit
 if TYPE_CHECKING:
     from celery import Celery
 
-    from celery_perpetual.settings import Settings
-
 
 def _redelivered(command: Command) -> Command:
     """Say in the message that it does not come for the first time, as Kombu does when it puts one back."""
@@ -50,10 +48,9 @@ def _redelivered(command: Command) -> Command:
 class Resender:
     """Works off the list for one app."""
 
-    def __init__(self, app: Celery, store: Store, settings: Settings, *, broker_is_redis: bool) -> None:
+    def __init__(self, app: Celery, store: Store, *, broker_is_redis: bool) -> None:
         self._app = app
         self._store = store
-        self._settings = settings
         self._redis_broker = broker_is_redis
         self._shares = shares_redis(app, store)
 
@@ -128,18 +125,14 @@ class Resender:
 
     def _pushed(self, capture: Capture, commands: BrokerCommands, task_id: str, since: float) -> int:
         if self._shares:
-            arguments, targets = commands.packed(5, front=True)
-            return self._struck(task_id, since, arguments, targets)
+            packed, targets = commands.packed(front=True)
+            return self._struck(task_id, since, packed, targets)
         capture.channel.run(commands, front=True)
         return self._struck(task_id, since, (), ())
 
-    def _struck(self, task_id: str, since: float, arguments: Any, targets: Any) -> int:
+    def _struck(self, task_id: str, since: float, commands: Any, targets: Any) -> int:
         reach("lost.sending")
-        keys = self._store.keys
-        sent = script("resent")(
-            self._store, resend=keys.resend, states=keys.states, events=keys.events, counters=keys.counters,
-            more_keys=targets, id=task_id, since=repr(since), maxlen=self._settings.events_maxlen, tail=arguments,
-        )  # fmt: skip
+        sent = script("resent")(self._store, targets=targets, id=task_id, since=repr(since), commands=commands)
         reach("lost.sent")
         return int(sent)
 

@@ -43,7 +43,7 @@ class Sweep:
     def __init__(self, app: Celery, leases: Grants) -> None:
         self._app = app
         self._leases = leases
-        self._again = Resender(app, leases.store, leases.settings, broker_is_redis=leases.broker_is_redis)
+        self._again = Resender(app, leases.store, broker_is_redis=leases.broker_is_redis)
         # Any other broker puts back what a connection that is gone had received.
         self._unclaimed = UnackedMessages(app, leases) if leases.broker_is_redis else None
         self._reconcile = MissingMessages(app, leases)

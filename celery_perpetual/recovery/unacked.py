@@ -70,7 +70,7 @@ class UnackedMessages:
                     received.pop(tag, None)
             self._see(unacked, now, received)
             # A message is in the hash before its worker's own code has seen it.
-            before = min((worker.reported_at for worker in workers), default=now) - round(self._leases.gap * 1000)
+            before = min((worker.reported_at for worker in workers), default=now) - self._leases.store.limits.gap
             known = {seen.task_id for seen in self._seen.values()}
             ready = [tag for tag, seen in self._seen.items() if tag in self._reported or seen.since < before]
             return sum(self._put_back(channel, unacked, tag) for tag in ready), known

@@ -6,7 +6,8 @@ A :class:`Store` may be shared by threads; after a fork redis-py gives the child
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -20,6 +21,7 @@ from redis.sentinel import Sentinel
 from celery_perpetual.errors import SettingsError, StoreRefused, StoreUnavailable
 from celery_perpetual.store.address import Address, address, is_redis, without_password
 from celery_perpetual.store.keys import Keys
+from celery_perpetual.store.limits import Limits
 from celery_perpetual.store.refusals import is_refusal
 from celery_perpetual.store.wire import Wire
 
@@ -36,10 +38,17 @@ class Store:
     """One namespace in one Redis database."""
 
     def __init__(
-        self, where: Address, prefix: str, *, timeout: float = 5.0, shown: str = "", patient: bool = True
-    ) -> None:
+        self, where: Address, prefix: str, limits: Limits, *, timeout: float = 5.0, shown: str = "",
+        patient: bool = True,
+    ) -> None:  # fmt: skip
         self.address = where
         self.keys = Keys(prefix)
+        self.limits = limits
+        self.key_table: Mapping[str, str] = vars(self.keys)
+        """What fills the keys of scripts, by name."""
+        prefixes = {name: key for name, key in self.key_table.items() if name.endswith("prefix")}
+        self.constants: Mapping[str, str | int] = {**prefixes, **asdict(limits)}
+        """What fills the arguments of scripts, by name."""
         self.timeout = timeout
         self.shown = shown
         self.redis: Any = _client(where, timeout, patient=patient)
@@ -58,6 +67,7 @@ class Store:
         return cls(
             address(url, options, ssl),
             settings.key_prefix,
+            Limits.of(settings),
             timeout=settings.store_timeout,
             shown=without_password(url),
         )
@@ -69,8 +79,10 @@ class Store:
             patient: False for callers that may not wait: to ask over a connection that turns out to be dead, to
                 connect anew and to ask again take at most the timeout together.
         """
-        timeout = self.timeout if patient else self.timeout / 3
-        return Store(self.address, self.keys.prefix, timeout=timeout, shown=self.shown, patient=patient)
+        return self._beside(timeout=self.timeout if patient else self.timeout / 3, patient=patient)
+
+    def _beside(self, *, timeout: float, patient: bool) -> Store:
+        return Store(self.address, self.keys.prefix, self.limits, timeout=timeout, shown=self.shown, patient=patient)
 
     def errors(self, doing: str) -> _Errors:
         """Turn every error of the client into :class:`StoreUnavailable`, within a block.
@@ -101,9 +113,7 @@ class Store:
             StoreUnavailable: there was none within ``seconds``.
         """
         deadline = time.monotonic() + seconds
-        probe = Store(
-            self.address, self.keys.prefix, timeout=min(self.timeout, seconds / 2), shown=self.shown, patient=False
-        )
+        probe = self._beside(timeout=min(self.timeout, seconds / 2), patient=False)
         while True:
             try:
                 probe.now()

@@ -86,7 +86,7 @@ class Keys:
         self.hold = f"{prefix}:hold"
         self.held_prefix = f"{prefix}:held:"
         self.tombs_prefix = f"{prefix}:tombs:"
-        self.everybody = f"{prefix}:done"
+        self.ends_channel = f"{prefix}:done"
         self.channel_prefix = f"{prefix}:done:"
         self.completion_prefix = f"{prefix}:completion:"
         self.unit_prefix = f"{prefix}:u:"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections import ChainMap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError
 
-from celery_perpetual.store.scripts import Script, script, sha_of
+from celery_perpetual.store.header import Filling
+from celery_perpetual.store.scripts import script, sha_of
 from celery_perpetual.store.wire import packed
 
 if TYPE_CHECKING:
@@ -21,21 +21,12 @@ Slots = Mapping[str, str | int]
 _ARGUMENT = "$%d\r\n%s\r\n"
 
 
-class Of(str):
-    """The name of an open slot, as a part of what another slot is filled with."""
-
-    __slots__ = ()
-
-
-#: What fills a slot for good: a value, or its parts, of which some are what a call names.
-Filling = str | int | tuple[str, ...]
-
-
 class Prepared:
     """A script of one store with some of its slots filled in for good; calls name the others.
 
     The values stand in the text as literals, so that a call neither sends nor unpacks them, and the rest is packed by
-    one formatting. A key that is made of a prefix and an id is filled in as ``(prefix, Of("id"))``.
+    one formatting. Every slot that the store can fill is filled. A key that is made of a prefix and an id is filled in
+    as ``(prefix, Of("id"))``.
     """
 
     def __init__(self, store: Store, name: str, *, yielding: bool = False, **fixed: Filling) -> None:
@@ -46,16 +37,22 @@ class Prepared:
             name: of the script.
             yielding: let the server write first to those to whom the script publishes, and then to the caller.
             **fixed: what fills which slots.
+
+        Raises:
+            TypeError: the script has no such slot.
         """
         base = script(name)
-        if unknown := fixed.keys() - {*base.keys, *base.args}:
-            raise TypeError(f"{name}.lua has no slot {', '.join(unknown)}")
+        known = {
+            **{slot: store.key_table[slot] for slot in base.header.keys if slot in store.key_table},
+            **{slot: store.constants[slot] for slot in base.header.args if slot in store.constants},
+        }
+        filled = {**known, **fixed}
         self._store = store
         self._name = name
         self._yielding = yielding
-        self._keys = [slot for slot in base.keys if slot not in fixed]
-        self.slots = [*self._keys, *(slot for slot in base.args if slot not in fixed)]
-        self.text = _with_literals(base, fixed)
+        self._keys = [slot for slot in base.header.keys if slot not in filled]
+        self.slots = [*self._keys, *(slot for slot in base.header.args if slot not in filled)]
+        self.text = base.filled(filled)
         self._sha = sha_of(self.text)
         self.head = packed("EVALSHA", self._sha, len(self._keys), more=len(self.slots)).decode()
         self._template = self.head + _ARGUMENT * len(self.slots)
@@ -130,32 +127,3 @@ class Begun:
         for slot in self._left:
             values += (len(rest[slot]), rest[slot])
         return self._prepared.send(self._template % tuple(values), self._known, rest)
-
-
-def _with_literals(base: Script, fixed: Mapping[str, Filling]) -> str:
-    """The script's text with values for slots, and the slots that are left numbered anew."""
-    kinds = (("KEYS", base.keys), ("ARGV", base.args))
-    left = {
-        slot: f"{kind}[{number}]"
-        for kind, slots in kinds
-        for number, slot in enumerate((slot for slot in slots if slot not in fixed), 1)
-    }
-
-    def filled(slot: str) -> str:
-        if slot not in fixed:
-            return left[slot]
-        value = fixed[slot]
-        parts = value if isinstance(value, tuple) else (value,)
-        return " .. ".join(left[part] if isinstance(part, Of) else _literal(part) for part in parts)
-
-    numbered = {f"{kind}[{number}]": filled(slot) for kind, slots in kinds for number, slot in enumerate(slots, 1)}
-    code = "\n".join(line for line in base.text.splitlines() if not line.lstrip().startswith("--"))
-    return re.sub(r"(KEYS|ARGV)\[\d+\]", lambda found: numbered[found[0]], code)
-
-
-def _literal(value: str | int) -> str:
-    """A Lua string, as all that scripts are given is one."""
-    plain = "".join(
-        chr(byte) if 31 < byte < 127 and byte not in b"'\\" else f"\\{byte:03d}" for byte in str(value).encode()
-    )
-    return f"'{plain}'"

@@ -1,12 +1,9 @@
-"""Lua scripts with named slots.
+"""Lua scripts, called by the names of their slots.
 
-A script lives in ``lua/{room}/{name}.lua``; its header names what each KEYS and ARGV slot is, and callers use those
-names, so nobody counts positions. A line ``-- include {file}`` pastes ``lua/include/{file}.lua``. The last argument
-may be a tail (``ARGV[3..]``); it is passed as ``tail=[...]``.
-
-Redis rolls nothing back, so a key of a wrong type must fail a script before its first write. The types in the header
-are checked before the script's own code; those that are marked (``hash*``) are left to it, because a check is a call of
-its own: it reads such a key before its first write, does so only where it will write to it, or writes to it first.
+A script lives in ``lua/{room}/{name}.lua``; its header declares its slots, see :mod:`~celery_perpetual.store.header`,
+and nobody counts positions. A line ``-- include {file}`` pastes ``lua/include/{file}.lua``. A call names only what
+differs from call to call: a key that is in the key table, the prefixes of keys and the settings that scripts need are
+filled in from the store, by their names.
 
 Every script that changes something is atomic and harmless when it is sent twice with the same arguments,
 because a client repeats a call whose reply got lost.
@@ -15,7 +12,7 @@ because a client repeats a call whose reply got lost.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
@@ -23,25 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, RedisError
 
+from celery_perpetual.store.header import Filling, Header
 from celery_perpetual.store.wire import packed
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
-_SLOT = re.compile(r"^-- (KEYS|ARGV)\[(\d+)(\.\.)?\]\s+(\w+)", re.MULTILINE)
-_KIND = re.compile(r"^-- KEYS\[\d+\]\s+\w+\s+(\w+\*?)", re.MULTILINE)
 _INCLUDE = re.compile(r"^ *-- include (\w+)\n", re.MULTILINE)
-
-
-#: Runs before a script's own code: a key of a wrong type fails the call before anything is written.
-_CHECK = """for i, kind in ipairs({%s}) do
-  local seen = kind ~= '' and redis.call('TYPE', KEYS[i]).ok or 'none'
-  if seen ~= 'none' and seen ~= kind then
-    return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' holds a ' .. seen .. ', not a ' .. kind)
-  end
-end
-"""
-_TYPES = ("string", "hash", "list", "set", "zset", "stream")
+_COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 
 
 @cache
@@ -62,68 +48,89 @@ def source(name: str) -> str:
 
 
 class Script:
-    """One Lua script, called by the names of its slots."""
+    """One Lua script."""
 
     def __init__(self, name: str) -> None:
+        text = source(name)
         self.name = name
-        self.text = _checked(source(name))
+        self.header = Header.of(text)
+        self._body = _COMMENT.sub("", text)
+        self.text = self.filled({})
         self.sha = sha_of(self.text)
-        slots = [(kind, slot, bool(tail)) for kind, _, tail, slot in _SLOT.findall(self.text)]
-        self.keys = [slot for kind, slot, tail in slots if kind == "KEYS" and not tail]
-        self.args = [slot for kind, slot, tail in slots if kind == "ARGV" and not tail]
 
-    def __call__(self, store: Store, *, tail: Sequence[Any] = (), more_keys: Sequence[str] = (), **slots: Any) -> Any:
+    def filled(self, fixed: Mapping[str, Filling]) -> str:
+        """The code, with these slots filled in for good.
+
+        Raises:
+            TypeError: there is no such slot.
+        """
+        self._must_know(fixed)
+        return self.header.preamble(fixed) + self._body
+
+    def __call__(self, store: Store, **slots: Any) -> Any:
         """Run the script on the store and return its reply.
+
+        Args:
+            store: it fills the slots whose names it knows.
+            **slots: what fills the others; a slot that the store could fill may be given too.
 
         Raises:
             StoreUnavailable: the store did not answer in time.
+            TypeError: a slot is missing, or there is no such slot.
         """
-        keys = [slots.pop(name) for name in self.keys]
-        args = [slots.pop(name) for name in self.args]
-        if slots:
-            raise TypeError(f"{self.name}.lua has no slot {', '.join(slots)}")
-        numbered = (len(keys) + len(more_keys), *keys, *more_keys, *args, *tail)
+        sent = self._sent(store, slots)
         with store.errors(self.name):
             try:
-                return store.wire.call(packed("EVALSHA", self.sha, *numbered))
+                return store.wire.call(packed("EVALSHA", self.sha, *sent))
             except NoScriptError:
-                return store.wire.call(packed("EVAL", self.text, *numbered))
+                return store.wire.call(packed("EVAL", self.text, *sent))
 
-    def begin(
-        self, store: Store, *, tail: Sequence[Any] = (), more_keys: Sequence[str] = (), **slots: Any
-    ) -> Callable[[], Any]:
+    def begin(self, store: Store, **slots: Any) -> Callable[[], Any]:
         """Send a call, and return what waits for its reply.
 
         If anything is wrong with the connection or the reply, the call is made once more as any other, and what that
         raises is raised.
         """
-        keys, args = [slots[name] for name in self.keys], [slots[name] for name in self.args]
-        numbered = (len(keys) + len(more_keys), *keys, *more_keys, *args, *tail)
 
-        def again() -> Any:
-            return self(store, tail=tail, more_keys=more_keys, **slots)
+        def call() -> Any:
+            return self(store, **slots)
 
         try:
-            reply = store.wire.begin(packed("EVALSHA", self.sha, *numbered))
+            reply = store.wire.begin(packed("EVALSHA", self.sha, *self._sent(store, slots)))
         except (RedisError, OSError):
-            return again
+            return call
 
         def finish() -> Any:
             try:
                 return reply()
             except (RedisError, OSError):
-                return again()
+                return call()
 
         return finish
+
+    def _sent(self, store: Store, slots: Mapping[str, Any]) -> list[Any]:
+        """The number of keys, the keys and the arguments."""
+        header = self.header
+        self._must_know(slots)
+        try:
+            keys = [slots[name] if name in slots else store.key_table[name] for name in header.keys]
+            args = [slots[name] if name in slots else store.constants[name] for name in header.args]
+        except KeyError as missing:
+            raise TypeError(f"{self.name}.lua needs a value for the slot {missing}") from None
+        for name in header.more_keys:
+            keys += slots.get(name, ())
+        for name in header.more_args:
+            args += slots.get(name, ())
+        return [len(keys), *keys, *args]
+
+    def _must_know(self, slots: Mapping[str, Any]) -> None:
+        header = self.header
+        if unknown := slots.keys() - {*header.keys, *header.args, *header.more_keys, *header.more_args}:
+            raise TypeError(f"{self.name}.lua has no slot {', '.join(sorted(unknown))}")
 
 
 def sha_of(text: str) -> str:
     return sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-
-def _checked(text: str) -> str:
-    kinds = [found if found in _TYPES else "" for found in _KIND.findall(text)]
-    return _CHECK % ", ".join(f"'{kind}'" for kind in kinds) + text if any(kinds) else text
 
 
 @cache

@@ -53,7 +53,7 @@ def subscribe(store: Store) -> Iterator[Completion]:
     """
     with store.errors("subscribe"):
         pubsub = store.redis.pubsub()
-        pubsub.subscribe(store.keys.everybody)
+        pubsub.subscribe(store.keys.ends_channel)
         word = pubsub.get_message(timeout=store.timeout)
     if word is None:
         raise StoreUnavailable(f"store {store.shown} did not answer (subscribe)")

@@ -80,7 +80,7 @@ class Heartbeat(threading.Thread):
         self._leases = leases
         self._instance: WorkerRun = leases.instance
         self._store = leases.store.clone(patient=False)
-        self._again = Resender(worker.app, self._store, leases.settings, broker_is_redis=leases.broker_is_redis)
+        self._again = Resender(worker.app, self._store, broker_is_redis=leases.broker_is_redis)
         self._told: dict[str, str] = {}
         self._deliveries: list[Any] = []
         """What was at hand the last time."""
@@ -151,13 +151,10 @@ class Heartbeat(threading.Thread):
         gone = [tag for tag in self._told if tag not in has]
         # Everything once per interval: the store may have lost its data without our noticing.
         new = [text for tag, task_id in has.items() if due or tag not in self._told for text in (tag, task_id)]
-        keys, settings = self._store.keys, self._leases.settings
+        keys, name = self._store.keys, self._instance.name
         held = script("heartbeat")(
-            self._store,
-            workers=keys.workers, held=keys.held(self._instance.name), worker_info=keys.worker(self._instance.name),
-            tags=keys.tags(self._instance.name), seen=keys.seen, hold=keys.hold,
-            worker=self._instance.name, ttl=round(settings.lease_ttl * 1000), gap=round(self._leases.gap * 1000),
-            info=json.dumps(self._info(len(has))), gone=len(gone), tail=[*gone, *new],
+            self._store, held=keys.held(name), worker_info=keys.worker(name), received=keys.tags(name), worker=name,
+            info=json.dumps(self._info(len(has))), gone=len(gone), tags=[*gone, *new],
         )  # fmt: skip
         held_ids = {task_id.decode() for task_id in held}
         if any(each.time_start and each.id not in held_ids for each in deliveries):

@@ -68,10 +68,7 @@ class PoisonMarks:
         with store.errors("lost task"):
             since = store.redis.zscore(keys.resend, task_id)
         if since is not None:
-            script("resent")(
-                store, resend=keys.resend, states=keys.states, events=keys.events, counters=keys.counters,
-                id=task_id, since=repr(since), maxlen=self._leases.settings.events_maxlen,
-            )  # fmt: skip
+            script("resent")(store, id=task_id, since=repr(since))
 
     def let_go(self, task_id: str) -> None:
         """It has been received whole."""

@@ -15,9 +15,8 @@ from celery_perpetual import StoreUnavailable
 from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
-from celery_perpetual.store.address import address
-from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
+from tests.support.scripts import end_keys, store_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +30,7 @@ class World:
     """A batch of three items as a commit leaves it; the second opted out of having a key."""
 
     def __init__(self, url: str) -> None:
-        self.store = Store(address(url), "P")
+        self.store = store_at(url)
         self.redis: Any = self.store.redis
 
     def commit(self, *, window: int = 0, on_done: bool = False, items: int = 3) -> None:
@@ -51,18 +50,9 @@ class World:
 
     def slots(self, index: int = 0, status: str = "success", **changed: Any) -> dict[str, Any]:
         """The arguments of one end."""
-        keys, task_id = self.store.keys, changed.get("id", item_id(POLL, index))
+        task_id = changed.get("id", item_id(POLL, index))
         head = json.dumps({"v": 1, "task_id": task_id, "status": status, "final": True})[:-1]
-        return {
-            "batch": keys.poll(POLL), "chunk": keys.chunk(POLL, 0), "done": keys.done(POLL, 0),
-            "completion": keys.completion(task_id), "queue": keys.queue(task_id), "channel": keys.channel(task_id),
-            "everybody": keys.everybody, "events": keys.events, "counters": keys.counters, "batches": keys.batches,
-            "batch_channel": keys.channel(POLL), "id": task_id, "position": index, "status": status, "head": head,
-            "batch_ttl": 24 * HOUR, "record_ttl": HOUR, "queue_ttl": HOUR, "maxlen": 1000, "prefix": keys.prefix,
-            "poll": POLL, "leases": keys.leases, "states": keys.states, "copies": keys.copies, "parked": keys.parked,
-            "resend": keys.resend, "nonce": "", "started": 0, "tombs": keys.tombs_prefix, "unacked": "u",
-            "index": "i", "tag": "", "result": "", "value": "", "expires": 0, **changed,
-        }  # fmt: skip
+        return {**end_keys(self.store.keys, item_id(POLL, index)), "status": status, "head": head, **changed}
 
     def finish(self, *args: Any, **changed: Any) -> list[int]:
         """Settle one end."""
@@ -72,8 +62,8 @@ class World:
     def once(self) -> int:
         """Send the batch's message."""
         reply: int = script("push_once")(
-            self.store, waiting=self.store.keys.batches, more_keys=["broker"], entry=POLL,
-            tail=["LPUSH", 2, 1, "message"],
+            self.store, waiting=self.store.keys.batches, targets=["broker"], entry=POLL,
+            commands=["LPUSH", 1, 1, "message"],
         )  # fmt: skip
         return reply
 
@@ -143,7 +133,7 @@ def test_the_last_end_asks_again_for_the_batchs_message_until_that_is_sent(world
     assert world.redis.lrange("broker", 0, -1) == [b"message"]
     assert world.redis.keys("P:[id]:*") == []
     assert world.redis.hget(f"P:p:{POLL}", "left") == b"0"
-    assert 0 < world.redis.pttl(f"P:p:{POLL}") <= 24 * HOUR
+    assert 0 < world.redis.pttl(f"P:p:{POLL}") <= world.store.limits.tombstone_ttl
 
 
 def test_a_batch_without_a_message_asks_for_none(world: World) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from celery_perpetual.leases.grants import _when_lost
 from tests.support.lease_world import FREE, ITEM, ONE, OTHER, LeaseWorld
-from tests.support.scripts import BOOKS
+from tests.support.scripts import UNACKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +139,7 @@ def test_a_late_end_strikes_its_message_off_unless_another_execution_has_it(worl
 def test_books_that_are_none_hold_up_nothing(world: LeaseWorld) -> None:
     """They are the broker's. Where something else has their names, tasks begin and end all the same."""
     world.committed()
-    for key in BOOKS.values():
+    for key in UNACKED.values():
         world.redis.set(key, "something else")
 
     assert world.run("start", world.start(strikes=1))[0] == b"run"

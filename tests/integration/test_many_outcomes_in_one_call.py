@@ -54,11 +54,11 @@ class Shop:
         self.units = {name: TaskUnit(contract) for name, contract in contracts.items()}
         self.store = self.perpetual.store
         self.redis = self.store.redis
-        self.runner = Runner(app, self.store, 1000)
-        self.ends = PollEnds(self.store.clone(), 1000)
+        self.runner = Runner(app, self.store)
+        self.ends = PollEnds(self.store.clone())
 
     def claim(self, name: str) -> Claim:
-        claim = Claims(self.store, 1000).by_hand(self.units[name])
+        claim = Claims(self.store).by_hand(self.units[name])
         assert isinstance(claim, Claim)
         return claim
 

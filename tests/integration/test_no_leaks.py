@@ -163,7 +163,7 @@ def test_the_table_of_keys_is_complete() -> None:
     """The table names every key that the class of key names can make, and the permanent ones are among them."""
     names = key_table.Keys("P")
     # A channel is no key.
-    others = {"prefix", "everybody"}
+    others = {"prefix", "ends_channel"}
     made = {
         value.removeprefix("P:")
         for name, value in vars(names).items()

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from celery_perpetual.beat.orphans import AGE_MS, Orphans
-from celery_perpetual.store.address import address
 from celery_perpetual.store.connection import Store
+from tests.support.scripts import store_at
 
 
 @pytest.fixture
 def store(redis_url: str) -> Iterator[Store]:
-    store = Store(address(redis_url), "P")
+    store = store_at(redis_url)
     yield store
     store.close()
 

@@ -11,32 +11,17 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_perpetual import StoreUnavailable
-from celery_perpetual.store.address import address
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.prepared import Prepared
-from celery_perpetual.store.scripts import script
 from tests.support.lease_world import LeaseWorld
 from tests.support.proxy import Proxy
 from tests.support.script_cases import dump
-from tests.support.scripts import Slots
+from tests.support.scripts import Slots, store_at
 
 if TYPE_CHECKING:
     import redis
 
-FIXED = (
-    "leases",
-    "states",
-    "copies",
-    "resend",
-    "token",
-    "counters",
-    "workers",
-    "events",
-    "tombs",
-    "ttl",
-    "maxlen",
-    "task",
-)
+FIXED = ("task", "unacked", "unacked_index")
 
 
 @pytest.fixture
@@ -240,7 +225,7 @@ def test_a_store_that_does_not_answer_is_told_in_time(world: LeaseWorld, redis_u
     world.committed()
     port = int(redis_url.rsplit(":", 1)[1].split("/", 1)[0])
     with Proxy(port) as proxy:
-        store = Store(address(redis_url.replace(str(port), str(proxy.port))), "P", timeout=1.0, patient=False)
+        store = store_at(redis_url.replace(str(port), str(proxy.port)), timeout=1.0, patient=False)
         ask, slots = prepared(world, store)
         assert ask(**slots)[0] == b"run"
         proxy.cut()
@@ -252,9 +237,16 @@ def test_a_store_that_does_not_answer_is_told_in_time(world: LeaseWorld, redis_u
         store.close()
 
 
-def test_what_is_left_of_a_script_has_no_slot_twice() -> None:
-    """The two scripts that are prepared use every slot by its number in their code, and never a tail."""
-    for name in ("start", "finish"):
-        text = script(name).text
-        assert "#KEYS" not in text
-        assert "#ARGV" not in text
+@pytest.mark.parametrize("name", ["leases", "events", "chunk"])
+def test_the_check_of_types_names_the_key_that_is_wrong(world: LeaseWorld, name: str) -> None:
+    """Filled in or sent: the check goes by the slot, and not by its number among the keys that are sent."""
+    world.committed()
+    slots = world.declare_lost()
+    key = {**vars(world.keys), **slots}[name]
+    world.redis.delete(key)
+    world.redis.set(key, "of a wrong type")
+    before = dump(world.redis)
+
+    with pytest.raises(StoreUnavailable, match=rf"WRONGTYPE {key} holds a string, not a (hash|stream|list)"):
+        Prepared(world.store, "declare_lost")(**slots)
+    assert dump(world.redis) == before

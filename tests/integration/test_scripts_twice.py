@@ -135,8 +135,11 @@ def spoil(client: Any, key: str, kind: str) -> None:
         client.set(key, "of a wrong type")
 
 
-def given_keys(case: Case, slots: Slots) -> list[str]:
-    return [slots[name] for name in script(case.script).keys] + list(slots.get("more_keys", ()))
+def given_keys(world: LeaseWorld, case: Case, slots: Slots) -> list[str]:
+    """Every key that the call is sent, whether the call names it or the store fills it in."""
+    header = script(case.script).header
+    named = {**vars(world.keys), **slots}
+    return [named[name] for name in header.keys] + [key for name in header.more_keys for key in slots.get(name, ())]
 
 
 @pytest.mark.parametrize("name", sorted({case.script for case in CASES}))
@@ -145,7 +148,7 @@ def test_a_key_of_a_wrong_type_fails_the_call_before_its_first_write(world: Leas
     half_written = []
     for case in [case for case in CASES if case.script == name and case.writes]:
         slots = ready(world, case)
-        for key in [*given_keys(case, slots), *case.touches(world)]:
+        for key in [*given_keys(world, case, slots), *case.touches(world)]:
             slots = ready(world, case)
             # A bitmap is a string, and so is what stands for the leader.
             spoil(world.redis, key, case.touches(world).get(key) or world.redis.type(key).decode())

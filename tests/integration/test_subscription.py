@@ -9,11 +9,11 @@ import pytest
 import redis
 from redis.exceptions import ConnectionError as NoConnection
 
-from celery_perpetual.store.address import address
 from celery_perpetual.store.connection import Store
 from celery_perpetual.waiting import subscription
 from celery_perpetual.waiting.subscription import Subscription
 from tests.support.proxy import Proxy
+from tests.support.scripts import store_at
 
 READ = 0.05
 
@@ -26,7 +26,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def store(redis_url: str) -> Iterator[Store]:
-    store = Store(address(redis_url), "P", timeout=0.5)
+    store = store_at(redis_url, timeout=0.5)
     yield store
     store.close()
 
@@ -75,7 +75,7 @@ def test_a_connection_that_was_cut_is_no_connection(redis_url: str) -> None:
     """Neither reading nor subscribing connects anew behind the back of whoever has to subscribe to everything again."""
     port = int(redis_url.rsplit(":", 1)[1].split("/", 1)[0])
     with Proxy(port) as proxy:
-        store = Store(address(redis_url.replace(str(port), str(proxy.port))), "P", timeout=0.5)
+        store = store_at(redis_url.replace(str(port), str(proxy.port)), timeout=0.5)
         subscribed = Subscription(store)
         subscribed.subscribe(["c"])
         read_for(subscribed, 0.1)

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from celery_perpetual.store.address import address
-from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from tests.support import wait_until
 from tests.support.machines import run_machine
+from tests.support.scripts import store_at
 
 OWNER = st.sampled_from(["a", "ab", "host/1/x"])
 WHOSE = st.sampled_from(["the latest", "the latest", "an earlier one", "one that is made up"])
@@ -27,7 +26,7 @@ class LeadershipMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.store = Store(address(self.url), "P")
+        self.store = store_at(self.url)
         self.redis: Any = self.store.redis
         self.redis.flushdb()
         self.keys = self.store.keys
@@ -53,10 +52,8 @@ class LeadershipMachine(RuleBasedStateMachine):
         for _ in range(2):
             before = self.store.now()
             term, left, about, epoch, now = script("lead")(
-                self.store, leader=self.keys.leader, info=self.keys.leader_info, term=self.keys.term,
-                epoch=self.keys.epoch, handover=self.keys.handover, events=self.keys.events, owner=owner, ttl=TTL,
-                about=json.dumps({"owner": owner}), epoch_new=f"of {owner}", maxlen=10_000,
-            )  # fmt: skip
+                self.store, owner=owner, ttl=TTL, about=json.dumps({"owner": owner}), epoch_new=f"of {owner}"
+            )
             assert epoch == (self.epoch or f"of {owner}".encode())
             self.epoch = epoch
             if self.leader is None and self.asker in ("", owner):
@@ -79,9 +76,8 @@ class LeadershipMachine(RuleBasedStateMachine):
         self.redis.pexpire(self.keys.leader, TTL // 2)
         for _ in range(2):
             kept, asker, _now = script("renew")(
-                self.store, leader=self.keys.leader, info=self.keys.leader_info, handover=self.keys.handover,
-                mine=mine, ttl=TTL, about=json.dumps({"owner": mine.rpartition(":")[0]}),
-            )  # fmt: skip
+                self.store, mine=mine, ttl=TTL, about=json.dumps({"owner": mine.rpartition(":")[0]})
+            )
             assert (kept, asker.decode()) == ((1, self.asker) if ours else (0, ""))
         if self.leader:
             assert (self.redis.pttl(self.keys.leader) > TTL // 2) is ours
@@ -93,10 +89,7 @@ class LeadershipMachine(RuleBasedStateMachine):
         mine = self.some_value(whose)
         ours = mine == self.value
         for _ in range(2):
-            answer = script("resign")(
-                self.store, leader=self.keys.leader, info=self.keys.leader_info, events=self.keys.events, mine=mine,
-                reason="beat stopped", maxlen=10_000,
-            )  # fmt: skip
+            answer = script("resign")(self.store, mine=mine, reason="beat stopped")
             assert answer == 1
         if ours:
             self.leader = None

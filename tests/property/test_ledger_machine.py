@@ -39,15 +39,7 @@ class LedgerMachine(LedgerStore):
         poll = new_poll_id(now)
         row = f"{poll} {slot} {following if mine else '-'} {valid} 0 200 {UNIT}"
         before, due = self.dump(), self.redis.zscore(self.names.due, UNIT)
-        replies = [
-            script("claim")(
-                self.store, leader=self.names.leader, due=self.names.due, paused=self.names.paused,
-                events=self.names.events, mine=mine, unit_prefix=self.names.unit_prefix,
-                polls_prefix=self.names.polls_prefix, maxlen=10_000, ttl=HOUR, seen=now + HOUR,
-                tail=[row],
-            )
-            for _ in range(2)
-        ]  # fmt: skip
+        replies = [script("claim")(self.store, mine=mine, ttl=HOUR, seen=now + HOUR, wanted=[row]) for _ in range(2)]
         if mine and mine != self.terms[-1]:
             assert replies == [[0], [0]]
             assert self.dump() == before
@@ -98,7 +90,7 @@ class LedgerMachine(LedgerStore):
         poll = self.some_poll(which)
         if poll not in self.model.staged:
             found: list[str | None] = [*self.fresh(keys), None]
-            commands = ["LPUSH", 11, len(found), *(item_id(poll, n) for n in range(len(found)))] if pushed else []
+            commands = ["LPUSH", 1, len(found), *(item_id(poll, n) for n in range(len(found)))] if pushed else []
             self.check_commit(poll, found, cursor, commands)
 
     @precondition(lambda self: self.polls and self.made < 3)
@@ -137,20 +129,13 @@ class LedgerMachine(LedgerStore):
     @rule(which=st.integers(0, 3), failed=st.booleans())
     def end(self, which: int, failed: bool) -> None:
         """A poll ends without items; the call is sent twice."""
-        poll, model, names = self.some_poll(which), self.model, self.names
+        poll, model = self.some_poll(which), self.model
         open_ = model.claim is not None and model.claim.poll == poll
         before = self.dump()
         note = {
             "poll": poll, "unit": UNIT, "history": "200", "slot": "1", "failures": "add" if failed else "reset",
         }  # fmt: skip
-        answers = [
-            script("close_polls")(
-                self.store, due=names.due, events=names.events, paused=names.paused, cursors=names.cursors,
-                unit_prefix=names.unit_prefix, polls_prefix=names.polls_prefix, maxlen=10_000, ttl=HOUR,
-                tail=["{}", json.dumps(note)],
-            )[0]
-            for _ in range(2)
-        ]  # fmt: skip
+        answers = [script("close_polls")(self.store, ttl=HOUR, ends=["{}", json.dumps(note)])[0] for _ in range(2)]
         if not open_:
             assert answers[0] == answers[1]
             assert answers[0] in (b"already", b"refused")
@@ -202,8 +187,8 @@ class LedgerMachine(LedgerStore):
         expected = 2 if found.published >= last else 1 if first == found.published else 0
         for attempt in range(2):
             answer = script("publish")(
-                self.store, batch=self.names.poll(poll), outbox=self.names.outbox, more_keys=[QUEUE], poll=poll,
-                first=first, last=last, tail=["LPUSH", 3, len(ids), *ids],
+                self.store, batch=self.names.poll(poll), targets=[QUEUE], poll=poll, first=first, last=last,
+                commands=["LPUSH", 1, len(ids), *ids],
             )  # fmt: skip
             assert answer == (2 if attempt and expected == 1 else expected)
         if expected == 1:
@@ -228,9 +213,7 @@ class LedgerMachine(LedgerStore):
     def look_at_the_clock(self) -> None:
         """The unit is due exactly if its due time has come."""
         due = self.redis.zscore(self.names.due, UNIT)
-        now, following, *rows = script("due")(
-            self.store, due=self.names.due, limit=10, unit_prefix=self.names.unit_prefix, mine=self.terms[-1]
-        )
+        now, following, *rows = script("due")(self.store, limit=10, mine=self.terms[-1])
         assert [row.decode() for row in rows[:1]] == ([UNIT] if due <= now else [])
         assert following == (b"" if due <= now else b"%d" % due)
 
@@ -255,9 +238,7 @@ def test_a_poll_by_hand_does_not_move_the_cadence(redis_url: str, batch: bool) -
     else:
         machine.end(1, failed=False)
 
-    _, _, *rows = script("due")(
-        machine.store, due=machine.names.due, limit=10, unit_prefix=machine.names.unit_prefix, mine=""
-    )
+    _, _, *rows = script("due")(machine.store, limit=10, mine="")
     machine.teardown()
     assert [row.decode() for row in rows[:1]] == [UNIT]
 

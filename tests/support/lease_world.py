@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery_perpetual.ledger.ids import item_id, parse_item_id
-from tests.support.scripts import BOOKS, DAY, MINUTE, POLL, QUEUE, Slots, World
+from celery_perpetual.ledger.ids import item_id, item_slots
+from tests.support.scripts import POLL, QUEUE, UNACKED, Slots, World, end_keys
 
 ITEM, FREE = item_id(POLL, 1), "chosen-by-a-caller"
 ONE, OTHER = "one@host#1", "other@host#2"
@@ -15,82 +15,58 @@ GAP = 1000
 class LeaseWorld(World):
     """Everybody's first delivery is ``n1``, to the worker ``ONE``, of the second item of a batch."""
 
-    # Arguments of each script.
+    # What differs from call to call of each script.
 
     def start(
         self, nonce: str = "n1", task_id: str = ITEM, *, worker: str = ONE, order: tuple[int, int] = (0, 0),
         on_lost: str = "requeue", most: int = 3, copy: str = "", ended: int = 1, strikes: int = 0,
     ) -> Slots:  # fmt: skip
-        k, where = self.keys, parse_item_id(task_id)
-        poll, chunk = (where.poll_id, where.chunk) if where else ("", 0)
+        k, where = self.keys, item_slots(self.keys, task_id)
         return {
-            "leases": k.leases, "held": k.held(worker), "states": k.states, "copies": k.copies,
-            "resend": k.resend, "completion": k.completion(task_id), "batch": k.poll(poll),
-            "chunk": k.chunk(poll, chunk), "done": k.done(poll, chunk), "token": k.token, "counters": k.counters,
-            "workers": k.workers, "events": k.events, "id": task_id, "position": where.position if where else -1,
-            "worker": worker, "nonce": nonce, "nesting": order[0], "retries": order[1], "most": most,
+            "held": k.held(worker), "completion": k.completion(task_id), "batch": k.poll(str(where.pop("poll"))), **where,
+            "id": task_id, "worker": worker, "nonce": nonce, "nesting": order[0], "retries": order[1], "most": most,
             "on_lost": on_lost, "tag": f"tag of {nonce}", "task": "deliver", "copy": copy, "ended": ended,
-            "tombs": k.tombs_prefix, "days": 7, "ttl": MINUTE, "maxlen": 1000, **BOOKS, "strikes": strikes,
-        }  # fmt: skip
-
-    def lease_keys(self) -> Slots:
-        k = self.keys
-        return {
-            "leases": k.leases, "states": k.states, "copies": k.copies, "parked": k.parked, "resend": k.resend,
-            "events": k.events, "counters": k.counters, "prefix": k.prefix, "maxlen": 1000, "record_ttl": DAY,
-            "queue_ttl": DAY,
+            **UNACKED, "strikes": strikes,
         }  # fmt: skip
 
     def release(self, cause: str = "lost", nonce: str = "n1", task_id: str = ITEM) -> Slots:
-        return {**self.lease_keys(), "id": task_id, "nonce": nonce, "cause": cause, "reason": "its process is gone"}
+        return {"id": task_id, "nonce": nonce, "cause": cause, "reason": "its process is gone"}
 
     def heartbeat(self, worker: str = ONE, gone: tuple[str, ...] = (), **new: str) -> Slots:
         k = self.keys
         return {
-            "workers": k.workers, "held": k.held(worker), "worker_info": k.worker(worker), "tags": k.tags(worker),
-            "seen": k.seen, "hold": k.hold, "worker": worker, "ttl": MINUTE, "gap": GAP, "info": "{}",
-            "gone": len(gone), "tail": [*gone, *(text for pair in new.items() for text in pair)],
+            "held": k.held(worker), "worker_info": k.worker(worker), "received": k.tags(worker), "worker": worker,
+            "gap": GAP, "info": "{}", "gone": len(gone),
+            "tags": [*gone, *(text for pair in new.items() for text in pair)],
         }  # fmt: skip
 
     def sweep(self, stopping: str = "", most: int = 100) -> Slots:
-        k, named = self.keys, self.lease_keys()
-        del named["copies"]
-        return {
-            **named, "workers": k.workers, "seen": k.seen, "hold": k.hold, "ttl": MINUTE, "gap": GAP,
-            "most_now": most, "stopping": stopping,
-        }  # fmt: skip
+        return {"gap": GAP, "most_now": most, "stopping": stopping}
 
     def forget_worker(self, worker: str = ONE, *, stopped: bool = False) -> Slots:
         k = self.keys
         return {
-            "workers": k.workers, "held": k.held(worker), "worker_info": k.worker(worker), "tags": k.tags(worker),
-            "worker": worker, "stopped": int(stopped),
+            "held": k.held(worker), "worker_info": k.worker(worker), "tags": k.tags(worker), "worker": worker,
+            "stopped": int(stopped),
         }  # fmt: skip
 
     def resent(self, task_id: str = ITEM, since: str = "", *, pushes: bool = True) -> Slots:
-        k = self.keys
         return {
-            "resend": k.resend, "states": k.states, "events": k.events, "counters": k.counters,
-            "more_keys": [QUEUE] if pushes else [], "id": task_id,
-            "since": since or repr(self.redis.zscore(k.resend, task_id)), "maxlen": 1000,
-            "tail": ["RPUSH", 5, 1, task_id] if pushes else [],
+            "targets": [QUEUE] if pushes else [], "id": task_id,
+            "since": since or repr(self.redis.zscore(self.keys.resend, task_id)),
+            "commands": ["RPUSH", 1, 1, task_id] if pushes else [],
         }  # fmt: skip
 
     def recover(self, task_id: str = ITEM) -> Slots:
-        k = self.keys
-        return {
-            "states": k.states, "parked": k.parked, "resend": k.resend, "completion": k.completion(task_id),
-            "queue": k.queue(task_id), "id": task_id,
-        }  # fmt: skip
+        return {"completion": self.keys.completion(task_id), "queue": self.keys.queue(task_id), "id": task_id}
 
     def declare_lost(
         self, task_id: str = ITEM, *, on_lost: str = "requeue", most: int = 3, recoveries: int = 0, counts: bool = True,
     ) -> Slots:  # fmt: skip
-        k, where = self.keys, parse_item_id(task_id)
-        assert where is not None
+        where = item_slots(self.keys, task_id)
+        del where["poll"]
         return {
-            **self.lease_keys(), "chunk": k.chunk(POLL, where.chunk), "done": k.done(POLL, where.chunk), "id": task_id,
-            "position": where.position, "task": "deliver", "most": most, "on_lost": on_lost, "recoveries": recoveries,
+            **where, "id": task_id, "task": "deliver", "most": most, "on_lost": on_lost, "recoveries": recoveries,
             "counts": int(counts), "tag": "", "copy": "",
         }  # fmt: skip
 
@@ -100,27 +76,24 @@ class LeaseWorld(World):
     ) -> Slots:  # fmt: skip
         """The end of an execution."""
         slots = self.finish(1, status, nonce=nonce, started=started, tag=tag)
-        if not free:
-            return slots
-        k = self.keys
-        return {
-            **slots, "batch": k.poll(""), "chunk": k.chunk("", 0), "done": k.done("", 0),
-            "completion": k.completion(FREE), "queue": k.queue(FREE), "channel": k.channel(FREE),
-            "batch_channel": k.channel(""), "id": FREE, "position": -1, "poll": "",
-        }  # fmt: skip
+        return (
+            {**slots, **end_keys(self.keys, FREE), "nonce": nonce, "started": int(started), "tag": tag}
+            if free
+            else slots
+        )
 
     # States.
 
     def received(self, *nonces: str) -> None:
-        """The broker has these deliveries in its books."""
+        """The broker has these deliveries in its hands."""
         for nonce in nonces:
-            self.redis.hset(BOOKS["unacked"], f"tag of {nonce}", "message")
-            self.redis.zadd(BOOKS["index"], {f"tag of {nonce}": 7})
+            self.redis.hset(UNACKED["unacked"], f"tag of {nonce}", "message")
+            self.redis.zadd(UNACKED["unacked_index"], {f"tag of {nonce}": 7})
 
     def in_the_books(self) -> list[str]:
         """Deliveries that nobody has acknowledged, by their nonces."""
-        tags = self.redis.hkeys(BOOKS["unacked"])
-        assert sorted(tags) == sorted(self.redis.zrange(BOOKS["index"], 0, -1))
+        tags = self.redis.hkeys(UNACKED["unacked"])
+        assert sorted(tags) == sorted(self.redis.zrange(UNACKED["unacked_index"], 0, -1))
         return sorted(tag.decode().removeprefix("tag of ") for tag in tags)
 
     def begun(self, nonce: str = "n1", task_id: str = ITEM, **options: Any) -> None:

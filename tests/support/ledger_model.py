@@ -84,10 +84,10 @@ class Model:
         open_, by_hand = self.claim, not by
         if open_ and not open_.over and (by_hand or open_.by in (by, "")):
             return "busy"
-        if open_ and not open_.by and not by_hand:
-            return "backoff"
         if self.slot is not None and (slot < self.slot or (slot == self.slot and not open_)):
             return "early"
+        if open_ and not open_.by and not by_hand:
+            return "backoff"
         return "claimed"
 
     def close(self) -> None:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from celery_perpetual.ledger.ids import item_id, new_poll_id, parse_item_id
+from celery_perpetual.ledger.ids import item_id, new_poll_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.ledger import Closing, Ledger
-from celery_perpetual.store.address import address
 from celery_perpetual.store.chunks import CHUNK
-from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from tests.support.ledger_model import HOUR, QUEUE, ROOM, UNIT, Batch, Model, unit
+from tests.support.scripts import end_keys, store_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,12 +28,12 @@ class LedgerStore(RuleBasedStateMachine):
 
     @initialize(window=st.sampled_from([0.0, 3600.0]))
     def begin(self, window: float) -> None:
-        self.store = Store(address(self.url), "P")
+        self.store = store_at(self.url)
         self.redis: Any = self.store.redis
         self.redis.flushdb()
         self.names = self.store.keys
         self.unit = unit(window)
-        self.ledger = Ledger(self.store, events_maxlen=10_000)
+        self.ledger = Ledger(self.store)
         self.model = Model()
         self.polls: list[str] = []
         self.terms: list[str] = []
@@ -50,16 +49,10 @@ class LedgerStore(RuleBasedStateMachine):
         """The leader is gone, and another one takes the lead."""
         names, owner = self.names, f"owner{len(self.terms)}"
         self.redis.delete(names.leader, names.leader_info)
-        term, *_ = script("lead")(
-            self.store, leader=names.leader, info=names.leader_info, term=names.term, epoch=names.epoch,
-            handover=names.handover, events="other-events", owner=owner, ttl=HOUR, about="{}", epoch_new="e", maxlen=10,
-        )  # fmt: skip
+        term, *_ = script("lead")(self.store, events="other-events", owner=owner, ttl=HOUR, about="{}", epoch_new="e")
         self.terms.append(f"{owner}:{term.decode()}")
         row = [UNIT, "every 30 s", 30_000, 0]
-        script("register")(
-            self.store, leader=names.leader, units=names.units, due=names.due, mine=self.terms[-1],
-            unit_prefix=names.unit_prefix, tail=row,
-        )  # fmt: skip
+        script("register")(self.store, mine=self.terms[-1], rows=row)
 
     def check_commit(self, poll: str, keys: list[str | None], cursor: str, commands: list[Any]) -> None:
         model, open_ = self.model, self.model.claim
@@ -104,19 +97,10 @@ class LedgerStore(RuleBasedStateMachine):
 
     def settle(self, task_id: str, status: str, *, announced: bool = True) -> int:
         """Send the script that settles an end; its head makes repeated calls known as such."""
-        names, where = self.names, parse_item_id(task_id)
-        assert where is not None
-        poll, head = where.poll_id, f'{{"final": true, "nonce": {self.finishes}' if announced else ""
+        head = f'{{"final": true, "nonce": {self.finishes}' if announced else ""
         first, _ = script("finish")(
-            self.store, batch=names.poll(poll), chunk=names.chunk(poll, where.chunk),
-            done=names.done(poll, where.chunk), completion=names.completion(task_id), queue=names.queue(task_id),
-            channel=names.channel(task_id), everybody=names.everybody, events="ends", counters=names.counters,
-            batches=names.batches, batch_channel=names.channel(poll), id=task_id, position=where.position,
-            status=status, head=head, batch_ttl=HOUR, record_ttl=HOUR, queue_ttl=HOUR, maxlen=10_000,
-            prefix=names.prefix, poll=poll, leases=names.leases, states=names.states, copies=names.copies,
-            parked=names.parked, resend=names.resend, nonce="", started=0, tombs=names.tombs_prefix,
-            unacked="unacked", index="index", tag="", result="", value="", expires=0,
-        )  # fmt: skip
+            self.store, **end_keys(self.names, task_id), events="ends", status=status, head=head
+        )
         return int(first)
 
     @invariant()

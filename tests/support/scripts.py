@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from celery_perpetual.ledger.ids import base, item_id, new_poll_id
+from celery_perpetual.ledger.ids import base, item_id, item_slots, new_poll_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
+from celery_perpetual.settings import Settings
 from celery_perpetual.store.address import address
 from celery_perpetual.store.connection import Store
+from celery_perpetual.store.keys import Keys
+from celery_perpetual.store.limits import Limits
 from celery_perpetual.store.scripts import script
 
 UNIT, OTHER_UNIT = "perpetual:deliver", "perpetual:zürich%3A東京"
@@ -17,7 +20,7 @@ POLL, NEXT_POLL = new_poll_id(1_700_000_000_000), new_poll_id(1_700_000_001_000)
 OTHER_POLL = POLL[:-1] + "0"
 QUEUE = "the-broker's-queue"
 #: Where the broker keeps what was received and not acknowledged.
-BOOKS = {"unacked": "the-broker's-unacked", "index": "the-broker's-index"}
+UNACKED = {"unacked": "the-broker's-unacked", "unacked_index": "the-broker's-index"}
 MINUTE = 60_000
 DAY = 24 * 60 * MINUTE
 FAR = 10**15
@@ -25,11 +28,26 @@ OUTCOME = json.dumps({"status": "enqueued"})
 Slots = dict[str, Any]
 
 
+def store_at(url: str, **options: Any) -> Store:
+    """A store whose prefix is ``P``, with the default settings."""
+    return Store(address(url), "P", Limits.of(Settings()), **options)
+
+
+def end_keys(keys: Keys, task_id: str) -> Slots:
+    """What the script that announces an end is told beside the end: its keys, and that nothing is to be stored."""
+    where = item_slots(keys, task_id)
+    return {
+        **where, "id": task_id, "batch": keys.poll(str(where["poll"])), "completion": keys.completion(task_id),
+        "queue": keys.queue(task_id), "channel": keys.channel(task_id), "batch_channel": keys.channel(str(where["poll"])),
+        **UNACKED, "tag": "", "nonce": "", "started": 0, "result": "", "value": "", "expires": 0,
+    }  # fmt: skip
+
+
 class World:
     """A store, and what leads to the states in which scripts are called. Everybody's first owner is ``a``."""
 
     def __init__(self, url: str) -> None:
-        self.store = Store(address(url), "P")
+        self.store = store_at(url)
         self.keys = self.store.keys
         self.redis: Any = self.store.redis
         self.leader = ""
@@ -37,64 +55,45 @@ class World:
     def run(self, name: str, slots: Slots) -> Any:
         return script(name)(self.store, **slots)
 
-    # Arguments of each script.
+    # What differs from call to call of each script.
 
     def lead(self, owner: str = "a") -> Slots:
-        k = self.keys
-        return {
-            "leader": k.leader, "info": k.leader_info, "term": k.term, "epoch": k.epoch, "handover": k.handover,
-            "events": k.events, "owner": owner, "ttl": MINUTE, "about": f'{{"owner": "{owner}"}}',
-            "epoch_new": f"epoch of {owner}", "maxlen": 1000,
-        }  # fmt: skip
+        return {"owner": owner, "ttl": MINUTE, "about": f'{{"owner": "{owner}"}}', "epoch_new": f"epoch of {owner}"}
 
     def renew(self, mine: str | None = None) -> Slots:
-        k = self.keys
-        return {
-            "leader": k.leader, "info": k.leader_info, "handover": k.handover, "mine": mine or self.leader,
-            "ttl": MINUTE, "about": '{"units": 7}',
-        }  # fmt: skip
+        return {"mine": mine or self.leader, "ttl": MINUTE, "about": '{"units": 7}'}
 
     def resign(self, mine: str | None = None) -> Slots:
-        k = self.keys
-        return {
-            "leader": k.leader, "info": k.leader_info, "events": k.events, "mine": mine or self.leader,
-            "reason": "beat stopped", "maxlen": 1000,
-        }  # fmt: skip
+        return {"mine": mine or self.leader, "reason": "beat stopped"}
 
     def register(self, every: int = MINUTE, mine: str | None = None) -> Slots:
-        k = self.keys
         rows = [UNIT, f"every {every} ms", every, 1000, OTHER_UNIT, "at noon", "", DAY]
-        return {
-            "leader": k.leader, "units": k.units, "due": k.due, "mine": mine or self.leader,
-            "unit_prefix": k.unit_prefix, "tail": rows,
-        }  # fmt: skip
+        return {"mine": mine or self.leader, "rows": rows}
 
     def unschedule(self, mine: str | None = None) -> Slots:
-        return {"leader": self.keys.leader, "due": self.keys.due, "mine": mine or self.leader, "tail": [UNIT, "none"]}
+        return {"mine": mine or self.leader, "units": [UNIT, "none"]}
 
     def due(self) -> Slots:
-        return {"due": self.keys.due, "limit": 100, "unit_prefix": self.keys.unit_prefix, "mine": self.leader}
+        return {"limit": 100, "mine": self.leader}
 
     def claim(
         self, poll: str = POLL, *, mine: str | None = None, slot: int = 1000, valid: int = MINUTE, units: int = 1,
         seen: int | None = None,
     ) -> Slots:  # fmt: skip
-        k = self.keys
         rows = [f"{poll} {slot} {DAY} {valid} 0 200 {UNIT}"]
         rows += [f"{poll[:-1]}0 {slot} {DAY} {valid} 0 200 {OTHER_UNIT}"] * (units - 1)
         return {
-            "leader": k.leader, "due": k.due, "paused": k.paused, "events": k.events,
-            "mine": self.leader if mine is None else mine, "unit_prefix": k.unit_prefix,
-            "polls_prefix": k.polls_prefix, "maxlen": 1000, "ttl": DAY, "seen": FAR if seen is None else seen, "tail": rows,
+            "mine": self.leader if mine is None else mine, "ttl": DAY, "seen": FAR if seen is None else seen,
+            "wanted": rows,
         }  # fmt: skip
 
     def stage(self, chunk: int = 0, poll: str = POLL, items: int = 3) -> Slots:
         k = self.keys
         works = [work(f"{chunk}-{n}") for n in range(items)]
         return {
-            "key": k.unit(UNIT), "chunk": k.chunk(poll, chunk), "item_keys": k.item_keys(UNIT), "staged": k.staged,
+            "key": k.unit(UNIT), "chunk": k.chunk(poll, chunk), "item_keys": k.item_keys(UNIT),
             "poll": poll, "unit": UNIT, "ttl": DAY, "records": items,
-            "tail": [*(encode(each, "deliver") for each in works), *pairs(works, poll, chunk * items)],
+            "rest": [*(encode(each, "deliver") for each in works), *pairs(works, poll, chunk * items)],
         }  # fmt: skip
 
     def commit(
@@ -104,22 +103,20 @@ class World:
         k = self.keys
         works = [] if chunks else [work(n) for n in range(items)]
         messages = [f"message {n}" for n in range(items)] if pushed else []
-        commands = ["LPUSH", 11, len(messages), *messages] if pushed else []
+        commands = ["LPUSH", 1, len(messages), *messages] if pushed else []
         return {
-            "key": k.unit(UNIT), "due": k.due, "polls": k.polls(UNIT), "events": k.events, "batch": k.poll(poll),
-            "item_keys": k.item_keys(UNIT), "staged": k.staged, "outbox": k.outbox,
-            "cursors": k.cursors, "open": k.open, "on_done": 0, "more_keys": [QUEUE] if pushed else [],
-            "poll": poll, "unit": UNIT, "outcome": OUTCOME, "history": 200, "ttl": DAY, "maxlen": 1000, "slot": 1000,
+            "key": k.unit(UNIT), "polls": k.polls(UNIT), "batch": k.poll(poll), "item_keys": k.item_keys(UNIT),
+            "on_done": 0, "targets": [QUEUE] if pushed else [],
+            "poll": poll, "unit": UNIT, "outcome": OUTCOME, "history": 200, "ttl": DAY, "slot": 1000,
             "following": DAY, "delay": delay, "trigger": "drain" if delay else "", "cursor": cursor,
             "task": "deliver", "items": items, "most": most, "window": MINUTE, "chunk_key": k.chunk_prefix(poll),
             "chunks": chunks, "pairs_here": len(works), "pushed": len(messages),
-            "tail": [*(encode(each, "deliver") for each in works), *pairs(works, poll, 0), *commands],
+            "rest": [*(encode(each, "deliver") for each in works), *pairs(works, poll, 0), *commands],
         }  # fmt: skip
 
     def close_polls(self, poll: str = POLL, *more: tuple[str, str], unit: str = UNIT, **note: str) -> Slots:
         """The end of a poll, and of ``more`` of other units."""
-        k = self.keys
-        told = {
+        common = {
             "sign": "empty",
             "history": "200",
             "slot": "1000",
@@ -128,87 +125,71 @@ class World:
             "cursor": "7",
         }
         if note.get("delay"):
-            told["trigger"] = "backoff"
-        rows = [(OUTCOME, json.dumps({"poll": p, "unit": u, **told, **note})) for p, u in [(poll, unit), *more]]
-        return {
-            "due": k.due, "events": k.events, "paused": k.paused, "cursors": k.cursors, "unit_prefix": k.unit_prefix,
-            "polls_prefix": k.polls_prefix, "maxlen": 1000, "ttl": DAY, "tail": [text for row in rows for text in row],
-        }  # fmt: skip
+            common["trigger"] = "backoff"
+        rows = [(OUTCOME, json.dumps({"poll": p, "unit": u, **common, **note})) for p, u in [(poll, unit), *more]]
+        return {"ttl": DAY, "ends": [text for row in rows for text in row]}
 
     def publish(self, first: int, last: int, poll: str = POLL) -> Slots:
-        k = self.keys
         messages = [f"message {n}" for n in range(first, last)]
         return {
-            "batch": k.poll(poll), "outbox": k.outbox, "more_keys": [QUEUE], "poll": poll, "first": first, "last": last,
-            "tail": ["LPUSH", 3, len(messages), *messages],
+            "batch": self.keys.poll(poll), "targets": [QUEUE], "poll": poll, "first": first, "last": last,
+            "commands": ["LPUSH", 1, len(messages), *messages],
         }  # fmt: skip
 
     def finish(
         self, index: int, status: str = "success", poll: str = POLL, *, nonce: str = "", started: bool = False,
         tag: str = "",
     ) -> Slots:  # fmt: skip
-        k, task_id = self.keys, item_id(poll, index)
+        task_id = item_id(poll, index)
         return {
-            "batch": k.poll(poll), "chunk": k.chunk(poll, 0), "done": k.done(poll, 0),
-            "completion": k.completion(task_id), "queue": k.queue(task_id), "channel": k.channel(task_id),
-            "everybody": k.everybody, "events": k.events, "counters": k.counters, "batches": k.batches,
-            "batch_channel": k.channel(poll), "id": task_id, "position": index, "status": status,
-            "head": json.dumps({"task_id": task_id, "status": status, "final": True})[:-1], "batch_ttl": DAY,
-            "record_ttl": DAY, "queue_ttl": DAY, "maxlen": 1000, "prefix": k.prefix, "poll": poll,
-            "leases": k.leases, "states": k.states, "copies": k.copies, "parked": k.parked, "resend": k.resend,
-            "nonce": nonce, "started": int(started), "tombs": k.tombs_prefix, **BOOKS, "tag": tag,
-            "result": "", "value": "", "expires": 0,
+            **end_keys(self.keys, task_id), "status": status,
+            "head": json.dumps({"task_id": task_id, "status": status, "final": True})[:-1],
+            "nonce": nonce, "started": int(started), "tag": tag,
         }  # fmt: skip
 
     def taken(self, *keys: str, since: int = 0) -> Slots:
         k = self.keys
-        return {"item_keys": k.item_keys(UNIT), "recent": k.recent(UNIT), "since": since, "tail": keys}
+        return {"item_keys": k.item_keys(UNIT), "recent": k.recent(UNIT), "since": since, "asked": keys}
 
     def push_once(self, entry: str = POLL) -> Slots:
         return {
-            "waiting": self.keys.batches, "more_keys": [QUEUE], "entry": entry, "tail": ["LPUSH", 2, 1, "message"]
+            "waiting": self.keys.batches, "targets": [QUEUE], "entry": entry, "commands": ["LPUSH", 1, 1, "message"]
         }  # fmt: skip
 
     def poll_sent(self, poll: str = POLL) -> Slots:
         return {"key": self.keys.unit(UNIT), "poll": poll, "valid": MINUTE}
 
     def poll_received(self, poll: str = POLL) -> Slots:
-        return {"key": self.keys.unit(UNIT), "due": self.keys.due, "poll": poll, "unit": UNIT, "valid": 5 * MINUTE}
+        return {"key": self.keys.unit(UNIT), "poll": poll, "unit": UNIT, "valid": 5 * MINUTE}
 
     def nudge(self) -> Slots:
-        return {"key": self.keys.unit(UNIT), "due": self.keys.due, "unit": UNIT, "trigger": "nudge"}
+        return {"key": self.keys.unit(UNIT), "unit": UNIT, "trigger": "nudge"}
 
     def set_cursor(self, cursor: str = "8") -> Slots:
-        k = self.keys
-        return {"key": k.unit(UNIT), "cursors": k.cursors, "unit": UNIT, "cursor": cursor}
+        return {"key": self.keys.unit(UNIT), "unit": UNIT, "cursor": cursor}
 
     def unstage(self, *keys: str, poll: str = POLL, last: bool = False) -> Slots:
         k = self.keys
         return {
-            "key": k.unit(UNIT), "batch": k.poll(poll), "item_keys": k.item_keys(UNIT), "staged": k.staged,
-            "more_keys": [k.chunk(poll, 0), k.chunk(poll, 1)] if last else [],
-            "poll": poll, "unit": UNIT, "base": base(poll), "last": int(last), "tail": keys,
+            "key": k.unit(UNIT), "batch": k.poll(poll), "item_keys": k.item_keys(UNIT),
+            "records": [k.chunk(poll, 0), k.chunk(poll, 1)] if last else [],
+            "poll": poll, "unit": UNIT, "base": base(poll), "last": int(last), "items": keys,
         }  # fmt: skip
 
     def pause(self, reason: str = "holidays", scope: str = UNIT, until_ms: int | None = None) -> Slots:
-        told = json.dumps({"by": "me", "reason": reason, "until_ms": until_ms})
-        return {"paused": self.keys.paused, "events": self.keys.events, "scope": scope, "pause": told, "maxlen": 1000}
+        return {"scope": scope, "pause": json.dumps({"by": "me", "reason": reason, "until_ms": until_ms})}
 
     def resume(self, scope: str = UNIT) -> Slots:
-        k = self.keys
         return {
-            "paused": k.paused, "due": k.due, "events": k.events, "receipt": k.receipt("call"), "scope": scope,
-            "about": "{}", "maxlen": 1000, "receipt_ttl": MINUTE, "unit_prefix": k.unit_prefix, "tail": [UNIT, OTHER_UNIT],
+            "receipt": self.keys.receipt("call"), "scope": scope, "about": "{}", "receipt_ttl": MINUTE,
+            "units": [UNIT, OTHER_UNIT],
         }  # fmt: skip
 
     def trim_pauses(self) -> Slots:
-        return {"paused": self.keys.paused}
+        return {}
 
     def drop_unit(self, unit: str = UNIT) -> Slots:
-        k = self.keys
-        return {
-            "key": k.unit(unit), "units": k.units, "due": k.due, "polls": k.polls(unit), "unit": unit, "age": DAY,
-        }  # fmt: skip
+        return {"key": self.keys.unit(unit), "polls": self.keys.polls(unit), "unit": unit, "age": DAY}
 
     # States.
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import celery_perpetual
+from celery_perpetual.store.header import Header
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(celery_perpetual.__path__[0])
@@ -23,11 +24,11 @@ PRIVATE = [
     )
 ]
 
-SLOT = re.compile(r"-- (?P<kind>KEYS|ARGV)\[(?P<number>\d+)(?P<tail>\.\.)?\]\s+(?P<name>\w+)")
-LITERAL = re.compile(r"\b(KEYS|ARGV)\[(\d+)\]")
-COMPUTED = re.compile(r"#(?P<length>KEYS|ARGV)\b|\bunpack\((?P<unpacked>KEYS|ARGV)\b|\b(?P<index>KEYS|ARGV)\[(?!\d+\])")
 INCLUDE = re.compile(r"^ *-- include (\w+)$", re.MULTILINE)
-BINDING = re.compile(r"^\s*local (?P<names>[\w, ]+?) = (?P<values>.+)$")
+#: The body may reach for what is sent only behind the named arguments.
+BEHIND = re.compile(r"#ARGV\b|\bunpack\(ARGV\b|\bARGV\[(?!\d)")
+KINDS = {"string", "hash", "list", "set", "zset", "stream", "channel"}
+TYPES = {"text", "JSON", "int", "ms", "flag", "mixed"}
 
 
 def project_files() -> list[Path]:
@@ -54,43 +55,25 @@ def whole_scripts() -> dict[str, str]:
 
 
 def header_problems(text: str) -> list[str]:
-    """Compare the slots that a script's header names with those that its body uses."""
-    slots = [SLOT.match(line) for line in text.splitlines()]
-    header = {(s["kind"], s["number"]): s["name"] for s in slots if s and not s["tail"]}
-    tails = {s["kind"] for s in slots if s and s["tail"]}
+    """Compare the slots that a script's header declares with what its body uses."""
+    header = Header.of(text)
+    keys, args = {**header.keys, **header.more_keys}, {**header.args, **header.more_args}
     body = [line for line in text.splitlines() if not line.lstrip().startswith("--")]
-    bound: dict[tuple[str, str], str] = {}
-    problems = []
+    words = set(re.findall(r"(?<![\w.'])[a-z_]\w*", "\n".join(body)))
+    problems = [f"KEYS is used, and not the names of keys: {line.strip()}" for line in body if "KEYS" in line]
     for line in body:
-        here = _bindings(line)
-        problems += [
-            f"{kind}[{number}] is not bound to a local of its own: {line.strip()}"
-            for kind, number in LITERAL.findall(line)
-            if (kind, number) not in here
-        ]
-        bound.update(here)
-        problems += [
-            f"{kind} is used beyond its names, but the header has no tail {kind}[n..]: {line.strip()}"
-            for found in COMPUTED.finditer(line)
-            if (kind := found["length"] or found["unpacked"] or found["index"]) not in tails
-        ]
-    problems += [
-        f"{kind}[{number}] is {header.get((kind, number))} in the header and {bound.get((kind, number))} in the body"
-        for kind, number in sorted(header.keys() | bound.keys())
-        if header.get((kind, number)) != bound.get((kind, number))
-    ]
+        behind = BEHIND.search(line)
+        if "ARGV" in line and not (behind and header.more_args):
+            problems.append(f"ARGV is used, and not the names of arguments: {line.strip()}")
+        if found := re.match(r"local ([\w, ]+?) =", line):
+            again = (keys.keys() | args.keys()) & set(found[1].split(", "))
+            problems += [f"{name} is declared again: {line.strip()}" for name in sorted(again)]
+    used = {**header.keys, **header.args, **header.more_keys, **{f"{name}_at": "" for name in header.more_args}}
+    problems += [f"{name} is declared and not used" for name in used if name not in words]
+    problems += [f"{name} is a {kind}" for name, kind in keys.items() if kind.removesuffix("*") not in KINDS]
+    problems += [f"{name} is a {kind}" for name, kind in args.items() if kind not in TYPES]
+    problems += [f"{name} is declared twice" for name in sorted(keys.keys() & args.keys())]
     return problems
-
-
-def _bindings(line: str) -> dict[tuple[str, str], str]:
-    """Read ``local a, b = KEYS[1], tonumber(ARGV[2])`` as what is called what."""
-    found = BINDING.match(line)
-    if not found:
-        return {}
-    names = [name.strip() for name in found["names"].split(",")]
-    # Commas inside of calls separate nothing here.
-    values = re.split(r",(?![^(]*\))", found["values"])
-    return {slot: name for name, value in zip(names, values, strict=False) for slot in LITERAL.findall(value)}
 
 
 def test_files_of_the_package_stay_small() -> None:
@@ -122,32 +105,51 @@ def test_nothing_names_the_machine_it_was_written_on() -> None:
 
 
 def test_lua_headers_tell_the_truth() -> None:
-    """Every script's header names each slot as the body does, and names no other."""
+    """Every script uses each slot that its header declares, and nothing else of what it is sent."""
     scripts = whole_scripts()
 
     problems = {name: found for name, text in scripts.items() if (found := header_problems(text))}
 
     assert scripts
     assert problems == {}
+    assert all(Header.of(text).keys for text in scripts.values())
 
 
 def test_a_wrong_lua_header_is_seen() -> None:
     """The comparison finds each kind of disagreement."""
     script = """
--- KEYS[1] leases  zset  id -> deadline
--- ARGV[1] limit   int   most items
--- ARGV[2] unused  int   nothing
+-- KEY   leases  zset    id -> deadline
+-- KEY   unused  hash
+-- KEY   broken  bitmap  is no type
+-- ARG   limit   int     most items
+-- ARG   forgot  int     nothing
+-- ARG   broken  text    a second time
+-- KEYS  more    list    nothing
 -- a comment may say ARGV[9]
-local held = KEYS[1]
-local limit, ttl = tonumber(ARGV[1]), ARGV[3]
-redis.call('DEL', KEYS[2])
-redis.call('DEL', unpack(ARGV, 4))
-"""
+local limit, ttl = 7, ARGV[3]
+redis.call('DEL', KEYS[2], 'unused', broken)
+redis.call('DEL', leases, unpack(ARGV, 4))
+""".lstrip()
 
     assert header_problems(script) == [
-        "KEYS[2] is not bound to a local of its own: redis.call('DEL', KEYS[2])",
-        "ARGV is used beyond its names, but the header has no tail ARGV[n..]: redis.call('DEL', unpack(ARGV, 4))",
-        "ARGV[2] is unused in the header and None in the body",
-        "ARGV[3] is None in the header and ttl in the body",
-        "KEYS[1] is leases in the header and held in the body",
+        "KEYS is used, and not the names of keys: redis.call('DEL', KEYS[2], 'unused', broken)",
+        "ARGV is used, and not the names of arguments: local limit, ttl = 7, ARGV[3]",
+        "limit is declared again: local limit, ttl = 7, ARGV[3]",
+        "ARGV is used, and not the names of arguments: redis.call('DEL', leases, unpack(ARGV, 4))",
+        "unused is declared and not used",
+        "forgot is declared and not used",
+        "more is declared and not used",
+        "broken is a bitmap",
+        "broken is declared twice",
+    ]
+
+
+def test_a_slot_behind_the_named_ones_must_be_reached_by_where_it_begins() -> None:
+    """Arguments that are declared as ``ARGS`` may be used by position, counted from their beginning, and not by number."""
+    header = "-- KEY   leases  zset  id -> deadline\n-- ARGS  ids  text  task ids\n"
+
+    assert header_problems(header + "redis.call('ZREM', leases, unpack(ARGV, ids_at))\n") == []
+    assert header_problems(header + "redis.call('ZREM', leases, ARGV[1])\n") == [
+        "ARGV is used, and not the names of arguments: redis.call('ZREM', leases, ARGV[1])",
+        "ids_at is declared and not used",
     ]

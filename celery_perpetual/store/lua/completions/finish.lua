@@ -4,54 +4,44 @@
 -- The head of the record tells a repeated call; the nonce of the delivery tells an execution that has lost its lease:
 -- its end is late, whatever it says.
 --
--- KEYS[1] batch         hash*    the committed batch, if the id is one of ours
--- KEYS[2] chunk         list*    records
--- KEYS[3] done          string*  bitmap of items that have ended
--- KEYS[4] completion    string*  the record
--- KEYS[5] queue         list*    one element for whoever blocks on it
--- KEYS[6] channel       channel  of the task
--- KEYS[7] everybody     channel  of the namespace
--- KEYS[8] events        stream*
--- KEYS[9] counters      hash*    of the namespace
--- KEYS[10] batches       zset*    finished batches whose on_batch_done is not sent
--- KEYS[11] batch_channel channel  of the batch
--- KEYS[12] leases        hash*    task id -> lease
--- KEYS[13] states        hash*    task id -> state
--- KEYS[14] copies        hash*    task id -> message
--- KEYS[15] parked        hash*    task id -> JSON
--- KEYS[16] resend        zset*    tasks to be sent again
--- KEYS[17] unacked       hash*    delivery tag -> message: the broker's books
--- KEYS[18] index         zset*    delivery tag -> when it was received
--- ARGV[1] id           text    task id
--- ARGV[2] position     int     of the item within its chunk, -1 where the id is not ours
--- ARGV[3] status       text    how it ended
--- ARGV[4] head         JSON    the record without its last fields and closing brace; '' = do not announce
--- ARGV[5] batch_ttl    ms      how long the counters of a finished batch stay
--- ARGV[6] record_ttl   ms      how long the record stays
--- ARGV[7] queue_ttl    ms      how long the queue stays
--- ARGV[8] maxlen       int     cap of the stream
--- ARGV[9] prefix       text    of all keys
--- ARGV[10] poll        text    poll id, '' where the id is not ours
--- ARGV[11] nonce       text    of the delivery that ended, '' = it had none, '*' = whatever holds the lease
--- ARGV[12] started     text    1 = it ran under a lease, so without that lease its end is late
--- ARGV[13] tombs        text    what the keys of tombstones start with
--- ARGV[14] tag          text    of the message to strike off the broker's books, '' = Celery acknowledges it
--- ARGV[15] result       text    key of Celery's result, '' = Celery stores it by itself
--- ARGV[16] value        JSON    what Celery would store there
--- ARGV[17] expires      s       how long that stays, 0 = for ever
+-- KEY   batch           hash*    the committed batch, if the id is one of ours
+-- KEY   chunk           list*    records
+-- KEY   done            string*  bitmap of items that have ended
+-- KEY   completion      string*  the record
+-- KEY   queue           list*    one element for whoever blocks on it
+-- KEY   channel         channel  of the task
+-- KEY   ends_channel    channel  of the namespace
+-- KEY   events          stream*
+-- KEY   counters        hash*    of the namespace
+-- KEY   batches         zset*    finished batches whose on_batch_done is not sent
+-- KEY   batch_channel   channel  of the batch
+-- KEY   leases          hash*    task id -> lease
+-- KEY   states          hash*    task id -> state
+-- KEY   copies          hash*    task id -> message
+-- KEY   parked          hash*    task id -> JSON
+-- KEY   resend          zset*    tasks to be sent again
+-- KEY   unacked         hash*    delivery tag -> message: the broker's books
+-- KEY   unacked_index   zset*    delivery tag -> when it was received
+-- ARG   id              text     task id
+-- ARG   position        int      of the item within its chunk, -1 where the id is not ours
+-- ARG   status          text     how it ended
+-- ARG   head            JSON     the record without its last fields and closing brace; '' = do not announce
+-- ARG   tombstone_ttl   text     ms: how long the counters of a finished batch stay
+-- ARG   completion_ttl  text     ms: how long the record stays
+-- ARG   queue_ttl       text     ms: how long the queue stays
+-- ARG   events_maxlen   text     cap of the stream
+-- ARG   prefix          text     of all keys
+-- ARG   poll            text     poll id, '' where the id is not ours
+-- ARG   nonce           text     of the delivery that ended, '' = it had none, '*' = whatever holds the lease
+-- ARG   started         flag     1 = it ran under a lease, so without that lease its end is late
+-- ARG   tombs_prefix    text     what the keys of tombstones start with
+-- ARG   tag             text     of the message to strike off the broker's books, '' = Celery acknowledges it
+-- ARG   result          text     key of Celery's result, '' = Celery stores it by itself
+-- ARG   value           JSON     what Celery would store there
+-- ARG   expires         text     s: how long that stays, 0 = for ever
 -- returns {1 first end, 2 late, 0 nothing known and nothing announced, 3 nothing is done because the key or the channel
 -- of the result is forbidden, 4 nothing is done because what is there cannot be read; 1 if the batch's message is to be
 -- sent now; 1 if the result is stored}
-local batch, chunk, done, completion, queue, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local everybody, events, counters, batches = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local batch_channel = KEYS[11]
-local id, position, status, head = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local batch_ttl, record_ttl, queue_ttl = ARGV[5], ARGV[6], ARGV[7]
-local maxlen, prefix, poll = ARGV[8], ARGV[9], ARGV[10]
-local leases, states, copies, parked, resend = KEYS[12], KEYS[13], KEYS[14], KEYS[15], KEYS[16]
-local nonce, started, tombs, tag = ARGV[11], ARGV[12], ARGV[13], ARGV[14]
-local unacked, index = KEYS[17], KEYS[18]
-local result, value, expires = ARGV[15], ARGV[16], ARGV[17]
 -- include now
 -- include rfc3339
 local known = redis.call('GET', completion)
@@ -91,7 +81,7 @@ end
 
 -- Nearly always nothing is known of a task that needs no lease: then all that follows need not even be defined.
 local is_plain = position < 0 and nonce == '' and tag == '' and not (known or lease or state_known)
-  and redis.call('SISMEMBER', tombs .. today, id) == 0 and redis.call('SISMEMBER', tombs .. today - 1, id) == 0
+  and redis.call('SISMEMBER', tombs_prefix .. today, id) == 0 and redis.call('SISMEMBER', tombs_prefix .. today - 1, id) == 0
 if not is_plain then
   -- include must_be
   -- include lease
@@ -127,7 +117,7 @@ if not is_plain then
       redis.call('HDEL', copies, id)
     end
     if tag ~= '' and (is_mine or not (lease and lease_of(lease).tag == tag)) then
-      strike(unacked, index, tag)
+      strike(unacked, unacked_index, tag)
     end
     return reply
   end
@@ -156,14 +146,14 @@ if not is_plain then
     -- A silent end leaves no record by which a repeated call is known.
     return head == '' and no_more(1) or late()
   end
-  if not lease and started == '1' and (item or state) then
+  if not lease and started and (item or state) then
     return late()
   end
   local tomb, buried, fresh
   if not item then
-    tomb = tombs .. today
+    tomb = tombs_prefix .. today
     if not lease and not state and (redis.call('SISMEMBER', tomb, id) == 1
-      or redis.call('SISMEMBER', tombs .. today - 1, id) == 1) then
+      or redis.call('SISMEMBER', tombs_prefix .. today - 1, id) == 1) then
       return head == '' and no_more(0) or late()
     end
     buried = lease or nonce == '*'
@@ -214,12 +204,12 @@ if not is_plain then
   if buried then
     redis.call('SADD', tomb, id)
     if fresh then
-      redis.call('PEXPIRE', tomb, batch_ttl + 86400000)
+      redis.call('PEXPIRE', tomb, tombstone_ttl + 86400000)
     end
   end
   finished = item and close(item)
   if tag ~= '' then
-    strike(unacked, index, tag)
+    strike(unacked, unacked_index, tag)
   end
 elseif result ~= '' then
   redis.call('XLEN', events)
@@ -236,8 +226,8 @@ if head ~= '' then
     .. (state and state.recoveries or 0) .. ', "tenant": null'
   local told = record .. '}'
   -- The first write of a plain end, so that a stream of a wrong type fails it before anything is written.
-  redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'completion', 'data', record .. ', "at": "' .. at .. '"}')
-  redis.call('SET', completion, told, 'PX', record_ttl)
+  redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'completion', 'data', record .. ', "at": "' .. at .. '"}')
+  redis.call('SET', completion, told, 'PX', completion_ttl)
   if redis.pcall('LPUSH', queue, told) ~= 1 then
     -- The provisional end of a parked task, or no list.
     redis.call('DEL', queue)
@@ -245,7 +235,7 @@ if head ~= '' then
   end
   redis.call('PEXPIRE', queue, queue_ttl)
   redis.call('PUBLISH', channel, told)
-  redis.call('PUBLISH', everybody, told)
+  redis.call('PUBLISH', ends_channel, told)
 end
 if finished then
   redis.call('PUBLISH', batch_channel, string.format('{"poll_id": %s}', cjson.encode(poll)))

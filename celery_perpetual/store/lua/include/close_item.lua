@@ -1,5 +1,5 @@
 -- The ledger's part of an end. Reads the locals of its script: batch, chunk, done, batches, id, position, status,
--- prefix, poll, batch_ttl, now.
+-- prefix, poll, tombstone_ttl, now.
 
 -- The open item, or nil and whether it had ended before. Reads every key that settling writes to, so that one of a
 -- wrong type fails the script before its first write.
@@ -50,7 +50,7 @@ local function settle(item)
   if redis.call('HINCRBY', batch, 'left', -1) > 0 then
     return false
   end
-  redis.call('PEXPIRE', batch, batch_ttl)
+  redis.call('PEXPIRE', batch, tombstone_ttl)
   redis.call('ZREM', prefix .. ':open', poll)
   if item.on_done then
     redis.call('ZADD', batches, now, poll)

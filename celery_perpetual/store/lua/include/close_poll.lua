@@ -1,5 +1,5 @@
 -- Close a poll whose claim is still open: outcome, event, cursor, counters of failure, next due time. In the note,
--- what is '' or left out does not apply. Needs: now, outcome.
+-- what is '' or left out does not apply. Reads the locals events, events_maxlen, now of its script; needs outcome.
 local function given(text)
   return text and text ~= ''
 end
@@ -8,7 +8,7 @@ local function close_poll(poll, unit, note)
   local key, due = note.key, note.due
   write_outcome(note.polls, tonumber(note.history), note.ttl, note.sign or '', string.format('%.0f', now), note.outcome,
     note.newest)
-  redis.call('XADD', note.events, 'MAXLEN', '~', note.maxlen, '*', 'event', 'poll', 'data', note.outcome)
+  redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'poll', 'data', note.outcome)
   if given(note.delay) then
     if redis.call('ZSCORE', due, unit) then
       -- Strictly after this poll's own slot, or the next claim would be taken for a repetition of it.

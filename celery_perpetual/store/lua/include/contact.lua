@@ -1,11 +1,11 @@
 -- Time in which the store was away expires no lease. Somebody touches `seen` at least once per `gap`; whoever finds it
 -- older than that keeps all leases for a lease time and a gap, so that every worker can report first. Reads the locals
--- seen, hold, ttl, gap, now.
+-- seen, hold, lease_ttl, gap, now.
 local function contact()
   local last, held = tonumber(redis.call('GET', seen)), tonumber(redis.call('GET', hold))
   if last and now - last > gap then
-    held = now + ttl + gap
-    redis.call('SET', hold, held, 'PX', ttl + gap)
+    held = now + lease_ttl + gap
+    redis.call('SET', hold, held, 'PX', lease_ttl + gap)
   end
   redis.call('SET', seen, now)
   return held or 0

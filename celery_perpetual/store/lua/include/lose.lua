@@ -1,11 +1,11 @@
 -- What becomes of a task whose execution ended without an end. Reads the locals of its script: leases, states, resend,
--- parked, events, counters, prefix, maxlen, record_ttl, queue_ttl, now.
+-- parked, events, counters, prefix, events_maxlen, completion_ttl, queue_ttl, now.
 -- include must_be
 local at = rfc3339(now)
 
 local function tell(event, fields)
   fields.at = at
-  redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', event, 'data', cjson.encode(fields))
+  redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', event, 'data', cjson.encode(fields))
 end
 
 -- Out of the way until an operator acts: a provisional completion wakes whoever waits.
@@ -24,7 +24,7 @@ local function park(id, lease, recoveries, reason)
     cjson.encode(reason), at,
     redis.call('EXISTS', prefix .. ':p:' .. poll) == 1 and cjson.encode(poll) or 'null', recoveries)
   local queue = prefix .. ':done:' .. id .. ':queue'
-  redis.call('SET', prefix .. ':completion:' .. id, record, 'PX', record_ttl)
+  redis.call('SET', prefix .. ':completion:' .. id, record, 'PX', completion_ttl)
   redis.call('DEL', queue)
   redis.call('LPUSH', queue, record)
   redis.call('PEXPIRE', queue, queue_ttl)
@@ -104,7 +104,7 @@ local function lose(plan)
     for _, data in ipairs(plan.told) do
       redis.call('XADD', events, '*', 'event', 'lease.lost', 'data', data)
     end
-    redis.call('XTRIM', events, 'MAXLEN', '~', maxlen)
+    redis.call('XTRIM', events, 'MAXLEN', '~', events_maxlen)
   end
   for _, lost in ipairs(plan.parks) do
     park(lost.id, lost.lease, lost.recoveries, plan.reason)

@@ -1,19 +1,17 @@
 -- Take the lead if nobody has it. Sent twice by one owner it answers the same term.
 --
--- KEYS[1] leader    string  owner:term of the living leader
--- KEYS[2] info      string  JSON about the leader
--- KEYS[3] term      string  the last term
--- KEYS[4] epoch     string  identity of this store
--- KEYS[5] handover  string  the standby that asked for the lead
--- KEYS[6] events    stream
--- ARGV[1] owner     text    unique per process
--- ARGV[2] ttl       ms      length of the lead without renewal
--- ARGV[3] about     JSON    what KEYS[2] is to say
--- ARGV[4] epoch_new text    identity, if the store has none yet
--- ARGV[5] maxlen    int     cap of the stream
+-- KEY   leader         string  owner:term of the living leader
+-- KEY   leader_info    string  JSON about the leader
+-- KEY   term           string  the last term
+-- KEY   epoch          string  identity of this store
+-- KEY   handover       string  the standby that asked for the lead
+-- KEY   events         stream
+-- ARG   owner          text    unique per process
+-- ARG   ttl            text    ms: length of the lead without renewal
+-- ARG   about          JSON    what leader_info is to say
+-- ARG   epoch_new      text    identity, if the store has none yet
+-- ARG   events_maxlen  text    cap of the stream
 -- returns {term of mine or 0, time left of the leader in ms, info of the leader, epoch, now}
-local leader, info, term, epoch, handover, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local owner, ttl, about, epoch_new, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include now
 -- include rfc3339
 -- Never below the clock: the number grows even if a fail-over lost the last one.
@@ -25,7 +23,7 @@ if held then
   local left = redis.call('PTTL', leader)
   local mine = string.sub(held, 1, #owner + 1) == owner .. ':'
   local number = mine and string.sub(held, #owner + 2) or '0'
-  return {number, left, redis.call('GET', info) or '', identity, now}
+  return {number, left, redis.call('GET', leader_info) or '', identity, now}
 end
 -- A standby that asked for the lead goes first, so that the one which just gave it up does not take it back.
 local waiting = redis.call('GET', handover)
@@ -35,8 +33,8 @@ end
 local number = string.format('%.0f', next_term)
 redis.call('SET', term, number)
 redis.call('SET', leader, owner .. ':' .. number, 'PX', ttl)
-redis.call('SET', info, about, 'PX', ttl)
+redis.call('SET', leader_info, about, 'PX', ttl)
 redis.call('DEL', handover)
-redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'leader', 'data',
+redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'leader', 'data',
   cjson.encode({change = 'elected', owner = owner, term = next_term, at = rfc3339(now)}))
 return {number, tonumber(ttl), about, identity, now}

@@ -1,34 +1,29 @@
 -- Take a task for lost that nobody has: it is not finished, not executed, and its message is nowhere any more, or was in
 -- the hands of a worker that died as soon as it had received it.
 --
--- KEYS[1] leases       hash    task id -> lease
--- KEYS[2] states       hash    task id -> state
--- KEYS[3] copies       hash    task id -> message
--- KEYS[4] parked       hash    task id -> JSON
--- KEYS[5] resend       zset    tasks to be sent again
--- KEYS[6] events       stream
--- KEYS[7] counters     hash    of the namespace
--- KEYS[8] chunk        list    records
--- KEYS[9] done         string  bitmap of items that have ended
--- ARGV[1] id           text    task id
--- ARGV[2] position     int     of the item within its chunk, -1 where the id is not ours
--- ARGV[3] task         text    name of the task
--- ARGV[4] most         int     recoveries before it is parked
--- ARGV[5] on_lost      text    requeue, fail or park
--- ARGV[6] recoveries   int     how many it had when it was looked at
--- ARGV[7] prefix       text    of all keys
--- ARGV[8] maxlen       int     cap of the stream
--- ARGV[9] record_ttl   ms      how long a provisional record stays
--- ARGV[10] queue_ttl   ms      how long the queue stays
--- ARGV[11] counts      text    1 = as a recovery
--- ARGV[12] tag         text    delivery tag of the message, where the broker still has it
--- ARGV[13] copy        JSON    the message, where the ledger cannot build it
+-- KEY   leases          hash    task id -> lease
+-- KEY   states          hash    task id -> state
+-- KEY   copies          hash    task id -> message
+-- KEY   parked          hash    task id -> JSON
+-- KEY   resend          zset    tasks to be sent again
+-- KEY   events          stream
+-- KEY   counters        hash    of the namespace
+-- KEY   chunk           list    records
+-- KEY   done            string  bitmap of items that have ended
+-- ARG   id              text    task id
+-- ARG   position        int     of the item within its chunk, -1 where the id is not ours
+-- ARG   task            text    name of the task
+-- ARG   most            text    recoveries before it is parked
+-- ARG   on_lost         text    requeue, fail or park
+-- ARG   recoveries      int     how many it had when it was looked at
+-- ARG   prefix          text    of all keys
+-- ARG   events_maxlen   text    cap of the stream
+-- ARG   completion_ttl  text    ms: how long a provisional record stays
+-- ARG   queue_ttl       text    ms: how long the queue stays
+-- ARG   counts          flag    1 = as a recovery
+-- ARG   tag             text    delivery tag of the message, where the broker still has it
+-- ARG   copy            JSON    the message, where the ledger cannot build it
 -- returns 'resend', 'fail', 'parked', or 'gone' where it is not what it was any more
-local leases, states, copies, parked, resend = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local events, counters, chunk, done = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local id, position, task, most, on_lost = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5]
-local counts, tag, copy = ARGV[11] == '1', ARGV[12], ARGV[13]
-local recoveries, prefix, maxlen, record_ttl, queue_ttl = tonumber(ARGV[6]), ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 -- include now
 -- include rfc3339
 -- include lease

@@ -1,15 +1,13 @@
 -- Let a parked task run again: it goes onto the list of those that are sent again, and its recoveries begin anew.
 -- Whoever asks for it meanwhile sees it pending.
 --
--- KEYS[1] states       hash    task id -> state
--- KEYS[2] parked       hash    task id -> JSON
--- KEYS[3] resend       zset    tasks to be sent again
--- KEYS[4] completion   string  the provisional record
--- KEYS[5] queue        list    one element for whoever blocks on it
--- ARGV[1] id           text    task id
+-- KEY   states      hash    task id -> state
+-- KEY   parked      hash    task id -> JSON
+-- KEY   resend      zset    tasks to be sent again
+-- KEY   completion  string  the provisional record
+-- KEY   queue       list    one element for whoever blocks on it
+-- ARG   id          text    task id
 -- returns 1 it will be sent, 0 it is not parked
-local states, parked, resend, completion, queue = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local id = ARGV[1]
 -- include now
 -- include lease
 local state = state_of(redis.call('HGET', states, id))

@@ -2,46 +2,39 @@
 -- that a repeated call answers the same. A message that is acknowledged before its task runs is struck off the broker's
 -- books in this step, whatever the answer: by then it can be sent again from elsewhere, or is not needed.
 --
--- KEYS[1] leases       hash*    task id -> lease
--- KEYS[2] held         set*     what this worker holds
--- KEYS[3] states       hash*    task id -> state
--- KEYS[4] copies       hash*    task id -> message, where the ledger cannot build it
--- KEYS[5] resend       zset*    tasks to be sent again
--- KEYS[6] completion   string*  the record of the task
--- KEYS[7] batch        hash*    its batch, if the id is one of ours
--- KEYS[8] chunk        list*    records
--- KEYS[9] done         string*  bitmap of items that have ended
--- KEYS[10] token        string*  the last token
--- KEYS[11] counters     hash*    of the namespace
--- KEYS[12] workers      zset*    worker -> deadline
--- KEYS[13] events       stream*
--- KEYS[14] unacked      hash*    delivery tag -> message: the broker's books
--- KEYS[15] index        zset*    delivery tag -> when it was received
--- ARGV[1] id           text    task id
--- ARGV[2] position     int     of the item within its chunk, -1 where the id is not ours
--- ARGV[3] worker       text    instance of the worker
--- ARGV[4] nonce        text    of this delivery
--- ARGV[5] nesting      int     how often the task has replaced itself
--- ARGV[6] retries      int     how often it was retried
--- ARGV[7] most         int     recoveries before it is parked
--- ARGV[8] on_lost      text    requeue, fail or park
--- ARGV[9] tag          text    delivery tag of the message
--- ARGV[10] task        text    name of the task
--- ARGV[11] copy        JSON    the message, '' where the ledger can build it
--- ARGV[12] ended       text    1 = an id that has ended does not run again
--- ARGV[13] tombs       text    what the keys of tombstones start with
--- ARGV[14] days        int     how many days of tombstones there are
--- ARGV[15] ttl         ms      lease time
--- ARGV[16] maxlen      int     cap of the stream
--- ARGV[17] strikes     text    1 = the message is to be struck off the broker's books
+-- KEY   leases          hash*    task id -> lease
+-- KEY   held            set*     what this worker holds
+-- KEY   states          hash*    task id -> state
+-- KEY   copies          hash*    task id -> message, where the ledger cannot build it
+-- KEY   resend          zset*    tasks to be sent again
+-- KEY   completion      string*  the record of the task
+-- KEY   batch           hash*    its batch, if the id is one of ours
+-- KEY   chunk           list*    records
+-- KEY   done            string*  bitmap of items that have ended
+-- KEY   token           string*  the last token
+-- KEY   counters        hash*    of the namespace
+-- KEY   workers         zset*    worker -> deadline
+-- KEY   events          stream*
+-- KEY   unacked         hash*    delivery tag -> message: the broker's books
+-- KEY   unacked_index   zset*    delivery tag -> when it was received
+-- ARG   id              text     task id
+-- ARG   position        int      of the item within its chunk, -1 where the id is not ours
+-- ARG   worker          text     instance of the worker
+-- ARG   nonce           text     of this delivery
+-- ARG   nesting         int      how often the task has replaced itself
+-- ARG   retries         int      how often it was retried
+-- ARG   most            text     recoveries before it is parked
+-- ARG   on_lost         text     requeue, fail or park
+-- ARG   tag             text     delivery tag of the message
+-- ARG   task            text     name of the task
+-- ARG   copy            JSON     the message, '' where the ledger can build it
+-- ARG   ended           flag     1 = an id that has ended does not run again
+-- ARG   tombs_prefix    text     what the keys of tombstones start with
+-- ARG   tombstone_days  int      how many days of tombstones there are
+-- ARG   lease_ttl       text     ms: lease time
+-- ARG   events_maxlen   text     cap of the stream
+-- ARG   strikes         flag     1 = the message is to be struck off the broker's books
 -- returns {verdict, token, recoveries}; the verdict is 'run', or why not: 'final', 'parked', 'old' or 'adopted'
-local leases, held, states, copies, resend = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local completion, batch, chunk, done, token, counters = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
-local workers, events, ttl, maxlen = KEYS[12], KEYS[13], ARGV[15], ARGV[16]
-local unacked, index, strikes = KEYS[14], KEYS[15], ARGV[17] == '1'
-local id, position, worker, nonce, most, on_lost = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[7], ARGV[8]
-local tag, task, copy, ended, tombs, days = ARGV[9], ARGV[10], ARGV[11], ARGV[12], ARGV[13], tonumber(ARGV[14])
-local nesting, retries = tonumber(ARGV[5]), tonumber(ARGV[6])
 local mine = {nesting = nesting, retries = retries}
 -- include now
 -- include rfc3339
@@ -68,8 +61,8 @@ local function has_ended()
     return redis.call('EXISTS', batch) == 1
   end
   local today = math.floor(now / 86400000)
-  for day = today - days, today do
-    if redis.call('SISMEMBER', tombs .. day, id) == 1 then
+  for day = today - tombstone_days, today do
+    if redis.call('SISMEMBER', tombs_prefix .. day, id) == 1 then
       return true
     end
   end
@@ -79,12 +72,12 @@ end
 local function refuse(verdict)
   redis.call('HINCRBY', counters, 'dropped_' .. verdict, 1)
   if strikes then
-    strike(unacked, index, tag)
+    strike(unacked, unacked_index, tag)
   end
   return {verdict, '0', recoveries}
 end
 
-if ended == '1' and has_ended() then
+if ended and has_ended() then
   return refuse('final')
 end
 if state and state.flag == 'fail' then
@@ -126,7 +119,7 @@ end
 local granted = redis.call('INCR', token)
 if not known then
   -- A worker that has not reported yet must be found by the sweep too.
-  redis.call('ZADD', workers, string.format('%.0f', now + ttl), worker)
+  redis.call('ZADD', workers, string.format('%.0f', now + lease_ttl), worker)
 end
 if former then
   redis.call('SREM', former, id)
@@ -148,6 +141,6 @@ elseif lease or state then
   redis.call('HDEL', copies, id)
 end
 if strikes then
-  strike(unacked, index, tag)
+  strike(unacked, unacked_index, tag)
 end
 return {'run', tostring(granted), recoveries}

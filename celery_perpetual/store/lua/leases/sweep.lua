@@ -2,28 +2,24 @@
 -- which the store was away expires nothing. A worker that stops gives its own back in the same way, and then it counts
 -- as no recovery.
 --
--- KEYS[1] workers      zset*   worker -> deadline
--- KEYS[2] leases       hash*   task id -> lease
--- KEYS[3] states       hash*   task id -> state
--- KEYS[4] parked       hash*   task id -> JSON
--- KEYS[5] resend       zset*   tasks to be sent again
--- KEYS[6] events       stream*
--- KEYS[7] counters     hash*   of the namespace
--- KEYS[8] seen         string* when somebody was last in contact
--- KEYS[9] hold         string* until when no lease expires
--- ARGV[1] ttl          ms      lease time
--- ARGV[2] gap          ms      longest silence in which the store counts as reachable
--- ARGV[3] prefix       text    of all keys
--- ARGV[4] maxlen       int     cap of the stream
--- ARGV[5] record_ttl   ms      how long a provisional record stays
--- ARGV[6] queue_ttl    ms      how long the queue stays
--- ARGV[7] most_now     int     leases to take in this call; one that is parked counts as five
--- ARGV[8] stopping     text    the worker that stops, '' = whoever is dead
+-- KEY   workers         zset*    worker -> deadline
+-- KEY   leases          hash*    task id -> lease
+-- KEY   states          hash*    task id -> state
+-- KEY   parked          hash*    task id -> JSON
+-- KEY   resend          zset*    tasks to be sent again
+-- KEY   events          stream*
+-- KEY   counters        hash*    of the namespace
+-- KEY   seen            string*  when somebody was last in contact
+-- KEY   hold            string*  until when no lease expires
+-- ARG   lease_ttl       ms       lease time
+-- ARG   gap             ms       longest silence in which the store counts as reachable
+-- ARG   prefix          text     of all keys
+-- ARG   events_maxlen   text     cap of the stream
+-- ARG   completion_ttl  text     ms: how long a provisional record stays
+-- ARG   queue_ttl       text     ms: how long the queue stays
+-- ARG   most_now        int      leases to take in this call; one that is parked counts as five
+-- ARG   stopping        text     the worker that stops, '' = whoever is dead
 -- returns {held until or 0, worker or '', leases taken, 1 if the worker holds nothing any more}
-local workers, leases, states, parked, resend = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local events, counters, seen, hold = KEYS[6], KEYS[7], KEYS[8], KEYS[9]
-local ttl, gap, prefix, maxlen = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local record_ttl, queue_ttl, most_now, stopping = ARGV[5], ARGV[6], tonumber(ARGV[7]), ARGV[8]
 -- include now
 -- include rfc3339
 -- include lease

@@ -1,14 +1,13 @@
 -- Which of some item keys are in flight, or have ended of late. Only what is found is answered.
 --
--- KEYS[1] item_keys    hash     item key -> task id
--- KEYS[2] recent       zset     item key -> when its task ended
--- ARGV[1] since        ms       an end at this time or later counts
--- ARGV[2..] key        text     item keys
+-- KEY   item_keys  hash  item key -> task id
+-- KEY   recent     zset  item key -> when its task ended
+-- ARG   since      ms    an end at this time or later counts
+-- ARGS  asked      text  item keys
 -- returns position of the key among those asked for, task id that holds it or '', 1 if it has ended of late; and so on
-local item_keys, recent, since = KEYS[1], KEYS[2], tonumber(ARGV[1])
-local holders, found = redis.call('HMGET', item_keys, unpack(ARGV, 2)), {}
-local ended = redis.call('EXISTS', recent) == 1 and redis.call('ZMSCORE', recent, unpack(ARGV, 2)) or {}
-for i = 1, #ARGV - 1 do
+local holders, found = redis.call('HMGET', item_keys, unpack(ARGV, asked_at)), {}
+local ended = redis.call('EXISTS', recent) == 1 and redis.call('ZMSCORE', recent, unpack(ARGV, asked_at)) or {}
+for i = 1, #ARGV - asked_at + 1 do
   local over = ended[i] and tonumber(ended[i]) >= since
   if holders[i] or over then
     local n = #found

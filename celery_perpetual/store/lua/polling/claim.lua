@@ -8,23 +8,20 @@
 -- alone. A unit whose poll was open when a leader died, twice in a row, travels from then on for a day: it may be what
 -- killed them.
 --
--- KEYS[1] leader        string  owner:term of the living leader
--- KEYS[2] due           zset    unit -> next poll
--- KEYS[3] paused        hash    scope -> JSON
--- KEYS[4] events        stream
--- ARGV[1] mine          text    owner:term, or '' for a poll by hand
--- ARGV[2] unit_prefix   text    what the keys of unit hashes start with
--- ARGV[3] polls_prefix  text    what the keys of outcome lists start with
--- ARGV[4] maxlen        int     cap of the stream
--- ARGV[5] ttl           ms      how long outcomes are kept
--- ARGV[6] seen          ms      when the due units were read
--- ARGV[7..] wanted      text    per unit, none twice: "{poll} {slot} {next} {valid} {travels} {history} {unit}"; times and
+-- KEY   leader         string  owner:term of the living leader
+-- KEY   due            zset    unit -> next poll
+-- KEY   paused         hash    scope -> JSON
+-- KEY   events         stream
+-- ARG   mine           text    owner:term, or '' for a poll by hand
+-- ARG   unit_prefix    text    what the keys of unit hashes start with
+-- ARG   polls_prefix   text    what the keys of outcome lists start with
+-- ARG   events_maxlen  text    cap of the stream
+-- ARG   ttl            text    ms: how long outcomes are kept
+-- ARG   seen           ms      when the due units were read
+-- ARGS  wanted         text    per unit, none twice: "{poll} {slot} {next} {valid} {travels} {history} {unit}"; times and
 --   durations are ms, and '-' is none
 -- returns {now or 0 when not leading, then per unit: "{verdict} {travels} {in flight} {attempt} {last poll at} {trigger}",
 -- and the cursor}; travels is 1 or 0, and '-' is none
-local leader, due, paused, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local mine, unit_prefix, polls_prefix, maxlen = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local ttl, seen = ARGV[5], tonumber(ARGV[6])
 -- include now
 -- include pause_holds
 -- include rfc3339
@@ -49,7 +46,7 @@ local function end_other(unit, open, status, history)
     cjson.encode(open.poll), cjson.encode(unit), cjson.encode(task), rfc3339(tonumber(slot)), trigger, status,
     rfc3339(tonumber(started)), rfc3339(now), rfc3339(now))
   write_outcome(polls_prefix .. unit, history, ttl, '', string.format('%.0f', now), json)
-  redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'poll', 'data', json)
+  redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'poll', 'data', json)
 end
 
 -- A beat that stops gives its polls up, so an open one means that its beat was killed, or suspended for long.
@@ -58,15 +55,15 @@ local function ban_if_it_kills(key, unit, times)
   local banned = times >= 2
   if banned then
     redis.call('HSET', key, 'banned', now + 86400000, 'killed', 0)
-    redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'alert.poll_killed_leader', 'data',
+    redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'alert.poll_killed_leader', 'data',
       cjson.encode({unit = unit, at = rfc3339(now)}))
   end
   return banned
 end
 
 local everything = is_paused('*')
-local wanted = {}
-for i = 7, #ARGV do
+local polls = {}
+for i = wanted_at, #ARGV do
   local poll, slot, following, valid, travels, history, unit =
     string.match(ARGV[i], '^(%S+) (%d+) (%S+) (%d+) (%d) (%d+) (.*)$')
   local u = redis.call('HMGET', unit_prefix .. unit, 'claim', 'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled',
@@ -79,11 +76,11 @@ for i = 7, #ARGV do
     open = {poll = u[1], slot = known[1], trigger = known[2], started = known[3], till = tonumber(known[4]), by = known[5],
       killed = tonumber(known[6]) or 0}
   end
-  wanted[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, u, open}
+  polls[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, u, open}
 end
 local reply = {now}
-for i = 7, #ARGV do
-  local poll, slot_text, following, valid, travels, history, unit, u, open = unpack(wanted[i])
+for i = wanted_at, #ARGV do
+  local poll, slot_text, following, valid, travels, history, unit, u, open = unpack(polls[i])
   local claim, last_slot, anchor, cursor, in_flight, attempt, polled, due_by, travels_until, last, refused = unpack(u)
   local key, slot = unit_prefix .. unit, tonumber(slot_text)
   local trigger = mine == '' and 'manual' or (due_by or 'schedule')

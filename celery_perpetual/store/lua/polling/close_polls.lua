@@ -4,15 +4,15 @@
 -- changes nothing for the rest. Only a key of a wrong type fails all of them, before anything is written, and the
 -- caller asks again one by one.
 --
--- KEYS[1] due           zset    unit -> next poll
--- KEYS[2] events        stream
--- KEYS[3] paused        hash    scope -> JSON
--- KEYS[4] cursors       set     units that have a cursor
--- ARGV[1] unit_prefix   text    what the keys of unit hashes start with
--- ARGV[2] polls_prefix  text    what the keys of outcome lists start with
--- ARGV[3] maxlen        int     cap of the stream
--- ARGV[4] ttl           ms      how long outcomes are kept
--- ARGV[5..] outcome, note  JSON  per poll: its outcome, and an object of texts, in which what is left out is '':
+-- KEY   due            zset    unit -> next poll
+-- KEY   events         stream
+-- KEY   paused         hash    scope -> JSON
+-- KEY   cursors        set     units that have a cursor
+-- ARG   unit_prefix    text    what the keys of unit hashes start with
+-- ARG   polls_prefix   text    what the keys of outcome lists start with
+-- ARG   events_maxlen  text    cap of the stream
+-- ARG   ttl            text    ms: how long outcomes are kept
+-- ARGS  ends           JSON    per poll: its outcome, and a note: an object of texts, in which what is left out is '':
 --     poll       its id
 --     unit       name of the unit
 --     sign       outcomes with one sign are folded; '' never
@@ -25,19 +25,17 @@
 --     cursor     new cursor, JSON; '' = leave
 --     pause      pause the unit with this, JSON; '' = no
 -- returns per poll: 'ended', 'already' (this poll ended before) or 'refused' (the claim is somebody else's)
-local due, events, paused, cursors = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local unit_prefix, polls_prefix, maxlen, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include now
 -- include outcome
 -- include close_poll
 local notes, open, newest = {}, {}, {}
-for i = 5, #ARGV, 2 do
+for i = ends_at, #ARGV, 2 do
   local note = cjson.decode(ARGV[i + 1])
   notes[i], open[note.unit] = note, redis.call('HMGET', unit_prefix .. note.unit, 'claim', 'last')
   newest[note.unit] = redis.call('LINDEX', polls_prefix .. note.unit, 0)
 end
 local reply = {}
-for i = 5, #ARGV, 2 do
+for i = ends_at, #ARGV, 2 do
   local note = notes[i]
   local poll, unit = note.poll, note.unit
   local claim, last = open[unit][1], open[unit][2]
@@ -45,11 +43,11 @@ for i = 5, #ARGV, 2 do
     reply[#reply + 1] = last == poll and 'already' or 'refused'
   else
     note.key, note.polls, note.outcome, note.newest = unit_prefix .. unit, polls_prefix .. unit, ARGV[i], newest[unit]
-    note.due, note.events, note.cursors, note.maxlen, note.ttl = due, events, cursors, maxlen, ttl
+    note.due, note.cursors, note.ttl = due, cursors, ttl
     close_poll(poll, unit, note)
     if note.pause then
       redis.call('HSET', paused, unit, note.pause)
-      redis.call('XADD', events, 'MAXLEN', '~', maxlen, '*', 'event', 'pause', 'data', note.pause)
+      redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'pause', 'data', note.pause)
     end
     open[unit] = {false, poll}
     reply[#reply + 1] = 'ended'

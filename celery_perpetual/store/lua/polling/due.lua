@@ -1,13 +1,11 @@
 -- Read which units are due. Changes nothing.
 --
--- KEYS[1] due          zset  unit -> next poll
--- ARGV[1] limit        int   most units to answer
--- ARGV[2] unit_prefix  text  what the keys of unit hashes start with
--- ARGV[3] mine         text  owner:term
+-- KEY   due          zset  unit -> next poll
+-- ARG   limit        text  most units to answer
+-- ARG   unit_prefix  text  what the keys of unit hashes start with
+-- ARG   mine         text  owner:term
 -- returns {now, next due time or '', then per due unit: name, and "{due time} {anchor} {trigger} {suspect}"}; '-' is
 -- none, and suspect is 1 where a poll was open when an earlier leader died
-local due = KEYS[1]
-local limit, unit_prefix, mine = ARGV[1], ARGV[2], ARGV[3]
 -- include now
 local found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
 local reply = {now, ''}

@@ -1,12 +1,10 @@
 -- Let a unit be polled at once; it goes back to its grid afterwards. Nudging twice is one nudge.
 --
--- KEYS[1] key      hash  the unit
--- KEYS[2] due      zset  unit -> next poll
--- ARGV[1] unit     text  name of the unit
--- ARGV[2] trigger  text  why
+-- KEY   key      hash  the unit
+-- KEY   due      zset  unit -> next poll
+-- ARG   unit     text  name of the unit
+-- ARG   trigger  text  why
 -- returns 1 if it is due now, 0 if the unit is not in the clock
-local key, due = KEYS[1], KEYS[2]
-local unit, trigger = ARGV[1], ARGV[2]
 -- include now
 local at = redis.call('ZSCORE', due, unit)
 if not at then

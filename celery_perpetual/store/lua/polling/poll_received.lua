@@ -2,14 +2,12 @@
 -- worker is faster than the beat that sent it. Should it never end, the unit is looked at when that limit is over and not
 -- when the message would have expired. Sent twice it only counts again.
 --
--- KEYS[1] key    hash  the unit
--- KEYS[2] due    zset  unit -> next poll
--- ARGV[1] poll   text  poll id
--- ARGV[2] unit   text  name of the unit
--- ARGV[3] valid  ms    how long the claim lasts from now
+-- KEY   key    hash  the unit
+-- KEY   due    zset  unit -> next poll
+-- ARG   poll   text  poll id
+-- ARG   unit   text  name of the unit
+-- ARG   valid  ms    how long the claim lasts from now
 -- returns {now, slot, trigger, cursor, in flight, attempt, last poll at}, or nothing when the claim is somebody else's
-local key, due = KEYS[1], KEYS[2]
-local poll, unit, valid = ARGV[1], ARGV[2], tonumber(ARGV[3])
 -- include now
 local u = redis.call('HMGET', key, 'claim', 'claim_slot', 'claim_trigger', 'cursor', 'inflight', 'attempt', 'polled')
 if u[1] ~= poll then

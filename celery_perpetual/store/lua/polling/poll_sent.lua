@@ -1,12 +1,10 @@
 -- A poll is on its way to a worker: its claim belongs to no term any more and lasts while the message waits. Where a
 -- worker has it already, or sent twice, it changes nothing.
 --
--- KEYS[1] key    hash  the unit
--- ARGV[1] poll   text  poll id
--- ARGV[2] valid  ms    how long the claim lasts from now
+-- KEY   key    hash  the unit
+-- ARG   poll   text  poll id
+-- ARG   valid  ms    how long the claim lasts from now
 -- returns 1, or 0 when the claim is somebody else's or has ended
-local key = KEYS[1]
-local poll, valid = ARGV[1], tonumber(ARGV[2])
 -- include now
 local open = redis.call('HMGET', key, 'claim', 'claim_by')
 if open[1] ~= poll then

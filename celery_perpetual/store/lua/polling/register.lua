@@ -1,24 +1,22 @@
 -- Make units known: a first due time for new ones, a new grid for those whose schedule changed. A unit whose poll was
 -- left open by an earlier leader is due again for that very slot.
 --
--- KEYS[1] leader       string  owner:term of the living leader
--- KEYS[2] units        zset    unit -> last seen
--- KEYS[3] due          zset    unit -> next poll
--- ARGV[1] mine         text    owner:term
--- ARGV[2] unit_prefix  text    what the keys of unit hashes start with
--- ARGV[3..] unit, spec, every, first  text, text, ms or '', ms  per unit: name, schedule, interval, first due time
+-- KEY   leader       string  owner:term of the living leader
+-- KEY   units        zset    unit -> last seen
+-- KEY   due          zset    unit -> next poll
+-- ARG   mine         text    owner:term
+-- ARG   unit_prefix  text    what the keys of unit hashes start with
+-- ARGS  rows         mixed   four per unit: name, schedule, interval in ms or '', first due time in ms
 -- returns 1, or 0 when this caller does not lead
-local leader, units, due = KEYS[1], KEYS[2], KEYS[3]
-local mine, unit_prefix = ARGV[1], ARGV[2]
 -- include now
 -- include must_be
 if redis.call('GET', leader) ~= mine then
   return 0
 end
-for i = 3, #ARGV, 4 do
+for i = rows_at, #ARGV, 4 do
   must_be(unit_prefix .. ARGV[i], 'hash')
 end
-for i = 3, #ARGV, 4 do
+for i = rows_at, #ARGV, 4 do
   local unit, spec, every, first = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
   local key = unit_prefix .. unit
   local known = redis.call('HMGET', key, 'spec', 'anchor', 'claim_by', 'claim_slot', 'claim_trigger')

@@ -1,8 +1,7 @@
 -- Forget the pauses that have ended by themselves.
 --
--- KEYS[1] paused  hash  scope -> JSON
+-- KEY   paused  hash  scope -> JSON
 -- returns nothing
-local paused = KEYS[1]
 -- include now
 -- include pause_holds
 local stored = redis.call('HGETALL', paused)

@@ -1,16 +1,14 @@
 -- Take units out of the clock: disabled, or unknown to the leader's code. What they remember stays.
 --
--- KEYS[1] leader  string  owner:term of the living leader
--- KEYS[2] due     zset    unit -> next poll
--- ARGV[1] mine    text    owner:term
--- ARGV[2..] unit  text    names
+-- KEY   leader  string  owner:term of the living leader
+-- KEY   due     zset    unit -> next poll
+-- ARG   mine    text    owner:term
+-- ARGS  units   text    names
 -- returns 1, or 0 when this caller does not lead
-local leader, due = KEYS[1], KEYS[2]
-local mine = ARGV[1]
 if redis.call('GET', leader) ~= mine then
   return 0
 end
-if #ARGV > 1 then
-  redis.call('ZREM', due, unpack(ARGV, 2))
+if units_at <= #ARGV then
+  redis.call('ZREM', due, unpack(ARGV, units_at))
 end
 return 1
