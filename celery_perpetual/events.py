@@ -138,6 +138,9 @@ DJANGO_CONNECTIONS_KEPT = _warning(
 
 # Publishing.
 PUBLISH_DELAYED = _warning("publish.delayed", "poll %(poll_id)s is not published yet, the relay tries again: %(error)s")
+ITEM_UNPUBLISHED = _error(
+    "publish.item_parked", "task %(task_id)s (%(task)s) of poll %(poll_id)s cannot be published and is parked"
+)
 PUBLISH_FAILED = _error("publish.failed", "could not publish poll %(poll_id)s, the relay tries again")
 BATCH_DONE_DELAYED = _error(
     "batch_done.delayed", "could not send on_batch_done of poll %(poll_id)s, the next cycle tries again"

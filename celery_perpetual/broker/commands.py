@@ -41,6 +41,12 @@ class BrokerCommands:
         """Add messages of one list."""
         self.pushes.setdefault(key, []).extend(messages)
 
+    def extend(self, other: BrokerCommands) -> None:
+        """Add other commands."""
+        for key, messages in other.pushes.items():
+            self.push(key, messages)
+        self.others += other.others
+
     def packed(self, *, front: bool = False) -> tuple[list[Any], list[str]]:
         """Commands and their keys as scripts take them: a command names its key by its position among them.
 

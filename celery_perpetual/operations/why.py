@@ -109,12 +109,13 @@ def _about_room(contract: TaskContract, unit: Unit) -> list[Reason]:
 def _about_parked(store: Store, contract: TaskContract) -> list[Reason]:
     with store.errors("parked"):
         texts = [text for _, text in store.redis.hscan_iter(store.keys.parked, count=500)]
-    count = sum(json.loads(text)["task"] == contract.name for text in texts)
-    if not count:
+    found = [each for each in map(json.loads, texts) if each["task"] == contract.name]
+    if not found:
         return []
+    last = max(found, key=lambda each: each["parked_at"])
     return [
         Reason(
-            evidence=f"{count} tasks are parked",
+            evidence=f"{len(found)} tasks are parked, the last one because {last['reason']}",
             meaning="they keep their keys and their room until an operator recovers, fails or cancels them",
             help="celery -A proj perpetual parked",
         )

@@ -135,7 +135,6 @@ class Runner:
         if len(items) > CHUNK and not self.ledger.stage(claim.unit, claim.poll_id, items):
             return refused(claim)
         try:
-            self.publisher.rehearse(items)
             messages = self.publisher.build(claim.poll_id, items)
         except StoreUnavailable:
             raise

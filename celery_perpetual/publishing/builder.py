@@ -29,6 +29,11 @@ class Messages(NamedTuple):
     after_publish: AfterPublish
     """The signals that are due once they have."""
 
+    def extend(self, other: Messages) -> None:
+        """Add other messages."""
+        self.commands.extend(other.commands)
+        self.after_publish.extend(other.after_publish)
+
 
 class Builder:
     """Messages of one poll, in one go or chunk by chunk. For one thread."""

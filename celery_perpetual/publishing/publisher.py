@@ -12,24 +12,24 @@ that at hand and need not read it back.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
 from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.unacked import shares_redis
-from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.errors import InvalidItem, StoreUnavailable, described
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger.item import CheckedItem
-from celery_perpetual.ledger.record import Record, opened, read_item
+from celery_perpetual.ledger.record import Record, read_item
 from celery_perpetual.publishing.builder import Builder, Messages
 from celery_perpetual.publishing.capture import Capture
-from celery_perpetual.publishing.message import has_own_sender, route, send
+from celery_perpetual.publishing.message import has_own_sender, send
+from celery_perpetual.publishing.one_by_one import PublishChunk, park, publish_apart
+from celery_perpetual.publishing.rehearsal import first_fault
 from celery_perpetual.publishing.sender import AfterPublish
-from celery_perpetual.publishing.stamp import IndexedItems
-from celery_perpetual.publishing.stampable import Kind, kind_of
 from celery_perpetual.publishing.transports import open_transport
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.connection import Store
@@ -42,12 +42,6 @@ if TYPE_CHECKING:
 
 #: Broker commands that one script may run at once; a queue that expires takes several per message.
 MOST_COMMANDS = 2000
-
-#: Brings a chunk to the broker, or returns the commands by which the script does.
-PublishChunk = Callable[[IndexedItems], Messages]
-
-#: How many kinds of items are tried out before a commit.
-MOST_KINDS = 20
 
 
 class Publisher:
@@ -64,28 +58,34 @@ class Publisher:
         """Whether the broker is the store's own server and database."""
         return shares_redis(self.app, self.store)
 
-    def rehearse(self, items: Sequence[CheckedItem]) -> None:
-        """Route one of each kind of item, so that what cannot be sent is refused before it is committed.
+    def build(self, poll_id: str, items: Sequence[CheckedItem]) -> Messages:
+        """The messages of a small batch, for the commit to push; none where it cannot.
+
+        Then they are rehearsed: an item that cannot be published is refused before it is committed.
 
         Raises:
-            Exception: whatever the router or a queue that does not exist raises.
+            InvalidItem: the message of an item cannot be built.
+            kombu.exceptions.OperationalError: the broker, which is the store, did not answer.
         """
-        kinds: dict[Kind, CheckedItem] = {}
-        for item in items:
-            kinds.setdefault(kind_of(item), item)
-            if len(kinds) == MOST_KINDS:
-                break
-        for item in kinds.values():
-            route(self.app, opened(item))
-
-    def build(self, poll_id: str, items: Sequence[CheckedItem]) -> Messages:
-        """The messages of a small batch, for the commit to push; none where it cannot."""
         none = Messages(BrokerCommands(), AfterPublish())
         if len(items) > CHUNK or not self.shares_redis or self._one_by_one(items):
+            self._rehearse(items)
             return none
-        with self._builder(poll_id) as builder:
-            messages = builder.build(list(enumerate(items)))
+        try:
+            with self._builder(poll_id) as builder:
+                messages = builder.build(list(enumerate(items)))
+        except Exception:
+            self._rehearse(items)
+            raise
         return messages if len(messages.commands) <= MOST_COMMANDS else none
+
+    def _rehearse(self, items: Sequence[CheckedItem]) -> None:
+        fault = first_fault(self.app, items)
+        if fault is not None:
+            index, error = fault
+            raise InvalidItem(
+                f"item {index} (task {items[index].task}) cannot be published: {described(error)}"
+            ) from error
 
     def publish(self, poll_id: str, items: Sequence[CheckedItem] = ()) -> int:
         """Publish what a committed batch has not published yet, and return how many items that were.
@@ -125,9 +125,17 @@ class Publisher:
                 last = min(total, (first // CHUNK + 1) * CHUNK)
                 indexed = self._indexed(task, poll_id, first, last, items)
                 singly = self._one_by_one(item for _, item in indexed)
-                if singly not in by_kind:
-                    by_kind[singly] = self._chunk_publisher(poll_id, stack, one_by_one=singly)
-                done = self._publish_part(by_kind[singly](indexed), poll_id, first, last)
+                open_publisher = partial(self._chunk_publisher, poll_id, one_by_one=singly)
+                try:
+                    if singly not in by_kind:
+                        by_kind[singly] = open_publisher(stack)
+                    messages = by_kind[singly](indexed)
+                except Exception as error:
+                    by_kind.clear()
+                    stack.close()
+                    messages, unpublished = publish_apart(self.app, open_publisher, indexed, error)
+                    park(self.store, poll_id, unpublished)
+                done = self._publish_part(messages, poll_id, first, last)
                 sent += last - first if done else 0
                 state = (task, last, total) if done == 1 else self._state(poll_id) if done else None
         return sent

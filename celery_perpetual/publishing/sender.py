@@ -44,6 +44,10 @@ class AfterPublish:
         if signal.receivers:
             self._calls.append(SignalCall(signal, arguments))
 
+    def extend(self, other: AfterPublish) -> None:
+        """Take over the calls of another one."""
+        self._calls += other.take()
+
     def send(self) -> None:
         """Send everything that was kept, in order. Receivers cannot raise: Celery logs what they raise."""
         calls, self._calls = self._calls, []
@@ -71,12 +75,20 @@ class _KeptSignal:
         self._sender.after_publish.add(self._signal, arguments)
 
 
+class _SilentSignal:
+    """A signal that is not sent."""
+
+    receivers = ()
+
+    def send(self, **arguments: Any) -> None:
+        """Send nothing."""
+
+
 class _Signals:
     """``celery.signals`` for the sender; before the publish everything is as usual."""
 
-    before_task_publish = signals.before_task_publish
-
-    def __init__(self, sender: QuietSender) -> None:
+    def __init__(self, sender: QuietSender, *, is_silent: bool) -> None:
+        self.before_task_publish = _SilentSignal() if is_silent else signals.before_task_publish
         self.after_task_publish = _KeptSignal(signals.after_task_publish, sender)
         self.task_sent = _KeptSignal(signals.task_sent, sender)
 
@@ -85,14 +97,18 @@ class QuietSender:
     """``app.amqp.send_task_message``, but the signals after the publish go to ``after_publish``.
 
     A sender that is not Celery's is called as it is, and sends its signals when it likes.
+
+    Args:
+        is_silent: nothing is published, so ``before_task_publish`` is not sent either.
     """
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, *, is_silent: bool = False) -> None:
         self.after_publish = AfterPublish()
         amqp: Any = app.amqp
         self._send: Callable[..., Any] = amqp.send_task_message
         if is_celerys_own(amqp):
-            quiet = FunctionType(_MAKER.__code__, {**_MAKER.__globals__, "signals": _Signals(self)}, _MAKER.__name__)
+            own = {**_MAKER.__globals__, "signals": _Signals(self, is_silent=is_silent)}
+            quiet = FunctionType(_MAKER.__code__, own, _MAKER.__name__)
             self._send = quiet(amqp)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:

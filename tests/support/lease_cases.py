@@ -153,6 +153,10 @@ LEASE_CASES = [
     Case("declare_lost", "ended", W.over, W.declare_lost, answers(b"gone"), writes=False),
     Case("declare_lost", "counted meanwhile", W.lost_and_sent, W.declare_lost, answers(b"gone"), writes=False),
     Case("declare_lost", "replaced", lambda w: w.released("delegated"), W.declare_lost, answers(b"gone"), writes=False),
+    Case("park_unpublished", "it cannot be published", W.committed, W.park_unpublished, answers(1), then(0),
+         touches=lambda w: {key: kind for key, kind in parked_keys("")(w).items() if ":held:" not in key}),
+    Case("park_unpublished", "executed", W.begun, W.park_unpublished, answers(0), writes=False),
+    Case("park_unpublished", "ended", W.over, W.park_unpublished, answers(0), writes=False),
     # ---- ends under leases
     Case("finish", "with its lease", W.begun, W.ended, answers([1, 0]), touches=end_keys(ONE)),
     Case("finish", "acknowledged with it", lambda w: (w.begun(), w.received("n1")), lambda w: w.ended(tag="tag of n1"),

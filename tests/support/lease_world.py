@@ -60,6 +60,11 @@ class LeaseWorld(World):
     def recover(self, task_id: str = ITEM) -> Slots:
         return {"completion": self.keys.completion(task_id), "queue": self.keys.queue(task_id), "id": task_id}
 
+    def park_unpublished(self, task_id: str = ITEM) -> Slots:
+        where = item_slots(self.keys, task_id)
+        del where["poll"]
+        return {**where, "id": task_id, "task": "deliver", "reason": "it cannot be published: KeyError: 'nowhere'"}
+
     def declare_lost(
         self, task_id: str = ITEM, *, on_lost: str = "requeue", most: int = 3, recoveries: int = 0, counts: bool = True,
     ) -> Slots:  # fmt: skip

@@ -1,0 +1,126 @@
+"""Publishes a chunk item by item after it could not be published as a whole, so that one item does not hold up all.
+
+An item that cannot be published is parked with its reason: an operator mends the cause and lets it run, or fails it.
+A broker that does not answer, or does not confirm, is no fault of an item: that is raised, and the relay tries again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import OperationalError
+
+from celery_perpetual import events
+from celery_perpetual.broker.commands import BrokerCommands
+from celery_perpetual.errors import StoreUnavailable, described
+from celery_perpetual.ledger.ids import item_id, parse_item_id
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.publishing.builder import Messages
+from celery_perpetual.publishing.message import has_own_sender
+from celery_perpetual.publishing.rehearsal import faults
+from celery_perpetual.publishing.sender import AfterPublish
+from celery_perpetual.publishing.stamp import IndexedItems
+from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
+from celery_perpetual.telemetry import emit
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+#: Brings items to the broker, or returns the commands by which a script does.
+PublishChunk = Callable[[IndexedItems], Messages]
+
+#: Errors that say nothing about the item.
+_NOT_THE_ITEMS = (StoreUnavailable, OperationalError, SoftTimeLimitExceeded)
+
+
+class Unpublished(NamedTuple):
+    """An item that cannot be published."""
+
+    at: int
+    """Index of the item in its batch."""
+    item: CheckedItem
+    error: Exception
+
+
+def publish_apart(
+    app: Celery, open_publisher: Callable[[ExitStack], PublishChunk], indexed: IndexedItems, error: Exception
+) -> tuple[Messages, list[Unpublished]]:
+    """Publish what can be published.
+
+    Args:
+        error: the reason why the chunk could not be published as a whole.
+        open_publisher: opens a way to the broker that the stack closes; a new one after each fault.
+
+    Returns:
+        What is left to do for the items that can be published, and the others.
+
+    Raises:
+        Exception: the broker does not answer.
+    """
+    if isinstance(error, _NOT_THE_ITEMS) or not _broker_answers(app):
+        raise error
+    known = faults(app, indexed)
+    all_messages, unpublished = Messages(BrokerCommands(), AfterPublish()), []
+    with ExitStack() as stack:
+        publish: PublishChunk | None = None
+        for index, item in indexed:
+            fault = known.get(index)
+            if fault is None:
+                try:
+                    publish = publish or open_publisher(stack)
+                    all_messages.extend(publish([(index, item)]))
+                    continue
+                except _NOT_THE_ITEMS:
+                    raise
+                except Exception as raised:
+                    if not _is_the_items(app, item, raised):
+                        raise
+                    fault, publish = raised, None
+                    stack.close()
+            unpublished.append(Unpublished(index, item, fault))
+    return all_messages, unpublished
+
+
+def _is_the_items(app: Celery, item: CheckedItem, error: Exception) -> bool:
+    """Whether an error was raised for the item, and not because the broker is away."""
+    errors = app.connection_for_write().connection_errors
+    is_of_a_connection = isinstance(error, errors) and not has_own_sender(app.tasks.get(item.task))
+    return not is_of_a_connection and _broker_answers(app)
+
+
+def _broker_answers(app: Celery) -> bool:
+    try:
+        with app.connection_for_write() as connection:
+            channel: Any = connection.channel()
+            channel.close()
+    except Exception:  # whatever it raises, the broker cannot be used
+        return False
+    return True
+
+
+def park(store: Store, poll_id: str, unpublished: list[Unpublished]) -> None:
+    """Leave items to an operator; harmless where that has been done.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    keys = store.keys
+    for index, item, error in unpublished:
+        task_id, reason = item_id(poll_id, index), f"it cannot be published: {described(error)}"
+        where = parse_item_id(task_id)
+        assert where is not None
+        parked = script("park_unpublished")(
+            store,
+            chunk=keys.chunk(poll_id, where.chunk),
+            done=keys.done(poll_id, where.chunk),
+            id=task_id,
+            position=where.position,
+            task=item.task,
+            reason=reason,
+        )
+        if parked:
+            emit(events.ITEM_UNPUBLISHED, task_id=task_id, task=item.task, poll_id=poll_id, error=error)
