@@ -4,9 +4,11 @@ BIN := .venv/bin
 # Processes under test mostly wait, so more of them than cores pay off.
 JOBS ?= 5
 ARGS ?=
+# Measuring makes processes slower, and tests of chaos race their clocks; COVERED= measures those too.
+COVERED ?= --ignore=tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test matrix lint bench bench-quick clean
+.PHONY: help demo example test matrix coverage lint bench bench-quick clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -24,6 +26,13 @@ test: .venv/dev.stamp ## all tests, on private servers
 
 matrix: .venv/dev.stamp ## the tests of the rarer pools
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m matrix $(ARGS)
+
+# The processes that tests start have folders of their own, so where they write is said by its full path.
+coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
+coverage: .venv/dev.stamp ## all tests but those of chaos, and which branches of the package they go through
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n $(JOBS) --dist worksteal $(COVERED) $(ARGS); \
+	  status=$$?; $(BIN)/python -m coverage combine --quiet && $(BIN)/python -m coverage report && exit $$status
 
 lint: .venv/dev.stamp ## style, format and types
 	$(BIN)/ruff check .

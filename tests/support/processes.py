@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 # How long children may outlive the main process of their group before the test fails: a pool's children notice the
 # end of their parent by themselves.
 GRACE_SECONDS = 5.0
+
+#: Whether `make coverage` measures what these processes execute.
+MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ
+SECONDS_TO_WRITE_COVERAGE = 4.0
 
 # Kills the groups that it was told, unless it is told that they are gone, when its input ends: the test process that
 # was killed itself cannot do so.
@@ -231,6 +236,8 @@ class Processes:
 
     def end(self, grace: float = GRACE_SECONDS) -> list[str]:
         """Kill what still runs; return complaints about groups that outlived their main process."""
+        if MEASURED:
+            self._let_end()
         # SIGKILL and no farewell: how a shutdown goes is the matter of tests that call terminate().
         for process in self.started:
             if process.alive:
@@ -239,6 +246,14 @@ class Processes:
         self._tell_reaper("gone")
         self._reaper.communicate()
         return complaints
+
+    def _let_end(self) -> None:
+        """Give what still runs a chance to end by itself: a killed process leaves no record of what it executed."""
+        alive = [process for process in self.started if process.alive]
+        for process in alive:
+            process.signal(signal.SIGTERM)
+        with suppress(AssertionError):
+            wait_until(lambda: not any(process.alive for process in alive), "all ended", SECONDS_TO_WRITE_COVERAGE)
 
     def _tell_reaper(self, word: str) -> None:
         assert self._reaper.stdin is not None
