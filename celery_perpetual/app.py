@@ -166,7 +166,7 @@ class Perpetual(LeaseOperations):
         """
         _only_polling(queue, routine)
         if until is not None and until.tzinfo is None:
-            raise ContractError(f"pause: until must be an aware datetime, got the naive {until!r}")
+            raise ContractError(f"pause: until must be an aware datetime, got {until!r} without a time zone")
         paused = Paused(
             scope=self._scope(task, tenant),
             by=f"{getpass.getuser()}@{socket.gethostname()}",
@@ -263,7 +263,9 @@ class Perpetual(LeaseOperations):
 
     def _scope(self, task: Any, tenant: Any) -> str:
         if task is None and tenant is not None:
-            raise ContractError("a tenant needs its task; tenants across tasks are not available yet")
+            raise ContractError(
+                f"tenant {tenant!r} was given without a task; add the task (a tenant of all tasks is not available yet)"
+            )
         return EVERYTHING if task is None else find(self.app, task, tenant).name
 
     def _units_of(self, scope: str) -> list[str]:
@@ -273,4 +275,6 @@ class Perpetual(LeaseOperations):
 def _only_polling(queue: str | None, routine: str | None) -> None:
     for name, value in (("queue", queue), ("routine", routine)):
         if value is not None:
-            raise ContractError(f"pausing a {name} is not available yet")
+            raise ContractError(
+                f"pause and resume of {name} {value!r} are not available yet; give a task, or nothing for everything"
+            )

@@ -159,9 +159,13 @@ def _scheduler(name: str, seen: str) -> str:
     try:
         found = symbol_by_name(seen)
     except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(f"setting {PREFIX}{name} {seen!r} cannot be imported: {error}") from None
+        raise SettingsError(
+            f"setting {PREFIX}{name} must be written as module:Class, and {seen!r} cannot be imported: {error}"
+        ) from None
     if not (isclass(found) and issubclass(found, Scheduler)):
-        raise SettingsError(f"setting {PREFIX}{name} {seen!r} is no celery.beat Scheduler class, but {found!r}")
+        raise SettingsError(
+            f"setting {PREFIX}{name} must name a class of celery.beat.Scheduler, got {seen!r}, which is {found!r}"
+        )
     return seen
 
 

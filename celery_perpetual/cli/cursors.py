@@ -26,7 +26,7 @@ def _value(_ctx: click.Context, _param: click.Parameter, text: str | None) -> An
     try:
         return json.loads(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is not JSON; a text is written with quotes: '\"abc\"'") from None
+        raise click.BadParameter(f"{text!r} is not JSON; write a text with quotes: '\"abc\"'") from None
 
 
 @verb

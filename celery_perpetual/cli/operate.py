@@ -46,7 +46,7 @@ def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
 def _one_scope(everything: bool, **scopes: str | None) -> None:
     named = [name for name in ("task", "queue", "routine") if scopes[name] is not None]
     if everything == bool(named):
-        raise click.UsageError("say what: --task NAME, or --all")
+        raise click.UsageError("nothing to act on was given; add --task NAME, or --all")
 
 
 @verb

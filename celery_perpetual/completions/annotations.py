@@ -29,5 +29,5 @@ def annotate(**meta: Any) -> None:
     except (TypeError, ValueError, RecursionError) as error:
         raise ContractError(f"annotate: the values must be JSON ({error})") from None
     if length > LONGEST:
-        raise ContractError(f"annotate: {length} characters of JSON, at most {LONGEST} are kept")
+        raise ContractError(f"annotate: {length} characters of JSON are too many, at most {LONGEST} are allowed")
     request.perpetual_meta = known

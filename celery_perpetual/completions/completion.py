@@ -79,8 +79,8 @@ class Completion:
         """
         if self.ok:
             return
-        told = {PENDING: "has not ended", UNKNOWN: "is not known", NEEDS_ATTENTION: "is parked and needs attention"}
-        what = told.get(self.status, f"ended as {self.status}")
+        words = {PENDING: "has not ended", UNKNOWN: "is not known", NEEDS_ATTENTION: "is parked and needs attention"}
+        what = words.get(self.status, f"ended as {self.status}")
         what += " in time" if self.timed_out else ""
         detail = f": {self.error['type']}: {self.error['message']}" if self.error else ""
         kind = TaskLost if self.status == LOST else NotSuccessful

@@ -182,10 +182,10 @@ class ItemReader:
         """``countdown`` and ``expires`` count from the poll, however late the message is sent."""
         countdown = options.pop("countdown", None)
         if countdown:  # Celery prefers it to an eta
-            options["eta"] = self._later(countdown)
+            options["eta"] = self._later("countdown", countdown)
         expires = options.get("expires")
         if isinstance(expires, int | float) and not isinstance(expires, bool):
-            options["expires"] = self._later(expires)
+            options["expires"] = self._later("expires", expires)
         for name in ("eta", "expires"):
             if isinstance(options.get(name), datetime):
                 options[name] = options[name].isoformat()
@@ -193,11 +193,11 @@ class ItemReader:
                 must_be_a_time(name, options[name])
         return {name: value for name, value in options.items() if value is not None}
 
-    def _later(self, seconds: Any) -> datetime:
+    def _later(self, name: str, seconds: Any) -> datetime:
         try:
             later: datetime = maybe_make_aware(self.app.now() + timedelta(seconds=seconds), tz=self.app.timezone)
         except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidItem(f"{seconds!r} is not a number of seconds ({error})") from None
+            raise InvalidItem(f"option {name} must be a number of seconds, got {seconds!r} ({error})") from None
         return later
 
 

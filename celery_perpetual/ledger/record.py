@@ -64,7 +64,9 @@ def read_item(record: bytes, unit_task: str) -> CheckedItem:
     head, _, rest = record.partition(b"\n")
     version, key_length, options_length = head.split(b" ")
     if version != VERSION:
-        raise ValueError(f"ledger record of version {version!r}; this release reads {VERSION!r}")
+        raise ValueError(
+            f"the ledger record has version {version!r}, and this release reads {VERSION!r}; run one release everywhere"
+        )
     at = 0 if key_length == b"-" else int(key_length)
     end = at + int(options_length)
     key = None if key_length == b"-" else rest[:at].decode()

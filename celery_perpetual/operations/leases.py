@@ -204,7 +204,9 @@ class LeaseOperations(Namespace):
                     bound.queue_declare(passive=True)
                 except connection.channel_errors as error:
                     known = ", ".join(sorted(name for name in self.app.amqp.queues if name != queue))
-                    raise NotFound(f"no queue {queue!r} is there to purge; the app knows {known}") from error
+                    raise NotFound(
+                        f"queue {queue!r} was not purged: this app does not know it; it knows {known}"
+                    ) from error
             while (message := bound.get(no_ack=True)) is not None:
                 count += 1
                 headers = message.headers or {}

@@ -60,8 +60,8 @@ def address(url: str, transport_options: Mapping[str, Any] | None = None, ssl: A
         parts = [url_to_parts(part) for part in url.split(";") if part]
     except ValueError:  # its text may hold the password
         raise SettingsError(
-            "a store URL cannot be taken apart; host, port and database must be plain, and special characters of the "
-            "password percent-encoded"
+            "the store URL (perpetual_store_url or broker_url) cannot be parsed; write special characters of the "
+            "user and the password percent-encoded, and a number for the port"
         ) from None
     first, query = parts[0], dict(parts[0].query)
     login = {"username": first.username, "password": first.password, **_tls(first.scheme, query, ssl)}
@@ -94,7 +94,9 @@ def _host(name: str | None) -> str:
 def _db(url: str, path: str | None) -> int:
     text = (path or "0").strip("/") or "0"
     if not text.isdigit():
-        raise SettingsError(f"store URL {without_password(url)} must name a database number, got {text!r}")
+        raise SettingsError(
+            f"store URL {without_password(url)} must name a database number, got {text!r}; end it with /0 for example"
+        )
     return int(text)
 
 

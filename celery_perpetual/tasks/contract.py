@@ -178,8 +178,8 @@ def _takes_poll(function: Callable[..., Any]) -> bool:
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         raise ContractError(
-            f"next_batch takes no argument or one Poll, but {getattr(function, '__qualname__', function)} "
-            f"needs {', '.join(p.name for p in needed)}; a function given to the decorator gets no task"
+            f"next_batch must take no argument or one Poll, but {getattr(function, '__qualname__', function)} "
+            f"needs {', '.join(p.name for p in needed)}; a function given to the decorator does not get the task"
         )
     return bool(places)
 

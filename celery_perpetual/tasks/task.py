@@ -49,7 +49,10 @@ class PerpetualTask(Task):  # type: ignore[type-arg]
         """
         own = unwrapped(type(self))
         if own is None:
-            raise TypeError(f"{self.name}: define next_batch as a method of the class, .batch is for decorated tasks")
+            raise TypeError(
+                f"task {self.name} has a class, and .batch is for decorated tasks; define next_batch as a method of "
+                "the class"
+            )
         setattr(own, BATCH_ATTRIBUTE, function)
         return function
 

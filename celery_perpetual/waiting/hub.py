@@ -186,7 +186,7 @@ class Hub:
                 lost, self._reader = self._reader, self
             try:
                 if lost is not None:
-                    raise NoConnection("whoever read it does not any more")
+                    raise NoConnection("the thread that read the subscription is gone")
                 self._read(READ_SECONDS if on_duty else 0)
             except Exception as error:  # another thread's writing may break what is read here
                 self._disconnect(error)

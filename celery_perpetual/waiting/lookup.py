@@ -77,7 +77,9 @@ class Lookup:
         with self._turn():
             result = batch_result(self._store, poll_id)
         if result is None:
-            raise NotFound(f"no batch of poll {poll_id!r} is known; polls without items have none, and old ones expire")
+            raise NotFound(
+                f"no batch of poll {poll_id!r} is known; a poll without items has no batch, and old batches expire"
+            )
         return result
 
     def _in_ledger(self, ids: Sequence[str]) -> set[str]:

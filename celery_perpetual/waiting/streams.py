@@ -68,7 +68,10 @@ def _messages(store: Store, pubsub: Any) -> Iterator[Completion]:
             if message is None:
                 continue
             if message["type"] == "subscribe":  # redis-py has connected anew by itself
-                raise StoreUnavailable(f"the connection to store {store.shown} was lost for a moment (subscribe)")
+                raise StoreUnavailable(
+                    f"the connection to store {store.shown} was lost and completions may have been missed "
+                    "(subscribe); stream() misses none"
+                )
             yield from_json(message["data"])
     finally:
         pubsub.close()

@@ -86,7 +86,7 @@ class Subscription:
     def _ask_after_silence(self) -> None:
         silence = time.monotonic() - self._heard
         if silence > SILENCE + self._timeout:
-            raise NoConnection(f"the server has said nothing for {silence:.0f} s")
+            raise NoConnection(f"the server has sent nothing for {silence:.0f} s")
         if silence > SILENCE and not self._asked:
             self._asked = True
             self._send("PING", ())
@@ -154,4 +154,4 @@ def _number(data: bytes, at: int, end: int) -> int:
     try:
         return int(data[at + 1 : end])
     except ValueError:
-        raise NoConnection(f"not what a Redis server says: {data[at:end][:40]!r}") from None
+        raise NoConnection(f"the server sent an unknown reply: {data[at:end][:40]!r}") from None

@@ -147,7 +147,7 @@ def _must_hold(task: Any) -> None:
     execution = _mine(task)
     if execution is not None and not task.app.perpetual.grants.holds(execution):
         emit(events.EXECUTION_OVERTAKEN, task_id=execution.task_id)
-        raise LeaseLost(f"task {execution.task_id} has lost its lease; what it brings is dropped")
+        raise LeaseLost(f"task {execution.task_id} has lost its lease; its result is dropped")
 
 
 def _guarded(task: Any, tracer: Any) -> Any:
@@ -188,6 +188,6 @@ def _ignored(task_id: str, verdict: str) -> Any:
     """A delivery that must not run, as Celery's tracer answers for one that ignores itself."""
     emit(events.DELIVERY_DROPPED, task_id=task_id, verdict=verdict)
     try:
-        raise LeaseLost(f"delivery of {task_id} dropped: {verdict}")
+        raise LeaseLost(f"a delivery of task {task_id} is dropped: {verdict}")
     except LeaseLost as error:
         return trace_ok_t(ExceptionInfo(internal=True), TraceInfo(states.IGNORED, error), None, None)

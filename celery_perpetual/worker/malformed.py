@@ -43,7 +43,7 @@ def refusing(consumer: Any, strategy: Any) -> Any:
         except SHAPE_ERRORS as error:
             if checked:
                 raise
-            raise InvalidTaskError(f"message of task {headers.get('id')} has the wrong shape: {error}") from error
+            raise InvalidTaskError(f"message of task {headers.get('id')} is malformed: {error}") from error
 
     return received
 
@@ -58,13 +58,13 @@ def _check(message: Any, headers: Any) -> None:
     if not isinstance(payload, Mapping) and not (isinstance(payload, list | tuple) and len(payload) == 3):
         raise InvalidTaskError("the body must have three parts: args, kwargs, embed")
     if not isinstance(payload, Mapping) and not isinstance(payload[2] or {}, Mapping):
-        raise InvalidTaskError("the third part of the body is no mapping")
+        raise InvalidTaskError("the third part of the body must be a mapping")
     if headers.get("eta"):
         eta: Any = maybe_iso8601(headers["eta"])
         try:
             timezone.to_system(maybe_make_aware(eta))
         except OverflowError as error:
-            raise InvalidTaskError(f"the ETA {eta} is beyond all clocks") from error
+            raise InvalidTaskError(f"the ETA {eta} is out of range") from error
 
 
 def announcing_undecodable(consumer: Any) -> Any:

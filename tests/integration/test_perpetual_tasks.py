@@ -157,7 +157,7 @@ REFUSED = {
     "negative": ("poll_every=-1, next_batch=list", "poll_every must be at least 0.01 seconds, got -1"),
     "text": ("poll_every='soon', next_batch=list", "poll_every must be seconds, a timedelta or a Celery schedule"),
     "number": ("poll_every=1, next_batch=5", "next_batch must be a function, method or generator function, got 5"),
-    "two": ("poll_every=1, next_batch=lambda self, poll: []", "next_batch takes no argument or one Poll"),
+    "two": ("poll_every=1, next_batch=lambda self, poll: []", "next_batch must take no argument or one Poll"),
     "options": ("poll_every=1, next_batch=due, perpetual_options={}", "perpetual_options must be a PerpetualOptions"),
     "full": ("poll_every=1, next_batch=due, max_in_flight=0", "max_in_flight must be a whole number of at least 1"),
     "hasty": ("poll_every=1, next_batch=due, poll_timeout=-1", "poll_timeout must be at least"),

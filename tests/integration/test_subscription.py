@@ -66,7 +66,7 @@ def test_a_server_that_says_nothing_any_more_is_given_up(store: Store) -> None:
     subscribed.subscribe(["c"])
     read_for(subscribed, 0.05)
     store.redis.client_pause(1500)
-    with pytest.raises(NoConnection, match="said nothing"):
+    with pytest.raises(NoConnection, match="sent nothing"):
         read_for(subscribed, 1.4)
     subscribed.close()
 

@@ -227,7 +227,9 @@ def test_the_batch_decorator_is_for_decorated_tasks(app: Celery) -> None:
     """On a class-based task it says what to do instead."""
     task: Any = app.register_task(Deliver())
 
-    with pytest.raises(TypeError, match=r"shop\.deliver: define next_batch as a method of the class"):
+    with pytest.raises(
+        TypeError, match=r"task shop\.deliver has a class, .*; define next_batch as a method of the class"
+    ):
         task.batch(due)
 
 
@@ -338,8 +340,8 @@ WRONG = [
     ({"poll_every": "30"}, "poll_every must be seconds, a timedelta or a Celery schedule, got '30'"),
     ({"next_batch": 7}, "next_batch must be a function, method or generator function, got 7"),
     ({"next_batch": "due"}, "next_batch must be a function, method or generator function, got 'due'"),
-    ({"next_batch": lambda task, poll: [task, poll]}, "next_batch takes no argument or one Poll, but"),
-    ({"next_batch": lambda *, limit: [limit]}, "next_batch takes no argument or one Poll, but"),
+    ({"next_batch": lambda task, poll: [task, poll]}, "next_batch must take no argument or one Poll, but"),
+    ({"next_batch": lambda *, limit: [limit]}, "next_batch must take no argument or one Poll, but"),
     ({"max_in_flight": 0}, "max_in_flight must be a whole number of at least 1, got 0"),
     ({"max_in_flight": "many"}, "max_in_flight must be a whole number of at least 1, got 'many'"),
     ({"poll_timeout": 0}, "poll_timeout must be at least 0.05 seconds, got 0"),

@@ -62,5 +62,5 @@ def test_a_refusal_is_raised():
 
 
 def test_something_that_is_no_redis_is_told():
-    with pytest.raises(NoConnection, match="not what a Redis server says"):
+    with pytest.raises(NoConnection, match="the server sent an unknown reply"):
         frames(b"*what\r\n")

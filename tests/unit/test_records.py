@@ -97,5 +97,5 @@ def test_an_ordinary_record_is_small() -> None:
 @pytest.mark.parametrize("record", [b"2 1 0\n7[[7], {}]", b"0 - 0\n[[7], {}]", b"11 - 0\n[[7], {}]"])
 def test_a_record_of_another_version_is_refused(record: bytes) -> None:
     """A record of a later release is not guessed at."""
-    with pytest.raises(ValueError, match=r"ledger record of version b'\d+'; this release reads b'1'"):
+    with pytest.raises(ValueError, match=r"the ledger record has version b'\d+', and this release reads b'1'"):
         decode(record, UNIT)
