@@ -9,6 +9,8 @@ from celery_perpetual import events
 from celery_perpetual.completions.announce import Announcer
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.leases.grants import Grants
+from celery_perpetual.pauses import Pauses
+from celery_perpetual.polling.runner import Runner
 from celery_perpetual.settings import Settings
 from celery_perpetual.store.connection import Store
 from celery_perpetual.telemetry import emit
@@ -45,6 +47,16 @@ class Namespace:
             return False
 
     @cached_property
+    def runner(self) -> Runner:
+        """Runs polls in this process."""
+        return Runner(self.app, self.store)
+
+    @cached_property
+    def pauses(self) -> Pauses:
+        """The pauses, durable in the store."""
+        return Pauses(self.store)
+
+    @cached_property
     def announcer(self) -> Announcer:
         """Settles and announces ends; the signal handlers use it."""
         return Announcer(self.app, self.store, self.settings)
@@ -53,3 +65,12 @@ class Namespace:
     def grants(self) -> Grants:
         """Grants leases and takes them back; the guard uses it."""
         return Grants(self.app, self.store, self.settings, down=lambda: self.announcer.down)
+
+
+def namespace_of(app: Celery) -> Namespace:
+    """What ``Perpetual(app)`` has made, or the same without it: a beat may run for an app that is not wired."""
+    found: Namespace | None = getattr(app, "perpetual", None)
+    if found is None:
+        found = Namespace()
+        found.app = app
+    return found

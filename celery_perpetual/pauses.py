@@ -1,4 +1,4 @@
-"""Pauses: durable, with who, why and until when."""
+"""Pauses: durable, with their scope, who made them, why, and until when."""
 
 from __future__ import annotations
 
@@ -12,17 +12,42 @@ from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.times import format_time, parse_time, to_ms
 
-EVERYTHING = "*"
 #: A client repeats a call whose reply got lost for seconds at most.
 RECEIPT_TTL_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a pause stops."""
+
+    kind: str
+    """``everything`` or ``unit``."""
+    name: str = ""
+
+    @property
+    def key(self) -> str:
+        """As the store and programs name it: ``*`` for everything, the name of a unit."""
+        return "*" if self.kind == "everything" else self.name
+
+    @classmethod
+    def of(cls, key: str) -> Scope:
+        """The scope of a key; the inverse of :attr:`key`."""
+        return EVERYTHING if key == "*" else cls("unit", key)
+
+
+EVERYTHING = Scope("everything")
+
+
+def scopes_of(unit: str) -> tuple[Scope, ...]:
+    """Every scope whose pause stops the polls of a unit, the widest first."""
+    return (EVERYTHING, Scope("unit", unit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paused:
     """One pause."""
 
-    scope: str
-    """Name of a unit, or ``*`` for everything."""
+    scope: Scope
     by: str
     reason: str
     at: datetime
@@ -32,13 +57,14 @@ class Paused:
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         until = None if self.until is None else format_time(self.until)
-        return {"scope": self.scope, "by": self.by, "reason": self.reason, "at": format_time(self.at), "until": until}
+        return {
+            "scope": self.scope.key, "by": self.by, "reason": self.reason, "at": format_time(self.at), "until": until,
+        }  # fmt: skip
 
     def to_json(self) -> str:
         """As it is stored; scripts compare ``until_ms``."""
-        unit = {} if self.scope == EVERYTHING else {"unit": self.scope}
         until = None if self.until is None else to_ms(self.until)
-        return json.dumps({**self.to_dict(), **unit, "until_ms": until})
+        return json.dumps({**self.to_dict(), **_unit(self.scope), "until_ms": until})
 
 
 class Pauses:
@@ -47,35 +73,40 @@ class Pauses:
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def now(self) -> dict[str, Paused]:
+    def now(self) -> dict[Scope, Paused]:
         """Every pause that holds now, by scope."""
         with self.store.errors("pauses"):
             stored = self.store.redis.hgetall(self.store.keys.paused)
         if not stored:
             return {}
-        found = {scope.decode(): _parsed(scope.decode(), text) for scope, text in stored.items()}
+        found = [_parsed(Scope.of(key.decode()), text) for key, text in stored.items()]
         now = self.store.now()
-        return {scope: pause for scope, pause in found.items() if pause.until is None or to_ms(pause.until) > now}
+        return {pause.scope: pause for pause in found if pause.until is None or to_ms(pause.until) > now}
 
     def pause(self, paused: Paused) -> None:
         """Pause a scope; pausing again replaces reason and end."""
-        script("pause")(self.store, scope=paused.scope, pause=paused.to_json())
+        script("pause")(self.store, scope=paused.scope.key, pause=paused.to_json())
 
-    def resume(self, scope: str, about: str, poll_now: list[str]) -> bool:
+    def resume(self, scope: Scope, at: datetime, poll_now: list[str]) -> bool:
         """End the pause of a scope, and poll these units at once; False if it was not paused."""
-        receipt = self.store.keys.receipt(uuid4().hex)
+        about = {"scope": scope.key, "unit": None, **_unit(scope), "at": format_time(at)}
         return bool(
             script("resume")(
-                self.store, receipt=receipt, scope=scope, about=about, receipt_ttl=RECEIPT_TTL_MS, units=poll_now
+                self.store, receipt=self.store.keys.receipt(uuid4().hex), scope=scope.key, about=json.dumps(about),
+                receipt_ttl=RECEIPT_TTL_MS, units=poll_now,
             )
-        )
+        )  # fmt: skip
 
     def trim(self) -> None:
         """Forget pauses that have ended by themselves."""
         script("trim_pauses")(self.store)
 
 
-def _parsed(scope: str, text: bytes) -> Paused:
+def _unit(scope: Scope) -> dict[str, str]:
+    return {"unit": scope.name} if scope.kind == "unit" else {}
+
+
+def _parsed(scope: Scope, text: bytes) -> Paused:
     found = json.loads(text)
     until = parse_time(found["until"]) if found.get("until") else None
     return Paused(scope=scope, by=found["by"], reason=found["reason"], at=parse_time(found["at"]), until=until)

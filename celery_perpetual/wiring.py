@@ -12,10 +12,9 @@ from celery_perpetual import events
 from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
+from celery_perpetual.namespace import namespace_of
 from celery_perpetual.polling.in_worker import TASK as POLL_TASK
 from celery_perpetual.seams.table import install_seams, unknown_seams, unseen_versions
-from celery_perpetual.settings import Settings
-from celery_perpetual.store.connection import Store
 from celery_perpetual.tasks.discovery import discover
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.signals import connect
@@ -74,9 +73,8 @@ class WorkerCheck(bootsteps.Step):
         super().__init__(worker, **options)
         app = worker.app
         try:
-            settings = Settings.from_app(app)
             discovery = discover(app)
-            Store.from_app(app, settings)
+            namespace_of(app).store  # noqa: B018  # made from the settings, which are checked by that
         except PerpetualError as error:
             raise click.ClickException(str(error)) from error
         if unseen := unseen_versions():

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from celery_perpetual import events
 from celery_perpetual.beat.clock import Clock
+from celery_perpetual.beat.cycle import Cycle
 from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.maintenance import Maintenance
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.beat.store_identity import StoreIdentity
-from celery_perpetual.leases.grants import Grants
-from celery_perpetual.pauses import Pauses
+from celery_perpetual.namespace import Namespace
 from celery_perpetual.polling.end import given_up
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import PollThreads
-from celery_perpetual.recovery.sweep import Sweep
-from celery_perpetual.settings import Settings
-from celery_perpetual.store.connection import Store
 from celery_perpetual.telemetry import emit
-
-if TYPE_CHECKING:
-    from celery import Celery
-
 
 #: What a stopping beat waits for the release of its lead; SIGTERM must end it within seconds.
 STOP_WAIT = 3.0
@@ -34,15 +26,15 @@ STOP_WAIT = 3.0
 class Engine:
     """The perpetual part of one beat process."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, namespace: Namespace) -> None:
         """Read the settings; nothing runs yet.
 
         Raises:
             SettingsError: a setting is wrong.
         """
-        self.app = app
-        self.settings = Settings.from_app(app)
-        self.store = Store.from_app(app, self.settings)
+        self.namespace = namespace
+        self.settings = namespace.settings
+        self.store = namespace.store
         self.entry_runs = EntryRuns(self.store)
         self._leadership: Leadership | None = None
         self._threads: list[Clock | Maintenance] = []
@@ -69,29 +61,29 @@ class Engine:
             ContractError: a perpetual task is wrong.
             StoreUnavailable: no contact with the store within ``perpetual_store_wait``.
         """
-        settings, store = self.settings, self.store
-        roster = Roster(self.app, settings)
-        if getattr(self.app, "perpetual", None) is None:
+        app, settings, store = self.namespace.app, self.settings, self.store
+        roster = Roster(app, settings)
+        if getattr(app, "perpetual", None) is None:
             emit(events.WIRING_MISSING)
         store.wait(settings.store_wait, meanwhile)
         leadership = Leadership(
             store,
-            app_name=self.app.main or "__main__",
+            app_name=app.main or "__main__",
             ttl=settings.leader_ttl,
         )
         leadership.knows(len(roster.discovery.tasks), roster.discovery.digest())
-        runner = Runner(self.app, store)
+        runner = self.namespace.runner
         polls = PollThreads(runner.poll, settings.poll_threads, settings.max_abandoned_polls)
         clock = Clock(store, leadership, roster, runner, polls, self.entry_runs)
         self.entry_runs.on_run = polls.on_end = clock.wake
         memory = StoreIdentity(
             store,
-            Pauses(store),
+            self.namespace.pauses,
             pause=settings.on_store_lost == "pause",
         )
-        sweep = Sweep(self.app, Grants(self.app, store, settings))
-        cycle = Maintenance(store, leadership, roster, runner, sweep, settings.cycle_interval, memory.refresh)
-        self._leadership, self._threads = leadership, [clock, cycle]
+        cycle = Cycle(self.namespace, lambda: roster.units.keys() | roster.disabled)
+        maintenance = Maintenance(cycle, leadership, settings.cycle_interval, memory.refresh)
+        self._leadership, self._threads = leadership, [clock, maintenance]
         leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
         for thread in self._threads:
             thread.start()

@@ -18,7 +18,7 @@ from celery.utils.imports import symbol_by_name
 from celery_perpetual import events
 from celery_perpetual.beat.banner import banner
 from celery_perpetual.beat.engine import Engine
-from celery_perpetual.settings import Settings
+from celery_perpetual.namespace import namespace_of
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class PerpetualScheduler(Scheduler):
 
     def __new__(cls, app: Celery, **_: Any) -> PerpetualScheduler:  # noqa: PYI034  # a subclass of it, made here
         """Put the configured base scheduler behind this class."""
-        base = symbol_by_name(Settings.from_app(app).base_scheduler)
+        base = symbol_by_name(namespace_of(app).settings.base_scheduler)
         if issubclass(cls, base):
             return object.__new__(cls)
         # Celery's own schedulers keep last runs beside the process; others share them in a database of their own.
@@ -63,7 +63,7 @@ class PerpetualScheduler(Scheduler):
             ContractError: a perpetual task is wrong.
             StoreUnavailable: no contact with the store within ``perpetual_store_wait``.
         """
-        self._perpetual_engine = Engine(app)
+        self._perpetual_engine = Engine(namespace_of(app))
         self._perpetual_base_ready = False
         super().__init__(app, **options)
 

@@ -13,7 +13,7 @@ import json
 from datetime import datetime, timezone
 
 from celery_perpetual import events
-from celery_perpetual.pauses import Paused, Pauses
+from celery_perpetual.pauses import Paused, Pauses, Scope
 from celery_perpetual.store.connection import Store
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time
@@ -60,7 +60,7 @@ class StoreIdentity:
         emit(events.STORE_LOST, was=self._epoch, epoch=epoch, paused=", ".join(units) or "none")
         reason = "the store was lost, and the cursor with it; set the cursor, then resume"
         for unit in units:
-            self._pauses.pause(Paused(scope=unit, by="celery-perpetual", reason=reason, at=at))
+            self._pauses.pause(Paused(scope=Scope("unit", unit), by="celery-perpetual", reason=reason, at=at))
             with self._store.errors("memory"):
                 self._store.redis.hset(self._store.keys.unit(unit), "lost", epoch)
         self._without_theirs = set(self._with_cursor)

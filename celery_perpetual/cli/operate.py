@@ -102,7 +102,7 @@ def pause(
 ) -> None:
     """Stop polling one task, or all of them; what is enqueued runs on."""
     _one_scope(everything, task=task, queue=queue, routine=routine)
-    paused = perpetual.pause(task, tenant, queue, routine, reason=reason, until=until)
+    paused = perpetual.pause(task, tenant, queue, routine, everything, reason=reason, until=until)
     if json_:
         show(paused.to_dict())
     else:
@@ -132,7 +132,7 @@ def resume(
 ) -> None:
     """End a pause. Exit code 1 if that scope was not paused."""
     _one_scope(everything, task=task, queue=queue, routine=routine)
-    resumed = perpetual.resume(task, tenant, queue, routine, from_=from_)
+    resumed = perpetual.resume(task, tenant, queue, routine, everything, from_=from_)
     if json_:
         show({"resumed": resumed})
     else:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
+from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.units import leader_or_none
 from celery_perpetual.seams.table import unknown_seams
-from celery_perpetual.settings import Settings
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.health import store_warnings
 from celery_perpetual.tasks.discovery import load
-
-if TYPE_CHECKING:
-    from celery import Celery
 
 WARNING, ERROR = "warning", "error"
 
@@ -36,12 +32,13 @@ class Finding:
         return {"level": self.level, "evidence": self.evidence, "meaning": self.meaning, "help": self.help}
 
 
-def check(app: Celery) -> list[Finding]:
+def check(namespace: Namespace) -> list[Finding]:
     """Check settings, tasks, scheduler, store and leader. Changes nothing and raises nothing of ours."""
     findings = [
         _warning(f"seam {seam.name!r} is not as known: {evidence}", seam.without, "use versions that were seen")
         for seam, evidence in unknown_seams()
     ]
+    app = namespace.app
     try:
         discovery = load(app)
     except PerpetualError as error:
@@ -57,7 +54,7 @@ def check(app: Celery) -> list[Finding]:
         elif (warning := other_scheduler(app, PerpetualScheduler)) is not None:
             findings.append(_warning(warning, "perpetual tasks are not polled", "beat_scheduler = 'perpetual'"))
     try:
-        store = Store.from_app(app, Settings.from_app(app))
+        store = namespace.store
     except PerpetualError as error:
         return [*findings, _error(str(error), "beat and workers refuse to start", "correct the setting")]
     return findings + _check_store(store)

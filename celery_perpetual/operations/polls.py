@@ -1,4 +1,4 @@
-"""Polls by hand."""
+"""Polls out of turn: by hand, in a worker, and by a nudge of the leader."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from celery_perpetual.polling.end import timed_out
 from celery_perpetual.polling.in_worker import in_pool_child
 from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.polling.runner import Runner
+from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.unit import TaskUnit
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import to_datetime
@@ -27,6 +28,15 @@ def poll_by_hand(store: Store, runner: Runner, unit: TaskUnit) -> PollOutcome:
     """
     answer = Claims(store).by_hand(unit)
     return _busy(answer) if isinstance(answer, Refusal) else _run(runner, answer)
+
+
+def nudge(store: Store, unit: TaskUnit) -> bool:
+    """Let the leader poll a unit at once, out of turn; False if no leader has it in its clock.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    return bool(script("nudge")(store, key=store.keys.unit(unit.name), unit=unit.name, trigger="nudge"))
 
 
 def poll_in_worker(store: Store, runner: Runner, unit: TaskUnit, poll_id: str, following: str) -> str:

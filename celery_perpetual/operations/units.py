@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import PerpetualError
-from celery_perpetual.pauses import EVERYTHING, Pauses
+from celery_perpetual.pauses import Pauses, scopes_of
 from celery_perpetual.polling.outcome import PollOutcome, from_entry
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.names import parse_unit_name
@@ -125,7 +125,7 @@ class Units:
             return "disabled", "perpetual option enabled=False"
         if unit.contract.name in self._settings.disabled:
             return "disabled", "named in perpetual_disabled"
-        pause = pauses.get(EVERYTHING) or pauses.get(name)
+        pause = next((pauses[scope] for scope in scopes_of(name) if scope in pauses), None)
         if pause is not None:
             return "paused", pause.reason
         if backing_off:

@@ -15,7 +15,7 @@ from typing import Any
 from celery_perpetual import events
 from celery_perpetual.errors import described, readable
 from celery_perpetual.failures import classify
-from celery_perpetual.pauses import Paused
+from celery_perpetual.pauses import Paused, Scope
 from celery_perpetual.polling import outcome as status
 from celery_perpetual.polling.claims import Claim
 from celery_perpetual.polling.gates import Closed
@@ -170,5 +170,5 @@ def _deferred(claim: Claim, defer: Defer) -> PollEnd:
 def _paused(claim: Claim, pause: Pause) -> PollEnd:
     reason = readable(pause.reason or "next_batch asked for it")
     outcome = outcome_of(claim, status.PAUSED, reason=reason)
-    paused = Paused(scope=claim.unit.name, by="next_batch", reason=reason, at=outcome.finished_at)
+    paused = Paused(scope=Scope("unit", claim.unit.name), by="next_batch", reason=reason, at=outcome.finished_at)
     return to_store(claim, outcome, "keep", pause=paused.to_json())

@@ -10,6 +10,7 @@ key                    type    holds                                            
 {P}:leader:handover    string  owner of the standby that asks for the lead            TTL, or the hand-over
 {P}:term               string  the last term                                          never (one key)
 {P}:epoch              string  random identity of this store                          never (one key)
+{P}:cycle              string  that a maintenance pass is under way                   its end; TTL five seconds
 {P}:units              zset    unit -> when a leader last knew it                     unit removal
 {P}:due                zset    unit -> when it is polled next                         unit removal, disabling
 {P}:cursors            set     units that have a cursor                               reset of the cursor
@@ -64,6 +65,7 @@ class Keys:
         self.handover = f"{prefix}:leader:handover"
         self.term = f"{prefix}:term"
         self.epoch = f"{prefix}:epoch"
+        self.cycle = f"{prefix}:cycle"
         self.units = f"{prefix}:units"
         self.due = f"{prefix}:due"
         self.cursors = f"{prefix}:cursors"

@@ -310,7 +310,7 @@ def test_setting_events_maxlen(shop: Callable[..., Perpetual], raw_redis: redis.
     perpetual = shop(list, {"perpetual_events_maxlen": 50})
 
     for n in range(400):
-        perpetual.pause(reason=str(n))
+        perpetual.pause(everything=True, reason=str(n))
 
     # Redis cuts off whole nodes of a hundred entries.
     assert 50 <= raw_redis.xlen("perpetual:events") <= 200

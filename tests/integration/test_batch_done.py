@@ -45,7 +45,7 @@ def work(self, number):
 def poll(proj: Project, times: int) -> list[str]:
     """Enqueue so many batches, and let no beat add any; return the polls' ids."""
     ask = f"print(*[proj.perpetual.poll('proj.work').poll_id for _ in range({times})])"
-    return proj.run_python(f"import proj; proj.perpetual.pause(); {ask}").split()
+    return proj.run_python(f"import proj; proj.perpetual.pause(everything=True); {ask}").split()
 
 
 def told(proj: Project) -> dict[str, list[object]]:

@@ -200,11 +200,13 @@ def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Projec
     )
     paused = f"{PREFIX}:paused"
     wait_until(lambda: not proj.redis.hexists(paused, "perpetual:proj.skipping"), "a pause that is over is forgotten")
-    proj.run_python("from proj import *; perpetual.pause(reason='the end of it')")
+    proj.run_python("from proj import *; perpetual.pause(everything=True, reason='the end of it')")
     wait_until(lambda: in_flight(proj.redis) == 0 and not proj.redis.exists(f"{PREFIX}:outbox"), "all has ended", 60)
     assert beat.terminate()[0] == 0
     assert worker.terminate()[0] == 0
-    proj.run_python("from proj import *; assert perpetual.resume(); assert perpetual.resume('proj.pausing')")
+    proj.run_python(
+        "from proj import *; assert perpetual.resume(everything=True); assert perpetual.resume('proj.pausing')"
+    )
 
     statuses = {json.loads(entry["data"])["status"] for _, entry in proj.redis.xrange(f"{PREFIX}:events")
                 if entry["event"] == "poll"}  # fmt: skip
@@ -256,7 +258,7 @@ def test_a_batch_that_cannot_be_published_does_not_hold_up_others(project: Calla
         assert (first.status, second.status) == ("enqueued", "enqueued")
         broken.discard("proj.second")
         try:
-            perpetual._runner.publisher.relay()
+            perpetual.runner.publisher.relay()
         except RuntimeError:
             pass
         print(first.poll_id)

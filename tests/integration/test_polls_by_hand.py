@@ -25,7 +25,7 @@ def test_a_poll_by_hand_passes_over_what_stops_the_clock(polls: ScriptedPolls, s
     """Pause, back-off and enabled=False do not stop it, and it leaves the cadence alone."""
     assert polls.poll("fail(OSError())")["status"] == "failed"
     polls.console("perpetual.pause('proj.work', reason='for the night')")
-    polls.console("perpetual.pause(reason='all of it')")
+    polls.console("perpetual.pause(everything=True, reason='all of it')")
     polls.console("setattr(work, 'perpetual_options', PerpetualOptions(enabled=False))")
     store_redis.zadd("perpetual:due", {UNIT: 10**15})
 
@@ -95,8 +95,10 @@ def test_unknown_names(polls: ScriptedPolls) -> None:
     assert error("perpetual.cursor(3)").startswith("ContractError: task must be the name of a perpetual task")
     assert error("perpetual.pause('nobody')").startswith("UnknownTask")
     assert error("perpetual.resume('nobody')").startswith("UnknownTask")
-    assert error("perpetual.resume(from_='then')").startswith("ContractError: resume: from_ must be 'now' or 'kept'")
-    assert "aware datetime" in error("perpetual.pause(until=datetime.datetime(2040, 1, 1))")
+    assert error("perpetual.resume(everything=True, from_='then')").startswith(
+        "ContractError: resume: from_ must be 'now' or 'kept'"
+    )
+    assert "aware datetime" in error("perpetual.pause(everything=True, until=datetime.datetime(2040, 1, 1))")
 
 
 def test_a_broker_that_fails_gets_every_item_once(

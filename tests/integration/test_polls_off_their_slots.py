@@ -76,7 +76,9 @@ def stops(poll):
         assert calls(proj, "hourly") == ["schedule"]
 
         until = datetime.now(timezone.utc) + timedelta(seconds=1.5)
-        paused = console(f"perpetual.pause(until=datetime.datetime.fromisoformat({until.isoformat()!r}))")
+        paused = console(
+            f"perpetual.pause(everything=True, until=datetime.datetime.fromisoformat({until.isoformat()!r}))"
+        )
         assert paused["scope"] == "*"
         assert abs(seconds(paused["until"]) - until.timestamp()) < 0.002
         assert polls_while(0.8) == {"one": 0, "two": 0, "hourly": 0, "stops": 0}
@@ -87,9 +89,9 @@ def stops(poll):
             p for p in poll_events(store_redis) if seconds(paused["at"]) + 0.1 < p.slot < until.timestamp() - 0.1
         ]
 
-        console("perpetual.pause(reason='all')")
+        console("perpetual.pause(everything=True, reason='all')")
         console("perpetual.pause('proj.hourly', reason='this one too')")
-        assert console("perpetual.resume()") is True
+        assert console("perpetual.resume(everything=True)") is True
         wait_until(lambda: len(calls(proj, "two")) > 6, "the rest goes on")
         assert console(state)["hourly"] == ["paused", "this one too"]
         assert console("perpetual.resume('proj.hourly')") is True

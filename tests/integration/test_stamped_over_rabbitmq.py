@@ -92,7 +92,7 @@ def test_what_rabbitmq_refuses_is_relayed_under_the_same_ids(rabbit: Callable[..
     first = [message.headers["id"] for message in received(one.app)]
     assert len(first) == 620
 
-    assert one.perpetual._runner.publisher.relay() == 200
+    assert one.perpetual.runner.publisher.relay() == 200
     again = [message.headers["id"] for message in received(one.app)]
     assert again == outcome.task_ids[500:]
     assert one.redis.exists("perpetual:outbox") == 0
@@ -110,7 +110,7 @@ def test_a_broker_that_is_away_leaves_the_batch_to_the_relay(
     away.app.close()
     back = watched_app(broker_url=rabbitmq_url, perpetual_store_url=redis_url)
     back.task([])
-    assert back.perpetual._runner.publisher.relay() == 30
+    assert back.perpetual.runner.publisher.relay() == 30
     assert [message.headers["id"] for message in received(back.app)] == outcome.task_ids
 
 

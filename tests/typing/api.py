@@ -176,7 +176,7 @@ def operate() -> None:
     assert_type(perpetual.check()[0].level, str)
     paused = perpetual.pause(deliver, reason="holidays", until=datetime.now(timezone.utc) + timedelta(days=1))
     assert_type(paused, Paused)
-    assert_type(perpetual.pause(reason="everything").until, datetime | None)
+    assert_type(perpetual.pause(everything=True, reason="everything").until, datetime | None)
     assert_type(perpetual.resume(deliver, from_="kept"), bool)
     cursor: Any = perpetual.cursor(deliver)
     perpetual.pause(cursor)

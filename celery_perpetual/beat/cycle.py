@@ -1,0 +1,155 @@
+"""One maintenance pass.
+
+It relays what others left unpublished, removes records whose commit never came, sweeps the leases of dead workers and
+sends their tasks again, works off what follows the last end of a batch, and forgets pauses that are over and units that
+no leader has known for a week. The error of one step never stops the next.
+
+The leader runs a pass every ``perpetual_cycle_interval`` seconds; any other process may run one. Two passes at once are
+harmless, because every step works off a list whose entries go in the step that does their work; a short lock keeps the
+second one from asking for nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from redis.exceptions import LockError
+
+from celery_perpetual import events
+from celery_perpetual.beat.orphans import Orphans
+from celery_perpetual.completions.batches import relay_batch_done
+from celery_perpetual.errors import StoreUnavailable, described
+from celery_perpetual.ledger.staged import sweep_staged
+from celery_perpetual.namespace import Namespace
+from celery_perpetual.pauses import Pauses
+from celery_perpetual.recovery.sweep import Sweep
+from celery_perpetual.telemetry import emit
+from celery_perpetual.times import format_time, to_datetime
+
+#: A pass that dies holds up the others for no longer, in seconds. It is prolonged before each step.
+LOCK_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleResult:
+    """What one pass did."""
+
+    started_at: datetime
+    """The store's time."""
+    seconds: float
+    """How long it took."""
+    busy: bool = False
+    """Another pass was under way, so this one did nothing."""
+    relayed: int = 0
+    """Items of committed batches that were published."""
+    unstaged: int = 0
+    """Polls whose records were removed, because their commit never came."""
+    swept: int = 0
+    """Leases of dead workers that were taken."""
+    restored: int = 0
+    """Messages put back that dead workers had received and not begun."""
+    missed: int = 0
+    """Items whose message was in no place any more."""
+    resent: int = 0
+    """Tasks sent again."""
+    held_until: datetime | None = None
+    """Until when no lease expires, because the store was away."""
+    batches: int = 0
+    """Batches of which the follow-up of the last end was sent."""
+    orphans: int = 0
+    """Units that were forgotten."""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """Type and text of the error of each step that failed."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether every step went through."""
+        return not self.errors
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        held = None if self.held_until is None else format_time(self.held_until)
+        return values | {"started_at": format_time(self.started_at), "held_until": held, "errors": dict(self.errors)}
+
+
+class Cycle:
+    """Runs passes of one namespace, one after the other; it remembers from pass to pass what was missing."""
+
+    def __init__(self, namespace: Namespace, known: Callable[[], AbstractSet[str]]) -> None:
+        """Nothing is done yet.
+
+        Args:
+            known: returns the names of all units that the code of this process knows.
+        """
+        self._store = namespace.store
+        self._lock = self._store.redis.lock(self._store.keys.cycle, LOCK_SECONDS, blocking=False, thread_local=False)
+        sweep, orphans = Sweep(namespace.app, namespace.grants), Orphans(self._store, known)
+        self._steps: dict[str, Callable[[], dict[str, Any]]] = {
+            "relay": lambda: {"relayed": namespace.runner.publisher.relay()},
+            "staged": lambda: {"unstaged": sweep_staged(self._store)},
+            "pauses": lambda: _trim(namespace.pauses),
+            "sweep": lambda: _facts(sweep),
+            "batches": lambda: {"batches": relay_batch_done(namespace.app, self._store)},
+            "orphans": lambda: {"orphans": orphans.drop()},
+        }
+
+    def once(self) -> CycleResult:
+        """Run one pass.
+
+        Raises:
+            StoreUnavailable: the store did not answer at all; nothing was done.
+        """
+        begun, started_at = time.monotonic(), to_datetime(self._store.now())
+        with self._store.errors("cycle"):
+            taken = self._lock.acquire()
+        if not taken:
+            return CycleResult(started_at=started_at, seconds=time.monotonic() - begun, busy=True)
+        facts: dict[str, Any] = {}
+        errors: dict[str, str] = {}
+        try:
+            for name, step in self._steps.items():
+                try:
+                    self._keep_lock()
+                    facts |= step()
+                except StoreUnavailable as error:
+                    errors[name] = described(error)
+                    emit(events.STORE_UNREACHABLE, part=f"step {name} of the cycle", error=error)
+                except Exception as error:
+                    errors[name] = described(error)
+                    emit(events.CYCLE_STEP_FAILED, step=name, error=error)
+        finally:
+            self._release_lock()
+        return CycleResult(started_at=started_at, seconds=time.monotonic() - begun, errors=errors, **facts)
+
+    def _keep_lock(self) -> None:
+        with self._store.errors("cycle"):
+            try:
+                self._lock.reacquire()
+            except LockError:  # it has expired, and another pass may have begun, which is harmless
+                self._lock.acquire()
+
+    def _release_lock(self) -> None:
+        try:
+            with self._store.errors("cycle"):
+                self._lock.release()
+        except (LockError, StoreUnavailable):
+            return  # it expires by itself
+
+
+def _trim(pauses: Pauses) -> dict[str, Any]:
+    pauses.trim()
+    return {}
+
+
+def _facts(sweep: Sweep) -> dict[str, Any]:
+    found = sweep.once()
+    return {
+        "swept": found.leases, "restored": found.restored, "missed": found.missed, "resent": found.sent,
+        "held_until": to_datetime(found.held_until) if found.held_until else None,
+    }  # fmt: skip

@@ -1,0 +1,93 @@
+"""The part of ``Perpetual`` that is about ends: ask for them, wait for them, follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from functools import cached_property
+from typing import Any, Literal
+
+from celery_perpetual.completions.annotations import annotate
+from celery_perpetual.completions.batches import BatchResult
+from celery_perpetual.completions.completion import Completion
+from celery_perpetual.namespace import Namespace
+from celery_perpetual.waiting.aio import AsyncWaiting
+from celery_perpetual.waiting.hub import Hub
+from celery_perpetual.waiting.lookup import answers, pending
+from celery_perpetual.waiting.streams import Event, stream, subscribe
+from celery_perpetual.waiting.waits import Waiting
+
+
+class CompletionOperations(Namespace):
+    """Ends of tasks."""
+
+    @cached_property
+    def _hub(self) -> Hub:
+        return Hub(self.store)
+
+    @cached_property
+    def _waiting(self) -> Waiting:
+        return Waiting(self.app, self.store, self._hub)
+
+    @cached_property
+    def aio(self) -> AsyncWaiting:
+        """``wait``, ``wait_any``, ``wait_all``, ``as_completed`` and ``wait_batch`` as coroutines."""
+        return AsyncWaiting(self.app, self.store, self._hub)
+
+    def completion(self, task_id: str) -> Completion:
+        """How a task ended, as far as it is known now; ``pending`` and ``unknown`` are answers too. Never waits."""
+        return answers(self.app, self.store, [task_id]).get(task_id) or pending(task_id)
+
+    def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
+        """Wait for the end of one task, without polling; at the time-out ``timed_out`` is True.
+
+        Woken by the worker that ends the task, within about a millisecond. An id of our own form that nobody knows is
+        ``unknown`` at once; any other id is waited for. Safe to call from any number of threads at once.
+        """
+        return self._waiting.wait(task_id, timeout)
+
+    def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+        """Wait for the first end; the completions of those that have ended by then, by id."""
+        return self._waiting.wait_any(ids, timeout)
+
+    def wait_all(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+        """Wait for all of them; a completion for every id, ``timed_out`` for those that have not ended in time."""
+        return {completion.task_id: completion for completion in self.as_completed(ids, timeout)}
+
+    def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> Iterator[Completion]:
+        """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
+        return self._waiting.as_completed(ids, timeout)
+
+    def wait_batch(self, poll_id: str, timeout: float | timedelta) -> BatchResult:
+        """Wait until every item of a poll has ended.
+
+        Raises:
+            NotFound: no batch of this id is known.
+        """
+        return self._waiting.wait_batch(poll_id, timeout)
+
+    def annotate(self, **meta: Any) -> None:
+        """Inside a task: add facts to its completion (``Completion.meta``); JSON, 8 KiB in all."""
+        annotate(**meta)
+
+    def channel(self, task_id: str) -> str:
+        """The Redis channel on which the end of this task is published."""
+        return self.store.keys.channel(task_id)
+
+    def subscribe(self) -> Iterator[Completion]:
+        """Iterate completions as they happen, for ever; what happens while nobody iterates is missed."""
+        return subscribe(self.store)
+
+    def stream(
+        self, group: str, consumer: str, start: Literal["new", "all"] = "all", *, idle: float = 60.0
+    ) -> Iterator[Event]:
+        """Iterate events (``completion``, ``poll``, ``leader`` …) at least once, for ever, with a consumer group.
+
+        An event counts as done when the next one is asked for. What a consumer holds for ``idle`` seconds without
+        that is given to another one.
+
+        Args:
+            start: where a new group begins: ``all`` with the oldest event that the stream still has, ``new`` with
+                what happens from this call on. A group that exists goes on where it is.
+        """
+        return stream(self.store, group, consumer, start=start, idle=idle)

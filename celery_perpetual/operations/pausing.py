@@ -1,0 +1,87 @@
+"""The part of ``Perpetual`` that is about pauses."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from celery_perpetual.errors import ContractError
+from celery_perpetual.namespace import Namespace
+from celery_perpetual.operations.lookup import find
+from celery_perpetual.pauses import EVERYTHING, Paused, Scope
+from celery_perpetual.tasks.discovery import load
+
+
+class PauseOperations(Namespace):
+    """Stop polling, and go on."""
+
+    def pause(
+        self,
+        task: Any = None,
+        tenant: Any = None,
+        queue: str | None = None,
+        routine: str | None = None,
+        everything: bool = False,
+        *,
+        reason: str = "",
+        until: datetime | None = None,
+    ) -> Paused:
+        """Stop polling one task, or everything. What is enqueued runs on. Durable; pausing again replaces it.
+
+        Args:
+            everything: every perpetual task; without it a task must be named.
+            reason: shown wherever the pause is.
+            until: an aware datetime at which it ends by itself.
+        """
+        scope = self._scope("pause", task, tenant, queue, routine, everything)
+        if until is not None and until.tzinfo is None:
+            raise ContractError(f"pause: until must be an aware datetime, got {until!r} without a time zone")
+        paused = Paused(
+            scope=scope,
+            by=f"{getpass.getuser()}@{socket.gethostname()}",
+            reason=reason or "no reason given",
+            at=datetime.now(timezone.utc),
+            until=until,
+        )
+        self.pauses.pause(paused)
+        return paused
+
+    def resume(
+        self,
+        task: Any = None,
+        tenant: Any = None,
+        queue: str | None = None,
+        routine: str | None = None,
+        everything: bool = False,
+        *,
+        from_: Literal["now", "kept"] = "now",
+    ) -> bool:
+        """End the pause of one task, or that of everything; False if that scope was not paused.
+
+        Args:
+            everything: end the pause of everything; tasks that are paused by themselves stay so.
+            from_: ``now`` polls at once, ``kept`` at the next slot of the grid.
+        """
+        if from_ not in ("now", "kept"):
+            raise ContractError(f"resume: from_ must be 'now' or 'kept', got {from_!r}")
+        scope = self._scope("resume", task, tenant, queue, routine, everything)
+        return self.pauses.resume(scope, datetime.now(timezone.utc), self._units_in(scope) if from_ == "now" else [])
+
+    def _scope(
+        self, verb: str, task: Any, tenant: Any, queue: str | None, routine: str | None, everything: bool
+    ) -> Scope:
+        for name, value in (("queue", queue), ("routine", routine)):
+            if value is not None:
+                raise ContractError(f"{verb} of {name} {value!r} is not available yet; give a task, or everything=True")
+        if task is None and tenant is not None:
+            raise ContractError(
+                f"tenant {tenant!r} was given without a task; add the task (a tenant of all tasks is not available yet)"
+            )
+        if everything == (task is not None):
+            raise ContractError(f"{verb}: name one task, or say everything=True, got task {task!r} and {everything=}")
+        return EVERYTHING if everything else Scope("unit", find(self.app, task, tenant).name)
+
+    def _units_in(self, scope: Scope) -> list[str]:
+        return list(load(self.app).units()) if scope == EVERYTHING else [scope.name]

@@ -1,0 +1,84 @@
+"""The part of ``Perpetual`` that is about polls and units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery_perpetual.namespace import Namespace
+from celery_perpetual.operations.cursors import forget_cursor, write_cursor
+from celery_perpetual.operations.lookup import find
+from celery_perpetual.operations.polls import nudge, poll_by_hand, poll_in_worker
+from celery_perpetual.operations.preview import Preview, preview
+from celery_perpetual.operations.units import Unit, Units
+from celery_perpetual.operations.why import Explanation, explain
+from celery_perpetual.polling.outcome import PollOutcome, outcomes
+from celery_perpetual.tasks.items import UNSET
+
+
+class PollOperations(Namespace):
+    """Units, their polls and their cursors."""
+
+    @property
+    def _units(self) -> Units:
+        return Units(self.app, self.settings, self.store, self.pauses)
+
+    def units(self) -> list[Unit]:
+        """Every unit, by name, with its state, next and last poll.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        return self._units.all()
+
+    def poll(self, task: Any, tenant: Any = None) -> PollOutcome:
+        """Evaluate ``next_batch`` and enqueue, now and in this process, without moving the cadence.
+
+        It takes the unit's claim like any poll (one that is open: ``skipped``, gate ``busy``) and passes over pause,
+        ``enabled`` and back-off, not over ``max_in_flight``. Blocks at most ``poll_timeout`` for ``next_batch``.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            StoreUnavailable: the store did not answer. An error of ``next_batch`` is the status ``failed``.
+        """
+        return poll_by_hand(self.store, self.runner, find(self.app, task, tenant))
+
+    def polls(self, task: Any, tenant: Any = None, limit: int = 20) -> list[PollOutcome]:
+        """Outcomes of a unit, newest first."""
+        return outcomes(self.store, find(self.app, task, tenant).name, limit)
+
+    def why(self, task: Any, tenant: Any = None) -> Explanation:
+        """Explain from what is stored why a unit is quiet, or what it does next."""
+        unit = find(self.app, task, tenant)
+        return explain(self.store, unit.contract, self._units.one(unit))
+
+    def cursor(self, task: Any, tenant: Any = None) -> Any:
+        """The unit's cursor, or None."""
+        return self._units.one(find(self.app, task, tenant)).cursor
+
+    def set_cursor(self, task: Any, value: Any, tenant: Any = None) -> None:
+        """Set the unit's cursor; its next poll gets it.
+
+        Raises:
+            ContractError: the value is not JSON, or a poll of the unit is open just now.
+        """
+        write_cursor(self.store, find(self.app, task, tenant), value)
+
+    def reset_cursor(self, task: Any, tenant: Any = None) -> None:
+        """Forget the unit's cursor: its next poll gets None and reads from the beginning."""
+        forget_cursor(self.store, find(self.app, task, tenant))
+
+    def preview(self, task: Any, tenant: Any = None, cursor: Any = UNSET) -> Preview:
+        """Call ``next_batch`` here and say what a poll would enqueue; writes nothing.
+
+        Args:
+            cursor: evaluate from here instead of the unit's own cursor.
+        """
+        return preview(self.store, self.runner, find(self.app, task, tenant), cursor)
+
+    def nudge(self, task: Any, tenant: Any = None) -> bool:
+        """Let the leader poll the unit at once, out of turn; False if no leader has it in its clock."""
+        return nudge(self.store, find(self.app, task, tenant))
+
+    def poll_here(self, task: str, poll_id: str, following: str) -> str:
+        """Evaluate a poll whose claim travelled to this process; the task ``celery_perpetual.poll`` calls it."""
+        return poll_in_worker(self.store, self.runner, find(self.app, task), poll_id, following)
