@@ -69,7 +69,7 @@ def test_passes_recover_the_tasks_of_a_killed_worker(
     )
 
     all_well(proj, 6)
-    assert len(events(proj, "lease.recovered")) == sum(each["resent"] for each in results) == 2
+    assert len(events(proj, "lease.recovered")) == sum(each["resent"] for each in results) >= 2
     assert not any(each["errors"] for each in results)
 
 
