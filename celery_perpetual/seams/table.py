@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual.seams.seam import Seam, Target, unseen_packages
 from celery_perpetual.worker.broker_loss import SurviveBrokerLoss
 from celery_perpetual.worker.early_success import watch_results
-from celery_perpetual.worker.guard import GuardStep, watch_tracers
+from celery_perpetual.worker.guard import watch_tracers
 from celery_perpetual.worker.heartbeat import HeartbeatStep
 from celery_perpetual.worker.propagation import watch_propagation
 from celery_perpetual.worker.receiving import ReceivingStep
@@ -49,40 +49,26 @@ IN_EVERY_PROCESS = (
     Seam(
         name="tracers",
         targets=(
-            Target("celery.app.task:Task.__trace__"),
+            Target("celery.app.trace:build_tracer", "name task loader hostname store_errors Info eager",
+                   "task_has_custom __call__ run"),
+            Target("celery.worker.consumer.consumer:build_tracer", "name task loader hostname"),
             Target("celery.app.trace:trace_task", "task uuid args kwargs request", "__trace__ build_tracer"),
             Target("celery.app.trace:fast_trace_task", "task uuid request body", "__trace__"),
-            Target("celery.app.trace:build_tracer", "name task loader hostname", "task_has_custom __call__ run"),
+            Target("celery.concurrency.prefork:process_initializer", "app hostname", "build_tracer"),
+            Target("celery.app.task:Task.__call__", "self"),
+            Target("celery.app.task:Task.request_stack"),
             Target("celery.app.task:Task.retry", "self args kwargs exc throw"),
             Target("celery.app.task:Task.replace", "self sig"),
         ),
-        why="the lease is asked for before anything of the task happens, and before it retries or replaces itself",
-        without="tasks run without leases: a second delivery of a task runs beside the first one",
+        why="the lease is asked for before anything of the task happens, again when its body returns, and before it "
+        "retries or replaces itself",
+        without="tasks run without leases, or what they bring after losing them counts",
         install=lambda _: watch_tracers(),
     ),
 )  # fmt: skip
 
 #: Wrapped where a worker starts.
 IN_WORKERS = (
-    Seam(
-        name="bodies and requests",
-        targets=(
-            Target("celery.app.task:Task.__call__", "self"),
-            Target("celery.app.task:Task.Request"),
-            Target("celery.app.task:Task.request_stack"),
-            Target("celery.worker.request:Request.__init__", "self message on_ack",
-                   "_request_dict _app _task _message _connection_errors"),
-            Target("celery.worker.request:Request._context"),
-            Target("celery.worker.request:Request.on_accepted", "self pid time_accepted", "time_start task_accepted"),
-            Target("celery.worker.request:Request._announce_revoked", "self reason terminated", "acknowledge"),
-            Target("celery.worker.request:Request.execute_using_pool", "self pool", "_request_dict on_failure"),
-            Target("celery.worker.request:create_request_cls", "base task"),
-        ),
-        why="the main process names each delivery and speaks for children that died; a body that has lost its lease "
-        "ends nothing",
-        without="tasks run without leases, or what they bring after losing them counts",
-        install=_step("worker", GuardStep),
-    ),
     Seam(
         name="heartbeat",
         targets=(
@@ -106,6 +92,21 @@ IN_WORKERS = (
         why="Celery 5.7 closes a broken connection twice, which kombu does not survive with unacknowledged messages",
         without="a worker may end when its Redis broker goes away",
         install=_step("consumer", SurviveBrokerLoss),
+    ),
+    Seam(
+        name="requests",
+        targets=(
+            Target("celery.app.task:Task.Request"),
+            Target("celery.worker.request:Request.__init__", "self message on_ack",
+                   "_request_dict _app _task _message _connection_errors"),
+            Target("celery.worker.request:Request._context"),
+            Target("celery.worker.request:Request.on_accepted", "self pid time_accepted", "time_start task_accepted"),
+            Target("celery.worker.request:Request._announce_revoked", "self reason terminated", "acknowledge"),
+            Target("celery.worker.request:Request.execute_using_pool", "self pool", "_request_dict on_failure"),
+            Target("celery.worker.request:create_request_cls", "base task"),
+        ),
+        why="the main process names each delivery, and speaks for children that died; installed with the next one",
+        without="tasks run without leases: a second delivery of a task runs beside the first one",
     ),
     Seam(
         name="receiving",

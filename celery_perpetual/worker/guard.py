@@ -1,8 +1,8 @@
 """The guard: who may run, before it runs, and who may end, before Celery believes it.
 
-Celery traces a task with a function that it keeps in the task's ``__trace__``. Ours stands around it, so the lease is
-asked for before signals, hooks and the state STARTED. What has no nonce (it was not received by a worker of ours, or
-needs no lease) costs one look into a dict.
+Celery runs a task by a function that it builds for it, its tracer. Ours stands around each that is built, in whatever
+process, so the lease is asked for before signals, hooks and the state STARTED. What has no nonce (it was not received
+by a worker of ours, or needs no lease) costs one look into a dict.
 
 The body is wrapped too: an execution that may have lost its lease asks again before Celery stores a result, sends
 callbacks or counts a chord; a retry and a replacement ask before they send a message that would supersede the holder.
@@ -14,11 +14,13 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from billiard.einfo import ExceptionInfo
-from celery import bootsteps, current_app, signals, states
+from celery import states
+from celery.app import trace
 from celery.app.task import Task
-from celery.app.trace import TraceInfo, build_tracer, trace_ok_t
+from celery.app.trace import TraceInfo, trace_ok_t
 from celery.canvas import _chain
 from celery.exceptions import Ignore, Reject
+from celery.worker.consumer import consumer
 
 from celery_perpetual import events
 from celery_perpetual.leases.execution import NONCE, OF_DELIVERY, Execution, LeaseLost, acting_for, current
@@ -27,34 +29,32 @@ from celery_perpetual.tasks.task import HEADER, HEADER_VALUE
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.early_success import RETURNED, tell_returned
 from celery_perpetual.worker.how_it_ended import REPLACED
-from celery_perpetual.worker.request import leased_request
 
 if TYPE_CHECKING:
-    from celery import Celery
-
     from celery_perpetual.leases.grants import Grants
 
 
-#: Where a task keeps its tracer, a class the mark that its body is wrapped, and a request the mark that it has begun.
-TRACER, WRAPPED, ENTERED = "_perpetual_tracer", "_perpetual_body", "_perpetual_entered"
-
-
-class _Tracer:
-    """``Task.__trace__``: whoever builds a tracer for a task, it gets our guard around it."""
-
-    def __get__(self, task: Any, owner: Any = None) -> Any:
-        return None if task is None else task.__dict__.get(TRACER)
-
-    def __set__(self, task: Any, tracer: Any) -> None:
-        task.__dict__[TRACER] = tracer if tracer is None else _guarded(task, tracer)
+#: What a class is marked with whose body is wrapped, and a request that has begun.
+WRAPPED, ENTERED = "_perpetual_body", "_perpetual_entered"
 
 
 def watch_tracers() -> None:
-    """Stand around tracers, retries and replacements; once per process."""
-    if isinstance(Task.__dict__.get("__trace__"), _Tracer):
+    """Stand around the making of tracers, around retries and replacements; once per process."""
+    build_tracer = trace.build_tracer
+    if getattr(build_tracer, "perpetual", False):
         return
-    Task.__trace__ = _Tracer()
     retry, replace = Task.retry, Task.replace
+
+    @wraps(build_tracer)
+    def building(
+        name: str, task: Any, loader: Any = None, hostname: Any = None, store_errors: bool = True,
+        Info: Any = TraceInfo, eager: bool = False, **options: Any,  # noqa: N803  # as Celery calls it
+    ) -> Any:  # fmt: skip
+        is_guarded = not eager and getattr(task.app, "perpetual", None) is not None and not name.startswith(BUILT_IN)
+        if is_guarded:
+            _wrap_body(type(task))  # first: the tracer asks only once what the body is
+        tracer = build_tracer(name, task, loader, hostname, store_errors, Info, eager, **options)
+        return _guarded(task, tracer) if is_guarded else tracer
 
     @wraps(retry)
     def retrying(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -73,46 +73,18 @@ def watch_tracers() -> None:
             last.options["headers"] = {**(last.options.get("headers") or {}), HEADER: HEADER_VALUE}
         return replace(self, sig)
 
+    building.perpetual = True  # type: ignore[attr-defined]
+    trace.build_tracer = building  # type: ignore[assignment]
+    consumer.build_tracer = building  # type: ignore[attr-defined]
     Task.retry, Task.replace = retrying, replacing  # type: ignore[method-assign]
-    signals.worker_process_init.connect(_guard_late_tasks, weak=False, dispatch_uid="celery_perpetual.guard")
-
-
-class GuardStep(bootsteps.Step):
-    """Guards the tasks that are known before the pool forks."""
-
-    name = "perpetual-guard"
-
-    def __init__(self, worker: Any, **options: Any) -> None:
-        super().__init__(worker, **options)
-        guard_tasks(worker.app)
-
-
-def guard_tasks(app: Celery) -> list[Any]:
-    """Wrap the bodies and requests of every task of the app, before tracers and strategies are built of them.
-
-    Returns:
-        The tasks whose body was not wrapped before: a tracer that was built of one of these knows nothing of it.
-    """
-    tasks = [task for name, task in app.tasks.items() if not name.startswith(BUILT_IN)]
-    fresh = [task for task in tasks if WRAPPED not in type(task).__dict__]
-    for task in tasks:
-        _wrap_body(type(task))
-        task.Request = leased_request(task.Request)
-    return fresh
-
-
-def _guard_late_tasks(sender: Any = None, **_: Any) -> None:
-    """In a pool's child: guard the tasks that it knows and its parent did not, and have their tracers built anew."""
-    app: Any = current_app
-    if getattr(app, "perpetual", None) is not None:
-        for task in guard_tasks(app):
-            task.__trace__ = build_tracer(task.name, task, app.loader, sender, app=app)
 
 
 def _wrap_body(cls: Any) -> None:
     if WRAPPED in cls.__dict__:
         return
     original = cls.__call__
+    # Where nobody has put anything in its place, a tracer calls ``run``.
+    is_celerys = original.__module__ in (Task.__module__, trace.__name__)
 
     @wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -122,8 +94,7 @@ def _wrap_body(cls: Any) -> None:
             return original(self, *args, **kwargs)
         request.__dict__[ENTERED] = True
         try:
-            # In a worker, Celery's own __call__ knows that the tracer has pushed the request.
-            result = original(self, *args, **kwargs)
+            result = self.run(*args, **kwargs) if is_celerys else original(self, *args, **kwargs)
         except Exception as error:
             if not isinstance(error, LeaseLost):
                 _must_hold(self)
@@ -151,7 +122,7 @@ def _must_hold(task: Any) -> None:
 
 
 def _guarded(task: Any, tracer: Any) -> Any:
-    def trace(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+    def tracing(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         perpetual: Any = getattr(task.app, "perpetual", None)
         if not request or NONCE not in request or perpetual is None:
             return tracer(uuid, args, kwargs, request)
@@ -167,7 +138,7 @@ def _guarded(task: Any, tracer: Any) -> Any:
             _give_back(leases, execution, reply[1])
         return reply
 
-    return trace
+    return tracing
 
 
 def _give_back(leases: Grants, execution: Execution, info: Any) -> None:

@@ -2,7 +2,8 @@
 
 A message that comes to a task's strategy meets :mod:`.drop` first, which marks it before anything decodes its payload,
 then :mod:`.malformed`, and then Celery. The consumer makes its strategies anew at every reconnect and when its pool is
-restarted with other modules; each time the tasks are guarded first, and the wrappers are put around what it made.
+restarted with other modules; each time the tasks get our request class first, and the wrappers are put around what it
+made.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from typing import Any
 
 from celery import bootsteps
 
+from celery_perpetual.leases.scope import BUILT_IN
 from celery_perpetual.worker.drop import dropping
-from celery_perpetual.worker.guard import guard_tasks
 from celery_perpetual.worker.malformed import announcing_undecodable, refusing
+from celery_perpetual.worker.request import leased_request
 
 #: From the innermost, which Celery's own strategy follows, to the outermost.
 WRAPPERS = (refusing, dropping)
@@ -29,7 +31,9 @@ class ReceivingStep(bootsteps.Step):
         update = consumer.update_strategies
 
         def update_strategies() -> None:
-            guard_tasks(consumer.app)
+            for name, task in consumer.app.tasks.items():
+                if not name.startswith(BUILT_IN):
+                    task.Request = leased_request(task.Request)
             update()
             for name in consumer.app.tasks:
                 for wrapper in WRAPPERS:
