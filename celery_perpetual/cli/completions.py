@@ -28,7 +28,7 @@ OTHER_END, UNKNOWN, TIMED_OUT = 1, 3, 4
 def wait(perpetual: Perpetual, task_id: str, timeout: float, json_: bool) -> None:
     """Wait until a task has ended.
 
-    Exit code 0 for success, 1 for any other end, 3 for an id that nobody knows, 4 when the time is over.
+    Exit code 0 for success, 1 for any other end, 3 for an unknown id, 4 when the time is over.
     """
     completion = perpetual.wait(task_id, timeout)
     if json_:
@@ -63,7 +63,7 @@ def completions(perpetual: Perpetual, task: str | None, status: tuple[str, ...],
     type=click.Choice(["new", "all"]),
     default="all",
     show_default=True,
-    help="Where a new group begins: with what happens from now on, or with the oldest event.",
+    help="Where a new group begins: with the next event, or with the oldest one.",
 )
 @click.option("--event", multiple=True, help="Print only this event; may be given more than once.")
 @as_json
@@ -91,7 +91,7 @@ def stream(
 def wait_batch(perpetual: Perpetual, poll_id: str, timeout: float, json_: bool) -> None:
     """Wait until every item of a poll has ended.
 
-    Exit code 0 if all have succeeded, 1 if some have not, 3 for a poll that nobody knows, 4 when the time is over.
+    Exit code 0 if all have succeeded, 1 if some have not, 3 for an unknown poll, 4 when the time is over.
     """
     try:
         result = perpetual.wait_batch(poll_id, timeout)

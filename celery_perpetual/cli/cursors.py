@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.group("cursor")
 def cursor() -> None:
-    """Show, set or reset where a task's source is read from."""
+    """Show, set or reset the cursor of a task: the place from which it reads its source."""
 
 
 def _value(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Any:
@@ -68,7 +68,7 @@ for _name, _verb in (("show", cursor_show), ("set", cursor_set), ("reset", curso
 @verb
 @a_task
 @a_tenant
-@click.option("--cursor", callback=_value, metavar="JSON", help="Evaluate from here instead of the stored cursor.")
+@click.option("--cursor", callback=_value, metavar="JSON", help="Evaluate with this cursor instead of the stored one.")
 @as_json
 def preview(perpetual: Perpetual, task: str, tenant: str | None, cursor: Any, json_: bool) -> None:
     """Show what a poll would enqueue; changes nothing. Exit code 1 if next_batch failed or timed out."""

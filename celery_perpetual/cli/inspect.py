@@ -27,7 +27,7 @@ def check(perpetual: Perpetual, json_: bool) -> None:
     if json_:
         show([finding.to_dict() for finding in findings])
     elif not findings:
-        click.echo("all well")
+        click.echo("all is well")
     else:
         for finding in findings:
             click.echo(f"{finding.level}: {finding.evidence}\n  means: {finding.meaning}\n  helps: {finding.help}")

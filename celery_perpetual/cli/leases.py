@@ -80,20 +80,26 @@ def recover(perpetual: Perpetual, task_id: str, json_: bool) -> None:
 @a_yes
 @as_json
 def release(perpetual: Perpetual, task_id: str, yes: bool, json_: bool) -> None:
-    """Take the lease of a running task away and send the task again. Exit code 1 if it holds none."""
-    _ask(yes, f"Take the lease of {task_id} away? What it still brings is dropped.")
-    _exit(perpetual.release(task_id), json_, "released", f"{task_id} is sent again", f"{task_id} holds no lease")
+    """Take the lease of a running task away and resend the task. Exit code 1 if it holds none."""
+    _ask(yes, f"Take the lease of {task_id} away? Its result is dropped, and the task is resent.")
+    _exit(perpetual.release(task_id), json_, "released", f"{task_id} is resent", f"{task_id} holds no lease")
 
 
 @verb
 @a_task_id
-@click.option("--reason", required=True, help="What its waiters are told.")
+@click.option("--reason", required=True, help="Why; the waiters of the task get this text.")
 @a_yes
 @as_json
 def fail(perpetual: Perpetual, task_id: str, reason: str, yes: bool, json_: bool) -> None:
-    """End a task as failed. Exit code 1 if it has ended before, or nobody knows it."""
+    """End a task as failed. Exit code 1 if it has ended before, or is unknown."""
     _ask(yes, f"End {task_id} as failed? It will not run again.")
-    _exit(perpetual.fail(task_id, reason), json_, "failed", f"{task_id} has failed", f"{task_id} is not to be ended")
+    _exit(
+        perpetual.fail(task_id, reason),
+        json_,
+        "failed",
+        f"{task_id} has failed",
+        f"{task_id} was not ended: it has ended before, or is unknown",
+    )
 
 
 @verb
@@ -101,9 +107,15 @@ def fail(perpetual: Perpetual, task_id: str, reason: str, yes: bool, json_: bool
 @a_yes
 @as_json
 def cancel(perpetual: Perpetual, task_id: str, yes: bool, json_: bool) -> None:
-    """End a task as revoked, running or not. Exit code 1 if it has ended before, or nobody knows it."""
+    """End a task as revoked, running or not. Exit code 1 if it has ended before, or is unknown."""
     _ask(yes, f"Cancel {task_id}? It will not run again.")
-    _exit(perpetual.cancel(task_id), json_, "cancelled", f"{task_id} is revoked", f"{task_id} is not to be ended")
+    _exit(
+        perpetual.cancel(task_id),
+        json_,
+        "cancelled",
+        f"{task_id} is revoked",
+        f"{task_id} was not ended: it has ended before, or is unknown",
+    )
 
 
 @verb
@@ -112,12 +124,12 @@ def cancel(perpetual: Perpetual, task_id: str, yes: bool, json_: bool) -> None:
 @as_json
 def purge(perpetual: Perpetual, queue: str, yes: bool, json_: bool) -> None:
     """Empty a queue; the tasks in it end as revoked."""
-    _ask(yes, f"Throw away everything in queue {queue}?")
+    _ask(yes, f"Delete all messages of queue {queue}?")
     count = perpetual.purge(queue)
     if json_:
         show({"purged": count})
     else:
-        click.echo(f"{count} messages were in {queue}")
+        click.echo(f"deleted {count} messages of queue {queue}")
 
 
 def _ask(yes: bool, question: str) -> None:

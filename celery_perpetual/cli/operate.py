@@ -54,7 +54,7 @@ def _one_scope(everything: bool, **scopes: str | None) -> None:
 @a_tenant
 @as_json
 def poll(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> None:
-    """Evaluate a task's next_batch here and now, and enqueue what it finds.
+    """Evaluate a task's next_batch here and now, and enqueue its items.
 
     Exit code 1 if the poll failed or timed out.
     """
@@ -74,19 +74,19 @@ def poll(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> No
 def nudge(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> None:
     """Let the leader poll a task at once, out of turn.
 
-    Exit code 1 if no leader has the task in its clock: it is paused or disabled there, or no beat has led yet.
+    Exit code 1 if no leader polls the task: it is paused or disabled there, or no beat has led yet.
     """
     nudged = perpetual.nudge(task, tenant)
     if json_:
         show({"nudged": nudged})
     else:
-        click.echo(f"{task} is polled at once" if nudged else f"{task} is in the clock of no leader")
+        click.echo(f"{task} is polled at once" if nudged else f"no leader polls {task}")
     sys.exit(0 if nudged else 1)
 
 
 @verb
 @_scope
-@click.option("--reason", default="", help="Shown wherever the pause is.")
+@click.option("--reason", default="", help="Why; shown with the pause.")
 @click.option("--until", metavar="TIME", callback=_read_time, help="When it ends by itself, like 2030-01-31T18:00:00Z.")
 @as_json
 def pause(
@@ -100,7 +100,7 @@ def pause(
     until: datetime | None,
     json_: bool,
 ) -> None:
-    """Stop polling one task, or all of them; what is enqueued runs on."""
+    """Stop polling one task, or all of them; items that are enqueued run."""
     _one_scope(everything, task=task, queue=queue, routine=routine)
     paused = perpetual.pause(task, tenant, queue, routine, everything, reason=reason, until=until)
     if json_:

@@ -1,8 +1,9 @@
-"""Announces ends: one script per end, bounded in time, and nothing is forgotten while the process lives.
+"""Announces ends: one script per end, bounded in time, and no end is forgotten while the process lives.
 
-``finish`` runs after Celery's result backend has stored the state, so whoever is told can ask for the result at once.
-It never raises into the task and never waits longer than ``perpetual_store_timeout``. While the store does not answer,
-ends are kept, up to a bound, and a thread tries until it does; tasks that end meanwhile do not wait again.
+The script runs after Celery's result backend has stored the state, or stores Celery's result itself, in the same step.
+So a program that hears of an end can ask Celery for the result at once. Announcing never raises into the task and never
+waits longer than ``perpetual_store_timeout``. While the store does not answer, the process keeps ends, up to a bound,
+and a thread tries again until the store answers; tasks that end meanwhile do not wait.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ STAGED_TTL_MS = 24 * 3600 * 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closing:
-    """How a poll ends: what the commit, or the end without items, writes beside the ledger."""
+    """The facts of a poll that the commit of its batch stores beside the ledger."""
 
     poll_id: str
     outcome: str

@@ -45,7 +45,8 @@ def check(namespace: Namespace) -> list[Finding]:
         findings.append(_error(str(error), "beat and workers refuse to start", "correct the task"))
         discovery = None
     if discovery is not None:
-        meaning, advice = "half a perpetual task is an ordinary task", "add the other half, or remove this one"
+        meaning = "a task with only one of poll_every and next_batch is an ordinary task"
+        advice = "add the other attribute, or remove this one"
         findings += [_warning(text, meaning, advice) for text in discovery.warnings]
         if not discovery.tasks:
             findings.append(

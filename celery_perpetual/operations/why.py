@@ -59,7 +59,9 @@ def explain(store: Store, contract: TaskContract, unit: Unit) -> Explanation:
     if not reasons:
         when = "at its next slot" if unit.next_poll_at is None else f"at {format_time(unit.next_poll_at)}"
         reasons = [
-            Reason(evidence=f"state {unit.state}", meaning=f"nothing stands in its way; it will be polled {when}")
+            Reason(
+                evidence=f"state {unit.state}", meaning=f"nothing keeps it from being polled; its next poll is {when}"
+            )
         ]
     return Explanation(unit=unit, reasons=tuple(reasons), polls=tuple(polls))
 
@@ -129,7 +131,7 @@ def _about_polls(unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
     if len(newest) == MANY_DUPLICATES and all(poll.duplicates and not poll.count for poll in newest):
         return [
             Reason(
-                evidence=f"the last {MANY_DUPLICATES} polls brought only duplicates ({unit.in_flight} in flight)",
+                evidence=f"the last {MANY_DUPLICATES} polls found only duplicates ({unit.in_flight} in flight)",
                 meaning="next_batch returns work that is in flight and may hide the rows behind it",
                 help="leave poll.in_flight_keys() out of the query",
             )

@@ -105,7 +105,7 @@ def test_an_unreachable_store_is_one_line_and_exit_code_two(project):
 
 def test_nudge_tells_whether_a_leader_has_the_task(shop):
     """0 where the leader polls it at once, 1 where none has it, 2 for an unknown task."""
-    assert run(shop, "nudge", "proj.good")[:2] == (1, "proj.good is in the clock of no leader\n")
+    assert run(shop, "nudge", "proj.good")[:2] == (1, "no leader polls proj.good\n")
     shop.beat().ready()
     wait_until(lambda: shop.redis.zcard("perpetual:due") == 2, "the leader knows the tasks")
 

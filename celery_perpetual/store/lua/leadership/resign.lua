@@ -1,4 +1,4 @@
--- Give up the lead, if it is still this owner's, and announce it.
+-- Give up the lead, if it is still this owner's.
 --
 -- KEY   leader         string  owner:term of the living leader
 -- KEY   leader_info    string  JSON about the leader
@@ -11,7 +11,6 @@
 -- include rfc3339
 if redis.call('GET', leader) == mine then
   redis.call('DEL', leader, leader_info)
-  redis.call('PUBLISH', leader, 'free')
   redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'leader', 'data',
     cjson.encode({change = 'resigned', leader = mine, reason = reason, at = rfc3339(now)}))
 end
