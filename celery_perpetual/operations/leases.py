@@ -192,6 +192,8 @@ class LeaseOperations(Namespace):
     def purge(self, queue: str) -> int:
         """Take every message out of a queue and end its tasks as revoked; returns how many messages there were.
 
+        A task that a worker runs just now, of which the queue had a second message, goes on.
+
         Raises:
             NotFound: neither the app nor the broker knows such a queue.
             StoreUnavailable: the store did not answer; what has been taken out by then is missed, and sent again.
@@ -213,10 +215,10 @@ class LeaseOperations(Namespace):
                 task_id, name = headers.get("id"), str(headers.get("task"))
                 task = self.app.tasks.get(name)
                 if task_id is not None and self.grants.guards(task, task_id, headers):
-                    self.announcer.announce_now(
-                        TaskEnd(task_id=task_id, task=name, status=REVOKED, announce=announces(task))
-                    )  # fmt: skip
-                    self.app.backend.mark_as_revoked(task_id, "purged")
+                    revoked = TaskEnd(task_id=task_id, task=name, status=REVOKED, announce=announces(task))
+                    # A task that runs, or has ended, loses one more copy of its message and nothing else.
+                    if self.announcer.announce_now(revoked) == FIRST:
+                        self.app.backend.mark_as_revoked(task_id, "purged")
         return count
 
     @contextmanager

@@ -129,6 +129,21 @@ def test_a_queue_is_purged(project: Callable[..., Project], redis_url: str) -> N
     assert proj.redis.hget("perpetual:u:perpetual:proj.deliver", "inflight") == "0"
 
 
+def test_a_purge_does_not_revoke_what_runs(project: Callable[..., Project], redis_url: str) -> None:
+    """A second message of a running task, as a broker delivers it, goes; the task, its result and its end stay."""
+    proj, task_id = running(project, redis_url)
+    proj.run_python(f"from proj import *; deliver.apply_async((0,), task_id={task_id!r}, queue='other')")
+
+    assert verb(proj, "purge", "other", "--yes") == {"purged": 1}
+
+    state = f"from proj import *; print(app.AsyncResult({task_id!r}).state, *perpetual.leases())"
+    assert proj.run_python(state).split("(")[0].split() == ["PENDING", "Lease"]
+    proj.write("released", "")
+    assert verb(proj, "wait", task_id, "--timeout", "10")["status"] == "success"
+    assert proj.run_python(state).split() == ["SUCCESS"]
+    assert final_ends(proj) == {(task_id, "success"): 1}
+
+
 def test_a_queue_that_nobody_knows_is_not_purged(project: Callable[..., Project]) -> None:
     """A slip of the pen is told, not answered with zero; a queue that only the broker knows is purged."""
     proj = project(SOURCE, **SETTINGS)
