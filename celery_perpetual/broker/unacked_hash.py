@@ -37,10 +37,19 @@ class UnackedHash:
         found = self._read(tag)
         return None if found is None else from_message(self._channel.kombu.message_to_python(found[0]))
 
-    def task_id(self, tag: str) -> str:
-        """Id of the task of one message; "" if the message is not there any more."""
-        copy = self.copy(tag)
-        return "" if copy is None else str(copy.headers.get("id"))
+    def copies(self, tags: list[str]) -> dict[str, Copy]:
+        """Several messages in one call, by tag; those that are gone, or are no messages of Celery, are left out."""
+        with self._channel.client() as client:
+            found = dict(zip(tags, client.hmget(self._unacked, tags), strict=True))
+        read = {tag: self._copy_of(text) for tag, text in found.items() if text is not None}
+        return {tag: copy for tag, copy in read.items() if copy is not None}
+
+    def _copy_of(self, text: Any) -> Copy | None:
+        try:
+            payload, _, _ = loads(text)
+            return from_message(self._channel.kombu.message_to_python(payload))
+        except (ValueError, TypeError, KeyError, AttributeError):  # anybody may write into a broker
+            return None
 
     def restoring(self, tag: str) -> list[Command] | None:
         """The commands that put one message back into its queue, as a redelivered one; None if it is not there.

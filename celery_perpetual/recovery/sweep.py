@@ -72,6 +72,7 @@ class Sweep:
         swept.sent = self._again.send_all(limit)
         if self._unclaimed is not None and not swept.held_until:
             swept.restored, received = self._unclaimed.restore()
-            swept.missed = self._reconcile.once(self._last_death, received)
+            if received is not None:
+                swept.missed = self._reconcile.once(self._last_death, received)
             swept.sent += self._again.send_all(limit) if swept.missed or swept.restored else 0
         return swept

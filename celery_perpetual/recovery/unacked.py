@@ -3,8 +3,10 @@
 Kombu keeps what was received and not acknowledged in one hash for all workers, without saying whose it is, and puts it
 back after ``visibility_timeout``, an hour. Every worker of ours reports the delivery tags that it has. A message that
 is in the hash, and that no living worker has reported for two heartbeats *since it was seen there*, belongs to nobody
-and goes back to the front of its queue. No clock but the store's takes part. Messages of tasks that are not ours are
-left alone.
+and goes back to the front of its queue. No clock but the store's takes part.
+
+Most of what lies in that hash may be no concern of ours: a worker keeps every task with a countdown there. A message is
+looked into once, some in each pass, and what is not ours is left alone from then on.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
 
 
+#: Messages that one pass looks into, and how many it reads in one call: more would hold the server up.
+MOST_NEW, AT_ONCE = 2_000, 100
+
+
 class _Seen(NamedTuple):
     """A delivery that no living worker has reported."""
 
@@ -33,6 +39,8 @@ class _Seen(NamedTuple):
     received_at: float
     """By the clock of whoever received it."""
     task_id: str
+    guarded: bool
+    """Whether its task runs under a lease: others are not put back, but nobody misses them either."""
 
 
 class UnackedMessages:
@@ -43,6 +51,8 @@ class UnackedMessages:
         self._leases = leases
         self._seen: dict[str, _Seen] = {}
         """By tag."""
+        self._foreign: dict[str, float] = {}
+        """Deliveries that are no concern of ours: tag -> when it was received."""
         self._reported: set[str] = set()
         """Tags that a worker had long enough to report them before it died: they did not kill it."""
 
@@ -50,8 +60,10 @@ class UnackedMessages:
         """A worker that had reported these tags is dead."""
         self._reported |= tags
 
-    def restore(self) -> tuple[int, set[str]]:
-        """One pass; returns how many messages were put back, and whose messages it knows to be in the hash.
+    def restore(self) -> tuple[int, set[str] | None]:
+        """One pass; returns how many messages were put back, and whose messages are in the hash.
+
+        The latter is None while there is more in the hash than was looked into.
 
         A message that its worker never reported was received in the moment in which it died, and may be why: that
         counts as a recovery, and after ``max_recoveries`` the task is parked.
@@ -68,32 +80,47 @@ class UnackedMessages:
             for worker in workers:
                 for tag in worker.tags:
                     received.pop(tag, None)
-            self._see(unacked, now, received)
+            is_whole = self._see(unacked, now, received)
             # A message is in the hash before its worker's own code has seen it.
             before = min((worker.reported_at for worker in workers), default=now) - self._leases.store.limits.gap
-            known = {seen.task_id for seen in self._seen.values()}
-            ready = [tag for tag, seen in self._seen.items() if tag in self._reported or seen.since < before]
+            known = {seen.task_id for seen in self._seen.values()} if is_whole else None
+            ready = [
+                tag
+                for tag, seen in self._seen.items()
+                if seen.guarded and (tag in self._reported or seen.since < before)
+            ]
             return sum(self._put_back(channel, unacked, tag) for tag in ready), known
         finally:
             channel.close()
 
-    def _see(self, unacked: UnackedHash, now: int, unclaimed: Mapping[str, float]) -> None:
-        """Go on with what was seen before, and is the same delivery still."""
-        before, self._seen = self._seen, {}
-        for tag, received_at in unclaimed.items():
-            seen = before.get(tag)
-            if seen is not None and seen.received_at != received_at:
-                self._reported.discard(tag)
-                seen = None
-            self._seen[tag] = seen or _Seen(now, received_at, unacked.task_id(tag))
-        self._reported &= self._seen.keys()
+    def _see(self, unacked: UnackedHash, now: int, unclaimed: Mapping[str, float]) -> bool:
+        """Go on with what was seen before, and is the same delivery still; look into some of the rest.
+
+        Returns:
+            Whether that was all of it.
+        """
+        before = self._seen
+        self._seen = {tag: seen for tag, seen in before.items() if unclaimed.get(tag) == seen.received_at}
+        self._foreign = {tag: at for tag, at in self._foreign.items() if unclaimed.get(tag) == at}
+        self._reported &= unclaimed.keys() - (before.keys() - self._seen.keys())
+        new = sorted(unclaimed.keys() - self._seen.keys() - self._foreign.keys(), key=unclaimed.__getitem__)
+        known_polls: dict[str, bool] = {}
+        for first in range(0, min(len(new), MOST_NEW), AT_ONCE):
+            for tag, copy in unacked.copies(new[first : min(first + AT_ONCE, MOST_NEW)]).items():
+                task_id, name = str(copy.headers.get("id")), str(copy.headers.get("task"))
+                guarded = self._leases.guards(self._app.tasks.get(name), task_id, copy.headers)
+                if self._is_known(task_id, known_polls) if item_address(task_id) is not None else guarded:
+                    self._seen[tag] = _Seen(now, unclaimed[tag], task_id, guarded)
+                else:
+                    self._foreign[tag] = unclaimed[tag]
+        return len(new) <= MOST_NEW
 
     def _put_back(self, channel: CapturingChannel, unacked: UnackedHash, tag: str) -> bool:
         copy = unacked.copy(tag)
         if copy is None:
             return False
         task_id, name = str(copy.headers.get("id")), str(copy.headers.get("task"))
-        if not self._leases.guards(self._app.tasks.get(name), task_id, copy.headers) or not self._is_known(task_id):
+        if not self._is_known(task_id, {}):
             return False
         if tag not in self._reported:
             kept = "" if item_address(task_id) is not None and not copy.headers.get("retries") else copy.to_json()
@@ -113,8 +140,17 @@ class UnackedMessages:
         emit(events.DELIVERY_RESTORED, task_id=task_id)
         return True
 
-    def _is_known(self, task_id: str) -> bool:
-        """Another namespace may share the broker, and have items of the same tasks."""
+    def _is_known(self, task_id: str, polls: dict[str, bool]) -> bool:
+        """Another namespace may share the broker, and have items of the same tasks.
+
+        Args:
+            task_id: of any task.
+            polls: what is known of polls already.
+        """
         where, store = item_address(task_id), self._leases.store
-        with store.errors("batch"):
-            return where is None or bool(store.redis.exists(store.keys.poll(where.poll_id)))
+        if where is None:
+            return True
+        if where.poll_id not in polls:
+            with store.errors("batch"):
+                polls[where.poll_id] = bool(store.redis.exists(store.keys.poll(where.poll_id)))
+        return polls[where.poll_id]

@@ -7,14 +7,11 @@ from typing import Any
 
 import pytest
 from celery import Celery
-from celery.utils.log import get_logger
 
 from celery_perpetual.broker.capturing import CapturingChannel
 from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.unacked import put_back
 from celery_perpetual.broker.unacked_hash import UnackedHash
-
-logger = get_logger(__name__)
 
 
 @pytest.fixture
@@ -75,6 +72,6 @@ def test_what_a_worker_puts_back_is_the_next_message_that_a_consumer_gets(app: C
     with app.connection_for_read() as broken, app.connection_for_read() as living:
         message = receive(broken)
         assert message.headers["id"] == first.id
-        put_back(message, logger, ())
+        put_back(message, ())
 
         assert [receive(living).headers["id"] for _ in range(2)] == [first.id, later.id]

@@ -1,0 +1,118 @@
+"""Messages in the broker's hash of received messages that are no concern of ours are looked into once, in steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from celery_perpetual import Item, Perpetual, PerpetualTask
+from celery_perpetual.recovery import unacked as unacked_messages
+from celery_perpetual.recovery.unacked import UnackedMessages
+
+if TYPE_CHECKING:
+    import redis
+    from celery import Celery
+
+STEP, CALL = 40, 10
+
+
+@pytest.fixture
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass looks into few messages, so that a test needs not thousands."""
+    monkeypatch.setattr(unacked_messages, "MOST_NEW", STEP)
+    monkeypatch.setattr(unacked_messages, "AT_ONCE", CALL)
+
+
+@pytest.fixture
+def shop(make_app: Callable[..., Celery]) -> Iterator[Perpetual]:
+    """An app with a perpetual task, one without a lease, and an ordinary one."""
+    app = make_app("shop")
+    perpetual = Perpetual(app)
+
+    def nothing(*args: Any) -> None: ...
+
+    items = [Item((), key=n, task=name) for n, name in enumerate(["deliver", "unleased"])]
+    options: dict[str, Any] = {"base": PerpetualTask, "poll_every": 3600, "shared": False}
+    app.task(name="deliver", next_batch=lambda: items, **options)(nothing)
+    app.task(name="unleased", base=PerpetualTask, lease=False, shared=False)(nothing)
+    app.task(name="ordinary", shared=False)(nothing)
+    yield perpetual
+    perpetual.store.close()
+
+
+@pytest.fixture
+def received(shop: Perpetual) -> Iterator[Callable[[], None]]:
+    """Receive every message that is there, as a worker does that dies at once."""
+    with ExitStack() as stack:
+
+        def receive() -> None:
+            connection = stack.enter_context(shop.app.connection_for_read())
+            queue = connection.SimpleQueue("celery")
+            for _ in range(queue.qsize()):
+                queue.get(timeout=5)
+
+        yield receive
+
+
+def reads(client: redis.Redis, keys: tuple[str, ...] = ("hget", "hmget")) -> int:
+    """How often the server was asked for fields of a hash."""
+    stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{key}", {}).get("calls", 0) for key in keys)
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_messages_of_ordinary_tasks_are_looked_into_once(
+    shop: Perpetual, received: Callable[[], None], store_redis: redis.Redis
+) -> None:
+    """Each pass looks into some; when all are known, a pass reads no message at all, for as long as they lie there."""
+    for _ in range(2 * STEP + STEP // 2):
+        shop.app.send_task("ordinary", countdown=3600)
+    received()
+    messages = UnackedMessages(shop.app, shop.grants)
+
+    whole, calls = [], []
+    for _ in range(5):
+        before = reads(store_redis)
+        restored, known = messages.restore()
+        assert restored == 0
+        whole.append(known is not None)
+        calls.append(reads(store_redis) - before)
+
+    assert whole == [False, False, True, True, True]
+    assert calls == [STEP // CALL, STEP // CALL, STEP // CALL // 2, 0, 0]
+    assert store_redis.hlen("unacked") == 2 * STEP + STEP // 2
+
+
+@pytest.mark.usefixtures("small_steps")
+def test_messages_of_ours_are_found_behind_those_of_others(
+    shop: Perpetual, received: Callable[[], None], store_redis: redis.Redis
+) -> None:
+    """An item that a dead worker had received goes back to its queue; one without a lease is known, and stays."""
+    for _ in range(STEP):
+        shop.app.send_task("ordinary")
+    received()
+    ids = shop.poll("deliver").task_ids
+    received()
+    messages = UnackedMessages(shop.app, shop.grants)
+    # Their worker had reported them before it died.
+    messages.died(set(store_redis.hkeys("unacked")))
+
+    assert messages.restore() == (0, None)
+    restored, known = messages.restore()
+
+    assert (restored, known) == (1, set(ids))
+    assert store_redis.llen("celery") == 1
+    assert store_redis.hlen("unacked") == STEP + 1
+
+
+def test_what_is_no_message_of_celery_hinders_nothing(shop: Perpetual, store_redis: redis.Redis) -> None:
+    """Anybody may write into a broker's keys."""
+    for tag, text in (("a", "no JSON"), ("b", "[1, 2, 3]"), ("c", "{}"), ("d", '[{"body": ""}, "", ""]')):
+        store_redis.hset("unacked", tag, text)
+        store_redis.zadd("unacked_index", {tag: 1})
+
+    assert UnackedMessages(shop.app, shop.grants).restore() == (0, set())
+    assert store_redis.hlen("unacked") == 4
