@@ -4,7 +4,7 @@
         client = redis.Redis.from_url(server.url)
 
 The server listens on a free loopback port, keeps its files in a folder of its own and ends with its owner,
-however the owner ends. Whatever may be listening on the usual port is never touched.
+even if the owner is killed. A server on the usual port is never touched.
 From a shell: ``python -m celery_perpetual.embedded``.
 """
 
@@ -41,7 +41,7 @@ BINARY_VARIABLE = "PERPETUAL_REDIS_SERVER"
 
 # The shell between owner and server. It prints the server's pid and ends when the server ends. Its standard input
 # is a pipe held by the owner: a line means "stop, keep the files"; the end of the pipe, which the kernel brings about
-# when the owner dies in whatever way, means "stop and clean up". SIGKILL ends stopped and busy servers too, and loses
+# when the owner dies, even by SIGKILL, means "stop and clean up". SIGKILL ends stopped and busy servers too, and loses
 # nothing: an append-only file is written before a client gets its answer.
 GUARD = """
 folder=$1; shift
@@ -92,7 +92,7 @@ def candidates() -> Iterator[str]:
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on right now."""
+    """Return a loopback port that is free right now."""
     # Of its own seed: several test processes may have seeded the common one alike.
     for port in random.SystemRandom().sample(range(*PORTS), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
 """Every exception that celery-perpetual raises.
 
-One base class, :class:`PerpetualError`; the children are told apart by what the reader has to do.
+One base class, :class:`PerpetualError`; there is one child for each thing that a reader may have to do.
 Messages say which task or setting, what is wrong, what was seen, and what to do.
 """
 

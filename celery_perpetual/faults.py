@@ -16,6 +16,6 @@ _visits = count(1)
 
 
 def reach(point: str) -> None:
-    """Kill this process if ``point`` is the one it was told to die at."""
+    """Kill this process if ``point`` is the one that PERPETUAL_CRASH_AT names."""
     if point == _point and next(_visits) == int(_nth or 1):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -58,7 +58,7 @@ class Namespace:
 
     @cached_property
     def announcer(self) -> Announcer:
-        """Settles and announces ends; the signal handlers use it."""
+        """Stores and announces ends; the signal handlers use it."""
         return Announcer(self.app, self.store, self.settings)
 
     @cached_property

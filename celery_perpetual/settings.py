@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PREFIX = "perpetual_"
 
-#: No duration is longer than a thousand years; also tells infinity and NaN.
+#: No duration is longer than a thousand years; the comparison refuses infinity and NaN too.
 LONGEST = 1000 * 366 * 24 * 3600.0
 
 #: Names that are reserved for features which do not exist yet. Accepting one would be a promise without effect.
@@ -123,7 +123,7 @@ _FIELDS = {field.name: field for field in fields(Settings)}
 
 
 def _configured(app: Celery) -> dict[str, Any]:
-    """The settings that the app would answer for: in another namespace, ``PERPETUAL_X`` is somebody else's."""
+    """The settings that the app would answer for: in another namespace, ``PERPETUAL_X`` belongs to another package."""
     given: str | None = app.namespace  # type: ignore[attr-defined]  # missing in the stubs
     namespace = f"{given}_".lower() if given else ""
     names = {key.lower().removeprefix(namespace) for key in app.conf if isinstance(key, str)}

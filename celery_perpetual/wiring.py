@@ -1,4 +1,4 @@
-"""Makes Celery use what is ours: the beat scheduler, and the checks at a worker's start."""
+"""Makes Celery use this package: the beat scheduler, and the checks at a worker's start."""
 
 from __future__ import annotations
 

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
 
-def banner(app: Celery, settings: Settings, store: Store, ours: type[Scheduler]) -> str:
+def banner(app: Celery, settings: Settings, store: Store, own: type[Scheduler]) -> str:
     """Store, leader and perpetual tasks, one line each, as Celery indents them."""
-    store = store.clone(patient=False)  # nobody waits for a banner
+    store = store.clone(patient=False)  # a start does not wait for its banner
     lines = [f"store -> {store.shown} (prefix {settings.key_prefix})", f"leader -> {_leader(store)}"]
     try:
         tasks = discover(app).tasks.values()
     except PerpetualError as error:
         return _indented([*lines, f"refused -> {error}"])
     lines += [f"perpetual -> {each.name}, {each.cadence}" for each in tasks]
-    warnings = [*store_warnings(store), other_scheduler(app, ours)]
+    warnings = [*store_warnings(store), other_scheduler(app, own)]
     lines += [f"warning -> {warning}" for warning in warnings if warning]
     return _indented(lines if tasks else [*lines, "perpetual -> no task has poll_every and next_batch"])
 

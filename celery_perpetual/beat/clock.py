@@ -41,7 +41,7 @@ MANY_UNITS = 20
 LONGEST_SPREAD_MS = 10_000
 #: Threads that send polls to the workers.
 SENDERS = 2
-#: Units are made known again this often, in seconds, so that those which are not can be told apart.
+#: Units are registered again this often, in seconds: a unit that is not registered any more is orphaned.
 REGISTER_EVERY = 3600
 #: What one turn may spend on that, in seconds.
 REGISTER_SECONDS = 0.02
@@ -92,7 +92,7 @@ class Clock(threading.Thread):
             self._wakes.put(None)
 
     def rest(self, pause: float) -> None:
-        """Wait for so many seconds, or until somebody wakes the clock."""
+        """Wait for so many seconds, or until another thread wakes the clock."""
         with suppress(Empty):
             self._wakes.get(timeout=pause)
         self._woken = False

@@ -1,7 +1,7 @@
-"""What is due, read from the store some way ahead of the threads that are free for it.
+"""Due units, read from the store some way ahead of the threads that are free for them.
 
-Where much is due, a turn takes what an earlier one has read. Reading claims nothing: what has happened to a unit since
-then (a poll by hand, a pause, another leader) is for the claim to see, which is told when the unit was read.
+Under load, one read serves several turns of the clock. Reading claims nothing. The claim gets the time of the read, and
+refuses a unit that has changed since then (a poll by hand, a pause, another leader).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Everything of ours that runs in a beat: leadership, clock, cycle and poll threads, started and stopped together."""
+"""Starts and stops all threads that run in a beat: leadership, clock, cycle and poll threads."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Engine:
 
     @property
     def stopped(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether `stop` was called."""
         return self._stop_by is not None
 
     def start(self, meanwhile: Callable[[], object] = lambda: None) -> None:

@@ -20,7 +20,7 @@ class EntryRuns:
         self._store = store
         self._unsaved: dict[str, float] = {}
         self.on_run: Callable[[], object] = lambda: None
-        """Called after a run, so that whoever writes does so at once."""
+        """Called after a run: it wakes the clock, whose thread writes the run at once."""
 
     def ran(self, name: str, at: float) -> None:
         """Remember a run; it is written by the clock's thread, because a tick never waits for the store."""

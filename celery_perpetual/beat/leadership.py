@@ -3,7 +3,7 @@
 *Authority* is the key ``{prefix}:leader`` with the value ``owner:term`` and a TTL (``perpetual_leader_ttl``). Its time
 is the store's. *A term* is one period of leadership; its number only grows, also after a fail-over that lost the last
 one, because it is never below the store's clock. *Renewal* happens every third of the TTL, from a thread of its own,
-and only on the exact value, so nobody prolongs or ends another's term.
+and only on the exact value, so no beat prolongs or ends the term of another one.
 
 *Trust.* Between two answers of the store the leader trusts its lead until *start of the last successful attempt + TTL
 - 1 s*, on a clock that also runs while the machine is suspended. After that it stops claiming on its own, before
@@ -13,7 +13,7 @@ the claim. The entries of the base scheduler are Celery's own and have no such f
 
 *Hand-over.* A clean exit deletes the key, so a standby, which asks twice a second, takes over at once. A killed leader
 costs at most the TTL and one tick. A standby that knows more units than the leader (a rolling deploy) asks for the
-lead, once in its life; the leader resigns at its next renewal and nobody but the asker may take the lead for one TTL.
+lead, once in its life; the leader resigns at its next renewal, and for one TTL only that standby may take the lead.
 
 The leader also says which app it belongs to: another app on the same prefix refuses to start.
 """
@@ -106,7 +106,7 @@ class Leadership:
             StoreUnavailable: the store did not answer.
         """
         self._before_resigning, self._saw_epoch = before_resigning, saw_epoch
-        # On the thread from the very first attempt: whatever interrupts the caller, the thread knows what it holds.
+        # The first attempt runs on the thread too: a signal that interrupts the caller must not lose the lead.
         self._thread = threading.Thread(target=self._run, name="perpetual-leader", daemon=True)
         self._thread.start()
         self._tried.wait()
@@ -121,7 +121,7 @@ class Leadership:
             self._thread.join(wait)
 
     def lost(self) -> None:
-        """The store said that somebody else leads."""
+        """Another beat leads, as the store has answered."""
         self.lead = None
         self._wake.set()
 

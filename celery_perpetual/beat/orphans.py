@@ -13,7 +13,7 @@ AGE_MS = 7 * 24 * 3600 * 1000
 
 
 class Orphans:
-    """Forgets units that nobody has known for a week, but never a cursor; some of them with each pass."""
+    """Forgets units that no leader has known for a week, but never a cursor; some of them with each pass."""
 
     def __init__(self, store: Store, known: Callable[[], AbstractSet[str]], limit: int = 100) -> None:
         self._store = store

@@ -38,7 +38,7 @@ HANG_UP_SECONDS = 1.0
 class PerpetualScheduler(Scheduler):
     """Celery's beat scheduler with perpetual tasks, over any base scheduler (``perpetual_base_scheduler``).
 
-    Its own attributes start with ``_perpetual``: whatever the base scheduler calls its own, they do not meet.
+    Its own attributes start with ``_perpetual``, so they never collide with those of the base scheduler.
     """
 
     _perpetual_shares_runs = True
@@ -70,7 +70,7 @@ class PerpetualScheduler(Scheduler):
     def setup_schedule(self) -> None:
         """Start polling. The base scheduler is set up once this beat leads."""
         if _made_to_be_closed():
-            _told_to_end.set()
+            _end_requested.set()
             raise SystemExit(0)
         try:
             self._perpetual_engine.start(_heed)
@@ -112,7 +112,7 @@ class PerpetualScheduler(Scheduler):
         return bool(super().schedules_equal(*args, **kwargs))
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
-        """Send a due entry of the base scheduler, and remember when, for whoever leads next."""
+        """Send a due entry of the base scheduler, and remember the time for the next leader."""
         super().apply_entry(entry, producer=producer)
         self._perpetual_engine.entry_runs.ran(entry.name, time.time())
 
@@ -139,8 +139,8 @@ class PerpetualScheduler(Scheduler):
     def info(self) -> str:
         """Text for beat's banner."""
         engine = self._perpetual_engine
-        ours = banner(self.app, engine.settings, engine.store, PerpetualScheduler)
-        return "\n".join(filter(None, (ours, super().info)))
+        lines = banner(self.app, engine.settings, engine.store, PerpetualScheduler)
+        return "\n".join(filter(None, (lines, super().info)))
 
     def _perpetual_take_over(self) -> None:
         """Set up the base scheduler, with the runs that earlier leaders made."""
@@ -171,12 +171,12 @@ class PerpetualScheduler(Scheduler):
 
 
 #: Celery's SIGTERM handler ends beat by raising SystemExit, and where the signal comes in the middle of a destructor or
-#: a weak reference's callback, Python drops that. So beat also looks whether it was told to end.
-_told_to_end = threading.Event()
+#: a weak reference's callback, Python drops that. So beat also checks this event.
+_end_requested = threading.Event()
 
 
 def _heed() -> None:
-    if _told_to_end.is_set():
+    if _end_requested.is_set():
         raise SystemExit(0)
 
 
@@ -186,7 +186,7 @@ def _made_to_be_closed() -> bool:
     It closes the scheduler; where the signal came before there was one, it makes one for that, which must not wait for
     the store all over again.
     """
-    frame = sys._getframe()  # noqa: SLF001  # nothing else tells
+    frame = sys._getframe()  # noqa: SLF001  # no public way
     while frame := frame.f_back:  # type: ignore[assignment]
         if frame.f_code is Service.sync.__code__:
             return True

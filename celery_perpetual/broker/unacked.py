@@ -1,10 +1,9 @@
-"""Kombu's books of received messages, where the broker is the store's own Redis.
+"""Unacked messages, where the broker is the store's own Redis.
 
-Kombu writes down each message that a worker has received, in a hash, and when that was, in a sorted set; whoever
-acknowledges it strikes it off. For a worker that is a call of its own for every task, made by its only main process,
-and between a task's end and that call a death leaves a message of a task that has ended. So the scripts that grant a
-lease or settle an end strike the message off in the same step, and what is left to the main process is kombu's memory
-of it.
+Kombu keeps each message that a worker has received in a hash, and the time of its receipt in a sorted set, until the
+worker acknowledges it. An acknowledgement costs the worker's main process a call for every task, and a worker that dies
+between a task's end and that call leaves the message of a task that has ended. So the scripts that grant a lease or
+store an end acknowledge the message in the same step, and the main process only makes kombu forget it.
 """
 
 from __future__ import annotations
@@ -61,14 +60,14 @@ def unacked_keys(app: Celery) -> UnackedKeys:
 
 
 def forget(message: Any) -> None:
-    """Have kombu take a message for acknowledged, without telling the broker."""
+    """Make kombu treat a message as acknowledged, without a call to the broker."""
     qos = message.channel.qos
     QoS.ack(qos, message.delivery_tag)
     message._state = "ACK"  # noqa: SLF001
 
 
 def acknowledge(message: Any, errors: tuple[type[Exception], ...]) -> None:
-    """Strike off a message that kombu has forgotten; harmless where that has been done. Logs what the broker raises."""
+    """Acknowledge a message that kombu has forgotten; harmless when repeated. An error of the broker is reported."""
     try:
         message.channel.qos.ack(message.delivery_tag)
     except errors as error:

@@ -48,7 +48,7 @@ FIRST, FORBIDDEN, UNREADABLE = 1, 3, 4
 
 
 class Announcer:
-    """Settles and announces ends, now or as soon as the store answers."""
+    """Stores and announces ends, now or as soon as the store answers."""
 
     def __init__(self, app: Celery, store: Store, settings: Settings) -> None:
         self._app = app
@@ -77,19 +77,19 @@ class Announcer:
         )  # fmt: skip
 
     def expect(self, task_id: str, task: str | None, **facts: Any) -> ExpectedEnd:
-        """An end that is to come; see :class:`Expected`. Asks nobody."""
+        """An end that is to come; see :class:`ExpectedEnd`. Makes no call."""
         return ExpectedEnd(self._finish, self._store.keys, task_id, task, **facts)
 
     def result_to_store(self, backend: Any, task_id: str, result: Any, request: Any) -> ResultToStore | None:
-        """What Celery's result backend would store, if it can be stored with the end; see :mod:`.along`."""
+        """What Celery's result backend would store, if it can be stored with the end; see :mod:`.result_in_script`."""
         return result_to_store(self._store, backend, task_id, result, request)
 
     def announce(self, end: TaskEnd) -> None:
-        """Settle one end. Returns within ``perpetual_store_timeout``."""
+        """Announce one end. Returns within ``perpetual_store_timeout``."""
         self.announce_expected(*self._written(end))
 
     def announce_expected(self, expected: ExpectedEnd, status: str, head: str) -> None:
-        """Settle an end that was expected, now if the store answers. Returns within ``perpetual_store_timeout``."""
+        """Announce an end that was expected, now if the store answers. Returns within ``perpetual_store_timeout``."""
         if self._pid != os.getpid():  # forked: the parent's ends are the parent's
             self._reset()
         reach("task.finishing")
@@ -102,7 +102,7 @@ class Announcer:
     def announce_with_result(
         self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore
     ) -> FinishReply | None:
-        """Settle an end and store its result for Celery; None where others wait for the store, or it did not answer.
+        """Announce an end and store its result for Celery; None where others wait for the store, or it did not answer.
 
         Returns within ``perpetual_store_timeout``.
         """
@@ -148,7 +148,7 @@ class Announcer:
                 emit(events.END_REFUSED, task_id=end[0].task_id, error=error)
 
     def announce_now(self, end: TaskEnd) -> int:
-        """Settle an end at once: :data:`FIRST`, or another number where the task had ended before, or is not known.
+        """Announce an end at once: :data:`FIRST`, or another number where the task had ended before, or is not known.
 
         Raises:
             StoreUnavailable: the store did not answer.

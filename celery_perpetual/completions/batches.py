@@ -1,8 +1,8 @@
 """``on_batch_done``: one message when a whole batch has ended.
 
-The script that settles the last end of a batch puts the batch into ``{prefix}:batches``. Whoever takes it out sends
-the message: on the store's own Redis in the same step, so exactly once; elsewhere the message goes first and always
-has the same id. The process that settled the last end does it at once, the leader's cycle does what is left.
+The script that closes the last item of a batch puts the batch into ``{prefix}:batches``. The process that takes it out
+sends the message: on the store's own Redis in the same step, so exactly once; elsewhere it sends first, and always with
+the same id. The process that stored the last end does it at once; the leader's cycle sends the messages that are left.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def batch_result(store: Store, poll_id: str) -> BatchResult | None:
 
 
 def send_batch_done(app: Celery, store: Store, poll_id: str) -> None:
-    """Send a batch's ``on_batch_done``; what fails is left to the leader's cycle."""
+    """Send a batch's ``on_batch_done``; the leader's cycle repeats it where it fails."""
     try:
         _send(app, store, poll_id)
     except Exception as error:
@@ -63,7 +63,7 @@ def send_batch_done(app: Celery, store: Store, poll_id: str) -> None:
 
 
 def relay_batch_done(app: Celery, store: Store, limit: int = 100) -> int:
-    """Send what nobody has sent; returns how many."""
+    """Send the messages that were left; returns how many."""
     with store.errors("batches"):
         waiting = store.redis.zrange(store.keys.batches, 0, limit - 1)
     for poll_id in waiting:

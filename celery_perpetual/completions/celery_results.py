@@ -1,4 +1,4 @@
-"""Celery's own results of tasks that end without Celery storing a state: they are told, so that ``get()`` wakes."""
+"""Stores results in Celery's backend for tasks that end without Celery storing a state, so that ``get()`` wakes."""
 
 from __future__ import annotations
 

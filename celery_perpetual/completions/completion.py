@@ -125,7 +125,7 @@ def from_celery(task_id: str, meta: Any) -> Completion | None:
     if status is None:
         return None
     result, at = meta.get("result"), meta.get("date_done")
-    if isinstance(result, TaskLost):  # what we have told it
+    if isinstance(result, TaskLost):  # stored by this package
         status = LOST
     elif isinstance(result, TaskRevokedError) and result.args == ("expired",):
         status = EXPIRED
@@ -153,7 +153,7 @@ def inline(result: Any) -> str:
 
 
 def _is_long(result: Any) -> bool:
-    """Whether the JSON of a container is surely too long: nobody waits until all of that is written."""
+    """Whether the JSON of a container is surely too long, found without writing all of it."""
     left, found = LONGEST_RESULT, [result]
     while found and left >= 0:
         each = found.pop()
@@ -174,6 +174,6 @@ def error_of(exception: Any) -> dict[str, str] | None:
         return None
     try:
         message = str(exception)
-    except Exception as error:  # somebody's __str__
+    except Exception as error:  # raised by the exception's own __str__
         message = f"({type(error).__name__} in its __str__)"
     return {"type": type(exception).__name__, "message": message[:LONGEST_MESSAGE]}

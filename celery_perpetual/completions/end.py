@@ -1,4 +1,4 @@
-"""The end of one task, as the process that saw it tells the store."""
+"""The end of one task, as the process that saw it hands it to the store."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TaskEnd:
     leased: bool = False
     """Whether it ran under a lease: without that lease its end is late."""
     tag: str = ""
-    """Delivery tag of a message that is in the broker's books until this end is stored."""
+    """Delivery tag of a message that stays unacked until this end is stored."""
 
 
 class FinishReply(NamedTuple):
@@ -58,7 +58,7 @@ class FinishReply(NamedTuple):
 
 
 class ExpectedEnd:
-    """An end that is to come, written as far as it is known: whoever waits for the end waits for the rest."""
+    """An end that is to come, written as far as it is known, so that little is left to do when it comes."""
 
     __slots__ = ("_call", "_head", "leased", "poll", "task_id")
 
@@ -66,7 +66,7 @@ class ExpectedEnd:
         self, finish: Prepared, keys: Keys, task_id: str, task: str | None, *, announce: bool = True,
         worker: str | None = None, attempt: int = 1, nonce: str = "", leased: bool = False, tag: str = "",
     ) -> None:  # fmt: skip
-        """Write what is known; asks nobody. The facts are those of :class:`End`."""
+        """Write what is known; makes no call. The facts are those of :class:`End`."""
         where = item_slots(keys, task_id)
         self.task_id = task_id
         self.leased = leased
@@ -91,7 +91,7 @@ class ExpectedEnd:
         )
 
     def announce(self, status: str, head: str, stored: ResultToStore | None = None) -> FinishReply:
-        """Tell the store; may be called again.
+        """Store the end; may be called again.
 
         Args:
             status: how it ended.

@@ -1,10 +1,10 @@
 """Celery's result, stored in the step that announces the end.
 
 Celery asks its Redis backend whether a success is there already, and then stores and publishes the result: two calls,
-for which whoever waits for the end would wait too. Where the backend is the store's own server and database, the script
-that settles the end does the same at no cost of a call: Celery builds what is stored, and the script stores it as
-Celery does. Wherever that is not certain (another backend, a subclass, a serializer that scripts cannot read, a chord,
-a large result, a store that does not answer, a key that is forbidden to us), Celery stores it by itself, as ever.
+for which every waiter would wait too. Where the backend is the store's own server and database, the script that stores
+the end does the same without a further call: Celery builds the value, and the script stores it as Celery does. In every
+doubtful case (another backend, a subclass, a serializer that scripts cannot read, a chord,
+a large result, a store that does not answer, a key that the store's user may not write), Celery stores it as usual.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: A larger one would hold the server up for all others.
 LONGEST_VALUE = 64 * 1024
 
-#: What Celery stores a result by. Whoever has put something of their own in its place means that to be called.
+#: The methods by which Celery stores a result. Where other code has replaced one of them, Celery must call it.
 STEPS = (
     "store_result",
     "_store_result",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 POLL_INDEX = "ffffffff"
 
-#: Of the message that tells that the whole batch has ended; no item has it.
+#: Of the message of ``on_batch_done``; no item has it.
 BATCH_INDEX = "fffffffe"
 _FORM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
@@ -71,7 +71,7 @@ def parse_item_id(task_id: str) -> ItemAddress | None:
     if (
         not isinstance(task_id, str)
         or len(task_id) != 36
-        or task_id[14] != "8"  # as nearly all that is not ours
+        or task_id[14] != "8"  # as nearly all ids of other packages
         or task_id.endswith(POLL_INDEX)
         or not _FORM.fullmatch(task_id)
     ):
@@ -85,9 +85,9 @@ def item_address(task_id: str) -> ItemAddress | None:
 
 
 def item_slots(keys: Keys, task_id: str) -> dict[str, str | int]:
-    """Where the record of an item is, as scripts are told: poll, keys of its chunk and position.
+    """Where the record of an item is, as arguments of a script: poll, keys of its chunk and position.
 
-    For others position -1, and keys that nobody has: a user of the server who may touch certain keys may not touch "".
+    For foreign ids: position -1 and unused key names, because access rules of a Redis user reject an empty key.
     """
     where = item_address(task_id)
     poll, chunk, position = ("", 0, -1) if where is None else (where.poll_id, where.chunk, where.position)

@@ -1,18 +1,18 @@
-"""The ledger: every item that is not finished, with enough to send it again.
+"""The ledger: every item that has not ended, with all that is needed to resend it.
 
 A poll's batch becomes true in one step, the *commit*: records, item keys, counters, the unit's cursor and the poll's
-outcome. Before it nothing of the batch counts; after it every item reaches the broker, whoever dies, because messages
-are always built from committed records. The commit is accepted only while the poll holds the unit's claim, so what an
-abandoned poll or a superseded leader still brings is refused.
+outcome. Before it nothing of the batch counts; after it every item reaches the broker, even if processes die, because
+messages are always built from committed records. The commit is accepted only while the poll holds the unit's claim, so
+the batch of an abandoned poll or of a superseded leader is refused.
 
 * Up to 500 items: one script, which pushes the messages too where the broker is this Redis.
 * More: records are *staged* in chunks of 500 beside the ledger, then one script commits them by name. Records of a
   commit that never came expire; their item keys are swept by the leader's cycle, and meanwhile count for nothing,
   because an item key is taken only if its poll was committed.
-* The end of an item is settled once, by the script that announces it: key and room are free, the batch counts it.
+* The item is closed once, by the script that announces its end: key and room are free, the batch counts it.
 
-Item keys are added only under the unit's claim, and a unit has one claim at a time: what was free when a poll looked
-is still free when it commits.
+Item keys are added only under the unit's claim, and a unit has one claim at a time: a key that was free when a
+poll read it is still free when the poll commits.
 """
 
 from __future__ import annotations

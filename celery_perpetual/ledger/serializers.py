@@ -58,7 +58,7 @@ def codec(serializer: str) -> tuple[str, str]:
 
 
 def unshared_pickle(value: Any) -> bytes:
-    """Pickle without references between equal parts: equal values have equal bytes, whatever objects they share."""
+    """Pickle without references between equal parts: equal values have equal bytes."""
     out = BytesIO()
     pickler = pickle.Pickler(out)
     pickler.fast = True

@@ -33,7 +33,7 @@ class Finding:
 
 
 def check(namespace: Namespace) -> list[Finding]:
-    """Check settings, tasks, scheduler, store and leader. Changes nothing and raises nothing of ours."""
+    """Check settings, tasks, scheduler, store and leader. Changes nothing and raises no :class:`PerpetualError`."""
     findings = [
         _warning(f"seam {seam.name!r} is not as known: {evidence}", seam.without, "use versions that were seen")
         for seam, evidence in unknown_seams()

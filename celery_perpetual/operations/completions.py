@@ -41,8 +41,9 @@ class CompletionOperations(Namespace):
     def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
         """Wait for the end of one task, without polling; at the time-out ``timed_out`` is True.
 
-        Woken by the worker that ends the task, within about a millisecond. An id of our own form that nobody knows is
-        ``unknown`` at once; any other id is waited for. Safe to call from any number of threads at once.
+        The worker that ends the task wakes the waiter within about a millisecond. An id of the form of this package
+        that is not on record is ``unknown`` at once; any other id is waited for. Safe to call from any number of
+        threads at once.
         """
         return self._waiting.wait(task_id, timeout)
 
@@ -75,7 +76,7 @@ class CompletionOperations(Namespace):
         return self.store.keys.channel(task_id)
 
     def subscribe(self) -> Iterator[Completion]:
-        """Iterate completions as they happen, for ever; what happens while nobody iterates is missed."""
+        """Iterate completions as they happen, for ever; ends that happen while no iteration runs are missed."""
         return subscribe(self.store)
 
     def stream(

@@ -71,7 +71,7 @@ class Worker:
     active: int
     """Tasks that it runs."""
     reserved: int
-    """Messages of ours that it has received and not finished, the running ones included."""
+    """Messages of guarded tasks that it has received and not finished, the running ones included."""
     leases: int
     """Leases that it holds."""
     state: str
@@ -167,9 +167,9 @@ class LeaseOperations(Namespace):
         return self._sent(self.grants.release(task_id, "*", "taken", "an operator took it away") != "gone")
 
     def fail(self, task_id: str, reason: str) -> bool:
-        """End a task as failed, parked or not; False if it has ended before, or nobody knows it.
+        """End a task as failed, parked or not; False if it has ended before, or is unknown.
 
-        The result backend is told, so that ``AsyncResult.get()`` raises.
+        The failure is stored in the result backend too, so that ``AsyncResult.get()`` raises.
         """
         error = NotSuccessful(reason)
         with self._last_word(task_id, FAILURE, error) as ended:

@@ -78,7 +78,7 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
 
 
 def _busy(refusal: Refusal) -> PollOutcome:
-    """A poll that did not take place is told, but not stored."""
+    """A poll that did not take place: returned, but not stored."""
     now, unit = to_datetime(refusal.now), refusal.unit
     return PollOutcome(
         poll_id="",

@@ -1,6 +1,6 @@
 """Claims: the right to poll one unit at one slot.
 
-The leader claims what is due; anybody may claim a unit for a poll by hand. Only the first step asks whether the
+The leader claims due units; any process may claim a unit for a poll by hand. Only the first step asks whether the
 caller leads. What follows is fenced by the claim itself (the poll id): a hand-over does not refuse work in progress,
 and a poll whose claim was taken over or has expired can write nothing.
 """

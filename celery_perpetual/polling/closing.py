@@ -1,8 +1,8 @@
-"""Stores the ends of polls that enqueued nothing, for one poll or for several in one call.
+"""Stores the outcomes of polls that enqueued nothing, for one poll or for several in one call.
 
-The ends of one call have nothing to do with each other. Where the store refuses one, because its claim is somebody
-else's, the rest is as if it had come alone; and where the call fails as a whole, over a key of a wrong type, nothing
-has been written and each is tried by itself.
+The outcomes of one call do not affect each other. The store may refuse one of them, because its claim belongs to
+another beat by now, and stores the others. A call that fails as a whole, over a key of a wrong type, has
+written nothing, and each outcome is then stored by itself.
 """
 
 from __future__ import annotations

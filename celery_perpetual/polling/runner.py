@@ -181,7 +181,7 @@ def _close_old_connections() -> None:
     """Django leaves the life of connections in other threads than a request's to us."""
     conf, database = sys.modules.get("django.conf"), sys.modules.get("django.db")
     if conf is None or database is None or not conf.settings.configured:
-        return  # a package may bring Django along without anybody using it
+        return  # installed by some other package, and not used by this project
     try:
         database.close_old_connections()
     except Exception as error:  # what is wrong with them concerns who uses them

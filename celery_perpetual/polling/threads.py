@@ -22,7 +22,7 @@ from celery_perpetual.polling.end import PollEnd
 
 #: A poll that runs for longer gives its place to others, as long as threads that may hang are left: it may never end.
 SLOW_SECONDS = 1.0
-#: Most ends that are taken out at once: nobody else's call of the store shall wait for longer.
+#: Most outcomes that are taken out at once: more would keep other calls of the store waiting.
 MOST_ENDS = 50
 
 

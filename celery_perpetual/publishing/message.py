@@ -2,7 +2,7 @@
 
 Celery's own router and ``as_task_v2`` build the message and its own sender publishes it, so routing, priorities,
 serializers, time limits, shadow names, stamps, signals and sent events are Celery's. The result backend is left out:
-``apply_async`` makes the Redis backend subscribe to every id that it sends, which nobody here waits for.
+``apply_async`` makes the Redis backend subscribe to every id that it sends, for which this process does not wait.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: Makes the sender, as a closure over one app.
 _MAKER: Any = getattr(AMQP, "_create_task_sender", None)
 
-#: What that sender is called; anything else in its place is somebody's own.
+#: What that sender is called; anything else in its place was put there by other code.
 _SENDER = "AMQP._create_task_sender.<locals>.send_task_message"
 
 

@@ -86,7 +86,7 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, indexed: IndexedItem
     """A stamp for items of one kind, or None where it would not be exact.
 
     Raises:
-        Exception: whatever Celery or Kombu raise for the specimen, which is what they would raise for the item.
+        Exception: the exception that Celery or Kombu raise for the specimen; they would raise it for the item too.
     """
     item = indexed[0][1]
     task_id, tag, args_repr, kwargs_repr = (str(uuid4()) for _ in range(4))

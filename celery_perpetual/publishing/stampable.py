@@ -28,7 +28,7 @@ from celery_perpetual.publishing.sender import is_celerys_own
 if TYPE_CHECKING:
     from celery import Celery
 
-#: Options that are the same text in every message of a kind. Links, stamps, times and what nobody here knows are not.
+#: Options that are the same text in every message of a kind. Links, stamps, times and unknown options are not.
 STAMPED_OPTIONS = frozenset(
     {
         "add_to_parent", "delivery_mode", "exchange", "exchange_type", "headers", "ignore_result", "priority",

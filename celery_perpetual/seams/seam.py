@@ -67,7 +67,7 @@ class Seam:
     without: str
     """What does not work where it is not as known."""
     install: Callable[[Celery], object] | None = None
-    """Puts ours in its place when an app is wired, harmless when repeated; None where it is only used."""
+    """Wraps it when an app is wired, harmless when repeated; None where it is only used."""
 
     def differences(self) -> list[str]:
         """What is not as known; empty if all is."""

@@ -126,8 +126,8 @@ USED = (
     Seam(
         name="ends in pool processes",
         targets=(Target("billiard.process:Process.daemon"),),
-        why="a child that was told to leave has not lost its task",
-        without="a task whose process is told to leave may end as lost",
+        why="a child that was asked to stop has not lost its task",
+        without="a task whose process is asked to stop may end as lost",
     ),
     Seam(
         name="unacknowledged messages",
@@ -202,7 +202,7 @@ USED = (
             Target("redis.connection:AbstractConnection.read_response", "self"),
         ),
         why="prepared calls are written in one piece; a subscription is waited for together with others",
-        without="ends are not announced, and nobody who waits is woken",
+        without="ends are not announced, and no waiter wakes",
     ),
     Seam(
         name="apps of the process",

@@ -103,7 +103,7 @@ class Cadence:
         fixed: Any = copy.copy(self.calendar)
         at = to_datetime(now)
         if self._app is not None and fixed.__dict__.get("_app") is None:
-            for derived in ("tz", "utc_enabled"):  # of the app that was current when somebody asked
+            for derived in ("tz", "utc_enabled"):  # cached for the app that was current at the first use
                 fixed.__dict__.pop(derived, None)
             fixed._app = self._app  # noqa: SLF001  # its setter is missing on Celery 5.6
         fixed.nowfun = lambda: at

@@ -25,7 +25,7 @@ ATTRIBUTES = (
     "perpetual_options",
 )  # fmt: skip
 OPTIONS = tuple(field.name for field in fields(PerpetualOptions))
-#: An attribute of the user's own that is less like one of ours than this is nobody's misspelling.
+#: An attribute that is less like one of the contract than this is the user's own and no misspelling.
 ALIKE = 0.85
 
 ON_LOST = ("requeue", "fail", "park")
@@ -115,7 +115,7 @@ def _read(task: Task[Any, Any]) -> TaskContract:
 
 
 def _must_be_spelt_right(task: Task[Any, Any]) -> None:
-    """Refuse attributes that are nearly ours, and options in the place of attributes: both would have no effect."""
+    """Refuse misspelt attributes, and options in the place of attributes: both would have no effect."""
     bases = PerpetualTask.__mro__
     # Without asking the class for its attributes: that would bind it to the current app.
     celerys = {name for base in bases for name in vars(base)}

@@ -29,7 +29,7 @@ class Discovery:
         return {unit.name: unit for contract in self.tasks.values() for unit in units_of(contract)}
 
     def digest(self) -> str:
-        """Tells one set of perpetual tasks from another."""
+        """A digest that differs for different sets of perpetual tasks."""
         return sha256("\n".join(sorted(self.tasks)).encode()).hexdigest()[:16]
 
 

@@ -9,7 +9,7 @@ from celery import Task
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: The constant header by which workers know which messages are ours.
+#: The constant header by which workers recognise the messages of perpetual tasks and items.
 HEADER = "perpetual"
 HEADER_VALUE = 1
 
@@ -36,7 +36,7 @@ class PerpetualTask(Task):  # type: ignore[type-arg]
     poll_timeout: Any = None
     """Seconds after which a poll is abandoned; default the interval, at least 5 and at most 60."""
     lease: bool = True
-    """False: it runs without a lease, so nobody keeps it from running twice at once or sends it again."""
+    """False: it runs without a lease: it may run twice at once, and is not resent when its worker dies."""
     on_lost: str = "requeue"
     """What becomes of it when its worker dies: ``requeue``, ``fail`` or ``park``."""
     perpetual_options: Any = None
