@@ -1,4 +1,4 @@
-"""The demo's accident: a worker is killed at work, another one takes its place, and what it had is sent again."""
+"""The demo's accident: a worker is killed at work, another one takes its place, and its tasks are resent."""
 
 import json
 import time
@@ -9,6 +9,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from celery_perpetual import PerpetualError
+from celery_perpetual.events import DELIVERY_RESTORED
 from progress import Snapshot
 from stage import WORKERS, Stage
 
@@ -58,7 +59,7 @@ class Accident:
         """Look at the worker while it is frozen, so that the look is still true when the signal comes."""
         process = self._stage.fleet.all[VICTIM]
         with process.frozen():
-            time.sleep(0.1)  # what it had sent before has reached the store
+            time.sleep(0.1)  # so that its earlier calls have reached the store
             try:
                 at, held = store_time(self._server), leases_of(VICTIM)
             except (PerpetualError, RedisError):
@@ -71,7 +72,7 @@ class Accident:
         self._stage.start_worker(REPLACEMENT)
 
     def recovery(self) -> Recovery:
-        """What has come of it; nothing, as long as nothing has happened or the store does not answer."""
+        """The events since the kill; none as long as nothing has happened or the store does not answer."""
         if self.kill is None:
             return Recovery()
         try:
@@ -116,6 +117,6 @@ def read_recovery(server: Redis, stage: Stage, kill: Kill) -> Recovery:
         tasks=frozenset(recovered),
         seconds=None if last is None else round((last - kill.at) / 1000, 2),
         deliveries=deliveries,
-        # The worker held no lease for these, so there is no event of them; beat says it in its log.
-        put_back=stage.fleet.all["beat"].count("had been received by a worker that is gone, and is back"),
+        # The worker held no lease for these, so there is no event of them in the stream; beat logs one for each.
+        put_back=stage.fleet.all["beat"].count(DELIVERY_RESTORED.phrase.partition("%(task_id)s")[2]),
     )

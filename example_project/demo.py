@@ -52,10 +52,10 @@ def read_options() -> Options:
 
 def explain(options: Options) -> None:
     print(
-        f"A webhook outbox: {options.items} rows in a database say what has to be sent to which customer.\n"
+        f"A webhook outbox: {options.items} rows in a database, each a message to a customer.\n"
         "One `celery beat` and two `celery worker`s are about to start, and a local receiver that is at times\n"
-        "slow and refuses some first attempts. Nobody enqueues anything: beat finds the rows and makes tasks\n"
-        "of them, the workers send them. What counts in the end is the receiver's own record.\n"
+        "slow and refuses some first attempts. No code enqueues anything: beat finds the rows and makes tasks\n"
+        "of them, the workers send them. In the end the receiver's own record decides.\n"
     )
     if not options.keep:
         print(
@@ -116,7 +116,7 @@ def watch(stage: Stage, items: int, deadline: float, display: Display, accident:
 
 def run(stage: Stage, options: Options, deadline: float) -> int:
     """The whole job; the exit status."""
-    from report import Outcome, compare, tell
+    from report import Outcome, compare, show
 
     problem, last = "", None
     with Redis.from_url(stage.broker_url) as server:
@@ -134,7 +134,7 @@ def run(stage: Stage, options: Options, deadline: float) -> int:
     comparison = compare(stage.record, options.items, recovery.deliveries)
     outcome = Outcome(comparison, problem, last.in_flight if last else None, accident.kill, recovery)
     stage.failed = not outcome.ok
-    tell(outcome, stage, options.json_file)
+    show(outcome, stage, options.json_file)
     return 0 if outcome.ok else 1
 
 
@@ -155,7 +155,7 @@ def keep(stage: Stage, options: Options) -> int:
 
     stage.start_celery()
     tell_commands(stage)
-    items, round_number, told = options.items, 1, set()
+    items, round_number, reported = options.items, 1, set()
     try:
         with open_display() as display:
             while True:
@@ -163,8 +163,8 @@ def keep(stage: Stage, options: Options) -> int:
                     display.show(look(items))
                     time.sleep(0.5)
                 for process in stage.fleet.ended():
-                    if process.name not in told:
-                        told.add(process.name)
+                    if process.name not in reported:
+                        reported.add(process.name)
                         print(f"{process.name} has ended; its log is {process.log}", flush=True)
                 round_number += 1
                 items += seed_deliveries(5, round_number, stage.receiver_url)
@@ -187,7 +187,7 @@ def tell_commands(stage: Stage) -> None:
         f"  {celery} resume --task {TASK}\n"
         f"  {sys.executable} manage.py seed_deliveries --count 500 --seed 7 --base-url {stage.receiver_url}\n"
         f"  tail -f {stage.folder}/worker-1.log\n"
-        f"  kill -9 -- -{stage.pids[VICTIM]}    # {VICTIM} with its children; the other one gets what it had\n",
+        f"  kill -9 -- -{stage.pids[VICTIM]}    # {VICTIM} with its children; the other worker gets its tasks\n",
         flush=True,
     )
 

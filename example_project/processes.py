@@ -13,7 +13,7 @@ from typing import IO
 LEAVE = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 
 # Reads which groups exist from a pipe that only the demo holds. If the demo ends without a word, even by
-# SIGKILL, the pipe closes and the guard ends what is left.
+# SIGKILL, the pipe closes and the guard ends the remaining processes.
 GUARD = """
 groups=
 while read -r verb group; do
@@ -57,7 +57,7 @@ class Process:
     log: Path
     asked: bool = False  # it was asked to end
     killed: bool = False  # it had to be killed
-    over: bool = False  # nothing of it is left, and its number may be somebody else's
+    over: bool = False  # all its processes are gone, and its number may belong to another one
 
     @property
     def pid(self) -> int:
@@ -83,7 +83,7 @@ class Process:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """It and its children stand still; what is still there afterwards goes on."""
+        """Stop it and its children for a while; the processes that are left afterwards go on."""
         os.killpg(self.pid, signal.SIGSTOP)
         try:
             yield
@@ -130,11 +130,11 @@ class Fleet:
         return self.all[name]
 
     def ended(self) -> list[Process]:
-        """Processes that ended although nobody asked them to."""
+        """Processes that ended without having been asked to."""
         return [process for process in self.all.values() if not process.running and not process.asked]
 
     def crash(self, name: str) -> None:
-        """SIGKILL to a process and its children, on purpose: that nobody asked them before is no fault of theirs."""
+        """SIGKILL to a process and its children, on purpose: it does not count as an unexpected end."""
         process = self.all[name]
         process.kill()
         process.killed = False

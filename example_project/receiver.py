@@ -22,7 +22,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS accepted (delivery_id INTEGER, endpoint TEXT, at REAL, body_sha256 TEXT);
 CREATE TABLE IF NOT EXISTS refused (delivery_id INTEGER, endpoint TEXT, at REAL, status INTEGER);
 """
-#: What an endpoint takes to answer, and what it takes at times.
+#: Seconds that an endpoint takes to answer, usually and at times.
 USUAL_SECONDS, SLOW_SECONDS = 0.05, 0.25
 
 
@@ -89,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length)
         if len(body) < length:
-            # The sender died over it; there is nobody to answer, and half a delivery is none.
+            # The sender died while it sent; there is no one to answer, and half a delivery is none.
             self.close_connection = True
             return
         key = self.headers.get("Idempotency-Key", "")
@@ -120,7 +120,7 @@ class Server(ThreadingHTTPServer):
 
 
 def announce(path: Path, url: str) -> None:
-    """Whoever waits for the file finds either nothing or the whole address."""
+    """Write the file at once: a reader finds either no file or the whole address."""
     draft = path.with_suffix(".new")
     draft.write_text(url)
     draft.replace(path)

@@ -111,7 +111,7 @@ class Outcome:
         return found
 
 
-def tell(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
+def show(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
     """The short report, and the same as JSON if a file is named."""
     result = outcome.comparison
     seconds = round((result.last_at or stage.beat_started_at) - stage.beat_started_at, 2)
@@ -125,7 +125,7 @@ def tell(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
     why = ", as a worker died before it could say that they had arrived"
     print(f"{result.duplicates} came twice{why if result.duplicates and not result.repeated else ''}.")
     if outcome.in_flight:
-        print(f"The store still has {outcome.in_flight} in flight although every row is settled.")
+        print(f"The store still has {outcome.in_flight} in flight although every row is done.")
     killed = [process.name for process in stage.fleet.all.values() if process.killed]
     if killed:
         print(f"Did not end when asked and had to be killed: {', '.join(killed)}.")
@@ -153,7 +153,7 @@ def tell_recovery(kill: Kill, recovery: Recovery) -> None:
     print(
         f"{kill.worker} was killed after {kill.delivered} deliveries, while it was executing {tasks(len(kill.held))}.\n"
         f"{tasks(len(recovery.tasks))} recovered, the last one sent again {recovery.seconds} s after the kill. "
-        f"Of what it had only received,\n{recovery.put_back} messages were put back into their queue."
+        f"Of the messages that it had only received,\n{recovery.put_back} were put back into their queue."
     )
 
 

@@ -24,7 +24,7 @@ HASTE = {"OUTBOX_LEASE_TTL": "5", "OUTBOX_CYCLE_INTERVAL": "1"}
 
 @dataclass
 class Stage:
-    """What is set up, and where."""
+    """The servers, processes and files of the demo."""
 
     folder: Path
     broker_url: str
@@ -78,7 +78,7 @@ class Stage:
         self.start(name, self.celery("worker", "-l", "INFO", "-n", f"{name}@%h", *size))
 
     def stop_celery(self, grace: float) -> None:
-        """A warm end: what a worker has begun is finished and settled, if `grace` seconds are enough for that."""
+        """A warm end: a worker finishes the tasks that it has begun, if `grace` seconds are enough for that."""
         self.fleet.stop(*(name for name in self.fleet.all if name != "receiver"), grace=grace)
 
     def tidy(self) -> None:
@@ -98,12 +98,12 @@ def open_stage(stack: ExitStack) -> Stage:
     bypass_proxies()
     stack.callback(stage.tidy)
     open_database(stack)
-    stack.callback(stage.fleet.close)  # before the rest goes, nobody may be using it
+    stack.callback(stage.fleet.close)  # first, because its processes use the rest
     return stage
 
 
 def open_broker(stack: ExitStack) -> tuple[str, str | None]:
-    """The URL, and the name that keeps the demo apart from whatever else is on a server of yours."""
+    """The URL, and the name that keeps the demo apart from other data on your server."""
     if url := os.environ.get("REDIS_URL"):
         namespace = f"outbox-demo-{secrets.token_hex(4)}"
         stack.callback(forget, url, namespace)
@@ -139,13 +139,13 @@ def open_database(stack: ExitStack) -> None:
 def drop(schema: str) -> None:
     from django.db import connection
 
-    connection.close()  # whatever state the demo left it in
+    connection.close()  # in every state of the demo
     with connection.cursor() as cursor:
         cursor.execute(f"DROP SCHEMA {schema} CASCADE")
 
 
 def forget(url: str, namespace: str) -> None:
-    """Leave no key behind on a server that is not ours; the name is random and so in no other key."""
+    """Leave no key behind on your server; the name is random and so in no other key."""
     from redis import Redis
     from redis.exceptions import RedisError
 

@@ -1,1 +1,1 @@
-"""The outbox: rows that say what has to be sent to whom."""
+"""The outbox: each row is one message to one endpoint."""

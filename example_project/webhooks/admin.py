@@ -1,4 +1,4 @@
-"""Read-only pages: rows are made by the application and settled by the task."""
+"""Read-only pages: the application makes rows, and the task closes them."""
 
 from typing import Any
 

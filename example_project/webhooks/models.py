@@ -62,7 +62,7 @@ class Delivery(models.Model):
         return f"{self.event} #{self.pk}"
 
     def body(self) -> bytes:
-        """What is sent; the same bytes on each attempt, so that a receiver may sign or compare them."""
+        """The body that is sent; the same bytes on each attempt, so that a receiver may sign or compare them."""
         document = {
             "id": self.pk,
             "event": self.event,
@@ -88,6 +88,6 @@ class Delivery(models.Model):
         self._record(state=self.State.FAILED, response_status=status, last_error=error[:200])
 
     def _record(self, **changes: Any) -> None:
-        # Only a pending row changes: a late second run cannot undo what the first one settled.
+        # Only a pending row changes: a late second run cannot undo the result of the first one.
         mine = Delivery.objects.pending().filter(pk=self.pk)
         mine.update(attempts=F("attempts") + 1, **changes)

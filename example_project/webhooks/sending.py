@@ -1,4 +1,4 @@
-"""One HTTP request to one endpoint, and what its answer means."""
+"""One HTTP request to one endpoint, and the meaning of its answer."""
 
 from dataclasses import dataclass
 from datetime import datetime, timezone

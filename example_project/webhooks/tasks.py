@@ -23,10 +23,10 @@ def due(poll: Poll) -> list[Item]:
 
 @shared_task(base=PerpetualTask, bind=True, poll_every=5, next_batch=due, max_retries=8)
 def deliver(self: Any, delivery_id: int) -> str:
-    """Send one delivery and settle its row; a refusal is tried again, as late as the endpoint asks for."""
+    """Send one delivery and close its row; a refusal is tried again, as late as the endpoint asks for."""
     delivery = Delivery.objects.pending().select_related("endpoint").filter(pk=delivery_id).first()
     if delivery is None:
-        return "settled before"
+        return "closed before"
 
     answer = post(delivery)
     if answer.accepted:
