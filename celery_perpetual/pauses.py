@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
+from celery_perpetual.store.commands.pauses import stored_pauses
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.times import format_time, parse_time, to_ms
@@ -75,11 +76,10 @@ class Pauses:
 
     def now(self) -> dict[Scope, Paused]:
         """Every pause that holds now, by scope."""
-        with self.store.errors("pauses"):
-            stored = self.store.redis.hgetall(self.store.keys.paused)
+        stored = stored_pauses(self.store)
         if not stored:
             return {}
-        found = [_parsed(Scope.of(key.decode()), text) for key, text in stored.items()]
+        found = [_parsed(Scope.of(key), text) for key, text in stored.items()]
         now = self.store.now()
         return {pause.scope: pause for pause in found if pause.until is None or to_ms(pause.until) > now}
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
+from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.store.health import store_warnings
 from celery_perpetual.tasks.discovery import discover
 
@@ -34,11 +34,10 @@ def banner(app: Celery, settings: Settings, store: Store, own: type[Scheduler]) 
 
 def _leader(store: Store) -> str:
     try:
-        with store.errors("leader"):
-            info = store.redis.get(store.keys.leader_info)
+        info = leader_info(store)
     except PerpetualError:
         return "store not reached yet"
-    return json.loads(info)["owner"] if info else "none yet"
+    return info["owner"] if info else "none yet"
 
 
 def _indented(lines: list[str]) -> str:

@@ -18,8 +18,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from redis.exceptions import LockError
-
 from celery_perpetual import events
 from celery_perpetual.beat.orphans import Orphans
 from celery_perpetual.completions.batches import relay_batch_done
@@ -28,6 +26,7 @@ from celery_perpetual.ledger.staged import sweep_staged
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.pauses import Pauses
 from celery_perpetual.recovery.sweep import Sweep
+from celery_perpetual.store.commands.lock import Lock
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, to_datetime
 
@@ -88,7 +87,7 @@ class Cycle:
             known: returns the names of all units that the code of this process knows.
         """
         self._store = namespace.store
-        self._lock = self._store.redis.lock(self._store.keys.cycle, LOCK_SECONDS, blocking=False, thread_local=False)
+        self._lock = Lock(self._store, self._store.keys.cycle, LOCK_SECONDS)
         sweep, orphans = Sweep(namespace.app, namespace.grants), Orphans(self._store, known)
         self._steps: dict[str, Callable[[], dict[str, Any]]] = {
             "relay": lambda: {"relayed": namespace.runner.publisher.relay()},
@@ -106,16 +105,14 @@ class Cycle:
             StoreUnavailable: the store did not answer at all; nothing was done.
         """
         begun, started_at = time.monotonic(), to_datetime(self._store.now())
-        with self._store.errors("cycle"):
-            taken = self._lock.acquire()
-        if not taken:
+        if not self._lock.acquire():
             return CycleResult(started_at=started_at, seconds=time.monotonic() - begun, busy=True)
         facts: dict[str, Any] = {}
         errors: dict[str, str] = {}
         try:
             for name, step in self._steps.items():
                 try:
-                    self._keep_lock()
+                    self._lock.keep()  # if it has expired, another pass may have begun, which is harmless
                     facts |= step()
                 except StoreUnavailable as error:
                     errors[name] = described(error)
@@ -124,22 +121,8 @@ class Cycle:
                     errors[name] = described(error)
                     emit(events.CYCLE_STEP_FAILED, step=name, error=error)
         finally:
-            self._release_lock()
+            self._lock.release()
         return CycleResult(started_at=started_at, seconds=time.monotonic() - begun, errors=errors, **facts)
-
-    def _keep_lock(self) -> None:
-        with self._store.errors("cycle"):
-            try:
-                self._lock.reacquire()
-            except LockError:  # it has expired, and another pass may have begun, which is harmless
-                self._lock.acquire()
-
-    def _release_lock(self) -> None:
-        try:
-            with self._store.errors("cycle"):
-                self._lock.release()
-        except (LockError, StoreUnavailable):
-            return  # it expires by itself
 
 
 def _trim(pauses: Pauses) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
+from celery_perpetual.store.commands.leadership import entry_runs, remove_entry_runs, save_entry_runs
 from celery_perpetual.store.connection import Store
 
 
@@ -31,8 +32,7 @@ class EntryRuns:
         """Write what is not written yet."""
         runs = dict(self._unsaved)
         if runs:
-            with self._store.errors("base runs"):
-                self._store.redis.hset(self._store.keys.base, mapping={name: repr(at) for name, at in runs.items()})
+            save_entry_runs(self._store, runs)
             for name, at in runs.items():
                 if self._unsaved.get(name) == at:
                     del self._unsaved[name]
@@ -50,11 +50,8 @@ class EntryRuns:
                 entry.last_run_at = ran
         gone = stored.keys() - schedule.keys()
         if gone:
-            with self._store.errors("base runs"):
-                self._store.redis.hdel(self._store.keys.base, *gone)
+            remove_entry_runs(self._store, gone)
 
     def load(self) -> dict[str, float]:
         """What the beats of this namespace have sent."""
-        with self._store.errors("base runs"):
-            stored = self._store.redis.hgetall(self._store.keys.base)
-        return {name.decode(): float(at) for name, at in stored.items()}
+        return entry_runs(self._store)

@@ -33,6 +33,7 @@ from typing import Any
 from celery_perpetual import events
 from celery_perpetual.errors import SettingsError, StoreUnavailable
 from celery_perpetual.faults import reach
+from celery_perpetual.store.commands.leadership import ask_for_lead
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
@@ -208,8 +209,7 @@ class Leadership:
         if self._asked or not leader or leader.get("digest") == digest or count <= int(leader.get("units", 0)):
             return
         self._asked = True
-        with self._store.errors("hand-over"):
-            self._store.redis.set(self._store.keys.handover, self.owner, px=self._ttl_ms, nx=True)
+        ask_for_lead(self._store, self.owner, ttl_ms=self._ttl_ms)
         emit(events.LEADER_HANDOVER_ASKED)
 
     def _about(self) -> str:

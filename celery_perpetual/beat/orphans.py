@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
+from celery_perpetual.store.commands.units import units_last_known_before
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 
@@ -24,12 +25,9 @@ class Orphans:
 
     def drop(self) -> int:
         """Look at the next ``limit`` units; returns how many are gone."""
-        keys, known = self._store.keys, self._known()
-        with self._store.errors("orphans"):
-            oldest = self._store.redis.zrangebyscore(
-                keys.units, "-inf", self._store.now() - AGE_MS, self._kept, self._limit
-            )
-        dropped = sum(self._is_dropped(unit) for unit in map(bytes.decode, oldest) if unit not in known)
+        known = self._known()
+        oldest = units_last_known_before(self._store, self._store.now() - AGE_MS, self._kept, self._limit)
+        dropped = sum(self._is_dropped(unit) for unit in oldest if unit not in known)
         self._kept = self._kept + len(oldest) - dropped if len(oldest) == self._limit else 0
         return dropped
 

@@ -14,6 +14,8 @@ from datetime import datetime, timezone
 
 from celery_perpetual import events
 from celery_perpetual.pauses import Paused, Pauses, Scope
+from celery_perpetual.store.commands.events import add_event
+from celery_perpetual.store.commands.leadership import identity, note_loss, noted_loss
 from celery_perpetual.store.connection import Store
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time
@@ -33,16 +35,10 @@ class StoreIdentity:
 
     def refresh(self) -> None:
         """Remember which units have a cursor now, if the store is the one that we know."""
-        keys = self._store.keys
-        with self._store.errors("memory"):
-            pipe = self._store.redis.pipeline()
-            pipe.get(keys.epoch)
-            pipe.smembers(keys.cursors)
-            pipe.hkeys(keys.paused)
-            epoch, units, paused = pipe.execute()
-        if epoch is not None and epoch.decode() == self._epoch:
-            self._without_theirs &= {scope.decode() for scope in paused}
-            self._with_cursor = {unit.decode() for unit in units} | self._without_theirs
+        now = identity(self._store)
+        if now.epoch is not None and now.epoch == self._epoch:
+            self._without_theirs &= now.paused
+            self._with_cursor = now.with_cursor | self._without_theirs
 
     def saw(self, epoch: str) -> None:
         """The store said who it is; called before this process leads.
@@ -61,20 +57,11 @@ class StoreIdentity:
         reason = "the store was lost, and the cursor with it; set the cursor, then resume"
         for unit in units:
             self._pauses.pause(Paused(scope=Scope("unit", unit), by="celery-perpetual", reason=reason, at=at))
-            with self._store.errors("memory"):
-                self._store.redis.hset(self._store.keys.unit(unit), "lost", epoch)
+            note_loss(self._store, unit, epoch)
         self._without_theirs = set(self._with_cursor)
         data = json.dumps({"at": format_time(at), "epoch": epoch, "was": self._epoch, "paused": units})
-        with self._store.errors("events"):
-            self._store.redis.xadd(
-                self._store.keys.events,
-                {"event": events.STORE_LOST.name, "data": data},
-                maxlen=self._store.limits.events_maxlen,
-                approximate=True,
-            )
+        add_event(self._store, events.STORE_LOST.name, data, maxlen=self._store.limits.events_maxlen)
 
     def _told(self, unit: str, epoch: str) -> bool:
         """Whether another beat has paused this unit for the same loss."""
-        with self._store.errors("memory"):
-            lost = self._store.redis.hget(self._store.keys.unit(unit), "lost")
-        return bool(lost == epoch.encode())
+        return noted_loss(self._store, unit) == epoch

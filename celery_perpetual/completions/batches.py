@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual import events
 from celery_perpetual.ledger.ids import BATCH_INDEX, base
 from celery_perpetual.publishing.publisher import publish_once
+from celery_perpetual.store.commands.batches import batch, ends_of_batch, remove_unsent, unsent_batches
 from celery_perpetual.store.connection import Store
 from celery_perpetual.telemetry import emit
 
@@ -46,12 +47,11 @@ class BatchResult:
 
 def batch_result(store: Store, poll_id: str) -> BatchResult | None:
     """The counters of a batch, or None if the store does not know it."""
-    with store.errors("batch"):
-        total, left, *counts = store.redis.hmget(store.keys.poll(poll_id), "n", "left", *STATUSES)
-    if total is None:
+    found = batch(store, poll_id)
+    if found is None:
         return None
-    by_status = {status: int(count) for status, count in zip(STATUSES, counts, strict=True) if count}
-    return BatchResult(poll_id=poll_id, total=int(total), by_status=by_status, finished=int(left) <= 0)
+    by_status = ends_of_batch(store, poll_id, STATUSES)
+    return BatchResult(poll_id=poll_id, total=found.total, by_status=by_status, finished=found.left <= 0)
 
 
 def send_batch_done(app: Celery, store: Store, poll_id: str) -> None:
@@ -64,22 +64,19 @@ def send_batch_done(app: Celery, store: Store, poll_id: str) -> None:
 
 def relay_batch_done(app: Celery, store: Store, limit: int = 100) -> int:
     """Send the messages that were left; returns how many."""
-    with store.errors("batches"):
-        waiting = store.redis.zrange(store.keys.batches, 0, limit - 1)
+    waiting = unsent_batches(store, limit)
     for poll_id in waiting:
-        _send(app, store, poll_id.decode())
+        _send(app, store, poll_id)
     return len(waiting)
 
 
 def _send(app: Celery, store: Store, poll_id: str) -> None:
     result = batch_result(store, poll_id)
-    with store.errors("batch"):
-        name = store.redis.hget(store.keys.poll(poll_id), "task")
-    task: Any = None if name is None else app.tasks.get(name.decode())
+    found = batch(store, poll_id)
+    task: Any = None if found is None else app.tasks.get(found.task)
     options = getattr(task, "perpetual_options", None)
     if result is None or options is None or options.on_batch_done is None:
-        with store.errors("batch"):
-            store.redis.zrem(store.keys.batches, poll_id)
+        remove_unsent(store, poll_id)
         return
     signature = options.on_batch_done.clone()
     if not signature.immutable:

@@ -19,6 +19,7 @@ from celery_perpetual.leases.scope import BUILT_IN
 from celery_perpetual.leases.workers import WorkerRun, Workers
 from celery_perpetual.ledger.ids import item_address, item_slots, parse_item_id
 from celery_perpetual.store.address import is_redis
+from celery_perpetual.store.commands.leases import is_known, is_parked, lease_of, state_of
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.header import Of
 from celery_perpetual.store.prepared import Prepared
@@ -157,10 +158,7 @@ class Grants:
 
     def _forgotten(self, task_id: str) -> bool:
         """Whether the store knows nothing of a task that runs: whoever takes a lease leaves a state or an end."""
-        keys, redis = self.store.keys, self.store.redis
-        with self.store.errors("lease"):
-            known = redis.hmget(keys.leases, [task_id]) + redis.hmget(keys.states, [task_id])
-            return not any(known) and not redis.exists(keys.completion(task_id))
+        return not is_known(self.store, task_id)
 
     def asks(self, execution: Execution) -> bool:
         """Whether the store knows the execution as the holder.
@@ -168,9 +166,8 @@ class Grants:
         Raises:
             StoreUnavailable: it did not answer.
         """
-        with self.store.errors("lease"):
-            lease = self.store.redis.hget(self.store.keys.leases, execution.task_id)
-        return lease is not None and lease.split(b"|", 2)[1] == execution.nonce.encode()
+        lease = lease_of(self.store, execution.task_id)
+        return lease is not None and lease.nonce == execution.nonce
 
     def is_parked(self, task_id: str) -> bool:
         """Whether the task waits for an operator.
@@ -178,8 +175,7 @@ class Grants:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        with self.store.errors("parked"):
-            return bool(self.store.redis.hexists(self.store.keys.parked, task_id))
+        return is_parked(self.store, task_id)
 
     def release(self, task_id: str, nonce: str, cause: str, reason: str = "") -> str:
         """End an execution that brought no end of its task; see ``release.lua``.
@@ -220,12 +216,11 @@ class Grants:
             return "gone"
         poll_id, chunk = ("", 0) if where is None else (where.poll_id, where.chunk)
         most, on_lost = _when_lost(task)
-        with self.store.errors("state"):
-            state = self.store.redis.hget(keys.states, task_id)
+        state = state_of(self.store, task_id)
         verdict = script("declare_lost")(
             self.store, chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk), id=task_id,
             position=-1 if where is None else where.position, task=name, most=most, on_lost=on_lost,
-            recoveries=0 if state is None else int(state.split(b"|")[2]), counts=int(counts), tag=tag, copy=copy,
+            recoveries=0 if state is None else state.recoveries, counts=int(counts), tag=tag, copy=copy,
         )  # fmt: skip
         return str(verdict.decode())
 

@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual.store.commands.workers import WorkerReport, living_workers, reported_tags
 from celery_perpetual.store.scripts import script
 
 if TYPE_CHECKING:
@@ -64,17 +65,15 @@ class WorkerState:
     info: dict[str, Any]
 
     @classmethod
-    def read(
-        cls, name: str, deadline: int, said: dict[bytes, bytes], tags: dict[bytes, bytes], held: int
-    ) -> WorkerState:
+    def read(cls, report: WorkerReport) -> WorkerState:
         """From what the store has."""
         return cls(
-            name=name,
-            deadline=deadline,
-            reported_at=int(said.get(b"at", 0)),
-            tags={tag.decode(): task_id.decode() for tag, task_id in tags.items()},
-            held=held,
-            info=json.loads(said.get(b"info", b"{}")),
+            name=report.name,
+            deadline=report.deadline,
+            reported_at=int(report.said.get(b"at", 0)),
+            tags=report.tags,
+            held=report.held,
+            info=json.loads(report.said.get(b"info", b"{}")),
         )
 
 
@@ -90,24 +89,11 @@ class Workers:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        store, keys = self._store, self._store.keys
-        with store.errors("workers"):
-            living = store.redis.zrangebyscore(keys.workers, f"({store.now()}", "+inf", withscores=True)
-            pipe = store.redis.pipeline(transaction=False)
-            for name, _ in living:
-                pipe.hgetall(keys.worker(name.decode()))
-                pipe.hgetall(keys.tags(name.decode()))
-                pipe.scard(keys.held(name.decode()))
-            rows = iter(pipe.execute())
-        return [
-            WorkerState.read(name.decode(), int(deadline), said, tags, int(held))
-            for (name, deadline), said, tags, held in zip(living, rows, rows, rows, strict=True)
-        ]
+        return [WorkerState.read(report) for report in living_workers(self._store)]
 
     def tags_of(self, worker: str) -> set[str]:
         """Delivery tags that a worker has reported."""
-        with self._store.errors("worker"):
-            return {tag.decode() for tag in self._store.redis.hkeys(self._store.keys.tags(worker))}
+        return reported_tags(self._store, worker)
 
     def bury(self, worker: str, *, stopped: bool = False) -> bool:
         """Forget a worker that holds nothing any more."""

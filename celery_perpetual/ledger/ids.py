@@ -13,6 +13,7 @@ from secrets import randbits
 from typing import TYPE_CHECKING
 
 from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.commands.records import Place
 
 if TYPE_CHECKING:
     from celery_perpetual.store.keys import Keys
@@ -38,6 +39,11 @@ class ItemAddress:
     @property
     def position(self) -> int:
         return self.index % CHUNK
+
+    @property
+    def place(self) -> Place:
+        """As the store's commands take it."""
+        return Place(self.poll_id, self.chunk, self.position)
 
 
 def new_poll_id(now: int) -> str:

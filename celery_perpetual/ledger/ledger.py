@@ -22,10 +22,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger.ids import base, item_id
+from celery_perpetual.ledger.ids import POLL_INDEX, base, item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
 from celery_perpetual.store.chunks import CHUNK, chunks, grouped
+from celery_perpetual.store.commands.batches import known_batches
+from celery_perpetual.store.commands.records import item_keys
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 
@@ -85,22 +87,13 @@ class Ledger:
 
     def in_flight_keys(self, unit: str) -> set[str]:
         """The item keys of everything of this unit that is not finished."""
-        with self.store.errors("item keys"):
-            held = {
-                _text(k): _text(v) for k, v in self.store.redis.hscan_iter(self.store.keys.item_keys(unit), count=CHUNK)
-            }
+        held = item_keys(self.store, unit)
         committed = self._committed({base(holder) for holder in held.values()})
         return {key for key, holder in held.items() if base(holder) in committed}
 
     def _committed(self, bases: set[str]) -> set[str]:
-        ordered = sorted(bases)
-        if not ordered:
-            return set()
-        pipe = self.store.redis.pipeline(transaction=False)
-        for each in ordered:
-            pipe.exists(self.store.keys.poll(f"{each}ffffffff"))
-        with self.store.errors("batches"):
-            return {each for each, exists in zip(ordered, pipe.execute(), strict=True) if exists}
+        poll_ids = [f"{each}{POLL_INDEX}" for each in sorted(bases)]
+        return {base(poll_id) for poll_id in known_batches(self.store, poll_ids)}
 
     def stage(self, unit: TaskUnit, poll_id: str, items: Sequence[CheckedItem]) -> bool:
         """Put the records of a large batch beside the ledger; False if the claim is lost."""

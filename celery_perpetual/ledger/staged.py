@@ -6,6 +6,8 @@ from typing import Any
 
 from celery_perpetual.ledger.ids import base
 from celery_perpetual.store.chunks import chunks
+from celery_perpetual.store.commands.batches import staged_polls
+from celery_perpetual.store.commands.records import chunk_keys, item_keys
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 
@@ -18,9 +20,7 @@ def sweep_staged(store: Store, limit: int = 10) -> int:
 
     It goes by the item keys, not by the records, which may have expired; cut short it starts anew the next time.
     """
-    with store.errors("staged"):
-        entries = store.redis.zrangebyscore(store.keys.staged, "-inf", store.now() - PATIENCE_MS, 0, limit)
-    return sum(_sweep(store, *entry.decode().split(" ", 1)) for entry in entries)
+    return sum(_sweep(store, poll_id, unit) for poll_id, unit in staged_polls(store, store.now() - PATIENCE_MS, limit))
 
 
 def _sweep(store: Store, poll_id: str, unit: str) -> int:
@@ -33,15 +33,5 @@ def _sweep(store: Store, poll_id: str, unit: str) -> int:
         )  # fmt: skip
         return bool(reply)
 
-    with store.errors("staged"):
-        walk = store.redis.hscan_iter(keys.item_keys(unit), count=500)
-        held = [item for item, holder in walk if holder.startswith(own.encode())]
-    return int(all(unstage(part) for part in chunks(held)) and unstage(records=_records(store, poll_id), last=True))
-
-
-def _records(store: Store, poll_id: str) -> list[str]:
-    found: list[str] = []
-    with store.errors("staged"):
-        while store.redis.exists(key := store.keys.chunk(poll_id, len(found))):
-            found.append(key)
-    return found
+    held = [key for key, holder in item_keys(store, unit).items() if holder.startswith(own)]
+    return int(all(unstage(part) for part in chunks(held)) and unstage(records=chunk_keys(store, poll_id), last=True))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 from celery_perpetual import events
@@ -21,6 +19,16 @@ from celery_perpetual.leases.execution import current
 from celery_perpetual.leases.scope import announces
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.recovery.resend import Resender
+from celery_perpetual.store.commands.leases import (
+    LeaseText,
+    StateText,
+    first_leases,
+    lease_of,
+    parked_tasks,
+    state_of,
+    states_of,
+)
+from celery_perpetual.store.commands.workers import worker_deadlines
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, to_datetime
@@ -95,11 +103,8 @@ class LeaseOperations(Namespace):
             StoreUnavailable: the store did not answer.
         """
         store = self.store
-        with store.errors("leases"):
-            held = list(islice(store.redis.hscan_iter(store.keys.leases, count=500), limit))
-            workers = store.redis.zrange(store.keys.workers, 0, -1, withscores=True)
-            states = store.redis.hmget(store.keys.states, [task_id for task_id, _ in held]) if held else []
-        deadlines = {name.decode(): at for name, at in workers}
+        held, deadlines = first_leases(store, limit), worker_deadlines(store)
+        states = states_of(store, [task_id for task_id, _ in held])
         found = [_lease(task_id, text, state, deadlines) for (task_id, text), state in zip(held, states, strict=True)]
         return sorted(found, key=lambda lease: lease.started_at)
 
@@ -109,10 +114,9 @@ class LeaseOperations(Namespace):
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        store = self.store
-        with store.errors("parked"):
-            texts = [text for _, text in store.redis.hscan_iter(store.keys.parked, count=500)]
-        return sorted(map(_parked, texts), key=lambda lease: lease.parked_at or lease.started_at)[:limit]
+        return sorted(map(_parked, parked_tasks(self.store)), key=lambda lease: lease.parked_at or lease.started_at)[
+            :limit
+        ]
 
     def workers(self) -> list[Worker]:
         """Living workers, by name, as they last reported.
@@ -236,12 +240,8 @@ class LeaseOperations(Namespace):
 
     def _name(self, task_id: str) -> str | None:
         """Name of the task, as far as anything of it is stored."""
-        store = self.store
-        with store.errors("task"):
-            state = store.redis.hget(store.keys.states, task_id)
-            lease = store.redis.hget(store.keys.leases, task_id)
-        text = state or lease
-        return (text.decode().rsplit("|", 1)[1] or None) if text else self._again.name(task_id)
+        known = state_of(self.store, task_id) or lease_of(self.store, task_id)
+        return known.task or None if known else self._again.name(task_id)
 
     @cached_property
     def _again(self) -> Resender:
@@ -258,24 +258,22 @@ class LeaseOperations(Namespace):
         return listed
 
 
-def _lease(task_id: bytes, text: bytes, state: bytes | None, deadlines: dict[str, float]) -> Lease:
-    worker, _, _, retries, token, started, _, _, _, task = text.decode().split("|", 9)
-    deadline = deadlines.get(worker)
+def _lease(task_id: str, lease: LeaseText, state: StateText | None, deadlines: dict[str, int]) -> Lease:
+    deadline = deadlines.get(lease.worker)
     return Lease(
-        task_id=task_id.decode(),
-        task=task,
-        worker=worker.partition("#")[0],
-        token=int(token),
-        attempt=int(retries) + 1,
-        recoveries=0 if state is None else int(state.split(b"|")[2]),
-        started_at=to_datetime(int(started)),
-        deadline=None if deadline is None else to_datetime(int(deadline)),
+        task_id=task_id,
+        task=lease.task,
+        worker=lease.worker.partition("#")[0],
+        token=lease.token,
+        attempt=lease.retries + 1,
+        recoveries=0 if state is None else state.recoveries,
+        started_at=to_datetime(lease.started_at),
+        deadline=None if deadline is None else to_datetime(deadline),
         state=RUNNING,
     )
 
 
-def _parked(text: bytes) -> Lease:
-    values = json.loads(text)
+def _parked(values: dict[str, Any]) -> Lease:
     return Lease(
         task_id=values["task_id"],
         task=values["task"],

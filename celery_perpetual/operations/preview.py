@@ -13,6 +13,7 @@ from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.polling.claims import Claim
 from celery_perpetual.polling.reading import ReadBatch
 from celery_perpetual.polling.runner import Runner
+from celery_perpetual.store.commands.units import unit_facts
 from celery_perpetual.tasks.items import UNSET, Defer, Skip
 from celery_perpetual.tasks.unit import TaskUnit
 
@@ -103,11 +104,8 @@ def _item(runner: Runner, item: CheckedItem, *, shown: bool) -> dict[str, Any]:
 
 def _pretended(store: Store, unit: TaskUnit, cursor: Any) -> Claim:
     now = store.now()
-    with store.errors("unit"):
-        stored, in_flight, attempt, polled = store.redis.hmget(
-            store.keys.unit(unit.name), "cursor", "inflight", "attempt", "polled"
-        )
-    known = json.loads(stored) if stored else None
+    (facts,) = unit_facts(store, [unit.name])
+    known = json.loads(facts.cursor) if facts.cursor else None
     return Claim(
         unit=unit,
         poll_id=new_poll_id(now),
@@ -115,8 +113,8 @@ def _pretended(store: Store, unit: TaskUnit, cursor: Any) -> Claim:
         following="",
         trigger="preview",
         cursor=known if cursor is UNSET else cursor,
-        in_flight=int(in_flight or 0),
-        attempt=int(attempt or 0),
-        polled=int(polled) if polled else None,
+        in_flight=facts.in_flight,
+        attempt=facts.attempt,
+        polled=facts.polled_at,
         now=now,
     )

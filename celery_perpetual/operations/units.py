@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.pauses import Pauses, scopes_of
 from celery_perpetual.polling.outcome import PollOutcome, from_entry
+from celery_perpetual.store.commands.leadership import leader_info
+from celery_perpetual.store.commands.units import unit_facts, unit_names
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.names import parse_unit_name
 from celery_perpetual.tasks.unit import TaskUnit
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 
 #: States in which the due time says nothing.
 RESTING = ("paused", "disabled", "orphaned")
-
-FIELDS = ("cursor", "inflight", "attempt", "backoff")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,28 +77,19 @@ class Units:
             ContractError: a perpetual task has a wrong value.
         """
         known = load(self._app).units()
-        with self._store.errors("units"):
-            stored = {name.decode() for name in self._store.redis.zrange(self._store.keys.units, 0, -1)}
-        return self._read(sorted(known.keys() | stored), known)
+        return self._read(sorted(known.keys() | unit_names(self._store)), known)
 
     def one(self, unit: TaskUnit) -> Unit:
         """One unit that the code knows."""
         return self._read([unit.name], {unit.name: unit})[0]
 
     def _read(self, names: list[str], known: dict[str, TaskUnit]) -> list[Unit]:
-        keys = self._store.keys
-        pipe = self._store.redis.pipeline(transaction=False)
-        for name in names:
-            pipe.hmget(keys.unit(name), *FIELDS)
-            pipe.zscore(keys.due, name)
-            pipe.lindex(keys.polls(name), 0)
-        with self._store.errors("units"):
-            rows = iter(pipe.execute())
+        stored = unit_facts(self._store, names)
         pauses, now = self._pauses.now(), self._store.now()
         units = []
-        for name, facts, due, newest in zip(names, rows, rows, rows, strict=True):
-            cursor, in_flight, attempt, backoff = facts
-            state, reason = self._state(name, known.get(name), pauses, int(backoff or 0) > now, newest)
+        for name, facts in zip(names, stored, strict=True):
+            newest, due = facts.newest_outcome, facts.due_at
+            state, reason = self._state(name, known.get(name), pauses, facts.backs_off_until > now, newest)
             task, tenant = parse_unit_name(name)
             units.append(
                 Unit(
@@ -109,9 +100,9 @@ class Units:
                     reason=reason,
                     next_poll_at=None if due is None or state in RESTING else to_datetime(due),
                     last_poll=None if newest is None else from_entry(newest),
-                    in_flight=int(in_flight or 0),
-                    cursor=json.loads(cursor) if cursor else None,
-                    attempt=int(attempt or 0),
+                    in_flight=facts.in_flight,
+                    cursor=json.loads(facts.cursor) if facts.cursor else None,
+                    attempt=facts.attempt,
                 )
             )
         return units
@@ -136,9 +127,7 @@ class Units:
 
 def leader(store: Store) -> dict[str, Any] | None:
     """What the living leader says about itself, or None."""
-    with store.errors("leader"):
-        info = store.redis.get(store.keys.leader_info)
-    return json.loads(info) if info else None
+    return leader_info(store)
 
 
 def leader_or_none(store: Store) -> dict[str, Any] | None:

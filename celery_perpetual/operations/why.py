@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.operations.units import Unit, leader
 from celery_perpetual.polling.outcome import PollOutcome, outcomes
+from celery_perpetual.store.commands.leases import parked_tasks
 from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
@@ -109,9 +109,7 @@ def _about_room(contract: TaskContract, unit: Unit) -> list[Reason]:
 
 
 def _about_parked(store: Store, contract: TaskContract) -> list[Reason]:
-    with store.errors("parked"):
-        texts = [text for _, text in store.redis.hscan_iter(store.keys.parked, count=500)]
-    found = [each for each in map(json.loads, texts) if each["task"] == contract.name]
+    found = [parked for parked in parked_tasks(store) if parked["task"] == contract.name]
     if not found:
         return []
     last = max(found, key=lambda each: each["parked_at"])

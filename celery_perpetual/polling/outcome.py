@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.store.commands.units import stored_outcomes
 from celery_perpetual.store.connection import Store
 from celery_perpetual.times import format_time, parse_time
 
@@ -128,6 +129,4 @@ def from_entry(entry: bytes) -> PollOutcome:
 
 def outcomes(store: Store, unit: str, limit: int) -> list[PollOutcome]:
     """The newest ``limit`` outcomes of a unit."""
-    with store.errors("outcomes"):
-        entries = store.redis.lrange(store.keys.polls(unit), 0, limit - 1)
-    return [from_entry(entry) for entry in entries]
+    return [from_entry(entry) for entry in stored_outcomes(store, unit, limit)]

@@ -32,6 +32,8 @@ from celery_perpetual.publishing.rehearsal import first_fault
 from celery_perpetual.publishing.sender import AfterPublish
 from celery_perpetual.publishing.transports import open_transport
 from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.commands.batches import batch, remove_entry, remove_unpublished, unpublished_batches
+from celery_perpetual.store.commands.records import open_records
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
@@ -102,9 +104,7 @@ class Publisher:
 
     def relay(self, limit: int = 100) -> int:
         """Continue what others left unpublished, and return how many items that were."""
-        with self.store.errors("outbox"):
-            waiting = self.store.redis.zrange(self.store.keys.outbox, 0, limit - 1)
-        return sum(self._relayed(poll.decode()) for poll in waiting)
+        return sum(self._relayed(poll_id) for poll_id in unpublished_batches(self.store, limit))
 
     def _relayed(self, poll_id: str) -> int:
         """One batch that cannot be published now does not hold up the others."""
@@ -162,13 +162,11 @@ class Publisher:
         return lambda indexed: Messages(BrokerCommands(), transport.publish(indexed))
 
     def _state(self, poll_id: str) -> tuple[str, int, int] | None:
-        with self.store.errors("batch"):
-            task, published, total = self.store.redis.hmget(self.store.keys.poll(poll_id), "task", "pub", "n")
-        if task is None:
-            with self.store.errors("outbox"):
-                self.store.redis.zrem(self.store.keys.outbox, poll_id)
+        found = batch(self.store, poll_id)
+        if found is None:
+            remove_unpublished(self.store, poll_id)
             return None
-        return task.decode(), int(published), int(total)
+        return found.task, found.published, found.total
 
     def _indexed(
         self, unit_task: str, poll_id: str, first: int, last: int, items: Sequence[CheckedItem]
@@ -176,17 +174,9 @@ class Publisher:
         """Items of one chunk that have not ended; a relay need not send again what ran already."""
         if items:
             return list(enumerate(items[first:last], first))
-        chunk, names = first // CHUNK, self.store.keys
-        with self.store.errors("records"):
-            pipe = self.store.redis.pipeline(transaction=False)
-            pipe.lrange(names.chunk(poll_id, chunk), first % CHUNK, (last - 1) % CHUNK)
-            pipe.get(names.done(poll_id, chunk))
-            records, done = pipe.execute()
-        return [
-            (index, read_item(record, unit_task))
-            for index, record in enumerate(records, first)
-            if not (done and (at := index % CHUNK) // 8 < len(done) and done[at // 8] >> (7 - at % 8) & 1)
-        ]
+        chunk = first // CHUNK
+        found = open_records(self.store, poll_id, chunk, first % CHUNK, (last - 1) % CHUNK)
+        return [(chunk * CHUNK + position, read_item(record, unit_task)) for position, record in found]
 
     @contextmanager
     def _builder(self, poll_id: str) -> Iterator[Builder]:
@@ -249,8 +239,7 @@ def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature:
     if not shares_redis(app, store):
         with app.connection_for_write() as connection:
             send(app, app.amqp.Producer(connection, auto_declare=False), record, task_id)
-        with store.errors("waiting"):
-            store.redis.zrem(waiting, entry)
+        remove_entry(store, waiting, entry)
         return
     capture, after_publish = Capture(app), AfterPublish()
     try:

@@ -27,6 +27,9 @@ from celery_perpetual.ledger.ids import base, item_id, parse_item_id
 from celery_perpetual.ledger.record import decode
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.commands.batches import batch, open_batches
+from celery_perpetual.store.commands.leases import StateText, leases_of, states_of
+from celery_perpetual.store.commands.records import all_records, open_positions, record_at
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -73,13 +76,10 @@ class MissingMessages:
         """
         store, gap = self._leases.store, self._leases.store.limits.gap
         now = store.now()
-        with store.errors("batches"):
-            found = store.redis.zrangebyscore(
-                store.keys.open, self._behind, now - gap, 0, MOST_BATCHES, withscores=True
-            )
+        found = open_batches(store, self._behind, now - gap, MOST_BATCHES)
         whole = self._behind == "-inf" and len(found) < MOST_BATCHES
         self._behind = f"({found[-1][1]:.0f}" if len(found) == MOST_BATCHES else "-inf"
-        polls = [poll.decode() for poll, _ in found]
+        polls = [poll for poll, _ in found]
         if whole:
             self._forget(set(polls))
         if not polls:
@@ -110,23 +110,24 @@ class MissingMessages:
 
     def _look(self, capture: Capture, poll: str, now: int, gap: int, claimed: set[str]) -> None:
         """Which items of a batch are unfinished, not executed, and in nobody's hands."""
-        store, keys = self._leases.store, self._leases.store.keys
-        with store.errors("batch"):
-            task, total, published, at = store.redis.hmget(keys.poll(poll), "task", "n", "pub", "pub_at")
-        if task is None or int(published) < int(total) or at is None or now - int(at) < gap:
+        facts = batch(self._leases.store, poll)
+        if facts is None or facts.published < facts.total or facts.published_at is None:
+            return
+        at = facts.published_at
+        if now - at < gap:
             return
         lists = self._lists.get(poll)
         if lists is None:
-            lists = self._lists[poll] = self._lists_of(capture, poll, int(total), task.decode())
+            lists = self._lists[poll] = self._lists_of(capture, poll, facts.total, facts.task)
         borders = [oldest_publication(capture.channel, each) for each in lists]
-        popped = all(border is None or border > int(at) for border in borders)
+        popped = all(border is None or border > at for border in borders)
         empty = all(border is None for border in borders)
-        unfinished = self._unfinished(poll, int(total)) if popped or self._missing else []
+        unfinished = self._unfinished(poll, facts.total) if popped or self._missing else []
         open_ids = {task_id for task_id, _ in unfinished}
         for task_id in [each for each in self._missing if base(each) == base(poll) and each not in open_ids]:
             del self._missing[task_id]
         for task_id, state in unfinished:
-            if task_id in claimed or (state is not None and state.split(b"|")[3] not in (b"run", b"wait")):
+            if task_id in claimed or (state is not None and state.flag not in ("run", "wait")):
                 self._missing.pop(task_id, None)
                 continue
             # One that was sent before is somewhere near the front of its queue: only an empty one has lost it.
@@ -142,34 +143,20 @@ class MissingMessages:
         elif missing.sure_since is None:
             missing.sure_since = now
 
-    def _unfinished(self, poll: str, total: int) -> list[tuple[str, bytes | None]]:
+    def _unfinished(self, poll: str, total: int) -> list[tuple[str, StateText | None]]:
         """Ids and states of the items of a batch that have not ended and are not executed."""
-        store, keys = self._leases.store, self._leases.store.keys
-        found: list[tuple[str, bytes | None]] = []
+        store = self._leases.store
+        found: list[tuple[str, StateText | None]] = []
         for chunk in range(-(-total // CHUNK)):
-            with store.errors("records"):
-                pipe = store.redis.pipeline(transaction=False)
-                pipe.llen(keys.chunk(poll, chunk))
-                pipe.get(keys.done(poll, chunk))
-                length, done = pipe.execute()
-                ids = [
-                    item_id(poll, chunk * CHUNK + at)
-                    for at in range(length)
-                    if not (done and at // 8 < len(done) and done[at // 8] >> (7 - at % 8) & 1)
-                ]
-                if not ids:
-                    continue
-                leases = store.redis.hmget(keys.leases, ids)
-                states = store.redis.hmget(keys.states, ids)
+            ids = [item_id(poll, chunk * CHUNK + position) for position in open_positions(store, poll, chunk)]
+            leases, states = leases_of(store, ids), states_of(store, ids)
             found += [(task_id, state) for task_id, lease, state in zip(ids, leases, states, strict=True) if not lease]
         return found
 
     def _lists_of(self, capture: Capture, poll: str, total: int, unit_task: str) -> frozenset[str]:
         store, lists = self._leases.store, set()
         for chunk in range(-(-total // CHUNK)):
-            with store.errors("records"):
-                records = store.redis.lrange(store.keys.chunk(poll, chunk), 0, -1)
-            heads = {_kind(record): record for record in records}
+            heads = {_kind(record): record for record in all_records(store, poll, chunk)}
             for record in heads.values():
                 commands = capture.commands(decode(record, unit_task), item_id(poll, 0))
                 lists |= {command.key for command in commands if command.name == "LPUSH"}
@@ -183,12 +170,10 @@ class MissingMessages:
         return int(verdict != "gone")
 
     def _task_name(self, task_id: str) -> str:
-        where, store = parse_item_id(task_id), self._leases.store
+        where = parse_item_id(task_id)
         assert where is not None
-        with store.errors("records"):
-            unit_task = store.redis.hget(store.keys.poll(where.poll_id), "task")
-            record = store.redis.lindex(store.keys.chunk(where.poll_id, where.chunk), where.position)
-        return "" if unit_task is None or record is None else decode(record, unit_task.decode()).task
+        found = record_at(self._leases.store, where.place)
+        return "" if found is None else decode(found.record, found.unit_task).task
 
 
 def _kind(record: bytes) -> bytes:

@@ -28,12 +28,17 @@ from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.ledger.record import Record, decode
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.message import send
+from celery_perpetual.store.commands.leases import StateText, copy_of, lost_tasks, remove_lost, state_of
+from celery_perpetual.store.commands.records import record_at
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
+
+#: Of a task that is on the list, and of which the store remembers nothing else.
+UNKNOWN = StateText(nesting=0, retries=0, recoveries=0, flag="resend", tag="", task="")
 
 
 def _redelivered(command: Command) -> Command:
@@ -60,8 +65,7 @@ class Resender:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        with self._store.errors("lost tasks"):
-            entries = self._store.redis.zrange(self._store.keys.resend, 0, limit - 1, withscores=True)
+        entries = lost_tasks(self._store, limit)
         if not entries:
             return 0
         sent = 0
@@ -69,7 +73,7 @@ class Resender:
         try:
             # What is pushed to the front last comes first.
             for task_id, since in reversed(entries):
-                sent += self._try(capture, task_id.decode(), since)
+                sent += self._try(capture, task_id, since)
         finally:
             if capture is not None:
                 capture.close()
@@ -86,33 +90,29 @@ class Resender:
             return 0
 
     def _send(self, capture: Capture | None, task_id: str, since: float) -> int:
-        keys = self._store.keys
-        with self._store.errors("lost task"):
-            state = self._store.redis.hget(keys.states, task_id)
-            copy = self._store.redis.hget(keys.copies, task_id)
-        _, retries, _, flag, tag, task = (state or b"0|0|0|resend||").decode().split("|", 5)
-        if flag == "fail":
-            self._fail(task_id, task, "its worker is gone", copy)
+        state, copy = state_of(self._store, task_id) or UNKNOWN, copy_of(self._store, task_id)
+        if state.flag == "fail":
+            self._fail(task_id, state.task, "its worker is gone", copy)
             return 0
-        record = None if copy else self._record(task_id, int(retries))
+        record = None if copy else self._record(task_id, state.retries)
         if capture is not None:
             unacked = UnackedHash(capture.channel)
-            commands = unacked.restoring(tag) if tag else None
+            commands = unacked.restoring(state.tag) if state.tag else None
             is_unacked = commands is not None
             if commands is None and copy:
                 commands = capture.copied(from_json(copy))
             if commands is None and record is not None:
                 commands = capture.commands(record, task_id)
             if commands is None:
-                self._fail(task_id, task, "nothing is left of its message")
+                self._fail(task_id, state.task, "nothing is left of its message")
                 return 0
             again = BrokerCommands(_redelivered(command) for command in commands)
             sent = self._pushed(capture, again, task_id, since)
             if is_unacked:
-                unacked.acknowledge(tag)
+                unacked.acknowledge(state.tag)
             return sent
         if copy is None and record is None:
-            self._fail(task_id, task, "nothing is left of its message")
+            self._fail(task_id, state.task, "nothing is left of its message")
             return 0
         with self._app.connection_for_write() as connection:
             producer = self._app.amqp.Producer(connection, auto_declare=False)
@@ -137,15 +137,11 @@ class Resender:
         return int(sent)
 
     def _record(self, task_id: str, retries: int) -> Record | None:
-        where, keys = item_address(task_id), self._store.keys
-        if where is None:
+        where = item_address(task_id)
+        stored = None if where is None else record_at(self._store, where.place)
+        if stored is None:
             return None
-        with self._store.errors("ledger"):
-            unit_task = self._store.redis.hget(keys.poll(where.poll_id), "task")
-            record = self._store.redis.lindex(keys.chunk(where.poll_id, where.chunk), where.position)
-        if unit_task is None or record is None:
-            return None
-        found = decode(record, unit_task.decode())
+        found = decode(stored.record, stored.unit_task)
         return replace(found, options={**found.options, "retries": retries}) if retries else found
 
     def name(self, task_id: str) -> str | None:
@@ -162,5 +158,4 @@ class Resender:
         if perpetual is not None:
             end = TaskEnd(task_id=task_id, task=name, status=LOST, exception=error, nonce="*", announce=announces(task))
             perpetual.announcer.announce(end)
-        with self._store.errors("lost tasks"):
-            self._store.redis.zrem(self._store.keys.resend, task_id)
+        remove_lost(self._store, task_id)

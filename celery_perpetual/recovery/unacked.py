@@ -19,6 +19,7 @@ from celery_perpetual.broker.capturing import CapturingChannel
 from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.unacked_hash import UnackedHash
 from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.store.commands.batches import known_batches
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -147,10 +148,9 @@ class UnackedMessages:
             task_id: of any task.
             polls: what is known of polls already.
         """
-        where, store = item_address(task_id), self._leases.store
+        where = item_address(task_id)
         if where is None:
             return True
         if where.poll_id not in polls:
-            with store.errors("batch"):
-                polls[where.poll_id] = bool(store.redis.exists(store.keys.poll(where.poll_id)))
+            polls[where.poll_id] = bool(known_batches(self._leases.store, [where.poll_id]))
         return polls[where.poll_id]

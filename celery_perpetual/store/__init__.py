@@ -1,1 +1,1 @@
-"""The store: the only room of this house that knows Redis commands, keys and scripts."""
+"""The store: the only room that sends Redis commands to it; scripts for what decides, ``commands`` for what reads."""

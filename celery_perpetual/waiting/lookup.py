@@ -17,6 +17,8 @@ from celery_perpetual.completions.completion import PENDING, UNKNOWN, Completion
 from celery_perpetual.errors import NotFound
 from celery_perpetual.ledger.ids import parse_item_id
 from celery_perpetual.store.chunks import chunks
+from celery_perpetual.store.commands.completions import completions_of
+from celery_perpetual.store.commands.records import are_open
 from celery_perpetual.store.connection import Store
 from celery_perpetual.telemetry import emit
 
@@ -51,8 +53,8 @@ class Lookup:
         """The stored completions of those ids that have one."""
         found: dict[str, Completion] = {}
         for part in chunks(ids):
-            with self._turn(), self._store.errors("completions"):
-                texts = self._store.redis.mget([self._store.keys.completion(task_id) for task_id in part])
+            with self._turn():
+                texts = completions_of(self._store, part)
             found.update((task_id, from_json(text)) for task_id, text in zip(part, texts, strict=True) if text)
         return found
 
@@ -85,19 +87,11 @@ class Lookup:
     def _in_ledger(self, ids: Sequence[str]) -> set[str]:
         """Those ids that the ledger holds as unfinished."""
         waiting: set[str] = set()
-        keys = self._store.keys
         ours = [(task_id, where) for task_id in ids if (where := parse_item_id(task_id)) is not None]
         for part in chunks(ours):
-            with self._turn(), self._store.errors("ledger"):
-                pipe = self._store.redis.pipeline(transaction=False)
-                for _, where in part:
-                    pipe.exists(keys.poll(where.poll_id))
-                    pipe.lindex(keys.chunk(where.poll_id, where.chunk), where.position)
-                    pipe.getbit(keys.done(where.poll_id, where.chunk), where.position)
-                rows = iter(pipe.execute())
-            for (task_id, _), known, record, done in zip(part, rows, rows, rows, strict=True):
-                if known and record is not None and not done:
-                    waiting.add(task_id)
+            with self._turn():
+                found = are_open(self._store, [where.place for _, where in part])
+            waiting.update(task_id for (task_id, _), is_open in zip(part, found, strict=True) if is_open)
         return waiting
 
     def celery_results(self, ids: Iterable[str]) -> dict[str, Completion]:

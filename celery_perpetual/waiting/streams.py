@@ -10,12 +10,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import ResponseError
-
 from celery_perpetual import events
 from celery_perpetual.completions.completion import Completion, from_json
 from celery_perpetual.errors import ContractError, StoreRefused, StoreUnavailable
 from celery_perpetual.settings import seconds
+from celery_perpetual.store.commands.completions import open_subscription
+from celery_perpetual.store.commands.events import (
+    StreamEntry,
+    acknowledge_entry,
+    create_group,
+    next_entries,
+    own_entries,
+)
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -52,7 +58,7 @@ def subscribe(store: Store) -> Iterator[Completion]:
         StoreUnavailable: the connection was lost; :func:`stream` misses nothing.
     """
     with store.errors("subscribe"):
-        pubsub = store.redis.pubsub()
+        pubsub = open_subscription(store)
         pubsub.subscribe(store.keys.ends_channel)
         word = pubsub.get_message(timeout=store.timeout)
     if word is None:
@@ -100,7 +106,7 @@ def stream(
     checked = seconds("stream: idle", idle, least=0.05, error=ContractError)
     if start == "new":
         with suppress(StoreUnavailable):  # then it begins with what the store has when it is back
-            _create(store, group, "$")
+            create_group(store, group, "$")
     return _stream(store, group, consumer, checked)
 
 
@@ -113,14 +119,13 @@ def _stream(store: Store, group: str, consumer: str, idle: float) -> Iterator[Ev
             down = False
             fresh_until = time.monotonic() + idle / 2
             mine = mine and bool(entries)
-            for entry, fields in entries:
+            for entry in entries:
                 if time.monotonic() > fresh_until:  # others may be about to take over the rest
                     mine = True
                     break
-                if fields:  # else the stream's cap has taken it
-                    yield Event(id=entry.decode(), event=fields[b"event"].decode(), data=json.loads(fields[b"data"]))
-                with store.errors("stream"):
-                    store.redis.xack(store.keys.events, group, entry)
+                if entry.event:  # else the stream's cap has removed it
+                    yield Event(id=entry.id, event=entry.event, data=json.loads(entry.data))
+                acknowledge_entry(store, group, entry.id)
         except StoreRefused:
             raise
         except StoreUnavailable as error:
@@ -130,38 +135,12 @@ def _stream(store: Store, group: str, consumer: str, idle: float) -> Iterator[Ev
             time.sleep(PAUSE_SECONDS)
 
 
-def _read(store: Store, group: str, consumer: str, idle: float, *, mine: bool) -> list[Any]:
-    redis, key = store.redis, store.keys.events
-    block = round(1000 * min(BLOCK_SECONDS, idle, store.timeout / 2))
-    with store.errors("stream"):
-        try:
-            if mine:
-                return _entries(redis.xreadgroup(group, consumer, {key: "0"}, count=COUNT))
-            taken = redis.xautoclaim(key, group, consumer, round(idle * 1000), start_id="0-0", count=COUNT)[1]
-            return [entry for entry in taken if entry[1]] or _entries(
-                redis.xreadgroup(group, consumer, {key: ">"}, count=COUNT, block=block)
-            )
-        except ResponseError as error:
-            if "NOGROUP" not in str(error):
-                raise
-    _create(store, group)
-    return []
-
-
-def _create(store: Store, group: str, first: str = "0") -> None:
-    with store.errors("stream"):
-        try:
-            store.redis.xgroup_create(store.keys.events, group, id=first, mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
-
-
-def _entries(reply: Any) -> list[Any]:
-    """Replies differ between protocol versions: a list of pairs, or a dict."""
-    streams = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply or ()]
-    found: list[Any] = []
-    for entries in streams:
-        flat = entries[0] if entries and isinstance(entries[0], list) else entries
-        found += flat
-    return found
+def _read(store: Store, group: str, consumer: str, idle: float, *, mine: bool) -> list[StreamEntry]:
+    if mine:
+        found = own_entries(store, group, consumer, count=COUNT)
+    else:
+        block_ms = round(1000 * min(BLOCK_SECONDS, idle, store.timeout / 2))
+        found = next_entries(store, group, consumer, count=COUNT, idle_ms=round(idle * 1000), block_ms=block_ms)
+    if found is None:
+        create_group(store, group)
+    return found or []

@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import ResponseError
 
 from celery_perpetual.store.chunks import chunks
+from celery_perpetual.store.commands.completions import open_subscription
 from celery_perpetual.store.connection import Store
 
 #: After so much silence the server is asked whether it is still there, in seconds.
@@ -38,7 +39,7 @@ class Subscription:
             RedisError, OSError: the server cannot be reached, or lets nobody in.
         """
         self._timeout = store.timeout
-        self._pubsub: Any = store.redis.pubsub()
+        self._pubsub: Any = open_subscription(store)
         self._pubsub.ping()
         self._socket: Any = self._pubsub.connection._sock  # noqa: SLF001  # kombu takes it from there too
         self._pending = getattr(self._socket, "pending", int)

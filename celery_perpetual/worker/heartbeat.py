@@ -25,6 +25,7 @@ from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.leases.execution import TAG
 from celery_perpetual.recovery.resend import Resender
+from celery_perpetual.store.commands.leases import lease_of
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.request import at_hand
@@ -176,15 +177,13 @@ class Heartbeat(threading.Thread):
 
     def _audit(self, missing: set[str]) -> None:
         """Give back what the store thinks that we run, and we do not."""
-        with self._store.errors("leases"):
-            for task_id in missing & self._missing:
-                lease = self._store.redis.hget(self._store.keys.leases, task_id)
-                if lease is None or not lease.startswith(f"{self._instance.name}|".encode()):
-                    continue
-                nonce = lease.split(b"|", 2)[1].decode()
-                verdict = self._leases.release(task_id, nonce, "lost", "its worker does not run it any more")
-                emit(events.EXECUTION_MISSING, task_id=task_id, verdict=verdict)
-                self.wake()
+        for task_id in missing & self._missing:
+            lease = lease_of(self._store, task_id)
+            if lease is None or lease.worker != self._instance.name:
+                continue
+            verdict = self._leases.release(task_id, lease.nonce, "lost", "its worker does not run it any more")
+            emit(events.EXECUTION_MISSING, task_id=task_id, verdict=verdict)
+            self.wake()
         self._missing = missing
 
     def _info(self, reserved: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from celery_perpetual import events
 from celery_perpetual.broker.message_copy import from_message
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.store.commands.leases import lost_since, mark_suspect, unmark_suspect
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
 
@@ -46,15 +47,13 @@ class PoisonMarks:
     def _take(self, message: Any, task_id: str, name: str) -> str:
         assert self._leases.instance is not None
         store, mine = self._leases.store, self._leases.instance.name
-        key = store.keys.suspect(task_id)
-        with store.errors("suspect"):
-            before = store.redis.set(key, mine, px=KEPT_MS, get=True)
-        if before is None or before.decode() == mine:
+        before = mark_suspect(store, task_id, mine, ttl_ms=KEPT_MS)
+        if before is None or before == mine:
             return ""
         ledger_has_it = item_address(task_id) is not None and not message.headers.get("retries")
         copy = "" if ledger_has_it else from_message(message).to_json()
         verdict = self._leases.missed(task_id, name, counts=True, copy=copy)
-        emit(events.POISON_SUSPECTED, worker=before.decode(), task_id=task_id, verdict=verdict)
+        emit(events.POISON_SUSPECTED, worker=before, task_id=task_id, verdict=verdict)
         if verdict in ("parked", "fail"):
             self.let_go(task_id)
             return verdict
@@ -64,9 +63,8 @@ class PoisonMarks:
 
     def _has_come_by_itself(self, task_id: str) -> None:
         """Nobody need send the task again: its message is here."""
-        store, keys = self._leases.store, self._leases.store.keys
-        with store.errors("lost task"):
-            since = store.redis.zscore(keys.resend, task_id)
+        store = self._leases.store
+        since = lost_since(store, task_id)
         if since is not None:
             script("resent")(store, id=task_id, since=repr(since))
 
@@ -74,7 +72,6 @@ class PoisonMarks:
         """It has been received whole."""
         store = self._leases.store
         try:
-            with store.errors("suspect"):
-                store.redis.delete(store.keys.suspect(task_id))
+            unmark_suspect(store, task_id)
         except StoreUnavailable as error:
             emit(events.POISON_UNMARK_FAILED, task_id=task_id, error=error)

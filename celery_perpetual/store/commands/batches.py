@@ -1,0 +1,100 @@
+"""Batches: their counters, and the lists of those for which something is left to do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+
+class Batch(NamedTuple):
+    """The facts of one committed batch."""
+
+    task: str
+    """Name of the perpetual task whose poll it is."""
+    total: int
+    left: int
+    """Items that have not ended."""
+    published: int
+    published_at: int | None
+    """When the last message was published, ms of the store's time."""
+
+
+def batch(store: Store, poll_id: str) -> Batch | None:
+    """The facts of a batch, None if the store does not know it."""
+    with store.errors("batch"):
+        task, total, left, published, at = store.redis.hmget(
+            store.keys.poll(poll_id), "task", "n", "left", "pub", "pub_at"
+        )
+    if task is None:
+        return None
+    return Batch(task.decode(), int(total), int(left), int(published), None if at is None else int(at))
+
+
+def ends_of_batch(store: Store, poll_id: str, statuses: Sequence[str]) -> dict[str, int]:
+    """How many items ended with each status; those that none ended with are left out."""
+    with store.errors("batch"):
+        counts = store.redis.hmget(store.keys.poll(poll_id), statuses)
+    return {status: int(count) for status, count in zip(statuses, counts, strict=True) if count}
+
+
+def known_batches(store: Store, poll_ids: Sequence[str]) -> set[str]:
+    """Those of the polls whose batch is committed and not forgotten."""
+    if not poll_ids:
+        return set()
+    with store.errors("batches"):
+        pipe = store.redis.pipeline(transaction=False)
+        for poll_id in poll_ids:
+            pipe.exists(store.keys.poll(poll_id))
+        return {poll_id for poll_id, known in zip(poll_ids, pipe.execute(), strict=True) if known}
+
+
+def unpublished_batches(store: Store, limit: int) -> list[str]:
+    """The oldest entries of the outbox."""
+    return _oldest(store, store.keys.outbox, limit)
+
+
+def remove_unpublished(store: Store, poll_id: str) -> None:
+    """Take a batch off the outbox that the store does not know any more."""
+    remove_entry(store, store.keys.outbox, poll_id)
+
+
+def unsent_batches(store: Store, limit: int) -> list[str]:
+    """Finished batches whose ``on_batch_done`` is not sent, the oldest first."""
+    return _oldest(store, store.keys.batches, limit)
+
+
+def remove_unsent(store: Store, poll_id: str) -> None:
+    """Take a batch off that list that has nothing to be sent."""
+    remove_entry(store, store.keys.batches, poll_id)
+
+
+def open_batches(store: Store, since: str, until: int, limit: int) -> list[tuple[str, float]]:
+    """Unfinished batches that were committed from ``since`` to ``until`` (ms), and when.
+
+    Args:
+        since: as ZRANGEBYSCORE takes it: ``-inf``, or ``(`` and a time that is left out.
+    """
+    with store.errors("batches"):
+        found = store.redis.zrangebyscore(store.keys.open, since, until, 0, limit, withscores=True)
+    return [(poll_id.decode(), at) for poll_id, at in found]
+
+
+def staged_polls(store: Store, until: int, limit: int) -> list[tuple[str, str]]:
+    """Poll and unit of records that were staged until then (ms) and never committed."""
+    with store.errors("staged"):
+        entries = store.redis.zrangebyscore(store.keys.staged, "-inf", until, 0, limit)
+    return [(poll_id, unit) for poll_id, unit in (entry.decode().split(" ", 1) for entry in entries)]
+
+
+def remove_entry(store: Store, waiting: str, entry: str) -> None:
+    """Take an entry off a list of waiting things, a sorted set."""
+    with store.errors("waiting"):
+        store.redis.zrem(waiting, entry)
+
+
+def _oldest(store: Store, key: str, limit: int) -> list[str]:
+    with store.errors("batches"):
+        return [poll_id.decode() for poll_id in store.redis.zrange(key, 0, limit - 1)]

@@ -1,0 +1,79 @@
+"""The leader, the store's identity, and what the base scheduler has run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+
+class Identity(NamedTuple):
+    """Which store this is, and what would be missed if it came back empty."""
+
+    epoch: str | None
+    with_cursor: set[str]
+    """Units that have a cursor."""
+    paused: set[str]
+    """Scopes that are paused."""
+
+
+def leader_info(store: Store) -> dict[str, Any] | None:
+    """What the living leader says of itself, None if nobody leads."""
+    with store.errors("leader"):
+        info = store.redis.get(store.keys.leader_info)
+    return json.loads(info) if info else None
+
+
+def ask_for_lead(store: Store, owner: str, *, ttl_ms: int) -> None:
+    """Ask the leader to hand over, unless another beat has asked already."""
+    with store.errors("hand-over"):
+        store.redis.set(store.keys.handover, owner, px=ttl_ms, nx=True)
+
+
+def identity(store: Store) -> Identity:
+    """The three facts, of one moment."""
+    keys = store.keys
+    with store.errors("memory"):
+        pipe = store.redis.pipeline()
+        pipe.get(keys.epoch)
+        pipe.smembers(keys.cursors)
+        pipe.hkeys(keys.paused)
+        epoch, units, paused = pipe.execute()
+    return Identity(
+        None if epoch is None else epoch.decode(), {unit.decode() for unit in units}, {name.decode() for name in paused}
+    )
+
+
+def note_loss(store: Store, unit: str, epoch: str) -> None:
+    """Write down that a unit is paused because its cursor was lost before this epoch."""
+    with store.errors("memory"):
+        store.redis.hset(store.keys.unit(unit), "lost", epoch)
+
+
+def noted_loss(store: Store, unit: str) -> str | None:
+    """The epoch of that note."""
+    with store.errors("memory"):
+        epoch = store.redis.hget(store.keys.unit(unit), "lost")
+    return None if epoch is None else str(epoch.decode())
+
+
+def entry_runs(store: Store) -> dict[str, float]:
+    """When each entry of the base scheduler ran last: seconds since 1970, by a beat's clock."""
+    with store.errors("base runs"):
+        stored = store.redis.hgetall(store.keys.base)
+    return {name.decode(): float(at) for name, at in stored.items()}
+
+
+def save_entry_runs(store: Store, runs: Mapping[str, float]) -> None:
+    """Store runs, in the same form."""
+    with store.errors("base runs"):
+        store.redis.hset(store.keys.base, mapping={name: repr(at) for name, at in runs.items()})
+
+
+def remove_entry_runs(store: Store, names: Iterable[str]) -> None:
+    """Forget entries that the schedule does not have any more."""
+    with store.errors("base runs"):
+        store.redis.hdel(store.keys.base, *names)

@@ -1,0 +1,156 @@
+"""Leases, states, and lists of lost and parked tasks. The only Python code that knows the text of a lease and a state.
+
+The scripts write both, see ``include/lease.lua``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery_perpetual.store.chunks import CHUNK
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+
+class LeaseText(NamedTuple):
+    """What the store has of an execution."""
+
+    worker: str
+    nonce: str
+    nesting: int
+    retries: int
+    token: int
+    started_at: int
+    """Milliseconds of the store's time."""
+    most_recoveries: int
+    on_lost: str
+    tag: str
+    task: str
+
+    @classmethod
+    def read(cls, text: bytes) -> LeaseText:
+        worker, nonce, nesting, retries, token, started, most, on_lost, tag, task = text.decode().split("|", 9)
+        return cls(worker, nonce, int(nesting), int(retries), int(token), int(started), int(most), on_lost, tag, task)
+
+
+class StateText(NamedTuple):
+    """What the store has of a task that has not ended."""
+
+    nesting: int
+    retries: int
+    recoveries: int
+    flag: str
+    """``run``, ``wait``, ``delegated``, ``resend``, ``fail`` or ``parked``."""
+    tag: str
+    task: str
+
+    @classmethod
+    def read(cls, text: bytes) -> StateText:
+        nesting, retries, recoveries, flag, tag, task = text.decode().split("|", 5)
+        return cls(int(nesting), int(retries), int(recoveries), flag, tag, task)
+
+
+def lease_of(store: Store, task_id: str) -> LeaseText | None:
+    """The lease of a task, None if nobody executes it."""
+    with store.errors("lease"):
+        text = store.redis.hget(store.keys.leases, task_id)
+    return LeaseText.read(text) if text else None
+
+
+def state_of(store: Store, task_id: str) -> StateText | None:
+    """The state of a task, None if nothing is remembered of it."""
+    with store.errors("state"):
+        text = store.redis.hget(store.keys.states, task_id)
+    return StateText.read(text) if text else None
+
+
+def is_known(store: Store, task_id: str) -> bool:
+    """Whether the store has a lease, a state or a completion of a task."""
+    keys = store.keys
+    with store.errors("lease"):
+        pipe = store.redis.pipeline(transaction=False)
+        pipe.hexists(keys.leases, task_id)
+        pipe.hexists(keys.states, task_id)
+        pipe.exists(keys.completion(task_id))
+        return any(pipe.execute())
+
+
+def first_leases(store: Store, limit: int) -> list[tuple[str, LeaseText]]:
+    """So many leases by task id, in no order."""
+    with store.errors("leases"):
+        found = list(islice(store.redis.hscan_iter(store.keys.leases, count=CHUNK), limit))
+    return [(task_id.decode(), LeaseText.read(text)) for task_id, text in found]
+
+
+def leases_of(store: Store, ids: Sequence[str]) -> list[LeaseText | None]:
+    """The leases of tasks, in their order."""
+    if not ids:
+        return []
+    with store.errors("leases"):
+        texts = store.redis.hmget(store.keys.leases, ids)
+    return [LeaseText.read(text) if text else None for text in texts]
+
+
+def states_of(store: Store, ids: Sequence[str]) -> list[StateText | None]:
+    """The states of tasks, in their order."""
+    if not ids:
+        return []
+    with store.errors("states"):
+        texts = store.redis.hmget(store.keys.states, ids)
+    return [StateText.read(text) if text else None for text in texts]
+
+
+def copy_of(store: Store, task_id: str) -> bytes | None:
+    """The copy of a task's message, where the ledger does not have it."""
+    with store.errors("copy"):
+        found: bytes | None = store.redis.hget(store.keys.copies, task_id)
+    return found
+
+
+def is_parked(store: Store, task_id: str) -> bool:
+    """Whether a task waits for an operator."""
+    with store.errors("parked"):
+        return bool(store.redis.hexists(store.keys.parked, task_id))
+
+
+def parked_tasks(store: Store) -> list[dict[str, Any]]:
+    """What is written down of every parked task."""
+    with store.errors("parked"):
+        return [json.loads(text) for _, text in store.redis.hscan_iter(store.keys.parked, count=CHUNK)]
+
+
+def lost_tasks(store: Store, limit: int) -> list[tuple[str, float]]:
+    """The oldest entries of the list of tasks to be sent again: their ids, and since when they wait (ms)."""
+    with store.errors("lost tasks"):
+        entries = store.redis.zrange(store.keys.resend, 0, limit - 1, withscores=True)
+    return [(task_id.decode(), since) for task_id, since in entries]
+
+
+def lost_since(store: Store, task_id: str) -> float | None:
+    """Since when a task waits to be sent again (ms), None if it does not."""
+    with store.errors("lost task"):
+        since: float | None = store.redis.zscore(store.keys.resend, task_id)
+    return since
+
+
+def remove_lost(store: Store, task_id: str) -> None:
+    """Take a task off that list."""
+    with store.errors("lost tasks"):
+        store.redis.zrem(store.keys.resend, task_id)
+
+
+def mark_suspect(store: Store, task_id: str, worker: str, *, ttl_ms: int) -> str | None:
+    """Write a worker's name on a message; returns the name that was there."""
+    with store.errors("suspect"):
+        before = store.redis.set(store.keys.suspect(task_id), worker, px=ttl_ms, get=True)
+    return None if before is None else str(before.decode())
+
+
+def unmark_suspect(store: Store, task_id: str) -> None:
+    """Take the name off."""
+    with store.errors("suspect"):
+        store.redis.delete(store.keys.suspect(task_id))

@@ -1,0 +1,106 @@
+"""Records of items, which of them have ended, and the item keys of a unit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from celery_perpetual.store.chunks import CHUNK
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+
+class Place(NamedTuple):
+    """Where the record of an item is."""
+
+    poll_id: str
+    chunk: int
+    position: int
+
+
+class Stored(NamedTuple):
+    """The record of an item, and the task that its batch is of."""
+
+    record: bytes
+    unit_task: str
+
+
+def done_bits(bitmap: bytes | None, position: int) -> bool:
+    """Whether the item at a position of a chunk has ended."""
+    if not bitmap or position // 8 >= len(bitmap):
+        return False
+    return bool(bitmap[position // 8] >> (7 - position % 8) & 1)
+
+
+def open_records(
+    store: Store, poll_id: str, chunk: int, first: int = 0, last: int = CHUNK - 1
+) -> list[tuple[int, bytes]]:
+    """Position and record of those items of a chunk that have not ended, from position ``first`` to ``last``."""
+    with store.errors("records"):
+        pipe = store.redis.pipeline(transaction=False)
+        pipe.lrange(store.keys.chunk(poll_id, chunk), first, last)
+        pipe.get(store.keys.done(poll_id, chunk))
+        records, done = pipe.execute()
+    return [(at, record) for at, record in enumerate(records, first) if not done_bits(done, at)]
+
+
+def open_positions(store: Store, poll_id: str, chunk: int) -> list[int]:
+    """Positions of those items of a chunk that have not ended."""
+    with store.errors("records"):
+        pipe = store.redis.pipeline(transaction=False)
+        pipe.llen(store.keys.chunk(poll_id, chunk))
+        pipe.get(store.keys.done(poll_id, chunk))
+        length, done = pipe.execute()
+    return [at for at in range(length) if not done_bits(done, at)]
+
+
+def all_records(store: Store, poll_id: str, chunk: int) -> list[bytes]:
+    """Every record of a chunk, ended or not."""
+    with store.errors("records"):
+        return list(store.redis.lrange(store.keys.chunk(poll_id, chunk), 0, -1))
+
+
+def record_at(store: Store, place: Place) -> Stored | None:
+    """The record of one item, None if it is not in the ledger any more."""
+    with store.errors("records"):
+        pipe = store.redis.pipeline(transaction=False)
+        pipe.hget(store.keys.poll(place.poll_id), "task")
+        pipe.lindex(store.keys.chunk(place.poll_id, place.chunk), place.position)
+        unit_task, record = pipe.execute()
+    return None if unit_task is None or record is None else Stored(record, unit_task.decode())
+
+
+def are_open(store: Store, places: Sequence[Place]) -> list[bool]:
+    """Whether each of these items is in the ledger and has not ended."""
+    keys = store.keys
+    with store.errors("ledger"):
+        pipe = store.redis.pipeline(transaction=False)
+        for poll_id, chunk, position in places:
+            pipe.exists(keys.poll(poll_id))
+            pipe.lindex(keys.chunk(poll_id, chunk), position)
+            pipe.getbit(keys.done(poll_id, chunk), position)
+        rows = iter(pipe.execute())
+    return [
+        bool(known) and record is not None and not done for known, record, done in zip(rows, rows, rows, strict=True)
+    ]
+
+
+def chunk_keys(store: Store, poll_id: str) -> list[str]:
+    """Keys of the chunks of a poll, committed or not, as many as there are in a row."""
+    found: list[str] = []
+    with store.errors("records"):
+        for chunk in count():
+            key = store.keys.chunk(poll_id, chunk)
+            if not store.redis.exists(key):
+                return found
+            found.append(key)
+    return found
+
+
+def item_keys(store: Store, unit: str) -> dict[str, str]:
+    """The item keys of a unit that are in flight, and the task ids that hold them."""
+    with store.errors("item keys"):
+        walk = store.redis.hscan_iter(store.keys.item_keys(unit), count=CHUNK)
+        return {key.decode(): task_id.decode() for key, task_id in walk}

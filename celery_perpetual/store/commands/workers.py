@@ -1,0 +1,52 @@
+"""Workers as they last reported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+
+class WorkerReport(NamedTuple):
+    """What one worker last reported."""
+
+    name: str
+    deadline: int
+    """Milliseconds of the store's time."""
+    said: dict[bytes, bytes]
+    tags: dict[str, str]
+    """Delivery tag -> task id."""
+    held: int
+    """How many leases it holds."""
+
+
+def worker_deadlines(store: Store) -> dict[str, int]:
+    """Every worker that is not forgotten, dead or alive, and its deadline (ms)."""
+    with store.errors("workers"):
+        found = store.redis.zrange(store.keys.workers, 0, -1, withscores=True)
+    return {name.decode(): int(deadline) for name, deadline in found}
+
+
+def living_workers(store: Store) -> list[WorkerReport]:
+    """Workers whose deadline has not passed."""
+    keys, now = store.keys, store.now()
+    with store.errors("workers"):
+        found = store.redis.zrangebyscore(keys.workers, f"({now}", "+inf", withscores=True)
+        living = [(name.decode(), int(deadline)) for name, deadline in found]
+        pipe = store.redis.pipeline(transaction=False)
+        for name, _ in living:
+            pipe.hgetall(keys.worker(name))
+            pipe.hgetall(keys.tags(name))
+            pipe.scard(keys.held(name))
+        rows = iter(pipe.execute())
+    return [
+        WorkerReport(name, deadline, said, {tag.decode(): task.decode() for tag, task in tags.items()}, int(held))
+        for (name, deadline), said, tags, held in zip(living, rows, rows, rows, strict=True)
+    ]
+
+
+def reported_tags(store: Store, worker: str) -> set[str]:
+    """Delivery tags that a worker has reported."""
+    with store.errors("worker"):
+        return {tag.decode() for tag in store.redis.hkeys(store.keys.tags(worker))}
