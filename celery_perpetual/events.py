@@ -76,6 +76,13 @@ STORE_LOST = EventKind(
     in_stream=True,
 )
 
+CLOCK_STEPPED = EventKind(
+    "alert.clock_stepped",
+    logging.WARNING,
+    "the store's clock was ahead or has stepped back; pulled back the stored times of %(units)s units",
+    in_stream=True,
+)
+
 # Every process.
 STORE_UNREACHABLE = _warning("store.unreachable", "%(part)s cannot reach the store: %(error)s")
 PART_FAILED = _error("part.failed", "unexpected error in %(part)s")

@@ -215,8 +215,11 @@ class Clock(threading.Thread):
                 cadence = each.contract.cadence
                 first = cadence.first(now, _spread(each, units))
                 rows += [each.name, cadence.spec, cadence.every_ms or "", first]
-            if not script("register")(self._store, mine=leader, rows=rows):
+            pulled_back = script("register")(self._store, mine=leader, rows=rows)
+            if pulled_back < 0:
                 raise NotLeading
+            if pulled_back:
+                emit(events.CLOCK_STEPPED, units=pulled_back)
             for _ in part:
                 self._unregistered.popleft()
 

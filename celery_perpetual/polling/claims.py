@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from celery_perpetual.failures import POLLS
 from celery_perpetual.ledger.ids import new_poll_id, new_poll_ids
+from celery_perpetual.pauses import scopes_of
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS
 from celery_perpetual.store.chunks import grouped
 from celery_perpetual.store.connection import Store
@@ -126,7 +128,7 @@ class Claims:
             leader,
             seen,
             [
-                _Wanted(unit, at.slot, str(at.following), poll_id)
+                _Wanted(unit, at.slot, str(at.following), poll_id, "-" if at.anchor is None else str(at.anchor))
                 for (unit, at), poll_id in zip(wanted, polls, strict=True)
             ],
         )
@@ -157,8 +159,9 @@ class Claims:
 
     def _claim(self, leader: str, seen: int, wanted: Sequence[_Wanted]) -> list[Claim | Refusal]:
         at, *reply = script("claim").begin(
-            self.store, mine=leader, ttl=HISTORY_TTL_MS, seen=seen, wanted=[_row(each) for each in wanted]
-        )()
+            self.store, mine=leader, ttl=HISTORY_TTL_MS, seen=seen, back_off=_BACK_OFF,
+            wanted=[_row(each) for each in wanted],
+        )()  # fmt: skip
         if not at:
             raise NotLeading
         return [
@@ -167,11 +170,16 @@ class Claims:
         ]
 
 
+#: As the script takes it.
+_BACK_OFF = " ".join(map(str, POLLS.curve))
+
+
 class _Wanted(NamedTuple):
     unit: TaskUnit
     slot: int
     following: str
     poll_id: str
+    anchor: str = "-"
 
 
 def _row(wanted: _Wanted) -> str:
@@ -179,7 +187,9 @@ def _row(wanted: _Wanted) -> str:
     valid = round(contract.poll_timeout * 1000) + GRACE_MS
     runs_in_worker, history = int(contract.options.poll_in == "worker"), contract.options.history
     following = wanted.following or "-"
-    return f"{wanted.poll_id} {wanted.slot} {following} {valid} {runs_in_worker} {history} {wanted.unit.name}"
+    times = f"{wanted.slot} {following} {wanted.anchor} {valid}"
+    facts = f"{wanted.poll_id} {times} {runs_in_worker} {history} {wanted.unit.name}"
+    return "\n".join([facts, *(scope.key for scope in scopes_of(wanted.unit.name))])
 
 
 def _claim(wanted: _Wanted, now: int, facts: bytes, cursor: bytes) -> Claim | Refusal:

@@ -86,11 +86,11 @@ class PollOutcome:
         return values
 
     def to_json(self) -> str:
-        """As it is stored and put on the stream: the fields of :meth:`to_dict` and ``at``, in an order of its own."""
+        """As the stream gets it: the fields of :meth:`to_dict` but the cursor, and ``at``, in an order of its own."""
         finished = format_time(self.finished_at)
         own = {
             "poll_id": self.poll_id, "unit": self.unit, "task": self.task, "slot": format_time(self.slot),
-            "started_at": format_time(self.started_at), "finished_at": finished, "at": finished, "cursor": self.cursor,
+            "started_at": format_time(self.started_at), "finished_at": finished, "at": finished,
         }  # fmt: skip
         return f"{json.dumps(own)[:-1]}, {_shared_text(*_shared(self))}"
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
+#: Seconds. A unit that defers for less would be polled without a pause.
+SHORTEST_DEFER = 0.1
+
+
 @dataclass(slots=True)
 class ReadBatch:
     """What one poll brought."""
@@ -68,7 +72,7 @@ def read(app: Celery, ledger: Ledger, claim: Claim, result: Any) -> ReadBatch | 
     name = claim.contract.name
     if isinstance(result, Defer):
         after = seconds(f"{name}.next_batch: Defer(after)", result.after, error=ContractError)
-        return Defer(timedelta(seconds=after))
+        return Defer(timedelta(seconds=max(after, SHORTEST_DEFER)))
     batch = result if isinstance(result, Batch) else Batch(result)
     entries = _entries(name, batch.items)
     try:

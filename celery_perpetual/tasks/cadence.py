@@ -7,20 +7,24 @@ solar, one's own) is asked for its next match, with its clock set to the store's
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import timedelta, tzinfo
 from hashlib import blake2b
 from math import isfinite
 from typing import Any
 
-from celery.schedules import BaseSchedule, schedule
+from celery import current_app
+from celery.schedules import BaseSchedule, crontab, schedule, solar
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.times import to_datetime
 
 #: Below this a cadence would be a busy loop.
 SHORTEST_MS = 10
+#: The same for calendars, which may answer anything.
+SHORTEST_CALENDAR_MS = 100
+#: A calendar that answers the past is asked again after this time.
+PAST_ANSWER = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class Occurrence:
 
     slot: int
     following: int
+    anchor: int | None = None
+    """Of a calendar: the slot whose due time ``following`` is."""
 
 
 class Cadence:
@@ -48,6 +54,9 @@ class Cadence:
         """
         self.every_ms, self.calendar = _read(poll_every, what)
         self._app = app
+        self._zone = None if self.calendar is None else _zone(self.calendar, app)
+        self.runs_user_code = self.calendar is not None and type(self.calendar) not in (crontab, solar)
+        """Whether asking it runs code of the user's, which may raise or hang."""
         self.jitter_ms = round(jitter * 1000)
         self._salt = salt
         if self.every_ms is not None and self.jitter_ms >= self.every_ms:
@@ -71,12 +80,14 @@ class Cadence:
 
         Args:
             due: its due time, not after ``now``.
-            anchor: its first slot, or None before the first claim.
+            anchor: of an interval its first slot, of a calendar the slot that is due; None before the first claim.
             trigger: why it is due off the grid (back-off, drain …), or ``""``; then the due time is the slot.
             now: the store's time.
         """
         if self.every_ms is None:
-            return Occurrence(due if trigger else self._match_behind(due), self._late(self._match_after(max(now, due))))
+            slot = due if trigger or anchor is None or anchor > due else anchor
+            match = max(self._match_after(max(now, due)), slot + SHORTEST_CALENDAR_MS)
+            return Occurrence(slot, self._late(match), match)
         start = due if anchor is None else anchor
         latest = start + max(0, now - start) // self.every_ms * self.every_ms
         return Occurrence(due if trigger else latest, self._late(latest + self.every_ms))
@@ -88,27 +99,41 @@ class Cadence:
         share = int.from_bytes(blake2b(f"{self._salt} {slot}".encode(), digest_size=4).digest(), "big") / 2**32
         return slot + int(share * self.jitter_ms)
 
-    def _match_behind(self, due: int) -> int:
-        """The match whose due time this is."""
-        slot = self._match_after(due - self.jitter_ms - 1) if self.jitter_ms else due
-        while slot <= due:
-            if self._late(slot) == due:
-                return slot
-            slot = self._match_after(slot)
-        return due
-
     def _match_after(self, now: int) -> int:
-        """The first match after ``now``, whole milliseconds."""
+        """The first match after ``now``, whole milliseconds. May run user code."""
         assert self.calendar is not None
-        fixed: Any = copy.copy(self.calendar)
+        # copy.copy would call its __init__, and lose what a subclass keeps beside Celery's fields.
+        fixed: Any = object.__new__(type(self.calendar))
+        fixed.__dict__.update(self.calendar.__dict__)
         at = to_datetime(now)
+        if self._zone is not None:
+            at = at.astimezone(self._zone)
+            fixed.tz = self._zone
         if self._app is not None and fixed.__dict__.get("_app") is None:
-            for derived in ("tz", "utc_enabled"):  # cached for the app that was current at the first use
-                fixed.__dict__.pop(derived, None)
+            fixed.__dict__.pop("utc_enabled", None)  # of the app that was current when it was asked for
             fixed._app = self._app  # noqa: SLF001  # its setter is missing on Celery 5.6
         fixed.nowfun = lambda: at
         left: timedelta = fixed.remaining_estimate(at)
+        if left <= timedelta(0):
+            # In the hour that the end of summer time repeats, Celery's crontab means the first of the two.
+            first, second = at.replace(fold=0).utcoffset(), at.replace(fold=1).utcoffset()
+            left += (first or timedelta(0)) - (second or timedelta(0))
+        if left <= timedelta(0):
+            left = PAST_ANSWER
         return now + max(1, round(left.total_seconds() * 1000))
+
+
+def _zone(calendar: Any, app: Any) -> tzinfo | None:
+    """The time zone in which a calendar counts: its own, that of its clock, or that of the app."""
+    own = calendar.__dict__.get("tz")
+    # Celery keeps there, too, the zone of the app that was current when the calendar was asked first.
+    if own is not None and (app is None or calendar.__dict__.get("_app") is not None or own != current_app.timezone):
+        return own  # type: ignore[no-any-return]
+    clock = calendar.__dict__.get("nowfun")
+    if clock is not None and (zone := clock().tzinfo) is not None:
+        return zone  # type: ignore[no-any-return]
+    found: tzinfo | None = None if app is None else app.timezone
+    return found
 
 
 def _read(poll_every: Any, what: str) -> tuple[int | None, BaseSchedule | None]:

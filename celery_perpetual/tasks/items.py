@@ -77,7 +77,7 @@ class Defer:
     """Nothing now; poll again after this time instead of at the next slot."""
 
     after: float | timedelta
-    """Seconds, or a timedelta."""
+    """Seconds, or a timedelta; at least 0.1 seconds."""
 
 
 @dataclass(frozen=True, slots=True)

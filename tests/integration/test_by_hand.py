@@ -341,3 +341,63 @@ def test_history_is_trimmed_by_count_and_by_age(project: Callable[..., Project],
     assert {outcome["poll_id"] for outcome in kept(store_redis, "proj.many")} == {
         *newer, newest, "failed 29", "enqueued 6", "empty 0.5"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("ask", ["perpetual.nudge('proj.slow')", "perpetual.resume('proj.slow')"])
+def test_what_is_asked_for_while_a_poll_is_open_is_not_lost(
+    project: Callable[..., Project], store_redis: redis.Redis, ask: str
+) -> None:
+    """The open poll has read already; a nudge, or the end of a pause, brings another one as soon as it has ended."""
+    proj = project(
+        """
+        def rows():
+            open("reading", "w").close()
+            while not os.path.exists("go on"):
+                time.sleep(0.02)
+
+        @app.task(base=PerpetualTask, poll_every=3600, poll_timeout=60, next_batch=rows)
+        def slow(): ...
+        """
+    )
+    proj.beat()
+    with Console(proj) as console:
+        wait_until((proj.folder / "reading").exists, "the first poll reads")
+        console("perpetual.pause('proj.slow')")
+        assert console(ask) is True
+        console("perpetual.resume('proj.slow', from_='kept')")
+    proj.write("go on", "")
+
+    wait_until(lambda: len(poll_events(store_redis)) == 2, "another poll")
+    assert [event.data["trigger"] for event in poll_events(store_redis)] == ["schedule", ask[10:].partition("(")[0]]
+
+
+def test_a_run_of_equal_outcomes_is_folded_on_the_stream(
+    project: Callable[..., Project], store_redis: redis.Redis
+) -> None:
+    """Hundreds of polls that find nothing, and of polls that defer for no time, leave a few events."""
+    proj = project(
+        """
+        @app.task(base=PerpetualTask, poll_every=0.02, next_batch=lambda: [])
+        def idle(): ...
+
+        @app.task(base=PerpetualTask, poll_every=60, next_batch=lambda: Batch([Item((1,))], cursor={"at": 1}))
+        def moves(n): ...
+
+        @app.task(base=PerpetualTask, poll_every=60, next_batch=lambda: Defer(0))
+        def defers(): ...
+        """
+    )
+    proj.beat()
+    with Console(proj) as console:
+        wait_until(lambda: (console("perpetual.polls('proj.idle')") or [{"repeated": 0}])[0]["repeated"] > 200, "200")
+        folded = [event.data["repeated"] for event in poll_events(store_redis, "proj.idle")]
+        assert folded == [*range(1, 10), *range(10, 100, 10), *range(100, folded[-1] + 1, 100)]
+
+        (moved,) = poll_events(store_redis, "proj.moves")
+        assert "cursor" not in moved.data
+        assert console("perpetual.polls('proj.moves')")[0]["cursor"] == {"at": 1}
+
+        deferred = poll_events(store_redis, "proj.defers")
+        pauses = [later.slot - earlier.slot for earlier, later in zip(deferred, deferred[1:], strict=False)]
+        assert len(pauses) > 3
+        assert min(pauses) > 0.09

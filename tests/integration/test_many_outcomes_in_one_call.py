@@ -251,10 +251,9 @@ def test_what_is_stored_has_all_fields(shop: Shop) -> None:
     """The text of an outcome is put together from two parts."""
     outcome = shop.end("one").outcome
 
-    assert json.loads(outcome.to_json()) == {
-        **outcome.to_dict(task_ids=False),
-        "at": outcome.to_dict()["finished_at"],
-    }
+    told = outcome.to_dict(task_ids=False)
+    del told["cursor"]
+    assert json.loads(outcome.to_json()) == {**told, "at": told["finished_at"]}
 
 
 class Clockwork:

@@ -37,9 +37,12 @@ class LedgerMachine(LedgerStore):
         slot = now if not mine else max(1, (model.slot or 1000) + step)
         following = now - 50 if late else now + HOUR
         poll = new_poll_id(now)
-        row = f"{poll} {slot} {following if mine else '-'} {valid} 0 200 {UNIT}"
+        row = f"{poll} {slot} {following if mine else '-'} - {valid} 0 200 {UNIT}"
         before, due = self.dump(), self.redis.zscore(self.names.due, UNIT)
-        replies = [script("claim")(self.store, mine=mine, ttl=HOUR, seen=now + HOUR, wanted=[row]) for _ in range(2)]
+        replies = [
+            script("claim")(self.store, mine=mine, ttl=HOUR, seen=now + HOUR, back_off="30000", wanted=[row])
+            for _ in range(2)
+        ]
         if mine and mine != self.terms[-1]:
             assert replies == [[0], [0]]
             assert self.dump() == before

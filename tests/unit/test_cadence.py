@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -16,6 +16,9 @@ from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.discovery import discover
 from celery_perpetual.times import to_datetime, to_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 UTC = timezone.utc
 DAY_MS = 24 * 3600 * 1000
@@ -246,13 +249,13 @@ def test_jitter_is_the_same_on_every_beat() -> None:
 def test_the_slot_of_a_late_calendar_is_its_match(now: int, jitter: int) -> None:
     """With jitter a crontab is polled after its match, and the match is the slot."""
     cadence = Cadence(calendar(minute="*/15"), jitter=jitter, salt="shop.deliver")
-    due = cadence.occurrence(now, None, "", now).following
+    earlier = cadence.occurrence(now, None, "", now)
 
-    found = cadence.occurrence(due, None, "", due)
+    found = cadence.occurrence(earlier.following, earlier.anchor, "", earlier.following)
 
     slot = to_datetime(found.slot)
     assert (slot.minute % 15, slot.second, slot.microsecond) == (0, 0, 0)
-    assert now < found.slot <= due <= found.slot + jitter * 1000
+    assert now < found.slot <= earlier.following <= found.slot + jitter * 1000
 
 
 def test_the_users_calendar_is_not_changed() -> None:
@@ -308,3 +311,87 @@ def test_milliseconds_survive_datetimes(now: int) -> None:
     """A time of the store goes through an aware datetime and back unchanged."""
     assert to_ms(to_datetime(now)) == now
     assert to_datetime(now).tzinfo is UTC
+
+
+def test_a_jitter_of_days_costs_one_question() -> None:
+    """The slot of a late calendar is remembered, not searched for: each occurrence asks for one match."""
+    asked = []
+
+    class Counted(crontab):
+        def remaining_estimate(self, last_run_at: datetime, **options: Any) -> timedelta:
+            asked.append(last_run_at)
+            return super().remaining_estimate(last_run_at, **options)
+
+    cadence = Cadence(Counted(), jitter=3 * 86400)
+    found = cadence.occurrence(at("2024-05-01 12:00"), None, "", at("2024-05-01 12:00"))
+    later = cadence.occurrence(found.following, found.anchor, "", found.following)
+
+    assert later.slot == at("2024-05-01 12:01")
+    assert len(asked) == 2
+
+
+class Behind(crontab):
+    """Always answers the past."""
+
+    def remaining_estimate(self, last_run_at: datetime, **options: Any) -> timedelta:
+        return timedelta(hours=-1)
+
+
+class Hurried(crontab):
+    """Always answers the next moment."""
+
+    def remaining_estimate(self, last_run_at: datetime, **options: Any) -> timedelta:
+        return timedelta(milliseconds=1)
+
+
+@pytest.mark.parametrize(("calendar", "shortest"), [(Behind(), 1000), (Hurried(), 100)])
+def test_a_calendar_has_a_floor(calendar: crontab, shortest: int) -> None:
+    """Whatever a schedule of the user's own answers, its slots are not closer than that."""
+    now = at("2024-05-01 12:00")
+
+    assert Cadence(calendar).occurrence(now, now, "", now).following == now + shortest
+
+
+@pytest.mark.parametrize("minute", range(0, 60, 7))
+def test_in_the_hour_that_is_repeated_the_next_match_lies_ahead(minute: int) -> None:
+    """At the end of summer time in Berlin, 02:00 to 03:00 comes twice; 00:00 UTC is 02:00 for the first time."""
+    app = Celery("berlin", set_as_current=False)
+    app.conf.timezone = "Europe/Berlin"
+    cadence = Cadence(crontab(minute="*/15"), app=app)
+    now = at("2024-10-27 01:00") + minute * 60_000
+
+    found = cadence.occurrence(now, now, "", now).following
+
+    assert found == at("2024-10-27 01:00") + (minute // 15 + 1) * 15 * 60_000
+
+
+def tz_aware() -> crontab:
+    """As django-celery-beat's: a zone of its own, and a clock that shows it."""
+
+    class TzAware(crontab):
+        def __init__(self, *, tz: ZoneInfo, **fields: Any) -> None:
+            self.tz = tz
+            super().__init__(nowfun=lambda: datetime.now(tz), **fields)
+
+    return TzAware(tz=ZoneInfo("Asia/Tokyo"), hour=9, minute=0)
+
+
+def with_clock() -> crontab:
+    return crontab(hour=9, minute=0, nowfun=lambda: datetime.now(ZoneInfo("Asia/Tokyo")))
+
+
+def with_zone() -> crontab:
+    found = crontab(hour=9, minute=0)
+    found.tz = ZoneInfo("Asia/Tokyo")
+    return found
+
+
+@pytest.mark.parametrize("make", [tz_aware, with_clock, with_zone])
+def test_a_zone_of_the_calendar_is_kept(make: Callable[[], crontab]) -> None:
+    """Nine in Tokyo is midnight UTC, whatever the zone of the app."""
+    app = Celery("berlin", set_as_current=False)
+    app.conf.timezone = "Europe/Berlin"
+
+    found = Cadence(make(), app=app).first(at("2024-05-01 12:00"), 0)
+
+    assert found == at("2024-05-02 00:00")

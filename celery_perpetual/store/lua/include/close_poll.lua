@@ -4,12 +4,31 @@ local function given(text)
   return text and text ~= ''
 end
 
+-- Runs of folded outcomes are folded on the stream too: it gets the first ten of them, then each tenth of the first
+-- hundred, and so on. The cursor is in the unit's list only.
+local function report_poll(outcome, repeated)
+  if repeated > 1 then
+    if not string.match(string.format('%d', repeated), '^%d0*$') then
+      return
+    end
+    outcome = string.gsub(outcome, '"repeated": 1([,}])', string.format('"repeated": %d%%1', repeated), 1)
+  end
+  redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'poll', 'data', outcome)
+end
+
 local function close_poll(poll, unit, note)
-  local key, due = note.key, note.due
-  write_outcome(note.polls, tonumber(note.history), note.ttl, note.sign or '', string.format('%.0f', now), note.outcome,
-    note.newest)
-  redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'poll', 'data', note.outcome)
-  if given(note.delay) then
+  local key, due, outcome = note.key, note.due, note.outcome
+  if given(note.cursor) then
+    outcome = string.sub(outcome, 1, -2) .. ', "cursor": ' .. note.cursor .. '}'
+  end
+  local repeated = write_outcome(note.polls, tonumber(note.history), note.ttl, note.sign or '', string.format('%.0f', now),
+    outcome, note.newest)
+  report_poll(note.outcome, repeated)
+  if given(note.nudged) and redis.call('ZSCORE', due, unit) then
+    -- Somebody has asked for a poll at once while this one was open, and wants to see what came after its start.
+    redis.call('ZADD', due, math.max(now, tonumber(note.slot) + 1), unit)
+    redis.call('HSET', key, 'trigger', note.nudged)
+  elseif given(note.delay) then
     if redis.call('ZSCORE', due, unit) then
       -- Strictly after this poll's own slot, or the next claim would be taken for a repetition of it.
       redis.call('ZADD', due, math.max(now + tonumber(note.delay), tonumber(note.slot) + 1), unit)
@@ -23,10 +42,10 @@ local function close_poll(poll, unit, note)
   end
   if note.failures == 'reset' then
     redis.call('HDEL', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed',
-      'waits', 'attempt', 'backoff')
+      'waits', 'nudged', 'attempt', 'backoff')
   else
     redis.call('HDEL', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed',
-      'waits')
+      'waits', 'nudged')
   end
   if note.failures == 'add' then
     redis.call('HINCRBY', key, 'attempt', 1)

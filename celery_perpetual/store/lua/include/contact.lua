@@ -7,6 +7,11 @@ local function contact()
     held = now + lease_ttl + gap
     redis.call('SET', hold, held, 'PX', lease_ttl + gap)
   end
+  if held and held > now + lease_ttl + gap then
+    -- Set while the store's clock was ahead.
+    held = now + lease_ttl + gap
+    redis.call('SET', hold, held, 'PX', lease_ttl + gap)
+  end
   redis.call('SET', seen, now)
   return held or 0
 end

@@ -15,7 +15,7 @@ local function forget_old(list, at)
   end
 end
 
--- "newest" is the list's first entry, where the sign is not ''.
+-- "newest" is the list's first entry, where the sign is not ''. Returns how many outcomes the newest entry stands for.
 local function write_outcome(list, history, ttl, sign, at, json, newest)
   local repeated, first = 1, at
   if newest and sign ~= '' then
@@ -37,4 +37,5 @@ local function write_outcome(list, history, ttl, sign, at, json, newest)
     end
   end
   redis.call('PEXPIRE', list, ttl)
+  return repeated
 end

@@ -21,6 +21,12 @@ local identity = redis.call('GET', epoch)
 local held = redis.call('GET', leader)
 if held then
   local left = redis.call('PTTL', leader)
+  if left > tonumber(ttl) then
+    -- The store's clock was ahead when the lead was taken or renewed.
+    left = tonumber(ttl)
+    redis.call('PEXPIRE', leader, ttl)
+    redis.call('PEXPIRE', leader_info, ttl)
+  end
   local mine = string.sub(held, 1, #owner + 1) == owner .. ':'
   local number = mine and string.sub(held, #owner + 2) or '0'
   return {number, left, redis.call('GET', leader_info) or '', identity, now}
@@ -28,6 +34,9 @@ end
 -- A standby that asked for the lead goes first, so that the one which just gave it up does not take it back.
 local waiting = redis.call('GET', handover)
 if waiting and waiting ~= owner then
+  if redis.call('PTTL', handover) > tonumber(ttl) then
+    redis.call('PEXPIRE', handover, ttl)
+  end
   return {'0', redis.call('PTTL', handover), '', identity, now}
 end
 local number = string.format('%.0f', next_term)

@@ -39,7 +39,13 @@ end
 local reason = 'worker ' .. string.match(mine, '^[^#|]*') .. (stopping == '' and ' is gone' or ' stopped')
 local plan = plan_losses(worker or '', ids, texts, stopping == '', reason, most_now)
 
+-- Reports from a time in which the store's clock was ahead; from now on they count as reports of now.
+local ahead = redis.call('ZRANGEBYSCORE', workers, now + lease_ttl + 1000, '+inf', 'LIMIT', 0, 100)
+
 local held_until = contact()
+for _, early in ipairs(ahead) do
+  redis.call('ZADD', workers, now + lease_ttl, early)
+end
 if held_until > now and stopping == '' then
   return {held_until, '', 0, 0}
 elseif not worker then

@@ -43,7 +43,7 @@
 for chunk = 0, math.max(chunks - 1, 0) do
   must_be(chunk_key .. chunk, 'list')
 end
-local found = redis.call('HMGET', key, 'claim', 'last', 'inflight')
+local found = redis.call('HMGET', key, 'claim', 'last', 'inflight', 'nudged')
 if redis.call('EXISTS', batch) == 1 then
   return 'already'
 elseif found[1] ~= poll then
@@ -80,7 +80,7 @@ redis.call('ZREM', staged, poll .. ' ' .. unit)
 close_poll(poll, unit, {
   key = key, due = due, cursors = cursors, polls = polls, outcome = outcome, sign = '', history = history,
   ttl = ttl, slot = slot, following = following, delay = delay, trigger = trigger,
-  failures = 'reset', cursor = cursor,
+  failures = 'reset', cursor = cursor, nudged = found[4],
 })
 if pushed < items then
   redis.call('ZADD', outbox, now, poll)

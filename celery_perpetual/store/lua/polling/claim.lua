@@ -18,8 +18,10 @@
 -- ARG   events_maxlen  text    cap of the stream
 -- ARG   ttl            text    ms: how long outcomes are kept
 -- ARG   seen           ms      when the due units were read
--- ARGS  wanted         text    per unit, none twice: "{poll} {slot} {next} {valid} {travels} {history} {unit}"; times and
---   durations are ms, and '-' is none
+-- ARG   back_off       text    ms: "{after one failure} {after two} …", the last one for all further ones
+-- ARGS  wanted         text    per unit, none twice: "{poll} {slot} {next} {anchor} {valid} {travels} {history} {unit}", and
+--   on a line each the scopes whose pause stops it; anchor is a calendar's slot that is due next; times and durations are
+--   ms, and '-' is none
 -- returns {now or 0 when not leading, then per unit: "{verdict} {travels} {in flight} {attempt} {last poll at} {trigger}",
 -- and the cursor}; travels is 1 or 0, and '-' is none
 -- include now
@@ -27,14 +29,31 @@
 -- include rfc3339
 -- include outcome
 -- include must_be
+-- include clock_step
 if mine ~= '' and redis.call('GET', leader) ~= mine then
   return {0}
 end
 
 -- Most of the time nothing is paused, and nobody need be asked.
 local any_paused = mine ~= '' and redis.call('HLEN', paused) > 0
-local function is_paused(scope)
-  return any_paused and holds(redis.call('HGET', paused, scope))
+local function is_paused(scopes)
+  for scope in string.gmatch(any_paused and scopes or '', '[^\n]+') do
+    if holds(redis.call('HGET', paused, scope)) then
+      return true
+    end
+  end
+  return false
+end
+
+local function back_off_after(failures)
+  local delay
+  for each in string.gmatch(back_off, '%d+') do
+    delay, failures = tonumber(each), failures - 1
+    if failures == 0 then
+      break
+    end
+  end
+  return delay
 end
 
 local function end_other(unit, open, status, history)
@@ -61,13 +80,12 @@ local function ban_if_it_kills(key, unit, times)
   return banned
 end
 
-local everything = is_paused('*')
 local polls = {}
 for i = wanted_at, #ARGV do
-  local poll, slot, following, valid, travels, history, unit =
-    string.match(ARGV[i], '^(%S+) (%d+) (%S+) (%d+) (%d) (%d+) (.*)$')
+  local poll, slot, following, next_anchor, valid, travels, history, unit, scopes =
+    string.match(ARGV[i], '^(%S+) (%d+) (%S+) (%S+) (%d+) (%d) (%d+) ([^\n]*)\n?(.*)$')
   local u = redis.call('HMGET', unit_prefix .. unit, 'claim', 'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled',
-    'trigger', 'banned', 'last', 'refused')
+    'trigger', 'banned', 'last', 'refused', 'nudged')
   local open = {}
   if u[1] then
     must_be(polls_prefix .. unit, 'list')
@@ -75,13 +93,19 @@ for i = wanted_at, #ARGV do
       'claim_by', 'killed')
     open = {poll = u[1], slot = known[1], trigger = known[2], started = known[3], till = tonumber(known[4]), by = known[5],
       killed = tonumber(known[6]) or 0}
+    if is_ahead(open.started) then
+      -- It was taken while the store's clock was ahead: it lasts from now for as long as it was to last.
+      open.till, open.started = now + open.till - tonumber(open.started), now
+      redis.call('HSET', unit_prefix .. unit, 'claim_started', now, 'claim_until', open.till)
+    end
   end
-  polls[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, u, open}
+  polls[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, u, open, scopes, next_anchor}
 end
 local reply = {now}
 for i = wanted_at, #ARGV do
-  local poll, slot_text, following, valid, travels, history, unit, u, open = unpack(polls[i])
-  local claim, last_slot, anchor, cursor, in_flight, attempt, polled, due_by, travels_until, last, refused = unpack(u)
+  local poll, slot_text, following, valid, travels, history, unit, u, open, scopes, next_anchor = unpack(polls[i])
+  local claim, last_slot, anchor, cursor, in_flight, attempt, polled, due_by = unpack(u)
+  local travels_until, last, refused, nudged = u[9], u[10], u[11], u[12]
   local key, slot = unit_prefix .. unit, tonumber(slot_text)
   local trigger = mine == '' and 'manual' or (due_by or 'schedule')
   local verdict, stale = 'claimed', false
@@ -93,20 +117,21 @@ for i = wanted_at, #ARGV do
     verdict, stale = 'early', true  -- a claim that was sent once more, after its poll has ended
   elseif mine ~= '' and (tonumber(polled) or 0) > seen and tonumber(polled) <= now then
     verdict, stale = 'early', true  -- a poll has ended since, and has set the due time anew
-  elseif mine ~= '' and (everything or is_paused(unit)) then
+  elseif mine ~= '' and is_paused(scopes) then
     verdict = 'paused'
     redis.call('HDEL', key, 'trigger')
   elseif claim and open.till > now and (mine == '' or open.by == mine or open.by == '') then
     verdict = 'busy'
-  elseif last_slot and (slot < tonumber(last_slot) or (slot == tonumber(last_slot) and not claim)) then
+  elseif last_slot and not is_ahead(last_slot)
+    and (slot < tonumber(last_slot) or (slot == tonumber(last_slot) and not claim)) then
     verdict = 'early'
   elseif claim and open.by == '' and mine ~= '' then
     -- Whoever had it is gone: a worker's child that was killed, or a process that polled by hand. It counts as a failure.
     end_other(unit, open, 'abandoned', history)
-    local wait = math.min(30000 * 2 ^ math.min(redis.call('HINCRBY', key, 'attempt', 1) - 1, 10), 300000)
+    local wait = nudged and 0 or back_off_after(redis.call('HINCRBY', key, 'attempt', 1))
     verdict, following = 'backoff', string.format('%.0f', now + wait)
-    redis.call('HDEL', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by')
-    redis.call('HSET', key, 'backoff', following, 'trigger', 'backoff', 'refused', poll)
+    redis.call('HDEL', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'nudged')
+    redis.call('HSET', key, 'backoff', following, 'trigger', nudged or 'backoff', 'refused', poll)
   else
     if claim then
       end_other(unit, open, open.till > now and 'superseded' or 'abandoned', history)
@@ -118,7 +143,8 @@ for i = wanted_at, #ARGV do
         'claim_until', now + valid, 'claim_by', mine)
     else
       redis.call('HSET', key, 'claim', poll, 'claim_slot', slot_text, 'claim_trigger', trigger, 'claim_started', now,
-        'claim_until', now + valid, 'claim_by', mine, 'slot', slot_text, 'anchor', anchor or slot_text)
+        'claim_until', now + valid, 'claim_by', mine, 'slot', slot_text, 'anchor',
+        next_anchor ~= '-' and next_anchor or anchor or slot_text)
       if due_by then
         redis.call('HDEL', key, 'trigger')
       end
@@ -132,6 +158,9 @@ for i = wanted_at, #ARGV do
       at = math.min(tonumber(at), claim == poll and open.till or now + valid)
     end
     redis.call('ZADD', due, at, unit)
+    if next_anchor ~= '-' and (verdict == 'paused' or verdict == 'early') then
+      redis.call('HSET', key, 'anchor', next_anchor)
+    end
     if verdict == 'busy' then
       redis.call('HSET', key, 'waits', 1)
     end

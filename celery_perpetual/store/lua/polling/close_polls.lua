@@ -31,7 +31,7 @@
 local notes, open, newest = {}, {}, {}
 for i = ends_at, #ARGV, 2 do
   local note = cjson.decode(ARGV[i + 1])
-  notes[i], open[note.unit] = note, redis.call('HMGET', unit_prefix .. note.unit, 'claim', 'last')
+  notes[i], open[note.unit] = note, redis.call('HMGET', unit_prefix .. note.unit, 'claim', 'last', 'nudged')
   newest[note.unit] = redis.call('LINDEX', polls_prefix .. note.unit, 0)
 end
 local reply = {}
@@ -43,7 +43,7 @@ for i = ends_at, #ARGV, 2 do
     reply[#reply + 1] = last == poll and 'already' or 'refused'
   else
     note.key, note.polls, note.outcome, note.newest = unit_prefix .. unit, polls_prefix .. unit, ARGV[i], newest[unit]
-    note.due, note.cursors, note.ttl = due, cursors, ttl
+    note.due, note.cursors, note.ttl, note.nudged = due, cursors, ttl, open[unit][3]
     close_poll(poll, unit, note)
     if note.pause then
       redis.call('HSET', paused, unit, note.pause)

@@ -10,7 +10,10 @@ local at = redis.call('ZSCORE', due, unit)
 if not at then
   return 0
 end
-if tonumber(at) > now and not redis.call('HGET', key, 'claim') then
+if redis.call('HGET', key, 'claim') then
+  -- The open poll may have read before there was anything to find: its end makes the unit due.
+  redis.call('HSET', key, 'nudged', trigger)
+elseif tonumber(at) > now then
   redis.call('ZADD', due, now, unit)
   redis.call('HSET', key, 'trigger', trigger)
 end

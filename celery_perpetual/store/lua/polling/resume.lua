@@ -28,7 +28,9 @@ redis.call('SET', receipt, 1, 'PX', receipt_ttl)
 redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'resume', 'data', about)
 for i = units_at, #ARGV do
   local at = tonumber(redis.call('ZSCORE', due, ARGV[i]))
-  if at and at > now then
+  if at and redis.call('HGET', unit_prefix .. ARGV[i], 'claim') then
+    redis.call('HSET', unit_prefix .. ARGV[i], 'nudged', 'resume')
+  elseif at and at > now then
     redis.call('ZADD', due, now, ARGV[i])
     redis.call('HSET', unit_prefix .. ARGV[i], 'trigger', 'resume')
   end
