@@ -149,6 +149,9 @@ ITEM_UNPUBLISHED = _error(
     "publish.item_parked", "task %(task_id)s (%(task)s) of poll %(poll_id)s cannot be published and is parked"
 )
 PUBLISH_FAILED = _error("publish.failed", "could not publish poll %(poll_id)s, the relay tries again")
+DESTINATION_NOT_NOTED = _warning(
+    "publish.destination_not_noted", "could not note where a retry of task %(task_id)s is sent: %(error)s"
+)
 BATCH_DONE_DELAYED = _error(
     "batch_done.delayed", "could not send on_batch_done of poll %(poll_id)s, the next cycle tries again"
 )

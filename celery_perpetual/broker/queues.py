@@ -5,6 +5,7 @@ from __future__ import annotations
 from kombu.utils.json import loads
 
 from celery_perpetual.broker.capturing import CapturingChannel
+from celery_perpetual.broker.destinations import Destination
 from celery_perpetual.ledger.ids import parse_item_id
 
 #: How many of the messages that consumers get next are read.
@@ -26,3 +27,30 @@ def oldest_publication(channel: CapturingChannel, key: str) -> int | None:
         if not headers.get("redelivered") and parse_item_id(str(headers.get("id"))) is not None:
             return int(str(headers["id"]).replace("-", "")[:12], 16)
     return 0
+
+
+class ListAges:
+    """Ages of lists, each read once. For one thread and one moment."""
+
+    def __init__(self, channel: CapturingChannel) -> None:
+        self._channel = channel
+        self._oldest: dict[str, int | None] = {}
+        self._lists: dict[Destination, frozenset[str]] = {}
+
+    def are_younger(self, destination: Destination, at: int) -> bool:
+        """Whether every message of a destination was published after ``at`` (ms), or none is there."""
+        oldest = self._of(destination)
+        return bool(oldest) and all(each is None or each > at for each in oldest)
+
+    def are_empty(self, destination: Destination) -> bool:
+        """Whether no message of a destination is there."""
+        oldest = self._of(destination)
+        return bool(oldest) and all(each is None for each in oldest)
+
+    def _of(self, destination: Destination) -> list[int | None]:
+        lists = self._lists.get(destination)
+        if lists is None:
+            lists = self._lists[destination] = destination.lists(self._channel)
+        for key in lists - self._oldest.keys():
+            self._oldest[key] = oldest_publication(self._channel, key)
+        return [self._oldest[key] for key in lists]

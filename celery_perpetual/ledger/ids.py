@@ -90,6 +90,11 @@ def item_address(task_id: str) -> ItemAddress | None:
     return None if isinstance(task_id, str) and task_id.endswith(BATCH_INDEX) else parse_item_id(task_id)
 
 
+def item_index(task_id: str) -> int:
+    """The index of an item in its batch, by its task id."""
+    return int(task_id[28:], 16)
+
+
 def item_slots(keys: Keys, task_id: str) -> dict[str, str | int]:
     """Where the record of an item is, as arguments of a script: poll, keys of its chunk and position.
 

@@ -118,12 +118,14 @@ class Ledger:
         items: Sequence[CheckedItem],
         commands: Sequence[Any] = (),
         queues: Sequence[str] = (),
+        destinations: str = "",
     ) -> str:
         """Commit a batch; its records are in ``items``, or staged if they are more than one chunk.
 
         Args:
             commands: broker commands of all messages, or none.
             queues: the keys that they name.
+            destinations: where the messages go, as the batch keeps it.
 
         Returns:
             ``committed``, ``already``, ``refused`` (claim lost), ``full`` (no room) or ``missing`` (records expired).
@@ -142,7 +144,7 @@ class Ledger:
             items=len(items), most=contract.max_in_flight, window=_remembered(contract),
             chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else -(-len(items) // CHUNK),
             pairs_here=len(pairs) // 2, pushed=len(items) if commands else 0,
-            on_done=int(contract.options.on_batch_done is not None),
+            on_done=int(contract.options.on_batch_done is not None), destinations=destinations,
             rest=[*records, *pairs, *commands],
         )  # fmt: skip
         return _text(reply)

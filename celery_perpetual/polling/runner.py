@@ -143,7 +143,8 @@ class Runner:
         outcome = outcome_of(claim, status.ENQUEUED, count=len(items), **found.facts)
         reach("poll.committing")
         closing, commands = _closing(claim, found, outcome), messages.commands.packed()
-        verdict = self.ledger.commit(claim.unit, closing, items, *commands)
+        destinations = messages.destinations.to_json()
+        verdict = self.ledger.commit(claim.unit, closing, items, *commands, destinations=destinations)
         reach("poll.committed")
         if verdict == "full":
             return gate_closed(claim, full(claim, in_flight))

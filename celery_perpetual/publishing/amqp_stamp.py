@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from amqp import Message
 
+from celery_perpetual.broker.destinations import Destination
 from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import opened
@@ -25,6 +26,7 @@ class Parcel(NamedTuple):
 
     message: Any
     target: dict[str, Any]
+    destination: Destination | None = None
 
     def content(self) -> tuple[Any, ...]:
         """Everything of it that goes to the broker."""
@@ -39,6 +41,7 @@ class AmqpStamp:
     def __init__(self, poll_id: str, specimen: Parcel, bodies: Bodies, calls: list[SignalCall]) -> None:
         self._poll_id = poll_id
         self._target = specimen.target
+        self.destination = specimen.destination
         self._properties = dict(specimen.message.properties)
         self._headers = self._properties.pop("application_headers")
         self._bodies = bodies

@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_perpetual.broker.commands import BrokerCommands
+from celery_perpetual.broker.destinations import Destinations
 from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.capture import Capture
@@ -28,11 +29,19 @@ class Messages(NamedTuple):
     """They bring the messages to the broker."""
     after_publish: AfterPublish
     """The signals that are due once they have."""
+    destinations: Destinations
+    """Where the messages go."""
+
+    @classmethod
+    def none(cls) -> Messages:
+        """No messages yet."""
+        return cls(BrokerCommands(), AfterPublish(), Destinations())
 
     def extend(self, other: Messages) -> None:
         """Add other messages."""
         self.commands.extend(other.commands)
         self.after_publish.extend(other.after_publish)
+        self.destinations.extend(other.destinations)
 
 
 class Builder:
@@ -50,7 +59,7 @@ class Builder:
         Raises:
             Exception: what Celery raises for an item that cannot be sent.
         """
-        messages = Messages(BrokerCommands(), AfterPublish())
+        messages = Messages.none()
         kinds = Counter(kind_of(item) for _, item in indexed)
         for kind, count in kinds.items():
             if kind not in self._stamps and count >= FEWEST:
@@ -58,11 +67,14 @@ class Builder:
         for kind, run in groupby(indexed, lambda each: kind_of(each[1])):
             stamp = self._stamps.get(kind)
             if stamp is not None:
-                stamp.build(messages.commands, messages.after_publish, list(run))
+                same = list(run)
+                stamp.build(messages.commands, messages.after_publish, same)
+                messages.destinations.note(stamp.destination, (index for index, _ in same))
                 continue
             for index, item in run:
                 task_id = item_id(self._poll_id, index)
                 messages.commands.add(self._capture.commands(opened(item), task_id, messages.after_publish))
+                messages.destinations.note(self._capture.destination, (index,))
         return messages
 
     def _made(self, kind: Kind, indexed: IndexedItems) -> Stamp | None:

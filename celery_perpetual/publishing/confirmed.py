@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 
+from celery_perpetual.broker.destinations import Destination, observe
 from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.amqp_stamp import AmqpStamp, Parcel, make_amqp_stamp
-from celery_perpetual.publishing.builder import FEWEST
-from celery_perpetual.publishing.message import send
+from celery_perpetual.publishing.builder import FEWEST, Messages
+from celery_perpetual.publishing.message import DELAYED_PREFIX, send
 from celery_perpetual.publishing.sender import AfterPublish, QuietSender
 from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.publishing.stampable import Kind, kind_of, objection
@@ -43,15 +44,19 @@ class Confirmed:
         self._caught: list[Parcel] | None = None
         self._stamps: dict[Kind, AmqpStamp | None] = {}
         self._producer = app.amqp.Producer(channel, auto_declare=False)
+        self._destinations: dict[str, Destination] = {}
+        """Of the messages that were published last, by task id."""
+        observe(self._producer, self._note)
         self._sender = QuietSender(app)
 
-    def publish(self, indexed: IndexedItems) -> AfterPublish:
+    def publish(self, indexed: IndexedItems) -> Messages:
         """Publish the chunk and wait for its confirms.
 
         Raises:
             kombu.exceptions.OperationalError: some were refused or did not come in time.
         """
-        after_publish = self._sender.after_publish = AfterPublish()
+        messages = Messages.none()
+        self._sender.after_publish = messages.after_publish
         for kind in {kind_of(item) for _, item in indexed}:
             same = [each for each in indexed if kind_of(each[1]) == kind]
             if kind not in self._stamps and len(same) >= FEWEST:
@@ -60,13 +65,16 @@ class Confirmed:
         for index, item in indexed:
             stamp = self._stamps.get(kind_of(item))
             if stamp is None:
-                send(self._app, self._producer, opened(item), item_id(self._poll_id, index), self._sender)
+                task_id = item_id(self._poll_id, index)
+                send(self._app, self._producer, opened(item), task_id, self._sender)
+                messages.destinations.note(self._destinations.pop(task_id, None), (index,))
             else:
                 parcel = stamp.parcel(index, item)
                 self._basic_publish(parcel.message, **parcel.target)
-                stamp.keep_calls(after_publish, index, item)
+                stamp.keep_calls(messages.after_publish, index, item)
+                messages.destinations.note(stamp.destination, (index,))
         self._confirms.wait(self._connection, CONFIRM_SECONDS)
-        return after_publish
+        return messages
 
     def caught(self, record: Record, task_id: str, after_publish: AfterPublish | None = None) -> list[Parcel]:
         """What would be published for one record. Queues are declared, nothing else happens."""
@@ -77,7 +85,13 @@ class Confirmed:
             send(self._app, self._producer, record, task_id, self._sender)
         finally:
             self._caught, self._sender.after_publish = None, kept
-        return caught
+        destination = self._destinations.pop(task_id, None)
+        return [parcel._replace(destination=destination) for parcel in caught]
+
+    def _note(self, task_id: str, destination: Destination) -> None:
+        # The exchange of a delay is a way to another one, which is not known here.
+        if not destination.exchange.startswith(DELAYED_PREFIX):
+            self._destinations[task_id] = destination
 
     def _basic_publish(self, message: Any, **target: Any) -> None:
         if self._caught is not None:

@@ -17,6 +17,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import Exchange
 from kombu.transport.native_delayed_delivery import MAX_LEVEL, calculate_routing_key, level_name
 
+from celery_perpetual.broker.destinations import Destination
 from celery_perpetual.ledger.record import Record
 from celery_perpetual.tasks.task import HEADER, HEADER_VALUE, PerpetualTask
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 #: The exchange at which native delayed delivery begins.
 DELAYED_EXCHANGE = level_name(MAX_LEVEL)
+
+#: What the names of all exchanges of native delayed delivery begin with.
+DELAYED_PREFIX = level_name(0).rpartition("_")[0]
 
 
 #: Options of ``send_task`` that go into the message's headers and not among its properties.
@@ -48,19 +52,33 @@ def route(app: Celery, record: Record) -> Mapping[str, Any]:
     return found
 
 
-def send(app: Celery, producer: Any, record: Record, task_id: str, sender: Callable[..., Any] | None = None) -> None:
+def send(
+    app: Celery,
+    producer: Any,
+    record: Record,
+    task_id: str,
+    sender: Callable[..., Any] | None = None,
+    *,
+    destination: Destination | None = None,
+) -> None:
     """Publish the message of one record through ``producer``, by ``sender`` instead of Celery's if one is given.
 
     A publish that fails is not tried again here: a retry would revive the producer on another channel, one that
     neither captures nor confirms. The relay tries again.
+
+    Args:
+        destination: where an earlier message of this task went; then neither the router nor an ``apply_async`` of the
+            user's own is asked again.
     """
     task = app.tasks.get(record.task)
     options = {**record.options, "retry": False}
     options["headers"] = {**(options.get("headers") or {}), HEADER: HEADER_VALUE}
-    if has_own_sender(task):
+    if has_own_sender(task) and destination is None:
         _send_by_task(app, producer, task, record, task_id, options)
     else:
-        _send_by_record(app, producer, task, record, task_id, options, sender or app.amqp.send_task_message)
+        _send_by_record(
+            app, producer, task, record, task_id, options, sender or app.amqp.send_task_message, destination
+        )
 
 
 def _send_by_task(app: Celery, producer: Any, task: Any, record: Record, task_id: str, options: dict[str, Any]) -> None:
@@ -78,6 +96,7 @@ def _send_by_record(
     task_id: str,
     options: dict[str, Any],
     sender: Callable[..., Any],
+    destination: Destination | None,
 ) -> None:
     args, kwargs = record.args, record.kwargs
     shadow = options.pop("shadow", None)
@@ -91,7 +110,10 @@ def _send_by_record(
     in_headers = {name: options.pop(name) for name in HEADER_OPTIONS if name in options}
     for name in ("add_to_parent", "route_name"):
         options.pop(name, None)
-    options = app.amqp.router.route(options, record.task, args, kwargs, task)
+    if destination is None:
+        options = app.amqp.router.route(options, record.task, args, kwargs, task)
+    else:
+        options = {**options, **_to(app, destination)}
     if special["eta"] is not None:
         options = _delayed_by_broker(app, producer, special["eta"], options)
     if special["expires"] is not None:
@@ -108,6 +130,17 @@ def _send_by_record(
     for stamp in options.pop("stamped_headers", None) or ():
         options.pop(stamp, None)
     sender(producer, record.task, message, **options)
+
+
+def _to(app: Celery, destination: Destination) -> dict[str, Any]:
+    """Options of a message that goes to a known place. An exchange that is not "direct" is taken as it is."""
+    queues: Any = app.amqp.queues
+    is_known = not destination.exchange and destination.routing_key in queues
+    return {
+        "queue": None, "exchange": destination.exchange, "routing_key": destination.routing_key,
+        "exchange_type": "topic", "priority": destination.priority,
+        "declare": [queues[destination.routing_key]] if is_known else None,
+    }  # fmt: skip
 
 
 def _delayed_by_broker(app: Celery, producer: Any, eta: Any, options: dict[str, Any]) -> dict[str, Any]:

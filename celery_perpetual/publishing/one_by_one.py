@@ -14,14 +14,12 @@ from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from celery_perpetual import events
-from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.ledger.ids import item_id, parse_item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.publishing.builder import Messages
 from celery_perpetual.publishing.message import has_own_sender
 from celery_perpetual.publishing.rehearsal import faults
-from celery_perpetual.publishing.sender import AfterPublish
 from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
@@ -64,7 +62,7 @@ def publish_apart(
     if isinstance(error, _NOT_THE_ITEMS) or not _broker_answers(app):
         raise error
     known = faults(app, indexed)
-    all_messages, unpublished = Messages(BrokerCommands(), AfterPublish()), []
+    all_messages, unpublished = Messages.none(), []
     with ExitStack() as stack:
         publish: PublishChunk | None = None
         for index, item in indexed:

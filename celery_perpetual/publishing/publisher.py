@@ -69,7 +69,7 @@ class Publisher:
             InvalidItem: the message of an item cannot be built.
             kombu.exceptions.OperationalError: the broker, which is the store, did not answer.
         """
-        none = Messages(BrokerCommands(), AfterPublish())
+        none = Messages.none()
         if len(items) > CHUNK or not self.shares_redis or self._one_by_one(items):
             self._rehearse(items)
             return none
@@ -146,7 +146,7 @@ class Publisher:
         done = int(
             script("publish")(
                 self.store, batch=self.store.keys.poll(poll_id), targets=targets, poll=poll_id, first=first, last=last,
-                commands=commands,
+                chunk=first // CHUNK, destinations=messages.destinations.to_json(), commands=commands,
             )
         )  # fmt: skip
         if done:
@@ -159,7 +159,7 @@ class Publisher:
         if self.shares_redis and not one_by_one:
             return stack.enter_context(self._builder(poll_id)).build
         transport = stack.enter_context(open_transport(self.app, poll_id, one_by_one=one_by_one))
-        return lambda indexed: Messages(BrokerCommands(), transport.publish(indexed))
+        return transport.publish
 
     def _state(self, poll_id: str) -> tuple[str, int, int] | None:
         found = batch(self.store, poll_id)

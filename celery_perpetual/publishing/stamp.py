@@ -20,6 +20,7 @@ from uuid import uuid4
 from kombu.utils.json import loads as json_loads
 
 from celery_perpetual.broker.commands import BrokerCommands, Command
+from celery_perpetual.broker.destinations import Destination
 from celery_perpetual.ledger.ids import base, item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import opened
@@ -40,8 +41,16 @@ class Stamp:
     """Messages of one kind in one poll, for a Redis broker."""
 
     def __init__(
-        self, poll_id: str, key: str, template: str, tag: str, bodies: Bodies, calls: list[SignalCall]
+        self,
+        poll_id: str,
+        key: str,
+        template: str,
+        tag: str,
+        bodies: Bodies,
+        calls: list[SignalCall],
+        destination: Destination | None,
     ) -> None:
+        self.destination = destination
         self._poll_id = poll_id
         self._key = key
         self._template = template
@@ -92,7 +101,7 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, indexed: IndexedItem
     task_id, tag, args_repr, kwargs_repr = (str(uuid4()) for _ in range(4))
     after_publish = AfterPublish()
     specimen = replace(opened(item), reprs=(args_repr, kwargs_repr))
-    commands = capture.commands(specimen, task_id, after_publish, tag)
+    commands, destination = capture.commands(specimen, task_id, after_publish, tag), capture.destination
     if len(commands) != 1 or commands[0].name != "LPUSH":
         return None  # a queue that expires, fan-out, more than one queue, or none
     text = str(commands[0].value)
@@ -110,6 +119,6 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, indexed: IndexedItem
     template = pieces[0].replace("%", "%%") + "".join(
         slot + piece.replace("%", "%%") for slot, piece in zip(slots, pieces[1:], strict=True)
     )
-    stamp = Stamp(poll_id, commands[0].key, template, tag[:28], bodies, after_publish.take())
+    stamp = Stamp(poll_id, commands[0].key, template, tag[:28], bodies, after_publish.take(), destination)
     trials = dict((indexed[0], indexed[-1]))
     return stamp if all(stamp.is_exact(capture, index, each) for index, each in trials.items()) else None

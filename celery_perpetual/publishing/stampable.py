@@ -45,6 +45,10 @@ kind_of: Callable[[CheckedItem], Kind] = itemgetter(
 )
 
 
+#: The receiver of ``before_task_publish`` that is ours, and changes nothing.
+OWN_RECEIVER = "celery_perpetual.destination"
+
+
 def objection(app: Celery, kind: Kind) -> str | None:
     """Why messages of this kind have to be built one by one, or None."""
     return next(_of_app(app), None) or next(_of_kind(app, kind), None)
@@ -52,7 +56,7 @@ def objection(app: Celery, kind: Kind) -> str | None:
 
 def _of_app(app: Celery) -> Iterator[str]:
     amqp: Any = app.amqp
-    if signals.before_task_publish.receivers:
+    if any(key[0] != OWN_RECEIVER for key, _ in signals.before_task_publish.receivers):
         yield "before_task_publish has receivers, which may change a message"
     if signals.task_sent.receivers:
         yield "task_sent has receivers"

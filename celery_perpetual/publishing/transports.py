@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 from amqp import Channel as AmqpChannel
 from celery import signals
 
+from celery_perpetual.broker.commands import BrokerCommands
+from celery_perpetual.broker.destinations import Destination, observe
 from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.ledger.record import opened
-from celery_perpetual.publishing.builder import Builder
+from celery_perpetual.publishing.builder import Builder, Messages
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.confirmed import Confirmed
 from celery_perpetual.publishing.message import has_own_sender, send
-from celery_perpetual.publishing.sender import AfterPublish, QuietSender
+from celery_perpetual.publishing.sender import QuietSender
 from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.store.address import is_redis
 
@@ -33,8 +35,8 @@ WRITE_SECONDS = 30
 class Transport(Protocol):
     """Brings messages of one poll to the broker. For one thread."""
 
-    def publish(self, indexed: IndexedItems) -> AfterPublish:
-        """Bring the messages of one chunk; returns the signals that are due once the ledger knows."""
+    def publish(self, indexed: IndexedItems) -> Messages:
+        """Bring the messages of one chunk; returns what is due once the ledger knows, and where they went."""
 
 
 class ToRedis:
@@ -44,11 +46,11 @@ class ToRedis:
         self._capture = capture
         self._builder = Builder(app, capture, poll_id)
 
-    def publish(self, indexed: IndexedItems) -> AfterPublish:
+    def publish(self, indexed: IndexedItems) -> Messages:
         """Push the chunk."""
         messages = self._builder.build(indexed)
         self._capture.channel.run(messages.commands)
-        return messages.after_publish
+        return messages._replace(commands=BrokerCommands())
 
 
 class ByKombu:
@@ -58,15 +60,21 @@ class ByKombu:
         self._app = app
         self._poll_id = poll_id
         self._producer = app.amqp.Producer(channel, auto_declare=False)
+        self._destinations: dict[str, Destination] = {}
+        observe(self._producer, self._destinations.__setitem__)
         self._sender = QuietSender(app)
 
-    def publish(self, indexed: IndexedItems) -> AfterPublish:
+    def publish(self, indexed: IndexedItems) -> Messages:
         """Publish the chunk."""
-        after_publish = self._sender.after_publish = AfterPublish()
+        messages = Messages.none()
+        self._sender.after_publish = messages.after_publish
+        self._destinations.clear()
         with self._batch(indexed):
             for index, item in indexed:
                 send(self._app, self._producer, opened(item), item_id(self._poll_id, index), self._sender)
-        return after_publish
+        for index, _ in indexed:
+            messages.destinations.note(self._destinations.get(item_id(self._poll_id, index)), (index,))
+        return messages
 
     def _batch(self, indexed: IndexedItems) -> Any:
         """A batch is written at its end, so it is not for senders that send signals of the publish at once."""

@@ -17,19 +17,21 @@ guard drops.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
-from celery_perpetual.broker.queues import oldest_publication
-from celery_perpetual.ledger.ids import base, item_id, parse_item_id
+from celery_perpetual.broker.capturing import CapturingChannel
+from celery_perpetual.broker.destinations import Destination, by_index, from_json
+from celery_perpetual.broker.queues import ListAges
+from celery_perpetual.ledger.ids import base, item_id, item_index, parse_item_id
 from celery_perpetual.ledger.record import decode
-from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.commands.batches import batch, open_batches
+from celery_perpetual.store.commands.destinations import published_to, sent_later_to
 from celery_perpetual.store.commands.leases import StateText, leases_of, states_of
-from celery_perpetual.store.commands.records import all_records, open_positions, record_at
+from celery_perpetual.store.commands.records import open_positions, record_at
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -63,8 +65,8 @@ class MissingMessages:
         self._leases = leases
         self._missing: dict[str, Missing] = {}
         """By task id."""
-        self._lists: dict[str, frozenset[str]] = {}
-        """Poll id -> the broker's lists that its messages go to."""
+        self._destinations: dict[str, Mapping[int, Destination]] = {}
+        """By poll id: where the items went, by index."""
         self._behind = "-inf"
 
     def once(self, last_death: int, received: Collection[str]) -> int:
@@ -86,12 +88,12 @@ class MissingMessages:
             return 0
         workers = self._leases.workers.all()
         claimed = {task_id for worker in workers for task_id in worker.tags.values()}.union(received)
-        capture = Capture(self._app)
+        channel = CapturingChannel(self._app)
         try:
             for poll in polls:
-                self._look(capture, poll, now, gap, claimed)
+                self._look(channel, poll, now, gap, claimed)
         finally:
-            capture.close()
+            channel.close()
         patience = gap + round(self._leases.settings.lease_ttl * 1000)
         oldest_word = min((worker.reported_at for worker in workers), default=0)
         return sum(
@@ -104,11 +106,11 @@ class MissingMessages:
 
     def _forget(self, polls: set[str]) -> None:
         """Batches that are finished."""
-        self._lists = {poll: lists for poll, lists in self._lists.items() if poll in polls}
+        self._destinations = {poll: found for poll, found in self._destinations.items() if poll in polls}
         bases = {base(poll) for poll in polls}
         self._missing = {task_id: seen for task_id, seen in self._missing.items() if base(task_id) in bases}
 
-    def _look(self, capture: Capture, poll: str, now: int, gap: int, claimed: set[str]) -> None:
+    def _look(self, channel: CapturingChannel, poll: str, now: int, gap: int, claimed: set[str]) -> None:
         """Which items of a batch are unfinished, not executed, and in nobody's hands."""
         facts = batch(self._leases.store, poll)
         if facts is None or facts.published < facts.total or facts.published_at is None:
@@ -116,22 +118,36 @@ class MissingMessages:
         at = facts.published_at
         if now - at < gap:
             return
-        lists = self._lists.get(poll)
-        if lists is None:
-            lists = self._lists[poll] = self._lists_of(capture, poll, facts.total, facts.task)
-        borders = [oldest_publication(capture.channel, each) for each in lists]
-        popped = all(border is None or border > at for border in borders)
-        empty = all(border is None for border in borders)
-        unfinished = self._unfinished(poll, facts.total) if popped or self._missing else []
+        ages = ListAges(channel)
+        destinations = self._destinations_of(poll, facts.total)
+        popped = {each for each in set(destinations.values()) if ages.are_younger(each, at)}
+        unfinished = self._unfinished(poll, facts.total) if popped or facts.moved or self._missing else []
         open_ids = {task_id for task_id, _ in unfinished}
         for task_id in [each for each in self._missing if base(each) == base(poll) and each not in open_ids]:
             del self._missing[task_id]
+        sent_later = self._sent_later(poll, [task_id for task_id, state in unfinished if state is not None])
         for task_id, state in unfinished:
             if task_id in claimed or (state is not None and state.flag not in ("run", "wait")):
                 self._missing.pop(task_id, None)
                 continue
-            # One that was sent before is somewhere near the front of its queue: only an empty one has lost it.
-            self._note(task_id, now, sure=empty if state is not None else popped)
+            destination = sent_later.get(task_id) or destinations.get(item_index(task_id))
+            # One that was sent before may be anywhere in its queue: only an empty one has lost it.
+            is_gone = ages.are_empty if state is not None else popped.__contains__
+            self._note(task_id, now, sure=destination is not None and is_gone(destination))
+
+    def _destinations_of(self, poll: str, total: int) -> Mapping[int, Destination]:
+        """Where the items of a batch were published to, by index."""
+        found = self._destinations.get(poll)
+        if found is None:
+            texts = published_to(self._leases.store, poll, range(-(-total // CHUNK)))
+            found = {index: destination for text in texts for index, destination in by_index(text).items()}
+            self._destinations[poll] = found
+        return found
+
+    def _sent_later(self, poll: str, task_ids: list[str]) -> Mapping[str, Destination]:
+        """Where retries and replacements of items were published to."""
+        texts = sent_later_to(self._leases.store, poll, [item_index(each) for each in task_ids])
+        return {task_id: from_json(text) for task_id, text in zip(task_ids, texts, strict=True) if text}
 
     def _note(self, task_id: str, now: int, *, sure: bool) -> None:
         missing = self._missing.get(task_id)
@@ -153,15 +169,6 @@ class MissingMessages:
             found += [(task_id, state) for task_id, lease, state in zip(ids, leases, states, strict=True) if not lease]
         return found
 
-    def _lists_of(self, capture: Capture, poll: str, total: int, unit_task: str) -> frozenset[str]:
-        store, lists = self._leases.store, set()
-        for chunk in range(-(-total // CHUNK)):
-            heads = {_kind(record): record for record in all_records(store, poll, chunk)}
-            for record in heads.values():
-                commands = capture.commands(decode(record, unit_task), item_id(poll, 0))
-                lists |= {command.key for command in commands if command.name == "LPUSH"}
-        return frozenset(lists)
-
     def _lost(self, task_id: str, *, counts: bool) -> int:
         self._missing.pop(task_id, None)
         verdict = self._leases.missed(task_id, self._task_name(task_id), counts=counts)
@@ -174,11 +181,3 @@ class MissingMessages:
         assert where is not None
         found = record_at(self._leases.store, where.place)
         return "" if found is None else decode(found.record, found.unit_task).task
-
-
-def _kind(record: bytes) -> bytes:
-    """What decides where a message goes, without its arguments: the options in the head of a record."""
-    head, _, rest = record.partition(b"\n")
-    _, key, options = head.split(b" ")
-    start = 0 if key == b"-" else int(key)
-    return rest[start : start + int(options)]

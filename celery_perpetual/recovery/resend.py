@@ -15,6 +15,8 @@ from kombu.utils.json import dumps, loads
 
 from celery_perpetual import events
 from celery_perpetual.broker.commands import BrokerCommands, Command
+from celery_perpetual.broker.destinations import Destination, by_index
+from celery_perpetual.broker.destinations import from_json as from_json_destination
 from celery_perpetual.broker.message_copy import from_json, publish_copy, request_of
 from celery_perpetual.broker.unacked import shares_redis
 from celery_perpetual.broker.unacked_hash import UnackedHash
@@ -24,10 +26,11 @@ from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.errors import StoreUnavailable, TaskLost
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.scope import announces
-from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.ledger.ids import item_address, item_index
 from celery_perpetual.ledger.record import Record, decode
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.message import send
+from celery_perpetual.store.commands.destinations import published_to, sent_later_to
 from celery_perpetual.store.commands.leases import StateText, copy_of, lost_tasks, remove_lost, state_of
 from celery_perpetual.store.commands.records import record_at
 from celery_perpetual.store.connection import Store
@@ -102,7 +105,7 @@ class Resender:
             if commands is None and copy:
                 commands = capture.copied(from_json(copy))
             if commands is None and record is not None:
-                commands = capture.commands(record, task_id)
+                commands = capture.commands(record, task_id, destination=self._destination(task_id))
             if commands is None:
                 self._fail(task_id, state.task, "nothing is left of its message")
                 return 0
@@ -120,7 +123,7 @@ class Resender:
                 publish_copy(producer, from_json(copy))
             else:
                 assert record is not None
-                send(self._app, producer, record, task_id)
+                send(self._app, producer, record, task_id, destination=self._destination(task_id))
         return self._struck(task_id, since, (), ())
 
     def _pushed(self, capture: Capture, commands: BrokerCommands, task_id: str, since: float) -> int:
@@ -143,6 +146,18 @@ class Resender:
             return None
         found = decode(stored.record, stored.unit_task)
         return replace(found, options={**found.options, "retries": retries}) if retries else found
+
+    def _destination(self, task_id: str) -> Destination | None:
+        """Where the last message of an item went, as far as it is on record."""
+        where = item_address(task_id)
+        if where is None:
+            return None
+        index = item_index(task_id)
+        (later,) = sent_later_to(self._store, where.poll_id, [index])
+        if later:
+            return from_json_destination(later)
+        (first,) = published_to(self._store, where.poll_id, [where.place.chunk])
+        return by_index(first).get(index)
 
     def name(self, task_id: str) -> str | None:
         """Name of the task of an item in the ledger."""

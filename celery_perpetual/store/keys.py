@@ -18,7 +18,7 @@ key                    type    holds                                            
 {P}:polls:{unit}       list    outcomes, newest first                                 length, TTL
 {P}:keys:{unit}        hash    item key -> task id in flight                          end of the task
 {P}:recent:{unit}      zset    item key -> when its task ended                        TTL: longest poll, or window
-{P}:p:{poll}           hash    one committed batch: unit, n, published, counters      TTL after its last item
+{P}:p:{poll}           hash    one committed batch: unit, n, counters, destinations  TTL after its last item
 {P}:i:{poll}:{chunk}   list    at most 500 records of items                           end of its last item; TTL
 {P}:d:{poll}:{chunk}   string  bitmap of the items that have ended                    with the chunk
 {P}:staged             zset    ``poll unit`` whose records wait for their commit      commit, or the cycle

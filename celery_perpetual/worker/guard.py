@@ -27,6 +27,7 @@ from celery_perpetual.leases.execution import NONCE, OF_DELIVERY, Execution, Lea
 from celery_perpetual.leases.scope import BUILT_IN
 from celery_perpetual.tasks.task import HEADER, HEADER_VALUE
 from celery_perpetual.telemetry import emit
+from celery_perpetual.worker import sent_later
 from celery_perpetual.worker.early_success import RETURNED, tell_returned
 from celery_perpetual.worker.how_it_ended import REPLACED
 
@@ -77,6 +78,7 @@ def watch_tracers() -> None:
     trace.build_tracer = building  # type: ignore[assignment]
     consumer.build_tracer = building  # type: ignore[attr-defined]
     Task.retry, Task.replace = retrying, replacing  # type: ignore[method-assign]
+    sent_later.connect()
 
 
 def _wrap_body(cls: Any) -> None:

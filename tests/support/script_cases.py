@@ -199,6 +199,8 @@ CASES = [
          writes=False),
     Case("publish", "unknown batch", lambda w: w.redis.zadd(w.keys.outbox, {POLL: 1}), lambda w: w.publish(0, 3),
          answers(0)),
+    Case("note_destination", "of an item", World.committed, World.note_destination, answers(1)),
+    Case("note_destination", "unknown batch", lambda w: w.claimed(), World.note_destination, answers(0), writes=False),
     Case("finish", "one of several", World.committed, lambda w: w.finish(1), answers([1, 0]), touches=finish_keys),
     Case("finish", "the last one", lambda w: w.finished(0, 2), lambda w: w.finish(1, "failure"), answers([1, 0]),
          touches=lambda w: {w.keys.open: "zset", **finish_keys(w)}),

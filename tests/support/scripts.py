@@ -107,6 +107,7 @@ class World:
         return {
             "key": k.unit(UNIT), "polls": k.polls(UNIT), "batch": k.poll(poll), "item_keys": k.item_keys(UNIT),
             "on_done": 0, "targets": [QUEUE] if pushed else [],
+            "destinations": f'[["", "{QUEUE}", null, "0-{items - 1}"]]' if pushed else "",
             "poll": poll, "unit": UNIT, "outcome": OUTCOME, "history": 200, "ttl": DAY, "slot": 1000,
             "following": DAY, "delay": delay, "trigger": "drain" if delay else "", "cursor": cursor,
             "task": "deliver", "items": items, "most": most, "window": MINUTE, "chunk_key": k.chunk_prefix(poll),
@@ -132,9 +133,12 @@ class World:
     def publish(self, first: int, last: int, poll: str = POLL) -> Slots:
         messages = [f"message {n}" for n in range(first, last)]
         return {
-            "batch": self.keys.poll(poll), "targets": [QUEUE], "poll": poll, "first": first, "last": last,
-            "commands": ["LPUSH", 1, len(messages), *messages],
+            "batch": self.keys.poll(poll), "targets": [QUEUE], "poll": poll, "first": first, "last": last, "chunk": 0,
+            "destinations": f'[["", "{QUEUE}", null, "{first}-{last - 1}"]]', "commands": ["LPUSH", 1, len(messages), *messages],
         }  # fmt: skip
+
+    def note_destination(self, index: int = 1, poll: str = POLL) -> Slots:
+        return {"batch": self.keys.poll(poll), "index": index, "destination": '["", "slow", null]'}
 
     def finish(
         self, index: int, status: str = "success", poll: str = POLL, *, nonce: str = "", started: bool = False,

@@ -20,17 +20,19 @@ class Batch(NamedTuple):
     published: int
     published_at: int | None
     """When the last message was published, ms of the store's time."""
+    moved: bool
+    """Whether an item has sent a retry or a replacement of itself."""
 
 
 def batch(store: Store, poll_id: str) -> Batch | None:
     """The facts of a batch, None if the store does not know it."""
     with store.errors("batch"):
-        task, total, left, published, at = store.redis.hmget(
-            store.keys.poll(poll_id), "task", "n", "left", "pub", "pub_at"
+        task, total, left, published, at, moved = store.redis.hmget(
+            store.keys.poll(poll_id), "task", "n", "left", "pub", "pub_at", "moved"
         )
     if task is None:
         return None
-    return Batch(task.decode(), int(total), int(left), int(published), None if at is None else int(at))
+    return Batch(task.decode(), int(total), int(left), int(published), None if at is None else int(at), bool(moved))
 
 
 def ends_of_batch(store: Store, poll_id: str, statuses: Sequence[str]) -> dict[str, int]:

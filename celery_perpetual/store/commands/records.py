@@ -56,12 +56,6 @@ def open_positions(store: Store, poll_id: str, chunk: int) -> list[int]:
     return [at for at in range(length) if not done_bits(done, at)]
 
 
-def all_records(store: Store, poll_id: str, chunk: int) -> list[bytes]:
-    """Every record of a chunk, ended or not."""
-    with store.errors("records"):
-        return list(store.redis.lrange(store.keys.chunk(poll_id, chunk), 0, -1))
-
-
 def record_at(store: Store, place: Place) -> Stored | None:
     """The record of one item, None if it is not in the ledger any more."""
     with store.errors("records"):

@@ -33,6 +33,7 @@
 -- ARG   pairs_here     int     item keys that are here
 -- ARG   pushed         int     messages that are here
 -- ARG   on_done        flag    1 = tell when the whole batch has ended
+-- ARG   destinations   JSON    where the messages that are here go, '' = not known
 -- ARGS  rest           mixed   records, pairs of item key and task id, broker commands
 -- returns 'committed', 'already', 'refused' (claim lost), 'full' (no room) or 'missing' (staged records are gone)
 -- include now
@@ -72,6 +73,9 @@ end
 redis.call('HSET', batch, 'unit', unit, 'task', task, 'n', items, 'left', items, 'pub', pushed, 'window', window,
   'at', now, 'pub_at', now)
 redis.call('ZADD', open, now, poll)
+if destinations ~= '' then
+  redis.call('HSET', batch, 'to:0', destinations)
+end
 if on_done then
   redis.call('HSET', batch, 'on_done', 1)
 end

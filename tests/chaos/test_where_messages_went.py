@@ -1,0 +1,115 @@
+"""Where a message went is on record: recovery asks no code of the user's for it, and sends it there again."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import wait_until
+from tests.support.leased_tasks import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support import Project
+
+SOURCE = """
+class Audited(PerpetualTask):
+    abstract = True
+    def apply_async(self, args=None, kwargs=None, **options):
+        ledger.record(str(args[0]), "sent")
+        return super().apply_async(args, kwargs, **options)
+
+def by_row(name, args, kwargs, options, task=None, **_):
+    if name == "proj.routed":
+        ledger.record(str(args[0]), "routed")
+        return {"queue": f"q{args[0] % 2}"}
+
+app.conf.task_routes = (by_row,)
+
+def six():
+    return [Item((n,), key=n) for n in range(6)]
+
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=six)
+def routed(n): ...
+
+@app.task(base=Audited, poll_every=3600, next_batch=lambda: [Item((n,), key=n, queue="lost") for n in range(3)])
+def audited(n): ...
+
+@app.task(base=PerpetualTask, poll_every=3600, bind=True, max_retries=5,
+          next_batch=lambda: [Item((0,), key=0), Item((1,), key=1, queue="lost")])
+def slow(self, n):
+    ledger.record(self.request.id, f"try {self.request.retries}")
+    if self.request.delivery_info["routing_key"] != "slow":
+        raise self.retry(queue="slow", priority=3, countdown=0)
+"""
+
+
+def ids(proj: Project, queue: str) -> list[str]:
+    """Ids of the tasks whose messages wait in a queue."""
+    return [json.loads(text)["headers"]["id"] for text in proj.redis.lrange(queue, 0, -1)]
+
+
+@pytest.fixture
+def proj(project: Callable[..., Project]) -> Project:
+    """A leader and a worker that consumes from ``celery`` alone."""
+    found = project(SOURCE, **SETTINGS)
+    found.worker(concurrency=1).ready()
+    return found
+
+
+def poll(proj: Project, task: str) -> None:
+    """Poll once by hand; the leader polls nothing."""
+    proj.run_python(
+        f"import proj; assert proj.perpetual.poll(proj.{task}).status == 'enqueued'; proj.perpetual.pause(everything=True)"
+    )
+
+
+def test_only_what_has_left_its_own_queue_is_missing(proj: Project) -> None:
+    """One queue of a router waits for its workers, another one has lost its messages: the router is not asked again."""
+    poll(proj, "routed")
+    waiting, lost = ids(proj, "q0"), ids(proj, "q1")
+    assert (len(waiting), len(lost)) == (3, 3)
+    asked = len(proj.rows("routed"))
+    proj.redis.delete("q1")
+
+    proj.beat().ready()
+    wait_until(lambda: len(ids(proj, "q1")) == 3, "what was lost is in its queue again")
+
+    assert sorted(ids(proj, "q1")) == sorted(lost)
+    assert ids(proj, "q0") == waiting
+    assert len(proj.rows("routed")) == asked
+
+
+def test_an_own_apply_async_is_called_once_for_every_item(proj: Project) -> None:
+    """Neither the search for a lost message nor its resend calls it."""
+    poll(proj, "audited")
+    lost = ids(proj, "lost")
+    proj.redis.delete("lost")
+
+    proj.beat().ready()
+    wait_until(lambda: len(ids(proj, "lost")) == 3, "what was lost is in its queue again")
+
+    assert sorted(ids(proj, "lost")) == sorted(lost)
+    assert sorted(row.id for row in proj.rows("sent")) == ["0", "1", "2"]
+
+
+def test_a_retry_that_waits_in_another_queue_is_not_missing(proj: Project) -> None:
+    """It stays there, once; when that queue has lost it, it is sent there again, with its priority."""
+    poll(proj, "slow")
+    wait_until(lambda: ids(proj, "slow\x06\x163"), "the task has sent its retry to the other queue")
+    (other,) = ids(proj, "lost")
+    proj.redis.delete("lost")
+
+    proj.beat().ready()
+    wait_until(lambda: ids(proj, "lost") == [other], "a message that was lost is in its queue again")
+    (retried,) = ids(proj, "slow\x06\x163")
+    assert [row.what for row in proj.rows() if row.id == retried] == ["try 0"]
+
+    proj.redis.delete("slow\x06\x163")
+    wait_until(lambda: ids(proj, "slow\x06\x163") == [retried], "the retry is in its queue again")
+    (again,) = (json.loads(text) for text in proj.redis.lrange("slow\x06\x163", 0, -1))
+    assert again["headers"]["retries"] == 1
+    assert [row.what for row in proj.rows() if row.id == retried] == ["try 0"]
