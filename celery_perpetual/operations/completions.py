@@ -12,10 +12,10 @@ from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.waiting.aio import AsyncWaiting
+from celery_perpetual.waiting.blocking import Waiting
 from celery_perpetual.waiting.hub import Hub
-from celery_perpetual.waiting.lookup import answers, pending
+from celery_perpetual.waiting.lookup import Lookup, pending
 from celery_perpetual.waiting.streams import Event, stream, subscribe
-from celery_perpetual.waiting.waits import Waiting
 
 
 class CompletionOperations(Namespace):
@@ -26,17 +26,21 @@ class CompletionOperations(Namespace):
         return Hub(self.store)
 
     @cached_property
+    def _lookup(self) -> Lookup:
+        return Lookup(self.app, self.store)
+
+    @cached_property
     def _waiting(self) -> Waiting:
-        return Waiting(self.app, self.store, self._hub)
+        return Waiting(self._lookup, self._hub)
 
     @cached_property
     def aio(self) -> AsyncWaiting:
         """``wait``, ``wait_any``, ``wait_all``, ``as_completed`` and ``wait_batch`` as coroutines."""
-        return AsyncWaiting(self.app, self.store, self._hub)
+        return AsyncWaiting(self._lookup, self._hub)
 
     def completion(self, task_id: str) -> Completion:
         """How a task ended, as far as it is known now; ``pending`` and ``unknown`` are answers too. Never waits."""
-        return answers(self.app, self.store, [task_id]).get(task_id) or pending(task_id)
+        return self._waiting.now(task_id) or pending(task_id)
 
     def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
         """Wait for the end of one task, without polling; at the time-out ``timed_out`` is True.

@@ -32,7 +32,9 @@ from celery_perpetual.store.commands.workers import worker_deadlines
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, to_datetime
-from celery_perpetual.waiting.lookup import answers
+from celery_perpetual.waiting.blocking import Waiting
+from celery_perpetual.waiting.hub import Hub
+from celery_perpetual.waiting.lookup import Lookup
 
 RUNNING, PARKED = "running", "parked"
 
@@ -227,7 +229,7 @@ class LeaseOperations(Namespace):
 
     @contextmanager
     def _last_word(self, task_id: str, status: str, error: Exception | None) -> Iterator[bool]:
-        known = answers(self.app, self.store, [task_id]).get(task_id)
+        known = Waiting(Lookup(self.app, self.store), Hub(self.store)).now(task_id)
         if known is not None and (known.final or known.status == UNKNOWN) and known.status != NEEDS_ATTENTION:
             yield False
             return

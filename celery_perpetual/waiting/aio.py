@@ -1,27 +1,29 @@
 """The waits as coroutines.
 
-They share the process's one subscription: its thread wakes the event loop. Reads of records run in the loop's default
-executor, so the loop never blocks; any number of coroutines may wait at once.
+They share the process's subscription, whose thread wakes the event loop, and its readers, so the loop never blocks; any
+number of coroutines may wait at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import aclosing, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import Any, TypeVar
 
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion
-from celery_perpetual.store.connection import Store
-from celery_perpetual.waiting.hub import Hub
+from celery_perpetual.waiting.hub import CONFIRM_SECONDS, Hub
 from celery_perpetual.waiting.lookup import Lookup
+from celery_perpetual.waiting.steps import Answer, Found, Listen, Steps
 from celery_perpetual.waiting.waits import BatchWait, Wait
 
-if TYPE_CHECKING:
-    from celery import Celery
+T = TypeVar("T")
 
 
 class _Inbox:
@@ -31,16 +33,20 @@ class _Inbox:
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.gone = False
+        self.is_closed = False
         self._messages: deque[list[bytes] | None] = deque()
         self._woken: asyncio.Future[None] | None = None
 
-    def told(self, messages: list[bytes] | None) -> None:
+    def receive(self, messages: list[bytes] | None) -> None:
         with suppress(RuntimeError):  # the loop is closed
             self.loop.call_soon_threadsafe(self._put, messages)
 
-    def look(self) -> None:
-        self.told(None)
+    def read_again(self) -> None:
+        self.receive(None)
+
+    def _wake_from_thread(self, _: Future[Any]) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self._wake)
 
     def _put(self, messages: list[bytes] | None) -> None:
         self._messages.append(messages)
@@ -50,51 +56,48 @@ class _Inbox:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
-    async def next(self, timeout: float) -> list[bytes] | None:
+    async def next(self, seconds: float) -> list[bytes] | None:
         """The next messages, or None where records are to be read."""
         if not self._messages:
-            self._woken = self.loop.create_future()
-            alarm = self.loop.call_later(timeout, self._wake)
-            try:
-                await self._woken
-            finally:
-                alarm.cancel()
+            await self._sleep(seconds)
         return self._messages.popleft() if self._messages else None
+
+    async def until_done(self, read: Future[Any], seconds: float) -> None:
+        """Sleep until a read is done, at most so many seconds."""
+        read.add_done_callback(self._wake_from_thread)
+        deadline = time.monotonic() + seconds
+        while not read.done() and (left := deadline - time.monotonic()) > 0:
+            await self._sleep(left)
+
+    async def _sleep(self, seconds: float) -> None:
+        self._woken = self.loop.create_future()
+        alarm = self.loop.call_later(seconds, self._wake)
+        try:
+            await self._woken
+        finally:
+            alarm.cancel()
 
 
 class AsyncWaiting:
     """``perpetual.aio``."""
 
-    def __init__(self, app: Celery, store: Store, hub: Hub) -> None:
-        self._store = store
+    def __init__(self, lookup: Lookup, hub: Hub) -> None:
+        self._lookup = lookup
         self._hub = hub
-        self._lookup = Lookup(app, store)
 
     def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> AsyncGenerator[Completion, None]:
         """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
-        return self._as_completed(Wait(self._lookup, self._store, ids, timeout))
+        return self._one_by_one(Wait(self._lookup, ids, timeout))
 
-    async def _as_completed(self, wait: Wait) -> AsyncGenerator[Completion, None]:
-        before = await asyncio.to_thread(wait.glance)
-        async with self._watching(wait.channels) as inbox:
-            for completion in before + await asyncio.to_thread(wait.look):
-                yield completion
-            while not wait.over:
-                messages = await inbox.next(wait.pause)
-                found = []
-                if messages is not None:
-                    found = wait.told(messages)
-                elif not wait.over:
-                    found = await asyncio.to_thread(wait.look)
-                for completion in found:
-                    yield completion
-            if wait.pending:
-                for completion in await asyncio.to_thread(wait.last):
+    async def _one_by_one(self, wait: Wait) -> AsyncGenerator[Completion, None]:
+        async with aclosing(self._found(wait.steps())) as found:
+            async for completions in found:
+                for completion in completions:
                     yield completion
 
     async def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
         """Wait for one task."""
-        return (await self.wait_all([task_id], timeout))[task_id]
+        return (await self._first(Wait(self._lookup, [task_id], timeout)))[0]
 
     async def wait_all(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for all; what has not ended by then is ``timed_out``."""
@@ -102,19 +105,8 @@ class AsyncWaiting:
 
     async def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for the first end, and return those that have ended by then."""
-        wait = Wait(self._lookup, self._store, ids, timeout)
-        before = await asyncio.to_thread(wait.glance)
-        async with self._watching(() if before else wait.channels) as inbox:
-            found = before + await asyncio.to_thread(wait.look)
-            while not found and not wait.over:
-                messages = await inbox.next(wait.pause)
-                if messages is not None:
-                    found = wait.told(messages)
-                elif not wait.over:
-                    found = await asyncio.to_thread(wait.look)
-            if not found and wait.pending:
-                found = [each for each in await asyncio.to_thread(wait.last) if not each.timed_out]
-        return {completion.task_id: completion for completion in found}
+        found = await self._first(Wait(self._lookup, ids, timeout))
+        return {completion.task_id: completion for completion in found if not completion.timed_out}
 
     async def wait_batch(self, poll_id: str, timeout: float | timedelta) -> BatchResult:
         """Wait until every item of a poll has ended.
@@ -122,27 +114,47 @@ class AsyncWaiting:
         Raises:
             NotFound: no batch of this id is known.
         """
-        wait = BatchWait(self._lookup, self._store, poll_id, timeout)
-        async with self._watching(wait.channels) as inbox:
-            while (result := await asyncio.to_thread(wait.look)) is None:
-                await inbox.next(wait.pause)
-        return result
+        async with aclosing(self._found(BatchWait(self._lookup, poll_id, timeout).steps())) as found:
+            return await anext(found)
 
-    @asynccontextmanager
-    async def _watching(self, channels: Sequence[str]) -> AsyncIterator[_Inbox]:
-        """Watch within a block. Leaving it waits for nothing, so a cancelled wait is gone at once."""
+    async def _first(self, wait: Wait) -> list[Completion]:
+        async with aclosing(self._found(wait.steps(first=True))) as found:
+            completions: list[Completion] = []
+            async for completions in found:
+                if completions:
+                    break
+            return completions
+
+    async def _found(self, steps: Steps[T]) -> AsyncGenerator[T, None]:
+        """Take the steps of a wait, and yield what it finds."""
         inbox = _Inbox()
+        channels: Sequence[str] = ()
+        reply: Any = None
         try:
-            await asyncio.to_thread(self._enter, inbox, channels)
-            yield inbox
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    return
+                reply = None
+                if isinstance(step, Found):
+                    yield step.what
+                elif isinstance(step, Listen):
+                    reply = await inbox.next(step.seconds)
+                elif isinstance(step, Answer):
+                    await inbox.until_done(step.read, step.seconds)
+                else:
+                    channels = step.channels
+                    watching = self._lookup.readers.submit(partial(self._watch, inbox, channels, step.deadline))
+                    await inbox.until_done(watching, min(step.deadline - time.monotonic(), CONFIRM_SECONDS))
         finally:
-            inbox.gone = True
-            try:
-                inbox.loop.run_in_executor(None, self._hub.unwatch, inbox, channels)
-            except RuntimeError:  # the loop is closed
-                self._hub.unwatch(inbox, channels)
+            # Nothing is waited for here, so a cancelled wait is gone at once.
+            inbox.is_closed = True
+            steps.close()
+            if channels:
+                self._lookup.readers.submit(partial(self._hub.unwatch, inbox, channels))
 
-    def _enter(self, inbox: _Inbox, channels: Sequence[str]) -> None:
-        self._hub.watch(inbox, channels)
-        if inbox.gone:  # cancelled meanwhile, and perhaps left before it was in
+    def _watch(self, inbox: _Inbox, channels: Sequence[str], deadline: float) -> None:
+        self._hub.watch(inbox, channels, deadline)
+        if inbox.is_closed:  # cancelled meanwhile; the other call may have come first
             self._hub.unwatch(inbox, channels)

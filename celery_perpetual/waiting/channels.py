@@ -1,4 +1,7 @@
-"""Who watches which channels, and which the server has confirmed. Not safe for threads; the hub has a lock."""
+"""Which watcher watches which channels, and which channels the server has confirmed.
+
+Not safe for threads: the hub has a lock.
+"""
 
 from __future__ import annotations
 
@@ -7,27 +10,27 @@ from typing import Protocol
 
 
 class Watcher(Protocol):
-    """Who wants to hear of some channels. Called from whatever thread reads; must not block."""
+    """Receives the messages of some channels. Called from the thread that reads; must not block."""
 
     reads: bool
-    """Whether it reads by itself where it may (:meth:`.hub.Hub.read_until`); else the hub's thread reads for it."""
+    """Whether it reads the connection itself where it may (:meth:`.hub.Hub.wait_until`); else the hub's thread does."""
 
-    def told(self, messages: list[bytes]) -> None:
+    def receive(self, messages: list[bytes]) -> None:
         """Messages came."""
 
-    def look(self) -> None:
+    def read_again(self) -> None:
         """Messages may have been missed: read the records."""
 
 
 class Channels:
-    """The book of one subscription."""
+    """The channels of one subscription."""
 
     def __init__(self) -> None:
         self._watchers: dict[str, set[Watcher]] = {}
         self._watched: dict[Watcher, int] = {}
         self._confirmed: set[str] = set()
         self._idle: set[str] = set()
-        """Subscribed to, and nobody watches."""
+        """Subscribed to, without a watcher."""
 
     def __bool__(self) -> bool:
         return bool(self._watchers)
@@ -37,16 +40,16 @@ class Channels:
 
     @property
     def idle(self) -> int:
-        """How many channels nobody watches any more."""
+        """How many channels have lost their last watcher."""
         return len(self._idle)
 
     @property
     def fewest(self) -> int:
-        """How many channels whoever watches the fewest does."""
+        """How many channels the watcher with the fewest watches."""
         return min(self._watched.values(), default=0)
 
     def join(self, watcher: Watcher, channels: Sequence[str]) -> list[str]:
-        """Watch from now on; returns those that are to be subscribed to."""
+        """Watch from now on; returns the channels that are to be subscribed to."""
         fresh = [each for each in dict.fromkeys(channels) if each not in self._watchers and each not in self._idle]
         self._idle.difference_update(channels)
         self._watched[watcher] = len(channels)
@@ -65,36 +68,36 @@ class Channels:
                     del self._watchers[channel]
                     self._idle.add(channel)
 
-    def take_idle(self) -> list[str]:
-        """Those that nobody watches, which are to be unsubscribed from."""
+    def pop_idle(self) -> list[str]:
+        """The channels without a watcher, which are to be unsubscribed from."""
         idle, self._idle = list(self._idle), set()
         self._confirmed.difference_update(idle)
         return idle
 
-    def missing(self, channels: Sequence[str]) -> list[str]:
-        """Those without the server's word, for :meth:`settled`."""
-        # Words come in the order of the commands: those for the last channels come last.
+    def unconfirmed(self, channels: Sequence[str]) -> list[str]:
+        """Those that the server has not confirmed yet, for :meth:`all_confirmed`."""
+        # Confirmations arrive in the order of the commands, so the last channels are looked at first.
         return [channel for channel in reversed(channels) if channel not in self._confirmed]
 
-    def settled(self, missing: list[str]) -> bool:
-        """Whether the server has confirmed all that was missing."""
-        while missing and missing[-1] in self._confirmed:
-            missing.pop()
-        return not missing
+    def all_confirmed(self, unconfirmed: list[str]) -> bool:
+        """Whether the server has confirmed all of these by now; takes confirmed ones out of the list."""
+        while unconfirmed and unconfirmed[-1] in self._confirmed:
+            unconfirmed.pop()
+        return not unconfirmed
 
     def confirm(self, channels: Iterable[str]) -> None:
-        """The server's word."""
+        """The server has confirmed these."""
         self._confirmed.update(each for each in channels if each in self._watchers or each in self._idle)
 
-    def lost(self) -> None:
-        """The connection is gone, and its words with it."""
+    def disconnected(self) -> None:
+        """The connection is gone, and what was confirmed on it."""
         self._confirmed.clear()
         self._idle.clear()
 
-    def of(self, channel: str) -> Iterable[Watcher]:
-        """Who watches a channel."""
+    def watchers_of(self, channel: str) -> Iterable[Watcher]:
+        """The watchers of one channel."""
         return self._watchers.get(channel, ())
 
-    def everybody(self) -> set[Watcher]:
-        """Who watches anything."""
+    def watchers(self) -> set[Watcher]:
+        """All watchers."""
         return set(self._watched)

@@ -7,20 +7,20 @@ import time
 #: Messages are a stream when this many have come, each within this time of the one before.
 STREAM = 16
 STREAM_SECONDS = 0.02
-#: Then they gather this long for each id that is waited for by whoever waits for the fewest.
+#: In a stream messages gather this long for each channel of the watcher that watches the fewest.
 GATHER_SECONDS = 0.000_01
-#: Not worth a pause, and the longest.
+#: A shorter pause is not worth it, and a longer one is cut.
 SHORTEST_GATHER, LONGEST_GATHER = 0.001, 0.01
 
 
 class Gathering:
-    """For whoever reads the subscription, one at a time."""
+    """For the thread that reads the subscription; there is one at a time."""
 
     def __init__(self) -> None:
         self._count = 0
         self._went_on = 0.0
 
-    def came(self, count: int) -> None:
+    def add(self, count: int) -> None:
         """So many messages came together."""
         now = time.monotonic()
         quick = count > 1 or now - self._went_on < STREAM_SECONDS
@@ -29,11 +29,11 @@ class Gathering:
 
     @property
     def in_a_stream(self) -> bool:
-        """Whether it may be worth a pause."""
+        """Whether a pause may be worth it."""
         return self._count == STREAM
 
     def pause(self, fewest: int) -> None:
-        """Let more come, where everybody waits for at least so many."""
+        """Let more messages come, where every watcher watches at least so many channels."""
         if fewest * GATHER_SECONDS >= SHORTEST_GATHER:
             time.sleep(min(fewest * GATHER_SECONDS, LONGEST_GATHER))
             self._went_on = time.monotonic()

@@ -1,18 +1,18 @@
-"""One subscription per process, whatever the number of ids and waiters.
+"""One subscription per process, for any number of ids and waits.
 
-Whoever watches a channel has the server's word for the subscription before the record is read, so no end falls between
-the two. When the connection breaks, a new one subscribes to everything again and *then* every watcher is told to read
-its records, so nothing that happened meanwhile is missed.
+A wait reads the records only after the server has confirmed its subscription, so no end falls between the two. When the
+connection breaks, a new one subscribes to all channels again and *then* every watcher reads its records again, so
+nothing that happened meanwhile is missed.
 
-One thread at a time reads the connection and hands each message to those who watch its channel. A blocking wait reads
-by itself as long as nobody else does and nobody relies on another: the message that it waits for then wakes it, and not
-a thread that has to wake it. For everybody else, and whenever the connection has to be made, the hub's own thread
-reads. Whatever a waiter leaves unread, because its caller does something else between two ends, that thread reads after
-a second.
+One thread at a time reads the connection and hands each message to the watchers of its channel. :mod:`.turn` says which
+thread that is: a blocking wait where it can be, else the hub's own thread. Only the hub's thread makes connections.
+Between two ends of :meth:`as_completed` a blocking wait does not read, because its caller does something else; the
+hub's thread reads those messages once a second.
 
-A message is handed over at once. Only where all who watch wait for many ids and these end in a stream, messages are
-let gather for some milliseconds and are handed over together: most of what one costs is waking threads.
-A waiter that has its answer leaves at once; the hub's thread unsubscribes later, or hangs up if nobody is left.
+A message is handed over at once. Only where all watchers watch many channels and messages come in a stream, these
+gather for some milliseconds and are handed over together: most of the cost of a message is waking a thread.
+A wait that has its answer leaves at once; the hub's thread unsubscribes later, or closes the connection and ends when
+there are no watchers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisError
@@ -32,15 +31,16 @@ from celery_perpetual.telemetry import emit
 from celery_perpetual.waiting.channels import Channels, Watcher
 from celery_perpetual.waiting.gathering import Gathering
 from celery_perpetual.waiting.subscription import Subscription
+from celery_perpetual.waiting.turn import Turn
 
-#: A reader looks this often whether anybody still watches, and the hub's thread whether somebody left a message unread.
+#: A blocking wait gives its turn back this often, and the hub's thread reads unread messages this often.
 READ_SECONDS = 1.0
 RECONNECT_SECONDS = 0.1
-#: A reader that has said nothing for so long was interrupted where it could not say that it stops.
+#: A reader that has kept its turn for so long was interrupted where it could not give it back.
 LOST_SECONDS = 3 * READ_SECONDS
-#: How long a new watcher waits for the server's word; a watcher reads its records now and then anyway.
+#: How long a new watcher waits until its subscription is confirmed; it reads its records every few seconds anyway.
 CONFIRM_SECONDS = 2.0
-#: Channels that nobody watches any more are left this often, in seconds, or when there are so many of them.
+#: Channels without a watcher are unsubscribed from this often, in seconds, or when there are so many of them.
 TIDY_SECONDS = 1.0
 MANY_IDLE = 1000
 
@@ -54,41 +54,33 @@ class Hub:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        lock = threading.RLock()
-        self._changed = threading.Condition(lock)
-        """For whoever waits for the server's word."""
-        self._duty = threading.Condition(lock)
-        """For the hub's thread."""
+        self._lock = threading.RLock()
+        self._confirmed = threading.Condition(self._lock)
+        """For watchers whose subscription is not confirmed yet."""
+        self._turn = Turn(self._lock)
         self._channels = Channels()
-        self._relying: set[Watcher] = set()
-        """Those for whom the hub's thread has to read."""
-        self._reader: object | None = None
-        """Whoever reads the connection now."""
-        self._reader_since = 0.0
         self._tidied = 0.0
         self._newest: str | None = None
+        """The channel that was subscribed to last."""
         self._subscription: Subscription | None = None
         self._broken = False
+        """Whether the connection is lost and there is no new one."""
         self._catching_up = False
+        """Whether a new connection is not subscribed to all channels yet."""
         self._gathering = Gathering()
         self._thread: threading.Thread | None = None
 
-    @contextmanager
-    def watching(self, watcher: Watcher, channels: Sequence[str]) -> Iterator[None]:
-        """Watch within a block."""
-        try:
-            self.watch(watcher, channels)
-            yield
-        finally:
-            self.unwatch(watcher, channels)
+    def watch(self, watcher: Watcher, channels: Sequence[str], deadline: float) -> None:
+        """Subscribe. When this returns, a message will be received, or the watcher is asked to read again.
 
-    def watch(self, watcher: Watcher, channels: Sequence[str]) -> None:
-        """Subscribe. When this returns, what is published from now on is heard, or there will be a look."""
+        Args:
+            deadline: (monotonic) when to return even if the server has not confirmed the subscription.
+        """
         if self._pid != os.getpid():  # forked: the subscription is the parent's
             self._reset()
         if not channels:
             return
-        with self._changed:
+        with self._lock:
             fresh = self._channels.join(watcher, channels)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="perpetual-hub", daemon=True)
@@ -96,34 +88,45 @@ class Hub:
             elif fresh and self._subscription is not None:
                 self._subscribe(self._subscription, fresh)
             if not watcher.reads:
-                self._relying.add(watcher)
-                self._duty.notify()
-            missing = self._channels.missing(channels)
+                self._turn.rely(watcher)
+            unconfirmed = self._channels.unconfirmed(channels)
 
         def confirmed() -> bool:
-            return self._broken or self._channels.settled(missing)
+            return self._broken or self._channels.all_confirmed(unconfirmed)
 
-        deadline = time.monotonic() + CONFIRM_SECONDS
-        if not self.read_until(watcher, confirmed, deadline):
-            with self._changed:
-                self._changed.wait_for(confirmed, deadline - time.monotonic())
-            if watcher.reads:
-                self.done(watcher)
+        def until_confirmed(seconds: float) -> None:
+            with self._lock:
+                self._confirmed.wait_for(confirmed, seconds)
+
+        self.wait_until(watcher, confirmed, min(deadline, time.monotonic() + CONFIRM_SECONDS), until_confirmed)
 
     def unwatch(self, watcher: Watcher, channels: Sequence[str]) -> None:
-        """Stop hearing. May be called twice."""
-        if self._pid != os.getpid():  # forked: the parent goes on hearing
+        """Stop watching. May be called twice."""
+        if self._pid != os.getpid():  # forked: the parent goes on watching
             return
-        with self._changed:
-            self._relying.discard(watcher)
+        with self._lock:
+            self._turn.stop_relying(watcher)
             self._channels.leave(watcher, channels)
 
-    def read_until(self, watcher: Watcher, done: Callable[[], object], deadline: float) -> bool:
-        """Read the connection in this thread, until something is done or the time (monotonic) is over.
+    def wait_until(
+        self, watcher: Watcher, done: Callable[[], object], deadline: float, sleep: Callable[[float], object]
+    ) -> None:
+        """Wait until ``done()`` or the deadline (monotonic), reading the connection in this thread where it may.
 
-        Returns:
-            False where another thread reads: for this watcher too, until :meth:`done` is called.
+        Args:
+            sleep: waits for so many seconds, or until another thread has read for this watcher.
         """
+        if self._read_until(watcher, done, deadline):
+            return
+        try:
+            sleep(max(0.0, deadline - time.monotonic()))
+        finally:
+            if watcher.reads and self._pid == os.getpid():  # the others rely on the hub's thread while they watch
+                with self._lock:
+                    self._turn.stop_relying(watcher)
+
+    def _read_until(self, watcher: Watcher, done: Callable[[], object], deadline: float) -> bool:
+        """Read in this thread until ``done()`` or the deadline; False where the watcher relies on another thread."""
         me = object()
         while not done():
             if self._pid != os.getpid():  # forked: the connection is the parent's
@@ -132,41 +135,31 @@ class Hub:
             if seconds <= 0:
                 return True
             try:
-                with self._changed:
+                with self._lock:
                     subscription = self._subscription
-                    if subscription is None or self._reader is not None or self._relying:
-                        self._relying.add(watcher)
-                        self._duty.notify()
+                    if subscription is None or not self._turn.take(me):
+                        self._turn.rely(watcher)
                         return False
-                    self._reader, self._reader_since = me, time.monotonic()
                 self._let_gather()
                 self._hand_over(subscription.read(min(seconds, READ_SECONDS)))
             except BaseException as error:
-                # It may have been raised between what was read and whom it was for, by a time limit for example.
-                if self._reader is me:
+                # A time limit, for example, may have been raised between reading a message and handing it over.
+                if self._turn.is_of(me):
                     self._disconnect(error)
                 if not isinstance(error, RedisError | OSError):
                     raise
             finally:
-                # First, and without the lock: a signal's handler may raise anywhere.
-                if self._reader is me:
-                    self._reader = None
-                self._stop_reading()
+                self._turn.give_back(me)
+                self._call_hubs_thread()
         return True
 
-    def done(self, watcher: Watcher) -> None:
-        """Nobody need read for this watcher any more."""
-        if self._pid == os.getpid():
-            with self._changed:
-                self._relying.discard(watcher)
-
-    def _stop_reading(self) -> None:
-        with self._changed:
-            if self._relying or self._subscription is None:
-                self._duty.notify()
+    def _call_hubs_thread(self) -> None:
+        with self._lock:
+            if self._turn.is_relied_on or self._subscription is None:
+                self._turn.changed.notify()
 
     def _subscribe(self, subscription: Subscription, channels: Sequence[str]) -> None:
-        """Write to the connection that somebody reads; a broken one is the reader's to replace."""
+        """Write to the connection; the thread that reads replaces a broken one."""
         self._newest = channels[-1]
         try:
             subscription.subscribe(channels)
@@ -175,66 +168,64 @@ class Hub:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                on_duty = self._duty.wait_for(self._wanted, READ_SECONDS)
+            with self._lock:
+                on_duty = self._turn.changed.wait_for(self._has_to_read, READ_SECONDS)
                 if not on_duty and not self._channels:
                     self._hang_up()
                     return
-                if self._reader is not None and time.monotonic() - self._reader_since < LOST_SECONDS:
+                was_lost = self._turn.take_over(self, LOST_SECONDS)
+                if was_lost is None:
                     self._leave_idle_channels()
                     continue
-                lost, self._reader = self._reader, self
             try:
-                if lost is not None:
+                if was_lost:
                     raise NoConnection("the thread that read the subscription is gone")
                 self._read(READ_SECONDS if on_duty else 0)
             except Exception as error:  # another thread's writing may break what is read here
                 self._disconnect(error)
                 time.sleep(RECONNECT_SECONDS)
             finally:
-                self._reader = None
+                self._turn.give_back(self)
 
-    def _wanted(self) -> bool:
+    def _has_to_read(self) -> bool:
         """Whether the hub's thread has to connect, or to read."""
-        if self._reader is not None:
-            return False
-        return bool(self._relying) or (self._subscription is None and bool(self._channels))
+        return self._turn.is_free and (self._turn.is_relied_on or (self._subscription is None and bool(self._channels)))
 
     def _read(self, seconds: float) -> None:
         subscription = self._subscription or self._connect()
         self._let_gather()
         found = subscription.read(seconds)
         self._hand_over(found)
-        while found and not seconds:  # what nobody reads piles up at the server
+        while found and not seconds:  # unread messages pile up at the server
             found = subscription.read(0)
             self._hand_over(found)
         self._leave_idle_channels()
 
     def _let_gather(self) -> None:
         if self._gathering.in_a_stream:
-            with self._changed:
+            with self._lock:
                 fewest = self._channels.fewest
             self._gathering.pause(fewest)
 
     def _leave_idle_channels(self) -> None:
-        """Unsubscribe from what nobody watches any more; a broken connection is the reader's to replace."""
+        """Unsubscribe from channels without a watcher; the thread that reads replaces a broken connection."""
         if not self._channels.idle:
             return
-        with self._changed:
+        with self._lock:
             late = time.monotonic() - self._tidied > TIDY_SECONDS
             if self._subscription is None or not (late or self._channels.idle >= MANY_IDLE):
                 return
             self._tidied = time.monotonic()
             try:
-                self._subscription.unsubscribe(self._channels.take_idle())
+                self._subscription.unsubscribe(self._channels.pop_idle())
             except (RedisError, OSError) as error:
                 emit(events.SUBSCRIPTION_BROKEN, error=error)
 
     def _connect(self) -> Subscription:
-        # A server that does not answer is waited for here, where nobody waits along.
+        # This may take long. No lock is held, so no watcher waits for it.
         subscription = Subscription(self._store)
-        with self._changed:
-            self._channels.lost()
+        with self._lock:
+            self._channels.disconnected()
             self._catching_up = True
             self._broken = False
             self._subscription = subscription
@@ -243,51 +234,51 @@ class Hub:
         return subscription
 
     def _disconnect(self, error: BaseException) -> None:
-        """Only whoever reads gives the connection up."""
+        """Give the connection up; for the thread that has the turn."""
         if not self._broken:
             emit(events.SUBSCRIPTION_LOST, error=error)
-        with self._changed:
+        with self._lock:
             subscription, self._subscription = self._subscription, None
             self._broken = True
-            self._channels.lost()
-            self._changed.notify_all()
+            self._channels.disconnected()
+            self._confirmed.notify_all()
         if subscription is not None:
             subscription.close()
 
     def _hang_up(self) -> None:
-        """Nobody watches any more, and the hub's thread ends."""
+        """Close the connection: there are no watchers, and the hub's thread ends."""
         subscription, self._subscription, self._thread = self._subscription, None, None
-        self._channels.lost()
+        self._channels.disconnected()
         if subscription is not None:
             subscription.close()
 
     def _hand_over(self, found: list[list[bytes]]) -> None:
-        """Give everybody what is theirs."""
+        """Give each watcher its messages."""
         if not found:
             return
-        told: dict[Watcher, list[bytes]] = {}
+        messages: dict[Watcher, list[bytes]] = {}
         confirmed, count = [], 0
-        with self._changed:
+        with self._lock:
             for frame in found:
                 if frame[0] == b"message":
                     count += 1
-                    for watcher in self._channels.of(frame[1].decode()):
-                        told.setdefault(watcher, []).append(frame[2])
+                    for watcher in self._channels.watchers_of(frame[1].decode()):
+                        messages.setdefault(watcher, []).append(frame[2])
                 elif frame[0] == b"subscribe":
                     confirmed.append(frame[1].decode())
-        for watcher, data in told.items():
-            watcher.told(data)
+        for watcher, data in messages.items():
+            watcher.receive(data)
         if confirmed:
             self._confirm(confirmed)
         if count:
-            self._gathering.came(count)
+            self._gathering.add(count)
 
     def _confirm(self, channels: list[str]) -> None:
-        with self._changed:
+        with self._lock:
             self._channels.confirm(channels)
             caught_up = self._catching_up and self._newest in channels
             self._catching_up = self._catching_up and not caught_up
-            everybody = self._channels.everybody() if caught_up else set()
-            self._changed.notify_all()
-        for watcher in everybody:
-            watcher.look()
+            watchers = self._channels.watchers() if caught_up else set()
+            self._confirmed.notify_all()
+        for watcher in watchers:
+            watcher.read_again()

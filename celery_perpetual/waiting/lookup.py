@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery.backends.base import DisabledBackend
@@ -21,54 +21,50 @@ from celery_perpetual.store.commands.completions import completions_of
 from celery_perpetual.store.commands.records import are_open
 from celery_perpetual.store.connection import Store
 from celery_perpetual.telemetry import emit
+from celery_perpetual.waiting.readers import Readers
 
 if TYPE_CHECKING:
     from celery import Celery
 
 
-#: Reads of one process that run at the same time, each on a connection of its own, however many wait.
+#: Reads of one process that run at the same time, however many wait.
 READERS = 4
 
 
 class Lookup:
-    """Reads for the waits of one process. Safe to use from any number of threads."""
+    """Reads for the waits of one process."""
 
     def __init__(self, app: Celery, store: Store) -> None:
+        self.store = store
+        self.readers = Readers(READERS, "perpetual-reader")
+        """For the reads of the store."""
+        # One thread, so that a result backend that does not answer keeps no read of the store waiting.
+        self._asking = Readers(1, "perpetual-backend")
         self._app = app
-        self._store = store
-        self._reset()
-
-    def _reset(self) -> None:
-        self._pid = os.getpid()
-        self._turns = threading.BoundedSemaphore(READERS)
-        self._asking = threading.Lock()
         self._backend: Any = None
 
-    def _turn(self) -> threading.BoundedSemaphore:
-        if self._pid != os.getpid():  # forked: those whose turn it was are threads of the parent
-            self._reset()
-        return self._turns
+    def channel(self, task_or_poll_id: str) -> str:
+        """The channel on which the end of a task or of a batch is published."""
+        return self.store.keys.channel(task_or_poll_id)
 
     def records(self, ids: Sequence[str]) -> dict[str, Completion]:
         """The stored completions of those ids that have one."""
         found: dict[str, Completion] = {}
         for part in chunks(ids):
-            with self._turn():
-                texts = completions_of(self._store, part)
+            texts = completions_of(self.store, part)
             found.update((task_id, from_json(text)) for task_id, text in zip(part, texts, strict=True) if text)
         return found
 
-    def answers(self, ids: Sequence[str]) -> dict[str, Completion]:
-        """What can be said at once: ends, and ids of our form that nobody knows."""
+    def records_and_strangers(self, ids: Sequence[str]) -> tuple[dict[str, Completion], list[str]]:
+        """The stored completions, and those other ids that the ledger does not hold as unfinished."""
         found = self.records(ids)
         waiting = self._in_ledger([task_id for task_id in ids if task_id not in found])
-        rest = [task_id for task_id in ids if task_id not in found and task_id not in waiting]
-        by_celery = self.celery_results(rest)
-        ours = {task_id for task_id in rest if parse_item_id(task_id) is not None}
-        # These may have ended between the two looks, and our record says more than Celery's result.
-        found |= by_celery | self.records([*ours, *(task_id for task_id in by_celery if task_id not in ours)])
-        strangers = ours - found.keys()
-        return found | {task_id: Completion(task_id=task_id, status=UNKNOWN) for task_id in strangers}
+        return found, [task_id for task_id in ids if task_id not in found and task_id not in waiting]
+
+    def unknown(self, ids: Iterable[str], found: Container[str]) -> dict[str, Completion]:
+        """Those ids of our form of which nothing was found."""
+        strangers = (task_id for task_id in ids if task_id not in found and parse_item_id(task_id) is not None)
+        return {task_id: Completion(task_id=task_id, status=UNKNOWN) for task_id in strangers}
 
     def batch(self, poll_id: str) -> BatchResult:
         """The counters of a batch.
@@ -76,8 +72,7 @@ class Lookup:
         Raises:
             NotFound: no batch of this id is known.
         """
-        with self._turn():
-            result = batch_result(self._store, poll_id)
+        result = batch_result(self.store, poll_id)
         if result is None:
             raise NotFound(
                 f"no batch of poll {poll_id!r} is known; a poll without items has no batch, and old batches expire"
@@ -89,32 +84,24 @@ class Lookup:
         waiting: set[str] = set()
         ours = [(task_id, where) for task_id in ids if (where := parse_item_id(task_id)) is not None]
         for part in chunks(ours):
-            with self._turn():
-                found = are_open(self._store, [where.place for _, where in part])
+            found = are_open(self.store, [where.place for _, where in part])
             waiting.update(task_id for (task_id, _), is_open in zip(part, found, strict=True) if is_open)
         return waiting
 
-    def celery_results(self, ids: Iterable[str]) -> dict[str, Completion]:
-        """The ends that Celery's result backend knows; none if it cannot be asked."""
-        wanted = list(ids)
-        if not wanted:
-            return {}
-        self._turn()
+    def ask_celery(self, ids: Sequence[str]) -> Future[dict[str, Completion]]:
+        """Ask Celery's result backend for ends; it has none where it cannot be asked."""
+        return self._asking.submit(partial(self._celery_results, ids))
+
+    def _celery_results(self, ids: Sequence[str]) -> dict[str, Completion]:
         try:
-            with self._asking:
-                # One for all threads: each new `app.backend` would bring a connection of its own.
-                self._backend = self._backend or self._app.backend
-                metas = _metas(self._backend, wanted)
+            # One for all reads: each new `app.backend` would bring a connection of its own.
+            self._backend = self._backend or self._app.backend
+            metas = _metas(self._backend, ids)
         except Exception as error:  # a foreign server's trouble must not end a wait
             emit(events.BACKEND_SILENT, error=error)
             return {}
         found = ((task_id, from_celery(task_id, meta)) for task_id, meta in metas)
         return {task_id: completion for task_id, completion in found if completion is not None}
-
-
-def answers(app: Celery, store: Store, ids: Sequence[str]) -> dict[str, Completion]:
-    """What can be said at once: ends, and ids of our form that nobody knows."""
-    return Lookup(app, store).answers(ids)
 
 
 def pending(task_id: str) -> Completion:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import select
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import ConnectionError as NoConnection
@@ -44,8 +44,7 @@ class Subscription:
         self._socket: Any = self._pubsub.connection._sock  # noqa: SLF001  # kombu takes it from there too
         self._pending = getattr(self._socket, "pending", int)
         """Bytes that TLS has read ahead, which the system does not see."""
-        self._poller = select.poll()
-        self._poller.register(self._socket, select.POLLIN)
+        self._is_readable = _readable(self._socket)
         self._io = threading.Lock()
         """TLS connections must not be read and written at once."""
         self._rest = b""
@@ -66,7 +65,7 @@ class Subscription:
         Raises:
             RedisError, OSError: the connection is gone, or the server refused a command.
         """
-        if not self._pending() and not self._poller.poll(seconds * 1000):
+        if not self._pending() and not self._is_readable(seconds):
             self._ask_after_silence()
             return []
         with self._io:
@@ -100,6 +99,15 @@ class Subscription:
                 if connection is None or connection._sock is not self._socket:  # noqa: SLF001
                     raise NoConnection("the connection is closed")
                 connection.send_command(verb, *part, check_health=False)
+
+
+def _readable(connection: Any) -> Callable[[float], object]:
+    """Waits for so many seconds until a socket can be read."""
+    if not hasattr(select, "poll"):  # eventlet takes it away, and its select has no limit of descriptors
+        return lambda seconds: select.select([connection], [], [], seconds)[0]
+    poller = select.poll()
+    poller.register(connection, select.POLLIN)
+    return lambda seconds: poller.poll(seconds * 1000)
 
 
 def frames(data: bytes) -> tuple[list[list[Any]], bytes]:

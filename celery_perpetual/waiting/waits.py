@@ -1,257 +1,268 @@
 """Waiting for ends, without polling.
 
-A wait reads the records, subscribes to what has not ended, reads those again, and then sleeps until it is told; it
-reads again after a lost connection and every few seconds, so a lost message only delays. It always ends at its
-time-out, with a last look.
+A wait reads the records, subscribes to those that are missing, reads these again, and then sleeps until messages come.
+It reads again after a lost connection and every few seconds, so a lost message only delays it. At its time-out it reads
+one last time.
+
+No read keeps a wait longer than its time-out: readers of their own make it (:mod:`.readers`), and a wait whose time is
+over leaves it behind. Only the last read, of a store that has answered so far, may take a moment longer.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import timedelta
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import Any, TypeVar
 
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion, from_json
-from celery_perpetual.errors import ContractError, StoreUnavailable
+from celery_perpetual.errors import ContractError, StoreRefused, StoreUnavailable
 from celery_perpetual.settings import seconds
-from celery_perpetual.store.connection import Store
-from celery_perpetual.waiting.hub import Hub
 from celery_perpetual.waiting.lookup import Lookup, pending
+from celery_perpetual.waiting.steps import Answer, Found, Listen, Step, Steps, Watch
 
-if TYPE_CHECKING:
-    from celery import Celery
+T = TypeVar("T")
 
-#: A wait looks at the records this often, whatever it is told.
-LOOK_SECONDS = 5.0
+#: A wait reads the records this often, whatever messages come.
+READ_AGAIN_SECONDS = 5.0
 #: The same while the store does not answer.
 RETRY_SECONDS = 0.2
+#: How long a read may take after the time-out where the store has not failed to answer so far: the only read of a wait
+#: without a time-out worth the name, the last read of any other, and a little longer for each id.
+FIRST_READ_SECONDS, LAST_READ_SECONDS = 1.0, 0.5
+READ_SECONDS_PER_ID = 0.000_02
+#: A wait does not listen while it asks Celery's result backend, so it asks no longer than this at a time.
+BACKEND_SECONDS = 1.0
 
 
-class _Clock:
-    """The time-out of one wait, and when it looks again."""
+class _Timed:
+    """The time-out of one wait, when it reads again, and how long a read may take."""
 
-    def __init__(self, timeout: float | timedelta) -> None:
-        self._deadline = time.monotonic() + seconds("timeout", timeout, error=ContractError)
-        self._next_look = 0.0
+    def __init__(self, lookup: Lookup, timeout: float | timedelta) -> None:
+        self.deadline = time.monotonic() + seconds("timeout", timeout, error=ContractError)
+        self.lookup = lookup
+        self._next_read = 0.0
+        self._has_answered = False
+        self._silent: StoreUnavailable | None = None
+        """Why the newest read had no answer, if it had none."""
 
     @property
-    def late(self) -> bool:
-        return time.monotonic() >= self._deadline
+    def is_late(self) -> bool:
+        return time.monotonic() >= self.deadline
 
     @property
     def pause(self) -> float:
-        """Seconds until something is to be done without being told."""
-        return max(0.0, min(self._deadline, self._next_look) - time.monotonic())
+        """Seconds until there is something to do without a message."""
+        return max(0.0, min(self.deadline, self._next_read) - time.monotonic())
 
-    def look_in(self, pause: float) -> None:
-        self._next_look = time.monotonic() + pause
+    def read_again_in(self, pause: float) -> None:
+        self._next_read = time.monotonic() + pause
+
+    def read(self, read: Callable[..., T], *arguments: Any, count: int = 1) -> Generator[Step, Any, T]:
+        """Read from the store.
+
+        Raises:
+            StoreUnavailable: it did not answer, or not in time.
+        """
+        if self._silent is not None and self.is_late:
+            raise self._silent
+        patience = self._patience(count)
+        future = self.lookup.readers.submit(partial(read, *arguments))
+        try:
+            yield Answer(future, patience)
+            if not future.done():
+                raise StoreUnavailable(f"store {self.lookup.store.shown} did not answer before the wait's time-out")
+            found = future.result()
+        except StoreUnavailable as error:
+            self._silent = error
+            raise
+        finally:
+            future.cancel()
+        self._silent, self._has_answered = None, True
+        return found
+
+    def _patience(self, count: int = 1) -> float:
+        """Seconds that a read of so many ids may take."""
+        left = max(0.0, self.deadline - time.monotonic())
+        if self._silent is not None:
+            return left
+        least = LAST_READ_SECONDS if self._has_answered else FIRST_READ_SECONDS
+        return max(left, least + count * READ_SECONDS_PER_ID)
 
 
-class Wait(_Clock):
-    """One wait for some ids: what is still pending, and how to ask about it. Blocking and async waits share it.
+class Wait(_Timed):
+    """One wait for some ids.
 
     Raises:
         ContractError: ids or timeout are none.
     """
 
-    def __init__(self, lookup: Lookup, store: Store, ids: Iterable[str], timeout: float | timedelta) -> None:
-        super().__init__(timeout)
-        self._lookup = lookup
-        self._store = store
-        self._asked = self._down = False
-        self.pending = dict.fromkeys(_checked(ids))
-        self.channels: list[str] = []
-        """What to watch, after the glance."""
+    def __init__(self, lookup: Lookup, ids: Iterable[str], timeout: float | timedelta) -> None:
+        super().__init__(lookup, timeout)
+        self._pending = dict.fromkeys(_checked(ids))
+        self._is_known = False
+        """Whether the wait has found out once what is known of the ids."""
+        self._question: Future[dict[str, Completion]] | None = None
+        """To Celery's result backend, while it has no answer."""
 
-    @property
-    def over(self) -> bool:
-        return not self.pending or self.late
+    def steps(self, *, first: bool = False) -> Steps[list[Completion]]:
+        """The whole wait.
 
-    def told(self, messages: Iterable[bytes]) -> list[Completion]:
-        """What messages end."""
-        found = []
-        for message in messages:
-            try:
-                found.append(from_json(message))
-            except (ValueError, TypeError, AttributeError):  # no end: somebody else's message, or a batch's
-                self.look_in(0)
-        return self._ended(found)
-
-    def glance(self) -> list[Completion]:
-        """What has ended before: nobody need subscribe to that."""
-        try:
-            found = self._ended(self._lookup.records(list(self.pending)).values())
-        except StoreUnavailable:
-            found, self._down = [], True
-        self.channels = [self._store.keys.channel(task_id) for task_id in self.pending]
-        return found
-
-    def look(self) -> list[Completion]:
-        """What the records say now; the first time also which ids of our form nobody knows."""
-        self.look_in(LOOK_SECONDS)
-        if not self.pending or (self._down and self.late):
-            return []
-        try:
-            return self._ended(self._read())
-        except StoreUnavailable:  # it will be back, or the time-out comes
-            self.look_in(RETRY_SECONDS)
-            return []
-
-    def last(self) -> list[Completion]:
-        """The last look, and the state of what has not ended.
+        Args:
+            first: whether the caller goes when the first tasks have ended; else a completion is found for every id.
 
         Raises:
             StoreUnavailable: the store has not answered once.
         """
-        if not self.pending:
+        try:
+            found = yield from self._read_ended()
+            if self._pending and not (first and found) and not self.is_late:
+                yield Watch([self.lookup.channel(task_id) for task_id in self._pending], self.deadline)
+            yield Found(found + (yield from self._read_pending()))
+            while self._pending and not self.is_late:
+                messages = yield Listen(self.pause)
+                if messages is not None:
+                    yield Found(self._ended(self._parsed(messages)))
+                elif not self.is_late:
+                    yield Found((yield from self._read_pending()))
+            yield Found((yield from self._read_last()))
+        finally:
+            if self._question is not None:
+                self._question.cancel()
+
+    def now(self) -> Steps[list[Completion]]:
+        """All that is known of the ids now; the time-out bounds the reading.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        yield Found(self._ended((yield from self._read_answers())))
+
+    def _read_ended(self) -> Generator[Step, Any, list[Completion]]:
+        """Tasks that have ended before the wait, whose channels need no subscription."""
+        try:
+            return self._ended((yield from self._read(self.lookup.records)).values())
+        except StoreRefused:
+            raise
+        except StoreUnavailable:
+            return []
+
+    def _read_pending(self) -> Generator[Step, Any, list[Completion]]:
+        """Pending tasks that have ended by now; the first time also ids of our form that nobody knows."""
+        self.read_again_in(READ_AGAIN_SECONDS)
+        if not self._pending:
             return []
         try:
-            found = self._ended(self._read())
-            found += self._ended(self._lookup.celery_results(self.pending).values())
+            if not self._is_known or self._question is not None:
+                return self._ended((yield from self._read_answers()))
+            return self._ended((yield from self._read(self.lookup.records)).values())
+        except StoreRefused:
+            raise
+        except StoreUnavailable:  # the store answers later, or the time-out comes
+            self.read_again_in(RETRY_SECONDS)
+            return []
+
+    def _read_last(self) -> Generator[Step, Any, list[Completion]]:
+        """The last read, and the state of the tasks that have not ended."""
+        found: list[Completion] = []
+        try:
+            if self._pending and not self._is_known:
+                found += self._ended((yield from self._read_answers()))
+            elif self._pending:
+                found += self._ended((yield from self._read(self.lookup.records)).values())
+                found += self._ended(((yield from self._ask_celery(list(self._pending))) or {}).values())
+        except StoreRefused:
+            raise
         except StoreUnavailable:
-            if not self._asked:
+            if not self._has_answered:
                 raise
-            found = []
-        rest, self.pending = list(self.pending), {}
+        rest, self._pending = list(self._pending), {}
         return [*found, *(pending(task_id).late() for task_id in rest)]
 
-    def _read(self) -> Iterable[Completion]:
-        read = self._lookup.records if self._asked else self._lookup.answers
-        found = read(list(self.pending)).values()
-        self._asked = True
-        return found
+    def _read_answers(self) -> Generator[Step, Any, Iterable[Completion]]:
+        """Ends by our records and by Celery's results, and ids of our form that neither knows."""
+        found, rest = yield from self._read(self.lookup.records_and_strangers)
+        if rest:
+            by_celery = yield from self._ask_celery(rest)
+            # Our record says more than Celery's result, and may have been stored meanwhile.
+            found |= (by_celery or {}) | (yield from self.read(self.lookup.records, rest, count=len(rest)))
+            if by_celery is not None:
+                found |= self.lookup.unknown(rest, found)
+        self._is_known = True
+        return list(found.values())
+
+    def _ask_celery(self, ids: list[str]) -> Generator[Step, Any, dict[str, Completion] | None]:
+        """Ends that Celery's result backend knows; None while it has no answer."""
+        is_new = self._question is None
+        question = self._question = self._question or self.lookup.ask_celery(ids)
+        yield Answer(question, min(self._patience(), BACKEND_SECONDS) if is_new else 0.0)
+        if not question.done():
+            self.read_again_in(BACKEND_SECONDS)
+            return None
+        self._question = None
+        return question.result()
+
+    def _read(self, read: Callable[[list[str]], T]) -> Generator[Step, Any, T]:
+        ids = list(self._pending)
+        return (yield from self.read(read, ids, count=len(ids)))
+
+    def _parsed(self, messages: Iterable[bytes]) -> Iterator[Completion]:
+        for message in messages:
+            try:
+                yield from_json(message)
+            except (ValueError, TypeError, AttributeError):  # no end: a batch's, or a foreign message
+                self.read_again_in(0)
 
     def _ended(self, completions: Iterable[Completion]) -> list[Completion]:
         found = []
         for completion in completions:
-            if completion.task_id in self.pending:
-                del self.pending[completion.task_id]
+            if completion.task_id in self._pending:
+                del self._pending[completion.task_id]
                 found.append(completion)
         return found
 
 
-class BatchWait(_Clock):
+class BatchWait(_Timed):
     """One wait for a batch."""
 
-    def __init__(self, lookup: Lookup, store: Store, poll_id: str, timeout: float | timedelta) -> None:
-        super().__init__(timeout)
-        self._lookup = lookup
+    def __init__(self, lookup: Lookup, poll_id: str, timeout: float | timedelta) -> None:
+        super().__init__(lookup, timeout)
         self._poll_id = poll_id
         self._known: BatchResult | None = None
-        self.channels = [store.keys.channel(poll_id)]
 
-    def look(self) -> BatchResult | None:
-        """The counters when the batch is finished or the time is over, else None.
+    def steps(self) -> Steps[BatchResult]:
+        """The whole wait; it finds one result.
 
         Raises:
             NotFound: no batch of this id is known.
-            StoreUnavailable: the time is over, and the store has not answered once.
+            StoreUnavailable: the store has not answered once.
         """
-        late = self.late
-        self.look_in(LOOK_SECONDS)
+        result = yield from self._read_counters()
+        if result is None:
+            yield Watch([self.lookup.channel(self._poll_id)], self.deadline)
+            while (result := (yield from self._read_counters())) is None:
+                yield Listen(self.pause)
+        yield Found(result)
+
+    def _read_counters(self) -> Generator[Step, Any, BatchResult | None]:
+        """The counters when the batch is finished or the time is over, else None."""
+        is_late = self.is_late
+        self.read_again_in(READ_AGAIN_SECONDS)
         try:
-            self._known = self._lookup.batch(self._poll_id)
+            self._known = yield from self.read(self.lookup.batch, self._poll_id)
+        except StoreRefused:
+            raise
         except StoreUnavailable:
-            self.look_in(RETRY_SECONDS)
-            if late and self._known is None:
+            self.read_again_in(RETRY_SECONDS)
+            if is_late and self._known is None:
                 raise
         if self._known is None or self._known.finished:
             return self._known
-        return replace(self._known, timed_out=True) if late else None
-
-
-class _Inbox:
-    """Messages for one blocking wait."""
-
-    reads = True
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        self._queue: SimpleQueue[list[bytes] | None] = SimpleQueue()
-        self.told = self._queue.put
-
-    def look(self) -> None:
-        self._queue.put(None)
-
-    def next(self, timeout: float) -> list[bytes] | None:
-        """The next messages, or None where records are to be read."""
-        deadline = time.monotonic() + timeout
-        read = self._hub.read_until(self, self._queue.qsize, deadline)
-        try:
-            return self._queue.get(timeout=0 if read else max(0.0, deadline - time.monotonic()))
-        except Empty:
-            return None
-        finally:
-            if not read:
-                self._hub.done(self)
-
-
-class Waiting:
-    """Blocking waits of one app."""
-
-    def __init__(self, app: Celery, store: Store, hub: Hub) -> None:
-        self._store = store
-        self._hub = hub
-        self._lookup = Lookup(app, store)
-
-    def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> Iterator[Completion]:
-        """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
-        return self._as_completed(Wait(self._lookup, self._store, ids, timeout))
-
-    def _as_completed(self, wait: Wait) -> Iterator[Completion]:
-        inbox, before = _Inbox(self._hub), wait.glance()
-        with self._hub.watching(inbox, wait.channels):
-            yield from before
-            yield from wait.look()
-            while not wait.over:
-                messages = inbox.next(wait.pause)
-                if messages is not None:
-                    yield from wait.told(messages)
-                elif not wait.over:
-                    yield from wait.look()
-            yield from wait.last()
-
-    def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
-        """Wait for the end of one task; at the time-out ``timed_out`` is True."""
-        return self._first(Wait(self._lookup, self._store, [task_id], timeout))[0]
-
-    def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
-        """Wait for the first end, and return those that have ended by then."""
-        found = self._first(Wait(self._lookup, self._store, ids, timeout))
-        return {completion.task_id: completion for completion in found if not completion.timed_out}
-
-    def _first(self, wait: Wait) -> list[Completion]:
-        """What has ended when the first has, or the state of all when the time is over."""
-        inbox, found = _Inbox(self._hub), wait.glance()
-        channels = () if found else wait.channels
-        try:
-            self._hub.watch(inbox, channels)
-            found += wait.look()
-            while not found and not wait.over:
-                messages = inbox.next(wait.pause)
-                if messages is not None:
-                    found = wait.told(messages)
-                elif not wait.over:
-                    found = wait.look()
-            return found or wait.last()
-        finally:
-            self._hub.unwatch(inbox, channels)
-
-    def wait_batch(self, poll_id: str, timeout: float | timedelta) -> BatchResult:
-        """Wait until every item of a poll has ended.
-
-        Raises:
-            NotFound: no batch of this id is known.
-        """
-        wait, inbox = BatchWait(self._lookup, self._store, poll_id, timeout), _Inbox(self._hub)
-        with self._hub.watching(inbox, wait.channels):
-            while (result := wait.look()) is None:
-                inbox.next(wait.pause)
-        return result
+        return replace(self._known, timed_out=True) if is_late else None
 
 
 def _checked(ids: Iterable[str]) -> Iterator[str]:

@@ -257,17 +257,18 @@ def test_a_child_that_goes_on_with_its_parents_wait_takes_nothing_from_it(shop):
 
 def test_a_reader_that_was_interrupted_is_replaced(shop, monkeypatch):
     """A signal's handler may raise where a waiter cannot say any more that it stops reading."""
-    monkeypatch.setattr(waiting, "LOOK_SECONDS", 60.0)  # nobody makes good for a lost message
+    monkeypatch.setattr(waiting, "READ_AGAIN_SECONDS", 60.0)  # nobody makes good for a lost message
     monkeypatch.setattr(hub, "CONFIRM_SECONDS", 0.2)
     gate = shop.gate()
     task_id = shop.send(gate=gate)
     assert shop.perpetual.wait("nobody", 0.2).timed_out
     gone = object()
-    shop.perpetual._hub._reader, shop.perpetual._hub._reader_since = gone, time.monotonic()
+    turn = shop.perpetual._hub._turn
+    wait_until(lambda: turn.take(gone), "no thread reads")
 
     wait = Call(shop.perpetual.wait, task_id, 30)
+    wait_until(lambda: not turn.is_of(gone), "the hub's thread takes the turn over")
     wait_until(lambda: shop.subscribers(task_id), "it is subscribed")
     shop.open(gate)
 
     assert wait.result().ok
-    assert shop.perpetual._hub._reader is not gone

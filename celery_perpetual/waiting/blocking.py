@@ -1,0 +1,123 @@
+"""The waits as calls that block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import wait as wait_for
+from contextlib import closing
+from datetime import timedelta
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from celery_perpetual.completions.batches import BatchResult
+from celery_perpetual.completions.completion import Completion
+from celery_perpetual.waiting.hub import Hub
+from celery_perpetual.waiting.lookup import Lookup
+from celery_perpetual.waiting.steps import Answer, Found, Listen, Steps
+from celery_perpetual.waiting.waits import BatchWait, Wait
+
+T = TypeVar("T")
+
+
+class _Inbox:
+    """Messages for one blocking wait."""
+
+    reads = True
+
+    def __init__(self) -> None:
+        self._messages: SimpleQueue[list[bytes] | None] = SimpleQueue()
+        self.receive = self._messages.put
+
+    def read_again(self) -> None:
+        self._messages.put(None)
+
+    def next(self, hub: Hub, seconds: float) -> list[bytes] | None:
+        """The next messages, or None where records are to be read."""
+        came: list[list[bytes] | None] = []
+
+        def sleep(seconds: float) -> None:
+            came.append(self._messages.get(timeout=seconds))
+
+        try:
+            hub.wait_until(self, self._messages.qsize, time.monotonic() + seconds, sleep)
+            return came.pop() if came else self._messages.get_nowait()
+        except Empty:
+            return None
+
+
+class Waiting:
+    """Blocking waits of one app."""
+
+    def __init__(self, lookup: Lookup, hub: Hub) -> None:
+        self._lookup = lookup
+        self._hub = hub
+
+    def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> Iterator[Completion]:
+        """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
+        return self._one_by_one(Wait(self._lookup, ids, timeout))
+
+    def _one_by_one(self, wait: Wait) -> Iterator[Completion]:
+        with closing(self._found(wait.steps())) as found:
+            for completions in found:
+                yield from completions
+
+    def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
+        """Wait for the end of one task; at the time-out ``timed_out`` is True."""
+        return self._first(Wait(self._lookup, [task_id], timeout))[0]
+
+    def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+        """Wait for the first end, and return those that have ended by then."""
+        found = self._first(Wait(self._lookup, ids, timeout))
+        return {completion.task_id: completion for completion in found if not completion.timed_out}
+
+    def wait_batch(self, poll_id: str, timeout: float | timedelta) -> BatchResult:
+        """Wait until every item of a poll has ended.
+
+        Raises:
+            NotFound: no batch of this id is known.
+        """
+        with closing(self._found(BatchWait(self._lookup, poll_id, timeout).steps())) as found:
+            return next(found)
+
+    def now(self, task_id: str) -> Completion | None:
+        """The end of a task as far as it is known now, None where it is none or has not ended.
+
+        Raises:
+            StoreUnavailable: the store did not answer within its time-out.
+        """
+        with closing(self._found(Wait(self._lookup, [task_id], self._lookup.store.timeout).now())) as found:
+            return next(iter(next(found)), None)
+
+    def _first(self, wait: Wait) -> list[Completion]:
+        with closing(self._found(wait.steps(first=True))) as found:
+            completions: list[Completion] = []
+            for completions in found:
+                if completions:
+                    break
+            return completions
+
+    def _found(self, steps: Steps[T]) -> Generator[T, None, None]:
+        """Take the steps of a wait, and yield what it finds."""
+        inbox = _Inbox()
+        channels: Sequence[str] = ()
+        reply: Any = None
+        try:
+            while True:
+                try:
+                    step = steps.send(reply)
+                except StopIteration:
+                    return
+                reply = None
+                if isinstance(step, Found):
+                    yield step.what
+                elif isinstance(step, Listen):
+                    reply = inbox.next(self._hub, step.seconds)
+                elif isinstance(step, Answer):
+                    wait_for([step.read], step.seconds)
+                else:
+                    channels = step.channels
+                    self._hub.watch(inbox, channels, step.deadline)
+        finally:
+            steps.close()
+            self._hub.unwatch(inbox, channels)
