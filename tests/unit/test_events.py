@@ -94,6 +94,18 @@ def test_only_telemetry_writes_to_the_log() -> None:
     assert found == []
 
 
+def test_python_adds_to_the_stream_in_one_place() -> None:
+    """Entries of the stream that no script writes have one form."""
+    calls = [
+        name
+        for name, tree in trees()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "xadd"
+    ]
+
+    assert calls == ["store/commands/events.py"]
+
+
 def test_no_handler_of_every_exception_is_silent() -> None:
     """Code that catches `Exception` raises, uses the exception, or says in a comment why nothing is to be done."""
     silent = []
