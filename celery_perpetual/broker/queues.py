@@ -15,8 +15,8 @@ NEXT_MESSAGES = 20
 def oldest_publication(channel: CapturingChannel, key: str) -> int | None:
     """When the oldest message of a list was published, at the latest: ms of the store's time, by its id.
 
-    None where the list is empty, 0 where nothing can be said. A redelivered message stands at the front whatever its
-    age, and is passed over.
+    None where the list is empty, 0 where nothing can be said. A redelivered message stands at the front at
+    any age, and is passed over.
     """
     with channel.client() as client:
         oldest = client.lrange(key, -NEXT_MESSAGES, -1)

@@ -48,7 +48,7 @@ class UnackedHash:
         try:
             payload, _, _ = loads(text)
             return from_message(self._channel.kombu.message_to_python(payload))
-        except (ValueError, TypeError, KeyError, AttributeError):  # anybody may write into a broker
+        except (ValueError, TypeError, KeyError, AttributeError):  # other programs may write into a broker
             return None
 
     def restoring(self, tag: str) -> list[Command] | None:

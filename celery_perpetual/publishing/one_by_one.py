@@ -95,7 +95,7 @@ def _broker_answers(app: Celery) -> bool:
         with app.connection_for_write() as connection:
             channel: Any = connection.channel()
             channel.close()
-    except Exception:  # whatever it raises, the broker cannot be used
+    except Exception:  # of any kind: the broker cannot be used
         return False
     return True
 

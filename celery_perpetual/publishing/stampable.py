@@ -45,7 +45,7 @@ kind_of: Callable[[CheckedItem], Kind] = itemgetter(
 )
 
 
-#: The receiver of ``before_task_publish`` that is ours, and changes nothing.
+#: The receiver of ``before_task_publish`` that belongs to this package, and changes nothing.
 OWN_RECEIVER = "celery_perpetual.destination"
 
 

@@ -93,7 +93,7 @@ class Store:
         return _Errors(self, doing)
 
     def drop_idle_connections(self) -> None:
-        """Close what nobody uses at the moment; the next call connects anew."""
+        """Close the connections that are not in use; the next call connects anew."""
         self.wire.close()
         self.redis.connection_pool.disconnect(inuse_connections=False)
 

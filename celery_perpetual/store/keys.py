@@ -41,7 +41,7 @@ key                    type    holds                                            
 {P}:tags:{worker}      hash    delivery tag -> task id, received, not acknowledged    with the worker; TTL
 {P}:suspect:{id}       string  who received it, where the last one may have died of it  who received it; TTL one day
 {P}:token              string  the last token of a lease                              never (one key)
-{P}:seen               string  when anybody was last in contact                       never (one key)
+{P}:seen               string  when a process was last in contact                     never (one key)
 {P}:hold               string  until when no lease expires                            TTL
 {P}:tombs:{day}        set     ids that ended on that day and are not in the ledger   TTL ``perpetual_tombstone_ttl``
 {P}:counters           hash    late ends and the like                                 never (one key)

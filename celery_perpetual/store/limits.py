@@ -1,4 +1,4 @@
-"""The settings that scripts need, as scripts are told them: durations are whole milliseconds."""
+"""The settings that scripts need, as scripts get them: durations are whole milliseconds."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Lua scripts, called by the names of their slots.
 
 A script lives in ``lua/{room}/{name}.lua``; its header declares its slots, see :mod:`~celery_perpetual.store.header`,
-and nobody counts positions. A line ``-- include {file}`` pastes ``lua/include/{file}.lua``. A call names only what
+so that no code counts positions. A line ``-- include {file}`` pastes ``lua/include/{file}.lua``. A call names only what
 differs from call to call: a key that is in the key table, the prefixes of keys and the settings that scripts need are
 filled in from the store, by their names.
 

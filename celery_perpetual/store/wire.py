@@ -38,8 +38,8 @@ class Wire:
     def call(self, packed: bytes, *, yielding: bool = False) -> Any:
         """Send one packed command, and return its reply.
 
-        A kept connection may be dead without anybody knowing, or lead to a server that has handed over its work. So
-        where no reply comes, or one that says "not now", the call is made once more over a new connection.
+        A kept connection may be dead without a sign, or lead to a server that has handed over its work. So a call
+        without a reply, or with a reply that says "not now", is made once more over a new connection.
 
         Args:
             packed: what to send.
@@ -121,8 +121,9 @@ def _ask(connection: Any, packed: bytes) -> Any:
 
 
 def _ask_yielding(connection: Any, packed: bytes) -> Any:
-    # A server writes first to whom it owes an answer last, and that is always whoever called. An answer that it owes
-    # before the call makes the caller the one whom it writes to last.
+    # A server writes to its clients in the order in which they began to wait for output, the last one first, and the
+    # caller of a command is always the last one. A PING before the command makes the caller the first to wait, so the
+    # server writes to it last.
     _send(connection, _PING + packed)
     with suppress(ResponseError):  # the other reply says it too, where it matters, and has to be read
         connection.read_response()

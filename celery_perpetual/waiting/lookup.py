@@ -82,8 +82,8 @@ class Lookup:
     def _in_ledger(self, ids: Sequence[str]) -> set[str]:
         """Those ids that the ledger holds as unfinished."""
         waiting: set[str] = set()
-        ours = [(task_id, where) for task_id in ids if (where := parse_item_id(task_id)) is not None]
-        for part in chunks(ours):
+        items = [(task_id, where) for task_id in ids if (where := parse_item_id(task_id)) is not None]
+        for part in chunks(items):
             found = are_open(self.store, [where.place for _, where in part])
             waiting.update(task_id for (task_id, _), is_open in zip(part, found, strict=True) if is_open)
         return waiting

@@ -36,7 +36,7 @@ class Subscription:
         """Connect.
 
         Raises:
-            RedisError, OSError: the server cannot be reached, or lets nobody in.
+            RedisError, OSError: the server cannot be reached, or refuses the login.
         """
         self._timeout = store.timeout
         self._pubsub: Any = open_subscription(store)
@@ -80,7 +80,7 @@ class Subscription:
         return found
 
     def close(self) -> None:
-        """Hang up. Whoever reads meanwhile gets an error."""
+        """Close the connection. A thread that reads meanwhile gets an error."""
         self._pubsub.close()
 
     def _ask_after_silence(self) -> None:

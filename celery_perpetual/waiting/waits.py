@@ -27,7 +27,7 @@ from celery_perpetual.waiting.steps import Answer, Found, Listen, Step, Steps, W
 
 T = TypeVar("T")
 
-#: A wait reads the records this often, whatever messages come.
+#: A wait reads the records this often, even if messages come.
 READ_AGAIN_SECONDS = 5.0
 #: The same while the store does not answer.
 RETRY_SECONDS = 0.2
@@ -152,7 +152,7 @@ class Wait(_Timed):
             return []
 
     def _read_pending(self) -> Generator[Step, Any, list[Completion]]:
-        """Pending tasks that have ended by now; the first time also ids of our form that nobody knows."""
+        """Pending tasks that have ended by now; the first time also ids of this package that are not on record."""
         self.read_again_in(READ_AGAIN_SECONDS)
         if not self._pending:
             return []

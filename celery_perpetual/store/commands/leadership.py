@@ -21,7 +21,7 @@ class Identity(NamedTuple):
 
 
 def leader_info(store: Store) -> dict[str, Any] | None:
-    """What the living leader says of itself, None if nobody leads."""
+    """The facts that the living leader has stored about itself, None if no beat leads."""
     with store.errors("leader"):
         info = store.redis.get(store.keys.leader_info)
     return json.loads(info) if info else None

@@ -55,7 +55,7 @@ class StateText(NamedTuple):
 
 
 def lease_of(store: Store, task_id: str) -> LeaseText | None:
-    """The lease of a task, None if nobody executes it."""
+    """The lease of a task, None if it is not executed."""
     with store.errors("lease"):
         text = store.redis.hget(store.keys.leases, task_id)
     return LeaseText.read(text) if text else None

@@ -27,7 +27,7 @@ class Lock:
         self._lock: Any = store.redis.lock(key, seconds, blocking=False, thread_local=False)
 
     def acquire(self) -> bool:
-        """Take it; False if somebody else has it.
+        """Take it; False if another process has it.
 
         Raises:
             StoreUnavailable: the store did not answer.
