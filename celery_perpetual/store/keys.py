@@ -11,7 +11,7 @@ key                    type    holds                                            
 {P}:term               string  the last term                                          never (one key)
 {P}:epoch              string  random identity of this store                          never (one key)
 {P}:cycle              string  that a maintenance pass is under way                   its end; TTL five seconds
-{P}:units              zset    unit -> when a leader last knew it                     unit removal
+{P}:units              zset    unit -> when it was last known: by a leader, or polled  unit removal
 {P}:due                zset    unit -> when it is polled next                         unit removal, disabling
 {P}:cursors            set     units that have a cursor                               reset of the cursor
 {P}:u:{unit}           hash    anchor, slot, claim, cursor, in flight, back-off       unit removal

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual import Perpetual, PerpetualTask
 from celery_perpetual.beat.orphans import AGE_MS, Orphans
 from celery_perpetual.store.connection import Store
 from tests.support.scripts import store_at
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 
 @pytest.fixture
@@ -60,3 +65,24 @@ def test_passes_begin_again_at_the_oldest(store: Store) -> None:
 
     assert orphans.drop() == 1
     assert units(store) == set()
+
+
+def test_a_unit_that_was_only_polled_by_hand_is_forgotten_too(make_app: Callable[..., Celery]) -> None:
+    """No beat ever knew it; the poll itself makes it one that somebody forgets."""
+    perpetual = Perpetual(make_app("shop"))
+    options = {"base": PerpetualTask, "name": "by_hand", "poll_every": 60, "next_batch": lambda: None, "shared": False}
+
+    def nothing() -> None: ...
+
+    perpetual.poll(perpetual.app.task(**options)(nothing))
+    unit, store = "perpetual:by_hand", perpetual.store
+    assert units(store) == {unit}
+    orphans = Orphans(store, set)
+    assert orphans.drop() == 0
+
+    store.redis.zincrby(store.keys.units, -AGE_MS - 1000, unit)
+
+    assert orphans.drop() == 1
+    assert units(store) == set()
+    assert not store.redis.exists(store.keys.unit(unit), store.keys.polls(unit))
+    store.close()

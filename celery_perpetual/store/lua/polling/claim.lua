@@ -9,6 +9,7 @@
 -- killed them.
 --
 -- KEY   leader         string  owner:term of the living leader
+-- KEY   units          zset    unit -> last seen
 -- KEY   due            zset    unit -> next poll
 -- KEY   paused         hash    scope -> JSON
 -- KEY   events         stream
@@ -141,6 +142,8 @@ for i = wanted_at, #ARGV do
     if mine == '' then
       redis.call('HSET', key, 'claim', poll, 'claim_slot', slot_text, 'claim_trigger', trigger, 'claim_started', now,
         'claim_until', now + valid, 'claim_by', mine)
+      -- No leader may ever know this unit, and what is kept of it must be forgotten some day.
+      redis.call('ZADD', units, now, unit)
     else
       redis.call('HSET', key, 'claim', poll, 'claim_slot', slot_text, 'claim_trigger', trigger, 'claim_started', now,
         'claim_until', now + valid, 'claim_by', mine, 'slot', slot_text, 'anchor',
