@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 from celery_perpetual import StoreUnavailable
+from celery_perpetual.store.commands.leases import LeaseText
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.prepared import Prepared
 from tests.support.lease_world import LeaseWorld
@@ -66,8 +68,8 @@ def test_a_literal_is_the_value(world: LeaseWorld, name: str) -> None:
     ask = Prepared(world.store, "start", task=slots.pop("task"))
 
     assert ask(**slots)[0] == b"run"
-    lease = world.redis.hget(world.keys.leases, slots["id"]).decode()
-    assert lease.split("|", 9)[9] == name
+    lease = world.redis.hget(world.keys.leases, slots["id"])
+    assert LeaseText.read(lease).task == name
 
 
 @pytest.mark.parametrize("name", ["plain", "100 % sure %s %d", "zürich%東京", "new\r\nline $3"])
@@ -82,11 +84,11 @@ def test_a_call_may_be_begun_before_all_is_known(world: LeaseWorld, name: str, k
     rest = {slot: str(value) for slot, value in slots.items() if slot not in early}
 
     assert begun(**rest) == begun(**rest) == ask(**slots)
-    assert world.redis.hget(world.keys.leases, slots["id"]).decode().split("|")[8] == name
+    assert LeaseText.read(world.redis.hget(world.keys.leases, slots["id"])).tag == name
     world.redis.hdel(world.keys.leases, slots["id"])
     world.redis.script_flush()
     assert begun(**rest)[0] == b"run"
-    assert world.redis.hget(world.keys.leases, slots["id"]).decode().split("|")[8] == name
+    assert LeaseText.read(world.redis.hget(world.keys.leases, slots["id"])).tag == name
 
 
 def test_a_yielding_call_gives_its_own_reply(world: LeaseWorld) -> None:
@@ -191,7 +193,8 @@ def test_threads_have_connections_of_their_own(world: LeaseWorld) -> None:
         thread.join()
 
     tokens = {
-        task_id.decode(): lease.split(b"|")[4] for task_id, lease in world.redis.hgetall(world.keys.leases).items()
+        task_id.decode(): b"%d" % LeaseText.read(lease).token
+        for task_id, lease in world.redis.hgetall(world.keys.leases).items()
     }
     assert found == tokens
     assert len(set(found.values())) == 50
@@ -250,3 +253,20 @@ def test_the_check_of_types_names_the_key_that_is_wrong(world: LeaseWorld, name:
     with pytest.raises(StoreUnavailable, match=rf"WRONGTYPE {key} holds a string, not a (hash|stream|list)"):
         Prepared(world.store, "declare_lost")(**slots)
     assert dump(world.redis) == before
+
+
+def test_a_connection_that_is_forgotten_on_the_way_costs_one_more_try(world: LeaseWorld, redis_url: str) -> None:
+    """A firewall has dropped it without telling anybody: the call is made anew, within the store's time-out."""
+    world.committed()
+    port = int(redis_url.rsplit(":", 1)[1].split("/", 1)[0])
+    with Proxy(port) as proxy:
+        patient = store_at(redis_url.replace(str(port), str(proxy.port)), timeout=3.0)
+        store = patient.clone(patient=False)
+        ask, slots = prepared(world, store)
+        assert ask(**slots)[0] == b"run"
+        proxy.forget()
+
+        begun = time.monotonic()
+        assert ask(**slots)[0] == b"run"
+        assert time.monotonic() - begun < 3
+        store.close()

@@ -11,14 +11,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.store.commands.leases import LeaseText, StateText
 from tests.support.lease_model import MOST, Model, Order, Run, Task
 from tests.support.lease_world import FREE, LeaseWorld
 from tests.support.machines import run_machine
 from tests.support.scripts import POLL, QUEUE, Slots
 
 HOUR = 3_600_000
-#: What a state begins with, so that a hash of states is a table.
-ZEROS = 64
 WHICH = st.integers(0, 99)
 SELDOM = st.integers(0, 7)
 
@@ -404,10 +403,10 @@ class LeaseMachine(RuleBasedStateMachine):
         for worker in workers:
             pipe.smembers(keys.held(worker))
         leases, states, copies, parked, counters, again, *held = pipe.execute()
-        assert {name.decode(): lease.decode().split("|")[:4] for name, lease in leases.items()} == {
+        assert {name.decode(): [*map(str, LeaseText.read(lease)[:4])] for name, lease in leases.items()} == {
             task.id: [task.lease.worker, task.lease.nonce, *map(str, task.lease.order)] for task in tasks if task.lease
         }
-        assert {name.decode(): state.decode()[ZEROS:].rsplit("|", 2)[0] for name, state in states.items()} == {
+        assert {name.decode(): "{}|{}|{}|{}".format(*StateText.read(state)) for name, state in states.items()} == {
             task.id: task.state for task in tasks if task.state
         }
         assert {name.decode() for name in parked} == {task.id for task in tasks if task.flag == "parked"}

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
 
 
 class Proxy:
-    """Forwards to a port. ``cut()`` breaks all connections and accepts none until ``mend()``."""
+    """Forwards to a port.
+
+    ``cut()`` breaks all connections and accepts none until ``mend()``; ``forget()`` leaves them open and forwards nothing.
+    """
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._open = True
         self._ended = False
         self._pairs: dict[socket.socket, socket.socket] = {}
+        self._forgotten: list[socket.socket] = []
         self._changed = threading.RLock()
         self._selector = selectors.DefaultSelector()
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -40,6 +44,14 @@ class Proxy:
         with self._changed:
             self._open = True
 
+    def forget(self) -> None:
+        """Let go of the connections that there are without telling either end, as a firewall does with idle ones."""
+        with self._changed:
+            for each in self._pairs:
+                self._selector.unregister(each)
+            self._forgotten += self._pairs
+            self._pairs.clear()
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -50,6 +62,8 @@ class Proxy:
         self._ended = True
         self._thread.join()
         self.cut()
+        for each in self._forgotten:
+            each.close()
         self._server.close()
         self._selector.close()
 
