@@ -191,14 +191,16 @@ WORKER_LEAVES_LEASES = _warning(
 # Ends.
 END_DELAYED = _warning("end.delayed", "the end of task %(task_id)s is not stored yet, trying again: %(error)s")
 END_REFUSED = _error("end.refused", "the end of task %(task_id)s could not be stored, trying again later")
-END_WITHOUT_RESULT = _error(
-    "end.without_result",
-    "could not store the end of task %(task_id)s together with its result, Celery stores the result",
-)
 END_NOT_EARLY = _warning(
     "end.not_early", "could not announce the success of task %(task_id)s before its hooks, trying after them: %(error)s"
 )
 RESULT_NOT_STORED = _error("result.not_stored", "could not store the failure of task %(task_id)s in the result backend")
+RESULT_DELAYED = _warning("result.delayed", "the result of task %(task_id)s is not stored yet, trying again: %(error)s")
+RESULT_REFUSED = _error("result.refused", "Celery's result backend cannot store the result of task %(task_id)s")
+RESULT_FOLLOW_UP_FAILED = _error(
+    "result.follow_up_failed", "the result of task %(task_id)s is stored, but Celery's next step has failed"
+)
+STATE_NOT_STORED = _warning("result.state_not_stored", "state %(state)s of task %(task_id)s is not stored: %(error)s")
 RESULT_NOT_READ = _error("result.not_read", "could not read the state of task %(task_id)s from the result backend")
 
 # Recovery.

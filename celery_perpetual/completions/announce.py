@@ -10,37 +10,24 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections import deque
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import SoftTimeLimitExceeded
-
-from celery_perpetual import events
 from celery_perpetual.broker.unacked import unacked_keys
+from celery_perpetual.completions.backlog import Backlog, UnstoredResult, WaitingEnd
 from celery_perpetual.completions.batches import send_batch_done
 from celery_perpetual.completions.end import ExpectedEnd, FinishReply, TaskEnd
 from celery_perpetual.completions.result_in_script import ResultToStore, result_to_store
-from celery_perpetual.errors import StoreRefused, StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.header import Of
 from celery_perpetual.store.prepared import Prepared
-from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.settings import Settings
 
-
-#: Ends that wait for the store, per process.
-MOST_WAITING = 10_000
-RETRY_SECONDS = 0.5
-
-#: Pauses between two tries to announce an end that the store answers with an error: the first one, and the longest.
-REFUSED_SECONDS, LONGEST_REFUSED_SECONDS = 1.0, 60.0
 
 #: What the script answers for the end that counts, and where it has done nothing: it may not store the result, or
 #: cannot read what is there.
@@ -58,12 +45,12 @@ class Announcer:
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._backlog: deque[tuple[ExpectedEnd, str, str]] = deque(maxlen=MOST_WAITING)
-        self._refused: deque[tuple[ExpectedEnd, str, str]] = deque(maxlen=MOST_WAITING)
-        """Ends that the store answers with an error: they keep no other end waiting."""
-        self._away = False
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._backlog = Backlog(self._announce)
+
+    def _of_this_process(self) -> Backlog:
+        if self._pid != os.getpid():  # forked: the parent's ends are the parent's
+            self._reset()
+        return self._backlog
 
     @cached_property
     def _finish(self) -> Prepared:
@@ -88,64 +75,68 @@ class Announcer:
         """Announce one end. Returns within ``perpetual_store_timeout``."""
         self.announce_expected(*self._written(end))
 
-    def announce_expected(self, expected: ExpectedEnd, status: str, head: str) -> None:
-        """Announce an end that was expected, now if the store answers. Returns within ``perpetual_store_timeout``."""
-        if self._pid != os.getpid():  # forked: the parent's ends are the parent's
-            self._reset()
+    def announce_expected(
+        self,
+        expected: ExpectedEnd,
+        status: str,
+        head: str,
+        *,
+        result: ResultToStore | None = None,
+        unstored: UnstoredResult | None = None,
+    ) -> None:
+        """Announce an end that was expected, now if the store answers. Returns within ``perpetual_store_timeout``.
+
+        Args:
+            expected: the end.
+            status: how the task ended.
+            head: of the record.
+            result: what is stored for Celery in the same step.
+            unstored: what Celery could not store: the end is announced after it.
+        """
+        backlog = self._of_this_process()
         reach("task.finishing")
-        self._backlog.append((expected, status, head))
-        if self._thread is None or not self.down:
-            self._announce_oldest_first()
-        if self._backlog or self._refused:
-            self._announce_later()
+        backlog.add(WaitingEnd(expected, status, head, result, unstored))
+        if not backlog.is_away:
+            backlog.announce_oldest_first()
+        backlog.try_later()
 
     def announce_with_result(
-        self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore
+        self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore, unstored: UnstoredResult
     ) -> FinishReply | None:
-        """Announce an end and store its result for Celery; None where others wait for the store, or it did not answer.
+        """Announce an end and store its result for Celery; None where both are done later, as the store is away.
 
         Returns within ``perpetual_store_timeout``.
+
+        Args:
+            expected: the end.
+            status: how the task ended.
+            head: of the record.
+            result: what is stored in the same step.
+            unstored: how Celery stores it, where that turns out to be impossible later.
         """
-        if self._pid != os.getpid() or self._backlog or self.down:
+        backlog = self._of_this_process()
+        if backlog.comes_first:
+            self.announce_expected(expected, status, head, result=result, unstored=unstored)
             return None
         reach("task.finishing")
+        end = WaitingEnd(expected, status, head, result, unstored)
         try:
-            return self._announce(expected, status, head, result)
-        except (StoreUnavailable, SoftTimeLimitExceeded) as error:
-            emit(events.END_DELAYED, task_id=expected.task_id, error=error)
-        except Exception as error:
-            emit(events.END_WITHOUT_RESULT, task_id=expected.task_id, error=error)
+            return self._announce(end)
+        except Exception as error:  # it would be taken for the body's
+            backlog.add_failed(end, error)
+        backlog.try_later()
         return None
+
+    def store_later(self, expected: ExpectedEnd, unstored: UnstoredResult) -> None:
+        """Keep the result of an end that is announced already, until Celery's backend can store it."""
+        backlog = self._of_this_process()
+        backlog.add(WaitingEnd(expected, "", "", unstored=unstored, is_announced=True))
+        backlog.try_later()
 
     @property
     def down(self) -> bool:
         """Whether ends wait for a store that did not answer."""
-        return self._away and self._thread is not None and self._thread.is_alive()
-
-    def _announce_oldest_first(self) -> bool:
-        """Announce every end that waits, oldest first; False if the store does not answer."""
-        while True:
-            try:
-                end = self._backlog.popleft()
-            except IndexError:
-                self._away = False
-                return True
-            try:
-                self._announce(*end)
-            except StoreRefused as error:
-                self._refused.append(end)
-                emit(events.END_REFUSED, task_id=end[0].task_id, error=error)
-            except StoreUnavailable as error:
-                self._away = True
-                self._backlog.appendleft(end)
-                emit(events.END_DELAYED, task_id=end[0].task_id, error=error)
-                return False
-            except SoftTimeLimitExceeded:  # raised wherever the task is: nothing is wrong with its end
-                self._backlog.appendleft(end)
-                return False
-            except Exception as error:
-                self._refused.append(end)
-                emit(events.END_REFUSED, task_id=end[0].task_id, error=error)
+        return self._of_this_process().is_away
 
     def announce_now(self, end: TaskEnd) -> int:
         """Announce an end at once: :data:`FIRST`, or another number where the task had ended before, or is not known.
@@ -153,7 +144,7 @@ class Announcer:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        return self._announce(*self._written(end)).verdict
+        return self._announce(WaitingEnd(*self._written(end))).verdict
 
     def _written(self, end: TaskEnd) -> tuple[ExpectedEnd, str, str]:
         expected = self.expect(
@@ -165,37 +156,15 @@ class Announcer:
         )  # fmt: skip
         return expected, end.status, head
 
-    def _announce(
-        self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore | None = None
-    ) -> FinishReply:
-        reply = expected.announce(status, head, result)
+    def _announce(self, end: WaitingEnd) -> FinishReply:
+        reply = end.expected.announce(end.status, end.head, end.result)
         reach("task.finished")
         if reply.batch_done:  # the broker may be slow, and the task that happened to be the last has ended
-            threading.Thread(target=send_batch_done, args=(self._app, self._store, expected.poll), daemon=True).start()
+            threading.Thread(
+                target=send_batch_done, args=(self._app, self._store, end.expected.poll), daemon=True
+            ).start()
         return reply
 
-    def _announce_later(self) -> None:
-        with self._lock:
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._keep_trying, name="perpetual-ends", daemon=True)
-                self._thread.start()
-
     def announce_backlog(self, seconds: float) -> None:
-        """Before the process ends: try for a while. The thread may hold an end in its hand."""
-        deadline = time.monotonic() + seconds
-        if self._pid == os.getpid() and self._thread is not None:
-            while (self._backlog or self._away) and self._thread.is_alive() and time.monotonic() < deadline:
-                self._thread.join(0.05)
-        while not self._announce_oldest_first() and time.monotonic() < deadline:
-            time.sleep(RETRY_SECONDS)
-
-    def _keep_trying(self) -> None:
-        pause, next_refused = REFUSED_SECONDS, time.monotonic() + REFUSED_SECONDS
-        while self._backlog or self._refused:
-            time.sleep(RETRY_SECONDS)
-            if self._refused and time.monotonic() >= next_refused:
-                pause = min(2 * pause, LONGEST_REFUSED_SECONDS)
-                next_refused = time.monotonic() + pause
-                self._backlog.extend(self._refused)
-                self._refused.clear()
-            self._announce_oldest_first()
+        """Before the process ends: give the ends that wait so much time."""
+        self._of_this_process().flush(seconds)

@@ -56,6 +56,11 @@ class FinishReply(NamedTuple):
     is_stored: int = 0
     """1 if Celery's result was brought along and is stored."""
 
+    @property
+    def has_done_nothing(self) -> bool:
+        """Whether the result stood in the way: it may not be stored, or what is there cannot be read."""
+        return self.verdict >= 3
+
 
 class ExpectedEnd:
     """An end that is to come, written as far as it is known, so that little is left to do when it comes."""

@@ -9,7 +9,7 @@ a large result, a store that does not answer, a key that the store's user may no
 
 from __future__ import annotations
 
-from inspect import isfunction
+from inspect import isfunction, unwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,4 +87,12 @@ def _is_celerys(backend: Any, name: str) -> bool:
     step = getattr(type(backend), name, None)
     if step is None:  # a step of another release
         return True
-    return name not in backend.__dict__ and isfunction(step) and step.__code__.co_filename.startswith(_CELERY)
+    if name in backend.__dict__ or not isfunction(step):
+        return False
+    code: Any = getattr(unwrap(step, stop=_is_ours), "__code__", None)
+    return code is not None and code.co_filename.startswith(_CELERY)
+
+
+def _is_ours(step: Any) -> bool:
+    """Whether unwrapping ends here: only what this package has put around a step is looked through."""
+    return not getattr(step, "perpetual", False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.seams.seam import Seam, Target, unseen_packages
+from celery_perpetual.worker.backend_outages import outlast_outages
 from celery_perpetual.worker.broker_loss import SurviveBrokerLoss
 from celery_perpetual.worker.early_success import watch_results
 from celery_perpetual.worker.guard import watch_tracers
@@ -45,6 +46,18 @@ IN_EVERY_PROCESS = (
         why="an end is announced as soon as its result is stored, where none of the user's code follows",
         without="the end of a success is announced a little later, by task_postrun",
         install=lambda _: watch_results(),
+    ),
+    Seam(
+        name="results during outages",
+        targets=(
+            Target("celery.backends.base:Backend.store_result", "self task_id result state traceback request"),
+            Target("celery.backends.base:Backend.mark_as_failure",
+                   "self task_id exc traceback request store_result call_errbacks state", "store_result chord"),
+            Target("celery.backends.base:Backend.exception_safe_to_retry", "self exc"),
+        ),
+        why="a result that cannot be stored now is stored when the backend is back; the outcome stays that of the body",
+        without="a task whose body returns while the result backend is away fails, and its result is never stored",
+        install=lambda _: outlast_outages(),
     ),
     Seam(
         name="tracers",

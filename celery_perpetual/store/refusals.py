@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import re
 
+from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as NoAnswer
 
 #: Names of redis-py's exceptions; which of them exist depends on its version.
 _KINDS = {
@@ -38,3 +40,8 @@ def is_refusal(error: BaseException | None) -> bool:
     if not isinstance(error, RedisError):
         return False
     return any(kind.__name__ in _KINDS for kind in type(error).__mro__) or _CODES.search(str(error)) is not None
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether an error of any Redis client passes: the server cannot be reached, is silent, or refuses for now."""
+    return isinstance(error, NoConnection | NoAnswer | OSError) or is_refusal(error)

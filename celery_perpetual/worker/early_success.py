@@ -17,11 +17,13 @@ from celery.backends.base import Backend, DisabledBackend
 from celery.signals import task_success
 
 from celery_perpetual import events
-from celery_perpetual.completions.announce import FORBIDDEN, UNREADABLE
+from celery_perpetual.completions.announce import FORBIDDEN
+from celery_perpetual.completions.backlog import UnstoredResult
 from celery_perpetual.completions.completion import SUCCESS
 from celery_perpetual.completions.end import ExpectedEnd
 from celery_perpetual.completions.result_in_script import leave_to_celery
 from celery_perpetual.telemetry import emit
+from celery_perpetual.worker.backend_outages import result_for_later, store_or_keep
 from celery_perpetual.worker.signals import Running, head_of, running_body
 
 #: In a request: its body has returned, and what it returned is what the task ends with.
@@ -39,15 +41,22 @@ def watch_results() -> None:
         self: Any, task_id: str, result: Any, request: Any = None, store_result: bool = True,
         state: str = states.SUCCESS,
     ) -> Any:  # fmt: skip
-        def store() -> Any:
-            return original(self, task_id, result, request, store_result, state)
+        if not store_result or request is None or request.ignore_result or running_body(task_id) is None:
+            later = None
+        else:
+            later = result_for_later(self, task_id, original, {"result": result, "state": state}, request=request)
 
-        if RETURNED not in getattr(request, "__dict__", ()) or state != states.SUCCESS:
-            return store()
-        running = _without_hooks(task_id)
+        def store() -> Any:
+            if later is None:
+                return original(self, task_id, result, request, store_result, state)
+            return store_or_keep(task_id, later)
+
+        running = None
+        if RETURNED in getattr(request, "__dict__", ()) and state == states.SUCCESS:
+            running = _without_hooks(task_id)
         if running is None:
             return store()
-        return _told(self if store_result else None, store, running, running.end, result, request)
+        return _told(self if store_result else None, store, running, running.end, result, request, later)
 
     mark_as_done.perpetual = True  # type: ignore[attr-defined]
     Backend.mark_as_done = mark_as_done  # type: ignore[method-assign]
@@ -77,27 +86,36 @@ def _without_hooks(task_id: str) -> Any:
 
 
 def _told(
-    backend: Any, store: Callable[[], Any], running: Running, expected: ExpectedEnd, result: Any, request: Any
+    backend: Any, store: Callable[[], Any], running: Running, expected: ExpectedEnd, result: Any, request: Any,
+    later: UnstoredResult | None = None,
 ) -> Any:  # fmt: skip
     """Have a success stored and told; returns what Celery's storing does."""
     announcer, brought = running.task.app.perpetual.announcer, None
-    if backend is not None:
+    if backend is not None and later is not None:
         brought = announcer.result_to_store(backend, expected.task_id, result, request)
     head = head_of(running, request, SUCCESS, result=result)
-    settled = None if brought is None else announcer.announce_with_result(expected, SUCCESS, head, brought)
-    if settled is not None and settled.verdict == FORBIDDEN:
-        leave_to_celery(backend)
-    elif settled is not None and settled.verdict != UNREADABLE:
+    is_announced = False
+    if brought is not None:
+        reply = announcer.announce_with_result(expected, SUCCESS, head, brought, later)
+        is_announced = reply is None or not reply.has_done_nothing
+        if reply is None or reply.is_stored:
+            running.over = True
+            return None
+        if reply.verdict == FORBIDDEN:
+            leave_to_celery(backend)
+    stored = store()
+    if is_announced:
         running.over = True
-        return None if settled.is_stored else store()
-    reply = store()
+        if running.unstored is not None:
+            announcer.store_later(expected, running.unstored)
+        return stored
     try:
-        announcer.announce_expected(expected, SUCCESS, head)
+        announcer.announce_expected(expected, SUCCESS, head, unstored=running.unstored)
     except Exception as error:  # a time limit for example: the task has succeeded all the same
         emit(events.END_NOT_EARLY, task_id=expected.task_id, error=error)
     else:
         running.over = True
-    return reply
+    return stored
 
 
 @cache

@@ -23,6 +23,7 @@ from celery.app.task import Context
 from celery.exceptions import InvalidTaskError, WorkerLostError
 
 from celery_perpetual.completions import celery_results
+from celery_perpetual.completions.backlog import UnstoredResult
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
 from celery_perpetual.completions.end import ExpectedEnd, TaskEnd
 from celery_perpetual.errors import TaskLost
@@ -55,6 +56,8 @@ class Running:
     """Its end, written as far as it is known; None where the app is not wired."""
     over: bool = False
     """Its end has been told."""
+    unstored: UnstoredResult | None = None
+    """Its result, where Celery's backend could not store it."""
 
 
 #: The bodies that this process is running, by task id and thread or greenlet; ``task_postrun`` will tell their ends. A
@@ -161,7 +164,7 @@ def tell(task: Any, request: Any, running: Running, status: str, **facts: Any) -
     """Announce, or only settle, the end of a body that ran here."""
     if running.end is not None:
         head = head_of(running, request, status, **facts)
-        task.app.perpetual.announcer.announce_expected(running.end, status, head)
+        task.app.perpetual.announcer.announce_expected(running.end, status, head, unstored=running.unstored)
 
 
 def head_of(running: Running, request: Any, status: str, **facts: Any) -> str:

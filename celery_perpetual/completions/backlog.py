@@ -1,0 +1,191 @@
+"""Ends that could not be announced at once, and results that Celery could not store.
+
+They are kept in memory, up to a bound, and a thread tries until the store, or Celery's result backend, does its work
+again. Nothing is dropped while the process lives; if it dies, its tasks are lost with their leases, and are recovered.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+from celery_perpetual import events
+from celery_perpetual.errors import StoreRefused, StoreUnavailable
+from celery_perpetual.telemetry import emit
+
+if TYPE_CHECKING:
+    from celery_perpetual.completions.end import ExpectedEnd, FinishReply
+    from celery_perpetual.completions.result_in_script import ResultToStore
+
+#: Ends that wait, per process.
+MOST_WAITING = 10_000
+
+#: Pause between two tries.
+RETRY_SECONDS = 0.5
+
+#: Pauses between two tries to announce an end that the store answers with an error: the first one, and the longest.
+REFUSED_SECONDS, LONGEST_REFUSED_SECONDS = 1.0, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class UnstoredResult:
+    """A result that Celery's backend could not store yet."""
+
+    store: Callable[[], object]
+    """Stores it; called until it succeeds."""
+    follow: Callable[[], object]
+    """What Celery does after it, such as counting a chord; called once."""
+    passes: Callable[[BaseException], bool]
+    """Whether an error of the backend is an outage, so that trying again may help."""
+
+
+@dataclass(slots=True, eq=False)
+class WaitingEnd:
+    """One end, and what is to be stored for Celery before it is announced, or with it."""
+
+    expected: ExpectedEnd
+    status: str
+    head: str
+    result: ResultToStore | None = None
+    """To be stored in the same step."""
+    unstored: UnstoredResult | None = None
+    """To be stored by Celery's backend before; also where the step turns out not to be able to."""
+    is_announced: bool = False
+    """Whether only the result is left to be stored."""
+
+    @property
+    def is_stored_by_celery(self) -> bool:
+        return self.unstored is not None and self.result is None
+
+
+class Backlog:
+    """The ends of one process. Safe to share between threads."""
+
+    def __init__(self, announce: Callable[[WaitingEnd], FinishReply]) -> None:
+        """Start nothing yet.
+
+        Args:
+            announce: announces one end; raises StoreUnavailable.
+        """
+        self.is_away = False
+        """Whether ends wait for a store that did not answer."""
+        self._announce = announce
+        self._ends: deque[WaitingEnd] = deque(maxlen=MOST_WAITING)
+        self._unstored: deque[WaitingEnd] = deque(maxlen=MOST_WAITING)
+        """Ends whose result comes first: the thread stores it, as a backend may take its time."""
+        self._refused: deque[WaitingEnd] = deque(maxlen=MOST_WAITING)
+        """Ends that the store answers with an error: they keep no other end waiting."""
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._is_busy = False
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._ends or self._unstored or self._refused)
+
+    @property
+    def comes_first(self) -> bool:
+        """Whether other ends wait for the store, so that a new one has to wait behind them."""
+        return self.is_away or bool(self._ends)
+
+    def add(self, end: WaitingEnd) -> None:
+        """Keep an end. Tries nothing."""
+        (self._unstored if end.is_stored_by_celery else self._ends).append(end)
+
+    def add_failed(self, end: WaitingEnd, error: BaseException) -> None:
+        """Keep an end that somebody has tried to announce."""
+        if isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused):
+            self.is_away = True
+            self._ends.appendleft(end)
+            emit(events.END_DELAYED, task_id=end.expected.task_id, error=error)
+        elif isinstance(error, SoftTimeLimitExceeded):  # raised wherever the task is: nothing is wrong with its end
+            self._ends.appendleft(end)
+        else:
+            self._refused.append(end)
+            emit(events.END_REFUSED, task_id=end.expected.task_id, error=error)
+
+    def announce_oldest_first(self) -> bool:
+        """Announce every end that waits for nothing but the store; False if it does not answer."""
+        while True:
+            try:
+                end = self._ends.popleft()
+            except IndexError:
+                self.is_away = False
+                return True
+            try:
+                reply = self._announce(end)
+            except Exception as error:  # no end is dropped, whatever it is
+                self.add_failed(end, error)
+                if self._ends and self._ends[0] is end:
+                    return False
+            else:
+                if end.unstored is not None and not reply.is_stored:
+                    end.result, end.is_announced = None, not reply.has_done_nothing
+                    self.add(end)
+
+    def try_later(self) -> None:
+        """Have a thread work off what waits, if anything does."""
+        if self.is_empty:
+            return
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._keep_trying, name="perpetual-ends", daemon=True)
+                self._thread.start()
+
+    def flush(self, seconds: float) -> None:
+        """Before the process ends: give the thread so much time."""
+        deadline = time.monotonic() + seconds
+        while (thread := self._thread) is not None and time.monotonic() < deadline:
+            if not (self._ends or self._unstored or self._is_busy):
+                break
+            thread.join(0.05)
+
+    def _keep_trying(self) -> None:
+        pause, next_refused = REFUSED_SECONDS, time.monotonic() + REFUSED_SECONDS
+        while True:
+            self._is_busy = False
+            with self._lock:
+                if self.is_empty:
+                    self._thread = None
+                    return
+            time.sleep(RETRY_SECONDS)
+            self._is_busy = True
+            if self._refused and time.monotonic() >= next_refused:
+                pause = min(2 * pause, LONGEST_REFUSED_SECONDS)
+                next_refused = time.monotonic() + pause
+                self._ends.extend(self._refused)
+                self._refused.clear()
+            if self.announce_oldest_first() and self._store_results():
+                self.announce_oldest_first()
+
+    def _store_results(self) -> bool:
+        """Have Celery's backend store what it could not store; False if it still cannot."""
+        while self._unstored:
+            end = self._unstored.popleft()
+            assert end.unstored is not None
+            try:
+                end.unstored.store()
+            except Exception as error:
+                if end.unstored.passes(error):
+                    self._unstored.appendleft(end)
+                    return False
+                emit(events.RESULT_REFUSED, task_id=end.expected.task_id, error=error)
+            else:
+                self._follow(end)
+            end.unstored = None
+            if not end.is_announced:
+                self._ends.append(end)
+        return True
+
+    def _follow(self, end: WaitingEnd) -> None:
+        assert end.unstored is not None
+        try:
+            end.unstored.follow()
+        except Exception as error:
+            emit(events.RESULT_FOLLOW_UP_FAILED, task_id=end.expected.task_id, error=error)

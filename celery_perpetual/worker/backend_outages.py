@@ -1,0 +1,104 @@
+"""A result backend that is away when a body has returned: what the body did is how the task ended.
+
+Celery lets the backend's error take the place of the outcome: the task fails though its body succeeded, and nobody
+hears of it, since that failure cannot be stored either. Here, a result that cannot be stored now is kept with the end
+of its task, and is stored by Celery's own code when the backend is back; then the end is announced. A state that says
+only how far a task is (STARTED, RETRY) is left out. This concerns bodies that run here and whose ends we announce.
+"""
+
+from __future__ import annotations
+
+from functools import partial, wraps
+from typing import Any
+
+from celery import states
+from celery.backends.base import Backend
+from kombu.exceptions import OperationalError
+
+from celery_perpetual import events
+from celery_perpetual.completions.backlog import UnstoredResult
+from celery_perpetual.store.refusals import is_outage
+from celery_perpetual.telemetry import emit
+from celery_perpetual.worker.signals import running_body
+
+_ON_THE_WAY = (states.STARTED, states.RETRY)
+
+
+def outlast_outages() -> None:
+    """Wrap how Celery stores states and failures; once per process. A backend with methods of its own is left."""
+    if getattr(Backend.store_result, "perpetual", False):
+        return
+    Backend.store_result = _storing(Backend.store_result)  # type: ignore[method-assign]
+    Backend.mark_as_failure = _failing(Backend.mark_as_failure)  # type: ignore[method-assign]
+
+
+def store_or_keep(task_id: str, later: UnstoredResult) -> Any:
+    """Store a result, and do what Celery does after it; what cannot be stored now is kept in the running body."""
+    try:
+        later.store()
+    except Exception as error:
+        running = running_body(task_id)
+        if running is None or running.end is None or not later.passes(error):
+            raise
+        emit(events.RESULT_DELAYED, task_id=task_id, error=error)
+        running.unstored = later
+        return None
+    return later.follow()
+
+
+def result_for_later(
+    backend: Any, task_id: str, original: Any, arguments: dict[str, Any], *, request: Any
+) -> UnstoredResult:
+    """What Celery does to store a result, in steps; does nothing yet.
+
+    Args:
+        backend: the result backend.
+        task_id: of the task.
+        original: Celery's ``mark_as_done`` or ``mark_as_failure``.
+        arguments: of it, by name, without the task's id, the request and ``store_result``.
+        request: of the task.
+    """
+    result = arguments["result"] if "result" in arguments else arguments["exc"]
+    store = partial(
+        backend.store_result, task_id, result, arguments["state"], traceback=arguments.get("traceback"), request=request
+    )
+    # The rest of a chain is failed by storing its states.
+    again = "exc" in arguments and bool(getattr(request, "chain", None))
+    follow = partial(original, backend, task_id, request=request, store_result=again, **arguments)
+    return UnstoredResult(store, follow, partial(passes, backend))
+
+
+def passes(backend: Any, error: BaseException) -> bool:
+    """Whether an error of a result backend is an outage."""
+    return (
+        is_outage(error) or isinstance(error, OperationalError) or bool(backend.exception_safe_to_retry(error))
+    )  # fmt: skip
+
+
+def _storing(original: Any) -> Any:
+    @wraps(original)
+    def store_result(self: Any, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, task_id, result, state, *args, **kwargs)
+        except Exception as error:
+            if state not in _ON_THE_WAY or running_body(task_id) is None or not passes(self, error):
+                raise
+            emit(events.STATE_NOT_STORED, task_id=task_id, state=state, error=error)
+            return result
+
+    store_result.perpetual = True  # type: ignore[attr-defined]
+    return store_result
+
+
+def _failing(original: Any) -> Any:
+    @wraps(original)
+    def mark_as_failure(
+        self: Any, task_id: str, exc: Any, traceback: Any = None, request: Any = None, store_result: bool = True,
+        call_errbacks: bool = True, state: str = states.FAILURE,
+    ) -> Any:  # fmt: skip
+        arguments = {"exc": exc, "traceback": traceback, "call_errbacks": call_errbacks, "state": state}
+        if not store_result or running_body(task_id) is None:
+            return original(self, task_id, request=request, store_result=store_result, **arguments)
+        return store_or_keep(task_id, result_for_later(self, task_id, original, arguments, request=request))
+
+    return mark_as_failure
