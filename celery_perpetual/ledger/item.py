@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
@@ -14,6 +13,7 @@ from kombu.serialization import loads
 from kombu.utils.json import dumps as json_dumps
 
 from celery_perpetual.errors import InvalidItem
+from celery_perpetual.ledger.digests import Digests, are_plain
 from celery_perpetual.ledger.options import (
     FROZEN_OPTIONS,
     REFUSED_OPTIONS,
@@ -22,7 +22,7 @@ from celery_perpetual.ledger.options import (
     must_be_storable,
 )
 from celery_perpetual.ledger.reprs import ArgumentReprs
-from celery_perpetual.ledger.serializers import Encode, codec, encoder, unshared_pickle
+from celery_perpetual.ledger.serializers import Encode, codec, encoder, is_plain_json
 from celery_perpetual.tasks.items import UNSET, Item
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class ItemReader:
         self._own = self._target(None)
         self._encoders: dict[str, Encode] = {}
         self._show = ArgumentReprs(app).show_and_judge
-        self._digests: dict[str, Any] = {}
+        self._digests = Digests()
         self._hidden = not contract.options.store_args
 
     def read(self, index: int, entry: Any) -> CheckedItem:
@@ -154,18 +154,15 @@ class ItemReader:
             raise InvalidItem(f"arguments cannot be serialised as {serializer}: {error}") from None
 
     def _digest(self, name: str, args: Any, kwargs: Any, body: bytes, serializer: str) -> str:
-        if serializer == "pickle":
-            body = unshared_pickle((args, dict(sorted(kwargs.items()))))
-        elif len(kwargs) > 1 and (names := sorted(kwargs)) != list(kwargs):
+        if not (is_plain_json(serializer) and are_plain(args, kwargs)):
+            try:
+                return self._digests.of_values(name, args, kwargs, keeps_types=serializer == "pickle")
+            except Exception as error:  # whatever a value's own method raises
+                raise InvalidItem(f"arguments have no digest, give the item a key: {error!r}") from None
+        if len(kwargs) > 1 and (names := sorted(kwargs)) != list(kwargs):
             # the same arguments in another order are the same work
             body = self._encoded(args, {each: kwargs[each] for each in names}, serializer)
-        begun = self._digests.get(name)
-        if begun is None:
-            begun = self._digests[name] = blake2b(name.encode() + b"\0", digest_size=16)
-        digest = begun.copy()
-        digest.update(body)
-        text: str = digest.hexdigest()
-        return text
+        return self._digests.of_bytes(name, body)
 
     def _storable(self, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
         """Options as they are kept, and their JSON."""

@@ -6,9 +6,7 @@ the same.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
-from io import BytesIO
 from typing import Any
 
 from kombu import serialization
@@ -55,15 +53,3 @@ def codec(serializer: str) -> tuple[str, str]:
     registry: Any = serialization.registry  # type: ignore[attr-defined]  # kombu's stubs leave it out
     found = registry._encoders[registry.type_to_name.get(serializer, serializer)]  # noqa: SLF001  # no public way
     return found.content_type, found.content_encoding
-
-
-def unshared_pickle(value: Any) -> bytes:
-    """Pickle without references between equal parts: equal values have equal bytes."""
-    out = BytesIO()
-    pickler = pickle.Pickler(out)
-    pickler.fast = True
-    try:
-        pickler.dump(value)
-    except (ValueError, RecursionError):  # a value that contains itself
-        return pickle.dumps(value)
-    return out.getvalue()
