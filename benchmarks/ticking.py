@@ -21,6 +21,7 @@ from celery_perpetual import Perpetual, PerpetualTask
 from celery_perpetual.beat.clock import Clock
 from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
+from celery_perpetual.beat.poll_source import PollSource
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import PollThreads
 from celery_perpetual.tasks.discovery import discover
@@ -69,8 +70,9 @@ class Ticking:
         runner = Runner(app, self.store)
         # As beat's engine puts them together.
         self.polls = PollThreads(runner.poll, self.perpetual.settings.poll_threads, 16)
-        self.clock = Clock(self.store, self.leadership, roster, runner, self.polls, EntryRuns(self.store))
-        self.polls.on_end = self.clock.wake
+        source = PollSource(self.store.clone(), roster, runner, self.polls)
+        self.clock = Clock(self.leadership, EntryRuns(self.store), [source])
+        source.call_when_ready(self.clock.wake)
 
     def __enter__(self) -> Self:
         self.leadership.start(before_resigning=lambda: None, saw_epoch=lambda _: None)

@@ -11,6 +11,7 @@ from celery_perpetual.beat.cycle import Cycle
 from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.maintenance import Maintenance
+from celery_perpetual.beat.poll_source import PollSource
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.beat.store_identity import StoreIdentity
 from celery_perpetual.namespace import Namespace
@@ -74,8 +75,10 @@ class Engine:
         leadership.knows(len(roster.discovery.tasks), roster.discovery.digest())
         runner = self.namespace.runner
         polls = PollThreads(runner.poll, settings.poll_threads, settings.max_abandoned_polls)
-        clock = Clock(store, leadership, roster, runner, polls, self.entry_runs)
-        self.entry_runs.on_run = polls.on_end = clock.wake
+        source = PollSource(store.clone(), roster, runner, polls)
+        clock = Clock(leadership, self.entry_runs, [source])
+        self.entry_runs.on_run = clock.wake
+        source.call_when_ready(clock.wake)
         memory = StoreIdentity(
             store,
             self.namespace.pauses,

@@ -51,6 +51,8 @@ class Claim:
     """It is evaluated by a worker."""
     abandoned: bool = False
     """Set when the time limit has passed: what the poll still brings is not wanted."""
+    schedule_error: Exception | None = None
+    """Why its schedule cannot say when the unit is due next: the poll fails without being evaluated."""
     committed: bool = False
     """Set when the batch is in the ledger: only its publishing is left."""
 

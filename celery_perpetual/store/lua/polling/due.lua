@@ -10,7 +10,8 @@
 local found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
 local reply = {now, ''}
 for i = 1, #found, 2 do
-  local known = redis.call('HMGET', unit_prefix .. found[i], 'anchor', 'trigger', 'killed', 'claim_by')
+  -- A unit whose key is of a wrong type is for its claim to find out, not for all units that are due with it.
+  local known = redis.pcall('HMGET', unit_prefix .. found[i], 'anchor', 'trigger', 'killed', 'claim_by')
   local left_open = known[4] and known[4] ~= '' and known[4] ~= mine
   local suspect = left_open or (tonumber(known[3]) or 0) > 0
   reply[#reply + 1] = found[i]

@@ -1,0 +1,175 @@
+"""Units that are due to be polled, as a source of the clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from celery_perpetual import events
+from celery_perpetual.beat.due import DueReader, DueUnits
+from celery_perpetual.beat.registration import Registration
+from celery_perpetual.beat.roster import Roster
+from celery_perpetual.beat.schedules import ScheduleFailed, Schedules
+from celery_perpetual.errors import StoreRefused
+from celery_perpetual.failures import POLLS
+from celery_perpetual.polling.claims import Claim, Claims
+from celery_perpetual.polling.closing import PollEnds, broke_off
+from celery_perpetual.polling.end import PollEnd, failed, still_hanging, timed_out
+from celery_perpetual.polling.runner import Runner
+from celery_perpetual.polling.threads import MOST_ENDS, PollThreads
+from celery_perpetual.store.connection import Store
+from celery_perpetual.tasks.cadence import Occurrence
+from celery_perpetual.tasks.unit import TaskUnit
+from celery_perpetual.telemetry import emit
+
+#: Longest pause between two looks: a nudge from another process waits no longer.
+LONGEST_PAUSE = 0.5
+#: Pause where all threads are taken; the end of a poll cuts it short.
+NO_ROOM = 0.02
+#: Most units claimed by one call.
+MOST_CLAIMS = 100
+#: Threads that send polls to the workers.
+SENDERS = 2
+#: A unit that the store refuses is left alone for so many seconds.
+PUT_ASIDE = 60.0
+
+
+class PollSource:
+    """Claims due units and runs their polls on threads of this process, or sends them to workers."""
+
+    def __init__(self, store: Store, roster: Roster, runner: Runner, threads: PollThreads) -> None:
+        self._roster = roster
+        self._threads = threads
+        self._schedules = Schedules()
+        self._claims = Claims(store)
+        self._reader = DueReader(self._claims)
+        self._ends = PollEnds(store.clone())
+        self._registration = Registration(store, roster, self._schedules)
+        self._senders = PollThreads(runner.poll, SENDERS, 0)
+        """Threads that only send polls to workers; no user code runs on them."""
+        self._alone: str | None = None
+        """A unit whose poll was open when a leader died runs without company: if it kills again, it is known."""
+        self._aside: dict[str, float] = {}
+        """Units that the store has refused, until when they are left alone (monotonic)."""
+        self._ahead_of_us: int | None = None
+        """The store's time minus this process's monotonic clock, ms."""
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._threads.running)
+
+    def call_when_ready(self, wake: Callable[[], object]) -> None:
+        """Have something called, on another thread, when there may be more to do."""
+        self._threads.on_end = self._schedules.answered = wake
+
+    def begin_storing(self) -> Callable[[], float]:
+        for claim in self._threads.overdue():
+            self._store(timed_out(claim))
+        ends = self._threads.ended()
+        if not ends:
+            return lambda: LONGEST_PAUSE
+        stored = self._ends.begin(ends)
+
+        def finish() -> float:
+            try:
+                stored()
+            finally:
+                self._threads.were_stored(ends)
+            # Units that have been polled may be due again at once; without a free thread the end of a poll wakes us.
+            return 0.0 if self._threads.free or len(ends) >= MOST_ENDS else NO_ROOM
+
+        return finish
+
+    def due(self, leader: str) -> DueUnits | float:
+        self._schedules.begin_turn()
+        self._registration.go_on(leader)
+        room = self._room
+        if not room or self._alone_runs:
+            return NO_ROOM
+        found = self._reader.take(leader, room)
+        self._notice_a_step(found)
+        if not found.rows:
+            return 0.0 if self._registration.unfinished else _pause(found)
+        return found
+
+    def claim(self, leader: str, due: DueUnits) -> list[Claim]:
+        known = self._roster.units
+        self._registration.forget(leader, [row.unit for row in due.rows if row.unit not in known])
+        rows = [row for row in due.rows if row.unit in known and self._aside.get(row.unit, 0.0) < time.monotonic()]
+        if any(row.suspect for row in rows):
+            self._reader.forget()
+            if self._threads.running:
+                return []
+            rows = [row for row in rows if row.suspect][:1]
+            self._alone = rows[0].unit
+        wanted: list[tuple[TaskUnit, Occurrence]] = []
+        errors: dict[str, ScheduleFailed] = {}
+        for row in rows:
+            unit = known[row.unit]
+            try:
+                occurrence = self._schedules.occurrence(unit, row.at, row.anchor, row.trigger, due.now)
+            except ScheduleFailed as error:
+                occurrence, errors[unit.name] = Occurrence(row.at, due.now + POLLS.first_ms), error
+            if occurrence is not None:
+                wanted.append((unit, occurrence))
+        claims = self._claimed(leader, due.seen, wanted)
+        for claim in claims:
+            claim.schedule_error = errors.get(claim.unit.name)
+        return claims
+
+    def start(self, claims: Sequence[Claim]) -> float:
+        worn_out, here = self._threads.worn_out, []
+        for claim in claims:
+            if claim.schedule_error is not None:
+                self._store(failed(claim, claim.schedule_error))
+            elif claim.runs_in_worker or worn_out:
+                claim.runs_in_worker = True
+                self._senders.start(claim)
+            elif (hanging := self._threads.hanging(claim.unit.name)) is not None:
+                self._store(still_hanging(claim, hanging))
+            else:
+                here.append(claim)
+        self._threads.start(*here)
+        return 0.0 if claims and self._room else NO_ROOM
+
+    def _claimed(self, leader: str, seen: int, wanted: list[tuple[TaskUnit, Occurrence]]) -> list[Claim]:
+        """One unit that the store refuses, over a key of a wrong type, does not hold up the others."""
+        try:
+            answers = self._claims.by_leader(leader, seen, wanted) if wanted else []
+        except StoreRefused as error:
+            if len(wanted) > 1:
+                return [claim for one in wanted for claim in self._claimed(leader, seen, [one])]
+            name = wanted[0][0].name
+            self._aside[name] = time.monotonic() + PUT_ASIDE
+            emit(events.PART_FAILED, part=f"the claim of {name}", error=error)
+            return []
+        return [answer for answer in answers if isinstance(answer, Claim)]
+
+    def _store(self, end: PollEnd) -> None:
+        """Store one end; where the store refuses it, its claim expires and the others go on."""
+        try:
+            self._ends.store_one(end)
+        except StoreRefused as error:
+            broke_off(end.claim, error)
+
+    @property
+    def _room(self) -> int:
+        return min(MOST_CLAIMS, self._senders.free if self._threads.worn_out else self._threads.free)
+
+    @property
+    def _alone_runs(self) -> bool:
+        return self._alone is not None and any(claim.unit.name == self._alone for claim in self._threads.running)
+
+    def _notice_a_step(self, found: DueUnits) -> None:
+        """After a step back of the store's clock, times that were stored before may lie ahead."""
+        ahead, before = found.now - round(time.monotonic() * 1000), self._ahead_of_us
+        if before is not None and ahead < before - 1000:
+            self._registration.again()
+        self._ahead_of_us = ahead
+
+
+def _pause(found: DueUnits) -> float:
+    """Seconds until something is due."""
+    if found.following is None:
+        return LONGEST_PAUSE
+    return max(0.001, min(LONGEST_PAUSE, (found.following - found.now) / 1000))
