@@ -11,7 +11,7 @@ import pytest
 from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.console import Console
-from tests.support.stream_events import poll_events
+from tests.support.stream_events import poll_events, polls_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,8 +173,10 @@ def work(n): ...
 
     wait_until(lambda: len(proj.rows("cancelled")) >= 40, "forty coroutines are cancelled")
     threads = psutil.Process(beat.pid).num_threads()
-    before = len(poll_events(store_redis, "proj.work"))
-    wait_until(lambda: len(poll_events(store_redis, "proj.work")) >= before + 3, "the other one is polled on")
+    before = polls_behind(poll_events(store_redis, "proj.work"))
+    wait_until(
+        lambda: polls_behind(poll_events(store_redis, "proj.work")) >= before + 3, "the other one is polled on", 20
+    )
 
     hanging = [event for event in poll_events(store_redis) if event.unit != "perpetual:proj.work"]
     assert {event.status for event in hanging} == {"timed_out"}

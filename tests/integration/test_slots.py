@@ -11,7 +11,7 @@ from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.clock import CLOCK, MOST_LAG, calls, check_grid, elected
 from tests.support.console import Console
-from tests.support.stream_events import poll_events, seconds, statuses
+from tests.support.stream_events import poll_events, polls_behind, seconds, statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,9 @@ def only_batch():
     with Console(proj) as console:
         assert beat.terminate()[0] == 0
         (folded,) = console("perpetual.polls('proj.often')")
-        assert (folded["status"], folded["repeated"]) == ("empty", len(statuses(store_redis, "proj.often")))
+        events = poll_events(store_redis, "proj.often")
+        assert folded["status"] == "empty"
+        assert 0 <= folded["repeated"] - polls_behind(events) < 10
         units = {unit["task"].removeprefix("proj."): unit for unit in console("perpetual.units()")}
     assert {name: unit["state"] for name, unit in units.items()} == {
         "hourly": "active", "bad": "backing_off", "often": "active", "delta": "active", "scheduled": "active",

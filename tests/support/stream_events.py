@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ def poll_events(client: redis.Redis, task: str | None = None, prefix: str = "per
             written = int(entry.split("-")[0]) / 1000
             found.append(PollEvent(data["unit"], data["status"], seconds(data["slot"]), written, data))
     return found
+
+
+def polls_behind(found: list[PollEvent]) -> int:
+    """Return how many polls the events of one unit stand for: runs of equal outcomes are folded."""
+    counts = [0, *(event.data.get("repeated", 1) for event in found)]
+    return sum(now - before if now > before else now for before, now in pairwise(counts))
 
 
 def statuses(client: redis.Redis, task: str) -> list[str]:
