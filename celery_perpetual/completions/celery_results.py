@@ -1,7 +1,12 @@
-"""Stores results in Celery's backend for tasks that end without Celery storing a state, so that ``get()`` wakes."""
+"""Stores results in Celery's backend for tasks that end without Celery storing a state, so that ``get()`` wakes.
+
+With ``result_backend_always_retry`` a backend tries for ever, which is right in a process that runs one task. Much of
+this runs in a worker's main process, where all tasks would wait, so the tries are bounded here.
+"""
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -13,13 +18,18 @@ from celery_perpetual.telemetry import emit
 if TYPE_CHECKING:
     from celery import Celery
 
+#: Repeats of a question; as many as Celery's own worker allows itself where it asks for the state of a lost task. To store
+#: a result is not repeated: Celery's Redis backend tries for some seventeen seconds each time.
+MOST_RETRIES = 3
+
 
 def store_failure(app: Celery, task: Any, task_id: str, exception: Exception, request: Any = None) -> None:
     """Store a failure; the rest of the chain and the chord of ``request`` are failed by it as by any other."""
     if request is not None and request.is_eager:
         return
     try:
-        _backend(app, task).mark_as_failure(task_id, exception, request=request, store_result=_stores(task, request))
+        backend = bounded(_backend(app, task), 0)
+        backend.mark_as_failure(task_id, exception, request=request, store_result=_stores(task, request))
     except Exception as error:
         emit(events.RESULT_NOT_STORED, task_id=task_id, error=error)
 
@@ -30,8 +40,8 @@ def store_failure_if_pending(app: Celery, task: Any, task_id: str, exception: Ex
     if isinstance(backend, DisabledBackend) or not _stores(task, None):
         return
     try:
-        if backend.get_state(task_id) not in states.READY_STATES:
-            backend.mark_as_failure(task_id, exception)
+        if bounded(backend).get_state(task_id) not in states.READY_STATES:
+            bounded(backend, 0).mark_as_failure(task_id, exception)
     except Exception as error:
         emit(events.RESULT_NOT_STORED, task_id=task_id, error=error)
 
@@ -42,10 +52,29 @@ def is_success(app: Celery, task: Any, task_id: str) -> bool:
     if isinstance(backend, DisabledBackend):
         return False
     try:
-        return bool(backend.get_state(task_id) == states.SUCCESS)
+        return bool(bounded(backend).get_state(task_id) == states.SUCCESS)
     except Exception as error:
         emit(events.RESULT_NOT_READ, task_id=task_id, error=error)
         return False
+
+
+def store_revoked(app: Celery, task_id: str, reason: str) -> None:
+    """Store that a task was revoked.
+
+    Raises:
+        Exception: what the backend raises where it cannot be reached.
+    """
+    bounded(_backend(app, None), 0).mark_as_revoked(task_id, reason)
+
+
+def bounded(backend: Any, retries: int = MOST_RETRIES) -> Any:
+    """A backend that shares the connections of ``backend`` and repeats a call only so many times."""
+    if getattr(backend, "always_retry", False) is not True:
+        return backend
+    # A copy, because the backend may be shared by threads that run tasks.
+    impatient = copy(backend)
+    impatient.max_retries = min(backend.max_retries, retries)
+    return impatient
 
 
 def _backend(app: Celery, task: Any) -> Any:

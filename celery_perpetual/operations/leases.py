@@ -191,7 +191,7 @@ class LeaseOperations(Namespace):
         """
         with self._last_word(task_id, REVOKED, None) as ended:
             if ended:
-                self.app.backend.mark_as_revoked(task_id, "cancelled")
+                celery_results.store_revoked(self.app, task_id, "cancelled")
                 self.app.control.revoke(task_id, terminate=True)
         return ended
 
@@ -224,7 +224,7 @@ class LeaseOperations(Namespace):
                     revoked = TaskEnd(task_id=task_id, task=name, status=REVOKED, announce=announces(task))
                     # A task that runs, or has ended, loses one more copy of its message and nothing else.
                     if self.announcer.announce_now(revoked) == FIRST:
-                        self.app.backend.mark_as_revoked(task_id, "purged")
+                        celery_results.store_revoked(self.app, task_id, "purged")
         return count
 
     @contextmanager

@@ -13,6 +13,7 @@ from celery.backends.rpc import RPCBackend
 
 from celery_perpetual import events
 from celery_perpetual.completions.batches import BatchResult, batch_result
+from celery_perpetual.completions.celery_results import bounded
 from celery_perpetual.completions.completion import PENDING, UNKNOWN, Completion, from_celery, from_json
 from celery_perpetual.errors import NotFound
 from celery_perpetual.ledger.ids import parse_item_id
@@ -95,7 +96,7 @@ class Lookup:
     def _celery_results(self, ids: Sequence[str]) -> dict[str, Completion]:
         try:
             # One for all reads: each new `app.backend` would bring a connection of its own.
-            self._backend = self._backend or self._app.backend
+            self._backend = self._backend or bounded(self._app.backend)
             metas = _metas(self._backend, ids)
         except Exception as error:  # a foreign server's trouble must not end a wait
             emit(events.BACKEND_SILENT, error=error)
