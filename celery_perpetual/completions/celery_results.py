@@ -18,8 +18,8 @@ from celery_perpetual.telemetry import emit
 if TYPE_CHECKING:
     from celery import Celery
 
-#: Repeats of a question; as many as Celery's own worker allows itself where it asks for the state of a lost task. To store
-#: a result is not repeated: Celery's Redis backend tries for some seventeen seconds each time.
+#: Repeats of a question; as many as Celery's own worker allows itself where it asks for the state of a lost task.
+#: Storing a result is not repeated: Celery's Redis backend tries for some seventeen seconds each time.
 MOST_RETRIES = 3
 
 
