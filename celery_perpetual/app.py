@@ -1,4 +1,4 @@
-"""``Perpetual(app)``: everything hangs on it, nothing is decided in it."""
+"""``Perpetual(app)``: wires an app and gives access to every operation; it decides nothing itself."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ SCHEDULER_WITHOUT_POLLS = _warning(
     "scheduler.without_polls", "this beat does not poll %(tasks)s; start it with -S perpetual"
 )
 SEAM_UNKNOWN = _warning("seam.unknown", "seam %(seam)s is not as known, so %(without)s: %(evidence)s")
-VERSIONS_UNSEEN = _info("seam.versions_unseen", "versions that were not seen before: %(packages)s")
+VERSIONS_UNSEEN = _info("seam.versions_unseen", "this package was not tried with these versions: %(packages)s")
 WIRING_MISSING = _warning(
     "wiring.missing", "Perpetual(app) is missing: no worker announces how items end; see the README"
 )
