@@ -18,7 +18,8 @@ from workers import cpu_of
 
 from celery_perpetual import Perpetual, PerpetualTask
 from celery_perpetual.embedded import EmbeddedServer
-from celery_perpetual.leases.grants import COPY, NONCE, TAG
+from celery_perpetual.leases.execution import Execution
+from celery_perpetual.recovery.losses import take_leases
 from celery_perpetual.recovery.sweep import AT_ONCE
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ class Leased:
                 for _ in range(EACH):
                     task_id, nonce, tag = (str(uuid4()) for _ in range(3))
                     copy = f'{{"id": "{task_id}", "body": "{"x" * 500}"}}'
-                    ask(self._task, task_id, {NONCE: nonce, TAG: tag, COPY: copy})
+                    ask(self._task, Execution(task_id=task_id, nonce=nonce, tag=tag, copy=copy), {})
                 assert all(verdict == b"run" for verdict, _, _ in pipe.execute())
         finally:
             store.wire = wire
@@ -157,7 +158,7 @@ class Leased:
         worker = "first"
         while worker:
             before = cpu_of(self._server.pid)
-            _, worker, leases, empty = self._leases.sweep(AT_ONCE)
+            _, worker, leases, empty = take_leases(self._leases, AT_ONCE)
             calls.append(cpu_of(self._server.pid) - before)
             taken += leases
             taking += leases > 0

@@ -171,6 +171,7 @@ DELIVERY_DROPPED = _info("delivery.dropped", "dropped a delivery of task %(task_
 EXECUTION_OVERTAKEN = _warning(
     "execution.overtaken", "an execution of task %(task_id)s has lost its lease, its result is dropped"
 )
+EXECUTION_CANCELLED = _warning("execution.cancelled", "Celery has cancelled task %(task_id)s: %(verdict)s")
 EXECUTION_MISSING = _warning(
     "execution.missing", "task %(task_id)s has a lease of this worker but does not run here: %(verdict)s"
 )

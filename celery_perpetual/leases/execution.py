@@ -1,4 +1,4 @@
-"""One execution of a task: a delivery of its message that was given the right to run."""
+"""One execution of a task, and everything that is known of it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
 
-#: Where a request keeps what its receiving worker knows of its delivery.
-OF_DELIVERY = NONCE, TAG, COPY, STRUCK = "perpetual_nonce", "perpetual_tag", "perpetual_copy", "perpetual_struck"
+from celery_perpetual.leases.scope import Interest
 
-#: With which step its message is struck off the broker's books, where a script does that.
+if TYPE_CHECKING:
+    from celery_perpetual.completions.backlog import UnstoredResult
+    from celery_perpetual.completions.end import ExpectedEnd
+
+#: Where a request carries what its receiving worker knows of the delivery; see :meth:`Execution.delivery`.
+DELIVERY = "perpetual_delivery"
+
+#: With which step a script acknowledges the message, where one does that.
 AT_START, AT_END = "start", "end"
 
 
@@ -20,37 +27,115 @@ class LeaseLost(Ignore):
     """The execution has no right to go on: Celery ignores what it brings, and it completes nothing."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Execution:
-    """One execution, in the process that runs it or in the one that speaks for it."""
+    """One execution, in the process that runs it or in the one that speaks for it.
+
+    The worker's main process makes it of a message, the process that runs the task of what came along with the request.
+    """
 
     task_id: str
-    nonce: str
-    """Of the delivery; made where the message was received."""
-    leased: bool = True
-    """False where it runs without a lease, because the store did not answer."""
+
+    nonce: str = ""
+    """Name of the delivery, made where it was received; "" where the task needs no lease, ``*`` for an operator."""
+    tag: str = ""
+    """Delivery tag of the message."""
+    copy: str = ""
+    """The message as JSON, where the ledger could not build it."""
+    acknowledged_by: str = ""
+    """The script that acknowledges the message: :data:`AT_START` or :data:`AT_END`; "" where Celery does."""
+
+    leased: bool = False
+    """Whether it runs under a lease; not where it needs none, or the store did not answer."""
     token: int | None = None
     """Fencing number of the lease; only grows."""
     recoveries: int = 0
-    tag: str = ""
-    """Delivery tag of the message that the end strikes off the broker's books; "" where Celery acknowledges it."""
     granted_at: float = 0.0
     """Just before the lease was asked for: seconds of the machine's monotonic clock."""
+
+    task: Any = None
+    """The task, from its ``task_prerun`` on."""
+    interest: Interest = Interest.NONE
+    since: float = 0.0
+    """When it began: seconds of the machine's monotonic clock."""
+    around: BaseException | None = None
+    """What was being handled when it began; anything else at its end is on its way out of Celery's code."""
+    end: ExpectedEnd | None = None
+    """Its end, written as far as it is known."""
+    is_entered: bool = False
+    """Whether the body has been called: another call is one as a function."""
+    has_returned: bool = False
+    """Whether the body has returned, and what it returned is what the task ends with."""
+    is_over: bool = False
+    """Whether its end has been handed to the store or is kept for it, or comes from elsewhere."""
+    unstored: UnstoredResult | None = None
+    """Its result, where Celery's backend could not store it."""
+    meta: dict[str, Any] | None = None
+    """What the task has said about itself."""
+    is_by_signal: bool = False
+    """Whether ``task_prerun`` has made it: no worker's tracer stands around it."""
+    outer: Execution | None = None
+    """The execution in whose body this one runs, or which is spoken for besides."""
+
+    @classmethod
+    def delivered(cls, task_id: str, delivery: tuple[str, str, str, str]) -> Execution:
+        """What came along with a request."""
+        nonce, tag, copy, acknowledged_by = delivery
+        return cls(task_id=task_id, nonce=nonce, tag=tag, copy=copy, acknowledged_by=acknowledged_by)
+
+    @property
+    def delivery(self) -> tuple[str, str, str, str]:
+        """What travels along with the request to the process that runs the task."""
+        return self.nonce, self.tag, self.copy, self.acknowledged_by
+
+    @property
+    def unacked_tag(self) -> str:
+        """Tag of the message that the end acknowledges; "" where Celery does that, or the start has done it."""
+        is_open = self.acknowledged_by == AT_END or (self.acknowledged_by == AT_START and self.token is None)
+        return self.tag if is_open else ""
 
 
 _current: ContextVar[Execution | None] = ContextVar("celery_perpetual.execution", default=None)
 
 
 def current() -> Execution | None:
-    """The execution that this thread runs or speaks for."""
+    """The execution that this thread or greenlet runs or speaks for."""
     return _current.get()
+
+
+def execution_of(task_id: Any) -> Execution | None:
+    """The same, if it is one of this task id."""
+    execution = _current.get()
+    return execution if execution is not None and execution.task_id == task_id else None
+
+
+def leased_execution() -> Execution | None:
+    """The innermost execution that needs a lease: a task that its caller runs by itself runs under its caller's."""
+    execution = _current.get()
+    while execution is not None and not execution.nonce:
+        execution = execution.outer
+    return execution
+
+
+def enter(execution: Execution) -> None:
+    """From now on, until :func:`leave`, this thread or greenlet runs it."""
+    execution.outer = _current.get()
+    _current.set(execution)
+
+
+def leave(execution: Execution) -> None:
+    """Go on with what was run before."""
+    _current.set(execution.outer)
 
 
 @contextmanager
 def acting_for(execution: Execution | None) -> Iterator[None]:
     """Whatever is said inside of how a task ended is said of this execution."""
-    before = _current.set(execution)
+    if execution is None:
+        yield
+        return
+    enter(execution)
     try:
         yield
     finally:
-        _current.reset(before)
+        leave(execution)

@@ -14,18 +14,16 @@ from celery_perpetual import events
 from celery_perpetual.broker.unacked import shares_unacked, unacked_keys
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.leases.execution import AT_END, AT_START, COPY, NONCE, STRUCK, TAG, Execution
-from celery_perpetual.leases.scope import BUILT_IN
+from celery_perpetual.leases.execution import AT_START, Execution
+from celery_perpetual.leases.on_lost import when_lost
 from celery_perpetual.leases.workers import WorkerRun, Workers
-from celery_perpetual.ledger.ids import item_address, item_slots, parse_item_id
+from celery_perpetual.ledger.ids import item_slots, parse_item_id
 from celery_perpetual.store.address import is_redis
-from celery_perpetual.store.commands.leases import is_known, is_parked, lease_of, state_of
+from celery_perpetual.store.commands.leases import is_known, is_parked, lease_of
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.header import Of
 from celery_perpetual.store.prepared import Prepared
 from celery_perpetual.store.scripts import script
-from celery_perpetual.tasks.contract import ON_LOST
-from celery_perpetual.tasks.options import PerpetualOptions
 from celery_perpetual.tasks.task import HEADER, PerpetualTask
 from celery_perpetual.telemetry import emit
 
@@ -37,10 +35,6 @@ if TYPE_CHECKING:
 
 #: With ``perpetual_store_down = "hold"``: pause between two tries to ask for a lease.
 HOLD_SECONDS = 0.5
-
-
-#: Of a task that says nothing.
-DEFAULTS = PerpetualOptions()
 
 
 class Grants:
@@ -63,7 +57,7 @@ class Grants:
         self.on_lost: Callable[[], object] | None = None
         """Called in a worker's main process when a task is to be sent again at once."""
         self.on_news: Callable[[], object] = lambda: None
-        """Called there when a message was received or settled."""
+        """Called there when a message was received or acknowledged."""
 
     @cached_property
     def store(self) -> Store:
@@ -77,35 +71,28 @@ class Grants:
         return isinstance(url, str) and is_redis(url)
 
     @cached_property
-    def strikes(self) -> bool:
-        """Whether the scripts can strike what this worker received off the broker's books."""
+    def acknowledges(self) -> bool:
+        """Whether the scripts can acknowledge what this worker received."""
         return shares_unacked(self._app, self._patient)
 
-    def guards(self, task: Any, task_id: Any, headers: Any) -> bool:
-        """Whether the message of a task needs a lease to run."""
-        if not isinstance(task_id, str) or task is None or getattr(task, "lease", None) is False:
-            return False
-        if headers.get(HEADER) or isinstance(task, PerpetualTask) or parse_item_id(task_id) is not None:
-            return True
-        return self.settings.leases == "all" and not task.name.startswith(BUILT_IN)
-
-    def start(self, task: Any, task_id: str, request: Any) -> Execution | str:
-        """Ask for the lease.
+    def start(self, task: Any, execution: Execution, request: Any) -> str:
+        """Ask for the lease of an execution, and note in it what was granted.
 
         Returns:
-            The execution, or why it must not run: ``final``, ``parked``, ``old`` or ``adopted``.
+            "" if it may run, or why it must not: ``final``, ``parked``, ``old`` or ``adopted``.
         """
         reach("task.starting")
         if self.settings.store_down == "run" and self._down():
-            return _without_lease(task_id, request)
+            return ""
+        task_id = execution.task_id
         while True:
             asked_at = time.monotonic()
             try:
-                verdict, token, recoveries = self._start(task, task_id, request)
+                verdict, token, recoveries = self._start(task, execution, request)
             except StoreUnavailable as error:
                 if self.settings.store_down == "run":
                     emit(events.LEASE_SKIPPED, task_id=task_id, error=error)
-                    return _without_lease(task_id, request)
+                    return ""
                 emit(events.LEASE_WAITING, task_id=task_id, error=error)
                 time.sleep(HOLD_SECONDS)
                 continue
@@ -113,14 +100,13 @@ class Grants:
                 raise
             except Exception as error:  # whatever it is: a task whose body has not run has not failed
                 emit(events.LEASE_FAILED, task_id=task_id, error=error)
-                return _without_lease(task_id, request)
+                return ""
             reach("task.started")
             if verdict != b"run":
                 return str(verdict.decode())
-            return Execution(
-                task_id=task_id, nonce=request[NONCE], token=int(token), recoveries=int(recoveries),
-                tag=request[TAG] if request.get(STRUCK) == AT_END else "", granted_at=asked_at,
-            )  # fmt: skip
+            execution.leased, execution.granted_at = True, asked_at
+            execution.token, execution.recoveries = int(token), int(recoveries)
+            return ""
 
     @cached_property
     def _ask(self) -> Prepared:
@@ -130,18 +116,18 @@ class Grants:
             unacked=broker.unacked, unacked_index=broker.received,
         )  # fmt: skip
 
-    def _start(self, task: Any, task_id: str, request: Any) -> Any:
-        where = item_slots(self.store.keys, task_id)
+    def _start(self, task: Any, execution: Execution, request: Any) -> Any:
+        task_id, where = execution.task_id, item_slots(self.store.keys, execution.task_id)
         worker = "" if self.instance is None else self.instance.name
-        most, on_lost = _when_lost(task)
-        ours = parse_item_id(task_id) is not None or request.get(HEADER) or isinstance(task, PerpetualTask)
+        most, on_lost = when_lost(task)
+        is_perpetual = parse_item_id(task_id) is not None or request.get(HEADER) or isinstance(task, PerpetualTask)
         redelivered = (request.get("delivery_info") or {}).get("redelivered")
         return self._ask(
             batch=self.store.keys.poll(str(where.pop("poll"))), **where, id=task_id, worker=worker,
-            nonce=request[NONCE], nesting=int(request.get("replaced_task_nesting") or 0),
+            nonce=execution.nonce, nesting=int(request.get("replaced_task_nesting") or 0),
             retries=int(request.get("retries") or 0),
-            most=most, on_lost=on_lost, tag=request.get(TAG) or "", task=task.name, copy=request.get(COPY) or "",
-            ended=int(bool(ours or redelivered)), strikes=int(request.get(STRUCK) == AT_START),
+            most=most, on_lost=on_lost, tag=execution.tag, task=task.name, copy=execution.copy,
+            ended=int(bool(is_perpetual or redelivered)), strikes=int(execution.acknowledged_by == AT_START),
         )  # fmt: skip
 
     def holds(self, execution: Execution) -> bool:
@@ -195,35 +181,6 @@ class Grants:
             emit(events.RELEASE_FAILED, task_id=task_id, error=error)
             return "gone"
 
-    def sweep(self, most: int = 100, stopping: str = "") -> tuple[int, str, int, bool]:
-        """Take leases of one dead worker, or of one that stops; see ``sweep.lua``.
-
-        Returns:
-            Until when nothing expires (ms, 0 = now), the worker or "", how many leases, whether it holds no more.
-        """
-        held, worker, taken, empty = script("sweep")(self.store, most_now=most, stopping=stopping)
-        return int(held), worker.decode(), int(taken), bool(empty)
-
-    def missed(self, task_id: str, name: str, *, counts: bool, tag: str = "", copy: str = "") -> str:
-        """A task whose message nobody has any more, see ``reconcile.lua``; returns what becomes of it.
-
-        Raises:
-            StoreUnavailable: the store did not answer.
-        """
-        keys, where = self.store.keys, item_address(task_id)
-        task: Any = self._app.tasks.get(name)
-        if task is None or not self.guards(task, task_id, {HEADER: 1}):
-            return "gone"
-        poll_id, chunk = ("", 0) if where is None else (where.poll_id, where.chunk)
-        most, on_lost = _when_lost(task)
-        state = state_of(self.store, task_id)
-        verdict = script("declare_lost")(
-            self.store, chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk), id=task_id,
-            position=-1 if where is None else where.position, task=name, most=most, on_lost=on_lost,
-            recoveries=0 if state is None else state.recoveries, counts=int(counts), tag=tag, copy=copy,
-        )  # fmt: skip
-        return str(verdict.decode())
-
     @cached_property
     def workers(self) -> Workers:
         """What the workers say of themselves."""
@@ -234,17 +191,3 @@ class Grants:
         if self.instance is None or self.instance.pid != os.getpid():
             self.instance = WorkerRun(hostname, self.settings.lease_ttl)
         return self.instance
-
-
-def _without_lease(task_id: str, request: Any) -> Execution:
-    return Execution(
-        task_id=task_id, nonce=request[NONCE], leased=False, tag=request[TAG] if request.get(STRUCK) else ""
-    )
-
-
-def _when_lost(task: Any) -> tuple[int, str]:
-    """How often a task may be lost, and what becomes of it; an ordinary task has the defaults of a perpetual one."""
-    options = getattr(task, "perpetual_options", None) or DEFAULTS
-    on_lost = getattr(task, "on_lost", None)
-    # What an ordinary task calls so may be anything.
-    return options.max_recoveries, on_lost if on_lost in ON_LOST else PerpetualTask.on_lost

@@ -1,17 +1,33 @@
-"""Which ends concern us, and which of them are announced."""
+"""What a task, and a message of it, means to us."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from enum import Flag, auto
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
 from celery_perpetual.ledger.ids import parse_item_id
 from celery_perpetual.tasks.task import HEADER, PerpetualTask
 
+if TYPE_CHECKING:
+    from celery_perpetual.settings import Settings
+
 #: Tasks that are machinery, not work.
 BUILT_IN = ("celery.", "celery_perpetual.")
+
+
+class Interest(Flag):
+    """What of a task is ours; a task of others has none of it."""
+
+    NONE = 0
+    LEASE = auto()
+    """It needs a lease to run, which its end gives back."""
+    END = auto()
+    """Its end is stored: its item is closed, and Celery's result is there even where Celery stores none."""
+    ANNOUNCE = auto()
+    """Its end is published."""
 
 
 def wired(app: Any) -> Any:
@@ -20,31 +36,36 @@ def wired(app: Any) -> Any:
     return perpetual if perpetual is not None and perpetual.has_store else None
 
 
-def is_ours(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool:
-    """Whether an end concerns us: an id of our form, our header, a perpetual task, or any task with ``all``."""
+def interest_in(app: Any, task: Any, task_id: Any, headers: Any = None) -> Interest:
+    """The interest in a task by the settings of its app; none if that is not wired."""
     perpetual = wired(app)
-    if perpetual is None or not isinstance(task_id, str):
-        return False
-    if parse_item_id(task_id) is not None or isinstance(task, PerpetualTask):
-        return True
-    if isinstance(headers, Mapping) and headers.get(HEADER):
-        return True
-    name = getattr(task, "name", None) or ""
-    return perpetual.settings.completions == "all" and not name.startswith(BUILT_IN)
+    return Interest.NONE if perpetual is None else interest_by(perpetual.settings, task, task_id, headers)
 
 
-def standing(app: Celery, task: Any, task_id: Any, headers: Any = None) -> bool | None:
-    """What the end of a task means to us.
+def interest_by(settings: Settings, task: Any, task_id: Any, headers: Any = None) -> Interest:
+    """The interest in a task.
 
-    Returns:
-        None: nothing. False: it may hold a lease, which is given back in silence. True: it is one of ours.
+    Args:
+        settings: of its app: which leases and completions are in use.
+        task: the registered task, None if there is none.
+        task_id: its id; what is not text is none of ours.
+        headers: of its message or request; anything else than a mapping says nothing.
     """
-    if is_ours(app, task, task_id, headers):
-        return True
-    perpetual = wired(app)
-    if perpetual is None or task is None or not isinstance(task_id, str) or getattr(task, "lease", None) is False:
-        return None
-    return False if perpetual.settings.leases == "all" and not task.name.startswith(BUILT_IN) else None
+    if not isinstance(task_id, str):
+        return Interest.NONE
+    is_perpetual = (
+        parse_item_id(task_id) is not None
+        or isinstance(task, PerpetualTask)
+        or bool(isinstance(headers, Mapping) and headers.get(HEADER))
+    )
+    is_work = is_perpetual or not str(getattr(task, "name", "")).startswith(BUILT_IN)
+    found = Interest.NONE
+    may_have = task is not None and getattr(task, "lease", None) is not False
+    if may_have and (is_perpetual or (settings.leases == "all" and is_work)):
+        found |= Interest.LEASE
+    if is_perpetual or (settings.completions == "all" and is_work):
+        found |= Interest.END | Interest.ANNOUNCE if announces(task) else Interest.END
+    return found
 
 
 def announces(task: Any) -> bool:

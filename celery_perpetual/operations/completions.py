@@ -7,9 +7,9 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Any, Literal
 
-from celery_perpetual.completions.annotations import annotate
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion
+from celery_perpetual.leases.annotations import annotate
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.waiting.aio import AsyncWaiting
 from celery_perpetual.waiting.blocking import Waiting

@@ -15,8 +15,8 @@ from celery_perpetual.completions.announce import FIRST
 from celery_perpetual.completions.completion import FAILURE, NEEDS_ATTENTION, REVOKED, UNKNOWN
 from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.errors import NotFound, NotSuccessful
-from celery_perpetual.leases.execution import current
-from celery_perpetual.leases.scope import announces
+from celery_perpetual.leases.execution import leased_execution
+from celery_perpetual.leases.scope import Interest, announces, interest_by
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.recovery.resend import Resender
 from celery_perpetual.store.commands.leases import (
@@ -145,7 +145,7 @@ class LeaseOperations(Namespace):
 
         None outside of a task, and where a task runs without a lease.
         """
-        execution = current()
+        execution = leased_execution()
         return None if execution is None else execution.token
 
     def still_mine(self) -> bool:
@@ -154,7 +154,7 @@ class LeaseOperations(Namespace):
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        execution = current()
+        execution = leased_execution()
         return execution is not None and execution.leased and self.grants.asks(execution)
 
     def recover(self, task_id: str) -> bool:
@@ -218,9 +218,9 @@ class LeaseOperations(Namespace):
             while (message := bound.get(no_ack=True)) is not None:
                 count += 1
                 headers = message.headers or {}
-                task_id, name = headers.get("id"), str(headers.get("task"))
+                task_id, name = str(headers.get("id")), str(headers.get("task"))
                 task = self.app.tasks.get(name)
-                if task_id is not None and self.grants.guards(task, task_id, headers):
+                if Interest.LEASE in interest_by(self.settings, task, task_id, headers):
                     revoked = TaskEnd(task_id=task_id, task=name, status=REVOKED, announce=announces(task))
                     # A task that runs, or has ended, loses one more copy of its message and nothing else.
                     if self.announcer.announce_now(revoked) == FIRST:

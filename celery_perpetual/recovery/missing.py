@@ -27,6 +27,7 @@ from celery_perpetual.broker.destinations import Destination, by_index, from_jso
 from celery_perpetual.broker.queues import ListAges
 from celery_perpetual.ledger.ids import base, item_id, item_index, parse_item_id
 from celery_perpetual.ledger.record import decode
+from celery_perpetual.recovery.losses import declare_lost
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.commands.batches import batch, open_batches
 from celery_perpetual.store.commands.destinations import published_to, sent_later_to
@@ -171,7 +172,7 @@ class MissingMessages:
 
     def _lost(self, task_id: str, *, counts: bool) -> int:
         self._missing.pop(task_id, None)
-        verdict = self._leases.missed(task_id, self._task_name(task_id), counts=counts)
+        verdict = declare_lost(self._app, self._leases, task_id, self._task_name(task_id), counts=counts)
         if verdict != "gone":
             emit(events.MESSAGE_LOST, task_id=task_id, verdict=verdict)
         return int(verdict != "gone")

@@ -9,7 +9,7 @@ and list change in one step.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kombu.utils.json import dumps, loads
 
@@ -17,7 +17,7 @@ from celery_perpetual import events
 from celery_perpetual.broker.commands import BrokerCommands, Command
 from celery_perpetual.broker.destinations import Destination, by_index
 from celery_perpetual.broker.destinations import from_json as from_json_destination
-from celery_perpetual.broker.message_copy import from_json, publish_copy, request_of
+from celery_perpetual.broker.message_copy import Copy, from_json, publish_copy, request_of
 from celery_perpetual.broker.unacked import shares_redis
 from celery_perpetual.broker.unacked_hash import UnackedHash
 from celery_perpetual.completions import celery_results
@@ -51,6 +51,22 @@ def _redelivered(command: Command) -> Command:
     payload = loads(str(command.value))
     payload["headers"]["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
     return command._replace(value=dumps(payload))
+
+
+class _LostTask(NamedTuple):
+    """An entry of the list, and what its message can be made of: in this order tag, copy, record."""
+
+    task_id: str
+    since: float
+    """Score of the entry that was read."""
+    task: str
+    """Its name, "" where it is not known."""
+    flag: str
+    """``resend`` or ``fail``."""
+    tag: str
+    """Delivery tag under which the broker may still have it."""
+    copy: Copy | None
+    record: Record | None
 
 
 class Resender:
@@ -93,49 +109,62 @@ class Resender:
             return 0
 
     def _send(self, capture: Capture | None, task_id: str, since: float) -> int:
-        state, copy = state_of(self._store, task_id) or UNKNOWN, copy_of(self._store, task_id)
-        if state.flag == "fail":
-            self._fail(task_id, state.task, "its worker is gone", copy)
+        lost = self._read(task_id, since)
+        if lost.flag == "fail":
+            self._fail(lost, "its worker is gone")
             return 0
+        sent = self._publish(lost) if capture is None else self._push(capture, lost)
+        if sent is None:
+            self._fail(lost, "nothing is left of its message")
+            return 0
+        return sent
+
+    def _read(self, task_id: str, since: float) -> _LostTask:
+        state, text = state_of(self._store, task_id) or UNKNOWN, copy_of(self._store, task_id)
+        copy = from_json(text) if text else None
         record = None if copy else self._record(task_id, state.retries)
-        if capture is not None:
-            unacked = UnackedHash(capture.channel)
-            commands = unacked.restoring(state.tag) if state.tag else None
-            is_unacked = commands is not None
-            if commands is None and copy:
-                commands = capture.copied(from_json(copy))
-            if commands is None and record is not None:
-                commands = capture.commands(record, task_id, destination=self._destination(task_id))
-            if commands is None:
-                self._fail(task_id, state.task, "nothing is left of its message")
-                return 0
-            again = BrokerCommands(_redelivered(command) for command in commands)
-            sent = self._pushed(capture, again, task_id, since)
-            if is_unacked:
-                unacked.acknowledge(state.tag)
-            return sent
-        if copy is None and record is None:
-            self._fail(task_id, state.task, "nothing is left of its message")
-            return 0
+        return _LostTask(task_id, since, state.task, state.flag, state.tag, copy, record)
+
+    def _push(self, capture: Capture, lost: _LostTask) -> int | None:
+        """To the front of its list on a Redis broker; None where nothing is left of its message."""
+        unacked = UnackedHash(capture.channel)
+        commands = unacked.restoring(lost.tag) if lost.tag else None
+        is_unacked = commands is not None
+        if commands is None and lost.copy is not None:
+            commands = capture.copied(lost.copy)
+        if commands is None and lost.record is not None:
+            commands = capture.commands(lost.record, lost.task_id, destination=self._destination(lost.task_id))
+        if commands is None:
+            return None
+        again = BrokerCommands(_redelivered(command) for command in commands)
+        if self._shares:
+            packed, targets = again.packed(front=True)
+            sent = self._remove(lost, packed, targets)
+        else:
+            capture.channel.run(again, front=True)
+            sent = self._remove(lost)
+        if is_unacked:
+            unacked.acknowledge(lost.tag)
+        return sent
+
+    def _publish(self, lost: _LostTask) -> int | None:
+        """To any other broker; None where nothing is left of its message."""
+        if lost.copy is None and lost.record is None:
+            return None
         with self._app.connection_for_write() as connection:
             producer = self._app.amqp.Producer(connection, auto_declare=False)
-            if copy:
-                publish_copy(producer, from_json(copy))
-            else:
-                assert record is not None
-                send(self._app, producer, record, task_id, destination=self._destination(task_id))
-        return self._struck(task_id, since, (), ())
+            if lost.copy is not None:
+                publish_copy(producer, lost.copy)
+            elif lost.record is not None:
+                send(self._app, producer, lost.record, lost.task_id, destination=self._destination(lost.task_id))
+        return self._remove(lost)
 
-    def _pushed(self, capture: Capture, commands: BrokerCommands, task_id: str, since: float) -> int:
-        if self._shares:
-            packed, targets = commands.packed(front=True)
-            return self._struck(task_id, since, packed, targets)
-        capture.channel.run(commands, front=True)
-        return self._struck(task_id, since, (), ())
-
-    def _struck(self, task_id: str, since: float, commands: Any, targets: Any) -> int:
+    def _remove(self, lost: _LostTask, commands: Any = (), targets: Any = ()) -> int:
+        """Take it off the list, and push it in the same step where broker and store are one; 0 if it was off before."""
         reach("lost.sending")
-        sent = script("resent")(self._store, targets=targets, id=task_id, since=repr(since), commands=commands)
+        sent = script("resent")(
+            self._store, targets=targets, id=lost.task_id, since=repr(lost.since), commands=commands
+        )
         reach("lost.sent")
         return int(sent)
 
@@ -164,13 +193,16 @@ class Resender:
         record = self._record(task_id, 0)
         return None if record is None else record.task
 
-    def _fail(self, task_id: str, name: str, reason: str, copy: bytes | None = None) -> None:
+    def _fail(self, lost: _LostTask, reason: str) -> None:
         """The end of a task that is not sent again; the rest of its chain fails with it."""
-        task = self._app.tasks.get(name)
-        error = TaskLost(f"task {task_id} is lost: {reason}")
-        celery_results.store_failure(self._app, task, task_id, error, request_of(from_json(copy)) if copy else None)
+        task = self._app.tasks.get(lost.task)
+        error = TaskLost(f"task {lost.task_id} is lost: {reason}")
+        request = None if lost.copy is None else request_of(lost.copy)
+        celery_results.store_failure(self._app, task, lost.task_id, error, request)
         perpetual: Any = getattr(self._app, "perpetual", None)
         if perpetual is not None:
-            end = TaskEnd(task_id=task_id, task=name, status=LOST, exception=error, nonce="*", announce=announces(task))
+            end = TaskEnd(
+                task_id=lost.task_id, task=lost.task, status=LOST, exception=error, nonce="*", announce=announces(task)
+            )
             perpetual.announcer.announce(end)
-        remove_lost(self._store, task_id)
+        remove_lost(self._store, lost.task_id)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
+from celery_perpetual.recovery.losses import take_leases
 from celery_perpetual.recovery.missing import MissingMessages
 from celery_perpetual.recovery.resend import Resender
 from celery_perpetual.recovery.unacked import UnackedMessages
@@ -57,12 +58,13 @@ class Sweep:
         """
         swept, limit = Swept(), self._leases.settings.sweep_limit
         while swept.leases < limit:
-            held, worker, taken, empty = self._leases.sweep(min(AT_ONCE, limit - swept.leases))
-            swept.leases += taken
-            swept.held_until = held
+            taken = take_leases(self._leases, min(AT_ONCE, limit - swept.leases))
+            worker = taken.worker
+            swept.leases += taken.taken
+            swept.held_until = taken.held_until
             if not worker:
                 break
-            if empty:
+            if taken.is_empty:
                 if self._unclaimed is not None:
                     self._unclaimed.died(self._leases.workers.tags_of(worker))
                 if not self._leases.workers.bury(worker):

@@ -18,7 +18,9 @@ from celery_perpetual import events
 from celery_perpetual.broker.capturing import CapturingChannel
 from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.unacked_hash import UnackedHash
+from celery_perpetual.leases.scope import Interest, interest_by
 from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.recovery.losses import declare_lost
 from celery_perpetual.store.commands.batches import known_batches
 from celery_perpetual.telemetry import emit
 
@@ -55,7 +57,7 @@ class UnackedMessages:
         self._foreign: dict[str, float] = {}
         """Deliveries that are no concern of ours: tag -> when it was received."""
         self._reported: set[str] = set()
-        """Tags that a worker had long enough to report them before it died: they did not kill it."""
+        """Tags that a worker has had long enough to report them: receiving them did not kill it."""
 
     def died(self, tags: set[str]) -> None:
         """A worker that had reported these tags is dead."""
@@ -78,10 +80,10 @@ class UnackedMessages:
             now = self._leases.store.now()
             received = unacked.received()
             workers = self._leases.workers.all()
-            for worker in workers:
-                for tag in worker.tags:
-                    received.pop(tag, None)
-            is_whole = self._see(unacked, now, received)
+            claimed = received.keys() & {tag for worker in workers for tag in worker.tags}
+            is_whole = self._see(unacked, now, {tag: at for tag, at in received.items() if tag not in claimed})
+            # A worker that lives may let go of them, for example when it loses its connection.
+            self._reported |= claimed
             # A message is in the hash before its worker's own code has seen it.
             before = min((worker.reported_at for worker in workers), default=now) - self._leases.store.limits.gap
             known = {seen.task_id for seen in self._seen.values()} if is_whole else None
@@ -109,7 +111,8 @@ class UnackedMessages:
         for first in range(0, min(len(new), MOST_NEW), AT_ONCE):
             for tag, copy in unacked.copies(new[first : min(first + AT_ONCE, MOST_NEW)]).items():
                 task_id, name = str(copy.headers.get("id")), str(copy.headers.get("task"))
-                guarded = self._leases.guards(self._app.tasks.get(name), task_id, copy.headers)
+                interest = interest_by(self._leases.settings, self._app.tasks.get(name), task_id, copy.headers)
+                guarded = Interest.LEASE in interest
                 if self._is_known(task_id, known_polls) if item_address(task_id) is not None else guarded:
                     self._seen[tag] = _Seen(now, unclaimed[tag], task_id, guarded)
                 else:
@@ -125,7 +128,7 @@ class UnackedMessages:
             return False
         if tag not in self._reported:
             kept = "" if item_address(task_id) is not None and not copy.headers.get("retries") else copy.to_json()
-            verdict = self._leases.missed(task_id, name, counts=True, tag=tag, copy=kept)
+            verdict = declare_lost(self._app, self._leases, task_id, name, counts=True, tag=tag, copy=kept)
             if verdict == "parked":
                 unacked.acknowledge(tag)
             if verdict != "gone":

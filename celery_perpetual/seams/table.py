@@ -115,6 +115,7 @@ IN_WORKERS = (
             Target("celery.worker.request:Request._context"),
             Target("celery.worker.request:Request.on_accepted", "self pid time_accepted", "time_start task_accepted"),
             Target("celery.worker.request:Request._announce_revoked", "self reason terminated", "acknowledge"),
+            Target("celery.worker.request:Request.cancel", "self pool"),
             Target("celery.worker.request:Request.execute_using_pool", "self pool", "_request_dict on_failure"),
             Target("celery.worker.request:create_request_cls", "base task"),
         ),
@@ -125,6 +126,8 @@ IN_WORKERS = (
         name="receiving",
         targets=(
             Target("celery.worker.consumer.consumer:Consumer.update_strategies", "self", "strategies build_tracer"),
+            Target("celery.worker.consumer.consumer:Consumer.on_close", "self", "reserved_requests active_requests"),
+            Target("celery.worker.consumer.consumer:Consumer.start", "self", "on_close"),
             Target("celery.worker.consumer.consumer:Consumer.on_decode_error", "self message exc"),
             Target("celery.worker.consumer.consumer:Consumer.create_task_handler", "self", "strategies"),
         ),

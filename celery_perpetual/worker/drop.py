@@ -13,6 +13,7 @@ from celery.utils.log import get_logger
 
 from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.leases.scope import Interest, interest_in
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.poison import PoisonMarks
 
@@ -29,9 +30,9 @@ def dropping(consumer: Any, strategy: Any) -> Any:
         info = getattr(message, "delivery_info", None) or {}
         grants, task_id = consumer.app.perpetual.grants, str(headers.get("id"))
         task = consumer.app.tasks.get(headers.get("task"))
-        if not info.get("redelivered") or not grants.guards(task, task_id, headers):
+        if not info.get("redelivered") or Interest.LEASE not in interest_in(consumer.app, task, task_id, headers):
             return strategy(message, *args, **kwargs)
-        suspects = None if grants.broker_is_redis else PoisonMarks(grants)
+        suspects = None if grants.broker_is_redis else PoisonMarks(consumer.app, grants)
         verdict = _parked(grants, task_id) or (suspects is not None and suspects.take(message, task_id, task.name))
         if verdict:
             emit(events.DELIVERY_DROPPED, task_id=task_id, verdict=verdict)

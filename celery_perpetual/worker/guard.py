@@ -1,8 +1,8 @@
 """The guard: who may run, before it runs, and who may end, before Celery believes it.
 
 Celery runs a task by a function that it builds for it, its tracer. Ours stands around each that is built, in whatever
-process, so the lease is asked for before signals, hooks and the state STARTED. What has no nonce (it was not received
-by a worker of ours, or needs no lease) costs one look into a dict.
+process, so the lease is asked for before signals, hooks and the state STARTED. What needs no lease costs one look
+into a dict.
 
 The body is wrapped too: an execution that may have lost its lease asks again before Celery stores a result, sends
 callbacks or counts a chord; a retry and a replacement ask before they send a message that would supersede the holder.
@@ -23,20 +23,20 @@ from celery.exceptions import Ignore, Reject
 from celery.worker.consumer import consumer
 
 from celery_perpetual import events
-from celery_perpetual.leases.execution import NONCE, OF_DELIVERY, Execution, LeaseLost, acting_for, current
+from celery_perpetual.leases.execution import DELIVERY, Execution, LeaseLost, acting_for, execution_of
 from celery_perpetual.leases.scope import BUILT_IN
 from celery_perpetual.tasks.task import HEADER, HEADER_VALUE
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker import sent_later
-from celery_perpetual.worker.early_success import RETURNED, tell_returned
+from celery_perpetual.worker.early_success import announce_returned
 from celery_perpetual.worker.how_it_ended import REPLACED
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
 
 
-#: What a class is marked with whose body is wrapped, and a request that has begun.
-WRAPPED, ENTERED = "_perpetual_body", "_perpetual_entered"
+#: What a class is marked with whose body is wrapped.
+WRAPPED = "_perpetual_body"
 
 
 def watch_tracers() -> None:
@@ -59,16 +59,18 @@ def watch_tracers() -> None:
 
     @wraps(retry)
     def retrying(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _mine(self) is not None:
-            _must_hold(self)
+        execution = _leased(self)
+        if execution is not None:
+            _must_hold(self, execution)
             if kwargs.get("headers"):
                 kwargs["headers"] = {**kwargs["headers"], HEADER: HEADER_VALUE}
         return retry(self, *args, **kwargs)
 
     @wraps(replace)
     def replacing(self: Any, sig: Any) -> Any:
-        if _mine(self) is not None:
-            _must_hold(self)
+        execution = _leased(self)
+        if execution is not None:
+            _must_hold(self, execution)
             # The message that carries the original id keeps the guard, and no other.
             last = sig.tasks[-1] if isinstance(sig, _chain) and getattr(sig, "tasks", None) else sig
             last.options["headers"] = {**(last.options.get("headers") or {}), HEADER: HEADER_VALUE}
@@ -91,59 +93,61 @@ def _wrap_body(cls: Any) -> None:
     @wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         request = self.request_stack.top
-        if request is None or request.called_directly or ENTERED in request.__dict__:
-            # Somebody calls the task as a function.
+        execution = None if request is None or request.called_directly else execution_of(request.id)
+        if execution is None or execution.is_entered:
+            # Somebody calls the task as a function, or runs it without a worker.
             return original(self, *args, **kwargs)
-        request.__dict__[ENTERED] = True
+        execution.is_entered = True
         try:
             result = self.run(*args, **kwargs) if is_celerys else original(self, *args, **kwargs)
         except Exception as error:
             if not isinstance(error, LeaseLost):
-                _must_hold(self)
+                _must_hold(self, execution)
             raise
-        if current() is not None:  # whoever waits for this end waits for every call that is made here
-            _must_hold(self)
-        request.__dict__[RETURNED] = True
-        tell_returned(self, request, result)
+        _must_hold(self, execution)
+        execution.has_returned = True
+        announce_returned(execution, request, result)
         return result
 
     cls.__call__ = call
     setattr(cls, WRAPPED, True)
 
 
-def _mine(task: Any) -> Execution | None:
-    execution = current()
-    return execution if execution is not None and task.request.id == execution.task_id else None
+def _leased(task: Any) -> Execution | None:
+    """The execution of a task that needs a lease, in the process that runs it."""
+    execution = execution_of(task.request.id)
+    return None if execution is None or not execution.nonce else execution
 
 
-def _must_hold(task: Any) -> None:
-    execution = _mine(task)
-    if execution is not None and not task.app.perpetual.grants.holds(execution):
+def _must_hold(task: Any, execution: Execution) -> None:
+    if execution.leased and not task.app.perpetual.grants.holds(execution):
         emit(events.EXECUTION_OVERTAKEN, task_id=execution.task_id)
-        raise LeaseLost(f"task {execution.task_id} has lost its lease; its result is dropped")
+        raise LeaseLost(f"task {execution.task_id} has lost its lease; what it brings is dropped")
 
 
 def _guarded(task: Any, tracer: Any) -> Any:
     def tracing(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
-        perpetual: Any = getattr(task.app, "perpetual", None)
-        if not request or NONCE not in request or perpetual is None:
-            return tracer(uuid, args, kwargs, request)
-        leases: Grants = perpetual.grants
-        execution = leases.start(task, uuid, request)
-        if isinstance(execution, str):
-            return _ignored(uuid, execution)
+        delivery = request.get(DELIVERY) if isinstance(request, dict) else None
+        if delivery is None:
+            with acting_for(Execution(task_id=uuid)):
+                return tracer(uuid, args, kwargs, request)
+        grants: Grants = task.app.perpetual.grants
+        execution = Execution.delivered(uuid, delivery)
+        refused = grants.start(task, execution, request)
+        if refused:
+            return _dropped(uuid, refused)
         # Celery takes what it does not know for the user's own headers, and gives them to retries and replacements.
-        told = {name: value for name, value in request.items() if name not in OF_DELIVERY}
+        rest = {name: value for name, value in request.items() if name != DELIVERY}
         with acting_for(execution):
-            reply = tracer(uuid, args, kwargs, told)
+            reply = tracer(uuid, args, kwargs, rest)
         if execution.leased:
-            _give_back(leases, execution, reply[1])
+            _release(grants, execution, reply[1])
         return reply
 
     return tracing
 
 
-def _give_back(leases: Grants, execution: Execution, info: Any) -> None:
+def _release(grants: Grants, execution: Execution, info: Any) -> None:
     """Where the task goes on after this execution."""
     state, raised = getattr(info, "state", None), getattr(info, "retval", None)
     cause = None
@@ -154,10 +158,10 @@ def _give_back(leases: Grants, execution: Execution, info: Any) -> None:
     elif state == states.REJECTED and isinstance(raised, Reject) and getattr(raised, "requeue", False):
         cause = "back"
     if cause is not None:
-        leases.try_to_release(execution.task_id, execution.nonce, cause)
+        grants.try_to_release(execution.task_id, execution.nonce, cause)
 
 
-def _ignored(task_id: str, verdict: str) -> Any:
+def _dropped(task_id: str, verdict: str) -> Any:
     """A delivery that must not run, as Celery's tracer answers for one that ignores itself."""
     emit(events.DELIVERY_DROPPED, task_id=task_id, verdict=verdict)
     try:

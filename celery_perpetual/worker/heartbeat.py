@@ -23,20 +23,21 @@ from celery.worker import state
 
 from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
-from celery_perpetual.leases.execution import TAG
+from celery_perpetual.recovery.losses import take_leases
 from celery_perpetual.recovery.resend import Resender
 from celery_perpetual.store.commands.leases import lease_of
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
-from celery_perpetual.worker.request import at_hand
+from celery_perpetual.worker import deliveries
+from celery_perpetual.worker.stopping import is_stopping
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
     from celery_perpetual.leases.workers import WorkerRun
 
 
-#: News about received messages is told after this many seconds, together with what else comes until then, and not only
-#: with the next beat: what a worker received and never told is suspected of having killed it.
+#: News about received messages is reported after this many seconds, together with what else comes until then, and not
+#: only with the next heartbeat: what a worker received and never reported is suspected of having killed it.
 NEWS_SECONDS = 0.1
 
 #: Pause after a report that did not arrive.
@@ -82,9 +83,7 @@ class Heartbeat(threading.Thread):
         self._instance: WorkerRun = leases.instance
         self._store = leases.store.clone(patient=False)
         self._again = Resender(worker.app, self._store, broker_is_redis=leases.broker_is_redis)
-        self._told: dict[str, str] = {}
-        self._deliveries: list[Any] = []
-        """What was at hand the last time."""
+        self._reported: dict[str, str] = {}
         self._missing: set[str] = set()
         self._work = threading.Event()
         self._lost = self._news = False
@@ -97,7 +96,7 @@ class Heartbeat(threading.Thread):
         self._work.set()
 
     def stir(self) -> None:
-        """A message was received or settled."""
+        """A message was received or acknowledged."""
         if not self._news:
             self._news = True
             self._work.set()
@@ -144,36 +143,29 @@ class Heartbeat(threading.Thread):
 
     def _once(self) -> None:
         now = time.monotonic()
-        deliveries = self._deliveries = self._at_hand()
-        has = {each.request_dict[TAG]: each.id for each in deliveries}
+        at_hand = deliveries.at_hand()
+        has = {each.perpetual_execution.tag: each.id for each in at_hand}
         due = now - self._at >= self._leases.settings.heartbeat
-        if not due and has == self._told:
+        if not due and has == self._reported:
             return
-        gone = [tag for tag in self._told if tag not in has]
+        gone = [tag for tag in self._reported if tag not in has]
         # Everything once per interval: the store may have lost its data without our noticing.
-        new = [text for tag, task_id in has.items() if due or tag not in self._told for text in (tag, task_id)]
+        new = [text for tag, task_id in has.items() if due or tag not in self._reported for text in (tag, task_id)]
         keys, name = self._store.keys, self._instance.name
         held = script("heartbeat")(
             self._store, held=keys.held(name), worker_info=keys.worker(name), received=keys.tags(name), worker=name,
             info=json.dumps(self._info(len(has))), gone=len(gone), tags=[*gone, *new],
         )  # fmt: skip
         held_ids = {task_id.decode() for task_id in held}
-        if any(each.time_start and each.id not in held_ids for each in deliveries):
+        if any(each.time_start and each.id not in held_ids for each in at_hand):
             self._instance.doubt()
         self._instance.renewed(now)
-        self._told = has
+        self._reported = has
         if due:
             self._at = now
             # A worker that stops has let go of what it cancels, and gives that back at its very end.
-            self._audit(set() if _stopping() else held_ids - {each.id for each in deliveries})
-
-    def _at_hand(self) -> list[Any]:
-        """A worker that stops forgets what it has not begun, and puts it back at its very end: until then it has it."""
-        found = at_hand()
-        if _stopping():
-            known = set(map(id, found))
-            found += [each for each in self._deliveries if not each.acknowledged and id(each) not in known]
-        return found
+            here = {each.id for each in at_hand} | deliveries.unseen(held_ids, self._worker.pool)
+            self._audit(set() if is_stopping() else held_ids - here)
 
     def _audit(self, missing: set[str]) -> None:
         """Give back what the store thinks that we run, and we do not."""
@@ -197,7 +189,7 @@ class Heartbeat(threading.Thread):
             "queues": sorted(queues.consume_from) if queues is not None else [],
             "active": len(list(state.active_requests)),
             "reserved": reserved,
-            "stopping": _stopping(),
+            "stopping": is_stopping(),
         }
 
     def stop(self) -> None:
@@ -206,15 +198,8 @@ class Heartbeat(threading.Thread):
             return
         self._halt = True
         try:
-            empty = False
-            while not empty:
-                _, _, _, empty = self._leases.sweep(stopping=self._instance.name)
+            while not take_leases(self._leases, stopping=self._instance.name).is_empty:
+                pass
             self._leases.workers.bury(self._instance.name, stopped=True)
         except StoreUnavailable as error:
             emit(events.WORKER_LEAVES_LEASES, error=error)
-
-
-def _stopping() -> bool:
-    # None as long as nobody has asked for it; afterwards an exit code, which may be 0.
-    asked: tuple[Any, ...] = (state.should_stop, state.should_terminate)
-    return any(each is not None and each is not False for each in asked)

@@ -19,14 +19,14 @@ REPLACED = "Replaced by new task"
 
 #: Celery 5.7 tells from the main process of a rejected task, of a body that left a pool child by ``SystemExit`` or the
 #: like, of a greenlet that ran out of its time, and it knows a success whose child died afterwards.
-PARENT_TELLS = celery.VERSION >= (5, 7)
+PARENT_ANNOUNCES = celery.VERSION >= (5, 7)
 
-#: Whether this pool child is leaving because it was told to, not because the body left.
-_told_to_leave: Any = getattr(common, "terminate_handler_fired", lambda: False)
+#: Whether this pool child leaves because its parent wants it to, not because the body left.
+_was_asked_to_leave: Any = getattr(common, "terminate_handler_fired", lambda: False)
 
 
 def reason_of(task: Any, status: str, retval: Any) -> Exception:
-    """What is told as the error of a body that ended so."""
+    """The error of the completion of a body that ended so."""
     if isinstance(retval, Exception):
         return retval
     if status == LOST:
@@ -56,7 +56,7 @@ def _rejected(task: Any, retval: Any) -> str | None:
     if requeued:
         # Back to the queue; but what was acknowledged before the start has no way back.
         return None if task.acks_late and not eager else REJECTED
-    return None if PARENT_TELLS and not eager else REJECTED
+    return None if PARENT_ANNOUNCES and not eager else REJECTED
 
 
 def _left(task: Any, leaving: BaseException) -> str | None:
@@ -67,16 +67,16 @@ def _left(task: Any, leaving: BaseException) -> str | None:
         return _stopped(task, leaving)
     if not current_process().daemon:
         return LOST
-    return None if PARENT_TELLS or _told_to_leave() else LOST
+    return None if PARENT_ANNOUNCES or _was_asked_to_leave() else LOST
 
 
 def _stopped(task: Any, leaving: BaseException) -> str | None:
-    """A greenlet that was stopped: by a revocation, which is told, by Celery's limit, or by a time-out of its own."""
+    """A greenlet that was stopped: by a revocation, which has its own signal, by a limit, or by its own time-out."""
     if type(leaving).__name__ == "GreenletExit":
         return None
     if _limit(task) is None:
         return LOST
-    return None if PARENT_TELLS or goes_back(task, TimeLimitExceeded()) else FAILURE
+    return None if PARENT_ANNOUNCES or goes_back(task, TimeLimitExceeded()) else FAILURE
 
 
 def _limit(task: Any) -> Any:

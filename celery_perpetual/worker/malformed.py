@@ -1,4 +1,4 @@
-"""Messages that no task can be made of, told in the worker's main process.
+"""Messages that no task can be made of; the worker's main process announces their ends.
 
 A body that cannot be decoded is acknowledged by Celery without any signal. A body of the wrong shape (two parts
 instead of three) crashes the worker on receipt, goes back to the queue, and crashes the next one; one whose third part
@@ -17,8 +17,8 @@ from celery.exceptions import InvalidTaskError
 from celery.utils.time import maybe_iso8601, maybe_make_aware, timezone
 
 from celery_perpetual.completions.completion import LOST
-from celery_perpetual.leases.scope import is_ours
-from celery_perpetual.worker.signals import reject
+from celery_perpetual.leases.scope import Interest, interest_in
+from celery_perpetual.worker.signals import announce_refused
 
 #: What a message of the wrong shape makes Celery's receiving code raise.
 SHAPE_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError)
@@ -30,13 +30,14 @@ def refusing(consumer: Any, strategy: Any) -> Any:
     @wraps(strategy)
     def received(message: Any, *args: Any, **kwargs: Any) -> Any:
         headers = getattr(message, "headers", None) or {}
-        ours = is_ours(consumer.app, consumer.app.tasks.get(headers.get("task")), headers.get("id"), headers)
-        checked = not ours
+        task = consumer.app.tasks.get(headers.get("task"))
+        is_ours = Interest.END in interest_in(consumer.app, task, headers.get("id"), headers)
+        checked = not is_ours
         try:
-            if ours:
+            if is_ours:
                 _check(message, headers)
             # On solo the body runs in here, and an error may be its own.
-            checked = not ours or isinstance(consumer.pool, SoloPool)
+            checked = not is_ours or isinstance(consumer.pool, SoloPool)
             return strategy(message, *args, **kwargs)
         except InvalidTaskError:
             raise
@@ -73,6 +74,6 @@ def announcing_undecodable(consumer: Any) -> Any:
 
     def on_decode_error(message: Any, exc: Exception) -> None:
         original(message, exc)
-        reject(consumer.app, getattr(message, "headers", None) or {}, exc, LOST, consumer.hostname)
+        announce_refused(consumer.app, getattr(message, "headers", None) or {}, exc, LOST, consumer.hostname)
 
     return on_decode_error

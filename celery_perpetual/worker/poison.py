@@ -14,11 +14,14 @@ from celery_perpetual import events
 from celery_perpetual.broker.message_copy import from_message
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.recovery.losses import declare_lost
 from celery_perpetual.store.commands.leases import lost_since, mark_suspect, unmark_suspect
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from celery_perpetual.leases.grants import Grants
 
 
@@ -29,7 +32,8 @@ KEPT_MS = 24 * 3600 * 1000
 class PoisonMarks:
     """Names on messages, for a worker's main process."""
 
-    def __init__(self, leases: Grants) -> None:
+    def __init__(self, app: Celery, leases: Grants) -> None:
+        self._app = app
         self._leases = leases
 
     def take(self, message: Any, task_id: str, name: str) -> str:
@@ -52,7 +56,7 @@ class PoisonMarks:
             return ""
         ledger_has_it = item_address(task_id) is not None and not message.headers.get("retries")
         copy = "" if ledger_has_it else from_message(message).to_json()
-        verdict = self._leases.missed(task_id, name, counts=True, copy=copy)
+        verdict = declare_lost(self._app, self._leases, task_id, name, counts=True, copy=copy)
         emit(events.POISON_SUSPECTED, worker=before, task_id=task_id, verdict=verdict)
         if verdict in ("parked", "fail"):
             self.let_go(task_id)

@@ -17,7 +17,7 @@ from celery.exceptions import TimeLimitExceeded
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import FAILURE
 from celery_perpetual.completions.end import TaskEnd
-from celery_perpetual.leases.scope import announces, is_ours, wired
+from celery_perpetual.leases.scope import Interest, announces, interest_in, wired
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -70,7 +70,7 @@ def _fail(app: Celery, signature: Any, exception: Any) -> None:
     for each in _tasks(signature):
         task_id, name = (each.get("options") or {}).get("task_id"), each.get("task")
         task = app.tasks.get(name)
-        if task_id is not None and is_ours(app, task, task_id, each["options"].get("headers")):
+        if Interest.END in interest_in(app, task, task_id, (each.get("options") or {}).get("headers")):
             celery_results.store_failure_if_pending(app, task, str(task_id), exception)
             end = TaskEnd(
                 task_id=str(task_id), task=name, status=FAILURE, exception=exception, announce=announces(task)

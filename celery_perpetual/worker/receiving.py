@@ -13,6 +13,7 @@ from typing import Any
 from celery import bootsteps
 
 from celery_perpetual.leases.scope import BUILT_IN
+from celery_perpetual.worker.deliveries import connection_lost
 from celery_perpetual.worker.drop import dropping
 from celery_perpetual.worker.malformed import announcing_undecodable, refusing
 from celery_perpetual.worker.request import leased_request
@@ -39,5 +40,13 @@ class ReceivingStep(bootsteps.Step):
                 for wrapper in WRAPPERS:
                     consumer.strategies[name] = wrapper(consumer, consumer.strategies[name])
 
+        close = consumer.on_close
+
+        def on_close() -> None:
+            close()
+            connection_lost(consumer.pool)
+
+        # At a stop Celery's own is called: what has not begun is put back at the very end, and is here until then.
+        consumer.on_close = on_close
         consumer.update_strategies = update_strategies
         consumer.on_decode_error = announcing_undecodable(consumer)

@@ -2,20 +2,19 @@
 
 Where a body runs (pool child, thread, greenlet), ``task_postrun`` says how it ended. The worker's main process speaks
 for tasks that never ran or whose child died: ``task_failure``, ``task_revoked``, ``task_rejected``, ``task_unknown``.
-Some ends are told twice or three times; the first one counts. A retry, a replacement and a message that goes back to
-its queue are no ends.
+Some ends are reported twice or three times; the first one counts. A retry, a replacement and a message that goes back
+to its queue are no ends.
 
 Some ends come without any signal: a body that leaves by ``SystemExit`` where no parent notices, a message that cannot
-be decoded, a chain or chord that Celery fails by propagation. They are seen here, in :mod:`.messages` and in
-:mod:`.propagation`, and where Celery stores no state, the result backend is told, so that ``get()`` wakes.
+be decoded, a chain or chord that Celery fails by propagation. They are seen here, in :mod:`.malformed` and
+in :mod:`.propagation`, and where Celery stores no state, a failure is stored for it, so that ``get()`` wakes. Most
+successes are announced before ``task_postrun``, in :mod:`.early_success`.
 """
 
 from __future__ import annotations
 
 import sys
-import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery import _state, signals
@@ -23,50 +22,22 @@ from celery.app.task import Context
 from celery.exceptions import InvalidTaskError, WorkerLostError
 
 from celery_perpetual.completions import celery_results
-from celery_perpetual.completions.backlog import UnstoredResult
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
-from celery_perpetual.completions.end import ExpectedEnd, TaskEnd
+from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.errors import TaskLost
-from celery_perpetual.leases.execution import current
-from celery_perpetual.leases.scope import announces, standing
-from celery_perpetual.worker.how_it_ended import PARENT_TELLS, reason_of, status_of
+from celery_perpetual.leases.execution import Execution, enter, execution_of, leave
+from celery_perpetual.leases.scope import Interest, announces, interest_in, wired
+from celery_perpetual.worker.how_it_ended import PARENT_ANNOUNCES, reason_of, status_of
 from celery_perpetual.worker.propagation import goes_back
 
 if TYPE_CHECKING:
-    from celery import Celery
+    from celery_perpetual.completions.end import ExpectedEnd
 
 
 #: What a pool child that goes waits for a store that does not answer.
 FAREWELL_SECONDS = 10.0
 
 _UID = "celery_perpetual.completions"
-
-
-@dataclass(slots=True)
-class Running:
-    """A body that is running here, or has just run."""
-
-    task: Any
-    since: float
-    told: bool
-    """Whether its end is announced, or only settled."""
-    around: BaseException | None
-    """What was being handled when the body began; anything else at its end is on its way out of Celery's code."""
-    end: ExpectedEnd | None
-    """Its end, written as far as it is known; None where the app is not wired."""
-    over: bool = False
-    """Its end has been told."""
-    unstored: UnstoredResult | None = None
-    """Its result, where Celery's backend could not store it."""
-
-
-#: The bodies that this process is running, by task id and thread or greenlet; ``task_postrun`` will tell their ends. A
-#: retry or a redelivery may run beside what it follows.
-_running: dict[tuple[str, int], Running] = {}
-
-
-def _here(task_id: str) -> tuple[str, int]:
-    return task_id, threading.get_ident()
 
 
 def connect() -> None:
@@ -84,94 +55,91 @@ def connect() -> None:
         signal.connect(handler, weak=False, dispatch_uid=_UID)
 
 
-def end(app: Celery | None, task: Any, task_id: Any, status: str, *, told: bool = True, **facts: Any) -> None:
-    """Settle one end through the app's announcer, and announce it if it is to be ``told``, and the task lets it.
+def announce_end(app: Any, task: Any, task_id: Any, status: str, interest: Interest, **facts: Any) -> None:
+    """Store one end, and publish it if that is of interest. Nothing where the app is not wired.
 
-    Nothing where the app is not wired.
+    Args:
+        app: of the task.
+        task: None where it is not registered; ``name`` among the facts says what it is called then.
+        task_id: of the task.
+        status: how it ended.
+        interest: in the task; ``ANNOUNCE`` is asked for.
+        **facts: of the end, see :class:`TaskEnd`.
     """
-    perpetual: Any = getattr(app, "perpetual", None)
+    perpetual = wired(app)
     if perpetual is None:
         return
     name = facts.pop("name", None) or getattr(task, "name", None)
-    facts |= _of_execution(task_id)
-    perpetual.announcer.announce(
-        TaskEnd(task_id=task_id, task=name, status=status, announce=told and announces(task), **facts)
-    )
+    is_announced = Interest.ANNOUNCE in interest and announces(task)
+    facts |= _of_execution(execution_of(task_id))
+    perpetual.announcer.announce(TaskEnd(task_id=task_id, task=name, status=status, announce=is_announced, **facts))
 
 
-def _of_execution(task_id: str) -> dict[str, Any]:
-    execution = current()
-    if execution is None or execution.task_id != task_id:
+def _of_execution(execution: Execution | None) -> dict[str, Any]:
+    if execution is None or not execution.nonce:
         return {}
-    return {"nonce": execution.nonce, "leased": execution.leased, "tag": execution.tag}
+    return {"nonce": execution.nonce, "leased": execution.leased, "tag": execution.unacked_tag}
 
 
-def _standing(task: Any, task_id: str) -> bool | None:
-    """What the end of a body that runs here means to us; one that its caller runs by itself holds no lease."""
-    told = standing(task.app, task, task_id, task.request.headers)
-    return None if told is False and task.request.is_eager else told
+def _running(task_id: Any) -> Execution | None:
+    """The execution whose body this thread or greenlet runs, from ``task_prerun`` to ``task_postrun``."""
+    execution = execution_of(task_id)
+    return None if execution is None or execution.task is None else execution
+
+
+def running_body(task_id: Any) -> Execution | None:
+    """The same, until its end is announced or another signal announces it."""
+    execution = _running(task_id)
+    return None if execution is None or execution.is_over else execution
+
+
+def _interest_here(task: Any, task_id: str) -> Interest:
+    """In a task that runs here: one that its caller runs by itself holds no lease."""
+    interest = interest_in(task.app, task, task_id, task.request.headers)
+    return interest & ~Interest.LEASE if task.request.is_eager else interest
 
 
 def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
-    told = _standing(sender, task_id)
-    if told is not None:
-        expected = _expected(sender, task_id, told)
-        _running[_here(task_id)] = Running(sender, time.monotonic(), told, sys.exc_info()[1], expected)
-
-
-def _expected(task: Any, task_id: str, told: bool) -> ExpectedEnd | None:
-    perpetual: Any = getattr(task.app, "perpetual", None)
-    if perpetual is None:
-        return None
-    facts = _of_request(task.request) | _of_execution(task_id)
-    expected: ExpectedEnd = perpetual.announcer.expect(task_id, task.name, announce=told and announces(task), **facts)
-    return expected
+    interest = _interest_here(sender, task_id)
+    if not interest:
+        return
+    execution = execution_of(task_id)
+    if execution is None or execution.task is not None:
+        execution = Execution(task_id=task_id, is_by_signal=True)
+        enter(execution)
+    execution.task, execution.interest = sender, interest
+    execution.since, execution.around = time.monotonic(), sys.exc_info()[1]
+    execution.end = sender.app.perpetual.announcer.expect(
+        task_id, sender.name, announce=Interest.ANNOUNCE in interest,
+        **_of_request(sender.request), **_of_execution(execution),
+    )  # fmt: skip
 
 
 def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None, retval: Any = None, **_: Any) -> None:
-    request: Any = sender.request
-    running = _running.pop(_here(task_id), None)
-    told = running.told if running is not None else _standing(sender, task_id)
-    if told is None or (running is not None and running.over):
+    execution = _running(task_id)
+    if execution is None:
         return
+    if execution.is_by_signal:
+        leave(execution)
+    if execution.is_over:
+        return
+    execution.is_over = True
     raised = sys.exc_info()[1]
-    leaving = None if running is None or raised is running.around else raised
-    status = status_of(sender, state, retval, leaving)
+    status = status_of(sender, state, retval, None if raised is execution.around else raised)
     if status is None:
         return
     exception = None if status in (SUCCESS, IGNORED) else reason_of(sender, status, retval)
-    if told and (state is None or status == REJECTED):
+    if Interest.END in execution.interest and (state is None or status == REJECTED):
         assert exception is not None
-        celery_results.store_failure(sender.app, sender, task_id, exception, request)
-    result = retval if status == SUCCESS else None
-    if running is not None:
-        tell(sender, request, running, status, result=result, exception=exception)
-    else:
-        meta = getattr(request, "perpetual_meta", None)
-        end(
-            sender.app, sender, task_id, status, told=told, result=result, exception=exception, meta=meta,
-            **_of_request(request),
-        )  # fmt: skip
+        celery_results.store_failure(sender.app, sender, task_id, exception, sender.request)
+    assert execution.end is not None
+    head = head_of(execution, execution.end, status, result=retval if status == SUCCESS else None, exception=exception)
+    sender.app.perpetual.announcer.announce_expected(execution.end, status, head, unstored=execution.unstored)
 
 
-def running_body(task_id: str) -> Running | None:
-    """The body that this thread or greenlet runs for a task, until its end is told."""
-    running = _running.get(_here(task_id))
-    return None if running is None or running.over else running
-
-
-def tell(task: Any, request: Any, running: Running, status: str, **facts: Any) -> None:
-    """Announce, or only settle, the end of a body that ran here."""
-    if running.end is not None:
-        head = head_of(running, request, status, **facts)
-        task.app.perpetual.announcer.announce_expected(running.end, status, head, unstored=running.unstored)
-
-
-def head_of(running: Running, request: Any, status: str, **facts: Any) -> str:
+def head_of(execution: Execution, end: ExpectedEnd, status: str, **facts: Any) -> str:
     """The head of the record of a body that has just ended here."""
-    assert running.end is not None
-    runtime, meta = time.monotonic() - running.since, getattr(request, "perpetual_meta", None)
-    return running.end.head(status, runtime=runtime, meta=meta, **facts)
+    return end.head(status, runtime=time.monotonic() - execution.since, meta=execution.meta, **facts)
 
 
 def _of_request(request: Any) -> dict[str, Any]:
@@ -179,20 +147,18 @@ def _of_request(request: Any) -> dict[str, Any]:
 
 
 def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:
+    if _running(task_id) is not None:
+        return  # in the process that runs the body task_postrun follows
     request = sender.request
     own = request.id == task_id
-    if any(each == task_id for each, _ in list(_running)):
-        return  # in the process that runs the body task_postrun follows
-    told = standing(sender.app, sender, task_id, request.headers if own else None)
-    if told is None:
-        return
-    if goes_back(sender, exception):
+    interest = interest_in(sender.app, sender, task_id, request.headers if own else None)
+    if not interest or goes_back(sender, exception):
         return
     # The child may have died only after Celery had stored its success.
-    lost = isinstance(exception, WorkerLostError) and not PARENT_TELLS
+    lost = isinstance(exception, WorkerLostError) and not PARENT_ANNOUNCES
     succeeded = lost and celery_results.is_success(sender.app, sender, task_id)
-    end(
-        sender.app, sender, task_id, SUCCESS if succeeded else FAILURE, told=told,
+    announce_end(
+        sender.app, sender, task_id, SUCCESS if succeeded else FAILURE, interest,
         exception=None if succeeded else exception,
         worker=request.hostname if own else None,
         attempt=(request.retries or 0) + 1 if own else 1,
@@ -201,21 +167,25 @@ def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **
 
 def _on_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:
     task_id = getattr(request, "id", None)
-    told = standing(sender.app, sender, task_id, getattr(request, "headers", None))
-    if told is not None:
+    interest = interest_in(sender.app, sender, task_id, getattr(request, "headers", None))
+    if interest:
         worker = getattr(request, "hostname", None)
-        end(sender.app, sender, task_id, EXPIRED if expired else REVOKED, told=told, worker=worker)
+        announce_end(sender.app, sender, task_id, EXPIRED if expired else REVOKED, interest, worker=worker)
 
 
 def _on_rejected(sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
     headers = getattr(message, "headers", None) or {}
-    reject(sender.app, headers, exc, REJECTED, sender.hostname)
+    announce_refused(sender.app, headers, exc, REJECTED, sender.hostname)
 
 
 def _on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **unknown: Any) -> None:
     headers, task_id = getattr(message, "headers", None) or {}, unknown.get("id")
-    if standing(sender.app, None, task_id, headers):
-        end(sender.app, None, task_id, FAILURE, name=unknown.get("name"), exception=exc, worker=sender.hostname)
+    interest = interest_in(sender.app, None, task_id, headers)
+    if interest:
+        announce_end(
+            sender.app, None, task_id, FAILURE, interest, name=unknown.get("name"), exception=exc,
+            worker=sender.hostname,
+        )  # fmt: skip
 
 
 def _on_internal_error(
@@ -223,36 +193,35 @@ def _on_internal_error(
 ) -> None:
     """Celery's own code, or a hook of the task, failed around the body."""
     context = Context(dict(request or {}))
-    running = _running.pop(_here(task_id), None)
-    told = running.told if running is not None else standing(sender.app, sender, task_id, context.headers)
-    if told is None:
+    interest = interest_in(sender.app, sender, task_id, context.headers)
+    if not interest:
         return
     status = FAILURE
     if isinstance(exception, InvalidTaskError):  # the body never began
         status, exception = LOST, TaskLost(f"message of task {task_id} could not be used: {exception}")
-    if told:
+    if Interest.END in interest:
         celery_results.store_failure(sender.app, sender, task_id, exception, context)
-    end(
-        sender.app, sender, task_id, status, told=told,
+    announce_end(
+        sender.app, sender, task_id, status, interest,
         exception=exception, worker=context.hostname, attempt=(context.retries or 0) + 1,
     )  # fmt: skip
 
 
-def reject(app: Any, headers: Any, exc: Any, status: str, worker: str) -> None:
+def announce_refused(app: Any, headers: Any, exc: Any, status: str, worker: str) -> None:
     """The end of a message that no task could be made of."""
     task_id, name = headers.get("id"), headers.get("task")
     task = app.tasks.get(name)
-    told = standing(app, task, task_id, headers)
-    if told is not None:
+    interest = interest_in(app, task, task_id, headers)
+    if interest:
         lost = TaskLost(f"message of task {task_id} could not be used: {exc!r}")
-        if told:
+        if Interest.END in interest:
             celery_results.store_failure(app, task, task_id, lost)
         seen = exc if exc is not None else lost
-        end(app, task, task_id, status, told=told, name=name, exception=seen, worker=worker)
+        announce_end(app, task, task_id, status, interest, name=name, exception=seen, worker=worker)
 
 
 def _on_process_shutdown(**_: Any) -> None:
-    """A pool child that goes takes its unsettled ends along; it tries for a while."""
+    """A pool child that goes announces the ends that wait for the store; it tries for a while."""
     for perpetual in {id(p): p for p in _wired()}.values():
         perpetual.announcer.announce_backlog(FAREWELL_SECONDS)
 

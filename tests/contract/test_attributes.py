@@ -13,6 +13,7 @@ import pytest
 from celery import Celery
 
 from celery_perpetual import ContractError, Perpetual
+from celery_perpetual.leases.scope import Interest, interest_in
 from celery_perpetual.tasks.discovery import discover
 from tests.support import wait_until
 from tests.support.contract import lose, nothing, queued_tasks, without_test
@@ -90,7 +91,7 @@ def test_attribute_lease(shop: Callable[..., Perpetual]) -> None:
     for given, guarded in (({}, True), ({"lease": True}, True), ({"lease": False}, False)):
         perpetual = shop(lambda: [(1,)], **given)
         task = perpetual.app.tasks["deliver"]
-        assert perpetual.grants.guards(task, "an id", {"perpetual": 1}) is guarded
+        assert (Interest.LEASE in interest_in(perpetual.app, task, "an id", {"perpetual": 1})) is guarded
 
 
 @pytest.mark.parametrize(

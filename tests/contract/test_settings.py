@@ -120,10 +120,9 @@ def test_setting_store_down(shop: Callable[..., Perpetual]) -> None:
     """A task that cannot ask for its lease runs without one, or waits until the store answers."""
     dead = {"perpetual_store_url": f"redis://127.0.0.1:{free_port()}/0", "perpetual_store_timeout": 0.2}
     alone = begin(shop(list, {**dead, "perpetual_store_down": "run"}), "an id")
-    assert isinstance(alone, Execution)
     assert not alone.leased
 
-    answers: list[Execution | str] = []
+    answers: list[Execution] = []
     perpetual = shop(lambda: [(1,)], {"perpetual_store_down": "hold", "perpetual_store_timeout": 0.2})
     (task_id,) = perpetual.poll("deliver").task_ids
     perpetual.store.redis.client_pause(1000)
@@ -132,7 +131,6 @@ def test_setting_store_down(shop: Callable[..., Perpetual]) -> None:
     waiting.join(30)
 
     (answer,) = answers
-    assert isinstance(answer, Execution)
     assert answer.leased
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from celery_perpetual.completions.end import TaskEnd
-from celery_perpetual.leases.execution import NONCE, Execution
+from celery_perpetual.leases.execution import Execution
 from celery_perpetual.recovery.sweep import Sweep, Swept
 
 if TYPE_CHECKING:
@@ -36,16 +36,18 @@ def queued_tasks(client: redis.Redis) -> list[str]:
     return [json.loads(message)["headers"]["task"] for message in reversed(client.lrange("celery", 0, -1))]
 
 
-def begin(perpetual: Perpetual, task_id: str) -> Execution | str:
+def begin(perpetual: Perpetual, task_id: str) -> Execution:
     """Ask for a lease, as a worker does that has received the task's message."""
     perpetual.grants.be_a_worker("host")
-    return perpetual.grants.start(perpetual.app.tasks["deliver"], task_id, {NONCE: uuid4().hex})
+    execution = Execution(task_id=task_id, nonce=uuid4().hex)
+    perpetual.grants.start(perpetual.app.tasks["deliver"], execution, {})
+    return execution
 
 
 def lose(perpetual: Perpetual, *ids: str) -> Swept:
     """Let a worker begin tasks and die, and sweep."""
     for task_id in ids:
-        assert isinstance(begin(perpetual, task_id), Execution)
+        assert begin(perpetual, task_id).leased
     store = perpetual.store
     for worker in store.redis.zrange(store.keys.workers, 0, -1):
         store.redis.zadd(store.keys.workers, {worker: 1})

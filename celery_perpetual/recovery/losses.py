@@ -1,0 +1,80 @@
+"""What is lost: the leases of a worker that is gone, and tasks whose message nobody has any more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery_perpetual.leases.on_lost import when_lost
+from celery_perpetual.leases.scope import Interest, interest_by
+from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.store.commands.leases import state_of
+from celery_perpetual.store.scripts import script
+from celery_perpetual.tasks.task import HEADER
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+    from celery_perpetual.leases.grants import Grants
+
+
+class TakenLeases(NamedTuple):
+    """What one call took."""
+
+    held_until: int
+    """Until when nothing expires, because the store was away: ms of its time, 0 = not held."""
+    worker: str
+    """Whose leases they were; "" if no worker is dead."""
+    taken: int
+    """How many."""
+    is_empty: bool
+    """Whether the worker holds no more."""
+
+
+def take_leases(grants: Grants, most_now: int = 100, stopping: str = "") -> TakenLeases:
+    """Take leases of one dead worker, or of the one that stops, and note what becomes of their tasks; atomic.
+
+    Args:
+        grants: of the app.
+        most_now: how many leases to take at most.
+        stopping: the worker that gives its own leases back; "" takes those of whichever is dead.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    held_until, worker, taken, is_empty = script("sweep")(grants.store, most_now=most_now, stopping=stopping)
+    return TakenLeases(int(held_until), worker.decode(), int(taken), bool(is_empty))
+
+
+def declare_lost(
+    app: Celery, grants: Grants, task_id: str, name: str, *, counts: bool, tag: str = "", copy: str = ""
+) -> str:
+    """Note what becomes of a task whose message nobody has any more; atomic.
+
+    Args:
+        app: that knows the task.
+        grants: of the app.
+        task_id: of the task.
+        name: of the task.
+        counts: whether it counts as a recovery: its message may have killed a worker.
+        tag: delivery tag of its message, where the broker still has it.
+        copy: its message as JSON, where the ledger could not build it.
+
+    Returns:
+        ``resend``, ``fail``, ``parked``, or ``gone`` where it is executed, has ended, or is none of ours.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    keys, where = grants.store.keys, item_address(task_id)
+    task: Any = app.tasks.get(name)
+    if Interest.LEASE not in interest_by(grants.settings, task, task_id, {HEADER: 1}):
+        return "gone"
+    poll_id, chunk = ("", 0) if where is None else (where.poll_id, where.chunk)
+    most, on_lost = when_lost(task)
+    state = state_of(grants.store, task_id)
+    verdict = script("declare_lost")(
+        grants.store, chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk), id=task_id,
+        position=-1 if where is None else where.position, task=name, most=most, on_lost=on_lost,
+        recoveries=0 if state is None else state.recoveries, counts=int(counts), tag=tag, copy=copy,
+    )  # fmt: skip
+    return str(verdict.decode())

@@ -1,0 +1,65 @@
+"""The deliveries that this worker has: what its consumer would still run or acknowledge, and what its pool runs.
+
+Celery's own tables are by task id, so a second delivery of a task would hide the first one, and they forget by garbage
+collection. Here a delivery is entered when it is received, and leaves when it is acknowledged and does not run any
+more, when it is cancelled, or when its connection is lost before it began: Celery forgets it then, and the broker has
+it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.worker import state
+
+_received: dict[str, Any] = {}
+"""By nonce."""
+
+_may_run: dict[str, frozenset[int]] = {}
+"""Task id -> pids of the pool: these were on their way to a child when Celery forgot them, and may run there unseen."""
+
+
+def enter(nonce: str, request: Any) -> None:
+    """It was received."""
+    _received[nonce] = request
+
+
+def remove(nonce: str) -> None:
+    """The worker has nothing more to do with it."""
+    _received.pop(nonce, None)
+
+
+def at_hand() -> list[Any]:
+    """Requests that this worker has received and not acknowledged, and those that it runs."""
+    active = {id(each): each for each in list(state.active_requests) if getattr(each, "perpetual_execution", None)}
+    for nonce, request in list(_received.items()):  # in one step: the main thread adds some meanwhile
+        if request.acknowledged and id(request) not in active:
+            _received.pop(nonce, None)
+        else:
+            active[id(request)] = request
+    return list(active.values())
+
+
+def connection_lost(pool: Any) -> None:
+    """Celery has forgotten what did not run when the connection was lost."""
+    pids = _pids(pool)
+    for nonce, request in list(_received.items()):
+        if request not in state.active_requests:
+            _received.pop(nonce, None)
+            if pids:
+                _may_run[request.id] = pids
+
+
+def unseen(held: set[str], pool: Any) -> set[str]:
+    """Those of the tasks with a lease that may run in a child without Celery's knowing."""
+    pids = _pids(pool)
+    for task_id, then in list(_may_run.items()):
+        if task_id not in held or not then & pids:
+            del _may_run[task_id]
+    return set(_may_run)
+
+
+def _pids(pool: Any) -> frozenset[int]:
+    """Of the children, where there are some."""
+    processes = getattr(getattr(pool, "_pool", None), "_pool", None)
+    return frozenset(each.pid for each in processes) if isinstance(processes, list) else frozenset()
