@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import celery_perpetual
+from celery_perpetual.events import SEAM_UNKNOWN, VERSIONS_UNSEEN
 from celery_perpetual.seams.seam import SEEN, installed, unseen_packages
 from celery_perpetual.seams.table import SEAMS, unknown_seams
 
@@ -96,16 +97,17 @@ def test_a_changed_seam_is_named_by_check_and_by_the_start_of_a_worker(project: 
     assert "kombu.connection:Connection.collect takes (self, timeout)" in finding["evidence"]
     assert f"kombu {installed('kombu')} (seen: " in finding["evidence"]
     assert finding["meaning"] == "a worker may end when its Redis broker goes away"
-    assert "seam lost broker is not as known, so a worker may end when its Redis broker goes away" in worker.log()
+    (event,) = worker.events(SEAM_UNKNOWN)
+    assert (event["seam"], event["without"]) == ("lost broker", "a worker may end when its Redis broker goes away")
 
 
 def test_a_new_version_is_named_by_the_start_of_a_worker(project: Callable[..., Project]) -> None:
     """It is not refused: its seams are looked at, and the worker says what it found."""
     proj = project("from celery_perpetual.seams import seam\nseam.SEEN['celery'] = ('5.0', '5.1')\n")
 
-    log = proj.worker(concurrency=1).ready().log()
+    event = proj.worker(concurrency=1).ready().wait_for_event(VERSIONS_UNSEEN)
 
-    assert f"not seen before: celery {installed('celery')}; {len(SEAMS)} of {len(SEAMS)} seams look as known" in log
+    assert event == {"packages": f"celery {installed('celery')}; {len(SEAMS)} of {len(SEAMS)} seams look as known"}
 
 
 def test_every_seam_is_installed_from_the_list() -> None:
