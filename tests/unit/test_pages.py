@@ -1,0 +1,47 @@
+"""The pages about the code say what is so: CONTRIBUTING's table of rooms, the index of the docs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.unit.test_layers import LAYERS, PACKAGE
+
+ROOT = Path(__file__).parents[2]
+
+
+def is_there(part: str) -> bool:
+    """Whether a part of the package exists; a layer may name one that is to come."""
+    return (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").is_file()
+
+
+def test_the_table_of_rooms_is_that_of_the_imports() -> None:
+    """Same parts in the same order, a row for each layer."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    rows = [re.findall(r"`(\w+)`", cell) for cell in cells]
+
+    expected = [[part for part in layer if is_there(part)] for layer in LAYERS]
+    assert rows == [row for row in expected if row]
+    assert len(text.splitlines()) < 100
+
+
+def test_the_index_links_every_page() -> None:
+    """And no page that is not there; the glossary is linked from CONTRIBUTING too."""
+    docs = ROOT / "docs"
+    linked = re.findall(r"\]\((\w+\.md)\)", (docs / "README.md").read_text(encoding="utf-8"))
+
+    assert sorted(linked) == sorted(page.name for page in docs.glob("*.md") if page.name != "README.md")
+    assert "docs/glossary.md" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """In the docs, README and CONTRIBUTING."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    dead = [
+        f"{page.name}: {link}"
+        for page in pages
+        for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        if not (page.parent / link).exists()
+    ]
+    assert not dead
