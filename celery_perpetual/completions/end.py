@@ -113,4 +113,4 @@ class ExpectedEnd:
 
 def _text(value: Any) -> str:
     """JSON of what is nearly always text."""
-    return _quoted(value) if isinstance(value, str) else _json(value)
+    return "null" if value is None else _quoted(str(value))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import Flag, auto
 from typing import TYPE_CHECKING, Any
 
-from celery import Celery
+from celery import Celery, Task
 
 from celery_perpetual.ledger.ids import parse_item_id
 from celery_perpetual.tasks.task import HEADER, PerpetualTask
@@ -47,11 +47,11 @@ def interest_by(settings: Settings, task: Any, task_id: Any, headers: Any = None
 
     Args:
         settings: of its app: which leases and completions are in use.
-        task: the registered task, None if there is none.
+        task: the registered task, None if there is none; a stand-in of somebody's test is none of ours.
         task_id: its id; what is not text is none of ours.
         headers: of its message or request; anything else than a mapping says nothing.
     """
-    if not isinstance(task_id, str):
+    if not isinstance(task_id, str) or not isinstance(task, Task | None):
         return Interest.NONE
     is_perpetual = (
         parse_item_id(task_id) is not None

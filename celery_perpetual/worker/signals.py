@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery import _state, signals
@@ -175,7 +176,7 @@ def _on_revoked(sender: Any = None, request: Any = None, expired: bool = False, 
 
 def _on_rejected(sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
     headers = getattr(message, "headers", None) or {}
-    announce_refused(sender.app, headers, exc, REJECTED, sender.hostname)
+    announce_refused(sender.app, headers, exc, REJECTED, getattr(sender, "hostname", None))
 
 
 def _on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **unknown: Any) -> None:
@@ -184,7 +185,7 @@ def _on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **unkn
     if interest:
         announce_end(
             sender.app, None, task_id, FAILURE, interest, name=unknown.get("name"), exception=exc,
-            worker=sender.hostname,
+            worker=getattr(sender, "hostname", None),
         )  # fmt: skip
 
 
@@ -192,7 +193,7 @@ def _on_internal_error(
     sender: Any = None, task_id: str = "", exception: Any = None, request: Any = None, **_: Any
 ) -> None:
     """Celery's own code, or a hook of the task, failed around the body."""
-    context = Context(dict(request or {}))
+    context = Context(dict(request) if isinstance(request, Mapping) else {})
     interest = interest_in(sender.app, sender, task_id, context.headers)
     if not interest:
         return
@@ -207,9 +208,11 @@ def _on_internal_error(
     )  # fmt: skip
 
 
-def announce_refused(app: Any, headers: Any, exc: Any, status: str, worker: str) -> None:
+def announce_refused(app: Any, headers: Any, exc: Any, status: str, worker: str | None) -> None:
     """The end of a message that no task could be made of."""
-    task_id, name = headers.get("id"), headers.get("task")
+    if wired(app) is None or not isinstance(headers, Mapping) or not isinstance(headers.get("id"), str):
+        return
+    task_id, name = headers["id"], headers.get("task")
     task = app.tasks.get(name)
     interest = interest_in(app, task, task_id, headers)
     if interest:
