@@ -80,8 +80,8 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
         return Preview(task=name, status="deferred", reason=f"for {result.after}")
     if not isinstance(result, ReadBatch):
         return Preview(task=name, status="paused", reason=result.reason)
-    if result.overflow:
-        return Preview(task=name, status="skipped", reason="max_in_flight", count=len(result.items))
+    if result.closed is not None:
+        return Preview(task=name, status="skipped", reason=result.closed.gate, count=len(result.items))
     shown = claim.contract.options.store_args
     items = tuple(_item(runner, item, shown=shown) for item in result.items)
     return Preview(

@@ -125,6 +125,14 @@ def _about_parked(store: Store, contract: TaskContract) -> list[Reason]:
 def _about_polls(unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
     if not polls:
         return [Reason(evidence="no poll has ended yet", meaning="it waits for its first slot")]
+    if polls[0].gate == "items_in_flight":
+        return [
+            Reason(
+                evidence=f"{polls[0].value:g} items of the last batch are in flight, and its cursor would pass them",
+                meaning="the batch is read again, and enqueued as a whole once their tasks have ended",
+                help="put a version of the row into the key if its changes may be worked on side by side",
+            )
+        ]
     newest = polls[:MANY_DUPLICATES]
     if len(newest) == MANY_DUPLICATES and all(poll.duplicates and not poll.count for poll in newest):
         return [

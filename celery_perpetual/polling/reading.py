@@ -15,6 +15,7 @@ from celery_perpetual.errors import BatchTooLarge, ContractError, InvalidItem
 from celery_perpetual.ledger.item import CheckedItem, ItemReader
 from celery_perpetual.ledger.ledger import Ledger
 from celery_perpetual.polling.claims import Claim
+from celery_perpetual.polling.gates import Closed, full
 from celery_perpetual.settings import seconds
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.tasks.items import UNSET, Batch, Defer, Item, Pause, Skip
@@ -32,7 +33,7 @@ class ReadBatch:
     """What one poll brought."""
 
     items: list[CheckedItem] = field(default_factory=list)
-    """New items, in order; it fits, unless ``overflow``."""
+    """New items, in order; they fit, unless a gate is closed."""
     read: int = 0
     duplicates: int = 0
     left_out: int = 0
@@ -40,8 +41,8 @@ class ReadBatch:
     """JSON, or "" where the cursor stays."""
     more: bool = False
     watermark: datetime | None = None
-    overflow: bool = False
-    """A batch with a cursor does not fit the room; it is not cut."""
+    closed: Closed | None = None
+    """A batch with a cursor is taken as a whole or not at all; the gate that keeps it out."""
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
     found.watermark = _watermark(contract.name, batch.watermark)
     room = contract.max_in_flight - claim.in_flight
     most = contract.options.limit if whole else min(room, contract.options.limit)
-    reader, seen = ItemReader(app, contract), set[str]()
+    reader, seen, in_flight = ItemReader(app, contract), set[str](), 0
     while len(found.items) < most:
         part = list(islice(entries, CHUNK))
         if claim.abandoned:
@@ -101,7 +102,8 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
         found.read += len(part)
         if whole and found.read > contract.options.limit:
             break
-        fresh = _fresh(ledger, claim, items, seen)
+        fresh, held = _fresh(ledger, claim, items, seen)
+        in_flight += held
         found.duplicates += len(items) - len(fresh)
         found.items += fresh
     if whole and (found.read > contract.options.limit or next(entries, None) is not None):
@@ -112,25 +114,31 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
     if not whole:
         found.left_out = max(0, len(found.items) - most) + _rest(batch.items, found.read)
         del found.items[most:]
-    found.overflow = whole and len(found.items) > room
+    if whole and len(found.items) > room:
+        found.closed = full(claim, claim.in_flight + len(found.items))
+    elif whole and in_flight and not contract.options.dedup_window and found.cursor != json.dumps(claim.cursor):
+        # The cursor would pass them, and what has changed of them since their tasks began would never be worked on.
+        found.closed = Closed(gate="items_in_flight", value=in_flight, limit=0)
     return found
 
 
-def _fresh(ledger: Ledger, claim: Claim, items: list[CheckedItem], seen: set[str]) -> list[CheckedItem]:
-    """Items whose key is neither in flight nor earlier in this batch; the first one wins."""
+def _fresh(ledger: Ledger, claim: Claim, items: list[CheckedItem], seen: set[str]) -> tuple[list[CheckedItem], int]:
+    """Items whose key is neither taken nor earlier in this batch, where the first one wins; and how many are taken."""
     contract = claim.contract
     keys = list({item.key for item in items if item.key is not None} - seen)
     since = min(claim.now, claim.store_time - round(contract.options.dedup_window * 1000))
     taken = ledger.taken(claim.unit.name, keys, claim.poll_id, since=since) if keys else ()
-    fresh = []
+    fresh, held = [], 0
     for item in items:
         if item.key is None:
             fresh.append(item)
         elif item.key not in seen:
             seen.add(item.key)
-            if item.key not in taken:
+            if item.key in taken:
+                held += 1
+            else:
                 fresh.append(item)
-    return fresh
+    return fresh, held
 
 
 def _rest(items: Iterable[Any], read: int) -> int:

@@ -85,6 +85,8 @@ class Runner:
         except BaseException as error:  # user code may raise anything, even SystemExit
             return failed(claim, error)
         reach("poll.read")
+        if isinstance(result, ReadBatch) and result.closed is not None:
+            return gate_closed(claim, result.closed, duplicates=result.duplicates)
         if isinstance(result, ReadBatch) and result.items:
             return self._commit(claim, result)
         return without_items(claim, result)
@@ -130,8 +132,6 @@ class Runner:
     def _commit(self, claim: Claim, found: ReadBatch) -> PollEnd:
         """Bring the items into the ledger and the outcome with them; then publish."""
         items, in_flight = found.items, claim.in_flight + len(found.items)
-        if found.overflow:
-            return gate_closed(claim, full(claim, in_flight), duplicates=found.duplicates)
         if len(items) > CHUNK and not self.ledger.stage(claim.unit, claim.poll_id, items):
             return refused(claim)
         try:
