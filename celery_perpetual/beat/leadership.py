@@ -167,7 +167,8 @@ class Leadership:
             raise SettingsError(
                 f"perpetual_key_prefix {self._store.keys.prefix!r} on {self._store.shown} is in use by the app "
                 f"{leader['app']!r} (leader {leader.get('owner')}), and this app is {self._app_name!r}; "
-                "give each app a prefix of its own"
+                "give each app a prefix of its own, and queues of its own (task_default_queue): apps that share the "
+                "queue 'celery' receive each other's messages, and discard what they do not know"
             )
         self._maybe_ask(leader)
         return max(0.02, min(STANDBY_INTERVAL, (int(left) + 10) / 1000))

@@ -5,6 +5,10 @@ back after ``visibility_timeout``, an hour. Every worker of ours reports the del
 is in the hash, and that no living worker has reported for two heartbeats *since it was seen there*, belongs to nobody
 and goes back to the front of its queue. No clock but the store's takes part.
 
+The worker that received a message and reported it nowhere is not known, and another namespace may share the broker. An
+item is of the namespace that has its batch. A message that was sent by hand is taken for ours only if it came into the
+hash while a worker of this namespace was dying; all others are left to the namespace of their worker, and to kombu.
+
 Most of what lies in that hash may be no concern of ours: a worker keeps every task with a countdown there. A message is
 looked into once, some in each pass, and what is not ours is left alone from then on.
 """
@@ -33,6 +37,9 @@ if TYPE_CHECKING:
 #: Messages that one pass looks into, and how many it reads in one call: more would hold the server up.
 MOST_NEW, AT_ONCE = 2_000, 100
 
+#: For how long a death is remembered.
+DEATH_MS = 3_600_000
+
 
 class _Seen(NamedTuple):
     """A delivery that no living worker has reported."""
@@ -56,11 +63,17 @@ class UnackedMessages:
         """By tag."""
         self._foreign: dict[str, float] = {}
         """Deliveries that are no concern of ours: tag -> when it was received."""
+        self._deaths: list[tuple[int, int]] = []
+        """When workers of this namespace were dying: from and to, ms of the store's time."""
         self._reported: set[str] = set()
         """Tags that a worker has had long enough to report them: receiving them did not kill it."""
 
     def died(self, tags: set[str]) -> None:
-        """A worker that had reported these tags is dead."""
+        """A worker that had reported these tags is found dead now."""
+        now, store = self._leases.store.now(), self._leases.store
+        # It died at some time since its last report, which is a lease time ago.
+        window = (now - store.limits.lease_ttl - 2 * store.limits.gap, now + store.limits.gap)
+        self._deaths = [*(each for each in self._deaths if each[1] > now - DEATH_MS), window]
         self._reported |= tags
 
     def restore(self) -> tuple[int, set[str] | None]:
@@ -90,7 +103,7 @@ class UnackedMessages:
             ready = [
                 tag
                 for tag, seen in self._seen.items()
-                if seen.guarded and (tag in self._reported or seen.since < before)
+                if seen.guarded and (tag in self._reported or (seen.since < before and self._may_be_ours(seen)))
             ]
             return sum(self._put_back(channel, unacked, tag) for tag in ready), known
         finally:
@@ -118,6 +131,11 @@ class UnackedMessages:
                 else:
                     self._foreign[tag] = unclaimed[tag]
         return len(new) <= MOST_NEW
+
+    def _may_be_ours(self, seen: _Seen) -> bool:
+        if item_address(seen.task_id) is not None:
+            return True
+        return any(begin <= seen.since <= end for begin, end in self._deaths)
 
     def _put_back(self, channel: CapturingChannel, unacked: UnackedHash, tag: str) -> bool:
         copy = unacked.copy(tag)
