@@ -81,7 +81,10 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
     if not isinstance(result, ReadBatch):
         return Preview(task=name, status="paused", reason=result.reason)
     if result.closed is not None:
-        return Preview(task=name, status="skipped", reason=result.closed.gate, count=len(result.items))
+        return Preview(
+            task=name, status="skipped", reason=result.closed.gate, count=len(result.items),
+            duplicates=result.duplicates,
+        )  # fmt: skip
     shown = claim.contract.options.store_args
     items = tuple(_item(runner, item, shown=shown) for item in result.items)
     return Preview(

@@ -89,8 +89,9 @@ def test_preview_tells_what_a_poll_would_do_and_writes_nothing(console: Console,
     }
     assert [item["args"] for item in elsewhere["items"]] == [[40], [41]]
     assert elsewhere["cursor"] == 42
-    # The first two are in flight.
-    assert (from_the_beginning["status"], from_the_beginning["duplicates"]) == ("empty", 2)
+    # The first two are in flight, and the cursor would pass them.
+    assert (from_the_beginning["status"], from_the_beginning["duplicates"]) == ("skipped", 2)
+    assert from_the_beginning["reason"] == "items_in_flight"
     assert (cut["count"], cut["duplicates"], cut["left_out"]) == (2, 1, 1)
     assert everything(raw_redis) == before
     assert before
