@@ -144,7 +144,7 @@ def test_json_of_rich_values(make: Any) -> None:
         lambda: range(3),
         lambda: bytearray(b"x"),
     ],
-    ids=lambda make: str(make()),
+    ids=lambda make: type(make()).__name__,
 )
 def test_pickled_values(make: Any) -> None:
     """Whatever can be pickled has one key."""
