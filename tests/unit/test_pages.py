@@ -45,3 +45,13 @@ def test_links_between_pages_lead_somewhere() -> None:
         if not (page.parent / link).exists()
     ]
     assert not dead
+
+
+def test_the_tests_of_the_guarantees_exist() -> None:
+    """Every row of the table names at least one."""
+    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    named = [re.findall(r"`(tests/[\w/.]+)`", row) for row in rows]
+
+    assert all(named)
+    assert not [name for names in named for name in names if not (ROOT / name).is_file()]
