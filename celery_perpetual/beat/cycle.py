@@ -20,9 +20,9 @@ from typing import Any
 
 from celery_perpetual import events
 from celery_perpetual.beat.orphans import Orphans
-from celery_perpetual.completions.batches import relay_batch_done
+from celery_perpetual.completions.batches import finished_list, relay_batch_done
 from celery_perpetual.errors import StoreUnavailable, described
-from celery_perpetual.ledger.staged import sweep_staged
+from celery_perpetual.ledger.staged import staged_list, sweep_staged
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.pauses import Pauses
 from celery_perpetual.recovery.sweep import Sweep
@@ -62,6 +62,8 @@ class CycleResult:
     """Batches of which the follow-up of the last end was sent."""
     orphans: int = 0
     """Units that were forgotten."""
+    put_off: Mapping[str, str] = field(default_factory=dict)
+    """Polls for which something is left to do and failed the last time, and why; they are tried again, ever later."""
     errors: Mapping[str, str] = field(default_factory=dict)
     """Type and text of the error of each step that failed."""
 
@@ -74,7 +76,12 @@ class CycleResult:
         """As JSON values."""
         values = {name: getattr(self, name) for name in self.__slots__}
         held = None if self.held_until is None else format_time(self.held_until)
-        return values | {"started_at": format_time(self.started_at), "held_until": held, "errors": dict(self.errors)}
+        return values | {
+            "started_at": format_time(self.started_at),
+            "held_until": held,
+            "put_off": dict(self.put_off),
+            "errors": dict(self.errors),
+        }
 
 
 class Cycle:
@@ -89,12 +96,18 @@ class Cycle:
         self._store = namespace.store
         self._lock = Lock(self._store, self._store.keys.cycle, LOCK_SECONDS)
         sweep, orphans = Sweep(namespace.app, namespace.grants), Orphans(self._store, known)
+        outbox, staged, finished = (
+            namespace.runner.publisher.outbox,
+            staged_list(self._store),
+            finished_list(self._store),
+        )
+        self._lists = (outbox, staged, finished)
         self._steps: dict[str, Callable[[], dict[str, Any]]] = {
             "relay": lambda: {"relayed": namespace.runner.publisher.relay()},
-            "staged": lambda: {"unstaged": sweep_staged(self._store)},
+            "staged": lambda: {"unstaged": sweep_staged(self._store, staged)},
             "pauses": lambda: _trim(namespace.pauses),
             "sweep": lambda: _facts(sweep),
-            "batches": lambda: {"batches": relay_batch_done(namespace.app, self._store)},
+            "batches": lambda: {"batches": relay_batch_done(namespace.app, self._store, finished)},
             "orphans": lambda: {"orphans": orphans.drop()},
         }
 
@@ -122,7 +135,9 @@ class Cycle:
                     emit(events.CYCLE_STEP_FAILED, step=name, error=error)
         finally:
             self._lock.release()
-        return CycleResult(started_at=started_at, seconds=time.monotonic() - begun, errors=errors, **facts)
+        put_off = {entry: why for each in self._lists for entry, why in each.put_off.items()}
+        seconds = time.monotonic() - begun
+        return CycleResult(started_at=started_at, seconds=seconds, put_off=put_off, errors=errors, **facts)
 
 
 def _trim(pauses: Pauses) -> dict[str, Any]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
+from celery_perpetual import events
+from celery_perpetual.errors import StoreRefused
 from celery_perpetual.store.commands.units import units_last_known_before
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
+from celery_perpetual.telemetry import emit
 
 #: A deploy that is rolled back within this time finds its units as it left them.
 AGE_MS = 7 * 24 * 3600 * 1000
@@ -27,9 +30,17 @@ class Orphans:
         """Look at the next ``limit`` units; returns how many are gone."""
         known = self._known()
         oldest = units_last_known_before(self._store, self._store.now() - AGE_MS, self._kept, self._limit)
-        dropped = sum(self._is_dropped(unit) for unit in oldest if unit not in known)
+        dropped = sum(self._try(unit) for unit in oldest if unit not in known)
         self._kept = self._kept + len(oldest) - dropped if len(oldest) == self._limit else 0
         return dropped
+
+    def _try(self, unit: str) -> bool:
+        """A unit that the store refuses to drop does not hold up the others."""
+        try:
+            return self._is_dropped(unit)
+        except StoreRefused as error:
+            emit(events.PART_FAILED, part=f"the removal of unit {unit}", error=error)
+            return False
 
     def _is_dropped(self, unit: str) -> bool:
         keys = self._store.keys

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual import events
 from celery_perpetual.ledger.ids import BATCH_INDEX, base
 from celery_perpetual.publishing.publisher import publish_once
-from celery_perpetual.store.commands.batches import batch, ends_of_batch, remove_unsent, unsent_batches
+from celery_perpetual.store.commands.batches import UNIT, Batch, batch, ends_of_batch, remove_unsent
 from celery_perpetual.store.connection import Store
+from celery_perpetual.store.work_list import WorkList
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -62,17 +63,32 @@ def send_batch_done(app: Celery, store: Store, poll_id: str) -> None:
         emit(events.BATCH_DONE_DELAYED, poll_id=poll_id, error=error)
 
 
-def relay_batch_done(app: Celery, store: Store, limit: int = 100) -> int:
-    """Send the messages that were left; returns how many."""
-    waiting = unsent_batches(store, limit)
-    for poll_id in waiting:
+def finished_list(store: Store) -> WorkList:
+    """The finished batches whose owners have not heard of it."""
+    return WorkList(
+        store, store.keys.batches, lambda poll_id, error: emit(events.BATCH_DONE_DELAYED, poll_id=poll_id, error=error)
+    )
+
+
+def relay_batch_done(app: Celery, store: Store, finished: WorkList, limit: int = 100) -> int:
+    """Do what follows the last end of batches and was left; returns how many batches that were."""
+
+    def follow_up(poll_id: str) -> int:
         _send(app, store, poll_id)
-    return len(waiting)
+        return 1
+
+    return finished.work_off(follow_up, limit)
 
 
 def _send(app: Celery, store: Store, poll_id: str) -> None:
-    result = batch_result(store, poll_id)
+    """What follows the last end of a batch is a matter of its owner's kind."""
     found = batch(store, poll_id)
+    FOLLOW_UPS[found.owner if found is not None else UNIT](app, store, poll_id, found)
+
+
+def _send_signature(app: Celery, store: Store, poll_id: str, found: Batch | None) -> None:
+    """A unit's: the message ``on_batch_done``, once."""
+    result = batch_result(store, poll_id)
     task: Any = None if found is None else app.tasks.get(found.task)
     options = getattr(task, "perpetual_options", None)
     if result is None or options is None or options.on_batch_done is None:
@@ -82,3 +98,7 @@ def _send(app: Celery, store: Store, poll_id: str) -> None:
     if not signature.immutable:
         signature.args = (result.to_dict(), *signature.args)
     publish_once(app, store, store.keys.batches, poll_id, signature, f"{base(poll_id)}{BATCH_INDEX}")
+
+
+#: By the kind of the owner that a batch names. No script that ends a task knows these kinds.
+FOLLOW_UPS = {UNIT: _send_signature}

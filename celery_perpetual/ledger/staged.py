@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery_perpetual import events
 from celery_perpetual.ledger.ids import base
 from celery_perpetual.store.chunks import chunks
-from celery_perpetual.store.commands.batches import staged_polls
 from celery_perpetual.store.commands.records import chunk_keys, item_keys
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
+from celery_perpetual.store.work_list import WorkList
+from celery_perpetual.telemetry import emit
 
 #: A commit follows its staging within seconds; a claim that is still open protects its records anyway.
 PATIENCE_MS = 60_000
 
 
-def sweep_staged(store: Store, limit: int = 10) -> int:
+def staged_list(store: Store) -> WorkList:
+    """The polls whose records wait for a commit."""
+    return WorkList(store, store.keys.staged, _report, patience_ms=PATIENCE_MS)
+
+
+def sweep_staged(store: Store, staged: WorkList, limit: int = 10) -> int:
     """Remove item keys and records of polls that ended without a commit; returns how many polls that were.
 
     It goes by the item keys, not by the records, which may have expired; cut short it starts anew the next time.
     """
-    return sum(_sweep(store, poll_id, unit) for poll_id, unit in staged_polls(store, store.now() - PATIENCE_MS, limit))
+    return staged.work_off(lambda entry: _sweep(store, *entry.split(" ", 1)), limit)
+
+
+def _report(entry: str, error: Exception) -> None:
+    emit(events.PART_FAILED, part=f"the removal of staged records of poll {entry}", error=error)
 
 
 def _sweep(store: Store, poll_id: str, unit: str) -> int:

@@ -12,6 +12,7 @@ from celery_perpetual.operations.units import leader_or_none
 from celery_perpetual.seams.table import unknown_seams
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.health import store_warnings
+from celery_perpetual.store.work_list import entries_put_off
 from celery_perpetual.tasks.discovery import load
 
 WARNING, ERROR = "warning", "error"
@@ -68,9 +69,19 @@ def _check_store(store: Store) -> list[Finding]:
         return [_error(str(error), "nothing is polled and no end is recorded", "start the server or correct the URL")]
     findings = [_warning(text, "work in flight may be lost", "change the server's configuration")
                 for text in store_warnings(store)]  # fmt: skip
+    findings += [_warning(f"{count} {what}", "they are tried again, ever later", "see the log of the leading beat")
+                 for what, count in _put_off(store).items() if count]  # fmt: skip
     if leader_or_none(store) is None:
         findings.append(_warning("no beat holds the lead", "nothing is polled", "celery -A proj beat"))
     return findings
+
+
+def _put_off(store: Store) -> dict[str, int]:
+    keys = store.keys
+    return {
+        "batches could not be published": entries_put_off(store, keys.outbox),
+        "messages on_batch_done could not be sent": entries_put_off(store, keys.batches),
+    }
 
 
 def _error(evidence: str, meaning: str, advice: str) -> Finding:

@@ -32,10 +32,11 @@ from celery_perpetual.publishing.rehearsal import first_fault
 from celery_perpetual.publishing.sender import AfterPublish
 from celery_perpetual.publishing.transports import open_transport
 from celery_perpetual.store.chunks import CHUNK
-from celery_perpetual.store.commands.batches import batch, remove_entry, remove_unpublished, unpublished_batches
+from celery_perpetual.store.commands.batches import batch, remove_entry, remove_unpublished
 from celery_perpetual.store.commands.records import open_records
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
+from celery_perpetual.store.work_list import WorkList
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -54,6 +55,10 @@ class Publisher:
         self.store = store
         self._local = threading.local()
         self._busy: set[str] = set()
+        self.outbox = WorkList(
+            store, store.keys.outbox, lambda poll_id, error: emit(events.PUBLISH_FAILED, poll_id=poll_id, error=error)
+        )
+        """Batches that are left to relay."""
 
     @cached_property
     def shares_redis(self) -> bool:
@@ -103,18 +108,8 @@ class Publisher:
             return self._publish(poll_id, items) if alone else 0
 
     def relay(self, limit: int = 100) -> int:
-        """Continue what others left unpublished, and return how many items that were."""
-        return sum(self._relayed(poll_id) for poll_id in unpublished_batches(self.store, limit))
-
-    def _relayed(self, poll_id: str) -> int:
-        """One batch that cannot be published now does not hold up the others."""
-        try:
-            return self.publish(poll_id)
-        except StoreUnavailable:
-            raise
-        except Exception as error:
-            emit(events.PUBLISH_FAILED, poll_id=poll_id, error=error)
-            return 0
+        """Continue what others left unpublished, and return how many items that were; what fails is put off."""
+        return self.outbox.work_off(self.publish, limit)
 
     def _publish(self, poll_id: str, items: Sequence[CheckedItem]) -> int:
         sent, state = 0, self._state(poll_id)

@@ -14,7 +14,7 @@ import pytest
 
 import celery_perpetual
 from celery_perpetual import StoreUnavailable
-from celery_perpetual.ledger.staged import sweep_staged
+from celery_perpetual.ledger.staged import staged_list, sweep_staged
 from celery_perpetual.store.scripts import script
 from tests.support import wait_until
 from tests.support.lease_cases import LEASE_CASES
@@ -119,7 +119,7 @@ def test_an_interrupted_sweep_is_finished_by_the_next(world: LeaseWorld) -> None
     world.redis.zadd(world.keys.staged, {f"{POLL} {UNIT}": 1})
     assert world.run("unstage", world.unstage("0-0")) == 1
 
-    sweep_staged(world.store)
+    sweep_staged(world.store, staged_list(world.store))
 
     left = [key for key in dump(world.redis) if key.startswith(("P:i:", "P:keys:", "P:staged"))]
     assert left == []

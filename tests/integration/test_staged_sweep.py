@@ -34,7 +34,7 @@ def visit(number): ...
 SWEEP = """
 import os
 import proj
-from celery_perpetual.ledger.staged import sweep_staged
+from celery_perpetual.ledger.staged import staged_list, sweep_staged
 
 store = proj.perpetual.store
 trick = {trick!r}
@@ -48,7 +48,7 @@ def tricked(send):
     return call
 
 store.redis.eval, store.redis.evalsha = tricked(store.redis.eval), tricked(store.redis.evalsha)
-print(sweep_staged(store))
+print(sweep_staged(store, staged_list(store)))
 """
 
 

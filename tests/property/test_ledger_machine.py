@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from celery_perpetual.ledger.ids import base, item_id, new_poll_id, parse_item_id
-from celery_perpetual.ledger.staged import sweep_staged
+from celery_perpetual.ledger.staged import staged_list, sweep_staged
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.scripts import script
 from tests.support.ledger_model import HOUR, QUEUE, UNIT, Claim
@@ -204,7 +204,7 @@ class LedgerMachine(LedgerStore):
         model, names = self.model, self.names
         for entry in self.redis.zrange(names.staged, 0, -1):
             self.redis.zadd(names.staged, {entry: 1})
-        sweep_staged(self.store)
+        sweep_staged(self.store, staged_list(self.store))
         gone = [poll for poll in model.staged if model.claim is None or model.claim.poll != poll]
         for poll in gone:
             del model.staged[poll]

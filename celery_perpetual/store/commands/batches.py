@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
 
+#: The kind of owner that there is.
+UNIT = "unit"
+
+
 class Batch(NamedTuple):
     """The facts of one committed batch."""
 
@@ -22,17 +26,22 @@ class Batch(NamedTuple):
     """When the last message was published, ms of the store's time."""
     moved: bool
     """Whether an item has sent a retry or a replacement of itself."""
+    owner: str = UNIT
+    """Kind of what it belongs to, and what hears of its last end."""
 
 
 def batch(store: Store, poll_id: str) -> Batch | None:
     """The facts of a batch, None if the store does not know it."""
     with store.errors("batch"):
-        task, total, left, published, at, moved = store.redis.hmget(
-            store.keys.poll(poll_id), "task", "n", "left", "pub", "pub_at", "moved"
+        task, total, left, published, at, moved, owner = store.redis.hmget(
+            store.keys.poll(poll_id), "task", "n", "left", "pub", "pub_at", "moved", "owner"
         )
     if task is None:
         return None
-    return Batch(task.decode(), int(total), int(left), int(published), None if at is None else int(at), bool(moved))
+    return Batch(
+        task.decode(), int(total), int(left), int(published), None if at is None else int(at), bool(moved),
+        (owner or UNIT.encode()).decode(),
+    )  # fmt: skip
 
 
 def ends_of_batch(store: Store, poll_id: str, statuses: Sequence[str]) -> dict[str, int]:
@@ -53,19 +62,9 @@ def known_batches(store: Store, poll_ids: Sequence[str]) -> set[str]:
         return {poll_id for poll_id, known in zip(poll_ids, pipe.execute(), strict=True) if known}
 
 
-def unpublished_batches(store: Store, limit: int) -> list[str]:
-    """The oldest entries of the outbox."""
-    return _oldest(store, store.keys.outbox, limit)
-
-
 def remove_unpublished(store: Store, poll_id: str) -> None:
     """Take a batch off the outbox that the store does not know any more."""
     remove_entry(store, store.keys.outbox, poll_id)
-
-
-def unsent_batches(store: Store, limit: int) -> list[str]:
-    """Finished batches whose ``on_batch_done`` is not sent, the oldest first."""
-    return _oldest(store, store.keys.batches, limit)
 
 
 def remove_unsent(store: Store, poll_id: str) -> None:
@@ -84,19 +83,7 @@ def open_batches(store: Store, since: str, until: int, limit: int) -> list[tuple
     return [(poll_id.decode(), at) for poll_id, at in found]
 
 
-def staged_polls(store: Store, until: int, limit: int) -> list[tuple[str, str]]:
-    """Poll and unit of records that were staged until then (ms) and never committed."""
-    with store.errors("staged"):
-        entries = store.redis.zrangebyscore(store.keys.staged, "-inf", until, 0, limit)
-    return [(poll_id, unit) for poll_id, unit in (entry.decode().split(" ", 1) for entry in entries)]
-
-
 def remove_entry(store: Store, waiting: str, entry: str) -> None:
     """Take an entry off a list of waiting things, a sorted set."""
     with store.errors("waiting"):
         store.redis.zrem(waiting, entry)
-
-
-def _oldest(store: Store, key: str, limit: int) -> list[str]:
-    with store.errors("batches"):
-        return [poll_id.decode() for poll_id in store.redis.zrange(key, 0, limit - 1)]

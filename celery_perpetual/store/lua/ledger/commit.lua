@@ -70,7 +70,7 @@ if pairs_here > 0 then
   redis.call('HSET', item_keys, unpack(ARGV, at, at + 2 * pairs_here - 1))
   at = at + 2 * pairs_here
 end
-redis.call('HSET', batch, 'unit', unit, 'task', task, 'n', items, 'left', items, 'pub', pushed, 'window', window,
+redis.call('HSET', batch, 'owner', 'unit', 'unit', unit, 'task', task, 'n', items, 'left', items, 'pub', pushed, 'window', window,
   'at', now, 'pub_at', now)
 redis.call('ZADD', open, now, poll)
 if destinations ~= '' then

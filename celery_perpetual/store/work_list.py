@@ -1,0 +1,84 @@
+"""Lists of things that are left to do, worked off entry by entry.
+
+Such a list is a sorted set: entry -> when it is due, ms. An entry that cannot be done now is put off, for twice as long
+each time, and the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from celery_perpetual.errors import StoreRefused, StoreUnavailable, described
+from celery_perpetual.failures import BackOff
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+PUT_OFF = BackOff(first_ms=5_000, longest_ms=300_000)
+
+
+class WorkList:
+    """One list, for one thread; it remembers how often its entries have failed in this process."""
+
+    def __init__(
+        self, store: Store, key: str, failed: Callable[[str, Exception], object], *, patience_ms: int = 0
+    ) -> None:
+        """Do nothing yet.
+
+        Args:
+            key: of the sorted set.
+            failed: called with an entry that is put off, and why.
+            patience_ms: an entry is left alone for so long after its time.
+        """
+        self._store = store
+        self._key = key
+        self._failed = failed
+        self._patience_ms = patience_ms
+        self._failures: dict[str, int] = {}
+        self.put_off: dict[str, str] = {}
+        """Entries that failed the last time, and why."""
+
+    def work_off(self, work: Callable[[str], int], limit: int) -> int:
+        """Do at most ``limit`` entries, the oldest first, and return the sum of what ``work`` returns for each.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        done, entries = 0, due_entries(self._store, self._key, self._store.now() - self._patience_ms, limit)
+        for entry in entries:
+            try:
+                done += work(entry)
+            except Exception as error:
+                if isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused):
+                    raise
+                self._put_off(entry, error)
+            else:
+                self._failures.pop(entry, None)
+                self.put_off.pop(entry, None)
+        return done
+
+    def _put_off(self, entry: str, error: Exception) -> None:
+        before = self._failures.get(entry, 0)
+        self._failures[entry], self.put_off[entry] = before + 1, described(error)
+        at = self._store.now() + PUT_OFF.delay(before) - self._patience_ms
+        put_off(self._store, self._key, entry, at)
+        self._failed(entry, error)
+
+
+def due_entries(store: Store, key: str, until: int, limit: int) -> list[str]:
+    """The oldest entries of a list that were due then (ms)."""
+    with store.errors("waiting"):
+        return [entry.decode() for entry in store.redis.zrangebyscore(key, "-inf", until, 0, limit)]
+
+
+def put_off(store: Store, key: str, entry: str, until: int) -> None:
+    """Make an entry that is still on the list due at that time (ms)."""
+    with store.errors("waiting"):
+        store.redis.zadd(key, {entry: until}, xx=True)
+
+
+def entries_put_off(store: Store, key: str) -> int:
+    """How many entries of a list could not be done when they were tried last."""
+    with store.errors("waiting"):
+        return int(store.redis.zcount(key, store.now() + 1, "+inf"))
