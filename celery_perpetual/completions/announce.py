@@ -16,22 +16,17 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual.broker.unacked import unacked_keys
 from celery_perpetual.completions.backlog import Backlog, UnstoredResult, WaitingEnd
 from celery_perpetual.completions.batches import send_batch_done
-from celery_perpetual.completions.end import ExpectedEnd, FinishReply, TaskEnd
+from celery_perpetual.completions.end import EndReply, EndScripts, ExpectedEnd, TaskEnd
 from celery_perpetual.completions.result_in_script import ResultToStore, result_to_store
 from celery_perpetual.faults import reach
 from celery_perpetual.store.connection import Store
-from celery_perpetual.store.header import Of
+from celery_perpetual.store.header import Filling, Of
 from celery_perpetual.store.prepared import Prepared
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.settings import Settings
-
-
-#: What the script answers for the end that counts, and where it has done nothing: it may not store the result, or
-#: cannot read what is there.
-FIRST, FORBIDDEN, UNREADABLE = 1, 3, 4
 
 
 class Announcer:
@@ -53,19 +48,22 @@ class Announcer:
         return self._backlog
 
     @cached_property
-    def _finish(self) -> Prepared:
+    def _scripts(self) -> EndScripts:
         keys, broker = self._store.keys, unacked_keys(self._app)
-        return Prepared(
-            self._store, "finish", yielding=True,
-            completion=(keys.completion_prefix, Of("id")), channel=(keys.channel_prefix, Of("id")),
-            queue=(keys.channel_prefix, Of("id"), keys.QUEUE), batch=(keys.poll_prefix, Of("poll")),
-            batch_channel=(keys.channel_prefix, Of("poll")),
-            unacked=broker.unacked, unacked_index=broker.received,
-        )  # fmt: skip
+        task: dict[str, Filling] = {
+            "completion": (keys.completion_prefix, Of("id")), "channel": (keys.channel_prefix, Of("id")),
+            "queue": (keys.channel_prefix, Of("id"), keys.QUEUE),
+            "unacked": broker.unacked, "unacked_index": broker.received,
+        }  # fmt: skip
+        batch = {"batch": (keys.poll_prefix, Of("poll")), "batch_channel": (keys.channel_prefix, Of("poll"))}
+        return EndScripts(
+            Prepared(self._store, "end_item", yielding=True, **task, **batch),
+            Prepared(self._store, "end_task", yielding=True, **task),
+        )
 
     def expect(self, task_id: str, task: str | None, **facts: Any) -> ExpectedEnd:
         """An end that is to come; see :class:`ExpectedEnd`. Makes no call."""
-        return ExpectedEnd(self._finish, self._store.keys, task_id, task, **facts)
+        return ExpectedEnd(self._scripts, self._store.keys, task_id, task, **facts)
 
     def result_to_store(self, backend: Any, task_id: str, result: Any, request: Any) -> ResultToStore | None:
         """What Celery's result backend would store, if it can be stored with the end; see :mod:`.result_in_script`."""
@@ -102,7 +100,7 @@ class Announcer:
 
     def announce_with_result(
         self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore, unstored: UnstoredResult
-    ) -> FinishReply | None:
+    ) -> EndReply | None:
         """Announce an end and store its result for Celery; None where both are done later, as the store is away.
 
         Returns within ``perpetual_store_timeout``.
@@ -138,8 +136,8 @@ class Announcer:
         """Whether ends wait for a store that did not answer."""
         return self._of_this_process().is_away
 
-    def announce_now(self, end: TaskEnd) -> int:
-        """Announce an end at once: :data:`FIRST`, or another number where the task had ended before, or is not known.
+    def announce_now(self, end: TaskEnd) -> bytes:
+        """Announce an end at once: :data:`FIRST`, or another word where the task had ended before, or is not known.
 
         Raises:
             StoreUnavailable: the store did not answer.
@@ -156,7 +154,7 @@ class Announcer:
         )  # fmt: skip
         return expected, end.status, head
 
-    def _announce(self, end: WaitingEnd) -> FinishReply:
+    def _announce(self, end: WaitingEnd) -> EndReply:
         reply = end.expected.announce(end.status, end.head, end.result)
         reach("task.finished")
         if reply.batch_done:  # the broker may be slow, and the task that happened to be the last has ended

@@ -20,7 +20,7 @@ from celery_perpetual.errors import StoreRefused, StoreUnavailable
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
-    from celery_perpetual.completions.end import ExpectedEnd, FinishReply
+    from celery_perpetual.completions.end import EndReply, ExpectedEnd
     from celery_perpetual.completions.result_in_script import ResultToStore
 
 #: Ends that wait, per process.
@@ -67,7 +67,7 @@ class WaitingEnd:
 class Backlog:
     """The ends of one process. Safe to share between threads."""
 
-    def __init__(self, announce: Callable[[WaitingEnd], FinishReply]) -> None:
+    def __init__(self, announce: Callable[[WaitingEnd], EndReply]) -> None:
         """Start nothing yet.
 
         Args:
@@ -125,7 +125,7 @@ class Backlog:
                 if self._ends and self._ends[0] is end:
                     return False
             else:
-                if end.unstored is not None and not reply.is_stored:
+                if end.unstored is not None and not reply.result_stored:
                     end.result, end.is_announced = None, not reply.has_done_nothing
                     self.add(end)
 

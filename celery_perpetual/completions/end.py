@@ -25,6 +25,11 @@ _HEAD = (
 )
 
 
+#: The verdict on the end that counts, and those that say why nothing was done: the store may not write Celery's result,
+#: or cannot read the one that is there.
+FIRST, FORBIDDEN, UNREADABLE = b"first", b"forbidden", b"unreadable"
+
+
 @dataclass(slots=True, kw_only=True)
 class TaskEnd:
     """One end of one task; never changed once made."""
@@ -47,19 +52,27 @@ class TaskEnd:
     """Delivery tag of a message that stays unacked until this end is stored."""
 
 
-class FinishReply(NamedTuple):
-    """What ``finish.lua`` answers."""
+class EndReply(NamedTuple):
+    """What ``end_item.lua`` and ``end_task.lua`` answer."""
 
-    verdict: int
+    verdict: bytes
+    """:data:`FIRST`, :data:`FORBIDDEN`, :data:`UNREADABLE`, or another word where the end did not count."""
     batch_done: int
     """1 if the message of its batch is to be sent now."""
-    is_stored: int = 0
-    """1 if Celery's result was brought along and is stored."""
+    result_stored: int
+    """1 if Celery's result is stored."""
 
     @property
     def has_done_nothing(self) -> bool:
         """Whether the result stood in the way: it may not be stored, or what is there cannot be read."""
-        return self.verdict >= 3
+        return self.verdict in (FORBIDDEN, UNREADABLE)
+
+
+class EndScripts(NamedTuple):
+    """The scripts that announce an end: of an item, and of any other task."""
+
+    item: Prepared
+    task: Prepared
 
 
 class ExpectedEnd:
@@ -68,7 +81,7 @@ class ExpectedEnd:
     __slots__ = ("_call", "_head", "leased", "poll", "task_id")
 
     def __init__(
-        self, finish: Prepared, keys: Keys, task_id: str, task: str | None, *, announce: bool = True,
+        self, scripts: EndScripts, keys: Keys, task_id: str, task: str | None, *, announce: bool = True,
         worker: str | None = None, attempt: int = 1, nonce: str = "", leased: bool = False, tag: str = "",
     ) -> None:  # fmt: skip
         """Write what is known; makes no call. The facts are those of :class:`End`."""
@@ -77,9 +90,10 @@ class ExpectedEnd:
         self.leased = leased
         self.poll = str(where["poll"])
         """Of which poll it is an item, "" if of none."""
-        self._call = finish.begun(id=task_id, nonce=nonce, started=int(leased), tag=tag, **where)
-        known = (_text(task_id), _text(task), _text(worker), attempt)
-        self._head = _HEAD.format(*(str(each).replace("%", "%%") for each in known)) if announce else ""
+        known: dict[str, str | int] = {"id": task_id, "nonce": nonce, "started": int(leased), "tag": tag}
+        self._call = scripts.item.begun(**known, **where) if self.poll else scripts.task.begun(**known)
+        written = (_text(task_id), _text(task), _text(worker), attempt)
+        self._head = _HEAD.format(*(str(each).replace("%", "%%") for each in written)) if announce else ""
 
     def head(
         self, status: str, *, runtime: float | None = None, result: Any = None, exception: Any = None, meta: Any = None
@@ -95,7 +109,7 @@ class ExpectedEnd:
             inline(result),
         )
 
-    def announce(self, status: str, head: str, stored: ResultToStore | None = None) -> FinishReply:
+    def announce(self, status: str, head: str, stored: ResultToStore | None = None) -> EndReply:
         """Store the end; may be called again.
 
         Args:
@@ -108,7 +122,7 @@ class ExpectedEnd:
         """
         result, value, expires = stored or ("", "", 0)
         reply = self._call(status=status, head=head, result=result, value=value, expires=str(expires))
-        return FinishReply(*map(int, reply))
+        return EndReply(*reply)
 
 
 def _text(value: Any) -> str:

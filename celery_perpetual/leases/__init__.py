@@ -18,12 +18,12 @@ retries); a delivery older than the newest one known is dropped, a newer one sup
 **Copies.** Whatever is needed to send a task again is kept until its end is stored: in the ledger, or beside the lease
 where the ledger could not build the message. So a second delivery of a running task may be acknowledged (*adopted*),
 and a message may be acknowledged before its task has ended. Where broker and store are one Redis, the script that
-grants a lease acknowledges an early-acked message, and the script that settles the end a late-acked one: the copy goes
-in the step that makes it superfluous, and never before.
+grants a lease acknowledges an early-acked message, and the script that announces the end a late-acked one: the copy
+goes in the step that makes it superfluous, and never before.
 
-**Ends.** A final end (``finish.lua``) ends the lease. An execution whose lease is gone cannot end its task: its end is
-counted as late. An execution that ends without an end of its task is *released* (a retry, a replacement, a shutdown)
-or *lost*: then the task is put on the list of those that are sent again, in the same step.
+**Ends.** A final end (``end_item.lua``, ``end_task.lua``) ends the lease. An execution whose lease is gone cannot end
+its task: its end is counted as late. An execution that ends without an end of its task is *released* (a retry, a
+replacement, a shutdown) or *lost*: then the task is put on the list of those that are sent again, in the same step.
 
 **Recovery.** A dead pool child is found by its worker at once, a dead worker by the leader's sweep when its deadline
 has passed. Both put the task on that list; whoever takes it out sends the message, to the front of its queue where the

@@ -127,7 +127,7 @@ class Grants:
             nonce=execution.nonce, nesting=int(request.get("replaced_task_nesting") or 0),
             retries=int(request.get("retries") or 0),
             most=most, on_lost=on_lost, tag=execution.tag, task=task.name, copy=execution.copy,
-            ended=int(bool(is_perpetual or redelivered)), strikes=int(execution.acknowledged_by == AT_START),
+            ended=int(bool(is_perpetual or redelivered)), acknowledges=int(execution.acknowledged_by == AT_START),
         )  # fmt: skip
 
     def holds(self, execution: Execution) -> bool:

@@ -11,9 +11,8 @@ from typing import Any
 
 from celery_perpetual import events
 from celery_perpetual.completions import celery_results
-from celery_perpetual.completions.announce import FIRST
 from celery_perpetual.completions.completion import FAILURE, NEEDS_ATTENTION, REVOKED, UNKNOWN
-from celery_perpetual.completions.end import TaskEnd
+from celery_perpetual.completions.end import FIRST, TaskEnd
 from celery_perpetual.errors import NotFound, NotSuccessful
 from celery_perpetual.leases.execution import leased_execution
 from celery_perpetual.leases.scope import Interest, announces, interest_by

@@ -17,9 +17,9 @@ from celery.backends.base import Backend, DisabledBackend
 from celery.signals import task_success
 
 from celery_perpetual import events
-from celery_perpetual.completions.announce import FORBIDDEN
 from celery_perpetual.completions.backlog import UnstoredResult
 from celery_perpetual.completions.completion import SUCCESS
+from celery_perpetual.completions.end import FORBIDDEN
 from celery_perpetual.completions.result_in_script import leave_to_celery
 from celery_perpetual.leases.execution import Execution
 from celery_perpetual.telemetry import emit
@@ -89,7 +89,7 @@ def _store_and_announce(
     if brought is not None:
         reply = announcer.announce_with_result(expected, SUCCESS, head, brought, later)
         is_announced = reply is None or not reply.has_done_nothing
-        if reply is None or reply.is_stored:
+        if reply is None or reply.result_stored:
             execution.is_over = True
             return None
         if reply.verdict == FORBIDDEN:

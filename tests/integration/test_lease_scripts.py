@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_perpetual.leases.grants import _when_lost
+from celery_perpetual.leases.on_lost import when_lost
 from tests.support.lease_world import FREE, ITEM, ONE, OTHER, LeaseWorld
 from tests.support.scripts import UNACKED
 
@@ -69,7 +69,7 @@ def test_what_a_lease_says_oddly_does_not_stop_the_sweep(world: LeaseWorld, odd:
 
     assert world.run("sweep", world.sweep()) == [0, ONE.encode(), 2, 1]
     assert world.redis.zcard(world.keys.resend) == 2
-    assert _when_lost(SimpleNamespace(on_lost=odd))[1] == "requeue"
+    assert when_lost(SimpleNamespace(on_lost=odd))[1] == "requeue"
 
 
 def test_a_few_short_states_are_a_table(world: LeaseWorld) -> None:
@@ -103,59 +103,58 @@ def test_a_token_is_larger_than_all_before(world: LeaseWorld) -> None:
     assert tokens == sorted(set(tokens))
 
 
-@pytest.mark.parametrize("strikes", [0, 1])
-def test_a_start_strikes_its_own_message_off_the_books(world: LeaseWorld, strikes: int) -> None:
+@pytest.mark.parametrize("acknowledges", [0, 1])
+def test_a_start_acknowledges_its_own_message(world: LeaseWorld, acknowledges: int) -> None:
     """Whether it may run or not; but only where the message is to be acknowledged before the task runs."""
     world.committed()
     world.received("n1", "n2", "n3")
 
-    world.run("start", world.start("n1", strikes=strikes))
-    assert world.in_the_books() == (["n2", "n3"] if strikes else ["n1", "n2", "n3"])
-    assert world.run("start", world.start("n2", worker=OTHER, strikes=strikes))[0] == b"adopted"
-    assert world.in_the_books() == (["n3"] if strikes else ["n1", "n2", "n3"])
+    world.run("start", world.start("n1", acknowledges=acknowledges))
+    assert world.unacked() == (["n2", "n3"] if acknowledges else ["n1", "n2", "n3"])
+    assert world.run("start", world.start("n2", worker=OTHER, acknowledges=acknowledges))[0] == b"adopted"
+    assert world.unacked() == (["n3"] if acknowledges else ["n1", "n2", "n3"])
 
 
-def test_an_end_strikes_its_own_message_off_the_books(world: LeaseWorld) -> None:
+def test_an_end_acknowledges_its_own_message(world: LeaseWorld) -> None:
     """Together with the record, the lease and the item."""
     world.begun()
     world.received("n1", "n2")
 
-    assert world.run("finish", world.ended(tag="tag of n1"))[0] == 1
+    assert world.run("end_item", world.ended(tag="tag of n1"))[0] == b"first"
 
-    assert world.in_the_books() == ["n2"]
+    assert world.unacked() == ["n2"]
 
 
-def test_a_late_end_strikes_its_message_off_unless_another_execution_has_it(world: LeaseWorld) -> None:
+def test_a_late_end_acknowledges_its_message_unless_another_execution_has_it(world: LeaseWorld) -> None:
     """Kombu puts a message back under its tag: then it is the copy of whoever executes the task now."""
     world.superseded()
     world.received("n1", "n2")
 
-    assert world.run("finish", world.ended(tag="tag of n2"))[0] == 2
-    assert world.in_the_books() == ["n1", "n2"]
-    assert world.run("finish", world.ended(tag="tag of n1"))[0] == 2
-    assert world.in_the_books() == ["n2"]
+    assert world.run("end_item", world.ended(tag="tag of n2"))[0] == b"late"
+    assert world.unacked() == ["n1", "n2"]
+    assert world.run("end_item", world.ended(tag="tag of n1"))[0] == b"late"
+    assert world.unacked() == ["n2"]
 
 
-def test_books_that_are_none_hold_up_nothing(world: LeaseWorld) -> None:
+def test_keys_that_hold_no_unacked_messages_hold_up_nothing(world: LeaseWorld) -> None:
     """They are the broker's. Where something else has their names, tasks begin and end all the same."""
     world.committed()
     for key in UNACKED.values():
         world.redis.set(key, "something else")
 
-    assert world.run("start", world.start(strikes=1))[0] == b"run"
-    assert world.run("finish", world.ended(tag="tag of n1"))[0] == 1
+    assert world.run("start", world.start(acknowledges=1))[0] == b"run"
+    assert world.run("end_item", world.ended(tag="tag of n1"))[0] == b"first"
 
 
 @pytest.mark.parametrize("free", [False, True], ids=["an item", "any task"])
-def test_a_silent_end_that_comes_second_strikes_its_message_off_too(world: LeaseWorld, free: bool) -> None:
+def test_a_silent_end_that_comes_second_acknowledges_its_message_too(world: LeaseWorld, free: bool) -> None:
     """An operator has ended it while it ran, and nobody is told."""
     world.begun(task_id=FREE if free else ITEM)
     silent = {"head": ""}
-    assert (
-        world.run("finish", {**world.ended("*", status="revoked", started=False, free=free), **silent})[0] == 1 - free
-    )
+    name, verdict = ("end_task", b"unknown") if free else ("end_item", b"first")
+    assert world.run(name, {**world.ended("*", status="revoked", started=False, free=free), **silent})[0] == verdict
     world.received("n1", "n2")
 
-    world.run("finish", {**world.ended("" if free else "n1", started=False, free=free, tag="tag of n1"), **silent})
+    world.run(name, {**world.ended("" if free else "n1", started=False, free=free, tag="tag of n1"), **silent})
 
-    assert world.in_the_books() == ["n2"]
+    assert world.unacked() == ["n2"]

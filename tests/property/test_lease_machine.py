@@ -164,19 +164,20 @@ class LeaseMachine(RuleBasedStateMachine):
         return pick([run for run in self.model.runs if run.worker in self.live] or [None], which)
 
     def finish(self, task: Task, nonce: str, *, started: bool, status: str = "success") -> None:
-        """An end, which settles the task exactly if nobody else has the lease, and it has not ended."""
+        """An end, which counts exactly if no other delivery has the lease, and the task has not ended."""
         mine = task.lease is not None and task.lease.nonce == nonce
         free = nonce == "*" or (not started and task.lease is None)
-        settles = mine or (free and not task.final)
+        counts = mine or (free and not task.final)
         slots = (
-            self.world.finish(task.index, status, nonce=nonce, started=started)
+            self.world.end_item(task.index, status, nonce=nonce, started=started)
             if task.index >= 0
             else self.world.ended(nonce, status=status, started=started, free=True)
         )
         about = {"task_id": task.id, "status": status, "final": True, "call": self.nonce()}
-        first, second = self.twice("finish", {**slots, "head": json.dumps(about)[:-1]})
-        assert first == second == [1 if settles else 2, 0]
-        if settles:
+        name = "end_item" if task.index >= 0 else "end_task"
+        first, second = self.twice(name, {**slots, "head": json.dumps(about)[:-1]})
+        assert first == second == [b"first" if counts else b"late", 0, 0]
+        if counts:
             self.model.end(task, buried=task.index >= 0 or mine or nonce == "*")
 
     @precondition(lambda self: self.model.runs)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.support.lease_world import FREE, GAP, ITEM, ONE, OTHER, LeaseWorld
-from tests.support.script_cases import Case, answers, finish_keys, then
+from tests.support.script_cases import FIRST, LATE, UNKNOWN, Case, answers, item_keys, then
 from tests.support.scripts import DAY, MINUTE
 
 W = LeaseWorld
@@ -29,7 +29,7 @@ def parked_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
 
 
 def end_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
-    return lambda w: {**held_keys(*workers)(w), **finish_keys(w)}
+    return lambda w: {**held_keys(*workers)(w), **item_keys(w)}
 
 
 def free_end_keys(w: LeaseWorld) -> Mapping[str, str]:
@@ -75,10 +75,10 @@ LEASE_CASES = [
          verdict(b"run", 1)),
     Case("start", "lost, and sent again", W.lost_and_sent, lambda w: w.start("n2", worker=OTHER), verdict(b"run", 1)),
     Case("start", "lost, and a retry overtakes", W.released, lambda w: w.start("n2", order=(0, 1)), verdict(b"run", 1)),
-    Case("start", "acknowledged with it", lambda w: w.received("n1"), lambda w: w.start(task_id=FREE, copy="{}", strikes=1),
+    Case("start", "acknowledged with it", lambda w: w.received("n1"), lambda w: w.start(task_id=FREE, copy="{}", acknowledges=1),
          verdict(b"run")),
     Case("start", "refused, and acknowledged with it", lambda w: (w.begun(), w.received("n2")),
-         lambda w: w.start("n2", worker=OTHER, strikes=1), verdict(b"adopted"), moving=COUNTED),
+         lambda w: w.start("n2", worker=OTHER, acknowledges=1), verdict(b"adopted"), moving=COUNTED),
     # ---- release
     *(
         Case("release", f"{cause}{found}", W.recovered if found else W.begun,
@@ -158,40 +158,40 @@ LEASE_CASES = [
     Case("park_unpublished", "executed", W.begun, W.park_unpublished, answers(0), writes=False),
     Case("park_unpublished", "ended", W.over, W.park_unpublished, answers(0), writes=False),
     # ---- ends under leases
-    Case("finish", "with its lease", W.begun, W.ended, answers([1, 0]), touches=end_keys(ONE)),
-    Case("finish", "acknowledged with it", lambda w: (w.begun(), w.received("n1")), lambda w: w.ended(tag="tag of n1"),
-         answers([1, 0]), touches=end_keys(ONE)),
-    Case("finish", "late, and acknowledged with it", lambda w: (w.superseded(), w.received("n1")),
-         lambda w: w.ended(tag="tag of n1"), answers([2, 0]), moving=COUNTED),
-    Case("finish", "with its lease, after a recovery", W.recovered, lambda w: w.ended("n2"), answers([1, 0]),
+    Case("end_item", "with its lease", W.begun, W.ended, answers(FIRST), touches=end_keys(ONE)),
+    Case("end_item", "acknowledged with it", lambda w: (w.begun(), w.received("n1")), lambda w: w.ended(tag="tag of n1"),
+         answers(FIRST), touches=end_keys(ONE)),
+    Case("end_item", "late, and acknowledged with it", lambda w: (w.superseded(), w.received("n1")),
+         lambda w: w.ended(tag="tag of n1"), answers(LATE), moving=COUNTED),
+    Case("end_item", "with its lease, after a recovery", W.recovered, lambda w: w.ended("n2"), answers(FIRST),
          touches=end_keys(OTHER)),
-    Case("finish", "with its lease, not announced", W.begun, lambda w: {**w.ended(), "head": ""}, answers([1, 0]),
+    Case("end_item", "with its lease, not announced", W.begun, lambda w: {**w.ended(), "head": ""}, answers(FIRST),
          touches=end_keys(ONE)),
-    Case("finish", "any task with its lease", lambda w: w.begun(task_id=FREE, copy="{}"), lambda w: w.ended(free=True),
-         answers([1, 0]), touches=free_end_keys),
-    Case("finish", "any task with its lease, not announced", lambda w: w.begun(task_id=FREE),
-         lambda w: {**w.ended(free=True), "head": ""}, answers([0, 0]), touches=free_end_keys),
-    Case("finish", "with another's lease", W.superseded, W.ended, answers([2, 0]), moving=COUNTED),
-    Case("finish", "lost, and not sent yet", W.released, W.ended, answers([2, 0]), moving=COUNTED),
-    Case("finish", "parked", lambda w: w.released(on_lost="park"), W.ended, answers([2, 0]), moving=COUNTED),
-    Case("finish", "begun, and without a lease", W.committed, W.ended, answers([2, 0]), moving=COUNTED),
-    Case("finish", "begun before the store was lost", lambda w: None, lambda w: w.ended(free=True), answers([1, 0]),
+    Case("end_task", "any task with its lease", lambda w: w.begun(task_id=FREE, copy="{}"), lambda w: w.ended(free=True),
+         answers(FIRST), touches=free_end_keys),
+    Case("end_task", "any task with its lease, not announced", lambda w: w.begun(task_id=FREE),
+         lambda w: {**w.ended(free=True), "head": ""}, answers(UNKNOWN), touches=free_end_keys),
+    Case("end_item", "with another's lease", W.superseded, W.ended, answers(LATE), moving=COUNTED),
+    Case("end_item", "lost, and not sent yet", W.released, W.ended, answers(LATE), moving=COUNTED),
+    Case("end_item", "parked", lambda w: w.released(on_lost="park"), W.ended, answers(LATE), moving=COUNTED),
+    Case("end_item", "begun, and without a lease", W.committed, W.ended, answers(LATE), moving=COUNTED),
+    Case("end_task", "begun before the store was lost", lambda w: None, lambda w: w.ended(free=True), answers(FIRST),
          touches=tomb),
-    Case("finish", "any task that has ended before", lambda w: w.over(free=True),
-         lambda w: w.ended(status="failure", free=True), answers([2, 0]), moving=COUNTED),
-    Case("finish", "ended before", W.over, lambda w: w.ended(status="failure"), answers([2, 0]), moving=COUNTED),
-    Case("finish", "never begun", lambda w: w.released(), lambda w: w.ended("", status="revoked", started=False),
-         answers([1, 0]), touches=end_keys()),
-    Case("finish", "by an operator", W.begun, lambda w: w.ended("*", status="revoked", started=False), answers([1, 0]),
+    Case("end_task", "any task that has ended before", lambda w: w.over(free=True),
+         lambda w: w.ended(status="failure", free=True), answers(LATE), moving=COUNTED),
+    Case("end_item", "ended before", W.over, lambda w: w.ended(status="failure"), answers(LATE), moving=COUNTED),
+    Case("end_item", "never begun", lambda w: w.released(), lambda w: w.ended("", status="revoked", started=False),
+         answers(FIRST), touches=end_keys()),
+    Case("end_item", "by an operator", W.begun, lambda w: w.ended("*", status="revoked", started=False), answers(FIRST),
          touches=end_keys(ONE)),
-    Case("finish", "by an operator, parked", lambda w: w.released(on_lost="park", task_id=FREE, copy="{}"),
-         lambda w: w.ended("*", status="revoked", started=False, free=True), answers([1, 0]), touches=tomb),
-    Case("finish", "any task without a lease", lambda w: None, lambda w: w.ended("", started=False, free=True),
-         answers([1, 0]), touches=tomb),
-    Case("finish", "any task without a lease, and its result", lambda w: None,
-         lambda w: {**w.ended("", started=False, free=True), **RESULT}, answers([1, 0, 1]), then([1, 0]), touches=tomb),
-    Case("finish", "with its lease, and its result", W.begun, lambda w: {**w.ended(), **RESULT}, answers([1, 0, 1]),
-         then([1, 0]), touches=end_keys(ONE)),
-    Case("finish", "with another's lease, and its result", W.superseded, lambda w: {**w.ended(), **RESULT},
-         answers([2, 0]), moving=COUNTED),
+    Case("end_task", "by an operator, parked", lambda w: w.released(on_lost="park", task_id=FREE, copy="{}"),
+         lambda w: w.ended("*", status="revoked", started=False, free=True), answers(FIRST), touches=tomb),
+    Case("end_task", "any task without a lease", lambda w: None, lambda w: w.ended("", started=False, free=True),
+         answers(FIRST), touches=tomb),
+    Case("end_task", "any task without a lease, and its result", lambda w: None,
+         lambda w: {**w.ended("", started=False, free=True), **RESULT}, answers([b"first", 0, 1]), then(FIRST), touches=tomb),
+    Case("end_item", "with its lease, and its result", W.begun, lambda w: {**w.ended(), **RESULT}, answers([b"first", 0, 1]),
+         then(FIRST), touches=end_keys(ONE)),
+    Case("end_item", "with another's lease, and its result", W.superseded, lambda w: {**w.ended(), **RESULT},
+         answers(LATE), moving=COUNTED),
 ]  # fmt: skip

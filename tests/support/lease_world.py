@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery_perpetual.ledger.ids import item_id, item_slots
-from tests.support.scripts import POLL, QUEUE, UNACKED, Slots, World, end_keys
+from tests.support.scripts import POLL, QUEUE, UNACKED, Slots, World, end_slots
 
 ITEM, FREE = item_id(POLL, 1), "chosen-by-a-caller"
 ONE, OTHER = "one@host#1", "other@host#2"
@@ -19,14 +19,14 @@ class LeaseWorld(World):
 
     def start(
         self, nonce: str = "n1", task_id: str = ITEM, *, worker: str = ONE, order: tuple[int, int] = (0, 0),
-        on_lost: str = "requeue", most: int = 3, copy: str = "", ended: int = 1, strikes: int = 0,
+        on_lost: str = "requeue", most: int = 3, copy: str = "", ended: int = 1, acknowledges: int = 0,
     ) -> Slots:  # fmt: skip
         k, where = self.keys, item_slots(self.keys, task_id)
         return {
             "held": k.held(worker), "completion": k.completion(task_id), "batch": k.poll(str(where.pop("poll"))), **where,
             "id": task_id, "worker": worker, "nonce": nonce, "nesting": order[0], "retries": order[1], "most": most,
             "on_lost": on_lost, "tag": f"tag of {nonce}", "task": "deliver", "copy": copy, "ended": ended,
-            **UNACKED, "strikes": strikes,
+            **UNACKED, "acknowledges": acknowledges,
         }  # fmt: skip
 
     def release(self, cause: str = "lost", nonce: str = "n1", task_id: str = ITEM) -> Slots:
@@ -80,12 +80,11 @@ class LeaseWorld(World):
         tag: str = "",
     ) -> Slots:  # fmt: skip
         """The end of an execution."""
-        slots = self.finish(1, status, nonce=nonce, started=started, tag=tag)
-        return (
-            {**slots, **end_keys(self.keys, FREE), "nonce": nonce, "started": int(started), "tag": tag}
-            if free
-            else slots
-        )
+        slots = self.end_item(1, status, nonce=nonce, started=started, tag=tag)
+        if not free:
+            return slots
+        task = end_slots(self.keys, FREE, status, slots["head"])
+        return {**task, "nonce": nonce, "started": int(started), "tag": tag}
 
     # States.
 
@@ -95,7 +94,7 @@ class LeaseWorld(World):
             self.redis.hset(UNACKED["unacked"], f"tag of {nonce}", "message")
             self.redis.zadd(UNACKED["unacked_index"], {f"tag of {nonce}": 7})
 
-    def in_the_books(self) -> list[str]:
+    def unacked(self) -> list[str]:
         """Deliveries that nobody has acknowledged, by their nonces."""
         tags = self.redis.hkeys(UNACKED["unacked"])
         assert sorted(tags) == sorted(self.redis.zrange(UNACKED["unacked_index"], 0, -1))
@@ -127,7 +126,7 @@ class LeaseWorld(World):
     def over(self, *, free: bool = False) -> None:
         """The task has ended, and its record has expired."""
         self.begun(task_id=FREE if free else ITEM)
-        assert self.run("finish", self.ended(free=free))[0] == 1
+        assert self.run("end_task" if free else "end_item", self.ended(free=free))[0] == b"first"
         self.redis.delete(self.keys.completion(FREE if free else ITEM))
 
     def reported(self, worker: str = ONE) -> None:

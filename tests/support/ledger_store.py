@@ -13,7 +13,7 @@ from celery_perpetual.ledger.ledger import Closing, Ledger
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.scripts import script
 from tests.support.ledger_model import HOUR, QUEUE, ROOM, UNIT, Batch, Model, unit
-from tests.support.scripts import end_keys, store_at
+from tests.support.scripts import end_slots, store_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,9 +85,10 @@ class LedgerStore(RuleBasedStateMachine):
         found, task_id = self.model.batches[poll], item_id(poll, index)
         self.finishes += 1
         # A silent end leaves nothing by which the second of two could be known: any silent one may be a repeated call.
-        again = 1 if silent and task_id not in self.model.announced else 2
+        again = b"first" if silent and task_id not in self.model.announced else b"late"
         for _ in range(times):
-            assert self.settle(task_id, status, announced=not silent) == (1 if index in found.unfinished else again)
+            verdict = self.end_item(task_id, status, announced=not silent)
+            assert verdict == (b"first" if index in found.unfinished else again)
         if index in found.unfinished and not silent:
             self.model.announced.add(task_id)
         found.unfinished.discard(index)
@@ -95,13 +96,12 @@ class LedgerStore(RuleBasedStateMachine):
         if key is not None:
             self.model.recent.add(key)
 
-    def settle(self, task_id: str, status: str, *, announced: bool = True) -> int:
-        """Send the script that settles an end; its head makes repeated calls known as such."""
+    def end_item(self, task_id: str, status: str, *, announced: bool = True) -> bytes:
+        """Send the end of an item; its head makes repeated calls known as such. Returns the verdict."""
         head = f'{{"final": true, "nonce": {self.finishes}' if announced else ""
-        first, _ = script("finish")(
-            self.store, **end_keys(self.names, task_id), events="ends", status=status, head=head
-        )
-        return int(first)
+        slots = end_slots(self.names, task_id, status, head)
+        verdict: bytes = script("end_item")(self.store, **slots, events="ends")[0]
+        return verdict
 
     @invariant()
     def the_unit_is_as_modelled(self) -> None:

@@ -98,7 +98,11 @@ def claims_keys(w: World) -> Mapping[str, str]:
     return {**claim_keys(w), w.keys.unit(OTHER_UNIT): "hash", w.keys.polls(OTHER_UNIT): "list"}
 
 
-def finish_keys(w: World) -> Mapping[str, str]:
+#: What is answered to an end that counts, to a late one, and to a silent one of a task that is not known.
+FIRST, LATE, UNKNOWN = [b"first", 0, 0], [b"late", 0, 0], [b"unknown", 0, 0]
+
+
+def item_keys(w: World) -> Mapping[str, str]:
     return {w.keys.unit(UNIT): "hash", w.keys.item_keys(UNIT): "hash", w.keys.recent(UNIT): "zset"}
 
 
@@ -201,12 +205,12 @@ CASES = [
          answers(0)),
     Case("note_destination", "of an item", World.committed, World.note_destination, answers(1)),
     Case("note_destination", "unknown batch", lambda w: w.claimed(), World.note_destination, answers(0), writes=False),
-    Case("finish", "one of several", World.committed, lambda w: w.finish(1), answers([1, 0]), touches=finish_keys),
-    Case("finish", "the last one", lambda w: w.finished(0, 2), lambda w: w.finish(1, "failure"), answers([1, 0]),
-         touches=lambda w: {w.keys.open: "zset", **finish_keys(w)}),
-    Case("finish", "not announced", World.committed, lambda w: {**w.finish(1), "head": ""}, answers([1, 0]),
-         touches=finish_keys),
-    Case("finish", "unknown batch", lambda w: w.claimed(), lambda w: {**w.finish(1), "head": ""}, answers([0, 0]),
+    Case("end_item", "one of several", World.committed, lambda w: w.end_item(1), answers(FIRST), touches=item_keys),
+    Case("end_item", "the last one", lambda w: w.finished(0, 2), lambda w: w.end_item(1, "failure"), answers(FIRST),
+         touches=lambda w: {w.keys.open: "zset", **item_keys(w)}),
+    Case("end_item", "not announced", World.committed, lambda w: {**w.end_item(1), "head": ""}, answers(FIRST),
+         touches=item_keys),
+    Case("end_item", "unknown batch", lambda w: w.claimed(), lambda w: {**w.end_item(1), "head": ""}, answers(UNKNOWN),
          writes=False),
     Case("push_once", "waiting", lambda w: w.redis.zadd(w.keys.batches, {POLL: 1}), World.push_once, answers(1), then(0)),
     Case("push_once", "sent by somebody", World.led, World.push_once, answers(0), writes=False),

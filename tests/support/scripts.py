@@ -33,14 +33,17 @@ def store_at(url: str, **options: Any) -> Store:
     return Store(address(url), "P", Limits.of(Settings()), **options)
 
 
-def end_keys(keys: Keys, task_id: str) -> Slots:
-    """What the script that announces an end is told beside the end: its keys, and that nothing is to be stored."""
-    where = item_slots(keys, task_id)
-    return {
-        **where, "id": task_id, "batch": keys.poll(str(where["poll"])), "completion": keys.completion(task_id),
-        "queue": keys.queue(task_id), "channel": keys.channel(task_id), "batch_channel": keys.channel(str(where["poll"])),
-        **UNACKED, "tag": "", "nonce": "", "started": 0, "result": "", "value": "", "expires": 0,
+def end_slots(keys: Keys, task_id: str, status: str, head: str) -> Slots:
+    """The end of an item, or of a task that is none; it had no lease, and Celery stores its result."""
+    slots = {
+        "id": task_id, "completion": keys.completion(task_id), "queue": keys.queue(task_id), "head": head,
+        "channel": keys.channel(task_id), **UNACKED, "tag": "", "nonce": "", "started": 0, "result": "", "value": "",
+        "expires": 0,
     }  # fmt: skip
+    where = item_slots(keys, task_id)
+    if poll := str(where["poll"]):
+        slots |= {**where, "batch": keys.poll(poll), "batch_channel": keys.channel(poll), "status": status}
+    return slots
 
 
 class World:
@@ -140,15 +143,14 @@ class World:
     def note_destination(self, index: int = 1, poll: str = POLL) -> Slots:
         return {"batch": self.keys.poll(poll), "index": index, "destination": '["", "slow", null]'}
 
-    def finish(
+    def end_item(
         self, index: int, status: str = "success", poll: str = POLL, *, nonce: str = "", started: bool = False,
         tag: str = "",
     ) -> Slots:  # fmt: skip
         task_id = item_id(poll, index)
+        head = json.dumps({"task_id": task_id, "status": status, "final": True})[:-1]
         return {
-            **end_keys(self.keys, task_id), "status": status,
-            "head": json.dumps({"task_id": task_id, "status": status, "final": True})[:-1],
-            "nonce": nonce, "started": int(started), "tag": tag,
+            **end_slots(self.keys, task_id, status, head), "nonce": nonce, "started": int(started), "tag": tag
         }  # fmt: skip
 
     def taken(self, *keys: str, since: int = 0) -> Slots:
@@ -231,7 +233,7 @@ class World:
     def finished(self, *indexes: int) -> None:
         self.committed()
         for index in indexes:
-            assert self.run("finish", self.finish(index))[0] == 1
+            assert self.run("end_item", self.end_item(index))[0] == b"first"
 
     def ended_empty(self) -> None:
         """A poll that found nothing, and the next one is open: its outcome will be folded."""

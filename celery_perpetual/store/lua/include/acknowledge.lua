@@ -1,5 +1,5 @@
--- Strike a message off the broker's books. Where they are no such books, Kombu will say so; nothing here depends on it.
-local function strike(unacked, unacked_index, tag)
+-- Acknowledge a message: kombu forgets it. Where these keys hold anything else, kombu reports it; nothing depends on it.
+local function acknowledge(unacked, unacked_index, tag)
   redis.pcall('HDEL', unacked, tag)
   redis.pcall('ZREM', unacked_index, tag)
 end

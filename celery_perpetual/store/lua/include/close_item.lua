@@ -1,8 +1,7 @@
--- The ledger's part of an end. Reads the locals of its script: batch, chunk, done, batches, id, position, status,
--- prefix, poll, tombstone_ttl, now.
+-- What the end of an item means for the ledger. Reads the locals batch, chunk, done, batches, id, position, status, prefix,
+-- poll, tombstone_ttl, now; needs types.
 
--- The open item, or nil and whether it had ended before. Reads every key that settling writes to, so that one of a
--- wrong type fails the script before its first write.
+-- The open item, or nil and whether it is closed. Probes every key that closing writes to.
 local function open_item()
   local unit, window, on_done, left = unpack(redis.call('HMGET', batch, 'unit', 'window', 'on_done', 'left'))
   if not unit then
@@ -13,30 +12,30 @@ local function open_item()
     return nil, true
   end
   local item = {unit = unit, window = tonumber(window), on_done = on_done, key = key_of(record)}
-  redis.call('HEXISTS', prefix .. ':u:' .. unit, 'inflight')
+  probe('HEXISTS', prefix .. ':u:' .. unit, 'inflight')
   if item.key then
     item.holds = redis.call('HGET', prefix .. ':keys:' .. unit, item.key) == id
-    redis.call('ZCARD', prefix .. ':recent:' .. unit)
+    probe('ZCARD', prefix .. ':recent:' .. unit)
   end
   if tonumber(left) <= 1 then
-    redis.call('ZCARD', prefix .. ':open')
-    redis.call('ZCARD', batches)
+    probe('ZCARD', prefix .. ':open')
+    probe('ZCARD', batches)
   end
   return item, false
 end
 
 local function remember(unit, key, window)
   local recent = prefix .. ':recent:' .. unit
-  local over = redis.call('ZRANGEBYSCORE', recent, '-inf', now - window, 'LIMIT', 0, 100)
-  if #over > 0 then
-    redis.call('ZREM', recent, unpack(over))
+  local outdated = redis.call('ZRANGEBYSCORE', recent, '-inf', now - window, 'LIMIT', 0, 100)
+  if #outdated > 0 then
+    redis.call('ZREM', recent, unpack(outdated))
   end
   redis.call('ZADD', recent, now, key)
   redis.call('PEXPIRE', recent, window)
 end
 
 -- Close an item; returns whether it was the last of its batch.
-local function settle(item)
+local function close_item(item)
   redis.call('SETBIT', done, position, 1)
   redis.call('HINCRBY', batch, status, 1)
   redis.call('HINCRBY', prefix .. ':u:' .. item.unit, 'inflight', -1)

@@ -1,14 +1,14 @@
 -- What becomes of a task whose execution ended without an end. Reads the locals of its script: leases, states, resend,
 -- parked, events, counters, prefix, events_maxlen, completion_ttl, queue_ttl, now.
--- include must_be
+-- include types
 local at = rfc3339(now)
 
-local function tell(event, fields)
+local function add_event(event, fields)
   fields.at = at
   redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', event, 'data', cjson.encode(fields))
 end
 
--- Out of the way until an operator acts: a provisional completion wakes whoever waits.
+-- Out of the way until an operator acts: a provisional completion wakes its waiters.
 local function park(id, lease, recoveries, reason)
   redis.call('HSET', states, id, state_text({nesting = lease.nesting, retries = lease.retries, recoveries = recoveries,
     flag = 'parked', tag = lease.tag, task = lease.task}))
@@ -30,8 +30,8 @@ local function park(id, lease, recoveries, reason)
   redis.call('PEXPIRE', queue, queue_ttl)
   redis.call('PUBLISH', prefix .. ':done:' .. id, record)
   redis.call('PUBLISH', prefix .. ':done', record)
-  tell('completion', cjson.decode(record))
-  tell('lease.parked', {task_id = id, task = lease.task, worker = lease.worker, recoveries = recoveries,
+  add_event('completion', cjson.decode(record))
+  add_event('lease.parked', {task_id = id, task = lease.task, worker = lease.worker, recoveries = recoveries,
     reason = reason})
 end
 
@@ -43,20 +43,20 @@ local LOST = '^|(%d+|%d+|)([^|]*)|[^|]*|(%d+)|([^|]*)|([^|]*|(.*))$'
 -- much, so it counts as five of the `most_now` executions that are dealt with now. Only reads, and meets every key that losing
 -- them writes to, so that one of a wrong type fails the script before its first write. `flag` is what becomes of the last.
 local function plan_losses(worker, ids, texts, counts, reason, most_now)
-  local plan = {worker = worker, ids = {}, counts = counts, reason = reason, told = {}, parks = {}, written = {},
+  local plan = {worker = worker, ids = {}, counts = counts, reason = reason, events = {}, parks = {}, written = {},
     listed = {}}
   if #ids == 0 then
     return plan
   end
-  redis.call('SCARD', prefix .. ':held:' .. worker)
-  redis.call('ZCARD', resend)
+  probe('SCARD', prefix .. ':held:' .. worker)
+  probe('ZCARD', resend)
   local known = redis.call('HMGET', states, unpack(ids))
   if counts then
-    redis.call('HLEN', counters)
-    redis.call('XLEN', events)
+    probe('HLEN', counters)
+    probe('XLEN', events)
   end
   local is_plain, names = #cjson.encode(ids) == #table.concat(ids) + 3 * #ids + 1, {}
-  local told_last = string.format(', "worker": %s, "reason": %s, "at": "%s"}', cjson.encode(worker), cjson.encode(reason), at)
+  local end_of_event = string.format(', "worker": %s, "reason": %s, "at": "%s"}', cjson.encode(worker), cjson.encode(reason), at)
   for i, id in ipairs(ids) do
     if i + 4 * #plan.parks > most_now then
       break
@@ -68,8 +68,8 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
     plan.ids[i] = id
     if counts then
       names[task] = names[task] or cjson.encode(task)
-      plan.told[i] = '{"task_id": ' .. (is_plain and '"' .. id .. '"' or cjson.encode(id)) .. ', "task": ' .. names[task]
-        .. ', "token": ' .. token .. told_last
+      plan.events[i] = '{"task_id": ' .. (is_plain and '"' .. id .. '"' or cjson.encode(id)) .. ', "task": ' .. names[task]
+        .. ', "token": ' .. token .. end_of_event
       if on_lost == 'fail' then
         flag = 'fail'
       elseif on_lost == 'park' or (on_lost == 'requeue' and recoveries > tonumber(most)) then
@@ -80,7 +80,7 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
     if flag == 'parked' then
       must_be(prefix .. ':completion:' .. id, 'string')
       must_be(prefix .. ':done:' .. id .. ':queue', 'list')
-      redis.call('HLEN', parked)
+      probe('HLEN', parked)
       plan.parks[#plan.parks + 1] = {id = id, lease = lease_of(texts[i]), recoveries = recoveries}
     else
       local last = #plan.written
@@ -101,7 +101,7 @@ local function lose(plan)
   redis.call('SREM', prefix .. ':held:' .. plan.worker, unpack(plan.ids))
   if plan.counts then
     redis.call('HINCRBY', counters, 'leases_lost', #plan.ids)
-    for _, data in ipairs(plan.told) do
+    for _, data in ipairs(plan.events) do
       redis.call('XADD', events, '*', 'event', 'lease.lost', 'data', data)
     end
     redis.call('XTRIM', events, 'MAXLEN', '~', events_maxlen)

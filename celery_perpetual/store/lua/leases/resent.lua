@@ -1,4 +1,4 @@
--- Push the message of a task that was lost, and strike it off the list, in one step: a repeat does nothing.
+-- Push the message of a task that was lost, and take the task off the list, in one step: a repeat does nothing.
 -- Where the broker is elsewhere it has the message already, and only the list is left.
 --
 -- KEY   resend         zset    tasks to be sent again
@@ -14,7 +14,7 @@
 -- include now
 -- include rfc3339
 -- include lease
--- include recovered
+-- include add_recovery
 -- include push
 local score = redis.call('ZSCORE', resend, id)
 if not score or tonumber(score) ~= tonumber(since) then
@@ -23,7 +23,7 @@ end
 redis.call('ZREM', resend, id)
 local state = state_of(redis.call('HGET', states, id))
 if state then
-  recovered(id, state)
+  add_recovery(id, state)
   state.flag, state.tag = 'run', ''
   redis.call('HSET', states, id, state_text(state))
 end

@@ -1,6 +1,6 @@
 -- Ask for the right to execute a task, before any code of its user runs. The nonce names the delivery that asks, so
--- that a repeated call answers the same. A message that is acknowledged before its task runs is struck off the broker's
--- books in this step, whatever the answer: by then it can be sent again from elsewhere, or is not needed.
+-- that a repeated call answers the same. A message that is to be acknowledged before its task runs is acknowledged in this
+-- step, whatever the answer: by then it can be sent again from elsewhere, or is not needed.
 --
 -- KEY   leases          hash*    task id -> lease
 -- KEY   held            set*     what this worker holds
@@ -8,17 +8,17 @@
 -- KEY   copies          hash*    task id -> message, where the ledger cannot build it
 -- KEY   resend          zset*    tasks to be sent again
 -- KEY   completion      string*  the record of the task
--- KEY   batch           hash*    its batch, if the id is one of ours
+-- KEY   batch           hash*    its batch, if it is an item
 -- KEY   chunk           list*    records
 -- KEY   done            string*  bitmap of items that have ended
 -- KEY   token           string*  the last token
 -- KEY   counters        hash*    of the namespace
 -- KEY   workers         zset*    worker -> deadline
 -- KEY   events          stream*
--- KEY   unacked         hash*    delivery tag -> message: the broker's books
+-- KEY   unacked         hash*    delivery tag -> message
 -- KEY   unacked_index   zset*    delivery tag -> when it was received
 -- ARG   id              text     task id
--- ARG   position        int      of the item within its chunk, -1 where the id is not ours
+-- ARG   position        int      of the item within its chunk, -1 where it is none
 -- ARG   worker          text     instance of the worker
 -- ARG   nonce           text     of this delivery
 -- ARG   nesting         int      how often the task has replaced itself
@@ -33,14 +33,15 @@
 -- ARG   tombstone_days  int      how many days of tombstones there are
 -- ARG   lease_ttl       text     ms: lease time
 -- ARG   events_maxlen   text     cap of the stream
--- ARG   strikes         flag     1 = the message is to be struck off the broker's books
+-- ARG   acknowledges    flag     1 = acknowledge the message
 -- returns {verdict, token, recoveries}; the verdict is 'run', or why not: 'final', 'parked', 'old' or 'adopted'
-local mine = {nesting = nesting, retries = retries}
+local asked = {nesting = nesting, retries = retries}
 -- include now
 -- include rfc3339
 -- include lease
--- include recovered
--- include must_be
+-- include tombs
+-- include add_recovery
+-- include types
 -- include acknowledge
 
 local lease, state = lease_of(redis.call('HGET', leases, id)), state_of(redis.call('HGET', states, id))
@@ -50,8 +51,8 @@ if lease and lease.nonce == nonce then
 end
 
 local function has_ended()
-  local known = redis.call('GET', completion)
-  if known and string.find(known, '"final": true', 1, true) then
+  local record = redis.call('GET', completion)
+  if record and string.find(record, '"final": true', 1, true) then
     return true
   end
   if position >= 0 then
@@ -60,19 +61,13 @@ local function has_ended()
     end
     return redis.call('EXISTS', batch) == 1
   end
-  local today = math.floor(now / 86400000)
-  for day = today - tombstone_days, today do
-    if redis.call('SISMEMBER', tombs_prefix .. day, id) == 1 then
-      return true
-    end
-  end
-  return false
+  return has_tomb(tombstone_days)
 end
 
 local function refuse(verdict)
   redis.call('HINCRBY', counters, 'dropped_' .. verdict, 1)
-  if strikes then
-    strike(unacked, unacked_index, tag)
+  if acknowledges then
+    acknowledge(unacked, unacked_index, tag)
   end
   return {verdict, '0', recoveries}
 end
@@ -81,58 +76,58 @@ if ended and has_ended() then
   return refuse('final')
 end
 if state and state.flag == 'fail' then
-  return refuse('final')  -- its end as lost is about to be told
+  return refuse('final')  -- its end as lost is about to be announced
 end
 if state and state.flag == 'parked' then
   if copy ~= '' then
-    redis.call('HLEN', counters)
+    probe('HLEN', counters)
     redis.call('HSETNX', copies, id, copy)
   end
   return refuse('parked')
 end
 local newest = lease and (not state or order(state, lease) < 0) and lease or state
-if newest and order(mine, newest) < 0 then
+if newest and order(asked, newest) < 0 then
   return refuse('old')
 end
-if lease and order(mine, lease) == 0 then
-  -- Whatever is needed to send it again is kept since the lease began, so this copy may be acknowledged.
+if lease and order(asked, lease) == 0 then
+  -- What is needed to send it again is kept since the lease began, so this copy may be acknowledged.
   return refuse('adopted')
 end
 
--- Whatever is written to is read first, so that a key of a wrong type fails this before its first write.
-local former = lease and string.sub(held, 1, -#worker - 1) .. lease.worker
-local late = state and state.flag == 'resend'
-if former then
-  must_be(former, 'set')
+-- All that is written to is probed first.
+local held_before = lease and string.sub(held, 1, -#worker - 1) .. lease.worker
+local waits = state and state.flag == 'resend'
+if held_before then
+  must_be(held_before, 'set')
 end
-redis.call('SCARD', held)
-local known = redis.call('ZSCORE', workers, worker)
+probe('SCARD', held)
+local deadline = redis.call('ZSCORE', workers, worker)
 if copy ~= '' or lease or state then
-  redis.call('HLEN', copies)
+  probe('HLEN', copies)
 end
-if late then
-  redis.call('ZCARD', resend)
-  redis.call('HLEN', counters)
-  redis.call('XLEN', events)
+if waits then
+  probe('ZCARD', resend)
+  probe('HLEN', counters)
+  probe('XLEN', events)
 end
 
 local granted = redis.call('INCR', token)
-if not known then
+if not deadline then
   -- A worker that has not reported yet must be found by the sweep too.
   redis.call('ZADD', workers, string.format('%.0f', now + lease_ttl), worker)
 end
-if former then
-  redis.call('SREM', former, id)
+if held_before then
+  redis.call('SREM', held_before, id)
 end
-redis.call('HSET', leases, id, string.format('%s|%s|%d|%d|%d|%.0f|%s|%s|%s|%s', worker, nonce, mine.nesting, mine.retries,
+redis.call('HSET', leases, id, string.format('%s|%s|%d|%d|%d|%.0f|%s|%s|%s|%s', worker, nonce, asked.nesting, asked.retries,
   granted, now, most, on_lost, tag, task))
 redis.call('SADD', held, id)
-if late then
-  recovered(id, state)  -- by the broker, before anybody sent it
+if waits then
+  add_recovery(id, state)  -- the broker was faster than the list of what is to be sent
   redis.call('ZREM', resend, id)
 end
 if state then
-  state.nesting, state.retries, state.flag = mine.nesting, mine.retries, 'run'
+  state.nesting, state.retries, state.flag = asked.nesting, asked.retries, 'run'
   redis.call('HSET', states, id, state_text(state))
 end
 if copy ~= '' then
@@ -140,7 +135,7 @@ if copy ~= '' then
 elseif lease or state then
   redis.call('HDEL', copies, id)
 end
-if strikes then
-  strike(unacked, unacked_index, tag)
+if acknowledges then
+  acknowledge(unacked, unacked_index, tag)
 end
 return {'run', tostring(granted), recoveries}

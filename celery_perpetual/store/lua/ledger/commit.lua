@@ -39,7 +39,7 @@
 -- include now
 -- include outcome
 -- include close_poll
--- include must_be
+-- include types
 -- include push
 for chunk = 0, math.max(chunks - 1, 0) do
   must_be(chunk_key .. chunk, 'list')

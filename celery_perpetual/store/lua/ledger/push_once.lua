@@ -1,10 +1,10 @@
--- Push messages for an entry of a waiting list and take the entry out, in one step: whoever comes second does nothing.
+-- Push messages for an entry of a waiting list and take the entry out, in one step: a second call does nothing.
 --
 -- KEY   waiting   zset   entry -> since
 -- KEYS  targets   list   what the broker commands name
 -- ARG   entry     text   what waits
 -- ARGS  commands  mixed  broker commands
--- returns 1 pushed, 0 somebody else was first
+-- returns 1 pushed, 0 it was pushed before
 -- include push
 if not redis.call('ZSCORE', waiting, entry) then
   return 0

@@ -29,7 +29,7 @@
 -- include pause_holds
 -- include rfc3339
 -- include outcome
--- include must_be
+-- include types
 -- include clock_step
 if mine ~= '' and redis.call('GET', leader) ~= mine then
   return {0}

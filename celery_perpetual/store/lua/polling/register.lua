@@ -15,7 +15,7 @@
 -- returns how many units were pulled back, or -1 when this caller does not lead
 -- include now
 -- include rfc3339
--- include must_be
+-- include types
 -- include clock_step
 if redis.call('GET', leader) ~= mine then
   return -1

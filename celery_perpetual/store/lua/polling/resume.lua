@@ -13,7 +13,7 @@
 -- returns 1 if the scope was paused, else 0; the same when it is sent twice
 -- include now
 -- include pause_holds
--- include must_be
+-- include types
 for i = units_at, #ARGV do
   must_be(unit_prefix .. ARGV[i], 'hash')
 end

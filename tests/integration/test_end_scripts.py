@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from celery_perpetual import StoreUnavailable
-from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.ledger.ids import item_id, parse_item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
 from celery_perpetual.store.scripts import script
-from tests.support.scripts import end_keys, store_at
+from tests.support.script_cases import FIRST, LATE, UNKNOWN
+from tests.support.scripts import end_slots, store_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,15 +49,12 @@ class World:
         client.hset(keys.poll(POLL), mapping={**facts, **({"on_done": 1} if on_done else {})})
         client.hset(keys.unit(UNIT), "inflight", items)
 
-    def slots(self, index: int = 0, status: str = "success", **changed: Any) -> dict[str, Any]:
-        """The arguments of one end."""
-        task_id = changed.get("id", item_id(POLL, index))
+    def finish(self, index: int = 0, status: str = "success", *, task_id: str = "", **changed: Any) -> list[Any]:
+        """End one item, or a task that is none; returns the script's answer."""
+        task_id = task_id or item_id(POLL, index)
         head = json.dumps({"v": 1, "task_id": task_id, "status": status, "final": True})[:-1]
-        return {**end_keys(self.store.keys, item_id(POLL, index)), "status": status, "head": head, **changed}
-
-    def finish(self, *args: Any, **changed: Any) -> list[int]:
-        """Settle one end."""
-        reply: list[int] = script("finish")(self.store, **self.slots(*args, **changed))
+        name = "end_item" if parse_item_id(task_id) else "end_task"
+        reply: list[Any] = script(name)(self.store, **{**end_slots(self.store.keys, task_id, status, head), **changed})
         return reply
 
     def once(self) -> int:
@@ -111,7 +109,7 @@ def test_an_end_that_is_sent_twice_changes_nothing_the_second_time(world: World,
         heard = []
         while (message := subscriber.get_message(timeout=0.05)) is not None:
             heard.append(message)
-    assert first == second == [1, 0]
+    assert first == second == FIRST
     assert world.dump() == after
     assert len(heard) == (2 if head is None else 0)
     assert world.redis.hgetall(f"P:p:{POLL}")[b"left"] == b"2"
@@ -125,11 +123,11 @@ def test_the_last_end_asks_again_for_the_batchs_message_until_that_is_sent(world
     """Whoever repeats the last end is told to send the message: the reply that said so may have got lost."""
     changed = {} if head is None else {"head": head}
     world.commit(on_done=True)
-    assert [world.finish(0, **changed), world.finish(1, **changed)] == [[1, 0], [1, 0]]
+    assert [world.finish(0, **changed), world.finish(1, **changed)] == [FIRST, FIRST]
 
-    assert [world.finish(2, **changed) for _ in range(3)] == [[1, 1]] * 3
+    assert [world.finish(2, **changed) for _ in range(3)] == [[b"first", 1, 0]] * 3
     assert world.once() == 1
-    assert world.finish(2, **changed) == [1, 0]
+    assert world.finish(2, **changed) == FIRST
     assert world.redis.lrange("broker", 0, -1) == [b"message"]
     assert world.redis.keys("P:[id]:*") == []
     assert world.redis.hget(f"P:p:{POLL}", "left") == b"0"
@@ -140,7 +138,7 @@ def test_a_batch_without_a_message_asks_for_none(world: World) -> None:
     """Where nobody wants to hear of the batch, its last end has nothing to send."""
     world.commit(items=1)
 
-    assert world.finish(0) == [1, 0]
+    assert world.finish(0) == FIRST
     assert world.redis.zcard("P:batches") == 0
 
 
@@ -159,12 +157,12 @@ def test_the_message_of_a_batch_is_pushed_once(world: World) -> None:
 def test_a_late_end_changes_only_its_counter(world: World, place: str) -> None:
     """Another end of the same task leaves the first one, its batch and every TTL alone."""
     world.commit()
-    changed = {} if place == "item of a batch" else {"id": "any-form", "position": -1, "poll": ""}
-    assert world.finish(0, **changed) == [1, 0]
+    changed = {} if place == "item of a batch" else {"task_id": "any-form"}
+    assert world.finish(0, **changed) == FIRST
     before = world.dump()
 
-    assert world.finish(0, "failure", **changed) == [2, 0]
-    assert world.finish(0, "revoked", **changed) == [2, 0]
+    assert world.finish(0, "failure", **changed) == LATE
+    assert world.finish(0, "revoked", **changed) == LATE
 
     assert late(world) == 2
     assert {key: value for key, value in world.dump().items() if key != "P:counters"} == before
@@ -178,7 +176,7 @@ def test_an_end_after_the_record_has_expired_is_late(world: World) -> None:
     world.redis.delete(f"P:completion:{task_id}", f"P:done:{task_id}:queue")
     before = world.dump()
 
-    assert world.finish(0, "failure") == [2, 0]
+    assert world.finish(0, "failure") == LATE
 
     assert late(world) == 1
     assert {key: value for key, value in world.dump().items() if key != "P:counters"} == before
@@ -188,9 +186,9 @@ def test_a_task_that_nobody_knows_is_announced_without_a_batch(world: World) -> 
     """An id of our form whose batch is gone is announced; a silent end of it does nothing at all."""
     world.redis.flushall()
 
-    assert world.finish(0, head="") == [0, 0]
+    assert world.finish(0, head="") == UNKNOWN
     assert world.dump() == {}
-    assert world.finish(0) == [1, 0]
+    assert world.finish(0) == FIRST
     assert json.loads(world.redis.get(f"P:completion:{item_id(POLL, 0)}"))["poll_id"] is None
 
 

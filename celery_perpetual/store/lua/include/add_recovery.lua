@@ -1,5 +1,5 @@
--- Tell that a lost task is on its way again. Reads the locals events, counters, events_maxlen, now.
-local function recovered(id, state)
+-- Count a recovery: a lost task is on its way again. Reads the locals events, counters, events_maxlen, now.
+local function add_recovery(id, state)
   redis.call('HINCRBY', counters, 'recovered', 1)
   redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'lease.recovered', 'data', cjson.encode({task_id = id,
     task = state.task, recoveries = state.recoveries, at = rfc3339(now)}))

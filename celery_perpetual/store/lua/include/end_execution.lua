@@ -1,0 +1,50 @@
+-- An end that counts: Celery's result is stored, and what is known of the execution goes. All keys are probed before, those
+-- of the record too. Goes on from verdict; needs tombs, types, acknowledge.
+
+-- The ledger has the first message of an item, so of that there is no copy.
+local has_copy = state or (lease and (not item or nesting ~= '0' or retries ~= '0'))
+local is_parked, waits = state and state.flag == 'parked', state and (state.flag == 'resend' or state.flag == 'fail')
+local tomb = not item and (lease or nonce == '*') and tombs_prefix .. today
+local is_new_tomb = tomb and must_be(tomb, 'set') == 'none'
+if has_copy then
+  probe('HLEN', copies)
+end
+if is_parked then
+  probe('HLEN', parked)
+elseif waits then
+  probe('ZCARD', resend)
+end
+if head ~= '' then
+  probe('XLEN', events)
+end
+if result ~= '' then
+  if lease then
+    probe('SCARD', prefix .. ':held:' .. worker)
+  end
+  -- include celery_result
+end
+
+if lease then
+  redis.call('SREM', prefix .. ':held:' .. worker, id)
+  redis.call('HDEL', leases, id)
+end
+if state then
+  redis.call('HDEL', states, id)
+end
+if has_copy then
+  redis.call('HDEL', copies, id)
+end
+if is_parked then
+  redis.call('HDEL', parked, id)
+elseif waits then
+  redis.call('ZREM', resend, id)
+end
+if tomb then
+  redis.call('SADD', tomb, id)
+  if is_new_tomb then
+    redis.call('PEXPIRE', tomb, tombstone_ttl + 86400000)
+  end
+end
+if tag ~= '' then
+  acknowledge(unacked, unacked_index, tag)
+end

@@ -1,0 +1,21 @@
+-- Why an end does not count: "verdict" is nil where it does. It counts once: it is late after the first one, and where
+-- another delivery has the lease, whatever it says. "record", "lease" and "state" are what is known of the task, "item"
+-- is the open item, and "is_closed" says that the item is closed already. Needs lease, tombs.
+state = state_of(state)
+local worker, holder, nesting, retries
+if lease then
+  worker, holder, nesting, retries = holder_of(lease)
+end
+local verdict
+if record and head ~= '' and string.sub(record, 1, #head) == head then
+  verdict = 'first'  -- this call was made before
+elseif (record and string.find(record, '"final": true', 1, true)) or (lease and nonce ~= '*' and holder ~= nonce) then
+  verdict = 'late'
+elseif is_closed then
+  -- A silent end leaves no record by which a repeated call is known.
+  verdict = head == '' and 'first' or 'late'
+elseif not lease and started and (item or state) then
+  verdict = 'late'
+elseif not (item or lease or state) and has_tomb(1) then
+  verdict = head == '' and 'unknown' or 'late'
+end
