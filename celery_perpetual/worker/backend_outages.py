@@ -1,6 +1,6 @@
 """A result backend that is away when a body has returned: what the body did is how the task ended.
 
-Celery lets the backend's error take the place of the outcome: the task fails though its body succeeded, and nobody
+Celery lets the backend's error take the place of the outcome: the task fails though its body succeeded, and no one
 hears of it, since that failure cannot be stored either. Here, a result that cannot be stored now is kept with the end
 of its task, and is stored by Celery's own code when the backend is back; then the end is announced. A state that says
 only how far a task is (STARTED, RETRY) is left out. This concerns bodies that run here and whose ends we announce.

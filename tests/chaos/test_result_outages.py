@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -60,18 +62,24 @@ AWAY_SECONDS = 3
 
 @contextmanager
 def away(server: EmbeddedServer, how: str) -> Iterator[None]:
-    """Stop the server, or have it refuse, within the block."""
+    """Stop the server, freeze it, or have it refuse, within the block."""
     if how == "stopped":
         server.stop()
         yield
         server.start()
+    elif how == "frozen":
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
     else:
         with refusing(server.url, how):
             yield
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-@pytest.mark.parametrize("how", ["stopped", "full", "read-only"])
+@pytest.mark.parametrize("how", ["stopped", "frozen", "full", "read-only"])
 def test_bodies_return_while_the_only_redis_is_away(
     project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer], pool: str, how: str
 ) -> None:
