@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from celery_perpetual.beat.scheduler_setting import other_scheduler
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 
 def banner(app: Celery, settings: Settings, store: Store, own: type[Scheduler]) -> str:
     """Store, leader and perpetual tasks, one line each, as Celery indents them."""
-    store = store.clone(patient=False)  # a start does not wait for its banner
+    with closing(store.clone(patient=False)) as asked:  # a start does not wait for its banner
+        return _banner(app, settings, asked, own)
+
+
+def _banner(app: Celery, settings: Settings, store: Store, own: type[Scheduler]) -> str:
     lines = [f"store -> {store.shown} (prefix {settings.key_prefix})", f"leader -> {_leader(store)}"]
     try:
         tasks = discover(app).tasks.values()

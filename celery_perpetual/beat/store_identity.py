@@ -25,7 +25,7 @@ class StoreIdentity:
     """Epoch and units with a cursor, as this process last saw them."""
 
     def __init__(self, store: Store, pauses: Pauses, *, pause: bool) -> None:
-        self._store = store.clone()
+        self._store = store
         self._pauses = pauses
         self._pause = pause
         self._epoch: str | None = None
