@@ -48,21 +48,26 @@ class Readers:
         with self._work:
             self._waiting.append((future, read))
             if len(self._waiting) > self._idle and self._threads < self._most:
-                self._threads += 1
-                threading.Thread(target=self._run, name=self._name, daemon=True).start()
+                self._start()
+            has_thread = self._threads > 0
             self._work.notify()
+        if not has_thread:
+            while self._waiting:
+                _read(*self._waiting.popleft())
         return future
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter ends: the caller reads, as long as no other thread does
+            return
+        self._threads += 1
 
     def _run(self) -> None:
         while (found := self._next()) is not None:
-            future, read = found
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(read())
-            except BaseException as error:  # the wait raises it
-                future.set_exception(error)
-            del future, read, found  # an idle thread keeps nothing
+            _read(*found)
+            del found  # an idle thread keeps nothing
 
     def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
         """The oldest read; None when the thread ends, because there was none for a while."""
@@ -75,3 +80,12 @@ class Readers:
                 return self._waiting.popleft()
             self._threads -= 1
             return None
+
+
+def _read(future: Future[Any], read: Callable[[], Any]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(read())
+    except BaseException as error:  # the wait raises it
+        future.set_exception(error)
