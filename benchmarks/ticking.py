@@ -18,6 +18,7 @@ from celery import Celery
 from measuring import executed, median
 
 from celery_perpetual import Perpetual, PerpetualTask
+from celery_perpetual.beat.base_health import BaseHealth
 from celery_perpetual.beat.clock import Clock
 from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
@@ -66,7 +67,7 @@ class Ticking:
         )
         self.rss["units"] = rss()
         self.store = self.perpetual.store
-        self.leadership = Leadership(self.store, app_name="clock", ttl=15)
+        self.leadership = Leadership(self.store, app_name="clock", ttl=15, health=BaseHealth())
         runner = Runner(app, self.store)
         # As beat's engine puts them together.
         self.polls = PollThreads(runner.poll, self.perpetual.settings.poll_threads, 16)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from celery_perpetual import events
+from celery_perpetual.beat.base_health import BaseHealth
 from celery_perpetual.beat.clock import Clock
 from celery_perpetual.beat.cycle import Cycle
 from celery_perpetual.beat.entry_runs import EntryRuns
@@ -37,6 +38,7 @@ class Engine:
         self.settings = namespace.settings
         self.store = namespace.store
         self.entry_runs = EntryRuns(self.store)
+        self.base_health = BaseHealth()
         self._leadership: Leadership | None = None
         self._threads: list[Clock | Maintenance] = []
         self._stop_by: float | None = None
@@ -71,6 +73,7 @@ class Engine:
             store,
             app_name=app.main or "__main__",
             ttl=settings.leader_ttl,
+            health=self.base_health,
         )
         leadership.knows(len(roster.discovery.tasks), roster.discovery.digest())
         runner = self.namespace.runner

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_perpetual import events
+from celery_perpetual.beat.base_health import BaseHealth
 from celery_perpetual.errors import SettingsError, StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.store.commands.leadership import ask_for_lead
@@ -42,6 +43,10 @@ from celery_perpetual.telemetry import emit
 MARGIN = 1.0
 #: How often a standby asks.
 STANDBY_INTERVAL = 0.5
+#: A leader that steps down leaves the lead to others for so many seconds, six of their tries.
+STAND_BACK = 3.0
+#: How often a leader looks whether it can work.
+HEALTH_INTERVAL = 1.0
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -62,7 +67,7 @@ class Lead:
 class Leadership:
     """Takes, keeps and gives up the lead for one process, on connections and a thread of its own."""
 
-    def __init__(self, store: Store, *, app_name: str, ttl: float) -> None:
+    def __init__(self, store: Store, *, app_name: str, ttl: float, health: BaseHealth) -> None:
         self.owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self.lead: Lead | None = None
         self.skew: float = 0.0
@@ -78,6 +83,9 @@ class Leadership:
         self._thread: threading.Thread | None = None
         self._before_resigning: Callable[[], None] = lambda: None
         self._saw_epoch: Callable[[str], None] = lambda _: None
+        self._health = health
+        self._stands_back_until = 0.0
+        self._renew_at = 0.0
 
     @property
     def leads(self) -> bool:
@@ -140,7 +148,7 @@ class Leadership:
             if self._stop.is_set():
                 break
             try:
-                pause = self._renew() if self.lead is not None else self._attempt()
+                pause = self._turn()
             except StoreUnavailable as error:
                 emit(events.STORE_UNREACHABLE, part="leadership", error=error)
                 pause = STANDBY_INTERVAL
@@ -148,6 +156,24 @@ class Leadership:
                 emit(events.PART_FAILED, part="leadership", error=error)
                 pause = STANDBY_INTERVAL
         self._resign("beat stopped")
+
+    def _turn(self) -> float:
+        """Keep the lead or try to take it; seconds until the next turn."""
+        if self.lead is None:
+            left = self._stands_back_until - _clock()
+            return self._until_renewal(self._attempt()) if left <= 0 else min(left, STANDBY_INTERVAL)
+        reason = self._health.why_to_step_down()
+        if reason is None:
+            left = self._renew_at - _clock()
+            return self._until_renewal(self._renew() if left <= 0 else left)
+        self._resign(f"others go first, because {reason}")
+        emit(events.LEADER_STEPPED_DOWN, reason=reason)
+        self._stands_back_until = _clock() + STAND_BACK
+        return STANDBY_INTERVAL
+
+    def _until_renewal(self, pause: float) -> float:
+        self._renew_at = _clock() + pause
+        return min(pause, HEALTH_INTERVAL)
 
     def _attempt(self, *, starting: bool = False) -> float:
         """Try to take the lead; seconds until the next try."""
@@ -215,7 +241,8 @@ class Leadership:
 
     def _about(self) -> str:
         count, digest = self._units
-        return json.dumps({"app": self._app_name, "owner": self.owner, "units": count, "digest": digest})
+        about = {"app": self._app_name, "owner": self.owner, "units": count, "digest": digest}
+        return json.dumps(about | {"trouble": self._health.trouble})
 
     @property
     def _ttl_ms(self) -> int:

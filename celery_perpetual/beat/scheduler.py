@@ -89,8 +89,7 @@ class PerpetualScheduler(Scheduler):
             if not self._perpetual_engine.leads:
                 self._perpetual_stand_back()
                 return LONGEST_TICK
-            self._perpetual_take_over()
-            pause = super().tick(*args, **kwargs) or 0.0
+            pause = self._perpetual_tick_base(*args, **kwargs)
             # Celery wakes 10 ms early and then asks over and over: what is negative there is nearly due, not due.
             return min(pause, LONGEST_TICK) if pause >= 0 else SHORTEST_TICK
         except Exception as error:
@@ -141,6 +140,19 @@ class PerpetualScheduler(Scheduler):
         engine = self._perpetual_engine
         lines = banner(self.app, engine.settings, engine.store, PerpetualScheduler)
         return "\n".join(filter(None, (lines, super().info)))
+
+    def _perpetual_tick_base(self, *args: Any, **kwargs: Any) -> float:
+        """Tick as the leader; a leader that cannot do that for long steps down."""
+        health = self._perpetual_engine.base_health
+        health.tick_begins()
+        try:
+            self._perpetual_take_over()
+            pause = super().tick(*args, **kwargs) or 0.0
+        except Exception as error:
+            health.tick_ended(error)
+            raise
+        health.tick_ended()
+        return pause
 
     def _perpetual_take_over(self) -> None:
         """Set up the base scheduler, with the runs that earlier leaders made."""

@@ -71,8 +71,13 @@ def _check_store(store: Store) -> list[Finding]:
                 for text in store_warnings(store)]  # fmt: skip
     findings += [_warning(f"{count} {what}", "they are tried again, ever later", "see the log of the leading beat")
                  for what, count in _put_off(store).items() if count]  # fmt: skip
-    if leader_or_none(store) is None:
+    leading = leader_or_none(store)
+    if leading is None:
         findings.append(_warning("no beat holds the lead", "nothing is polled", "celery -A proj beat"))
+    elif trouble := leading.get("trouble"):
+        meaning = "it polls, but sends no entry of beat_schedule"
+        advice = "correct what is wrong there; another beat would take the lead"
+        findings.append(_error(f"the leading beat {leading.get('owner')} is in trouble: {trouble}", meaning, advice))
     return findings
 
 

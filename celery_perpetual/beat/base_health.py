@@ -1,0 +1,59 @@
+"""Whether the base scheduler does its work while this beat leads.
+
+A beat whose schedule file cannot be written, or whose broker or database is out of its reach, must not keep the lead
+from others. After a while it steps down and lets them go first. If it is the only beat, it leads again: the perpetual
+tasks are polled, and it tries for twice as long before it steps down again.
+"""
+
+from __future__ import annotations
+
+import time
+
+from celery_perpetual.errors import described
+
+#: A tick that takes longer hangs, in seconds.
+LONGEST_TICK = 30.0
+#: Trouble for so many seconds makes the leader step down, the first time and at most.
+FIRST_PATIENCE, LONGEST_PATIENCE = 3.0, 600.0
+
+
+class BaseHealth:
+    """What the ticks of the base scheduler say; they come on the main thread, the questions on the leader's."""
+
+    def __init__(self) -> None:
+        self._tick_begun: float | None = None
+        self._failing_since: float | None = None
+        self._error = ""
+        self._patience = FIRST_PATIENCE
+
+    def tick_begins(self) -> None:
+        """A tick begins while this beat leads."""
+        self._tick_begun = time.monotonic()
+
+    def tick_ended(self, error: BaseException | None = None) -> None:
+        """The tick has ended."""
+        self._tick_begun = None
+        if error is None:
+            self._failing_since, self._patience = None, FIRST_PATIENCE
+        else:
+            self._error = described(error)
+            self._failing_since = self._failing_since or time.monotonic()
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong now."""
+        begun = self._tick_begun
+        if begun is not None and time.monotonic() - begun > LONGEST_TICK:
+            return f"a tick of the base scheduler has not returned for {time.monotonic() - begun:.0f} s"
+        return None if self._failing_since is None else f"the base scheduler fails: {self._error}"
+
+    def why_to_step_down(self) -> str | None:
+        """The trouble, if it has lasted for long; asked while this beat leads."""
+        since = self._failing_since
+        lasted = LONGEST_PATIENCE if since is None else time.monotonic() - since
+        trouble = self.trouble
+        if trouble is None or lasted < self._patience:
+            return None
+        self._patience = min(2 * self._patience, LONGEST_PATIENCE)
+        self._failing_since = None
+        return trouble
