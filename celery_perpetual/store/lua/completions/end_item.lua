@@ -1,6 +1,6 @@
 -- End an item of a batch: once, and in one step. Its record is stored, the item is closed (its key and its room are
--- free, its batch has counted it), its lease and its message are gone, and then the end is announced: whoever hears of
--- it can read the record. Of ids of this form that belong to no batch any more, only the record is stored.
+-- free, its batch has counted it), its lease and its message are gone, and then the end is announced: a process that hears
+-- of it can read the record. Of ids of this form that belong to no batch any more, only the record is stored.
 -- A repeated call is known by the head of the record.
 --
 -- KEY   batch           hash*    the committed batch

@@ -1,5 +1,5 @@
 -- End a task that is no item of a batch: once, and in one step. Its record is stored, its lease and its message are gone,
--- and then the end is announced: whoever hears of it can read the record. A task that ran under a lease leaves a
+-- and then the end is announced: a process that hears of it can read the record. A task that ran under a lease leaves a
 -- tombstone, so that a copy of its message does not run. A repeated call is known by the head of the record.
 --
 -- KEY   completion      string*  the record

@@ -1,4 +1,4 @@
--- Take the lead if nobody has it. Sent twice by one owner it answers the same term.
+-- Take the lead if it is free. Sent twice by one owner it answers the same term.
 --
 -- KEY   leader         string  owner:term of the living leader
 -- KEY   leader_info    string  JSON about the leader

@@ -6,7 +6,7 @@
 -- ARG   mine           text    owner:term
 -- ARG   reason         text    why, for the event
 -- ARG   events_maxlen  text    cap of the stream
--- returns 1 when this owner does not lead any more, whoever ended it
+-- returns 1 when this owner does not lead any more, for whatever reason
 -- include now
 -- include rfc3339
 if redis.call('GET', leader) == mine then

@@ -1,4 +1,4 @@
--- Take a task for lost that nobody has: it is not finished, not executed, and its message is nowhere any more, or was in
+-- Declare a task lost that no process has: it is not finished, not executed, and its message is nowhere any more, or was in
 -- the hands of a worker that died as soon as it had received it.
 --
 -- KEY   leases          hash    task id -> lease
@@ -11,11 +11,11 @@
 -- KEY   chunk           list    records
 -- KEY   done            string  bitmap of items that have ended
 -- ARG   id              text    task id
--- ARG   position        int     of the item within its chunk, -1 where the id is not ours
+-- ARG   position        int     of the item within its chunk, -1 where it is none
 -- ARG   task            text    name of the task
 -- ARG   most            text    recoveries before it is parked
 -- ARG   on_lost         text    requeue, fail or park
--- ARG   recoveries      int     how many it had when it was looked at
+-- ARG   recoveries      int     how many it had when it was read
 -- ARG   prefix          text    of all keys
 -- ARG   events_maxlen   text    cap of the stream
 -- ARG   completion_ttl  text    ms: how long a provisional record stays

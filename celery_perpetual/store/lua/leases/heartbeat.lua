@@ -4,7 +4,7 @@
 -- KEY   held         set     what this worker holds
 -- KEY   worker_info  hash    what the worker says of itself
 -- KEY   received     hash    delivery tag -> task id of what it has received and not acknowledged
--- KEY   seen         string  when somebody was last in contact
+-- KEY   seen         string  when a process was last in contact
 -- KEY   hold         string  until when no lease expires
 -- ARG   worker       text    instance of the worker
 -- ARG   lease_ttl    ms      lease time

@@ -1,11 +1,11 @@
 -- Let a parked task run again: it goes onto the list of those that are sent again, and its recoveries begin anew.
--- Whoever asks for it meanwhile sees it pending.
+-- A waiter sees it pending meanwhile.
 --
 -- KEY   states      hash    task id -> state
 -- KEY   parked      hash    task id -> JSON
 -- KEY   resend      zset    tasks to be sent again
 -- KEY   completion  string  the provisional record
--- KEY   queue       list    one element for whoever blocks on it
+-- KEY   queue       list    one element to block on
 -- ARG   id          text    task id
 -- returns 1 it will be sent, 0 it is not parked
 -- include now

@@ -9,7 +9,7 @@
 -- KEY   events          stream
 -- KEY   counters        hash    of the namespace
 -- ARG   id              text    task id
--- ARG   nonce           text    of the delivery, '*' = whoever holds it
+-- ARG   nonce           text    of the delivery, '*' = that of the lease, whichever it is
 -- ARG   cause           text    lost (counts), stopped, taken, back (the broker has it), wait (retry) or delegated
 -- ARG   reason          text    for people
 -- ARG   prefix          text    of all keys

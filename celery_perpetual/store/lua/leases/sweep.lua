@@ -9,7 +9,7 @@
 -- KEY   resend          zset*    tasks to be sent again
 -- KEY   events          stream*
 -- KEY   counters        hash*    of the namespace
--- KEY   seen            string*  when somebody was last in contact
+-- KEY   seen            string*  when a process was last in contact
 -- KEY   hold            string*  until when no lease expires
 -- ARG   lease_ttl       ms       lease time
 -- ARG   gap             ms       longest silence in which the store counts as reachable
@@ -18,7 +18,7 @@
 -- ARG   completion_ttl  text     ms: how long a provisional record stays
 -- ARG   queue_ttl       text     ms: how long the queue stays
 -- ARG   most_now        int      leases to take in this call; one that is parked counts as five
--- ARG   stopping        text     the worker that stops, '' = whoever is dead
+-- ARG   stopping        text     the worker that stops, '' = one that is dead
 -- returns {held until or 0, worker or '', leases taken, 1 if the worker holds nothing any more}
 -- include now
 -- include rfc3339

@@ -32,7 +32,7 @@
 -- ARG   chunks         int     chunks that were staged, 0 = records are here
 -- ARG   pairs_here     int     item keys that are here
 -- ARG   pushed         int     messages that are here
--- ARG   on_done        flag    1 = tell when the whole batch has ended
+-- ARG   on_done        flag    1 = send a message when the whole batch has ended
 -- ARG   destinations   JSON    where the messages that are here go, '' = not known
 -- ARGS  rest           mixed   records, pairs of item key and task id, broker commands
 -- returns 'committed', 'already', 'refused' (claim lost), 'full' (no room) or 'missing' (staged records are gone)

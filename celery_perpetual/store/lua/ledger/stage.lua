@@ -9,7 +9,7 @@
 -- ARG   ttl        text   ms: how long uncommitted records stay
 -- ARG   records    int    number of records
 -- ARGS  rest       mixed  first the records, then pairs of item key and task id
--- returns 1, or 0 when the claim is somebody else's
+-- returns 1, or 0 when another poll has the claim
 -- include now
 if redis.call('HGET', key, 'claim') ~= poll then
   return 0

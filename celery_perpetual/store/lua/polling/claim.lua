@@ -1,4 +1,4 @@
--- Claim occurrences: one poll id per unit, refused where somebody else is at it.
+-- Claim occurrences: one poll id per unit, refused where another poll is open.
 --
 -- A claim of the leader takes over the open claim of an earlier term, because that beat is gone or has stopped
 -- leading; its poll ends as superseded and its batch will be refused. A claim that outlived its time is abandoned.
@@ -35,7 +35,7 @@ if mine ~= '' and redis.call('GET', leader) ~= mine then
   return {0}
 end
 
--- Most of the time nothing is paused, and nobody need be asked.
+-- Most of the time nothing is paused, and no scope need be read.
 local any_paused = mine ~= '' and redis.call('HLEN', paused) > 0
 local function is_paused(scopes)
   for scope in string.gmatch(any_paused and scopes or '', '[^\n]+') do
@@ -127,7 +127,7 @@ for i = wanted_at, #ARGV do
     and (slot < tonumber(last_slot) or (slot == tonumber(last_slot) and not claim)) then
     verdict = 'early'
   elseif claim and open.by == '' and mine ~= '' then
-    -- Whoever had it is gone: a worker's child that was killed, or a process that polled by hand. It counts as a failure.
+    -- Its process is gone: a worker's child that was killed, or a process that polled by hand. It counts as a failure.
     end_other(unit, open, 'abandoned', history)
     local wait = nudged and 0 or back_off_after(redis.call('HINCRBY', key, 'attempt', 1))
     verdict, following = 'backoff', string.format('%.0f', now + wait)
@@ -155,7 +155,7 @@ for i = wanted_at, #ARGV do
   end
   if mine ~= '' and not stale then
     -- Behind an open claim the unit waits for its end, which sets the due time anew; and should this poll never end,
-    -- the unit is looked at when its claim expires, however far away the next slot is.
+    -- the unit is due when its claim expires, however far away the next slot is.
     local at = verdict == 'busy' and open.till or following
     if verdict == 'claimed' then
       at = math.min(tonumber(at), claim == poll and open.till or now + valid)

@@ -24,7 +24,7 @@
 --     failures   'add', 'reset' or 'keep' the count of failures in a row
 --     cursor     new cursor, JSON; '' = leave
 --     pause      pause the unit with this, JSON; '' = no
--- returns per poll: 'ended', 'already' (this poll ended before) or 'refused' (the claim is somebody else's)
+-- returns per poll: 'ended', 'already' (this poll ended before) or 'refused' (another poll has the claim)
 -- include now
 -- include outcome
 -- include close_poll

@@ -5,7 +5,7 @@
 -- KEY   due    zset  unit -> next poll
 -- KEY   polls  list  outcomes of the unit
 -- ARG   unit   text  name of the unit
--- ARG   age    ms    how long nobody may have known it
+-- ARG   age    ms    how long no leader may have known it
 -- returns 1 removed, 2 reduced to its cursor, 0 left alone
 -- include now
 local seen = tonumber(redis.call('ZSCORE', units, unit))

@@ -1,5 +1,5 @@
 -- Go on with a poll that travelled to a worker: its time limit counts from here, and it belongs to no term, even if the
--- worker is faster than the beat that sent it. Should it never end, the unit is looked at when that limit is over and not
+-- worker is faster than the beat that sent it. Should it never end, the unit is due when that limit is over and not
 -- when the message would have expired. Sent twice it only counts again.
 --
 -- KEY   key    hash  the unit
@@ -7,7 +7,7 @@
 -- ARG   poll   text  poll id
 -- ARG   unit   text  name of the unit
 -- ARG   valid  ms    how long the claim lasts from now
--- returns {now, slot, trigger, cursor, in flight, attempt, last poll at}, or nothing when the claim is somebody else's
+-- returns {now, slot, trigger, cursor, in flight, attempt, last poll at}, or nothing when another poll has the claim
 -- include now
 local u = redis.call('HMGET', key, 'claim', 'claim_slot', 'claim_trigger', 'cursor', 'inflight', 'attempt', 'polled')
 if u[1] ~= poll then

@@ -4,7 +4,7 @@
 -- KEY   key    hash  the unit
 -- ARG   poll   text  poll id
 -- ARG   valid  ms    how long the claim lasts from now
--- returns 1, or 0 when the claim is somebody else's or has ended
+-- returns 1, or 0 when another poll has the claim or has ended
 -- include now
 local open = redis.call('HMGET', key, 'claim', 'claim_by')
 if open[1] ~= poll then
