@@ -153,6 +153,10 @@ PUBLISH_FAILED = _error("publish.failed", "could not publish poll %(poll_id)s, t
 DESTINATION_NOT_NOTED = _warning(
     "publish.destination_not_noted", "could not note where a retry of task %(task_id)s is sent: %(error)s"
 )
+SENDING_SLOW = _warning(
+    "publish.slow", "the broker has not taken what is to be sent (%(part)s); sending goes on in the background"
+)
+SENDING_FAILED_LATE = _warning("publish.failed_late", "sending (%(part)s) failed, it is tried again: %(error)s")
 BATCH_DONE_DELAYED = _error(
     "batch_done.delayed", "could not send on_batch_done of poll %(poll_id)s, the next cycle tries again"
 )

@@ -25,6 +25,7 @@ from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.ledger.staged import staged_list, sweep_staged
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.pauses import Pauses
+from celery_perpetual.publishing.courier import Courier
 from celery_perpetual.recovery.sweep import Sweep
 from celery_perpetual.store.commands.lock import Lock
 from celery_perpetual.telemetry import emit
@@ -102,12 +103,13 @@ class Cycle:
             finished_list(self._store),
         )
         self._lists = (outbox, staged, finished)
+        relay, batches = Courier("relay"), Courier("batches")
         self._steps: dict[str, Callable[[], dict[str, Any]]] = {
-            "relay": lambda: {"relayed": namespace.runner.publisher.relay()},
+            "relay": lambda: {"relayed": relay.run(lambda: _relay(namespace))},
             "staged": lambda: {"unstaged": sweep_staged(self._store, staged)},
             "pauses": lambda: _trim(namespace.pauses),
             "sweep": lambda: _facts(sweep),
-            "batches": lambda: {"batches": relay_batch_done(namespace.app, self._store, finished)},
+            "batches": lambda: {"batches": batches.run(lambda: relay_batch_done(namespace.app, self._store, finished))},
             "orphans": lambda: {"orphans": orphans.drop()},
         }
 
@@ -138,6 +140,14 @@ class Cycle:
         put_off = {entry: why for each in self._lists for entry, why in each.put_off.items()}
         seconds = time.monotonic() - begun
         return CycleResult(started_at=started_at, seconds=seconds, put_off=put_off, errors=errors, **facts)
+
+
+def _relay(namespace: Namespace) -> int:
+    publisher = namespace.runner.publisher
+    try:
+        return publisher.relay()
+    finally:
+        publisher.release()  # the connection of this thread, which ends
 
 
 def _trim(pauses: Pauses) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
+from celery_perpetual.publishing.courier import Courier
 from celery_perpetual.recovery.losses import take_leases
 from celery_perpetual.recovery.missing import MissingMessages
 from celery_perpetual.recovery.resend import Resender
@@ -48,6 +49,7 @@ class Sweep:
         # Any other broker puts back what a connection that is gone had received.
         self._unclaimed = UnackedMessages(app, leases) if leases.broker_is_redis else None
         self._reconcile = MissingMessages(app, leases)
+        self._courier = Courier("resend")
         self._last_death = 0
 
     def once(self) -> Swept:
@@ -71,10 +73,11 @@ class Sweep:
                     break
                 self._last_death = self._leases.store.now()
                 emit(events.WORKER_LOST, worker=worker)
-        swept.sent = self._again.send_all(limit)
+        swept.sent = self._courier.run(lambda: self._again.send_all(limit))
         if self._unclaimed is not None and not swept.held_until:
             swept.restored, received = self._unclaimed.restore()
             if received is not None:
                 swept.missed = self._reconcile.once(self._last_death, received)
-            swept.sent += self._again.send_all(limit) if swept.missed or swept.restored else 0
+            if swept.missed or swept.restored:
+                swept.sent += self._courier.run(lambda: self._again.send_all(limit))
         return swept

@@ -23,6 +23,7 @@ from celery.worker import state
 
 from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.publishing.courier import Courier
 from celery_perpetual.recovery.losses import take_leases
 from celery_perpetual.recovery.resend import Resender
 from celery_perpetual.store.commands.leases import lease_of
@@ -83,6 +84,7 @@ class Heartbeat(threading.Thread):
         self._instance: WorkerRun = leases.instance
         self._store = leases.store.clone(patient=False)
         self._again = Resender(worker.app, self._store, broker_is_redis=leases.broker_is_redis)
+        self._courier = Courier("resend")
         self._reported: dict[str, str] = {}
         self._missing: set[str] = set()
         self._work = threading.Event()
@@ -135,7 +137,7 @@ class Heartbeat(threading.Thread):
 
     def _send_again(self) -> None:
         try:
-            self._again.send_all()
+            self._courier.run(self._again.send_all, seconds=0)
         except StoreUnavailable as error:
             emit(events.RESEND_DELAYED, error=error)
         except Exception as error:

@@ -1,0 +1,81 @@
+"""A broker that takes nothing holds up neither the leader's cycle nor a worker's proof of life."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from celery_perpetual.publishing.courier import Courier
+from tests.support import wait_until
+
+if TYPE_CHECKING:
+    from tests.support.watched_app import WatchedApp
+
+
+@pytest.fixture
+def silent_broker() -> Iterator[str]:
+    """A server that accepts connections and says nothing, until the test is over."""
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
+        yield f"amqp://guest:guest@127.0.0.1:{server.getsockname()[1]}//"
+
+
+def no_sender() -> bool:
+    return not any(thread.name.startswith("perpetual-re") for thread in threading.enumerate())
+
+
+def test_the_cycle_goes_on_beside_a_broker_that_hangs(
+    watched_app: Callable[..., WatchedApp], redis_url: str, silent_broker: str
+) -> None:
+    """Every step of a pass is made, while the relay still waits for its connection."""
+    one = watched_app(
+        broker_url="amqp://guest:guest@127.0.0.1:1//", perpetual_store_url=redis_url, broker_connection_timeout=3
+    )
+    outcome = one.perpetual.poll(one.task([(1,)]))
+    assert one.redis.zrange("perpetual:outbox", 0, -1) == [outcome.poll_id]
+    one.app.conf.broker_url = one.app.conf.broker_write_url = silent_broker
+    began = time.monotonic()
+
+    passes = [one.perpetual.cycle() for _ in range(3)]
+
+    assert time.monotonic() - began < 12
+    assert [(each.ok, each.relayed) for each in passes] == [(True, 0)] * 3
+    assert one.redis.zrange("perpetual:outbox", 0, -1) == [outcome.poll_id]
+    wait_until(no_sender, "the relay has given up", 90)
+
+
+def test_what_is_new_while_something_is_sent_is_sent_too() -> None:
+    """A call that comes while another one runs is not lost, and does not run beside it."""
+    may_go, begun = threading.Event(), threading.Semaphore(0)
+    calls: list[int] = []
+
+    def send() -> int:
+        calls.append(threading.active_count())
+        begun.release()
+        may_go.wait(30)
+        return 1
+
+    courier = Courier("test")
+    assert courier.run(send, seconds=0) == 0
+    assert begun.acquire(timeout=30)
+    assert [courier.run(send, seconds=0) for _ in range(5)] == [0] * 5
+    may_go.set()
+
+    assert begun.acquire(timeout=30)
+    wait_until(lambda: not any(each.name == "perpetual-test" for each in threading.enumerate()), "it has ended")
+    assert len(calls) == 2
+
+
+def test_what_is_raised_in_time_is_raised_here() -> None:
+    """The caller hears of it as if it had sent by itself."""
+
+    def fail() -> Any:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        Courier("test").run(fail, seconds=30)
+    assert Courier("test").run(lambda: 7, seconds=30) == 7
