@@ -20,6 +20,8 @@ class EntryRuns:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._unsaved: dict[str, float] = {}
+        self._stored: dict[str, float] = {}
+        """As they were when this beat took over."""
         self.on_run: Callable[[], object] = lambda: None
         """Called after a run: it wakes the clock, whose thread writes the run at once."""
 
@@ -43,14 +45,20 @@ class EntryRuns:
 
     def restore(self, schedule: Mapping[str, Any], timezone: Any) -> None:
         """Set the last runs of a schedule's entries, except where its own file knows a newer one."""
-        stored = self.load()
-        for name, at in stored.items():
-            entry, ran = schedule.get(name), datetime.fromtimestamp(at, tz=timezone)
-            if entry is not None and not (entry.total_run_count and entry.last_run_at > ran):
-                entry.last_run_at = ran
+        self._stored = stored = self.load()
+        for name in stored.keys() & schedule.keys():
+            self.restore_entry(schedule[name], timezone)
         gone = stored.keys() - schedule.keys()
         if gone:
             remove_entry_runs(self._store, gone)
+
+    def restore_entry(self, entry: Any, timezone: Any) -> None:
+        """Set the last run of one entry, also one that comes after the schedule was set up."""
+        at = self._stored.get(entry.name)
+        if at is not None:
+            ran = datetime.fromtimestamp(at, tz=timezone)
+            if not (entry.total_run_count and entry.last_run_at > ran):
+                entry.last_run_at = ran
 
     def load(self) -> dict[str, float]:
         """What the beats of this namespace have sent."""

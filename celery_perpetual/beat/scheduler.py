@@ -65,6 +65,7 @@ class PerpetualScheduler(Scheduler):
         """
         self._perpetual_engine = Engine(namespace_of(app))
         self._perpetual_base_ready = False
+        self._perpetual_additions: list[dict[str, Any]] = []
         super().__init__(app, **options)
 
     def setup_schedule(self) -> None:
@@ -109,6 +110,13 @@ class PerpetualScheduler(Scheduler):
             return True
         self._perpetual_compare_at = time.monotonic() + COMPARE_EVERY
         return bool(super().schedules_equal(*args, **kwargs))
+
+    def add(self, **entry: Any) -> Any:
+        """Add an entry, as programs do at ``beat_init``; a standby adds it when it takes over, and so each time."""
+        if not self._perpetual_shares_runs:
+            return super().add(**entry)
+        self._perpetual_additions.append(entry)
+        return self._perpetual_add(entry) if self._perpetual_base_ready else self.Entry(app=self.app, **entry)
 
     def apply_entry(self, entry: Any, producer: Any = None) -> None:
         """Send a due entry of the base scheduler, and remember the time for the next leader."""
@@ -160,9 +168,17 @@ class PerpetualScheduler(Scheduler):
             return
         super().setup_schedule()
         if self._perpetual_shares_runs:
+            for entry in self._perpetual_additions:
+                super().add(**entry)
             self._perpetual_engine.entry_runs.restore(self.schedule, self.app.timezone)
         self._heap = None
         self._perpetual_base_ready = True
+
+    def _perpetual_add(self, entry: dict[str, Any]) -> Any:
+        added = super().add(**entry)
+        self._perpetual_engine.entry_runs.restore_entry(added, self.app.timezone)
+        self._heap = None
+        return added
 
     def _perpetual_stand_back(self) -> None:
         """Let go of the base scheduler's file and connections; another beat may lead by now."""

@@ -52,3 +52,26 @@ def test_a_leader_without_its_schedule_file_steps_down(
         if fields["event"] == "leader"
     ]
     assert any("others go first, because the base scheduler fails" in reason for reason in reasons)
+
+
+def test_entries_that_are_added_at_beat_init_run_in_every_beat_that_leads(
+    project: Callable[..., Project], store_redis: redis.Redis
+) -> None:
+    """A program adds an entry to the scheduler; the first leader runs it, and so does the standby that takes over."""
+    proj = project(
+        f"""{SLOTS}{ENTRIES}
+from celery.signals import beat_init
+
+@beat_init.connect(weak=False)
+def add_entry(sender, **_):
+    sender.scheduler.add(name="added", **every(0.5, queue="added"))
+""",
+        **LEADER,
+    )
+    first = proj.beat().ready()
+    wait_for_more(store_redis, 2, first.pid, "added")
+    second = proj.beat("-s", "second").ready()
+
+    first.kill9()
+
+    wait_for_more(store_redis, 3, second.pid, "added")
