@@ -31,8 +31,8 @@ T = TypeVar("T")
 READ_AGAIN_SECONDS = 5.0
 #: The same while the store does not answer.
 RETRY_SECONDS = 0.2
-#: How long a read may take after the time-out where the store has not failed to answer so far: the only read of a wait
-#: without a time-out worth the name, the last read of any other, and a little longer for each id.
+#: How long a read may take where the time-out leaves less, so that a slow store can answer at all: the first read of a
+#: wait, and any other of a store that has answered so far; and a little longer for each id.
 FIRST_READ_SECONDS, LAST_READ_SECONDS = 1.0, 0.5
 READ_SECONDS_PER_ID = 0.000_02
 #: A wait does not listen while it asks Celery's result backend, so it asks no longer than this at a time.
