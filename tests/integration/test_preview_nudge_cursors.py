@@ -188,8 +188,12 @@ def test_cursors_by_api(console: Console, proj: Project, store_redis: redis.Redi
     with Console(proj) as another:
         another.send("perpetual.poll('proj.held')")
         wait_until(lambda: store_redis.hget("perpetual:u:perpetual:proj.held", "claim"), "a poll is open")
-        assert "a poll of proj.held is open" in console.error("perpetual.set_cursor('proj.held', 1)")
-        assert "a poll of proj.held is open" in console.error("perpetual.reset_cursor('proj.held')")
+        assert "the cursor of proj.held was not set: a poll is open" in console.error(
+            "perpetual.set_cursor('proj.held', 1)"
+        )
+        assert "the cursor of proj.held was not set: a poll is open" in console.error(
+            "perpetual.reset_cursor('proj.held')"
+        )
         (proj.folder / "hold").unlink()
         assert another.answer()["status"] == "enqueued"
     console("perpetual.set_cursor('proj.held', 1)")
@@ -221,7 +225,7 @@ def test_cursors_on_the_command_line(proj: Project, console: Console) -> None:
     wait_until(lambda: proj.redis.hget("perpetual:u:perpetual:proj.held", "claim"), "a poll is open")
     code, out, err = run(proj, "cursor", "set", "proj.held", "1")
     assert (code, out) == (2, "")
-    assert err.startswith("Error: a poll of proj.held is open")
+    assert err.startswith("Error: the cursor of proj.held was not set: a poll is open")
     (proj.folder / "hold").unlink()
     assert console.answer()["status"] == "enqueued"
 
