@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kombu.utils.imports import symbol_by_name
 from kombu.utils.url import parse_ssl_cert_reqs, sanitize_url, url_to_parts
+from redis import CredentialProvider
 
 from celery_perpetual.errors import SettingsError
 
 REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "socket", "sentinel")
+
+
+#: What may stand in the query of a URL, besides the options of TLS.
+QUERY = ("db", "virtual_host", "credential_provider")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +70,8 @@ def address(url: str, transport_options: Mapping[str, Any] | None = None, ssl: A
             "user and the password percent-encoded, and a number for the port"
         ) from None
     first, query = parts[0], dict(parts[0].query)
-    login = {"username": first.username, "password": first.password, **_tls(first.scheme, query, ssl)}
+    _must_be_known(url, query)
+    login = {**_identity(url, first, query), **_tls(first.scheme, query, ssl)}
     login = {name: value for name, value in login.items() if value is not None}
     if first.scheme in ("redis", "rediss"):
         db = _db(url, query.get("db") or first.path)
@@ -85,6 +92,35 @@ def _sentinel(url: str, parts: Sequence[Any], options: Mapping[str, Any], login:
     nodes = tuple((_host(part.hostname), part.port or 26379) for part in parts)
     db = next((part.path for part in reversed(parts) if part.path), None)
     return Address("sentinel", (master, *nodes), _db(url, db), login, options.get("sentinel_kwargs") or {})
+
+
+def _must_be_known(url: str, query: Mapping[str, str]) -> None:
+    """An option that is passed over would be a connection other than the one that was asked for."""
+    unknown = [name for name in query if name not in QUERY and not name.startswith("ssl_")]
+    if unknown:
+        raise SettingsError(
+            f"store URL {without_password(url)} has the option {', '.join(unknown)}, which celery-perpetual does not "
+            f"know; it knows {', '.join(QUERY)} and ssl_…; name the store without it in perpetual_store_url"
+        )
+
+
+def _identity(url: str, first: Any, query: Mapping[str, str]) -> dict[str, Any]:
+    """User and password, or what provides them."""
+    name = query.get("credential_provider")
+    if not name:
+        return {"username": first.username, "password": first.password}
+    try:
+        provider = symbol_by_name(name)()
+    except Exception as error:
+        raise SettingsError(
+            f"store URL {without_password(url)} names the credential provider {name!r}, which cannot be made: {error}"
+        ) from error
+    if not isinstance(provider, CredentialProvider):
+        raise SettingsError(
+            f"store URL {without_password(url)} names the credential provider {name!r}, which is no "
+            "redis.CredentialProvider"
+        )
+    return {"credential_provider": provider}
 
 
 def _host(name: str | None) -> str:

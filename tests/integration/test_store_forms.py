@@ -239,6 +239,30 @@ def test_a_password_in_the_url(
         assert "p%40ss" not in log
 
 
+def test_a_credential_provider_in_the_url(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
+) -> None:
+    """Kombu asks it for the password of the broker, and so does the store."""
+    server = private_redis()
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("requirepass", "of the moment")
+    url = f"redis://127.0.0.1:{server.port}/0?credential_provider=vault.Provider"
+
+    proj = project(SOURCE, broker=url)
+    proj.write(
+        "vault.py",
+        """
+import redis
+
+class Provider(redis.CredentialProvider):
+    def get_credentials(self):
+        return ("of the moment",)
+""",
+    )
+
+    check(proj)
+
+
 def test_a_database_number(project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]) -> None:
     """Everything is in the database that the URL names, nothing in any other."""
     server = private_redis()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from redis import CredentialProvider
 
 from celery_perpetual.errors import SettingsError
 from celery_perpetual.settings import Settings
@@ -254,3 +255,35 @@ def test_the_store_shows_no_password() -> None:
     app = app_with(broker_url=f"redis://me:{SECRET}@cache/1")
 
     assert Store.from_app(app, Settings.from_app(app)).shown == "redis://me:**@cache/1"
+
+
+class Provider(CredentialProvider):
+    """Gives the name and the password of the moment."""
+
+    def get_credentials(self) -> tuple[str, str]:
+        return "me", "secret"
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://nobody:old@cache/1", "rediss://cache/1", "redis+socket:///run/redis.sock", "sentinel://cache:1"]
+)
+def test_a_credential_provider_is_used(url: str) -> None:
+    """It stands in the query, as kombu takes it, and in the place of user and password."""
+    found = address(f"{url}?credential_provider=tests.unit.test_address.Provider", {"master_name": "m"})
+
+    assert isinstance(found.login["credential_provider"], Provider)
+    assert not {"username", "password"} & set(found.login)
+
+
+@pytest.mark.parametrize("name", ["no.such.Provider", "tests.unit.test_address.address"])
+def test_a_credential_provider_that_cannot_be_used_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"names the credential provider '{name}'"):
+        address(f"redis://cache/1?credential_provider={name}")
+
+
+def test_an_option_that_is_not_known_is_refused_by_its_name() -> None:
+    """Passed over in silence, the store would be reached in another way than the broker."""
+    with pytest.raises(
+        SettingsError, match="has the option health_check_interval, which celery-perpetual does not know"
+    ):
+        address("redis://:secret@cache/1?health_check_interval=5&ssl_cert_reqs=none")
