@@ -80,6 +80,17 @@ def test_a_lead_that_was_taken_ahead_ends_in_time(project: Callable[..., Project
     assert time.monotonic() - begun < 20
 
 
+def test_a_pause_that_would_be_over_ahead_is_kept(project: Callable[..., Project]) -> None:
+    """It ends by itself, but it is forgotten only a day later: with the clock back, it holds again."""
+    proj = project(WORK)
+    with Console(proj) as console:
+        for hours, kept in ((1, True), (48, False)):
+            ended = f"datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours={hours})"
+            console(f"perpetual.pause('proj.work', until={ended})")
+            console("perpetual.cycle()")
+            assert proj.redis.hexists(KEYS.paused, UNIT) is kept
+
+
 def test_a_worker_that_reported_ahead_and_dies_is_found(project: Callable[..., Project]) -> None:
     """Its deadline lies an hour ahead; what it ran runs again."""
     proj = project(f"ITEMS = 2\n{TASKS}", **SETTINGS)

@@ -194,8 +194,8 @@ def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Projec
         perpetual.resume("proj.fetch")
         perpetual.poll("proj.fetch")
         perpetual.poll("proj.timing:out")
-        soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=0.1)
-        perpetual.pause("proj.skipping", until=soon)
+        long_ago = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=2)
+        perpetual.pause("proj.skipping", until=long_ago)
         """
     )
     paused = f"{PREFIX}:paused"
