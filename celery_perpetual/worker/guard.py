@@ -98,6 +98,8 @@ def _wrap_body(cls: Any) -> None:
             # Somebody calls the task as a function, or runs it without a worker.
             return original(self, *args, **kwargs)
         execution.is_entered = True
+        if is_celerys:  # as Celery's own does: a call that the body makes gets a request of its own
+            request._protected = 1  # noqa: SLF001
         try:
             result = self.run(*args, **kwargs) if is_celerys else original(self, *args, **kwargs)
         except Exception as error:
