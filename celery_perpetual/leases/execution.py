@@ -68,6 +68,8 @@ class Execution:
     """Whether the body has returned, and what it returned is what the task ends with."""
     is_over: bool = False
     """Whether its end has been handed to the store or is kept for it, or comes from elsewhere."""
+    successor: str = ""
+    """Why another message goes on under its id, so that this one ends nothing: ``wait`` (a retry) or ``delegated``."""
     unstored: UnstoredResult | None = None
     """Its result, where Celery's backend could not store it."""
     meta: dict[str, Any] | None = None

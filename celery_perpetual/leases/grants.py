@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_perpetual import events
-from celery_perpetual.broker.unacked import shares_unacked, unacked_keys
+from celery_perpetual.broker.unacked import UnackedKeys, shares_unacked, unacked_keys
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.execution import AT_START, Execution
@@ -109,8 +109,12 @@ class Grants:
             return ""
 
     @cached_property
+    def _broker(self) -> UnackedKeys:
+        return unacked_keys(self._app)
+
+    @cached_property
     def _ask(self) -> Prepared:
-        keys, broker = self.store.keys, unacked_keys(self._app)
+        keys, broker = self.store.keys, self._broker
         return Prepared(
             self.store, "start", held=(keys.held_prefix, Of("worker")), completion=(keys.completion_prefix, Of("id")),
             unacked=broker.unacked, unacked_index=broker.received,
@@ -163,20 +167,25 @@ class Grants:
         """
         return is_parked(self.store, task_id)
 
-    def release(self, task_id: str, nonce: str, cause: str, reason: str = "") -> str:
-        """End an execution that brought no end of its task; see ``release.lua``.
+    def release(self, task_id: str, nonce: str, cause: str, reason: str = "", *, tag: str = "") -> str:
+        """End an execution that brought no end of its task, and acknowledge its message if a tag is given; atomic.
+
+        See ``release.lua`` for causes and verdicts.
 
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        verdict = script("release")(self.store, id=task_id, nonce=nonce, cause=cause, reason=reason)
+        verdict = script("release")(
+            self.store, unacked=self._broker.unacked, unacked_index=self._broker.received,
+            id=task_id, nonce=nonce, cause=cause, reason=reason, tag=tag,
+        )  # fmt: skip
         reach("task.released")
         return str(verdict.decode())
 
-    def try_to_release(self, task_id: str, nonce: str, cause: str, reason: str = "") -> str:
+    def try_to_release(self, task_id: str, nonce: str, cause: str, reason: str = "", *, tag: str = "") -> str:
         """The same for handlers, which must not raise: where the store does not answer, ``gone``."""
         try:
-            return self.release(task_id, nonce, cause, reason)
+            return self.release(task_id, nonce, cause, reason, tag=tag)
         except StoreUnavailable as error:
             emit(events.RELEASE_FAILED, task_id=task_id, error=error)
             return "gone"

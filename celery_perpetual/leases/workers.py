@@ -26,6 +26,8 @@ class WorkerRun:
         """A restarted worker is another one, whatever it is called."""
         self.pid = os.getpid()
         self._ttl = ttl
+        self.is_deaf = False
+        """Whether it hears no command while it runs a task, as it runs it in its only thread."""
         # Shared with children by fork. Seconds of the machine's monotonic clock, which all its processes share.
         shared = get_context("fork").Value
         self._until = shared("d", 0.0, lock=False)
@@ -45,7 +47,8 @@ class WorkerRun:
 
     def surely_holds(self, granted_at: float) -> bool:
         """Whether a lease that was asked for at this monotonic time is surely still its own. Never asks the store."""
-        return granted_at > float(self._doubted.value) and time.monotonic() < float(self._until.value)
+        is_doubted = self.is_deaf or granted_at <= float(self._doubted.value)
+        return not is_doubted and time.monotonic() < float(self._until.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

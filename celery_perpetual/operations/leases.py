@@ -34,6 +34,7 @@ from celery_perpetual.times import format_time, to_datetime
 from celery_perpetual.waiting.blocking import Waiting
 from celery_perpetual.waiting.hub import Hub
 from celery_perpetual.waiting.lookup import Lookup
+from celery_perpetual.worker.doubt import cast_doubt
 
 RUNNING, PARKED = "running", "parked"
 
@@ -169,7 +170,10 @@ class LeaseOperations(Namespace):
 
         What the execution that had it still brings is dropped. It counts as no recovery.
         """
-        return self._sent(self.grants.release(task_id, "*", "taken", "an operator took it away") != "gone")
+        taken = self.grants.release(task_id, "*", "taken", "an operator took it away") != "gone"
+        if taken:
+            cast_doubt(self.app)
+        return self._sent(taken)
 
     def fail(self, task_id: str, reason: str) -> bool:
         """End a task as failed, parked or not; False if it has ended before, or is unknown.
@@ -237,7 +241,10 @@ class LeaseOperations(Namespace):
             task_id=task_id, task=name, status=status, exception=error, nonce="*",
             announce=announces(self.app.tasks.get(name or "")),
         )  # fmt: skip
-        yield self.announcer.announce_now(end) == FIRST
+        ended = self.announcer.announce_now(end) == FIRST
+        if ended:
+            cast_doubt(self.app)
+        yield ended
 
     def _name(self, task_id: str) -> str | None:
         """Name of the task, as far as anything of it is stored."""

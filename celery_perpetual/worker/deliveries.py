@@ -29,6 +29,12 @@ def remove(nonce: str) -> None:
     _received.pop(nonce, None)
 
 
+def forget_all() -> None:
+    """The worker has stopped."""
+    _received.clear()
+    _may_run.clear()
+
+
 def at_hand() -> list[Any]:
     """Requests that this worker has received and not acknowledged, and those that it runs."""
     active = {id(each): each for each in list(state.active_requests) if getattr(each, "perpetual_execution", None)}

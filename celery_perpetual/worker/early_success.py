@@ -70,7 +70,7 @@ def announce_returned(execution: Execution, request: Any, result: Any) -> None:
 
 def _may_be_early(execution: Execution) -> bool:
     """Whether the body has returned and none of the user's code follows it."""
-    if not execution.has_returned or execution.is_over or execution.end is None:
+    if not execution.has_returned or execution.is_over or execution.successor or execution.end is None:
         return False
     return not (_has_hooks(execution.task.__class__) or task_success.receivers)
 

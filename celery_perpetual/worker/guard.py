@@ -10,6 +10,8 @@ callbacks or counts a chord; a retry and a replacement ask before they send a me
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from celery.app import trace
 from celery.app.task import Task
 from celery.app.trace import TraceInfo, trace_ok_t
 from celery.canvas import _chain
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.consumer import consumer
 
 from celery_perpetual import events
@@ -29,7 +31,6 @@ from celery_perpetual.tasks.task import HEADER, HEADER_VALUE
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker import sent_later
 from celery_perpetual.worker.early_success import announce_returned
-from celery_perpetual.worker.how_it_ended import REPLACED
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
@@ -64,7 +65,8 @@ def watch_tracers() -> None:
             _must_hold(self, execution)
             if kwargs.get("headers"):
                 kwargs["headers"] = {**kwargs["headers"], HEADER: HEADER_VALUE}
-        return retry(self, *args, **kwargs)
+        with _handing_on(self, "wait"):
+            return retry(self, *args, **kwargs)
 
     @wraps(replace)
     def replacing(self: Any, sig: Any) -> Any:
@@ -74,13 +76,28 @@ def watch_tracers() -> None:
             # The message that carries the original id keeps the guard, and no other.
             last = sig.tasks[-1] if isinstance(sig, _chain) and getattr(sig, "tasks", None) else sig
             last.options["headers"] = {**(last.options.get("headers") or {}), HEADER: HEADER_VALUE}
-        return replace(self, sig)
+        with _handing_on(self, "delegated"):
+            return replace(self, sig)
 
     building.perpetual = True  # type: ignore[attr-defined]
     trace.build_tracer = building  # type: ignore[assignment]
     consumer.build_tracer = building  # type: ignore[attr-defined]
     Task.retry, Task.replace = retrying, replacing  # type: ignore[method-assign]
     sent_later.connect()
+
+
+@contextmanager
+def _handing_on(task: Any, cause: str) -> Iterator[None]:
+    """Note that another message goes on under the id of this execution, also where the body keeps that to itself."""
+    execution = None if task.request.is_eager else execution_of(task.request.id)
+    try:
+        yield
+    except (Retry, Ignore):
+        if execution is not None:
+            execution.successor = cause
+        raise
+    if execution is not None:
+        execution.successor = cause
 
 
 def _wrap_body(cls: Any) -> None:
@@ -152,15 +169,15 @@ def _guarded(task: Any, tracer: Any) -> Any:
 def _release(grants: Grants, execution: Execution, info: Any) -> None:
     """Where the task goes on after this execution."""
     state, raised = getattr(info, "state", None), getattr(info, "retval", None)
-    cause = None
-    if state == states.RETRY:
+    cause = execution.successor
+    if not cause and state == states.RETRY:
         cause = "wait"
-    elif state == states.IGNORED and isinstance(raised, Ignore) and raised.args[:1] == (REPLACED,):
-        cause = "delegated"
     elif state == states.REJECTED and isinstance(raised, Reject) and getattr(raised, "requeue", False):
         cause = "back"
-    if cause is not None:
-        grants.try_to_release(execution.task_id, execution.nonce, cause)
+    # Where the body kept the retry to itself, Celery takes it for a success, whose message a script acknowledges.
+    tag = execution.unacked_tag if execution.successor and info is None else ""
+    if cause:
+        grants.try_to_release(execution.task_id, execution.nonce, cause, tag=tag)
 
 
 def _dropped(task_id: str, verdict: str) -> Any:

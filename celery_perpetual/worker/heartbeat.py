@@ -19,6 +19,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
+from celery.bootsteps import TERMINATE  # type: ignore[attr-defined]  # missing in the stubs
+from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state
 
 from celery_perpetual import events
@@ -44,6 +46,9 @@ NEWS_SECONDS = 0.1
 #: Pause after a report that did not arrive.
 AWAY_SECONDS = 0.5
 
+#: How often a worker that stops is asked whether it has stopped.
+ENDING_SECONDS = 0.1
+
 CHILDREN_SECONDS = 1.0
 
 
@@ -55,7 +60,8 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
-        worker.app.perpetual.grants.be_a_worker(worker.hostname)
+        instance = worker.app.perpetual.grants.be_a_worker(worker.hostname)
+        instance.is_deaf = worker.pool_cls is SoloPool
 
     def start(self, worker: Any) -> None:
         """Start the thread; once, also where Celery starts its steps again."""
@@ -66,6 +72,17 @@ class HeartbeatStep(bootsteps.StartStopStep):
             heart.first()
             heart.start()
             atexit.register(heart.stop)
+            self._heart = heart
+
+    def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
+        """A program that has a worker inside goes on when the worker has stopped; the thread ends after the pool."""
+        heart = getattr(self, "_heart", None)
+        if heart is not None:
+            heart.end_after_worker()
+
+    def terminate(self, parent: Any) -> None:
+        """As at any other stop."""
+        self.stop(parent)
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         """Look for dead pool children every second; Celery's own look may be five seconds away."""
@@ -89,7 +106,8 @@ class Heartbeat(threading.Thread):
         self._missing: set[str] = set()
         self._work = threading.Event()
         self._lost = self._news = False
-        self._halt = False
+        self._halt = self._ends = False
+        self._stopping = threading.Lock()
         self._at = 0.0
 
     def wake(self) -> None:
@@ -103,6 +121,11 @@ class Heartbeat(threading.Thread):
             self._news = True
             self._work.set()
 
+    def end_after_worker(self) -> None:
+        """End when the worker has stopped; until then its pool may run."""
+        self._ends = True
+        self._work.set()
+
     def first(self) -> None:
         """Report before anything is received: what a worker has that nobody knows of would seem to be nobody's."""
         try:
@@ -113,7 +136,11 @@ class Heartbeat(threading.Thread):
     def run(self) -> None:
         interval, away = self._leases.settings.heartbeat, False
         while not self._halt:
-            self._pause(AWAY_SECONDS if away else self._at + interval - time.monotonic())
+            pause = AWAY_SECONDS if away else self._at + interval - time.monotonic()
+            self._pause(min(pause, ENDING_SECONDS) if self._ends else pause)
+            if self._ends and self._worker.blueprint.state == TERMINATE:
+                self._end()
+                return
             if self._news:
                 self._pause(min(NEWS_SECONDS, interval))
             self._news = False
@@ -127,6 +154,14 @@ class Heartbeat(threading.Thread):
             except Exception as error:
                 emit(events.PART_FAILED, part="the heartbeat", error=error)
                 away = True
+
+    def _end(self) -> None:
+        """The worker has stopped, and its process may live on: the next worker in it has a heartbeat of its own."""
+        atexit.unregister(self.stop)
+        self.stop()
+        deliveries.forget_all()
+        self._leases.on_lost, self._leases.on_news = None, lambda: None
+        self._leases.instance = None
 
     def _pause(self, seconds: float) -> None:
         if self._work.wait(max(0.0, seconds)):
@@ -198,7 +233,12 @@ class Heartbeat(threading.Thread):
         """At the end of the process: whatever it still holds was not finished, and nobody is to blame."""
         if os.getpid() != self._instance.pid:
             return
-        self._halt = True
+        with self._stopping:
+            if not self._halt:
+                self._halt = True
+                self._give_back()
+
+    def _give_back(self) -> None:
         try:
             while not take_leases(self._leases, stopping=self._instance.name).is_empty:
                 pass

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import _state, signals
 from celery.app.task import Context
-from celery.exceptions import InvalidTaskError, WorkerLostError
+from celery.exceptions import InvalidTaskError, Reject, WorkerLostError
 
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
@@ -125,6 +125,8 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
     if execution.is_over:
         return
     execution.is_over = True
+    if execution.successor:
+        return
     raised = sys.exc_info()[1]
     status = status_of(sender, state, retval, None if raised is execution.around else raised)
     if status is None:
@@ -158,8 +160,10 @@ def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **
     # The child may have died only after Celery had stored its success.
     lost = isinstance(exception, WorkerLostError) and not PARENT_ANNOUNCES
     succeeded = lost and celery_results.is_success(sender.app, sender, task_id)
+    # Since 5.7 Celery fails a task that rejects its message.
+    failed = REJECTED if isinstance(exception, Reject) else FAILURE
     announce_end(
-        sender.app, sender, task_id, SUCCESS if succeeded else FAILURE, interest,
+        sender.app, sender, task_id, SUCCESS if succeeded else failed, interest,
         exception=None if succeeded else exception,
         worker=request.hostname if own else None,
         attempt=(request.retries or 0) + 1 if own else 1,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased_tasks import ANY_BROKER, SETTINGS, TASKS, all_well, events, final_ends, tokens
+from tests.support.leased_tasks import ANY_BROKER, PREFIX, SETTINGS, TASKS, all_well, events, final_ends, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,22 @@ def retries(self, times):
     if self.request.retries < times:
         raise self.retry(countdown=0)
     begin(self, "end")
+
+@app.task(base=PerpetualTask, bind=True)
+def keeps_its_retry(self):
+    begin(self)
+    if self.request.retries < 2:
+        if self.request.retries == 0:
+            self.retry(throw=False, countdown=0)
+        else:
+            try:
+                self.retry(countdown=0)
+            except Exception:
+                pass
+        begin(self, "continues")
+        return "too early"
+    begin(self, "end")
+    return "in the end"
 
 @app.task
 def step():
@@ -110,3 +126,21 @@ def test_a_worker_whose_clock_is_wrong(project: Callable[..., Project], seconds:
     all_well(proj, 8)
     assert all(len(several) == 1 for several in tokens(proj, "begin").values())
     assert events(proj, "lease.lost") == []
+
+
+@ANY_BROKER
+def test_a_task_that_keeps_its_retry_to_itself(
+    project: Callable[..., Project], broker: dict[str, Any], redis_url: str
+) -> None:
+    """What goes on after ``retry(throw=False)``, or swallows it, ends nothing: the last try does, and nothing is left."""
+    proj = project(SOURCE, **{**SETTINGS, "result_backend": redis_url}, **broker)
+    proj.worker(concurrency=1).ready()
+
+    task_id = proj.run_python("import proj; print(proj.keeps_its_retry.delay().id)").strip()
+
+    wait_until(lambda: final_ends(proj) == {(task_id, "success"): 1}, "it has ended", 60)
+    assert len(tokens(proj, "begin")[task_id]) == 3
+    assert len(tokens(proj, "continues")[task_id]) == 2
+    (end,) = [each for each in events(proj, "completion") if each["task_id"] == task_id]
+    assert (end["result"], end["attempt"]) == ("in the end", 3)
+    wait_until(lambda: not proj.redis.exists("unacked", f"{PREFIX}:leases"), "nothing is left of it")

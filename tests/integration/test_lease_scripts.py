@@ -103,6 +103,17 @@ def test_a_token_is_larger_than_all_before(world: LeaseWorld) -> None:
     assert tokens == sorted(set(tokens))
 
 
+@pytest.mark.parametrize("nonce", ["n1", "another delivery"])
+def test_a_release_acknowledges_a_message(world: LeaseWorld, nonce: str) -> None:
+    """The one whose tag it is given, whoever holds the lease by now."""
+    world.begun()
+    world.received("n1", "n2")
+
+    world.run("release", world.release("wait", nonce, tag="tag of n1"))
+
+    assert world.unacked() == ["n2"]
+
+
 @pytest.mark.parametrize("acknowledges", [0, 1])
 def test_a_start_acknowledges_its_own_message(world: LeaseWorld, acknowledges: int) -> None:
     """Whether it may run or not; but only where the message is to be acknowledged before the task runs."""

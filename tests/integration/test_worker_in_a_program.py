@@ -44,6 +44,34 @@ def test_a_body_in_a_worker_inside_of_a_program(project: Callable[..., Project],
     assert other == other_id
 
 
+def test_a_worker_that_stops_inside_of_a_program(project: Callable[..., Project]) -> None:
+    """Its heartbeat ends with it and nothing is reported of it; another one may follow."""
+    said = project(TASKS).run_python(
+        """
+        import threading
+        from proj import *
+        from celery.contrib.testing.worker import start_worker
+
+        def left():
+            hearts = [each.name for each in threading.enumerate() if each.name == "perpetual-heart"]
+            return hearts + [each.name for each in perpetual.workers()]
+
+        seen = []
+        for _ in range(2):
+            with start_worker(app, pool="solo", perform_ping_check=False):
+                (task_id,) = perpetual.poll("proj.deliver").task_ids
+                status, during = perpetual.wait(task_id, 20).status, len(left())
+            deadline = time.monotonic() + 20
+            while left() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            seen.append([status, during, left()])
+        print(json.dumps(seen))
+        """
+    )
+
+    assert json.loads(said.splitlines()[-1]) == [["success", 2, []]] * 2
+
+
 def test_the_tracer_of_a_task_is_what_was_set(project: Callable[..., Project]) -> None:
     """It can be set, read and deleted; where there is none, Celery builds one."""
     said = project(TASKS).run_python(

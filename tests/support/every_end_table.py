@@ -24,7 +24,7 @@ class End(NamedTuple):
 
 SUCCESS, IGNORED = End("success", "SUCCESS"), End("ignored", None)
 FAILURE = End("failure", "FAILURE", "ValueError")
-REJECTED = End("failure", "FAILURE", "Reject") if NEW else End("rejected", "FAILURE", "Reject")
+REJECTED = End("rejected", "FAILURE", "Reject")
 REFUSED = End("rejected", "FAILURE", "InvalidTaskError")
 UNREADABLE = End("lost", "FAILURE", "DecodeError")
 

@@ -29,8 +29,10 @@ class LeaseWorld(World):
             **UNACKED, "acknowledges": acknowledges,
         }  # fmt: skip
 
-    def release(self, cause: str = "lost", nonce: str = "n1", task_id: str = ITEM) -> Slots:
-        return {"id": task_id, "nonce": nonce, "cause": cause, "reason": "its process is gone"}
+    def release(self, cause: str = "lost", nonce: str = "n1", task_id: str = ITEM, tag: str = "") -> Slots:
+        return {
+            "id": task_id, "nonce": nonce, "cause": cause, "reason": "its process is gone", "tag": tag, **UNACKED,
+        }  # fmt: skip
 
     def heartbeat(self, worker: str = ONE, gone: tuple[str, ...] = (), **new: str) -> Slots:
         k = self.keys

@@ -8,10 +8,13 @@
 -- KEY   resend          zset    tasks to be sent again
 -- KEY   events          stream
 -- KEY   counters        hash    of the namespace
+-- KEY   unacked         hash    delivery tag -> message: what the broker has as received
+-- KEY   unacked_index   zset    delivery tag -> when it was received
 -- ARG   id              text    task id
 -- ARG   nonce           text    of the delivery, '*' = that of the lease, whichever it is
 -- ARG   cause           text    lost (counts), stopped, taken, back (the broker has it), wait (retry) or delegated
 -- ARG   reason          text    for people
+-- ARG   tag             text    of the message to acknowledge, '' = Celery does
 -- ARG   prefix          text    of all keys
 -- ARG   events_maxlen   text    cap of the stream
 -- ARG   completion_ttl  text    ms: how long a provisional record stays
@@ -21,7 +24,11 @@
 -- include rfc3339
 -- include lease
 -- include lose
+-- include acknowledge
 local text = redis.call('HGET', leases, id)
+if tag ~= '' then
+  acknowledge(unacked, unacked_index, tag)
+end
 local lease = lease_of(text)
 if not lease or (nonce ~= '*' and lease.nonce ~= nonce) then
   return 'gone'

@@ -1,0 +1,33 @@
+"""A remote control command of workers: a lease was taken away, so whoever ends next asks the store."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery.worker.control import control_command
+
+from celery_perpetual import events
+from celery_perpetual.leases.scope import wired
+from celery_perpetual.telemetry import emit
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+COMMAND = "perpetual_doubt"
+
+
+def cast_doubt(app: Celery) -> None:
+    """Let what runs ask for its lease when it ends; a worker that does not hear it asks within a heartbeat."""
+    try:
+        app.control.broadcast(COMMAND)
+    except Exception as error:
+        emit(events.DOUBT_NOT_SENT, error=error)
+
+
+@control_command(name=COMMAND)
+def doubt(state: Any, **_: Any) -> dict[str, str]:
+    """Let every execution that runs here ask for its lease before it ends."""
+    perpetual = wired(state.app)
+    if perpetual is not None and perpetual.grants.instance is not None:
+        perpetual.grants.instance.doubt()
+    return {"ok": "leases are in doubt"}
