@@ -184,6 +184,17 @@ USED = (
         without="after_task_publish comes too early, or messages are built one by one",
     ),
     Seam(
+        name="destinations",
+        targets=(
+            Target("kombu.messaging:Producer._publish",
+                   "self body priority content_type content_encoding headers properties routing_key mandatory "
+                   "immediate exchange"),
+            Target("kombu.messaging:Producer.maybe_declare", "self entity"),
+        ),
+        why="where a message goes is put on record, and messages are rehearsed without a broker",
+        without="a lost message is not missed, or its router is asked again; unpublishable items are found late",
+    ),
+    Seam(
         name="confirms of RabbitMQ",
         targets=(
             Target("amqp.channel:Channel._basic_publish", "self msg exchange routing_key"),
