@@ -23,7 +23,7 @@ AT_ONCE = 100
 #: First polls of more units than this are spread over the interval, at most over ten seconds.
 MANY_UNITS = 20
 LONGEST_SPREAD_MS = 10_000
-#: Units are made known again this often, in seconds, so that those which are not can be told apart.
+#: Units are registered again this often, in seconds; one that is not for a week is unknown to every leader.
 EVERY = 3600
 #: What one turn may spend on it, in seconds.
 LONGEST_TURN = 0.02

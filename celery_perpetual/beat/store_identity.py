@@ -52,7 +52,9 @@ class StoreIdentity:
 
     def _lost(self, epoch: str) -> None:
         at = datetime.now(timezone.utc)
-        units = [unit for unit in sorted(self._with_cursor) if not self._told(unit, epoch)] if self._pause else []
+        units = (
+            [unit for unit in sorted(self._with_cursor) if not self._is_reported(unit, epoch)] if self._pause else []
+        )
         emit(events.STORE_LOST, was=self._epoch, epoch=epoch, paused=", ".join(units) or "none")
         reason = "the store was lost, and the cursor with it; set the cursor, then resume"
         for unit in units:
@@ -62,6 +64,6 @@ class StoreIdentity:
         data = json.dumps({"at": format_time(at), "epoch": epoch, "was": self._epoch, "paused": units})
         add_event(self._store, events.STORE_LOST.name, data, maxlen=self._store.limits.events_maxlen)
 
-    def _told(self, unit: str, epoch: str) -> bool:
+    def _is_reported(self, unit: str, epoch: str) -> bool:
         """Whether another beat has paused this unit for the same loss."""
         return noted_loss(self._store, unit) == epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from celery_perpetual.beat.scheduler import PerpetualScheduler
@@ -14,6 +15,9 @@ from celery_perpetual.store.connection import Store
 from celery_perpetual.store.health import store_warnings
 from celery_perpetual.store.work_list import entries_put_off
 from celery_perpetual.tasks.discovery import load
+
+#: Seconds by which two clocks may differ.
+MOST_SKEW = 5.0
 
 WARNING, ERROR = "warning", "error"
 
@@ -64,11 +68,14 @@ def check(namespace: Namespace) -> list[Finding]:
 
 def _check_store(store: Store) -> list[Finding]:
     try:
-        store.now()
+        skew = store.now() / 1000 - time.time()
     except PerpetualError as error:
         return [_error(str(error), "nothing is polled and no end is recorded", "start the server or correct the URL")]
     findings = [_warning(text, "work in flight may be lost", "change the server's configuration")
                 for text in store_warnings(store)]  # fmt: skip
+    if abs(skew) > MOST_SKEW:
+        evidence = f"the store's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
+        findings.append(_warning(evidence, "slots and leases go by the store's clock", "synchronise the clocks"))
     findings += [_warning(f"{count} {what}", "they are tried again, ever later", "see the log of the leading beat")
                  for what, count in _put_off(store).items() if count]  # fmt: skip
     leading = leader_or_none(store)
