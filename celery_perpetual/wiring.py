@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+from billiard import get_start_method
 from celery import bootsteps, signals
 from celery.beat import Service
+from celery.concurrency.prefork import TaskPool as PreforkPool
 
 from celery_perpetual import events
 from celery_perpetual.beat.scheduler import PerpetualScheduler
@@ -77,6 +79,11 @@ class WorkerCheck(bootsteps.Step):
             namespace_of(app).store  # noqa: B018  # made from the settings, which are checked by that
         except PerpetualError as error:
             raise click.ClickException(str(error)) from error
+        if _spawns(worker):
+            raise click.ClickException(
+                "worker_pool_start_method: got 'spawn'; processes that are not forked run tasks without leases and "
+                "announce no ends. Set worker_pool_start_method = 'fork', or use another pool (-P threads)"
+            )
         if unseen := unseen_versions():
             emit(events.VERSIONS_UNSEEN, packages=unseen)
         for seam, evidence in unknown_seams():
@@ -85,6 +92,13 @@ class WorkerCheck(bootsteps.Step):
             emit(events.CONTRACT_WARNING, warning=warning)
         if discovery.tasks and (other := other_scheduler(app, PerpetualScheduler)):
             emit(events.SCHEDULER_OTHER, warning=other)
+
+
+def _spawns(worker: Any) -> bool:
+    """Whether the worker's pool processes are started anew: there Celery's app is another one, which is not wired."""
+    is_prefork = isinstance(worker.pool_cls, type) and issubclass(worker.pool_cls, PreforkPool)
+    method = getattr(worker, "pool_start_method", None) or get_start_method()  # the setting came with Celery 5.7
+    return is_prefork and method != "fork"
 
 
 def _on_beat_init(sender: Any = None, **_: Any) -> None:
