@@ -188,8 +188,8 @@ def test_a_relay_sends_the_same_bytes(watched_app: Callable[..., WatchedApp], ro
     one.redis.zadd("perpetual:outbox", {outcome.poll_id: 1})
     other = Perpetual(one.app)
     try:
-        assert other._runner.publisher.relay() == len(items)
-        other._runner.publisher.release()
+        assert other.runner.publisher.relay() == len(items)
+        other.runner.publisher.release()
     finally:
         other.store.close()
 

@@ -191,6 +191,7 @@ class LedgerMachine(LedgerStore):
         for attempt in range(2):
             answer = script("publish")(
                 self.store, batch=self.names.poll(poll), targets=[QUEUE], poll=poll, first=first, last=last,
+                chunk=0, destinations="",
                 commands=["LPUSH", 1, len(ids), *ids],
             )  # fmt: skip
             assert answer == (2 if attempt and expected == 1 else expected)
