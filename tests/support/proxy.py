@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class Proxy:
     """Forwards to a port.
 
-    ``cut()`` breaks all connections and accepts none until ``mend()``; ``forget()`` leaves them open and forwards nothing.
+    ``cut()`` breaks all connections and accepts none until ``mend()``; ``forget()`` leaves them open and forwards nothing;
+    ``move()`` leads new connections to another port, and those that there are stay where they are.
     """
 
     def __init__(self, target: int) -> None:
@@ -43,6 +44,11 @@ class Proxy:
         """Let connections through again."""
         with self._changed:
             self._open = True
+
+    def move(self, target: int) -> None:
+        """Stand for another server from now on, as a virtual address does after a fail-over."""
+        with self._changed:
+            self._target = target
 
     def forget(self) -> None:
         """Let go of the connections that there are without telling either end, as a firewall does with idle ones."""
