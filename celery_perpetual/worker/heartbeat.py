@@ -32,6 +32,7 @@ from celery_perpetual.store.commands.leases import lease_of
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker import deliveries
+from celery_perpetual.worker.pulse import Pulse
 from celery_perpetual.worker.stopping import is_stopping
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class Heartbeat(threading.Thread):
         self._halt = self._ends = False
         self._stopping = threading.Lock()
         self._at = 0.0
+        self._pulse = Pulse(self._store, self._instance.name, leases.settings.heartbeat, lambda: self._at)
 
     def wake(self) -> None:
         """There is something to be sent again."""
@@ -134,6 +136,7 @@ class Heartbeat(threading.Thread):
             emit(events.STORE_UNREACHABLE, part="the heartbeat", error=error)
 
     def run(self) -> None:
+        self._pulse.start()
         interval, away = self._leases.settings.heartbeat, False
         while not self._halt:
             pause = AWAY_SECONDS if away else self._at + interval - time.monotonic()
@@ -236,6 +239,7 @@ class Heartbeat(threading.Thread):
         with self._stopping:
             if not self._halt:
                 self._halt = True
+                self._pulse.stop()
                 self._give_back()
 
     def _give_back(self) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from importlib.util import find_spec
 
 import pytest
 
 from tests.support import wait_until
+from tests.support.greenlets import need
 
 PATCHES = {
     "gevent": "from gevent import monkey, spawn, sleep\nmonkey.patch_all()\n",
@@ -58,8 +57,7 @@ print(json.dumps({"ok": sum(each.ok for each in found), "late": sum(each.timed_o
 @pytest.mark.parametrize("library", PATCHES)
 def test_greenlets_wait_side_by_side(shop, library):
     """Any number of them wait for ends, for several and for a batch, and the others go on meanwhile."""
-    if find_spec(library) is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{library} is not installed: run make again")
+    need(library)
     gates = [shop.gate() for _ in range(4)]
     ids = [shop.send(gate=gate) for gate in gates[:2]]
     poll = shop.poll(*({"gate": gate} for gate in gates[2:]))

@@ -106,6 +106,8 @@ LEASE_CASES = [
          answers([ITEM.encode()]), moving=BEATEN),
     Case("heartbeat", "without news, after a silence", lambda w: (w.reported(), w.redis.set(w.keys.seen, 1)), W.heartbeat,
          answers([]), moving=BEATEN),
+    Case("prove_life", "of a worker that is known", W.reported, W.prove_life, answers(None), moving=BEATEN),
+    Case("prove_life", "of a worker that was forgotten", lambda w: None, W.prove_life, answers(None), moving=BEATEN),
     # ---- sweep
     Case("sweep", "a dead worker", lambda w: w.died(2), W.sweep, answers([0, ONE.encode(), 2, 1]),
          then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=held_keys(ONE)),

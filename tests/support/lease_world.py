@@ -42,6 +42,9 @@ class LeaseWorld(World):
             "tags": [*gone, *(text for pair in new.items() for text in pair)],
         }  # fmt: skip
 
+    def prove_life(self, worker: str = ONE) -> Slots:
+        return {"gap": GAP, "worker": worker}
+
     def sweep(self, stopping: str = "", most: int = 100) -> Slots:
         return {"gap": GAP, "most_now": most, "stopping": stopping}
 
