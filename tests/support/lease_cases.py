@@ -176,7 +176,7 @@ LEASE_CASES = [
     Case("end_item", "with another's lease", W.superseded, W.ended, answers(LATE), moving=COUNTED),
     Case("end_item", "lost, and not sent yet", W.released, W.ended, answers(LATE), moving=COUNTED),
     Case("end_item", "parked", lambda w: w.released(on_lost="park"), W.ended, answers(LATE), moving=COUNTED),
-    Case("end_item", "begun, and without a lease", W.committed, W.ended, answers(LATE), moving=COUNTED),
+    Case("end_item", "begun before the store came back older", W.committed, W.ended, answers(FIRST), touches=item_keys),
     Case("end_task", "begun before the store was lost", lambda w: None, lambda w: w.ended(free=True), answers(FIRST),
          touches=tomb),
     Case("end_task", "any task that has ended before", lambda w: w.over(free=True),

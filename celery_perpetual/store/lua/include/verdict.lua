@@ -1,6 +1,8 @@
 -- Why an end does not count: "verdict" is nil where it does. It counts once: it is late after the first one, and where
--- another delivery has the lease, whatever it says. "record", "lease" and "state" are what is known of the task, "item"
--- is the open item, and "is_closed" says that the item is closed already. Needs lease, tombs.
+-- another delivery has the lease, whatever it says. Whoever takes a lease away leaves a state or an end, so where there
+-- is neither, the store has come back older than the lease, and who ran under it is the holder. "record", "lease" and
+-- "state" are what is known of the task, "item" is the open item, and "is_closed" says that the item is closed already.
+-- Needs lease, tombs.
 state = state_of(state)
 local worker, holder, nesting, retries
 if lease then
@@ -14,7 +16,7 @@ elseif (record and string.find(record, '"final": true', 1, true)) or (lease and 
 elseif is_closed then
   -- A silent end leaves no record by which a repeated call is known.
   verdict = head == '' and 'first' or 'late'
-elseif not lease and started and (item or state) then
+elseif not lease and started and state then
   verdict = 'late'
 elseif not (item or lease or state) and has_tomb(1) then
   verdict = head == '' and 'unknown' or 'late'
