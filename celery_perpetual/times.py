@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timezone
 from functools import lru_cache
+
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def steady() -> float:
+    """Seconds of a clock that never steps and runs while the machine is suspended; all its processes share it.
+
+    What is believed until a time that the store keeps is believed by this clock: ``time.monotonic`` stands still on a
+    suspended machine, and the store's time goes on.
+    """
+    return time.clock_gettime(_STEADY)
 
 
 def ms(seconds: float) -> int:

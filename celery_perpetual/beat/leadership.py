@@ -38,6 +38,7 @@ from celery_perpetual.store.commands.leadership import ask_for_lead
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
+from celery_perpetual.times import steady
 
 #: A leader stops trusting itself this long before its key expires.
 MARGIN = 1.0
@@ -47,12 +48,6 @@ STANDBY_INTERVAL = 0.5
 STAND_BACK = 3.0
 #: How often a leader looks whether it can work.
 HEALTH_INTERVAL = 1.0
-
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def _clock() -> float:
-    return time.clock_gettime(_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +86,7 @@ class Leadership:
     def leads(self) -> bool:
         """Whether this process may act as leader right now. Never asks the store."""
         lead = self.lead
-        return lead is not None and _clock() < lead.trusted_until and not self._stop.is_set()
+        return lead is not None and steady() < lead.trusted_until and not self._stop.is_set()
 
     @property
     def value(self) -> str | None:
@@ -160,24 +155,24 @@ class Leadership:
     def _turn(self) -> float:
         """Keep the lead or try to take it; seconds until the next turn."""
         if self.lead is None:
-            left = self._stands_back_until - _clock()
+            left = self._stands_back_until - steady()
             return self._until_renewal(self._attempt()) if left <= 0 else min(left, STANDBY_INTERVAL)
         reason = self._health.why_to_step_down()
         if reason is None:
-            left = self._renew_at - _clock()
+            left = self._renew_at - steady()
             return self._until_renewal(self._renew() if left <= 0 else left)
         self._resign(f"others go first, because {reason}")
         emit(events.LEADER_STEPPED_DOWN, reason=reason)
-        self._stands_back_until = _clock() + STAND_BACK
+        self._stands_back_until = steady() + STAND_BACK
         return STANDBY_INTERVAL
 
     def _until_renewal(self, pause: float) -> float:
-        self._renew_at = _clock() + pause
+        self._renew_at = steady() + pause
         return min(pause, HEALTH_INTERVAL)
 
     def _attempt(self, *, starting: bool = False) -> float:
         """Try to take the lead; seconds until the next try."""
-        started = _clock()
+        started = steady()
         term, left, info, epoch, now = script("lead")(
             self._store, owner=self.owner, ttl=self._ttl_ms, about=self._about(), epoch_new=secrets.token_hex(8)
         )
@@ -201,7 +196,7 @@ class Leadership:
 
     def _renew(self) -> float:
         """Keep the lead; seconds until the next time."""
-        started, lead = _clock(), self.lead
+        started, lead = steady(), self.lead
         assert lead is not None
         kept, asker, now = script("renew")(self._store, mine=lead.value, ttl=self._ttl_ms, about=self._about())
         self.skew = time.time() - int(now) / 1000

@@ -51,7 +51,7 @@ class Execution:
     """Fencing number of the lease; only grows."""
     recoveries: int = 0
     granted_at: float = 0.0
-    """Just before the lease was asked for: seconds of the machine's monotonic clock."""
+    """Just before the lease was asked for: seconds of the steady clock."""
 
     task: Any = None
     """The task, from its ``task_prerun`` on."""

@@ -26,6 +26,7 @@ from celery_perpetual.store.prepared import Prepared
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.task import HEADER, PerpetualTask
 from celery_perpetual.telemetry import emit
+from celery_perpetual.times import steady
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -86,7 +87,7 @@ class Grants:
             return ""
         task_id = execution.task_id
         while True:
-            asked_at = time.monotonic()
+            asked_at = steady()
             try:
                 verdict, token, recoveries = self._start(task, execution, request)
             except StoreUnavailable as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import dataclass
 from multiprocessing import get_context
 from secrets import token_hex
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.store.commands.workers import WorkerReport, living_workers, reported_tags
 from celery_perpetual.store.scripts import script
+from celery_perpetual.times import steady
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -28,13 +28,13 @@ class WorkerRun:
         self._ttl = ttl
         self.is_deaf = False
         """Whether it hears no command while it runs a task, as it runs it in its only thread."""
-        # Shared with children by fork. Seconds of the machine's monotonic clock, which all its processes share.
+        # Shared with children by fork. Seconds of the steady clock.
         shared = get_context("fork").Value
         self._until = shared("d", 0.0, lock=False)
         self._doubted = shared("d", 0.0, lock=False)
 
     def renewed(self, asked_at: float) -> None:
-        """The store has renewed the deadline, when asked at this monotonic time."""
+        """The store has renewed the deadline, when asked at this time of the steady clock."""
         self._until.value = asked_at + self._ttl
 
     def doubt(self) -> None:
@@ -43,12 +43,16 @@ class WorkerRun:
         Whoever holds one of those has to ask. Short tasks make this common: a task may have given its lease back and
         not have been settled yet.
         """
-        self._doubted.value = time.monotonic()
+        self._doubted.value = steady()
 
     def surely_holds(self, granted_at: float) -> bool:
-        """Whether a lease that was asked for at this monotonic time is surely still its own. Never asks the store."""
+        """Whether a lease is surely still its own. Never asks the store.
+
+        Args:
+            granted_at: when it was asked for, by the steady clock.
+        """
         is_doubted = self.is_deaf or granted_at <= float(self._doubted.value)
-        return not is_doubted and time.monotonic() < float(self._until.value)
+        return not is_doubted and steady() < float(self._until.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,6 @@ import atexit
 import json
 import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
@@ -31,6 +30,7 @@ from celery_perpetual.recovery.resend import Resender
 from celery_perpetual.store.commands.leases import lease_of
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
+from celery_perpetual.times import steady
 from celery_perpetual.worker import deliveries
 from celery_perpetual.worker.pulse import Pulse
 from celery_perpetual.worker.stopping import is_stopping
@@ -139,7 +139,7 @@ class Heartbeat(threading.Thread):
         self._pulse.start()
         interval, away = self._leases.settings.heartbeat, False
         while not self._halt:
-            pause = AWAY_SECONDS if away else self._at + interval - time.monotonic()
+            pause = AWAY_SECONDS if away else self._at + interval - steady()
             self._pause(min(pause, ENDING_SECONDS) if self._ends else pause)
             if self._ends and self._worker.blueprint.state == TERMINATE:
                 self._end()
@@ -182,7 +182,7 @@ class Heartbeat(threading.Thread):
             emit(events.RESEND_FAILED, error=error)
 
     def _once(self) -> None:
-        now = time.monotonic()
+        now = steady()
         at_hand = deliveries.at_hand()
         has = {each.perpetual_execution.tag: each.id for each in at_hand}
         due = now - self._at >= self._leases.settings.heartbeat

@@ -11,12 +11,12 @@ and an execution that ends before asks the store.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.store.scripts import script
+from celery_perpetual.times import steady
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -48,7 +48,7 @@ class Pulse:
             store: whose address and namespace are used, over connections of the thread's own.
             worker: instance of the worker.
             interval: seconds between two reports of the heartbeat.
-            last_report: when the heartbeat last reported, in seconds of the monotonic clock.
+            last_report: when the heartbeat last reported, in seconds of the steady clock.
         """
         self._near = store
         self._worker = worker
@@ -71,7 +71,7 @@ class Pulse:
         store, at = self._near.clone(patient=False), 0.0
         while not self._is_stopped:
             sleep(self._interval / 2)
-            now = time.monotonic()
+            now = steady()
             if self._is_stopped or now - max(at, self._last_report()) < LATE * self._interval:
                 continue
             try:
