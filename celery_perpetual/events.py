@@ -93,6 +93,7 @@ CONTRACT_WARNING = _warning("contract.warning", "%(warning)s")
 CONTRACT_REFUSED = EventKind(
     "contract.refused", logging.ERROR, "refused a task that was registered after the start: %(error)s"
 )
+APP_OTHER = _warning("app.other", "%(warning)s")
 SCHEDULER_OTHER = _warning("scheduler.other", "%(warning)s; set beat_scheduler = 'perpetual'")
 SCHEDULER_WITHOUT_POLLS = _warning(
     "scheduler.without_polls", "this beat does not poll %(tasks)s; start it with -S perpetual"

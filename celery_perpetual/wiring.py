@@ -11,6 +11,7 @@ from celery.beat import Service
 from celery.concurrency.prefork import TaskPool as PreforkPool
 
 from celery_perpetual import events
+from celery_perpetual.beat.other_apps import warn_of_other_app
 from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
@@ -90,6 +91,7 @@ class WorkerCheck(bootsteps.Step):
             emit(events.SEAM_UNKNOWN, seam=seam.name, without=seam.without, evidence=evidence)
         for warning in discovery.warnings:
             emit(events.CONTRACT_WARNING, warning=warning)
+        warn_of_other_app(app, namespace_of(app).grants.store)
         if discovery.tasks and (other := other_scheduler(app, PerpetualScheduler)):
             emit(events.SCHEDULER_OTHER, warning=other)
 

@@ -15,6 +15,7 @@ from celery_perpetual.beat.maintenance import Maintenance
 from celery_perpetual.beat.poll_source import PollSource
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.beat.store_identity import StoreIdentity
+from celery_perpetual.leases.workers import app_name
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.polling.end import given_up
 from celery_perpetual.polling.runner import Runner
@@ -71,7 +72,7 @@ class Engine:
         store.wait(settings.store_wait, meanwhile)
         leadership = Leadership(
             store,
-            app_name=app.main or "__main__",
+            app_name=app_name(app),
             ttl=settings.leader_ttl,
             health=self.base_health,
         )

@@ -32,6 +32,7 @@ from typing import Any
 
 from celery_perpetual import events
 from celery_perpetual.beat.base_health import BaseHealth
+from celery_perpetual.beat.other_apps import explain
 from celery_perpetual.errors import SettingsError, StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.store.commands.leadership import ask_for_lead
@@ -185,12 +186,8 @@ class Leadership:
             return self._ttl / 3
         leader = json.loads(info) if info else {}
         if starting and leader.get("app", self._app_name) != self._app_name:
-            raise SettingsError(
-                f"perpetual_key_prefix {self._store.keys.prefix!r} on {self._store.shown} is in use by the app "
-                f"{leader['app']!r} (leader {leader.get('owner')}), and this app is {self._app_name!r}; "
-                "give each app a prefix of its own, and queues of its own (task_default_queue): apps that share the "
-                "queue 'celery' receive each other's messages, and discard what they do not know"
-            )
+            owner = f"leader {leader.get('owner')}"
+            raise SettingsError(explain(self._store, self._app_name, leader["app"], owner))
         self._maybe_ask(leader)
         return max(0.02, min(STANDBY_INTERVAL, (int(left) + 10) / 1000))
 

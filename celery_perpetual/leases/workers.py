@@ -14,7 +14,14 @@ from celery_perpetual.store.scripts import script
 from celery_perpetual.times import steady
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from celery_perpetual.store.connection import Store
+
+
+def app_name(app: Celery) -> str:
+    """What the processes of an app are told apart by from those of another one on the same prefix."""
+    return app.main or "__main__"
 
 
 class WorkerRun:

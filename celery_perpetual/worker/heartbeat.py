@@ -24,6 +24,7 @@ from celery.worker import state
 
 from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.leases.workers import app_name
 from celery_perpetual.publishing.courier import Courier
 from celery_perpetual.recovery.losses import take_leases
 from celery_perpetual.recovery.resend import Resender
@@ -222,6 +223,7 @@ class Heartbeat(threading.Thread):
         worker = self._worker
         queues = getattr(worker.app.amqp, "queues", None)
         return {
+            "app": app_name(worker.app),
             "hostname": self._instance.hostname,
             "pid": self._instance.pid,
             "pool": type(worker.pool).__module__.rpartition(".")[2] if worker.pool is not None else None,

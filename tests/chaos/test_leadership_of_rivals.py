@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_perpetual.events import LEADER_LOST
+from celery_perpetual.events import APP_OTHER, LEADER_LOST
 from tests.support import wait_until
 from tests.support.beats import EVERY, LEADER, MACHINE, SLOTS, TTL, leading, slot_of, wait_for_more
 from tests.support.broker import queued
@@ -33,13 +33,34 @@ def test_another_app_on_the_same_prefix_refuses_to_start(
     message = next(line for line in theirs.log().splitlines() if "perpetual_key_prefix 'perpetual'" in line)
     assert "'proj'" in message
     assert "'intruder'" in message
-    assert "give each app a prefix of its own" in message
+    assert "give each app a prefix of its own, and queues of its own" in message
+    assert "or a broker database of its own" in message
     assert ours.alive
 
     away = project(SLOTS, name="neighbour", perpetual_key_prefix="away", **LEADER).beat(name="away")
     wait_until(lambda: leader(store_redis, "away"), "the other app leads under its own prefix")
     assert leading(store_redis, [ours]) is ours
     assert away.alive
+
+
+@pytest.mark.parametrize("first", ["beat", "worker"])
+def test_a_worker_of_another_app_on_the_same_prefix_warns(
+    project: Callable[..., Project], store_redis: redis.Redis, first: str
+) -> None:
+    """Whether it meets the other app's beat or its worker; it names both apps and what each needs of its own."""
+    proj = project(SLOTS, **LEADER)
+    ours = (proj.beat() if first == "beat" else proj.worker()).ready()
+    if first == "beat":
+        leading(store_redis, [ours])
+    second = proj.worker().ready()
+    assert APP_OTHER.name not in second.log()
+
+    theirs = project(SLOTS, name="intruder", **LEADER).worker(name="theirs").ready()
+
+    warning = theirs.wait_for_event(APP_OTHER)["warning"]
+    assert "in use by the app 'proj'" in warning
+    assert "this app is 'intruder'" in warning
+    assert "queues of its own (task_default_queue) or a broker database of its own" in warning
 
 
 @pytest.mark.slow
