@@ -36,7 +36,7 @@ STEPS = (
 )
 _CELERY = str(Path(celery.__file__).parent)
 #: Where a backend keeps whether it is one of these.
-_MARK = "_perpetual_along"
+_IN_SCRIPT = "_perpetual_result_in_script"
 
 
 class ResultToStore(NamedTuple):
@@ -51,9 +51,9 @@ class ResultToStore(NamedTuple):
 
 def result_to_store(store: Store, backend: Any, task_id: str, result: Any, request: Any) -> ResultToStore | None:
     """What Celery's backend would store for a success, or None where Celery has to do it."""
-    fits: bool | None = backend.__dict__.get(_MARK)
+    fits: bool | None = backend.__dict__.get(_IN_SCRIPT)
     if fits is None:
-        fits = backend.__dict__[_MARK] = _is_at(store, backend)
+        fits = backend.__dict__[_IN_SCRIPT] = _is_at(store, backend)
     if not fits or request.ignore_result or request.chord:
         return None
     try:
@@ -70,7 +70,7 @@ def result_to_store(store: Store, backend: Any, task_id: str, result: Any, reque
 
 def leave_to_celery(backend: Any) -> None:
     """The script may not write to the backend's keys."""
-    backend.__dict__[_MARK] = False
+    backend.__dict__[_IN_SCRIPT] = False
 
 
 def _is_at(store: Store, backend: Any) -> bool:

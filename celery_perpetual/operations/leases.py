@@ -249,10 +249,10 @@ class LeaseOperations(Namespace):
     def _name(self, task_id: str) -> str | None:
         """Name of the task, as far as anything of it is stored."""
         known = state_of(self.store, task_id) or lease_of(self.store, task_id)
-        return known.task or None if known else self._again.name(task_id)
+        return known.task or None if known else self._resender.name(task_id)
 
     @cached_property
-    def _again(self) -> Resender:
+    def _resender(self) -> Resender:
         grants = self.grants
         return Resender(self.app, self.store, broker_is_redis=grants.broker_is_redis)
 
@@ -260,7 +260,7 @@ class LeaseOperations(Namespace):
         """Send what is on the list at once; what cannot be sent now, the leader sends."""
         if listed:
             try:
-                self._again.send_all()
+                self._resender.send_all()
             except Exception as error:
                 emit(events.RESEND_FAILED, error=error)
         return listed

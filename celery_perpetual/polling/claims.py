@@ -113,7 +113,7 @@ class Claims:
     def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
         """The store's time, the next due time where nothing is due, and what is."""
         now, following, *rows = script("due")(self.store, limit=limit, mine=leader)
-        found = [_due(unit, facts) for unit, facts in grouped(rows, 2)]
+        found = [_read_due(unit, facts) for unit, facts in grouped(rows, 2)]
         return int(now), int(float(following)) if following else None, found
 
     def by_leader(self, leader: str, seen: int, wanted: Sequence[tuple[TaskUnit, Occurrence]]) -> list[Claim | Refusal]:
@@ -126,7 +126,7 @@ class Claims:
             NotLeading: the leader key is not exactly ``leader`` any more; nothing was claimed.
         """
         polls = new_poll_ids(seen, len(wanted))
-        return self._claim(
+        return self._ask(
             leader,
             seen,
             [
@@ -151,15 +151,15 @@ class Claims:
             return None
         now, slot, trigger, cursor, in_flight, attempt, polled = reply
         facts = b"claimed 0 %b %b %b %b" % (in_flight, attempt, polled or b"-", trigger)
-        claim = _claim(_Wanted(unit, int(slot), following, poll_id), int(now), facts, cursor)
+        claim = _read_claim(_Wanted(unit, int(slot), following, poll_id), int(now), facts, cursor)
         return claim if isinstance(claim, Claim) else None
 
     def by_hand(self, unit: TaskUnit) -> Claim | Refusal:
         """Claim a unit now, without moving its cadence."""
         now = self.store.now()
-        return self._claim("", now, [_Wanted(unit, now, "", new_poll_id(now))])[0]
+        return self._ask("", now, [_Wanted(unit, now, "", new_poll_id(now))])[0]
 
-    def _claim(self, leader: str, seen: int, wanted: Sequence[_Wanted]) -> list[Claim | Refusal]:
+    def _ask(self, leader: str, seen: int, wanted: Sequence[_Wanted]) -> list[Claim | Refusal]:
         at, *reply = script("claim").begin(
             self.store, mine=leader, ttl=HISTORY_TTL_MS, seen=seen, back_off=_BACK_OFF,
             wanted=[_row(each) for each in wanted],
@@ -167,7 +167,7 @@ class Claims:
         if not at:
             raise NotLeading
         return [
-            _claim(each, int(at), facts, cursor)
+            _read_claim(each, int(at), facts, cursor)
             for each, (facts, cursor) in zip(wanted, grouped(reply, 2), strict=True)
         ]
 
@@ -194,7 +194,7 @@ def _row(wanted: _Wanted) -> str:
     return "\n".join([facts, *(scope.key for scope in scopes_of(wanted.unit.name))])
 
 
-def _claim(wanted: _Wanted, now: int, facts: bytes, cursor: bytes) -> Claim | Refusal:
+def _read_claim(wanted: _Wanted, now: int, facts: bytes, cursor: bytes) -> Claim | Refusal:
     verdict, runs_in_worker, in_flight, attempt, polled, trigger = facts.decode().split(" ")
     if verdict != "claimed":
         return Refusal(wanted.unit, verdict, now)
@@ -213,7 +213,7 @@ def _claim(wanted: _Wanted, now: int, facts: bytes, cursor: bytes) -> Claim | Re
     )
 
 
-def _due(unit: bytes, facts: bytes) -> Due:
+def _read_due(unit: bytes, facts: bytes) -> Due:
     at, anchor, trigger, suspect = facts.decode().split(" ")
     return Due(
         unit.decode(),

@@ -45,10 +45,10 @@ class Sweep:
     def __init__(self, app: Celery, leases: Grants) -> None:
         self._app = app
         self._leases = leases
-        self._again = Resender(app, leases.store, broker_is_redis=leases.broker_is_redis)
+        self._resender = Resender(app, leases.store, broker_is_redis=leases.broker_is_redis)
         # Any other broker puts back what a connection that is gone had received.
-        self._unclaimed = UnackedMessages(app, leases) if leases.broker_is_redis else None
-        self._reconcile = MissingMessages(app, leases)
+        self._unacked = UnackedMessages(app, leases) if leases.broker_is_redis else None
+        self._missing = MissingMessages(app, leases)
         self._courier = Courier("resend")
         self._last_death = 0
 
@@ -67,17 +67,17 @@ class Sweep:
             if not worker:
                 break
             if taken.is_empty:
-                if self._unclaimed is not None:
-                    self._unclaimed.died(self._leases.workers.tags_of(worker))
+                if self._unacked is not None:
+                    self._unacked.died(self._leases.workers.tags_of(worker))
                 if not self._leases.workers.bury(worker):
                     break
                 self._last_death = self._leases.store.now()
                 emit(events.WORKER_LOST, worker=worker)
-        swept.sent = self._courier.run(lambda: self._again.send_all(limit))
-        if self._unclaimed is not None and not swept.held_until:
-            swept.restored, received = self._unclaimed.restore()
+        swept.sent = self._courier.run(lambda: self._resender.send_all(limit))
+        if self._unacked is not None and not swept.held_until:
+            swept.restored, received = self._unacked.restore()
             if received is not None:
-                swept.missed = self._reconcile.once(self._last_death, received)
+                swept.missed = self._missing.once(self._last_death, received)
             if swept.missed or swept.restored:
-                swept.sent += self._courier.run(lambda: self._again.send_all(limit))
+                swept.sent += self._courier.run(lambda: self._resender.send_all(limit))
         return swept

@@ -57,7 +57,7 @@ CHILDREN_SECONDS = 1.0
 class HeartbeatStep(bootsteps.StartStopStep):
     """Makes the process a worker before its pool starts, and starts the thread after it."""
 
-    name = "perpetual-heart"
+    name = "perpetual-heartbeat"
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **options: Any) -> None:
@@ -69,18 +69,18 @@ class HeartbeatStep(bootsteps.StartStopStep):
         """Start the thread; once, also where Celery starts its steps again."""
         grants = worker.app.perpetual.grants
         if grants.on_lost is None:
-            heart = Heartbeat(worker, grants)
-            grants.on_lost, grants.on_news = heart.wake, heart.stir
-            heart.first()
-            heart.start()
-            atexit.register(heart.stop)
-            self._heart = heart
+            heartbeat = Heartbeat(worker, grants)
+            grants.on_lost, grants.on_news = heartbeat.resend_soon, heartbeat.report_soon
+            heartbeat.report_first()
+            heartbeat.start()
+            atexit.register(heartbeat.stop)
+            self._heartbeat = heartbeat
 
     def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
         """A program that has a worker inside goes on when the worker has stopped; the thread ends after the pool."""
-        heart = getattr(self, "_heart", None)
-        if heart is not None:
-            heart.end_after_worker()
+        heartbeat = getattr(self, "_heartbeat", None)
+        if heartbeat is not None:
+            heartbeat.end_after_worker()
 
     def terminate(self, parent: Any) -> None:
         """As at any other stop."""
@@ -96,13 +96,13 @@ class Heartbeat(threading.Thread):
     """The thread."""
 
     def __init__(self, worker: Any, leases: Grants) -> None:
-        super().__init__(name="perpetual-heart", daemon=True)
+        super().__init__(name="perpetual-heartbeat", daemon=True)
         assert leases.instance is not None
         self._worker = worker
         self._leases = leases
         self._instance: WorkerRun = leases.instance
         self._store = leases.store.clone(patient=False)
-        self._again = Resender(worker.app, self._store, broker_is_redis=leases.broker_is_redis)
+        self._resender = Resender(worker.app, self._store, broker_is_redis=leases.broker_is_redis)
         self._courier = Courier("resend")
         self._reported: dict[str, str] = {}
         self._missing: set[str] = set()
@@ -113,13 +113,13 @@ class Heartbeat(threading.Thread):
         self._at = 0.0
         self._pulse = Pulse(self._store, self._instance.name, leases.settings.heartbeat, lambda: self._at)
 
-    def wake(self) -> None:
-        """There is something to be sent again."""
+    def resend_soon(self) -> None:
+        """A task is on the list of lost tasks: resend it."""
         self._lost = True
         self._work.set()
 
-    def stir(self) -> None:
-        """A message was received or acknowledged."""
+    def report_soon(self) -> None:
+        """A message was received or acknowledged: report that."""
         if not self._news:
             self._news = True
             self._work.set()
@@ -129,7 +129,7 @@ class Heartbeat(threading.Thread):
         self._ends = True
         self._work.set()
 
-    def first(self) -> None:
+    def report_first(self) -> None:
         """Report before anything is received: what a worker has that nobody knows of would seem to be nobody's."""
         try:
             self._once()
@@ -172,11 +172,11 @@ class Heartbeat(threading.Thread):
             self._work.clear()
             if self._lost:
                 self._lost = False
-                self._send_again()
+                self._resend()
 
-    def _send_again(self) -> None:
+    def _resend(self) -> None:
         try:
-            self._courier.run(self._again.send_all, seconds=0)
+            self._courier.run(self._resender.send_all, seconds=0)
         except StoreUnavailable as error:
             emit(events.RESEND_DELAYED, error=error)
         except Exception as error:
@@ -216,7 +216,7 @@ class Heartbeat(threading.Thread):
                 continue
             verdict = self._leases.release(task_id, lease.nonce, "lost", "its worker does not run it any more")
             emit(events.EXECUTION_MISSING, task_id=task_id, verdict=verdict)
-            self.wake()
+            self.resend_soon()
         self._missing = missing
 
     def _info(self, reserved: int) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_a_worker_that_stops_inside_of_a_program(project: Callable[..., Project]
         from celery.contrib.testing.worker import start_worker
 
         def left():
-            hearts = [each.name for each in threading.enumerate() if each.name == "perpetual-heart"]
+            hearts = [each.name for each in threading.enumerate() if each.name == "perpetual-heartbeat"]
             return hearts + [each.name for each in perpetual.workers()]
 
         seen = []
