@@ -95,7 +95,7 @@ def opened(item: CheckedItem) -> Record:
 
 
 def arguments(body: bytes, serializer: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments behind the body of a record."""
+    """The arguments behind the body of a record, as the task will get them."""
     args, kwargs = loaded(body, serializer)
     return tuple(args), kwargs
 

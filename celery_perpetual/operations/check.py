@@ -9,8 +9,8 @@ from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.namespace import Namespace
-from celery_perpetual.operations.units import leader_or_none
 from celery_perpetual.seams.table import unknown_seams
+from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.health import store_warnings
 from celery_perpetual.store.work_list import entries_put_off
@@ -63,14 +63,20 @@ def check(namespace: Namespace) -> list[Finding]:
         store = namespace.store
     except PerpetualError as error:
         return [*findings, _error(str(error), "beat and workers refuse to start", "correct the setting")]
-    return findings + _check_store(store)
+    try:
+        return findings + _check_store(store)
+    except PerpetualError as error:
+        meaning, advice = "nothing is polled and no end is recorded", "start the server or correct the URL"
+        return [*findings, _error(str(error), meaning, advice)]
 
 
 def _check_store(store: Store) -> list[Finding]:
-    try:
-        skew = store.now() / 1000 - time.time()
-    except PerpetualError as error:
-        return [_error(str(error), "nothing is polled and no end is recorded", "start the server or correct the URL")]
+    """Check what the store says.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    skew = store.now() / 1000 - time.time()
     findings = [_warning(text, "work in flight may be lost", "change the server's configuration")
                 for text in store_warnings(store)]  # fmt: skip
     if abs(skew) > MOST_SKEW:
@@ -78,7 +84,7 @@ def _check_store(store: Store) -> list[Finding]:
         findings.append(_warning(evidence, "slots and leases go by the store's clock", "synchronise the clocks"))
     findings += [_warning(f"{count} {what}", "they are tried again, ever later", "see the log of the leading beat")
                  for what, count in _put_off(store).items() if count]  # fmt: skip
-    leading = leader_or_none(store)
+    leading = leader_info(store)
     if leading is None:
         findings.append(_warning("no beat holds the lead", "nothing is polled", "celery -A proj beat"))
     elif trouble := leading.get("trouble"):

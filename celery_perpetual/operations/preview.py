@@ -7,9 +7,10 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.ledger.ids import new_poll_id
 from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.record import arguments
 from celery_perpetual.polling.claims import Claim
 from celery_perpetual.polling.reading import ReadBatch
 from celery_perpetual.polling.runner import Runner
@@ -59,7 +60,7 @@ def preview(store: Store, runner: Runner, unit: TaskUnit, cursor: Any = UNSET) -
         except StoreUnavailable as error:
             errors.append(error)
         except BaseException as error:  # user code may raise anything
-            results.append(Preview(task=contract.name, status="failed", error=f"{type(error).__name__}: {error}"))
+            results.append(Preview(task=contract.name, status="failed", error=described(error)))
 
     thread = threading.Thread(target=work, name="perpetual-preview", daemon=True)
     thread.start()
@@ -86,7 +87,7 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
             duplicates=result.duplicates,
         )  # fmt: skip
     shown = claim.contract.options.store_args
-    items = tuple(_item(runner, item, shown=shown) for item in result.items)
+    items = tuple(_item(item, shown=shown) for item in result.items)
     return Preview(
         task=name,
         status="enqueued" if items else "empty",
@@ -98,10 +99,10 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
     )
 
 
-def _item(runner: Runner, item: CheckedItem, *, shown: bool) -> dict[str, Any]:
+def _item(item: CheckedItem, *, shown: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {"task": item.task, "key": item.key, "options": dict(item.options)}
     if shown:
-        facts["args"], facts["kwargs"] = runner.arguments(item)
+        facts["args"], facts["kwargs"] = arguments(item.body, item.serializer)
     return facts
 
 

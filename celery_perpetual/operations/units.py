@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from celery_perpetual.errors import PerpetualError
 from celery_perpetual.pauses import Pauses, scopes_of
 from celery_perpetual.polling.outcome import PollOutcome, from_entry
-from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.store.commands.units import unit_facts, unit_names
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.names import parse_unit_name
@@ -123,16 +121,3 @@ class Units:
             last = None if newest is None else from_entry(newest)
             return "backing_off", None if last is None else last.error or last.reason
         return "active", None
-
-
-def leader(store: Store) -> dict[str, Any] | None:
-    """What the living leader says about itself, or None."""
-    return leader_info(store)
-
-
-def leader_or_none(store: Store) -> dict[str, Any] | None:
-    """The same where an unreachable store is reported elsewhere."""
-    try:
-        return leader(store)
-    except PerpetualError:
-        return None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from celery_perpetual.operations.units import Unit, leader
+from celery_perpetual.operations.units import Unit
 from celery_perpetual.polling.outcome import PollOutcome, outcomes
+from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.store.commands.leases import parked_tasks
 from celery_perpetual.times import format_time
 
@@ -67,7 +68,7 @@ def explain(store: Store, contract: TaskContract, unit: Unit) -> Explanation:
 
 
 def _about_leader(store: Store) -> list[Reason]:
-    if leader(store) is not None:
+    if leader_info(store) is not None:
         return []
     return [
         Reason(

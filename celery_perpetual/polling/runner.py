@@ -6,16 +6,14 @@ Every poll ends in exactly one stored outcome. User code runs only here, never i
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.ledger import Closing, Ledger
-from celery_perpetual.ledger.record import decode, encode
 from celery_perpetual.polling import in_worker
 from celery_perpetual.polling import outcome as status
 from celery_perpetual.polling.claims import Claim, Claims
@@ -101,11 +99,6 @@ class Runner:
         finally:
             loop.close()
             _close_old_connections()
-
-    def arguments(self, item: CheckedItem) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments of an item, as its task will get them."""
-        record = decode(encode(item, item.task), item.task)
-        return record.args, record.kwargs
 
     def _send_to_worker(self, claim: Claim) -> PollEnd:
         in_worker.send(self.app, claim)
