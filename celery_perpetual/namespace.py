@@ -59,7 +59,7 @@ class Namespace:
     @cached_property
     def announcer(self) -> Announcer:
         """Stores and announces ends; the signal handlers use it."""
-        return Announcer(self.app, self.store, self.settings)
+        return Announcer(self.app, self.store)
 
     @cached_property
     def grants(self) -> Grants:

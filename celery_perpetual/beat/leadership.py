@@ -39,7 +39,7 @@ from celery_perpetual.store.commands.leadership import ask_for_lead
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
-from celery_perpetual.times import steady
+from celery_perpetual.times import ms, steady
 
 #: A leader stops trusting itself this long before its key expires.
 MARGIN = 1.0
@@ -238,4 +238,4 @@ class Leadership:
 
     @property
     def _ttl_ms(self) -> int:
-        return round(self._ttl * 1000)
+        return ms(self._ttl)

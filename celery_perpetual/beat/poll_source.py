@@ -21,6 +21,7 @@ from celery_perpetual.store.connection import Store
 from celery_perpetual.tasks.cadence import Occurrence
 from celery_perpetual.tasks.unit import TaskUnit
 from celery_perpetual.telemetry import emit
+from celery_perpetual.times import ms
 
 #: Longest pause between two looks: a nudge from another process waits no longer.
 LONGEST_PAUSE = 0.5
@@ -162,7 +163,7 @@ class PollSource:
 
     def _notice_a_step(self, found: DueUnits) -> None:
         """After a step back of the store's clock, times that were stored before may lie ahead."""
-        ahead, before = found.now - round(time.monotonic() * 1000), self._ahead_of_us
+        ahead, before = found.now - ms(time.monotonic()), self._ahead_of_us
         if before is not None and ahead < before - 1000:
             self._registration.again()
         self._ahead_of_us = ahead

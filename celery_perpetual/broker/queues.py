@@ -6,7 +6,7 @@ from kombu.utils.json import loads
 
 from celery_perpetual.broker.capturing import CapturingChannel
 from celery_perpetual.broker.destinations import Destination
-from celery_perpetual.ledger.ids import parse_item_id
+from celery_perpetual.ledger.ids import made_at, parse_item_id
 
 #: How many of the messages that consumers get next are read.
 NEXT_MESSAGES = 20
@@ -24,8 +24,9 @@ def oldest_publication(channel: CapturingChannel, key: str) -> int | None:
         return None
     for message in reversed(oldest):
         headers = loads(message).get("headers") or {}
-        if not headers.get("redelivered") and parse_item_id(str(headers.get("id"))) is not None:
-            return int(str(headers["id"]).replace("-", "")[:12], 16)
+        task_id = str(headers.get("id"))
+        if not headers.get("redelivered") and parse_item_id(task_id) is not None:
+            return made_at(task_id)
     return 0
 
 

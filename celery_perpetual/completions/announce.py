@@ -26,16 +26,13 @@ from celery_perpetual.store.prepared import Prepared
 if TYPE_CHECKING:
     from celery import Celery
 
-    from celery_perpetual.settings import Settings
-
 
 class Announcer:
     """Stores and announces ends, now or as soon as the store answers."""
 
-    def __init__(self, app: Celery, store: Store, settings: Settings) -> None:
+    def __init__(self, app: Celery, store: Store) -> None:
         self._app = app
         self._store = store.clone(patient=False)
-        self._settings = settings
         self._reset()
 
     def _reset(self) -> None:

@@ -84,7 +84,7 @@ class ExpectedEnd:
         self, scripts: EndScripts, keys: Keys, task_id: str, task: str | None, *, announce: bool = True,
         worker: str | None = None, attempt: int = 1, nonce: str = "", leased: bool = False, tag: str = "",
     ) -> None:  # fmt: skip
-        """Write what is known; makes no call. The facts are those of :class:`End`."""
+        """Write what is known; makes no call. The facts are those of :class:`TaskEnd`."""
         where = item_slots(keys, task_id)
         self.task_id = task_id
         self.leased = leased

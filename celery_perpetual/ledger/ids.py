@@ -90,6 +90,11 @@ def item_address(task_id: str) -> ItemAddress | None:
     return None if isinstance(task_id, str) and task_id.endswith(BATCH_INDEX) else parse_item_id(task_id)
 
 
+def made_at(item_or_poll_id: str) -> int:
+    """When an id of our form was made: ms of the store's time."""
+    return int(item_or_poll_id.replace("-", "")[:12], 16)
+
+
 def item_index(task_id: str) -> int:
     """The index of an item in its batch, by its task id."""
     return int(task_id[28:], 16)

@@ -25,11 +25,12 @@ from celery_perpetual.faults import reach
 from celery_perpetual.ledger.ids import POLL_INDEX, base, item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
-from celery_perpetual.store.chunks import CHUNK, chunks, grouped
+from celery_perpetual.store.chunks import CHUNK, chunk_count, chunks, grouped
 from celery_perpetual.store.commands.batches import known_batches
 from celery_perpetual.store.commands.records import item_keys
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
+from celery_perpetual.times import ms
 
 if TYPE_CHECKING:
     from celery_perpetual.tasks.contract import TaskContract
@@ -55,7 +56,8 @@ class Closing:
     """Why, if there is a delay."""
     cursor: str = ""
     """JSON of the new cursor, or "" to leave it."""
-    history_ttl: int = 7 * 24 * 3600 * 1000
+    history_ttl: int
+    """The unit's history is forgotten so many ms after its last poll."""
 
 
 class Ledger:
@@ -142,7 +144,7 @@ class Ledger:
             ttl=closing.history_ttl, slot=closing.slot, following=closing.following,
             delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=contract.name,
             items=len(items), most=contract.max_in_flight, window=_remembered(contract),
-            chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else -(-len(items) // CHUNK),
+            chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else chunk_count(len(items)),
             pairs_here=len(pairs) // 2, pushed=len(items) if commands else 0,
             on_done=int(contract.options.on_batch_done is not None), destinations=destinations,
             rest=[*records, *pairs, *commands],
@@ -152,7 +154,7 @@ class Ledger:
 
 def _remembered(contract: TaskContract) -> int:
     """Milliseconds for which the end of an item key is remembered: any poll that is open then has ended after it."""
-    return round(max(contract.options.dedup_window, contract.poll_timeout + 10) * 1000)
+    return ms(max(contract.options.dedup_window, contract.poll_timeout + 10))
 
 
 def _pairs(poll_id: str, items: Sequence[CheckedItem], start: int) -> list[str]:

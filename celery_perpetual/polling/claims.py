@@ -23,6 +23,7 @@ from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.cadence import Occurrence
 from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.unit import TaskUnit
+from celery_perpetual.times import ms
 
 #: What a claim outlives its poll's time limit by, so that the poll itself has the first word.
 GRACE_MS = 1000
@@ -68,7 +69,7 @@ class Claim:
     @property
     def store_time(self) -> int:
         """The store's time now, reckoned from the claim; ms."""
-        return self.now + round((time.monotonic() - self.started) * 1000)
+        return self.now + ms(time.monotonic() - self.started)
 
     @property
     def age(self) -> float:
@@ -137,13 +138,13 @@ class Claims:
 
     def sent_to_worker(self, claim: Claim) -> None:
         """A claim is on its way to a worker."""
-        valid = round(claim.contract.poll_timeout * 1000) * 2 + QUEUED_MS
+        valid = ms(claim.contract.poll_timeout) * 2 + QUEUED_MS
         key = self.store.keys.unit(claim.unit.name)
         script("poll_sent")(self.store, key=key, poll=claim.poll_id, valid=valid)
 
     def received_by_worker(self, unit: TaskUnit, poll_id: str, following: str) -> Claim | None:
         """Go on with a claim that travelled here, or None if it has expired meanwhile."""
-        valid = round(unit.contract.poll_timeout * 1000) + GRACE_MS
+        valid = ms(unit.contract.poll_timeout) + GRACE_MS
         reply = script("poll_received")(
             self.store, key=self.store.keys.unit(unit.name), poll=poll_id, unit=unit.name, valid=valid
         )
@@ -186,7 +187,7 @@ class _Wanted(NamedTuple):
 
 def _row(wanted: _Wanted) -> str:
     contract = wanted.unit.contract
-    valid = round(contract.poll_timeout * 1000) + GRACE_MS
+    valid = ms(contract.poll_timeout) + GRACE_MS
     runs_in_worker, history = int(contract.options.poll_in == "worker"), contract.options.history
     following = wanted.following or "-"
     times = f"{wanted.slot} {following} {wanted.anchor} {valid}"

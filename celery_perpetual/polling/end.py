@@ -23,7 +23,7 @@ from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.polling.reading import ReadBatch
 from celery_perpetual.tasks.items import Defer, Pause, Skip
 from celery_perpetual.telemetry import emit
-from celery_perpetual.times import format_time, to_datetime
+from celery_perpetual.times import format_time, ms, to_datetime
 
 #: Polls that are claimed and end together share their times.
 _at = lru_cache(256)(to_datetime)
@@ -164,7 +164,7 @@ def about(outcome: PollOutcome) -> dict[str, Any]:
 def _deferred(claim: Claim, defer: Defer) -> PollEnd:
     after = defer.after if isinstance(defer.after, timedelta) else timedelta(seconds=defer.after)
     outcome = outcome_of(claim, status.DEFERRED, reason=f"deferred for {after.total_seconds():g} s")
-    return to_store(claim, outcome, "keep", delay=round(after.total_seconds() * 1000), trigger="defer")
+    return to_store(claim, outcome, "keep", delay=ms(after.total_seconds()), trigger="defer")
 
 
 def _paused(claim: Claim, pause: Pause) -> PollEnd:

@@ -19,6 +19,7 @@ from celery_perpetual.polling.gates import Closed, full
 from celery_perpetual.settings import seconds
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.tasks.items import UNSET, Batch, Defer, Item, Pause, Skip
+from celery_perpetual.times import ms
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -126,7 +127,7 @@ def _fresh(ledger: Ledger, claim: Claim, items: list[CheckedItem], seen: set[str
     """Items whose key is neither taken nor earlier in this batch, where the first one wins; and how many are taken."""
     contract = claim.contract
     keys = list({item.key for item in items if item.key is not None} - seen)
-    since = min(claim.now, claim.store_time - round(contract.options.dedup_window * 1000))
+    since = min(claim.now, claim.store_time - ms(contract.options.dedup_window))
     taken = ledger.taken(claim.unit.name, keys, claim.poll_id, since=since) if keys else ()
     fresh, held = [], 0
     for item in items:

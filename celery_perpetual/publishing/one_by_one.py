@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable, described
-from celery_perpetual.ledger.ids import item_id, parse_item_id
+from celery_perpetual.ledger.ids import item_id, item_slots
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.publishing.builder import Messages
 from celery_perpetual.publishing.message import has_own_sender
@@ -106,19 +106,10 @@ def park(store: Store, poll_id: str, unpublished: list[Unpublished]) -> None:
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    keys = store.keys
     for index, item, error in unpublished:
         task_id, reason = item_id(poll_id, index), f"it cannot be published: {described(error)}"
-        where = parse_item_id(task_id)
-        assert where is not None
-        parked = script("park_unpublished")(
-            store,
-            chunk=keys.chunk(poll_id, where.chunk),
-            done=keys.done(poll_id, where.chunk),
-            id=task_id,
-            position=where.position,
-            task=item.task,
-            reason=reason,
-        )
+        where = item_slots(store.keys, task_id)
+        del where["poll"]
+        parked = script("park_unpublished")(store, **where, id=task_id, task=item.task, reason=reason)
         if parked:
             emit(events.ITEM_UNPUBLISHED, task_id=task_id, task=item.task, poll_id=poll_id, error=error)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_perpetual.leases.on_lost import when_lost
 from celery_perpetual.leases.scope import Interest, interest_by
-from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.ledger.ids import item_slots
 from celery_perpetual.store.commands.leases import state_of
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.task import HEADER
@@ -65,16 +65,15 @@ def declare_lost(
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    keys, where = grants.store.keys, item_address(task_id)
     task: Any = app.tasks.get(name)
     if Interest.LEASE not in interest_by(grants.settings, task, task_id, {HEADER: 1}):
         return "gone"
-    poll_id, chunk = ("", 0) if where is None else (where.poll_id, where.chunk)
+    where = item_slots(grants.store.keys, task_id)
+    del where["poll"]
     most, on_lost = when_lost(task)
     state = state_of(grants.store, task_id)
     verdict = script("declare_lost")(
-        grants.store, chunk=keys.chunk(poll_id, chunk), done=keys.done(poll_id, chunk), id=task_id,
-        position=-1 if where is None else where.position, task=name, most=most, on_lost=on_lost,
+        grants.store, **where, id=task_id, task=name, most=most, on_lost=on_lost,
         recoveries=0 if state is None else state.recoveries, counts=int(counts), tag=tag, copy=copy,
     )  # fmt: skip
     return str(verdict.decode())

@@ -28,7 +28,7 @@ from celery_perpetual.broker.queues import ListAges
 from celery_perpetual.ledger.ids import base, item_id, item_index, parse_item_id
 from celery_perpetual.ledger.record import decode
 from celery_perpetual.recovery.losses import declare_lost
-from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.chunks import CHUNK, chunk_count
 from celery_perpetual.store.commands.batches import batch, open_batches
 from celery_perpetual.store.commands.destinations import published_to, sent_later_to
 from celery_perpetual.store.commands.leases import StateText, leases_of, states_of
@@ -95,7 +95,7 @@ class MissingMessages:
                 self._look(channel, poll, now, gap, claimed)
         finally:
             channel.close()
-        patience = gap + round(self._leases.settings.lease_ttl * 1000)
+        patience = gap + self._leases.store.limits.lease_ttl
         oldest_word = min((worker.reported_at for worker in workers), default=0)
         return sum(
             self._lost(task_id, counts=missing.since <= last_death)
@@ -140,7 +140,7 @@ class MissingMessages:
         """Where the items of a batch were published to, by index."""
         found = self._destinations.get(poll)
         if found is None:
-            texts = published_to(self._leases.store, poll, range(-(-total // CHUNK)))
+            texts = published_to(self._leases.store, poll, range(chunk_count(total)))
             found = {index: destination for text in texts for index, destination in by_index(text).items()}
             self._destinations[poll] = found
         return found
@@ -164,7 +164,7 @@ class MissingMessages:
         """Ids and states of the items of a batch that have not ended and are not executed."""
         store = self._leases.store
         found: list[tuple[str, StateText | None]] = []
-        for chunk in range(-(-total // CHUNK)):
+        for chunk in range(chunk_count(total)):
             ids = [item_id(poll, chunk * CHUNK + position) for position in open_positions(store, poll, chunk)]
             leases, states = leases_of(store, ids), states_of(store, ids)
             found += [(task_id, state) for task_id, lease, state in zip(ids, leases, states, strict=True) if not lease]

@@ -17,6 +17,11 @@ def chunks(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:
         yield part
 
 
+def chunk_count(entries: int) -> int:
+    """How many chunks so many records are in."""
+    return -(-entries // CHUNK)
+
+
 def grouped(flat: Iterable[Any], size: int) -> Iterator[tuple[Any, ...]]:
     """A flat reply of a script in groups of ``size``.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_perpetual.settings import Settings
+from celery_perpetual.times import ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,10 @@ class Limits:
         """What these settings say."""
         return cls(
             events_maxlen=settings.events_maxlen,
-            completion_ttl=_ms(settings.completion_ttl),
-            queue_ttl=_ms(settings.queue_ttl),
-            tombstone_ttl=_ms(settings.tombstone_ttl),
-            lease_ttl=_ms(settings.lease_ttl),
+            completion_ttl=ms(settings.completion_ttl),
+            queue_ttl=ms(settings.queue_ttl),
+            tombstone_ttl=ms(settings.tombstone_ttl),
+            lease_ttl=ms(settings.lease_ttl),
             tombstone_days=round(settings.tombstone_ttl // 86400),
-            gap=_ms(2 * max(settings.heartbeat, settings.cycle_interval)),
+            gap=ms(2 * max(settings.heartbeat, settings.cycle_interval)),
         )
-
-
-def _ms(seconds: float) -> int:
-    return round(seconds * 1000)

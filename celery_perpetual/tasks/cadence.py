@@ -17,7 +17,7 @@ from celery import current_app
 from celery.schedules import BaseSchedule, crontab, schedule, solar
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.times import to_datetime
+from celery_perpetual.times import ms, to_datetime
 
 #: Below this a cadence would be a busy loop.
 SHORTEST_MS = 10
@@ -57,7 +57,7 @@ class Cadence:
         self._zone = None if self.calendar is None else _zone(self.calendar, app)
         self.runs_user_code = self.calendar is not None and type(self.calendar) not in (crontab, solar)
         """Whether asking it runs code of the user's, which may raise or hang."""
-        self.jitter_ms = round(jitter * 1000)
+        self.jitter_ms = ms(jitter)
         self._salt = salt
         if self.every_ms is not None and self.jitter_ms >= self.every_ms:
             raise ContractError(f"jitter ({jitter:g} s) must be shorter than {what} ({self.every_ms / 1000:g} s)")
@@ -120,7 +120,7 @@ class Cadence:
             left += (first or timedelta(0)) - (second or timedelta(0))
         if left <= timedelta(0):
             left = PAST_ANSWER
-        return now + max(1, round(left.total_seconds() * 1000))
+        return now + max(1, ms(left.total_seconds()))
 
 
 def _zone(calendar: Any, app: Any) -> tzinfo | None:
@@ -149,4 +149,4 @@ def _read(poll_every: Any, what: str) -> tuple[int | None, BaseSchedule | None]:
         raise ContractError(f"{what} must be seconds, a timedelta or a Celery schedule, got {poll_every!r}")
     if seconds * 1000 < SHORTEST_MS:
         raise ContractError(f"{what} must be at least {SHORTEST_MS / 1000:g} seconds, got {poll_every!r}")
-    return round(seconds * 1000), None
+    return ms(seconds), None

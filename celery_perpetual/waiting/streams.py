@@ -23,6 +23,7 @@ from celery_perpetual.store.commands.events import (
     own_entries,
 )
 from celery_perpetual.telemetry import emit
+from celery_perpetual.times import ms
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -139,8 +140,8 @@ def _read(store: Store, group: str, consumer: str, idle: float, *, mine: bool) -
     if mine:
         found = own_entries(store, group, consumer, count=COUNT)
     else:
-        block_ms = round(1000 * min(BLOCK_SECONDS, idle, store.timeout / 2))
-        found = next_entries(store, group, consumer, count=COUNT, idle_ms=round(idle * 1000), block_ms=block_ms)
+        block_ms = ms(min(BLOCK_SECONDS, idle, store.timeout / 2))
+        found = next_entries(store, group, consumer, count=COUNT, idle_ms=ms(idle), block_ms=block_ms)
     if found is None:
         create_group(store, group)
     return found or []

@@ -57,7 +57,7 @@ class LedgerStore(RuleBasedStateMachine):
     def check_commit(self, poll: str, keys: list[str | None], cursor: str, commands: list[Any]) -> None:
         model, open_ = self.model, self.model.claim
         following = str(open_.following) if open_ and open_.following else ""
-        closing = Closing(poll_id=poll, outcome="{}", slot=1, following=following, cursor=cursor)
+        closing = Closing(poll_id=poll, outcome="{}", slot=1, following=following, cursor=cursor, history_ttl=24 * HOUR)
         if poll in model.batches:
             expected = "already"
         elif open_ is None or open_.poll != poll:
