@@ -44,5 +44,7 @@ class Orphans:
 
     def _is_dropped(self, unit: str) -> bool:
         keys = self._store.keys
-        answer = script("drop_unit")(self._store, key=keys.unit(unit), polls=keys.polls(unit), unit=unit, age=AGE_MS)
+        answer = script("drop_unit")(
+            self._store, unit_hash=keys.unit(unit), polls=keys.polls(unit), unit=unit, age=AGE_MS
+        )
         return bool(answer == 1)

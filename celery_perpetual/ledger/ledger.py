@@ -104,9 +104,9 @@ class Ledger:
             records = [encode(item, unit.contract.name) for item in part]
             accepted = script("stage")(
                 self.store,
-                key=names.unit(unit.name), chunk=names.chunk(poll_id, chunk), item_keys=names.item_keys(unit.name),
-                poll=poll_id, unit=unit.name, ttl=STAGED_TTL_MS, records=len(records),
-                rest=[*records, *_pairs(poll_id, part, chunk * CHUNK)],
+                unit_hash=names.unit(unit.name), chunk=names.chunk(poll_id, chunk),
+                item_keys=names.item_keys(unit.name), poll=poll_id, unit=unit.name, ttl=STAGED_TTL_MS,
+                records=len(records), rest=[*records, *_pairs(poll_id, part, chunk * CHUNK)],
             )  # fmt: skip
             reach("poll.staged")
             if not accepted:
@@ -138,7 +138,7 @@ class Ledger:
         pairs = _pairs(poll_id, items, 0) if small else []
         reply = script("commit")(
             self.store,
-            key=names.unit(unit.name), polls=names.polls(unit.name), batch=names.poll(poll_id),
+            unit_hash=names.unit(unit.name), polls=names.polls(unit.name), batch=names.poll(poll_id),
             item_keys=names.item_keys(unit.name), targets=queues,
             poll=poll_id, unit=unit.name, outcome=closing.outcome, history=contract.options.history,
             ttl=closing.history_ttl, slot=closing.slot, following=closing.following,

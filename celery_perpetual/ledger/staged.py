@@ -39,7 +39,7 @@ def _sweep(store: Store, poll_id: str, unit: str) -> int:
 
     def unstage(items: Any = (), records: Any = (), *, last: bool = False) -> bool:
         reply = script("unstage")(
-            store, key=keys.unit(unit), batch=keys.poll(poll_id), item_keys=keys.item_keys(unit), records=records,
+            store, unit_hash=keys.unit(unit), batch=keys.poll(poll_id), item_keys=keys.item_keys(unit), records=records,
             poll=poll_id, unit=unit, base=own, last=int(last), items=items,
         )  # fmt: skip
         return bool(reply)

@@ -34,7 +34,7 @@ def forget_cursor(store: Store, unit: TaskUnit) -> None:
 
 
 def _write(store: Store, unit: TaskUnit, text: str) -> None:
-    if not script("set_cursor")(store, key=store.keys.unit(unit.name), unit=unit.name, cursor=text):
+    if not script("set_cursor")(store, unit_hash=store.keys.unit(unit.name), unit=unit.name, cursor=text):
         raise ContractError(
             f"the cursor of {unit.contract.name} was not set: a poll is open and may move it; pause the task, or try "
             "again"

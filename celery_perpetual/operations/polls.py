@@ -36,7 +36,7 @@ def nudge(store: Store, unit: TaskUnit) -> bool:
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    return bool(script("nudge")(store, key=store.keys.unit(unit.name), unit=unit.name, trigger="nudge"))
+    return bool(script("nudge")(store, unit_hash=store.keys.unit(unit.name), unit=unit.name, trigger="nudge"))
 
 
 def poll_in_worker(store: Store, runner: Runner, unit: TaskUnit, poll_id: str, following: str) -> str:

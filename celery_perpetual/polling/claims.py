@@ -139,14 +139,14 @@ class Claims:
     def sent_to_worker(self, claim: Claim) -> None:
         """A claim is on its way to a worker."""
         valid = ms(claim.contract.poll_timeout) * 2 + QUEUED_MS
-        key = self.store.keys.unit(claim.unit.name)
-        script("poll_sent")(self.store, key=key, poll=claim.poll_id, valid=valid)
+        unit_hash = self.store.keys.unit(claim.unit.name)
+        script("poll_sent")(self.store, unit_hash=unit_hash, poll=claim.poll_id, valid=valid)
 
     def received_by_worker(self, unit: TaskUnit, poll_id: str, following: str) -> Claim | None:
         """Go on with a claim that travelled here, or None if it has expired meanwhile."""
         valid = ms(unit.contract.poll_timeout) + GRACE_MS
         reply = script("poll_received")(
-            self.store, key=self.store.keys.unit(unit.name), poll=poll_id, unit=unit.name, valid=valid
+            self.store, unit_hash=self.store.keys.unit(unit.name), poll=poll_id, unit=unit.name, valid=valid
         )
         if not reply:
             return None

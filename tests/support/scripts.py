@@ -94,7 +94,7 @@ class World:
         k = self.keys
         works = [work(f"{chunk}-{n}") for n in range(items)]
         return {
-            "key": k.unit(UNIT), "chunk": k.chunk(poll, chunk), "item_keys": k.item_keys(UNIT),
+            "unit_hash": k.unit(UNIT), "chunk": k.chunk(poll, chunk), "item_keys": k.item_keys(UNIT),
             "poll": poll, "unit": UNIT, "ttl": DAY, "records": items,
             "rest": [*(encode(each, "deliver") for each in works), *pairs(works, poll, chunk * items)],
         }  # fmt: skip
@@ -108,7 +108,7 @@ class World:
         messages = [f"message {n}" for n in range(items)] if pushed else []
         commands = ["LPUSH", 1, len(messages), *messages] if pushed else []
         return {
-            "key": k.unit(UNIT), "polls": k.polls(UNIT), "batch": k.poll(poll), "item_keys": k.item_keys(UNIT),
+            "unit_hash": k.unit(UNIT), "polls": k.polls(UNIT), "batch": k.poll(poll), "item_keys": k.item_keys(UNIT),
             "on_done": 0, "targets": [QUEUE] if pushed else [],
             "destinations": f'[["", "{QUEUE}", null, "0-{items - 1}"]]' if pushed else "",
             "poll": poll, "unit": UNIT, "outcome": OUTCOME, "history": 200, "ttl": DAY, "slot": 1000,
@@ -163,21 +163,21 @@ class World:
         }  # fmt: skip
 
     def poll_sent(self, poll: str = POLL) -> Slots:
-        return {"key": self.keys.unit(UNIT), "poll": poll, "valid": MINUTE}
+        return {"unit_hash": self.keys.unit(UNIT), "poll": poll, "valid": MINUTE}
 
     def poll_received(self, poll: str = POLL) -> Slots:
-        return {"key": self.keys.unit(UNIT), "poll": poll, "unit": UNIT, "valid": 5 * MINUTE}
+        return {"unit_hash": self.keys.unit(UNIT), "poll": poll, "unit": UNIT, "valid": 5 * MINUTE}
 
     def nudge(self) -> Slots:
-        return {"key": self.keys.unit(UNIT), "unit": UNIT, "trigger": "nudge"}
+        return {"unit_hash": self.keys.unit(UNIT), "unit": UNIT, "trigger": "nudge"}
 
     def set_cursor(self, cursor: str = "8") -> Slots:
-        return {"key": self.keys.unit(UNIT), "unit": UNIT, "cursor": cursor}
+        return {"unit_hash": self.keys.unit(UNIT), "unit": UNIT, "cursor": cursor}
 
     def unstage(self, *keys: str, poll: str = POLL, last: bool = False) -> Slots:
         k = self.keys
         return {
-            "key": k.unit(UNIT), "batch": k.poll(poll), "item_keys": k.item_keys(UNIT),
+            "unit_hash": k.unit(UNIT), "batch": k.poll(poll), "item_keys": k.item_keys(UNIT),
             "records": [k.chunk(poll, 0), k.chunk(poll, 1)] if last else [],
             "poll": poll, "unit": UNIT, "base": base(poll), "last": int(last), "items": keys,
         }  # fmt: skip
@@ -195,7 +195,7 @@ class World:
         return {}
 
     def drop_unit(self, unit: str = UNIT) -> Slots:
-        return {"key": self.keys.unit(unit), "polls": self.keys.polls(unit), "unit": unit, "age": DAY}
+        return {"unit_hash": self.keys.unit(unit), "polls": self.keys.polls(unit), "unit": unit, "age": DAY}
 
     # States.
 

@@ -12,7 +12,7 @@
 -- KEY   states          hash*    task id -> state
 -- KEY   copies          hash*    task id -> message
 -- KEY   parked          hash*    task id -> JSON
--- KEY   resend          zset*    tasks to be sent again
+-- KEY   resend          zset*    tasks to be resent
 -- KEY   unacked         hash*    delivery tag -> message
 -- KEY   unacked_index   zset*    delivery tag -> when it was received
 -- ARG   id              text     task id

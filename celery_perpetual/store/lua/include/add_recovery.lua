@@ -1,4 +1,4 @@
--- Count a recovery: a lost task is on its way again. Reads the locals events, counters, events_maxlen, now.
+-- Count a recovery: a lost task has been resent. Reads the locals events, counters, events_maxlen, now.
 local function add_recovery(id, state)
   redis.call('HINCRBY', counters, 'recovered', 1)
   redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'lease.recovered', 'data', cjson.encode({task_id = id,

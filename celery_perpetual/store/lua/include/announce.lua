@@ -1,4 +1,4 @@
--- Store the final record of a task and publish it. "item" is what the ledger had of it, "state" is its state as a table.
+-- Store the final record of a task and publish it. "item" is its open item in the ledger, "state" is its state as a table.
 -- Needs rfc3339.
 local at = rfc3339(now)
 local fields = head .. ', "finished_at": "' .. at .. '", "poll_id": ' .. (item and '"' .. poll .. '"' or 'null')

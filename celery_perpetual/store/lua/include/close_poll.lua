@@ -17,7 +17,7 @@ local function report_poll(outcome, repeated)
 end
 
 local function close_poll(poll, unit, note)
-  local key, due, outcome = note.key, note.due, note.outcome
+  local unit_hash, due, outcome = note.unit_hash, note.due, note.outcome
   if given(note.cursor) then
     outcome = string.sub(outcome, 1, -2) .. ', "cursor": ' .. note.cursor .. '}'
   end
@@ -25,38 +25,38 @@ local function close_poll(poll, unit, note)
     outcome, note.newest)
   report_poll(note.outcome, repeated)
   if given(note.nudged) and redis.call('ZSCORE', due, unit) then
-    -- Somebody has asked for a poll at once while this one was open, and wants to see what came after its start.
+    -- A nudge came while this poll was open, so the next poll must find the rows that came after the start of this one.
     redis.call('ZADD', due, math.max(now, tonumber(note.slot) + 1), unit)
-    redis.call('HSET', key, 'trigger', note.nudged)
+    redis.call('HSET', unit_hash, 'trigger', note.nudged)
   elseif given(note.delay) then
     if redis.call('ZSCORE', due, unit) then
       -- Strictly after this poll's own slot, or the next claim would be taken for a repetition of it.
       redis.call('ZADD', due, math.max(now + tonumber(note.delay), tonumber(note.slot) + 1), unit)
-      redis.call('HSET', key, 'trigger', note.trigger or '')
+      redis.call('HSET', unit_hash, 'trigger', note.trigger or '')
     end
   elseif given(note.following) then
     redis.call('ZADD', due, 'XX', note.following, unit)
-  elseif redis.call('HGET', key, 'waits') then
+  elseif redis.call('HGET', unit_hash, 'waits') then
     -- A slot came while this poll by hand was open.
     redis.call('ZADD', due, 'XX', now, unit)
   end
   if note.failures == 'reset' then
-    redis.call('HDEL', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed',
+    redis.call('HDEL', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed',
       'waits', 'nudged', 'attempt', 'backoff')
   else
-    redis.call('HDEL', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed',
+    redis.call('HDEL', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed',
       'waits', 'nudged')
   end
   if note.failures == 'add' then
-    redis.call('HINCRBY', key, 'attempt', 1)
+    redis.call('HINCRBY', unit_hash, 'attempt', 1)
     if given(note.delay) then
-      redis.call('HSET', key, 'backoff', now + tonumber(note.delay))
+      redis.call('HSET', unit_hash, 'backoff', now + tonumber(note.delay))
     end
   end
   if given(note.cursor) then
-    redis.call('HSET', key, 'last', poll, 'polled', now, 'cursor', note.cursor)
+    redis.call('HSET', unit_hash, 'last', poll, 'polled', now, 'cursor', note.cursor)
     redis.call('SADD', note.cursors, unit)
   else
-    redis.call('HSET', key, 'last', poll, 'polled', now)
+    redis.call('HSET', unit_hash, 'last', poll, 'polled', now)
   end
 end

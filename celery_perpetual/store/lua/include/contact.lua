@@ -1,6 +1,6 @@
--- Time in which the store was away expires no lease. Somebody touches `seen` at least once per `gap`; whoever finds it
--- older than that keeps all leases for a lease time and a gap, so that every worker can report first. Reads the locals
--- seen, hold, lease_ttl, gap, now.
+-- Time in which the store was away expires no lease. At least one process touches `seen` once per `gap`; the first one
+-- that finds it older keeps all leases for a lease time and a gap, so that every worker can report first. Reads the
+-- locals seen, hold, lease_ttl, gap, now.
 local function contact()
   local last, held = tonumber(redis.call('GET', seen)), tonumber(redis.call('GET', hold))
   if last and now - last > gap then

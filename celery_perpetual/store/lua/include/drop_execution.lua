@@ -1,6 +1,6 @@
--- An end that does not count ends its execution all the same: its lease goes, which a task has that is sent again under
--- an id that has ended, and its message. But kombu puts a message back under its tag, so the holder of the lease may have
--- it by this very message. Goes on from verdict; needs types, acknowledge.
+-- An end that does not count still ends its execution: the lease of this execution goes, and its message. (A task that is
+-- sent under an id that has ended has such a lease.) But kombu puts a message back under its tag, so the holder of another
+-- lease may have this very message. Goes on from verdict; needs types, acknowledge.
 local is_mine = lease and holder == nonce
 if is_mine then
   probe('HLEN', copies)

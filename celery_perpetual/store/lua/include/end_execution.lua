@@ -1,4 +1,4 @@
--- An end that counts: Celery's result is stored, and what is known of the execution goes. All keys are probed before, those
+-- An end that counts: store Celery's result, and drop the lease, the state and the copy. All keys are probed before, those
 -- of the record too. Goes on from verdict; needs tombs, types, acknowledge.
 
 -- The ledger has the first message of an item, so of that there is no copy.

@@ -1,9 +1,9 @@
 -- What is kept of an execution and of a task, as text with bars, so that scripts need not decode JSON.
 -- A lease: worker|nonce|nesting|retries|token|started|most|on_lost|tag|task
 -- A state: nesting|retries|recoveries|flag|tag|task, where flag is one of
---   run  nothing but its order and its recoveries is to be remembered
+--   run  only its order and its recoveries are kept
 --   wait a retry was sent, delegated  the task has replaced itself
---   resend  it is to be sent again, fail  it is to be ended as lost, parked  it waits for an operator
+--   resend  it is to be resent, fail  it is to be ended as lost, parked  it waits for an operator
 -- A state begins with zeros that make it longer than 64 bytes: a small hash of shorter values is kept as a list, which
 -- every start and every end of a task would read from end to end for a state that is not there.
 local ZEROS = '0000000000000000000000000000000000000000000000000000000000000000'
@@ -17,7 +17,7 @@ local function lease_of(text)
   end
 end
 
--- Worker, nonce, nesting and retries of a lease, as text: all that its end needs to know.
+-- Worker, nonce, nesting and retries of a lease, as text: its end needs no more.
 local function holder_of(text)
   return string.match(text, '^([^|]*)|([^|]*)|(%d+)|(%d+)')
 end

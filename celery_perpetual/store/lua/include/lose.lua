@@ -8,7 +8,7 @@ local function add_event(event, fields)
   redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', event, 'data', cjson.encode(fields))
 end
 
--- Out of the way until an operator acts: a provisional completion wakes its waiters.
+-- Park a task until an operator acts. A provisional completion wakes its waiters.
 local function park(id, lease, recoveries, reason)
   redis.call('HSET', states, id, state_text({nesting = lease.nesting, retries = lease.retries, recoveries = recoveries,
     flag = 'parked', tag = lease.tag, task = lease.task}))
@@ -39,7 +39,7 @@ end
 -- follows then, and tag and task as the end of a state.
 local LOST = '^|(%d+|%d+|)([^|]*)|[^|]*|(%d+)|([^|]*)|([^|]*|(.*))$'
 
--- What becomes of executions of one worker: each is sent again, ended as lost, or parked. Parking writes five times as
+-- Plan what becomes of executions of one worker: each is resent, ended as lost, or parked. Parking writes five times as
 -- much, so it counts as five of the `most_now` executions that are dealt with now. Only reads, and meets every key that losing
 -- them writes to, so that one of a wrong type fails the script before its first write. `flag` is what becomes of the last.
 local function plan_losses(worker, ids, texts, counts, reason, most_now)
@@ -50,7 +50,7 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
   end
   probe('SCARD', prefix .. ':held:' .. worker)
   probe('ZCARD', resend)
-  local known = redis.call('HMGET', states, unpack(ids))
+  local stored = redis.call('HMGET', states, unpack(ids))
   if counts then
     probe('HLEN', counters)
     probe('XLEN', events)
@@ -63,7 +63,7 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
     end
     local nonce_ends = string.find(texts[i], '|', #worker + 2, true)
     local order_text, token, most, on_lost, tagged, task = string.match(texts[i], LOST, nonce_ends)
-    local recoveries = (counts and 1 or 0) + (known[i] and tonumber(string.match(known[i], '^%d+|%d+|(%d+)')) or 0)
+    local recoveries = (counts and 1 or 0) + (stored[i] and tonumber(string.match(stored[i], '^%d+|%d+|(%d+)')) or 0)
     local flag = 'resend'
     plan.ids[i] = id
     if counts then
@@ -92,7 +92,7 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
   return plan
 end
 
--- Their leases are gone, and what becomes of them is written down.
+-- Carry the plan out: drop the leases, and write what becomes of each task.
 local function lose(plan)
   if #plan.ids == 0 then
     return

@@ -3,7 +3,7 @@
 -- Read a key for its type alone: every command fails where the key holds something else.
 local probe = redis.call
 
--- The same for a key that nothing is known of but its name. Returns what it holds, or 'none'.
+-- Check a key that no fitting command can probe. Returns its type, or 'none'.
 local function must_be(key, kind)
   local seen = redis.call('TYPE', key).ok
   if seen ~= 'none' and seen ~= kind then

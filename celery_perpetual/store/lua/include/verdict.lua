@@ -1,8 +1,8 @@
--- Why an end does not count: "verdict" is nil where it does. It counts once: it is late after the first one, and where
--- another delivery has the lease, whatever it says. Whoever takes a lease away leaves a state or an end, so where there
--- is neither, the store has come back older than the lease, and who ran under it is the holder. "record", "lease" and
--- "state" are what is known of the task, "item" is the open item, and "is_closed" says that the item is closed already.
--- Needs lease, tombs.
+-- Why an end does not count: "verdict" is nil where it does. One end counts: an end after it is late, and so is an end
+-- while another delivery has the lease. A script that takes a lease away leaves a state or an end, so where there is
+-- neither, the store has come back older than the lease, and the execution that ran under it is the holder. "record",
+-- "lease" and "state" are what is stored of the task, "item" is the open item, and "is_closed" says that the item is
+-- closed already. Needs lease, tombs.
 state = state_of(state)
 local worker, holder, nesting, retries
 if lease then

@@ -8,7 +8,7 @@
 -- KEY   events         stream
 -- ARG   owner          text    unique per process
 -- ARG   ttl            text    ms: length of the lead without renewal
--- ARG   about          JSON    what leader_info is to say
+-- ARG   about          JSON    the new leader_info
 -- ARG   epoch_new      text    identity, if the store has none yet
 -- ARG   events_maxlen  text    cap of the stream
 -- returns {term of mine or 0, time left of the leader in ms, info of the leader, epoch, now}

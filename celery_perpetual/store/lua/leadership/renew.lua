@@ -5,7 +5,7 @@
 -- KEY   handover     string  the standby that asks for the lead
 -- ARG   mine         text    owner:term
 -- ARG   ttl          text    ms: length of the lead without renewal
--- ARG   about        JSON    what leader_info is to say
+-- ARG   about        JSON    the new leader_info
 -- returns {1 kept or 0 lost, owner that asks for the lead or '', now}
 -- include now
 if redis.call('GET', leader) ~= mine then

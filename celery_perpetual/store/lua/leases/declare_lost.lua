@@ -1,11 +1,11 @@
--- Declare a task lost that no process has: it is not finished, not executed, and its message is nowhere any more, or was in
--- the hands of a worker that died as soon as it had received it.
+-- Declare a task lost that no process has: it has not ended, no worker executes it, and its message is nowhere any more, or
+-- was in the hands of a worker that died as soon as it had received it.
 --
 -- KEY   leases          hash    task id -> lease
 -- KEY   states          hash    task id -> state
 -- KEY   copies          hash    task id -> message
 -- KEY   parked          hash    task id -> JSON
--- KEY   resend          zset    tasks to be sent again
+-- KEY   resend          zset    tasks to be resent
 -- KEY   events          stream
 -- KEY   counters        hash    of the namespace
 -- KEY   chunk           list    records
@@ -23,21 +23,25 @@
 -- ARG   counts          flag    1 = as a recovery
 -- ARG   tag             text    delivery tag of the message, where the broker still has it
 -- ARG   copy            JSON    the message, where the ledger cannot build it
--- returns 'resend', 'fail', 'parked', or 'gone' where it is not what it was any more
+-- returns 'resend', 'fail', 'parked', or 'gone' where the task has changed since it was read
 -- include now
 -- include rfc3339
 -- include lease
 -- include lose
+
+-- A loss is planned from a lease, and names its worker. Here is no lease, and the worker that died is not known.
+local NO_WORKER = 'nobody'
+
 local state = state_of(redis.call('HGET', states, id))
 if redis.call('HEXISTS', leases, id) == 1 or (position >= 0 and (not redis.call('LINDEX', chunk, position)
   or redis.call('GETBIT', done, position) == 1)) or (state and state.recoveries or 0) ~= recoveries
   or (state and state.flag ~= 'run' and state.flag ~= 'wait') then
   return 'gone'
 end
-local lease = string.format('nobody||%d|%d|0|%.0f|%s|%s|%s|%s', state and state.nesting or 0, state and state.retries or 0,
-  now, most, on_lost, tag, task)
+local lease = string.format('%s||%d|%d|0|%.0f|%s|%s|%s|%s', NO_WORKER, state and state.nesting or 0,
+  state and state.retries or 0, now, most, on_lost, tag, task)
 local reason = tag == '' and 'its message is nowhere any more' or 'its worker died when it had received it'
-local plan = plan_losses('nobody', {id}, {lease}, counts, reason, 1)
+local plan = plan_losses(NO_WORKER, {id}, {lease}, counts, reason, 1)
 if copy ~= '' then
   redis.call('HSET', copies, id, copy)
 end

@@ -5,7 +5,7 @@
 -- KEY   worker_info  hash  what it said of itself
 -- KEY   tags         hash  what it had received
 -- ARG   worker       text  instance of the worker
--- ARG   stopped      flag  1 = it says so itself
+-- ARG   stopped      flag  1 = the worker itself asks for this
 -- returns 1 forgotten, 0 it lives or holds something
 -- include now
 local deadline = redis.call('ZSCORE', workers, worker)

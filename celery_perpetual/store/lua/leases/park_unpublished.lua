@@ -3,7 +3,7 @@
 -- KEY   leases          hash    task id -> lease
 -- KEY   states          hash    task id -> state
 -- KEY   parked          hash    task id -> JSON
--- KEY   resend          zset    tasks to be sent again
+-- KEY   resend          zset    tasks to be resent
 -- KEY   events          stream
 -- KEY   counters        hash    of the namespace
 -- KEY   chunk           list    records

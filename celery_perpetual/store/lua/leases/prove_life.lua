@@ -1,4 +1,4 @@
--- A worker lives for another lease time, though it cannot report now. Not one that was forgotten: it reports anew first.
+-- A worker lives for another lease time, though it cannot report now. A worker that was forgotten stays so until it reports.
 --
 -- KEY   workers    zset    worker -> deadline
 -- KEY   seen       string  when a process was last in contact

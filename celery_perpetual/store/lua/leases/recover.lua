@@ -1,13 +1,13 @@
--- Let a parked task run again: it goes onto the list of those that are sent again, and its recoveries begin anew.
+-- Let a parked task run again: it goes onto the list of tasks to be resent, and its recoveries begin anew.
 -- A waiter sees it pending meanwhile.
 --
 -- KEY   states      hash    task id -> state
 -- KEY   parked      hash    task id -> JSON
--- KEY   resend      zset    tasks to be sent again
+-- KEY   resend      zset    tasks to be resent
 -- KEY   completion  string  the provisional record
 -- KEY   queue       list    one element to block on
 -- ARG   id          text    task id
--- returns 1 it will be sent, 0 it is not parked
+-- returns 1 it will be resent, 0 it is not parked
 -- include now
 -- include lease
 local state = state_of(redis.call('HGET', states, id))

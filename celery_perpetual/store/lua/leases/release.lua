@@ -5,7 +5,7 @@
 -- KEY   states          hash    task id -> state
 -- KEY   copies          hash    task id -> message
 -- KEY   parked          hash    task id -> JSON
--- KEY   resend          zset    tasks to be sent again
+-- KEY   resend          zset    tasks to be resent
 -- KEY   events          stream
 -- KEY   counters        hash    of the namespace
 -- KEY   unacked         hash    delivery tag -> message: what the broker has as received

@@ -1,7 +1,7 @@
 -- Push the message of a task that was lost, and take the task off the list, in one step: a repeat does nothing.
 -- Where the broker is elsewhere it has the message already, and only the list is left.
 --
--- KEY   resend         zset    tasks to be sent again
+-- KEY   resend         zset    tasks to be resent
 -- KEY   states         hash    task id -> state
 -- KEY   events         stream
 -- KEY   counters       hash    of the namespace

@@ -1,12 +1,12 @@
 -- Ask for the right to execute a task, before any code of its user runs. The nonce names the delivery that asks, so
 -- that a repeated call answers the same. A message that is to be acknowledged before its task runs is acknowledged in this
--- step, whatever the answer: by then it can be sent again from elsewhere, or is not needed.
+-- step, whatever the answer: by then the task can be resent without it, or need not be.
 --
 -- KEY   leases          hash*    task id -> lease
 -- KEY   held            set*     what this worker holds
 -- KEY   states          hash*    task id -> state
 -- KEY   copies          hash*    task id -> message, where the ledger cannot build it
--- KEY   resend          zset*    tasks to be sent again
+-- KEY   resend          zset*    tasks to be resent
 -- KEY   completion      string*  the record of the task
 -- KEY   batch           hash*    its batch, if it is an item
 -- KEY   chunk           list*    records
@@ -90,11 +90,11 @@ if newest and order(asked, newest) < 0 then
   return refuse('old')
 end
 if lease and order(asked, lease) == 0 then
-  -- What is needed to send it again is kept since the lease began, so this copy may be acknowledged.
+  -- All that is needed to resend it has been kept since the lease began, so this message may be acknowledged.
   return refuse('adopted')
 end
 
--- All that is written to is probed first.
+-- Every key that is written to is probed first.
 local held_before = lease and string.sub(held, 1, -#worker - 1) .. lease.worker
 local waits = state and state.flag == 'resend'
 if held_before then

@@ -1,12 +1,12 @@
 -- Take the leases of a dead worker, at most so many at a time: of the one whose deadline has passed longest. Time in
--- which the store was away expires nothing. A worker that stops gives its own back in the same way, and then it counts
--- as no recovery.
+-- which the store was away expires nothing. A worker that stops gives its leases back in the same way, and then they
+-- count as no recovery.
 --
 -- KEY   workers         zset*    worker -> deadline
 -- KEY   leases          hash*    task id -> lease
 -- KEY   states          hash*    task id -> state
 -- KEY   parked          hash*    task id -> JSON
--- KEY   resend          zset*    tasks to be sent again
+-- KEY   resend          zset*    tasks to be resent
 -- KEY   events          stream*
 -- KEY   counters        hash*    of the namespace
 -- KEY   seen            string*  when a process was last in contact
@@ -28,15 +28,15 @@
 local worker = stopping ~= '' and stopping or redis.call('ZRANGEBYSCORE', workers, '-inf', now, 'LIMIT', 0, 1)[1]
 local held = prefix .. ':held:' .. (worker or '')
 local all = worker and redis.call('SRANDMEMBER', held, most_now) or {}
-local mine, ids, texts, stray = (worker or '') .. '|', {}, {}, {}
+local of_worker, ids, texts, stray = (worker or '') .. '|', {}, {}, {}
 for i, text in ipairs(#all > 0 and redis.call('HMGET', leases, unpack(all)) or {}) do
-  if text and string.sub(text, 1, #mine) == mine then
+  if text and string.sub(text, 1, #of_worker) == of_worker then
     ids[#ids + 1], texts[#texts + 1] = all[i], text
   else
     stray[#stray + 1] = all[i]
   end
 end
-local reason = 'worker ' .. string.match(mine, '^[^#|]*') .. (stopping == '' and ' is gone' or ' stopped')
+local reason = 'worker ' .. string.match(of_worker, '^[^#|]*') .. (stopping == '' and ' is gone' or ' stopped')
 local plan = plan_losses(worker or '', ids, texts, stopping == '', reason, most_now)
 
 -- Reports from a time in which the store's clock was ahead; from now on they count as reports of now.

@@ -1,8 +1,8 @@
 -- Commit a batch: records, item keys, counters, cursor and outcome become true in one step, if the claim is open.
--- A small batch brings its records and, where the broker is this Redis, its messages along; otherwise the records
+-- The call brings the records of a small batch and, where the broker is this Redis, its messages; otherwise the records
 -- were staged and the messages follow from the outbox. The nonce is the poll id.
 --
--- KEY   key            hash    the unit
+-- KEY   unit_hash      hash    the unit
 -- KEY   due            zset    unit -> next poll
 -- KEY   polls          list    outcomes of the unit
 -- KEY   events         stream
@@ -44,7 +44,7 @@
 for chunk = 0, math.max(chunks - 1, 0) do
   must_be(chunk_key .. chunk, 'list')
 end
-local found = redis.call('HMGET', key, 'claim', 'last', 'inflight', 'nudged')
+local found = redis.call('HMGET', unit_hash, 'claim', 'last', 'inflight', 'nudged')
 if redis.call('EXISTS', batch) == 1 then
   return 'already'
 elseif found[1] ~= poll then
@@ -79,10 +79,10 @@ end
 if on_done then
   redis.call('HSET', batch, 'on_done', 1)
 end
-redis.call('HINCRBY', key, 'inflight', items)
+redis.call('HINCRBY', unit_hash, 'inflight', items)
 redis.call('ZREM', staged, poll .. ' ' .. unit)
 close_poll(poll, unit, {
-  key = key, due = due, cursors = cursors, polls = polls, outcome = outcome, sign = '', history = history,
+  unit_hash = unit_hash, due = due, cursors = cursors, polls = polls, outcome = outcome, sign = '', history = history,
   ttl = ttl, slot = slot, following = following, delay = delay, trigger = trigger,
   failures = 'reset', cursor = cursor, nudged = found[4],
 })

@@ -2,7 +2,7 @@
 --
 -- KEY   waiting   zset   entry -> since
 -- KEYS  targets   list   what the broker commands name
--- ARG   entry     text   what waits
+-- ARG   entry     text   the entry
 -- ARGS  commands  mixed  broker commands
 -- returns 1 pushed, 0 it was pushed before
 -- include push

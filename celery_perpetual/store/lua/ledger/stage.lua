@@ -1,6 +1,6 @@
 -- Put records of a batch that is too large for one call beside the ledger. They count only once the poll is committed.
 --
--- KEY   key        hash   the unit
+-- KEY   unit_hash  hash   the unit
 -- KEY   chunk      list   the records
 -- KEY   item_keys  hash   item key -> task id
 -- KEY   staged     zset   "poll unit" -> since
@@ -11,7 +11,7 @@
 -- ARGS  rest       mixed  first the records, then pairs of item key and task id
 -- returns 1, or 0 when another poll has the claim
 -- include now
-if redis.call('HGET', key, 'claim') ~= poll then
+if redis.call('HGET', unit_hash, 'claim') ~= poll then
   return 0
 end
 if redis.call('EXISTS', chunk) == 0 then

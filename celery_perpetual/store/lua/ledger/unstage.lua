@@ -1,6 +1,6 @@
--- Take back item keys that a poll put aside and will never commit; without any left, its records and its entry too.
+-- Remove item keys that a poll has staged and will never commit; with the last of them, its records and its entry too.
 --
--- KEY   key        hash  the unit
+-- KEY   unit_hash  hash  the unit
 -- KEY   batch      hash  the batch, if it was committed after all
 -- KEY   item_keys  hash  item key -> task id
 -- KEY   staged     zset  "poll unit" -> since
@@ -11,7 +11,7 @@
 -- ARG   last       flag  1 = no item keys are left
 -- ARGS  items      text  item keys
 -- returns 1, or 0 when the poll is still open or was committed
-if redis.call('EXISTS', batch) == 1 or redis.call('HGET', key, 'claim') == poll then
+if redis.call('EXISTS', batch) == 1 or redis.call('HGET', unit_hash, 'claim') == poll then
   return 0
 end
 for at = items_at, #ARGV do

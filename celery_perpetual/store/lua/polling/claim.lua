@@ -5,8 +5,8 @@
 -- Sent twice with the same poll ids it answers the same.
 --
 -- The claim of a poll by hand, and of one that has travelled to a worker, belongs to no term: a hand-over leaves it
--- alone. A unit whose poll was open when a leader died, twice in a row, travels from then on for a day: it may be what
--- killed them.
+-- alone. A unit whose poll was open when a leader died, twice in a row, travels from then on for a day: its poll may
+-- have killed them.
 --
 -- KEY   leader         string  owner:term of the living leader
 -- KEY   units          zset    unit -> last seen
@@ -69,12 +69,12 @@ local function end_other(unit, open, status, history)
   redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'poll', 'data', json)
 end
 
--- A beat that stops gives its polls up, so an open one means that its beat was killed, or suspended for long.
-local function ban_if_it_kills(key, unit, times)
-  redis.call('HSET', key, 'killed', times)
+-- A beat that stops gives up its polls, so a poll that is still open means that its beat was killed, or suspended for long.
+local function ban_if_it_kills(unit_hash, unit, times)
+  redis.call('HSET', unit_hash, 'killed', times)
   local banned = times >= 2
   if banned then
-    redis.call('HSET', key, 'banned', now + 86400000, 'killed', 0)
+    redis.call('HSET', unit_hash, 'banned', now + 86400000, 'killed', 0)
     redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'alert.poll_killed_leader', 'data',
       cjson.encode({unit = unit, at = rfc3339(now)}))
   end
@@ -85,42 +85,42 @@ local polls = {}
 for i = wanted_at, #ARGV do
   local poll, slot, following, next_anchor, valid, travels, history, unit, scopes =
     string.match(ARGV[i], '^(%S+) (%d+) (%S+) (%S+) (%d+) (%d) (%d+) ([^\n]*)\n?(.*)$')
-  local u = redis.call('HMGET', unit_prefix .. unit, 'claim', 'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled',
+  local facts = redis.call('HMGET', unit_prefix .. unit, 'claim', 'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled',
     'trigger', 'banned', 'last', 'refused', 'nudged')
   local open = {}
-  if u[1] then
+  if facts[1] then
     must_be(polls_prefix .. unit, 'list')
-    local known = redis.call('HMGET', unit_prefix .. unit, 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until',
+    local of_claim = redis.call('HMGET', unit_prefix .. unit, 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until',
       'claim_by', 'killed')
-    open = {poll = u[1], slot = known[1], trigger = known[2], started = known[3], till = tonumber(known[4]), by = known[5],
-      killed = tonumber(known[6]) or 0}
+    open = {poll = facts[1], slot = of_claim[1], trigger = of_claim[2], started = of_claim[3], till = tonumber(of_claim[4]),
+      by = of_claim[5], killed = tonumber(of_claim[6]) or 0}
     if is_ahead(open.started) then
       -- It was taken while the store's clock was ahead: it lasts from now for as long as it was to last.
       open.till, open.started = now + open.till - tonumber(open.started), now
       redis.call('HSET', unit_prefix .. unit, 'claim_started', now, 'claim_until', open.till)
     end
   end
-  polls[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, u, open, scopes, next_anchor}
+  polls[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, facts, open, scopes, next_anchor}
 end
 local reply = {now}
 for i = wanted_at, #ARGV do
-  local poll, slot_text, following, valid, travels, history, unit, u, open, scopes, next_anchor = unpack(polls[i])
-  local claim, last_slot, anchor, cursor, in_flight, attempt, polled, due_by = unpack(u)
-  local travels_until, last, refused, nudged = u[9], u[10], u[11], u[12]
-  local key, slot = unit_prefix .. unit, tonumber(slot_text)
+  local poll, slot_text, following, valid, travels, history, unit, facts, open, scopes, next_anchor = unpack(polls[i])
+  local claim, last_slot, anchor, cursor, in_flight, attempt, polled, due_by = unpack(facts)
+  local travels_until, last, refused, nudged = facts[9], facts[10], facts[11], facts[12]
+  local unit_hash, slot = unit_prefix .. unit, tonumber(slot_text)
   local trigger = mine == '' and 'manual' or (due_by or 'schedule')
   local verdict, stale = 'claimed', false
   if claim == poll then
     trigger, travels = open.trigger, mine ~= '' and (travels or (tonumber(travels_until) or 0) > now)
   elseif refused == poll then
-    verdict, following = 'backoff', redis.call('HGET', key, 'backoff')  -- sent once more
+    verdict, following = 'backoff', redis.call('HGET', unit_hash, 'backoff')  -- sent once more
   elseif last == poll then
     verdict, stale = 'early', true  -- a claim that was sent once more, after its poll has ended
   elseif mine ~= '' and (tonumber(polled) or 0) > seen and tonumber(polled) <= now then
     verdict, stale = 'early', true  -- a poll has ended since, and has set the due time anew
   elseif mine ~= '' and is_paused(scopes) then
     verdict = 'paused'
-    redis.call('HDEL', key, 'trigger')
+    redis.call('HDEL', unit_hash, 'trigger')
   elseif claim and open.till > now and (mine == '' or open.by == mine or open.by == '') then
     verdict = 'busy'
   elseif last_slot and not is_ahead(last_slot)
@@ -129,27 +129,27 @@ for i = wanted_at, #ARGV do
   elseif claim and open.by == '' and mine ~= '' then
     -- Its process is gone: a worker's child that was killed, or a process that polled by hand. It counts as a failure.
     end_other(unit, open, 'abandoned', history)
-    local wait = nudged and 0 or back_off_after(redis.call('HINCRBY', key, 'attempt', 1))
+    local wait = nudged and 0 or back_off_after(redis.call('HINCRBY', unit_hash, 'attempt', 1))
     verdict, following = 'backoff', string.format('%.0f', now + wait)
-    redis.call('HDEL', key, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'nudged')
-    redis.call('HSET', key, 'backoff', following, 'trigger', nudged or 'backoff', 'refused', poll)
+    redis.call('HDEL', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'nudged')
+    redis.call('HSET', unit_hash, 'backoff', following, 'trigger', nudged or 'backoff', 'refused', poll)
   else
     if claim then
       end_other(unit, open, open.till > now and 'superseded' or 'abandoned', history)
     end
-    local banned = claim and open.by ~= '' and open.by ~= mine and ban_if_it_kills(key, unit, open.killed + 1)
+    local banned = claim and open.by ~= '' and open.by ~= mine and ban_if_it_kills(unit_hash, unit, open.killed + 1)
     travels = mine ~= '' and (travels or banned or (tonumber(travels_until) or 0) > now)
     if mine == '' then
-      redis.call('HSET', key, 'claim', poll, 'claim_slot', slot_text, 'claim_trigger', trigger, 'claim_started', now,
+      redis.call('HSET', unit_hash, 'claim', poll, 'claim_slot', slot_text, 'claim_trigger', trigger, 'claim_started', now,
         'claim_until', now + valid, 'claim_by', mine)
-      -- No leader may ever know this unit, and what is kept of it must be forgotten some day.
+      -- Perhaps no leader ever knows this unit; listed here, it is forgotten some day.
       redis.call('ZADD', units, now, unit)
     else
-      redis.call('HSET', key, 'claim', poll, 'claim_slot', slot_text, 'claim_trigger', trigger, 'claim_started', now,
+      redis.call('HSET', unit_hash, 'claim', poll, 'claim_slot', slot_text, 'claim_trigger', trigger, 'claim_started', now,
         'claim_until', now + valid, 'claim_by', mine, 'slot', slot_text, 'anchor',
         next_anchor ~= '-' and next_anchor or anchor or slot_text)
       if due_by then
-        redis.call('HDEL', key, 'trigger')
+        redis.call('HDEL', unit_hash, 'trigger')
       end
     end
   end
@@ -162,10 +162,10 @@ for i = wanted_at, #ARGV do
     end
     redis.call('ZADD', due, at, unit)
     if next_anchor ~= '-' and (verdict == 'paused' or verdict == 'early') then
-      redis.call('HSET', key, 'anchor', next_anchor)
+      redis.call('HSET', unit_hash, 'anchor', next_anchor)
     end
     if verdict == 'busy' then
-      redis.call('HSET', key, 'waits', 1)
+      redis.call('HSET', unit_hash, 'waits', 1)
     end
   end
   reply[#reply + 1] = table.concat(

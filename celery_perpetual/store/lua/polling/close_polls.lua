@@ -1,8 +1,8 @@
 -- End polls that brought nothing to enqueue, each if its claim is still open. The nonces are the poll ids.
 --
--- Polls that end at about the same time come in one call. They have nothing to do with each other: one that is refused
--- changes nothing for the rest. Only a key of a wrong type fails all of them, before anything is written, and the
--- caller asks again one by one.
+-- Polls that end at about the same time come in one call. They do not depend on each other: one that is refused changes
+-- nothing for the rest. Only a key of a wrong type fails all of them, before anything is written, and the caller then
+-- sends them one by one.
 --
 -- KEY   due            zset    unit -> next poll
 -- KEY   events         stream
@@ -42,7 +42,7 @@ for i = ends_at, #ARGV, 2 do
   if claim ~= poll then
     reply[#reply + 1] = last == poll and 'already' or 'refused'
   else
-    note.key, note.polls, note.outcome, note.newest = unit_prefix .. unit, polls_prefix .. unit, ARGV[i], newest[unit]
+    note.unit_hash, note.polls, note.outcome, note.newest = unit_prefix .. unit, polls_prefix .. unit, ARGV[i], newest[unit]
     note.due, note.cursors, note.ttl, note.nudged = due, cursors, ttl, open[unit][3]
     close_poll(poll, unit, note)
     if note.pause then

@@ -10,12 +10,12 @@
 local found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
 local reply = {now, ''}
 for i = 1, #found, 2 do
-  -- A unit whose key is of a wrong type is for its claim to find out, not for all units that are due with it.
-  local known = redis.pcall('HMGET', unit_prefix .. found[i], 'anchor', 'trigger', 'killed', 'claim_by')
-  local left_open = known[4] and known[4] ~= '' and known[4] ~= mine
-  local suspect = left_open or (tonumber(known[3]) or 0) > 0
+  -- A unit's key of a wrong type fails the claim of that unit, and not the read of all units that are due with it.
+  local facts = redis.pcall('HMGET', unit_prefix .. found[i], 'anchor', 'trigger', 'killed', 'claim_by')
+  local left_open = facts[4] and facts[4] ~= '' and facts[4] ~= mine
+  local suspect = left_open or (tonumber(facts[3]) or 0) > 0
   reply[#reply + 1] = found[i]
-  reply[#reply + 1] = table.concat({found[i + 1], known[1] or '-', known[2] or '-', suspect and '1' or '0'}, ' ')
+  reply[#reply + 1] = table.concat({found[i + 1], facts[1] or '-', facts[2] or '-', suspect and '1' or '0'}, ' ')
 end
 if #found == 0 then
   reply[2] = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2] or ''

@@ -2,17 +2,17 @@
 -- worker is faster than the beat that sent it. Should it never end, the unit is due when that limit is over and not
 -- when the message would have expired. Sent twice it only counts again.
 --
--- KEY   key    hash  the unit
--- KEY   due    zset  unit -> next poll
--- ARG   poll   text  poll id
--- ARG   unit   text  name of the unit
--- ARG   valid  ms    how long the claim lasts from now
+-- KEY   unit_hash  hash  the unit
+-- KEY   due        zset  unit -> next poll
+-- ARG   poll       text  poll id
+-- ARG   unit       text  name of the unit
+-- ARG   valid      ms    how long the claim lasts from now
 -- returns {now, slot, trigger, cursor, in flight, attempt, last poll at}, or nothing when another poll has the claim
 -- include now
-local u = redis.call('HMGET', key, 'claim', 'claim_slot', 'claim_trigger', 'cursor', 'inflight', 'attempt', 'polled')
-if u[1] ~= poll then
+local facts = redis.call('HMGET', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'cursor', 'inflight', 'attempt', 'polled')
+if facts[1] ~= poll then
   return {}
 end
-redis.call('HSET', key, 'claim_by', '', 'claim_until', now + valid)
+redis.call('HSET', unit_hash, 'claim_by', '', 'claim_until', now + valid)
 redis.call('ZADD', due, 'XX', 'LT', now + valid, unit)
-return {now, u[2], u[3], u[4] or '', u[5] or '0', u[6] or '0', u[7] or ''}
+return {now, facts[2], facts[3], facts[4] or '', facts[5] or '0', facts[6] or '0', facts[7] or ''}

@@ -4,14 +4,14 @@
 -- A unit whose slot, claim or last poll lies ahead was polled while the store's clock was ahead. Its times are pulled
 -- back: it is due at once, or when its open claim has lasted for as long as it was to last.
 --
--- KEY   leader       string  owner:term of the living leader
--- KEY   units        zset    unit -> last seen
--- KEY   due          zset    unit -> next poll
--- KEY   events       stream
--- ARG   mine         text    owner:term
--- ARG   unit_prefix  text    what the keys of unit hashes start with
--- ARG   events_maxlen  text  cap of the stream
--- ARGS  rows         mixed   four per unit: name, schedule, interval in ms or '', first due time in ms
+-- KEY   leader         string  owner:term of the living leader
+-- KEY   units          zset    unit -> last seen
+-- KEY   due            zset    unit -> next poll
+-- KEY   events         stream
+-- ARG   mine           text    owner:term
+-- ARG   unit_prefix    text    what the keys of unit hashes start with
+-- ARG   events_maxlen  text    cap of the stream
+-- ARGS  rows           mixed   four per unit: name, schedule, interval in ms or '', first due time in ms
 -- returns how many units were pulled back, or -1 when this caller does not lead
 -- include now
 -- include rfc3339
@@ -21,16 +21,23 @@ if redis.call('GET', leader) ~= mine then
   return -1
 end
 
-local function pull_back(unit, key, known)
-  local claim_started, claim_until, at = tonumber(known[8]), tonumber(known[9]), now
-  redis.call('HDEL', key, 'slot', 'backoff', 'trigger')
-  redis.call('HSET', key, 'polled', now)
-  if is_ahead(known[2]) then
-    redis.call('HDEL', key, 'anchor')
+local function stored_of(unit_hash)
+  local spec, anchor, claim_by, claim_slot, claim_trigger, slot, polled, claim_started, claim_until = unpack(redis.call('HMGET',
+    unit_hash, 'spec', 'anchor', 'claim_by', 'claim_slot', 'claim_trigger', 'slot', 'polled', 'claim_started', 'claim_until'))
+  return {spec = spec, anchor = anchor, claim_by = claim_by, claim_slot = claim_slot, claim_trigger = claim_trigger,
+    slot = slot, polled = polled, claim_started = claim_started, claim_until = claim_until}
+end
+
+local function pull_back(unit, unit_hash, stored)
+  local claim_started, claim_until, at = tonumber(stored.claim_started), tonumber(stored.claim_until), now
+  redis.call('HDEL', unit_hash, 'slot', 'backoff', 'trigger')
+  redis.call('HSET', unit_hash, 'polled', now)
+  if is_ahead(stored.anchor) then
+    redis.call('HDEL', unit_hash, 'anchor')
   end
   if claim_started then
     at = now + claim_until - claim_started
-    redis.call('HSET', key, 'claim_started', now, 'claim_slot', now, 'claim_until', at)
+    redis.call('HSET', unit_hash, 'claim_started', now, 'claim_slot', now, 'claim_until', at)
   end
   redis.call('ZADD', due, at, unit)
 end
@@ -41,30 +48,30 @@ for i = rows_at, #ARGV, 4 do
 end
 for i = rows_at, #ARGV, 4 do
   local unit, spec, every, first = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), ARGV[i + 3]
-  local key = unit_prefix .. unit
-  local known = redis.call('HMGET', key, 'spec', 'anchor', 'claim_by', 'claim_slot', 'claim_trigger', 'slot', 'polled',
-    'claim_started', 'claim_until')
+  local unit_hash = unit_prefix .. unit
+  local stored = stored_of(unit_hash)
   redis.call('ZADD', units, now, unit)
-  if is_ahead(known[6]) or is_ahead(known[7]) or is_ahead(known[8]) then
-    pull_back(unit, key, known)
-    redis.call('HSET', key, 'spec', spec)
+  if is_ahead(stored.slot) or is_ahead(stored.polled) or is_ahead(stored.claim_started) then
+    pull_back(unit, unit_hash, stored)
+    redis.call('HSET', unit_hash, 'spec', spec)
     pulled_back = pulled_back + 1
-  elseif known[1] ~= spec then
-    local anchor = tonumber(known[2])
-    if known[1] and every and anchor then
+  elseif stored.spec ~= spec then
+    local anchor = tonumber(stored.anchor)
+    if stored.spec and every and anchor then
       first = string.format('%.0f', anchor + math.ceil((now - anchor) / every) * every)
     end
-    redis.call('HSET', key, 'spec', spec)
-    redis.call('HDEL', key, 'trigger')
+    redis.call('HSET', unit_hash, 'spec', spec)
+    redis.call('HDEL', unit_hash, 'trigger')
     if not every then
-      redis.call('HDEL', key, 'anchor')
+      redis.call('HDEL', unit_hash, 'anchor')
     end
     redis.call('ZADD', due, first, unit)
   else
     redis.call('ZADD', due, 'NX', first, unit)
-    if known[3] and known[3] ~= '' and known[3] ~= mine and redis.call('ZADD', due, 'LT', 'CH', known[4], unit) == 1 then
-      if known[5] ~= 'schedule' then
-        redis.call('HSET', key, 'trigger', known[5])
+    local is_left_open = stored.claim_by and stored.claim_by ~= '' and stored.claim_by ~= mine
+    if is_left_open and redis.call('ZADD', due, 'LT', 'CH', stored.claim_slot, unit) == 1 then
+      if stored.claim_trigger ~= 'schedule' then
+        redis.call('HSET', unit_hash, 'trigger', stored.claim_trigger)
       end
     end
   end

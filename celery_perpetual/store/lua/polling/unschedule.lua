@@ -1,4 +1,4 @@
--- Take units out of the clock: disabled, or unknown to the leader's code. What they remember stays.
+-- Take units out of the clock: disabled, or unknown to the leader's code. Their cursors and outcomes stay.
 --
 -- KEY   leader  string  owner:term of the living leader
 -- KEY   due     zset    unit -> next poll
