@@ -162,7 +162,7 @@ class Leased:
             calls.append(cpu_of(self._server.pid) - before)
             taken += leases
             taking += leases > 0
-            workers += empty and self._leases.workers.bury(worker)
+            workers += empty and self._leases.workers.forget(worker)
         stats, done = client.info("commandstats"), executed(client)
         assert (workers, taken) == (DEAD, EACH * DEAD)
         # Each call: leases taken from their worker and from all, put on the list. Each lease: told.

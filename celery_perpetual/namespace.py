@@ -1,4 +1,4 @@
-"""What every operation works with: made on first use, so that wiring an app reads nothing and connects nowhere."""
+"""The parts that all operations use: made on first use, so that wiring an app reads nothing and connects nowhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Namespace:
-    """One app with its settings, its store, and who writes there."""
+    """One app with its settings, its store, and the parts that write there."""
 
     app: Celery
 
@@ -68,7 +68,7 @@ class Namespace:
 
 
 def namespace_of(app: Celery) -> Namespace:
-    """What ``Perpetual(app)`` has made, or the same without it: a beat may run for an app that is not wired."""
+    """The namespace of a wired app, or a new one: a beat may run for an app that is not wired."""
     found: Namespace | None = getattr(app, "perpetual", None)
     if found is None:
         found = Namespace()

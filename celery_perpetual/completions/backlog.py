@@ -99,7 +99,7 @@ class Backlog:
         (self._unstored if end.is_stored_by_celery else self._ends).append(end)
 
     def add_failed(self, end: WaitingEnd, error: BaseException) -> None:
-        """Keep an end that somebody has tried to announce."""
+        """Keep an end that could not be announced."""
         if isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused):
             self.is_away = True
             self._ends.appendleft(end)

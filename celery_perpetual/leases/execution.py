@@ -31,7 +31,7 @@ class LeaseLost(Ignore):
 class Execution:
     """One execution, in the process that runs it or in the one that speaks for it.
 
-    The worker's main process makes it of a message, the process that runs the task of what came along with the request.
+    The worker's main process makes it of a message, the process that runs the task of what the request brought.
     """
 
     task_id: str
@@ -81,13 +81,13 @@ class Execution:
 
     @classmethod
     def delivered(cls, task_id: str, delivery: tuple[str, str, str, str]) -> Execution:
-        """What came along with a request."""
+        """The execution of a delivery that a request brought."""
         nonce, tag, copy, acknowledged_by = delivery
         return cls(task_id=task_id, nonce=nonce, tag=tag, copy=copy, acknowledged_by=acknowledged_by)
 
     @property
     def delivery(self) -> tuple[str, str, str, str]:
-        """What travels along with the request to the process that runs the task."""
+        """What the request brings to the process that runs the task."""
         return self.nonce, self.tag, self.copy, self.acknowledged_by
 
     @property
@@ -132,7 +132,7 @@ def leave(execution: Execution) -> None:
 
 @contextmanager
 def acting_for(execution: Execution | None) -> Iterator[None]:
-    """Whatever is said inside of how a task ended is said of this execution."""
+    """An end of the task that is announced inside is an end of this execution."""
     if execution is None:
         yield
         return

@@ -62,7 +62,7 @@ class Grants:
 
     @cached_property
     def store(self) -> Store:
-        """Connections of its own: nobody who runs a task waits longer than ``perpetual_store_timeout``."""
+        """Connections of its own: no execution waits longer than ``perpetual_store_timeout``."""
         return self._patient.clone(patient=False)
 
     @cached_property
@@ -99,7 +99,7 @@ class Grants:
                 continue
             except SoftTimeLimitExceeded:
                 raise
-            except Exception as error:  # whatever it is: a task whose body has not run has not failed
+            except Exception as error:  # of any kind: a task whose body has not run has not failed
                 emit(events.LEASE_FAILED, task_id=task_id, error=error)
                 return ""
             reach("task.started")
@@ -138,7 +138,7 @@ class Grants:
     def holds(self, execution: Execution) -> bool:
         """Whether an execution still has its lease. Asks the store only where that is in doubt.
 
-        True where the store does not answer, and where it has lost its data: then nobody took the lease away.
+        True where the store does not answer, and where it has lost its data: then no process took the lease away.
         """
         if not execution.leased or (self.instance is not None and self.instance.surely_holds(execution.granted_at)):
             return True
@@ -148,7 +148,7 @@ class Grants:
             return True
 
     def _forgotten(self, task_id: str) -> bool:
-        """Whether the store knows nothing of a task that runs: whoever takes a lease leaves a state or an end."""
+        """Whether the store knows nothing of a task that runs: a script that takes a lease leaves a state or an end."""
         return not is_known(self.store, task_id)
 
     def asks(self, execution: Execution) -> bool:

@@ -1,4 +1,4 @@
-"""What a task, and a message of it, means to us."""
+"""The interest in a task and its messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUILT_IN = ("celery.", "celery_perpetual.")
 
 
 class Interest(Flag):
-    """What of a task is ours; a task of others has none of it."""
+    """What we do for a task; nothing for a task of others."""
 
     NONE = 0
     LEASE = auto()
@@ -47,8 +47,8 @@ def interest_by(settings: Settings, task: Any, task_id: Any, headers: Any = None
 
     Args:
         settings: of its app: which leases and completions are in use.
-        task: the registered task, None if there is none; a stand-in of somebody's test is none of ours.
-        task_id: its id; what is not text is none of ours.
+        task: the registered task, None if there is none; a stand-in of a test is of no interest.
+        task_id: its id; one that is not text is of no interest.
         headers: of its message or request; anything else than a mapping says nothing.
     """
     if not isinstance(task_id, str) or not isinstance(task, Task | None):

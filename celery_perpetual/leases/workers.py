@@ -47,8 +47,8 @@ class WorkerRun:
     def doubt(self) -> None:
         """A lease that was granted before now may have been taken away, by an operator or by an ended outage.
 
-        Whoever holds one of those has to ask. Short tasks make this common: a task may have given its lease back and
-        not have been settled yet.
+        An execution that holds one of those has to ask. Short tasks make this common: the lease may have ended with
+        the task while Celery still works on it.
         """
         self._doubted.value = steady()
 
@@ -109,7 +109,7 @@ class Workers:
         """Delivery tags that a worker has reported."""
         return reported_tags(self._store, worker)
 
-    def bury(self, worker: str, *, stopped: bool = False) -> bool:
+    def forget(self, worker: str, *, stopped: bool = False) -> bool:
         """Forget a worker that holds nothing any more."""
         keys = self._store.keys
         return bool(

@@ -1,4 +1,4 @@
-"""What is lost: the leases of a worker that is gone, and tasks whose message nobody has any more."""
+"""Losses: the leases of a worker that is gone, and tasks whose message no process has any more."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def take_leases(grants: Grants, most_now: int = 100, stopping: str = "") -> Take
     Args:
         grants: of the app.
         most_now: how many leases to take at most.
-        stopping: the worker that gives its own leases back; "" takes those of whichever is dead.
+        stopping: the worker that gives its own leases back; "" takes those of a dead one.
 
     Raises:
         StoreUnavailable: the store did not answer.
@@ -48,7 +48,7 @@ def take_leases(grants: Grants, most_now: int = 100, stopping: str = "") -> Take
 def declare_lost(
     app: Celery, grants: Grants, task_id: str, name: str, *, counts: bool, tag: str = "", copy: str = ""
 ) -> str:
-    """Note what becomes of a task whose message nobody has any more; atomic.
+    """Note what becomes of a task whose message no process has any more; atomic.
 
     Args:
         app: that knows the task.
@@ -60,7 +60,7 @@ def declare_lost(
         copy: its message as JSON, where the ledger could not build it.
 
     Returns:
-        ``resend``, ``fail``, ``parked``, or ``gone`` where it is executed, has ended, or is none of ours.
+        ``resend``, ``fail``, ``parked``, or ``gone`` where it is executed, has ended, or is of no interest.
 
     Raises:
         StoreUnavailable: the store did not answer.

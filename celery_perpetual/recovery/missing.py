@@ -4,15 +4,15 @@ A consumer pops a message from its list and writes it down as received in two st
 is in no key at all. Other brokers lose nothing in this way. The ledger knows every unfinished item, so it shows:
 
 * the item is not executed, does not wait for an operator, and has not replaced itself;
-* no living worker has it in its hands, by reports that are newer than the moment at which it was missed first;
+* no living worker has it, by reports that are newer than the moment at which it was missed first;
 * and its message has left its queue: queues are first in, first out, so once the oldest message there is younger than
   the item's publication, or the queue is empty, it has been popped.
 
 A living worker may have such a message too: Kombu asks for the next one before it may have it, and while the worker is
 busy the answer stays unread in its socket. So what is missing for two heartbeats is taken for lost only if a worker has
-died meanwhile, and then it counts as a recovery: a message that kills whoever receives it is parked in the end. What is
-missing for a lease time longer is sent again without being counted. A wrong guess costs a second delivery, which the
-guard drops.
+died meanwhile, and then it counts as a recovery: a message that kills every worker that receives it is parked in the
+end. What is missing for a lease time longer is resent without being counted. A wrong guess costs a second delivery,
+which the guard drops.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
 
 
-#: Batches that one pass looks at; the next pass begins behind them.
+#: Batches that one pass reads; the next pass begins behind them.
 MOST_BATCHES = 50
 
 #: Items that are remembered as missing.
@@ -50,7 +50,7 @@ MOST_ITEMS = 10_000
 
 @dataclass(slots=True)
 class Missing:
-    """An item that nobody has."""
+    """An item whose message no process has."""
 
     since: int
     """When it was missed first: ms of the store's time."""
@@ -59,11 +59,11 @@ class Missing:
 
 
 class MissingMessages:
-    """Finds lost messages and has them sent again. For one thread; it remembers what it saw from pass to pass."""
+    """Finds lost messages and has them resent. For one thread; it remembers what it saw from pass to pass."""
 
-    def __init__(self, app: Celery, leases: Grants) -> None:
+    def __init__(self, app: Celery, grants: Grants) -> None:
         self._app = app
-        self._leases = leases
+        self._grants = grants
         self._missing: dict[str, Missing] = {}
         """By task id."""
         self._destinations: dict[str, Mapping[int, Destination]] = {}
@@ -71,13 +71,13 @@ class MissingMessages:
         self._behind = "-inf"
 
     def once(self, last_death: int, received: Collection[str]) -> int:
-        """One pass; returns how many items are sent again.
+        """One pass; returns how many items are to be resent.
 
         Args:
             last_death: when a dead worker was found last: ms of the store's time.
-            received: ids of tasks whose messages the broker has among those that somebody received.
+            received: ids of tasks whose messages the broker has among the unacked.
         """
-        store, gap = self._leases.store, self._leases.store.limits.gap
+        store, gap = self._grants.store, self._grants.store.limits.gap
         now = store.now()
         found = open_batches(store, self._behind, now - gap, MOST_BATCHES)
         whole = self._behind == "-inf" and len(found) < MOST_BATCHES
@@ -87,33 +87,33 @@ class MissingMessages:
             self._forget(set(polls))
         if not polls:
             return 0
-        workers = self._leases.workers.all()
+        workers = self._grants.workers.all()
         claimed = {task_id for worker in workers for task_id in worker.tags.values()}.union(received)
         channel = CapturingChannel(self._app)
         try:
             for poll in polls:
-                self._look(channel, poll, now, gap, claimed)
+                self._examine(channel, poll, now, gap, claimed)
         finally:
             channel.close()
-        patience = gap + self._leases.store.limits.lease_ttl
-        oldest_word = min((worker.reported_at for worker in workers), default=0)
+        patience = gap + self._grants.store.limits.lease_ttl
+        oldest_report = min((worker.reported_at for worker in workers), default=0)
         return sum(
             self._lost(task_id, counts=missing.since <= last_death)
             for task_id, missing in list(self._missing.items())
             if missing.sure_since is not None
-            and missing.sure_since < oldest_word
+            and missing.sure_since < oldest_report
             and now - missing.sure_since > (gap if missing.since <= last_death else patience)
         )
 
     def _forget(self, polls: set[str]) -> None:
-        """Batches that are finished."""
+        """Forget the batches that are finished."""
         self._destinations = {poll: found for poll, found in self._destinations.items() if poll in polls}
         bases = {base(poll) for poll in polls}
         self._missing = {task_id: seen for task_id, seen in self._missing.items() if base(task_id) in bases}
 
-    def _look(self, channel: CapturingChannel, poll: str, now: int, gap: int, claimed: set[str]) -> None:
-        """Which items of a batch are unfinished, not executed, and in nobody's hands."""
-        facts = batch(self._leases.store, poll)
+    def _examine(self, channel: CapturingChannel, poll: str, now: int, gap: int, claimed: set[str]) -> None:
+        """Note the items of a batch that have not ended, are not executed, and are with no worker."""
+        facts = batch(self._grants.store, poll)
         if facts is None or facts.published < facts.total or facts.published_at is None:
             return
         at = facts.published_at
@@ -140,14 +140,14 @@ class MissingMessages:
         """Where the items of a batch were published to, by index."""
         found = self._destinations.get(poll)
         if found is None:
-            texts = published_to(self._leases.store, poll, range(chunk_count(total)))
+            texts = published_to(self._grants.store, poll, range(chunk_count(total)))
             found = {index: destination for text in texts for index, destination in by_index(text).items()}
             self._destinations[poll] = found
         return found
 
     def _sent_later(self, poll: str, task_ids: list[str]) -> Mapping[str, Destination]:
         """Where retries and replacements of items were published to."""
-        texts = sent_later_to(self._leases.store, poll, [item_index(each) for each in task_ids])
+        texts = sent_later_to(self._grants.store, poll, [item_index(each) for each in task_ids])
         return {task_id: from_json(text) for task_id, text in zip(task_ids, texts, strict=True) if text}
 
     def _note(self, task_id: str, now: int, *, sure: bool) -> None:
@@ -162,7 +162,7 @@ class MissingMessages:
 
     def _unfinished(self, poll: str, total: int) -> list[tuple[str, StateText | None]]:
         """Ids and states of the items of a batch that have not ended and are not executed."""
-        store = self._leases.store
+        store = self._grants.store
         found: list[tuple[str, StateText | None]] = []
         for chunk in range(chunk_count(total)):
             ids = [item_id(poll, chunk * CHUNK + position) for position in open_positions(store, poll, chunk)]
@@ -172,7 +172,7 @@ class MissingMessages:
 
     def _lost(self, task_id: str, *, counts: bool) -> int:
         self._missing.pop(task_id, None)
-        verdict = declare_lost(self._app, self._leases, task_id, self._task_name(task_id), counts=counts)
+        verdict = declare_lost(self._app, self._grants, task_id, self._task_name(task_id), counts=counts)
         if verdict != "gone":
             emit(events.MESSAGE_LOST, task_id=task_id, verdict=verdict)
         return int(verdict != "gone")
@@ -180,5 +180,5 @@ class MissingMessages:
     def _task_name(self, task_id: str) -> str:
         where = parse_item_id(task_id)
         assert where is not None
-        found = record_at(self._leases.store, where.place)
+        found = record_at(self._grants.store, where.place)
         return "" if found is None else decode(found.record, found.unit_task).task

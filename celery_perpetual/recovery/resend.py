@@ -1,7 +1,7 @@
-"""Sends tasks again that were lost: the list ``{prefix}:resend`` is worked off by whoever comes first.
+"""Resends tasks that were lost: the first process that comes works off the list ``{prefix}:resend``.
 
 An entry is there until its message is in the broker, so a process that dies in between changes nothing. In order of
-preference the message is the very one that the dead worker had received (it is still in the broker's books), the copy
+preference the message is the very one that the dead worker had received (the broker still has it as unacked), the copy
 that was kept with the lease, or a new one built from the ledger. Where the broker is the store's own Redis, message
 and list change in one step.
 """
@@ -136,12 +136,12 @@ class Resender:
             commands = capture.commands(lost.record, lost.task_id, destination=self._destination(lost.task_id))
         if commands is None:
             return None
-        again = BrokerCommands(_redelivered(command) for command in commands)
+        resent = BrokerCommands(_redelivered(command) for command in commands)
         if self._shares:
-            packed, targets = again.packed(front=True)
+            packed, targets = resent.packed(front=True)
             sent = self._remove(lost, packed, targets)
         else:
-            capture.channel.run(again, front=True)
+            capture.channel.run(resent, front=True)
             sent = self._remove(lost)
         if is_unacked:
             unacked.acknowledge(lost.tag)

@@ -34,7 +34,7 @@ class Swept:
     missed: int = 0
     """Items whose message was nowhere any more."""
     sent: int = 0
-    """Tasks sent again."""
+    """Tasks resent."""
     held_until: int = 0
     """Until when nothing expires, because the store was away: ms of its time, 0 = not held."""
 
@@ -42,13 +42,13 @@ class Swept:
 class Sweep:
     """Sweeps the leases of one app."""
 
-    def __init__(self, app: Celery, leases: Grants) -> None:
+    def __init__(self, app: Celery, grants: Grants) -> None:
         self._app = app
-        self._leases = leases
-        self._resender = Resender(app, leases.store, broker_is_redis=leases.broker_is_redis)
+        self._grants = grants
+        self._resender = Resender(app, grants.store, broker_is_redis=grants.broker_is_redis)
         # Any other broker puts back what a connection that is gone had received.
-        self._unacked = UnackedMessages(app, leases) if leases.broker_is_redis else None
-        self._missing = MissingMessages(app, leases)
+        self._unacked = UnackedMessages(app, grants) if grants.broker_is_redis else None
+        self._missing = MissingMessages(app, grants)
         self._courier = Courier("resend")
         self._last_death = 0
 
@@ -58,9 +58,9 @@ class Sweep:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        swept, limit = Swept(), self._leases.settings.sweep_limit
+        swept, limit = Swept(), self._grants.settings.sweep_limit
         while swept.leases < limit:
-            taken = take_leases(self._leases, min(AT_ONCE, limit - swept.leases))
+            taken = take_leases(self._grants, min(AT_ONCE, limit - swept.leases))
             worker = taken.worker
             swept.leases += taken.taken
             swept.held_until = taken.held_until
@@ -68,10 +68,10 @@ class Sweep:
                 break
             if taken.is_empty:
                 if self._unacked is not None:
-                    self._unacked.died(self._leases.workers.tags_of(worker))
-                if not self._leases.workers.bury(worker):
+                    self._unacked.died(self._grants.workers.tags_of(worker))
+                if not self._grants.workers.forget(worker):
                     break
-                self._last_death = self._leases.store.now()
+                self._last_death = self._grants.store.now()
                 emit(events.WORKER_LOST, worker=worker)
         swept.sent = self._courier.run(lambda: self._resender.send_all(limit))
         if self._unacked is not None and not swept.held_until:

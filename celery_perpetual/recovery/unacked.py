@@ -1,16 +1,16 @@
-"""Messages on a Redis broker that nobody has any more: a worker received them, did not begin, and is gone.
+"""Messages on a Redis broker that no worker has any more: one received them, did not begin, and is gone.
 
 Kombu keeps what was received and not acknowledged in one hash for all workers, without saying whose it is, and puts it
 back after ``visibility_timeout``, an hour. Every worker of ours reports the delivery tags that it has. A message that
-is in the hash, and that no living worker has reported for two heartbeats *since it was seen there*, belongs to nobody
+is in the hash, and that no living worker has reported for two heartbeats *since it was seen there*, has no worker
 and goes back to the front of its queue. No clock but the store's takes part.
 
 The worker that received a message and reported it nowhere is not known, and another namespace may share the broker. An
-item is of the namespace that has its batch. A message that was sent by hand is taken for ours only if it came into the
+item is of the namespace that has its batch. A message that was sent by hand counts as ours only if it came into the
 hash while a worker of this namespace was dying; all others are left to the namespace of their worker, and to kombu.
 
 Most of what lies in that hash may be no concern of ours: a worker keeps every task with a countdown there. A message is
-looked into once, some in each pass, and what is not ours is left alone from then on.
+read once, some in each pass, and what is not ours is left alone from then on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
 
 
-#: Messages that one pass looks into, and how many it reads in one call: more would hold the server up.
+#: Messages that one pass reads, and how many it reads in one call: more would hold the server up.
 MOST_NEW, AT_ONCE = 2_000, 100
 
 #: For how long a death is remembered.
@@ -47,18 +47,18 @@ class _Seen(NamedTuple):
     since: int
     """Store time at which it was first seen."""
     received_at: float
-    """By the clock of whoever received it."""
+    """By the clock of the worker that received it."""
     task_id: str
     guarded: bool
-    """Whether its task runs under a lease: others are not put back, but nobody misses them either."""
+    """Whether its task runs under a lease: others are not put back, and are not missing either."""
 
 
 class UnackedMessages:
     """Finds them and puts them back. For one thread; it remembers what it saw from pass to pass."""
 
-    def __init__(self, app: Celery, leases: Grants) -> None:
+    def __init__(self, app: Celery, grants: Grants) -> None:
         self._app = app
-        self._leases = leases
+        self._grants = grants
         self._seen: dict[str, _Seen] = {}
         """By tag."""
         self._foreign: dict[str, float] = {}
@@ -70,7 +70,7 @@ class UnackedMessages:
 
     def died(self, tags: set[str]) -> None:
         """A worker that had reported these tags is found dead now."""
-        now, store = self._leases.store.now(), self._leases.store
+        now, store = self._grants.store.now(), self._grants.store
         # It died at some time since its last report, which is a lease time ago.
         window = (now - store.limits.lease_ttl - 2 * store.limits.gap, now + store.limits.gap)
         self._deaths = [*(each for each in self._deaths if each[1] > now - DEATH_MS), window]
@@ -79,7 +79,7 @@ class UnackedMessages:
     def restore(self) -> tuple[int, set[str] | None]:
         """One pass; returns how many messages were put back, and whose messages are in the hash.
 
-        The latter is None while there is more in the hash than was looked into.
+        The latter is None while there is more in the hash than was read.
 
         A message that its worker never reported was received in the moment in which it died, and may be why: that
         counts as a recovery, and after ``max_recoveries`` the task is parked.
@@ -90,15 +90,15 @@ class UnackedMessages:
         channel = CapturingChannel(self._app)
         unacked = UnackedHash(channel)
         try:
-            now = self._leases.store.now()
+            now = self._grants.store.now()
             received = unacked.received()
-            workers = self._leases.workers.all()
+            workers = self._grants.workers.all()
             claimed = received.keys() & {tag for worker in workers for tag in worker.tags}
             is_whole = self._see(unacked, now, {tag: at for tag, at in received.items() if tag not in claimed})
             # A worker that lives may let go of them, for example when it loses its connection.
             self._reported |= claimed
             # A message is in the hash before its worker's own code has seen it.
-            before = min((worker.reported_at for worker in workers), default=now) - self._leases.store.limits.gap
+            before = min((worker.reported_at for worker in workers), default=now) - self._grants.store.limits.gap
             known = {seen.task_id for seen in self._seen.values()} if is_whole else None
             ready = [
                 tag
@@ -110,7 +110,7 @@ class UnackedMessages:
             channel.close()
 
     def _see(self, unacked: UnackedHash, now: int, unclaimed: Mapping[str, float]) -> bool:
-        """Go on with what was seen before, and is the same delivery still; look into some of the rest.
+        """Go on with what was seen before, and is the same delivery still; read some of the rest.
 
         Returns:
             Whether that was all of it.
@@ -124,7 +124,7 @@ class UnackedMessages:
         for first in range(0, min(len(new), MOST_NEW), AT_ONCE):
             for tag, copy in unacked.copies(new[first : min(first + AT_ONCE, MOST_NEW)]).items():
                 task_id, name = str(copy.headers.get("id")), str(copy.headers.get("task"))
-                interest = interest_by(self._leases.settings, self._app.tasks.get(name), task_id, copy.headers)
+                interest = interest_by(self._grants.settings, self._app.tasks.get(name), task_id, copy.headers)
                 guarded = Interest.LEASE in interest
                 if self._is_known(task_id, known_polls) if item_address(task_id) is not None else guarded:
                     self._seen[tag] = _Seen(now, unclaimed[tag], task_id, guarded)
@@ -146,7 +146,7 @@ class UnackedMessages:
             return False
         if tag not in self._reported:
             kept = "" if item_address(task_id) is not None and not copy.headers.get("retries") else copy.to_json()
-            verdict = declare_lost(self._app, self._leases, task_id, name, counts=True, tag=tag, copy=kept)
+            verdict = declare_lost(self._app, self._grants, task_id, name, counts=True, tag=tag, copy=kept)
             if verdict == "parked":
                 unacked.acknowledge(tag)
             if verdict != "gone":
@@ -173,5 +173,5 @@ class UnackedMessages:
         if where is None:
             return True
         if where.poll_id not in polls:
-            polls[where.poll_id] = bool(known_batches(self._leases.store, [where.poll_id]))
+            polls[where.poll_id] = bool(known_batches(self._grants.store, [where.poll_id]))
         return polls[where.poll_id]

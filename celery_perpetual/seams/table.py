@@ -1,4 +1,4 @@
-"""The list of seams, in the order in which they are installed: what a port to another Celery has to look at."""
+"""The list of seams, in the order in which they are installed: a port to another Celery has to check each."""
 
 from __future__ import annotations
 

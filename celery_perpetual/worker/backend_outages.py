@@ -1,7 +1,7 @@
-"""A result backend that is away when a body has returned: what the body did is how the task ended.
+"""A result backend that is away when a body has returned: the task still ends as its body did.
 
-Celery lets the backend's error take the place of the outcome: the task fails though its body succeeded, and no one
-hears of it, since that failure cannot be stored either. Here, a result that cannot be stored now is kept with the end
+Celery lets the backend's error take the place of the outcome: the task fails though its body succeeded, and no client
+learns of it, since that failure cannot be stored either. Here, a result that cannot be stored now is kept with the end
 of its task, and is stored by Celery's own code when the backend is back; then the end is announced. A state that says
 only how far a task is (STARTED, RETRY) is left out. This concerns bodies that run here and whose ends we announce.
 """
@@ -49,7 +49,7 @@ def store_or_keep(task_id: str, later: UnstoredResult) -> Any:
 def result_for_later(
     backend: Any, task_id: str, original: Any, arguments: dict[str, Any], *, request: Any
 ) -> UnstoredResult:
-    """What Celery does to store a result, in steps; does nothing yet.
+    """The steps by which Celery stores a result; does nothing yet.
 
     Args:
         backend: the result backend.
@@ -63,8 +63,8 @@ def result_for_later(
         backend.store_result, task_id, result, arguments["state"], traceback=arguments.get("traceback"), request=request
     )
     # The rest of a chain is failed by storing its states.
-    again = "exc" in arguments and bool(getattr(request, "chain", None))
-    follow = partial(original, backend, task_id, request=request, store_result=again, **arguments)
+    fails_chain = "exc" in arguments and bool(getattr(request, "chain", None))
+    follow = partial(original, backend, task_id, request=request, store_result=fails_chain, **arguments)
     return UnstoredResult(store, follow, partial(passes, backend))
 
 

@@ -14,7 +14,7 @@ from celery import bootsteps
 
 
 class SurviveBrokerLoss(bootsteps.StartStopStep):
-    """Stands around the consumer's connection; set up again at every reconnect."""
+    """Wraps the consumer's connection, anew at every reconnect."""
 
     name = "perpetual-survive-broker-loss"
     requires = ("celery.worker.consumer.connection:Connection",)
@@ -26,7 +26,7 @@ class SurviveBrokerLoss(bootsteps.StartStopStep):
             consumer.connection_errors += consumer.channel_errors
 
     def start(self, consumer: Any) -> None:
-        """Let the transport keep its connection, and let a channel that is closed again not wait for its reply."""
+        """Let the transport keep its connection, and let a channel that is closed twice not wait for its reply."""
         connection, transport = consumer.connection, consumer.connection.transport
         if getattr(transport, "driver_type", None) != "redis":
             return

@@ -1,4 +1,4 @@
-"""A remote control command of workers: a lease was taken away, so whoever ends next asks the store."""
+"""A remote control command of workers: a lease was taken away, so the next executions that end ask the store."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMAND = "perpetual_doubt"
 
 
 def cast_doubt(app: Celery) -> None:
-    """Let what runs ask for its lease when it ends; a worker that does not hear it asks within a heartbeat."""
+    """Let what runs ask for its lease when it ends; a worker that does not receive this asks within a heartbeat."""
     try:
         app.control.broadcast(COMMAND)
     except Exception as error:

@@ -1,7 +1,7 @@
 """Drops deliveries on receipt that must never get as far as running.
 
 A message that kills the worker's main process when it is received never asks for a lease, so the guard cannot stop it.
-Whoever receives a message that was delivered before looks first whether its task is parked, or has to be.
+A worker that receives a message that was delivered before asks first whether its task is parked, or has to be.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def dropping(consumer: Any, strategy: Any) -> Any:
-    """Put around the outermost strategy: nothing decodes the payload before the message has its mark."""
+    """Wrap a strategy, outside of all other wrappers: no code decodes the payload before the message has its mark."""
 
     @wraps(strategy)
     def received(message: Any, *args: Any, **kwargs: Any) -> Any:
@@ -32,20 +32,20 @@ def dropping(consumer: Any, strategy: Any) -> Any:
         task = consumer.app.tasks.get(headers.get("task"))
         if not info.get("redelivered") or Interest.LEASE not in interest_in(consumer.app, task, task_id, headers):
             return strategy(message, *args, **kwargs)
-        suspects = None if grants.broker_is_redis else PoisonMarks(consumer.app, grants)
-        verdict = _parked(grants, task_id) or (suspects is not None and suspects.take(message, task_id, task.name))
+        marks = None if grants.broker_is_redis else PoisonMarks(consumer.app, grants)
+        verdict = _parked(grants, task_id) or (marks is not None and marks.mark(message, task_id, task.name))
         if verdict:
             emit(events.DELIVERY_DROPPED, task_id=task_id, verdict=verdict)
             message.ack_log_error(get_logger(__name__), consumer.connection_errors)
             return None
         try:
             reply = strategy(message, *args, **kwargs)
-        except Exception:  # what it raises is Celery's; whatever else leaves here takes the worker along
-            if suspects is not None:
-                suspects.let_go(task_id)
+        except Exception:  # Celery handles it; any other exception ends the worker
+            if marks is not None:
+                marks.unmark(task_id)
             raise
-        if suspects is not None:
-            suspects.let_go(task_id)
+        if marks is not None:
+            marks.unmark(task_id)
         return reply
 
     return received

@@ -1,7 +1,7 @@
 """A success is announced as soon as Celery has stored it, and at once where Celery has nothing to store.
 
-``task_postrun`` comes later: Celery makes a representation of the result first, and whoever waits for the end would
-wait for that too. Only where code of the user's follows the storing (a hook of the task, a receiver of
+``task_postrun`` comes later: Celery makes a representation of the result first, and a waiter would wait for
+that too. Only where code of the user's follows the storing (a hook of the task, a receiver of
 ``task_success``), which may add facts to the end or change it, is ``task_postrun`` waited for.
 """
 
@@ -28,7 +28,7 @@ from celery_perpetual.worker.signals import head_of, running_body
 
 
 def watch_results() -> None:
-    """Stand behind the storing of successes; once per process. A backend with a ``mark_as_done`` of its own is left."""
+    """Wrap the storing of successes; once per process. A backend with a ``mark_as_done`` of its own is left."""
     original = Backend.mark_as_done
     if getattr(original, "perpetual", False):
         return
@@ -80,14 +80,14 @@ def _store_and_announce(
     later: UnstoredResult | None = None,
 ) -> Any:  # fmt: skip
     """Have a success stored and announced; returns what Celery's storing does."""
-    announcer, expected, brought = execution.task.app.perpetual.announcer, execution.end, None
+    announcer, expected, to_store = execution.task.app.perpetual.announcer, execution.end, None
     assert expected is not None
     if backend is not None and later is not None:
-        brought = announcer.result_to_store(backend, expected.task_id, result, request)
+        to_store = announcer.result_to_store(backend, expected.task_id, result, request)
     head = head_of(execution, expected, SUCCESS, result=result)
     is_announced = False
-    if brought is not None:
-        reply = announcer.announce_with_result(expected, SUCCESS, head, brought, later)
+    if to_store is not None:
+        reply = announcer.announce_with_result(expected, SUCCESS, head, to_store, later)
         is_announced = reply is None or not reply.has_done_nothing
         if reply is None or reply.result_stored:
             execution.is_over = True
@@ -111,5 +111,5 @@ def _store_and_announce(
 
 @cache
 def _has_hooks(cls: Any) -> bool:
-    bare = object.__new__(cls)  # Celery looks at the class only, and asks for a task
+    bare = object.__new__(cls)  # Celery reads only the class, but asks for a task
     return bool(task_has_custom(bare, "on_success") or task_has_custom(bare, "after_return"))

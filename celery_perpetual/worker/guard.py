@@ -1,10 +1,10 @@
-"""The guard: who may run, before it runs, and who may end, before Celery believes it.
+"""The guard: which execution may run, before it runs, and which may end, before Celery believes it.
 
-Celery runs a task by a function that it builds for it, its tracer. Ours stands around each that is built, in whatever
-process, so the lease is asked for before signals, hooks and the state STARTED. What needs no lease costs one look
-into a dict.
+Celery runs a task by a function that it builds for it, its tracer. Every tracer is wrapped when it is built, in every
+process, so the lease is asked for before signals, hooks and the state STARTED. A task that needs no lease costs one
+look-up in a dict.
 
-The body is wrapped too: an execution that may have lost its lease asks again before Celery stores a result, sends
+The body is wrapped too: an execution that may have lost its lease asks once more before Celery stores a result, sends
 callbacks or counts a chord; a retry and a replacement ask before they send a message that would supersede the holder.
 """
 
@@ -41,7 +41,7 @@ WRAPPED = "_perpetual_body"
 
 
 def watch_tracers() -> None:
-    """Stand around the making of tracers, around retries and replacements; once per process."""
+    """Wrap the building of tracers, retries and replacements; once per process."""
     build_tracer = trace.build_tracer
     if getattr(build_tracer, "perpetual", False):
         return
@@ -88,7 +88,7 @@ def watch_tracers() -> None:
 
 @contextmanager
 def _handing_on(task: Any, cause: str) -> Iterator[None]:
-    """Note that another message goes on under the id of this execution, also where the body keeps that to itself."""
+    """Note that another message goes on under the id of this execution, also where the body catches the exception."""
     execution = None if task.request.is_eager else execution_of(task.request.id)
     try:
         yield
@@ -104,7 +104,7 @@ def _wrap_body(cls: Any) -> None:
     if WRAPPED in cls.__dict__:
         return
     original = cls.__call__
-    # Where nobody has put anything in its place, a tracer calls ``run``.
+    # Where no other code has replaced ``__call__``, a tracer calls ``run``.
     is_celerys = original.__module__ in (Task.__module__, trace.__name__)
 
     @wraps(original)
@@ -112,7 +112,7 @@ def _wrap_body(cls: Any) -> None:
         request = self.request_stack.top
         execution = None if request is None or request.called_directly else execution_of(request.id)
         if execution is None or execution.is_entered:
-            # Somebody calls the task as a function, or runs it without a worker.
+            # Other code calls the task as a function, or runs it without a worker.
             return original(self, *args, **kwargs)
         execution.is_entered = True
         if is_celerys:  # as Celery's own does: a call that the body makes gets a request of its own
@@ -155,7 +155,7 @@ def _guarded(task: Any, tracer: Any) -> Any:
         refused = grants.start(task, execution, request)
         if refused:
             return _dropped(uuid, refused)
-        # Celery takes what it does not know for the user's own headers, and gives them to retries and replacements.
+        # Celery takes unknown entries for the user's own headers, and gives them to retries and replacements.
         rest = {name: value for name, value in request.items() if name != DELIVERY}
         with acting_for(execution):
             reply = tracer(uuid, args, kwargs, rest)
@@ -167,14 +167,14 @@ def _guarded(task: Any, tracer: Any) -> Any:
 
 
 def _release(grants: Grants, execution: Execution, info: Any) -> None:
-    """Where the task goes on after this execution."""
+    """Release the lease where the task goes on after this execution."""
     state, raised = getattr(info, "state", None), getattr(info, "retval", None)
     cause = execution.successor
     if not cause and state == states.RETRY:
         cause = "wait"
     elif state == states.REJECTED and isinstance(raised, Reject) and getattr(raised, "requeue", False):
         cause = "back"
-    # Where the body kept the retry to itself, Celery takes it for a success, whose message a script acknowledges.
+    # A body that has caught the exception of its retry is a success to Celery, and a script acknowledges its message.
     tag = execution.unacked_tag if execution.successor and info is None else ""
     if cause:
         grants.try_to_release(execution.task_id, execution.nonce, cause, tag=tag)

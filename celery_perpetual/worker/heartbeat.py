@@ -1,12 +1,12 @@
 """A worker's heartbeat: a thread of its own in the main process, from before the first task to the very end.
 
 Celery's timers do not fire while a solo worker runs a task or while a pool drains, and boot steps may be stopped
-before the pool; so the thread is stopped by nobody. It dies with the process, and a process that ends in an orderly
+before the pool; so no boot step ends the thread. It dies with the process, and a process that ends in an orderly
 way gives back what it still holds.
 
-Each beat renews the worker's deadline, says what the worker has received, and compares what the store believes that
-it holds with what it has: what is missing for two beats is given back as lost (a thread that left without a word, a
-child whose end nobody noticed).
+Each report renews the worker's deadline, says what the worker has received, and compares what the store believes that
+it holds with what it has: what is missing for two reports is given back as lost (a thread that left without an end, a
+child whose end Celery has missed).
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
         instance.is_deaf = worker.pool_cls is SoloPool
 
     def start(self, worker: Any) -> None:
-        """Start the thread; once, also where Celery starts its steps again."""
+        """Start the thread; once, also where Celery restarts its steps."""
         grants = worker.app.perpetual.grants
         if grants.on_lost is None:
             heartbeat = Heartbeat(worker, grants)
@@ -87,7 +87,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
         self.stop(parent)
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
-        """Look for dead pool children every second; Celery's own look may be five seconds away."""
+        """Check for dead pool children every second; Celery itself checks every five seconds."""
         if getattr(getattr(worker.pool, "_pool", None), "maintain_pool", None) is not None:
             hub.call_repeatedly(CHILDREN_SECONDS, worker.pool.maintain_pool)
 
@@ -130,7 +130,7 @@ class Heartbeat(threading.Thread):
         self._work.set()
 
     def report_first(self) -> None:
-        """Report before anything is received: what a worker has that nobody knows of would seem to be nobody's."""
+        """Report before anything is received: messages of a worker that is not known would seem to have no worker."""
         try:
             self._once()
         except StoreUnavailable as error:
@@ -235,7 +235,7 @@ class Heartbeat(threading.Thread):
         }
 
     def stop(self) -> None:
-        """At the end of the process: whatever it still holds was not finished, and nobody is to blame."""
+        """At the end of the process: give back the leases that it still holds, without counting a recovery."""
         if os.getpid() != self._instance.pid:
             return
         with self._stopping:
@@ -248,6 +248,6 @@ class Heartbeat(threading.Thread):
         try:
             while not take_leases(self._leases, stopping=self._instance.name).is_empty:
                 pass
-            self._leases.workers.bury(self._instance.name, stopped=True)
+            self._leases.workers.forget(self._instance.name, stopped=True)
         except StoreUnavailable as error:
             emit(events.WORKER_LEAVES_LEASES, error=error)

@@ -14,11 +14,11 @@ from celery_perpetual.errors import TaskLost
 from celery_perpetual.leases.execution import LeaseLost
 from celery_perpetual.worker.propagation import goes_back
 
-#: What ``Task.replace`` raises; only its text tells it from an ``Ignore`` of the task's own.
+#: What ``Task.replace`` raises; only its text distinguishes it from an ``Ignore`` of the task's own.
 REPLACED = "Replaced by new task"
 
-#: Celery 5.7 tells from the main process of a rejected task, of a body that left a pool child by ``SystemExit`` or the
-#: like, of a greenlet that ran out of its time, and it knows a success whose child died afterwards.
+#: Celery 5.7 reports from the main process a rejected task, a body that left a pool child by ``SystemExit`` or the
+#: like, and a greenlet that ran out of its time; and it knows a success whose child died afterwards.
 PARENT_ANNOUNCES = celery.VERSION >= (5, 7)
 
 #: Whether this pool child leaves because its parent wants it to, not because the body left.
@@ -60,7 +60,7 @@ def _rejected(task: Any, retval: Any) -> str | None:
 
 
 def _left(task: Any, leaving: BaseException) -> str | None:
-    """``SystemExit``, a cancellation and the like out of a body: lost, unless the main process tells how it ended."""
+    """``SystemExit``, a cancellation and the like out of a body: lost, unless the main process reports the end."""
     if task.request.is_eager:
         return LOST
     if type(leaving).__module__.partition(".")[0] in ("gevent", "greenlet"):

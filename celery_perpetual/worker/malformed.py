@@ -2,8 +2,8 @@
 
 A body that cannot be decoded is acknowledged by Celery without any signal. A body of the wrong shape (two parts
 instead of three) crashes the worker on receipt, goes back to the queue, and crashes the next one; one whose third part
-is no mapping vanishes on a thread, and so does the failure of an ETA that no clock can show. For our messages all these
-are refused like any other invalid message instead.
+is no mapping vanishes on a thread, and so does the failure of an ETA that no clock can show. Where we store the end
+of the task, all these messages are refused like any other invalid one instead.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ SHAPE_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 
 
 def refusing(consumer: Any, strategy: Any) -> Any:
-    """Put around a strategy: messages of the wrong shape are refused like any other invalid message."""
+    """Wrap a strategy: messages of the wrong shape are refused like any other invalid message."""
 
     @wraps(strategy)
     def received(message: Any, *args: Any, **kwargs: Any) -> Any:
         headers = getattr(message, "headers", None) or {}
         task = consumer.app.tasks.get(headers.get("task"))
-        is_ours = Interest.END in interest_in(consumer.app, task, headers.get("id"), headers)
-        checked = not is_ours
+        has_end = Interest.END in interest_in(consumer.app, task, headers.get("id"), headers)
+        checked = not has_end
         try:
-            if is_ours:
+            if has_end:
                 _check(message, headers)
             # On solo the body runs in here, and an error may be its own.
-            checked = not is_ours or isinstance(consumer.pool, SoloPool)
+            checked = not has_end or isinstance(consumer.pool, SoloPool)
             return strategy(message, *args, **kwargs)
         except InvalidTaskError:
             raise
@@ -50,7 +50,7 @@ def refusing(consumer: Any, strategy: Any) -> Any:
 
 
 def _check(message: Any, headers: Any) -> None:
-    """What Celery finds only when it is too late to say so.
+    """Find what Celery would find too late to report.
 
     Raises:
         InvalidTaskError: the message cannot be run.

@@ -1,9 +1,9 @@
-"""Messages that kill whoever receives them, where the broker is not Redis.
+"""Messages that kill every worker that receives them, where the broker is not Redis.
 
-Such a message never begins, so nobody holds a lease for it, and the broker delivers it again and again. On Redis the
-leader finds it among what was received and is nobody's. Elsewhere whoever receives a message that was delivered before
-writes its name on it until it has received the message whole. A name that is still there is that of a worker that died
-over it: that counts as a recovery, and after ``max_recoveries`` the task is parked.
+The task of such a message never begins, so it has no lease, and the broker delivers the message without end. On Redis
+the leader finds it among the received messages that no living worker has. Elsewhere a worker that receives a message
+that was delivered before writes its name on it until it has received the message whole. A name that is still there is
+that of a worker that died over it: that counts as a recovery, and after ``max_recoveries`` the task is parked.
 """
 
 from __future__ import annotations
@@ -25,56 +25,56 @@ if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
 
 
-#: For how long a name stays on a message that nobody receives any more.
+#: How long a name stays on a message that is not received any more.
 KEPT_MS = 24 * 3600 * 1000
 
 
 class PoisonMarks:
     """Names on messages, for a worker's main process."""
 
-    def __init__(self, app: Celery, leases: Grants) -> None:
+    def __init__(self, app: Celery, grants: Grants) -> None:
         self._app = app
-        self._leases = leases
+        self._grants = grants
 
-    def take(self, message: Any, task_id: str, name: str) -> str:
-        """Write this worker's name on a message, before anything else looks at it.
+    def mark(self, message: Any, task_id: str, name: str) -> str:
+        """Write this worker's name on a message, before other code reads it.
 
         Returns:
-            "" if it may be received, or what has become of its task: ``parked`` or ``fail``.
+            "" if it may be received, or the verdict on its task: ``parked`` or ``fail``.
         """
         try:
-            return self._take(message, task_id, name)
+            return self._mark(message, task_id, name)
         except StoreUnavailable as error:
             emit(events.POISON_MARK_FAILED, task_id=task_id, error=error)
             return ""
 
-    def _take(self, message: Any, task_id: str, name: str) -> str:
-        assert self._leases.instance is not None
-        store, mine = self._leases.store, self._leases.instance.name
+    def _mark(self, message: Any, task_id: str, name: str) -> str:
+        assert self._grants.instance is not None
+        store, mine = self._grants.store, self._grants.instance.name
         before = mark_suspect(store, task_id, mine, ttl_ms=KEPT_MS)
         if before is None or before == mine:
             return ""
         ledger_has_it = item_address(task_id) is not None and not message.headers.get("retries")
         copy = "" if ledger_has_it else from_message(message).to_json()
-        verdict = declare_lost(self._app, self._leases, task_id, name, counts=True, copy=copy)
+        verdict = declare_lost(self._app, self._grants, task_id, name, counts=True, copy=copy)
         emit(events.POISON_SUSPECTED, worker=before, task_id=task_id, verdict=verdict)
         if verdict in ("parked", "fail"):
-            self.let_go(task_id)
+            self.unmark(task_id)
             return verdict
         if verdict == "resend":
-            self._has_come_by_itself(task_id)
+            self._remove_from_list(task_id)
         return ""
 
-    def _has_come_by_itself(self, task_id: str) -> None:
-        """Nobody need send the task again: its message is here."""
-        store = self._leases.store
+    def _remove_from_list(self, task_id: str) -> None:
+        """The task need not be resent: its message is here."""
+        store = self._grants.store
         since = lost_since(store, task_id)
         if since is not None:
             script("resent")(store, id=task_id, since=repr(since))
 
-    def let_go(self, task_id: str) -> None:
-        """It has been received whole."""
-        store = self._leases.store
+    def unmark(self, task_id: str) -> None:
+        """Take the name off: the message has been received whole."""
+        store = self._grants.store
         try:
             unmark_suspect(store, task_id)
         except StoreUnavailable as error:

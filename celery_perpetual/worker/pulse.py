@@ -4,7 +4,7 @@ gevent and eventlet turn threads into greenlets, the heartbeat's too. The pulse 
 system, which they leave in their originals, and steps in when the heartbeat is late. It says only that the worker
 lives. It shares nothing with the greenlets that either side would wait for: it has connections of its own, made in its
 thread, where patched sockets wait in an event loop of that thread; it takes no lock of theirs, sends nothing and logs
-nothing. Whether its executions still hold their leases is not told by it: the first report after the pause does that,
+nothing. It does not say whether the worker's executions still hold their leases: the first report after the pause does,
 and an execution that ends before asks the store.
 """
 

@@ -1,4 +1,4 @@
-"""What stands around a worker's receiving code, in its order.
+"""The wrappers of a worker's receiving code, in their order.
 
 A message that comes to a task's strategy meets :mod:`.drop` first, which marks it before anything decodes its payload,
 then :mod:`.malformed`, and then Celery. The consumer makes its strategies anew at every reconnect and when its pool is

@@ -81,18 +81,18 @@ class Leased(_Request):  # type: ignore[misc]
             super().acknowledge()
         self._report()
 
-    def _acknowledge_as_ever(self) -> None:
-        """It does not end as a success, so no script may have acknowledged its message."""
+    def _leave_to_celery(self) -> None:
+        """It does not end as a success, so Celery acknowledges its message: a script may not have done so."""
         execution = self.perpetual_execution
         if execution is None or self._ends_otherwise:
             return
         if execution.acknowledged_by == AT_START and self.acknowledged and not self._is_lost:
-            # Where it got no lease, because the store was away, nobody has.
+            # Where it got no lease, because the store was away, no script has.
             acknowledge(self._message, self._connection_errors)
         self._ends_otherwise = True
 
     def reject(self, requeue: bool = False) -> None:
-        self._acknowledge_as_ever()
+        self._leave_to_celery()
         super().reject(requeue)
         self._report()
 
@@ -118,12 +118,12 @@ class Leased(_Request):  # type: ignore[misc]
         return reply
 
     def on_retry(self, exc_info: Any) -> Any:
-        self._acknowledge_as_ever()
+        self._leave_to_celery()
         return super().on_retry(exc_info)
 
     def on_timeout(self, soft: Any, timeout: Any) -> Any:
         if not soft:
-            self._acknowledge_as_ever()
+            self._leave_to_celery()
         with acting_for(self._spoken_for()):
             reply = super().on_timeout(soft, timeout)
         execution = self.perpetual_execution
@@ -132,13 +132,13 @@ class Leased(_Request):  # type: ignore[misc]
         return reply
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> Any:
-        self._acknowledge_as_ever()
+        self._leave_to_celery()
         with acting_for(self._spoken_for()):
             return super()._announce_revoked(*args, **kwargs)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         self._is_lost = isinstance(_exception(exc_info), WorkerLostError)
-        self._acknowledge_as_ever()
+        self._leave_to_celery()
         with acting_for(self._spoken_for()):
             # Celery 5.7 can retry it itself, if the task asks for that.
             own = getattr(self.task, "retry_on_worker_lost", None)

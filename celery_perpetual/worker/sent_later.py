@@ -1,7 +1,7 @@
 """Notes where an item sends its retries and replacements, before their messages are in the broker.
 
 They have the id of the item and may go to another queue (``self.retry(queue=…)``). Recovery looks for a lost message
-where it was sent, and sends it there again.
+where it was sent, and resends it there.
 """
 
 from __future__ import annotations

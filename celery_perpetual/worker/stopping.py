@@ -9,6 +9,6 @@ from celery.worker import state
 
 def is_stopping() -> bool:
     """Whether the worker was asked to stop."""
-    # None as long as nobody has asked for it; afterwards an exit code, which may be 0.
+    # None until the worker is asked to stop; then an exit code, which may be 0.
     asked: tuple[Any, ...] = (state.should_stop, state.should_terminate)
     return any(each is not None and each is not False for each in asked)
