@@ -177,7 +177,7 @@ DELIVERY_DROPPED = _info("delivery.dropped", "dropped a delivery of task %(task_
 EXECUTION_OVERTAKEN = _warning(
     "execution.overtaken", "an execution of task %(task_id)s has lost its lease, its result is dropped"
 )
-DOUBT_NOT_SENT = _warning("execution.doubt_not_sent", "could not tell workers that a lease was taken away: %(error)s")
+DOUBT_NOT_SENT = _warning("execution.doubt_not_sent", "could not ask the workers to check their leases: %(error)s")
 EXECUTION_CANCELLED = _warning("execution.cancelled", "Celery has cancelled task %(task_id)s: %(verdict)s")
 EXECUTION_MISSING = _warning(
     "execution.missing", "task %(task_id)s has a lease of this worker but does not run here: %(verdict)s"

@@ -80,12 +80,12 @@ class Clock(threading.Thread):
     def _turn_of(self, source: DueSource[Any, Any]) -> float:
         stored = source.begin_storing()
         try:
-            pause = self._look(source)  # while the store works on what has ended
+            pause = self._start_due(source)  # while the store works on what has ended
         finally:
             longest = stored()
         return min(pause, longest)
 
-    def _look(self, source: DueSource[Any, Any]) -> float:
+    def _start_due(self, source: DueSource[Any, Any]) -> float:
         leader = self._leadership.value
         if self._halt.is_set():
             return LONGEST_PAUSE

@@ -165,7 +165,7 @@ class PollSource:
         """After a step back of the store's clock, times that were stored before may lie ahead."""
         ahead, before = found.now - ms(time.monotonic()), self._ahead_of_us
         if before is not None and ahead < before - 1000:
-            self._registration.again()
+            self._registration.start_over()
         self._ahead_of_us = ahead
 
 

@@ -50,8 +50,8 @@ class Registration:
         """Whether units are left that can be registered now."""
         return bool(self._left)
 
-    def again(self) -> None:
-        """Begin anew: stored times may be wrong."""
+    def start_over(self) -> None:
+        """Register all units anew: stored times may be wrong."""
         self._done = None
 
     def go_on(self, leader: str) -> None:

@@ -24,7 +24,7 @@ AT_START, AT_END = "start", "end"
 
 
 class LeaseLost(Ignore):
-    """The execution has no right to go on: Celery ignores what it brings, and it completes nothing."""
+    """The execution has no right to go on: Celery ignores its outcome, and it completes nothing."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -65,7 +65,7 @@ class Execution:
     is_entered: bool = False
     """Whether the body has been called: another call is one as a function."""
     has_returned: bool = False
-    """Whether the body has returned, and what it returned is what the task ends with."""
+    """Whether the body has returned, so that its result is the end of the task."""
     is_over: bool = False
     """Whether its end has been handed to the store or is kept for it, or comes from elsewhere."""
     successor: str = ""
@@ -126,7 +126,7 @@ def enter(execution: Execution) -> None:
 
 
 def leave(execution: Execution) -> None:
-    """Go on with what was run before."""
+    """Go on with the execution that was run before."""
     _current.set(execution.outer)
 
 

@@ -56,7 +56,7 @@ class Grants:
         self.instance: WorkerRun | None = None
         """This worker, where the process is one or a child of one."""
         self.on_lost: Callable[[], object] | None = None
-        """Called in a worker's main process when a task is to be sent again at once."""
+        """Called in a worker's main process when a task is to be resent at once."""
         self.on_news: Callable[[], object] = lambda: None
         """Called there when a message was received or acknowledged."""
 

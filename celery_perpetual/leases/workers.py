@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def app_name(app: Celery) -> str:
-    """What the processes of an app are told apart by from those of another one on the same prefix."""
+    """The name that distinguishes the processes of an app from those of another one on the same prefix."""
     return app.main or "__main__"
 
 
@@ -30,7 +30,7 @@ class WorkerRun:
     def __init__(self, hostname: str, ttl: float) -> None:
         self.hostname = hostname.replace("|", "_").replace("#", "_")
         self.name = f"{self.hostname}#{token_hex(4)}"
-        """A restarted worker is another one, whatever it is called."""
+        """A restarted worker is another one, also under the same hostname."""
         self.pid = os.getpid()
         self._ttl = ttl
         self.is_deaf = False

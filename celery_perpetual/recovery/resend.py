@@ -79,7 +79,7 @@ class Resender:
         self._shares = shares_redis(app, store)
 
     def send_all(self, limit: int = 1000) -> int:
-        """Send what is on the list, newest entries last; returns how many were sent.
+        """Send the tasks on the list, newest entries last; returns how many were sent.
 
         Raises:
             StoreUnavailable: the store did not answer.
@@ -194,7 +194,7 @@ class Resender:
         return None if record is None else record.task
 
     def _fail(self, lost: _LostTask, reason: str) -> None:
-        """The end of a task that is not sent again; the rest of its chain fails with it."""
+        """End a task that is not resent; the rest of its chain fails with it."""
         task = self._app.tasks.get(lost.task)
         error = TaskLost(f"task {lost.task_id} is lost: {reason}")
         request = None if lost.copy is None else request_of(lost.copy)

@@ -46,7 +46,7 @@ class Sweep:
         self._app = app
         self._grants = grants
         self._resender = Resender(app, grants.store, broker_is_redis=grants.broker_is_redis)
-        # Any other broker puts back what a connection that is gone had received.
+        # Any other broker puts back the messages of a connection that is gone.
         self._unacked = UnackedMessages(app, grants) if grants.broker_is_redis else None
         self._missing = MissingMessages(app, grants)
         self._courier = Courier("resend")

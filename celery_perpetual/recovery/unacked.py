@@ -110,7 +110,7 @@ class UnackedMessages:
             channel.close()
 
     def _see(self, unacked: UnackedHash, now: int, unclaimed: Mapping[str, float]) -> bool:
-        """Go on with what was seen before, and is the same delivery still; read some of the rest.
+        """Keep the deliveries that were seen before and are still there; read some of the rest.
 
         Returns:
             Whether that was all of it.
@@ -167,7 +167,7 @@ class UnackedMessages:
 
         Args:
             task_id: of any task.
-            polls: what is known of polls already.
+            polls: whether polls are known, as far as that was asked already.
         """
         where = item_address(task_id)
         if where is None:

@@ -141,7 +141,7 @@ def _leased(task: Any) -> Execution | None:
 def _must_hold(task: Any, execution: Execution) -> None:
     if execution.leased and not task.app.perpetual.grants.holds(execution):
         emit(events.EXECUTION_OVERTAKEN, task_id=execution.task_id)
-        raise LeaseLost(f"task {execution.task_id} has lost its lease; what it brings is dropped")
+        raise LeaseLost(f"task {execution.task_id} has lost its lease; its outcome is dropped")
 
 
 def _guarded(task: Any, tracer: Any) -> Any:

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from celery_perpetual.leases.workers import WorkerRun
 
 
-#: News about received messages is reported after this many seconds, together with what else comes until then, and not
-#: only with the next heartbeat: what a worker received and never reported is suspected of having killed it.
+#: News about received messages is reported after this many seconds, together with all that comes until then, and not
+#: only with the next heartbeat: a message that a worker received and never reported is suspected of having killed it.
 NEWS_SECONDS = 0.1
 
 #: Pause after a report that did not arrive.

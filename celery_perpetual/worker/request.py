@@ -42,7 +42,7 @@ class Leased(_Request):  # type: ignore[misc]
     _ends_otherwise = False
     """Whether it does not end as a success: Celery's own code acknowledges its message then."""
     _is_lost = False
-    """Whether the process that ran it is gone: what becomes of its message is another question then."""
+    """Whether the process that ran it is gone: the verdict on the task then says what to do with its message."""
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)

@@ -49,7 +49,7 @@ def test_an_end_right_after_an_operator(
     proj.write("released", "")
 
     wait_until(lambda: tokens(proj, "end"), "its body has returned")
-    wait_until(lambda: "has lost its lease" in worker.log(), "what it brings is dropped")
+    wait_until(lambda: "has lost its lease" in worker.log(), "its outcome is dropped")
     if command is FAIL:
         assert final_ends(proj) == {(task_id, "failure"): 1}
         assert [row for row in proj.rows() if row.id == "linked"] == []

@@ -118,20 +118,20 @@ def is_parked(store: Store, task_id: str) -> bool:
 
 
 def parked_tasks(store: Store) -> list[dict[str, Any]]:
-    """What is written down of every parked task."""
+    """The facts that are stored of every parked task."""
     with store.errors("parked"):
         return [json.loads(text) for _, text in store.redis.hscan_iter(store.keys.parked, count=CHUNK)]
 
 
 def lost_tasks(store: Store, limit: int) -> list[tuple[str, float]]:
-    """The oldest entries of the list of tasks to be sent again: their ids, and since when they wait (ms)."""
+    """The oldest entries of the list of tasks to be resent: their ids, and since when they wait (ms)."""
     with store.errors("lost tasks"):
         entries = store.redis.zrange(store.keys.resend, 0, limit - 1, withscores=True)
     return [(task_id.decode(), since) for task_id, since in entries]
 
 
 def lost_since(store: Store, task_id: str) -> float | None:
-    """Since when a task waits to be sent again (ms), None if it does not."""
+    """Since when a task waits to be resent (ms), None if it does not."""
     with store.errors("lost task"):
         since: float | None = store.redis.zscore(store.keys.resend, task_id)
     return since
@@ -151,6 +151,6 @@ def mark_suspect(store: Store, task_id: str, worker: str, *, ttl_ms: int) -> str
 
 
 def unmark_suspect(store: Store, task_id: str) -> None:
-    """Take the name off."""
+    """Take the name of the worker off."""
     with store.errors("suspect"):
         store.redis.delete(store.keys.suspect(task_id))
