@@ -70,7 +70,7 @@ class Settings:
     poll_threads: int = 8
     """Polls that one beat evaluates at the same time."""
     max_abandoned_polls: int = 16
-    """Threads per process that may hang in an abandoned ``next_batch``; beyond it no further poll is started."""
+    """Threads that may hang in an abandoned ``next_batch``; more of them take places of ``perpetual_poll_threads``."""
     completions: str = "perpetual"
     """Whose ends are announced: those of ``perpetual`` tasks and items, or of ``all`` tasks of the app."""
     completion_ttl: float = 3600.0
