@@ -70,6 +70,7 @@ IN_EVERY_PROCESS = (
             Target("celery.concurrency.prefork:process_initializer", "app hostname", "build_tracer"),
             Target("celery.app.task:Task.__call__", "self"),
             Target("celery.app.task:Task.request_stack"),
+            Target("celery.app.task:Context._protected"),
             Target("celery.app.task:Task.retry", "self args kwargs exc throw"),
             Target("celery.app.task:Task.replace", "self sig"),
         ),
@@ -90,6 +91,7 @@ IN_WORKERS = (
             Target("celery.worker.state:should_terminate"),
             Target("celery.worker.state:task_ready", "request successful"),
             Target("billiard.pool:Pool.maintain_pool", "self"),
+            Target("billiard.pool:Pool.__init__", "self", "_pool"),
         ),
         why="a thread reports what the worker has, before the pool starts and until the process ends",
         without="tasks of a living worker may be taken for lost, and run twice",
@@ -199,8 +201,9 @@ USED = (
         targets=(
             Target("amqp.channel:Channel._basic_publish", "self msg exchange routing_key"),
             Target("amqp.channel:Channel.confirm_select", "self"),
+            Target("amqp.serialization:GenericContent._serialize_properties", "self"),
         ),
-        why="a chunk of messages is published, and then its confirms are waited for together",
+        why="a chunk of messages is published, and then its confirms are waited for together; stamps are compared",
         without="polls cannot publish their items to RabbitMQ",
     ),
     Seam(

@@ -18,7 +18,7 @@ key                    type    holds                                            
 {P}:polls:{unit}       list    outcomes, newest first                                 length, TTL
 {P}:keys:{unit}        hash    item key -> task id in flight                          end of the task
 {P}:recent:{unit}      zset    item key -> when its task ended                        TTL: longest poll, or window
-{P}:p:{poll}           hash    one committed batch: unit, n, counters, destinations  TTL after its last item
+{P}:p:{poll}           hash    one committed batch: unit, n, counters, destinations   TTL after its last item
 {P}:i:{poll}:{chunk}   list    at most 500 records of items                           end of its last item; TTL
 {P}:d:{poll}:{chunk}   string  bitmap of the items that have ended                    with the chunk
 {P}:staged             zset    ``poll unit`` whose records wait for their commit      commit, or the cycle
@@ -26,7 +26,7 @@ key                    type    holds                                            
 {P}:open               zset    unfinished batches -> when they were committed          end of the last item
 {P}:paused             hash    scope -> JSON: by, reason, at, until                   resume
 {P}:receipt:{call}     string  that a call by hand has had its effect                 TTL one minute
-{P}:base               hash    entry of the base scheduler -> its last run            with the entry
+{P}:base               hash    entry of the base scheduler -> its last run             with the entry
 {P}:batches            zset    finished batches whose ``on_batch_done`` is not sent    the cycle, or who finished it
 {P}:completion:{id}    string  the final record of a task, JSON                       TTL ``perpetual_completion_ttl``
 {P}:done:{id}:queue    list    the same, one element to block on                      TTL ``perpetual_queue_ttl``
