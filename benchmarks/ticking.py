@@ -71,7 +71,7 @@ class Ticking:
         runner = Runner(app, self.store)
         # As beat's engine puts them together.
         self.polls = PollThreads(runner.poll, self.perpetual.settings.poll_threads, 16)
-        source = PollSource(self.store.clone(), roster, runner, self.polls)
+        source = PollSource(self.store.clone(), roster, runner, self.polls, self.leadership.mark)
         self.clock = Clock(self.leadership, EntryRuns(self.store), [source])
         source.call_when_ready(self.clock.wake)
 

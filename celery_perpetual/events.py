@@ -72,7 +72,8 @@ POLL_KILLED_LEADER = _stream("alert.poll_killed_leader")
 STORE_LOST = EventKind(
     "store.lost",
     logging.CRITICAL,
-    "the store has lost its data (epoch was %(was)s, is %(epoch)s); paused units that had a cursor: %(paused)s",
+    "the store has lost its data, or has gone back to an older state (epoch was %(was)s, is %(epoch)s); paused units "
+    "that had a cursor: %(paused)s",
     in_stream=True,
 )
 

@@ -79,13 +79,15 @@ class Engine:
         leadership.knows(len(roster.discovery.tasks), roster.discovery.digest())
         runner = self.namespace.runner
         polls = PollThreads(runner.poll, settings.poll_threads, settings.max_abandoned_polls)
-        source = PollSource(store.clone(), roster, runner, polls)
+        source = PollSource(store.clone(), roster, runner, polls, leadership.mark)
         clock = Clock(leadership, self.entry_runs, [source])
         self.entry_runs.on_run = clock.wake
         source.call_when_ready(clock.wake)
         memory = StoreIdentity(
             store,
             self.namespace.pauses,
+            owner=leadership.owner,
+            mark=leadership.mark,
             pause=settings.on_store_lost == "pause",
         )
         cycle = Cycle(self.namespace, lambda: roster.units.keys() | roster.disabled)

@@ -35,7 +35,7 @@ from celery_perpetual.beat.base_health import BaseHealth
 from celery_perpetual.beat.other_apps import explain
 from celery_perpetual.errors import SettingsError, StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.store.commands.leadership import ask_for_lead
+from celery_perpetual.store.commands.leadership import Mark, ask_for_lead
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
@@ -79,6 +79,8 @@ class Leadership:
         self._thread: threading.Thread | None = None
         self._before_resigning: Callable[[], None] = lambda: None
         self._saw_epoch: Callable[[str], None] = lambda _: None
+        self.mark = Mark()
+        self._epoch = ""
         self._health = health
         self._stands_back_until = 0.0
         self._renew_at = 0.0
@@ -174,11 +176,11 @@ class Leadership:
     def _attempt(self, *, starting: bool = False) -> float:
         """Try to take the lead; seconds until the next try."""
         started = steady()
-        term, left, info, epoch, now = script("lead")(
-            self._store, owner=self.owner, ttl=self._ttl_ms, about=self._about(), epoch_new=secrets.token_hex(8)
-        )
+        term, left, info, epoch, now, mark = script("lead")(self._store, ttl=self._ttl_ms, **self._myself())
         self.skew = time.time() - int(now) / 1000
         self._saw_epoch(epoch.decode())
+        self._epoch = epoch.decode()
+        self.mark.was_left(int(mark))
         if int(term):
             reach("leader.elected")
             self._hold(f"{self.owner}:{int(term)}", started, int(left) / 1000)
@@ -195,12 +197,13 @@ class Leadership:
         """Keep the lead; seconds until the next time."""
         started, lead = steady(), self.lead
         assert lead is not None
-        kept, asker, now = script("renew")(self._store, mine=lead.value, ttl=self._ttl_ms, about=self._about())
+        kept, asker, now, mark = script("renew")(self._store, mine=lead.value, ttl=self._ttl_ms, **self._myself())
         self.skew = time.time() - int(now) / 1000
         if not kept:
             emit(events.LEADER_LOST)
             self.lead = None
             return 0.0
+        self.mark.was_left(int(mark))
         if asker and asker.decode() != self.owner:
             self._resign(f"handed over to {asker.decode()}")
             return STANDBY_INTERVAL
@@ -230,6 +233,10 @@ class Leadership:
         self._asked = True
         ask_for_lead(self._store, self.owner, ttl_ms=self._ttl_ms)
         emit(events.LEADER_HANDOVER_ASKED)
+
+    def _myself(self) -> dict[str, Any]:
+        known = {"mark": self.mark.value, "epoch_known": self._epoch, "epoch_new": secrets.token_hex(8)}
+        return {"owner": self.owner, "about": self._about(), **known}
 
     def _about(self) -> str:
         count, digest = self._units

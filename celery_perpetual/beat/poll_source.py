@@ -17,6 +17,7 @@ from celery_perpetual.polling.closing import PollEnds, broke_off
 from celery_perpetual.polling.end import PollEnd, failed, still_hanging, timed_out
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import MOST_ENDS, PollThreads
+from celery_perpetual.store.commands.leadership import Mark
 from celery_perpetual.store.connection import Store
 from celery_perpetual.tasks.cadence import Occurrence
 from celery_perpetual.tasks.unit import TaskUnit
@@ -38,11 +39,11 @@ PUT_ASIDE = 60.0
 class PollSource:
     """Claims due units and runs their polls on threads of this process, or sends them to workers."""
 
-    def __init__(self, store: Store, roster: Roster, runner: Runner, threads: PollThreads) -> None:
+    def __init__(self, store: Store, roster: Roster, runner: Runner, threads: PollThreads, mark: Mark) -> None:
         self._roster = roster
         self._threads = threads
         self._schedules = Schedules()
-        self._claims = Claims(store)
+        self._claims = Claims(store, mark)
         self._reader = DueReader(self._claims)
         self._ends = PollEnds(store.clone())
         self._registration = Registration(store, roster, self._schedules)

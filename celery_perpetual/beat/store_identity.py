@@ -1,10 +1,16 @@
-"""What a beat remembers of its store, to notice that it was lost.
+"""What a beat remembers of its store, to notice that it was lost, or has gone back to an older state.
 
 The store has an identity, the *epoch*: a random value, set once. A beat that sees another one than it remembers knows
 that the state is gone (an empty replica took over, the data was flushed), and with it the cursors. Reading every source
 from the beginning again would be the worst answer, so the units that had a cursor are paused, unless
 ``perpetual_on_store_lost = "run"``. Which these are, the beats remember too. A loss pauses a unit once: a beat that
 learns of it late, when the operator has set the cursor and resumed the unit, leaves it alone.
+
+A store that comes back from an older snapshot, or from a replica that had not heard of everything, has the same epoch
+and old cursors. So each beat leaves a *mark* there whenever it asks for the lead, renews it or claims, and remembers
+it. Where the mark is missing, a claim is refused, and whoever asks for the lead or renews it gives the store a new
+epoch in the same step, which ends the lead. What follows is as after a loss. A state that is younger than the last mark
+of every beat goes unnoticed: nothing has been claimed since.
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from datetime import datetime, timezone
 from celery_perpetual import events
 from celery_perpetual.pauses import Paused, Pauses, Scope
 from celery_perpetual.store.commands.events import add_event
-from celery_perpetual.store.commands.leadership import identity, note_loss, noted_loss
+from celery_perpetual.store.commands.leadership import Mark, identity, note_loss, noted_loss
 from celery_perpetual.store.connection import Store
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time
@@ -24,10 +30,12 @@ from celery_perpetual.times import format_time
 class StoreIdentity:
     """Epoch and units with a cursor, as this process last saw them."""
 
-    def __init__(self, store: Store, pauses: Pauses, *, pause: bool) -> None:
+    def __init__(self, store: Store, pauses: Pauses, *, owner: str, mark: Mark, pause: bool) -> None:
         self._store = store
         self._pauses = pauses
+        self._owner = owner
         self._pause = pause
+        self._mark = mark
         self._epoch: str | None = None
         self._with_cursor: set[str] = set()
         self._without_theirs: set[str] = set()
@@ -35,8 +43,9 @@ class StoreIdentity:
 
     def refresh(self) -> None:
         """Remember which units have a cursor now, if the store is the one that we know."""
-        now = identity(self._store)
-        if now.epoch is not None and now.epoch == self._epoch:
+        mark = self._mark.value
+        now = identity(self._store, self._owner)
+        if now.epoch is not None and now.epoch == self._epoch and now.mark >= mark:
             self._without_theirs &= now.paused
             self._with_cursor = now.with_cursor | self._without_theirs
 
@@ -56,7 +65,7 @@ class StoreIdentity:
             [unit for unit in sorted(self._with_cursor) if not self._is_reported(unit, epoch)] if self._pause else []
         )
         emit(events.STORE_LOST, was=self._epoch, epoch=epoch, paused=", ".join(units) or "none")
-        reason = "the store was lost, and the cursor with it; set the cursor, then resume"
+        reason = "the store has lost data, so the cursor is gone or an old one; set the cursor, then resume"
         for unit in units:
             self._pauses.pause(Paused(scope=Scope("unit", unit), by="celery-perpetual", reason=reason, at=at))
             note_loss(self._store, unit, epoch)

@@ -18,6 +18,7 @@ from celery_perpetual.ledger.ids import new_poll_id, new_poll_ids
 from celery_perpetual.pauses import scopes_of
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS
 from celery_perpetual.store.chunks import grouped
+from celery_perpetual.store.commands.leadership import Mark
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.cadence import Occurrence
@@ -102,14 +103,20 @@ class Due(NamedTuple):
 
 
 class NotLeading(Exception):
-    """The leader key holds another owner or term."""
+    """The leader key holds another owner or term, or the store does not know the leader's mark."""
 
 
 class Claims:
     """Takes claims in one namespace."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, mark: Mark | None = None) -> None:
+        """Claim nothing yet.
+
+        Args:
+            mark: that of the beat that claims, None where no beat does.
+        """
         self.store = store
+        self._mark = mark
 
     def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
         """The store's time, the next due time where nothing is due, and what is."""
@@ -124,7 +131,8 @@ class Claims:
             seen: the store's time of :meth:`due`.
 
         Raises:
-            NotLeading: the leader key is not exactly ``leader`` any more; nothing was claimed.
+            NotLeading: the leader key is not exactly ``leader`` any more, or the store has gone back to an older state;
+                nothing was claimed.
         """
         polls = new_poll_ids(seen, len(wanted))
         return self._ask(
@@ -162,11 +170,13 @@ class Claims:
 
     def _ask(self, leader: str, seen: int, wanted: Sequence[_Wanted]) -> list[Claim | Refusal]:
         at, *reply = script("claim").begin(
-            self.store, mine=leader, ttl=HISTORY_TTL_MS, seen=seen, back_off=_BACK_OFF,
-            wanted=[_row(each) for each in wanted],
+            self.store, mine=leader, mark=self._mark.value if self._mark else 0, ttl=HISTORY_TTL_MS, seen=seen,
+            back_off=_BACK_OFF, wanted=[_row(each) for each in wanted],
         )()  # fmt: skip
         if not at:
             raise NotLeading
+        if self._mark:
+            self._mark.was_left(int(at))
         return [
             _read_claim(each, int(at), facts, cursor)
             for each, (facts, cursor) in zip(wanted, grouped(reply, 2), strict=True)

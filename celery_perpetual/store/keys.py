@@ -10,6 +10,7 @@ key                    type    holds                                            
 {P}:leader:handover    string  owner of the standby that asks for the lead            TTL, or the hand-over
 {P}:term               string  the last term                                          never (one key)
 {P}:epoch              string  random identity of this store                          never (one key)
+{P}:marks              zset    beat -> its last mark, see leave_mark.lua              a day after its last contact
 {P}:cycle              string  that a maintenance pass is under way                   its end; TTL five seconds
 {P}:units              zset    unit -> when it was last known: by a leader, or polled  unit removal
 {P}:due                zset    unit -> when it is polled next                         unit removal, disabling
@@ -65,6 +66,7 @@ class Keys:
         self.handover = f"{prefix}:leader:handover"
         self.term = f"{prefix}:term"
         self.epoch = f"{prefix}:epoch"
+        self.marks = f"{prefix}:marks"
         self.cycle = f"{prefix}:cycle"
         self.units = f"{prefix}:units"
         self.due = f"{prefix}:due"

@@ -44,7 +44,7 @@ def plain(): ...
 """
 UNIT = "perpetual:proj.follow"
 QUICK = {"perpetual_leader_ttl": 3, "perpetual_cycle_interval": 0.2}
-REASON = "the store was lost, and the cursor with it; set the cursor, then resume"
+REASON = "the store has lost data, so the cursor is gone or an old one; set the cursor, then resume"
 
 
 @pytest.fixture

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual.events import LEADER_STANDBY, STORE_LOST
 from tests.support import wait_until
+from tests.support.console import Console
 from tests.support.leased_tasks import SETTINGS, TASKS, all_well, final_ends, tokens
 from tests.support.older import copy_files, put_back
+from tests.support.stream_events import events, leader
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,3 +48,86 @@ def test_what_runs_under_a_forgotten_lease_ends_once(
     assert sum(map(len, tokens(proj, "begin").values())) == 2
     assert set(final_ends(proj).values()) == {1}
     assert worker.alive
+
+
+# A source with growing ids, up to the number that stands in a file; there is no cursor before the first id.
+SOURCE = """
+def feed(poll):
+    with open("most") as file:
+        most = int(file.read())
+    first = poll.cursor or 0
+    if first == most:
+        return None
+    for number in range(first, most):
+        ledger.record(number, "read")
+    return Batch([], cursor=most)
+
+@app.task(base=PerpetualTask, poll_every=0.5, next_batch=feed)
+def follow(number): ...
+
+def tick(poll):
+    ledger.record(poll.poll_id, "ticked")
+
+@app.task(base=PerpetualTask, poll_every=0.5, next_batch=tick)
+def plain(): ...
+"""
+UNIT = "perpetual:proj.follow"
+
+
+def ids(proj: Project) -> list[int]:
+    return [int(row.id) for row in proj.rows("read")]
+
+
+@pytest.mark.parametrize("beats", [1, 2])
+@pytest.mark.parametrize("known", [0, 6])
+def test_no_source_is_read_from_an_old_cursor(
+    project: Callable[..., Project],
+    redis_url: str,
+    private_redis: Callable[..., EmbeddedServer],
+    tmp_path: Path,
+    known: int,
+    beats: int,
+) -> None:
+    """The older state knows the same leader, and an older cursor or none: the unit waits for the operator, once."""
+    server = private_redis(appendonly=True)
+    # So long a lead that the same beat still leads in the older state, and need not renew for seconds.
+    proj = project(SOURCE, broker=redis_url, store=server.url, perpetual_leader_ttl=60, perpetual_cycle_interval=0.2)
+    proj.write("most", str(known))
+    running = [proj.beat()]
+    wait_until(lambda: leader(proj.redis), "a beat leads")
+    if beats == 2:
+        running.append(proj.beat())
+        running[1].wait_for_event(LEADER_STANDBY)
+    wait_until(lambda: len(ids(proj)) == known and proj.rows("ticked"), "the source is read as far as it goes")
+    wait_until(lambda: (proj.redis.hget(f"perpetual:u:{UNIT}", "cursor") or "0") == str(known), "its cursor is stored")
+    copy_files(server, tmp_path / "copy")
+    marks = proj.redis.zrange("perpetual:marks", 0, -1, withscores=True)
+    proj.write("most", "10")
+    wait_until(lambda: ids(proj) == list(range(10)), "ten ids are read")
+    wait_until(lambda: proj.redis.hget(f"perpetual:u:{UNIT}", "cursor") == "10", "the cursor has moved")
+    assert len(marks) == beats
+    seen = proj.redis.info("commandstats")["cmdstat_smembers"]["calls"]
+    wait_until(
+        lambda: proj.redis.info("commandstats")["cmdstat_smembers"]["calls"] >= seen + 8,
+        "every beat has seen which units have a cursor",
+    )
+
+    put_back(server, tmp_path / "copy")
+    for beat in running:
+        beat.wait_for_event(STORE_LOST)
+    ticks = len(proj.rows("ticked"))
+    wait_until(lambda: len(proj.rows("ticked")) > ticks + 3, "the task without a cursor is polled on")
+    assert list(proj.redis.hgetall("perpetual:paused")) == [UNIT]
+    assert ids(proj) == list(range(10))
+    lost = events(proj.redis, "store.lost")
+    assert {unit for event in lost for unit in event["paused"]} == {UNIT}
+    assert len({event["epoch"] for event in lost}) == 1
+    assert all(event["was"] != event["epoch"] for event in lost)
+
+    proj.write("most", "15")
+    with Console(proj) as console:
+        console("perpetual.set_cursor('proj.follow', 10)")
+        assert console("perpetual.resume('proj.follow')") is True
+    wait_until(lambda: ids(proj) == list(range(15)), "it continues where it was told to")
+    assert [len(beat.events(STORE_LOST)) for beat in running] == [1] * beats
+    assert not proj.redis.exists("perpetual:paused")

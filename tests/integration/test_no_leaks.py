@@ -26,6 +26,7 @@ UNITS = (
 PERMANENT = {
     "term": "one key",
     "epoch": "one key",
+    "marks": "one entry per beat of the last day",
     "units": "one entry per unit",
     "due": "one entry per unit",
     "u:{unit}": "one key per unit",

@@ -34,6 +34,7 @@ class LeadershipMachine(RuleBasedStateMachine):
         self.asker = ""
         self.last_term = 0
         self.epoch = b""
+        self.marks: dict[str, int] = {}
         self.held: list[str] = []
         self.changes = 0
 
@@ -46,14 +47,26 @@ class LeadershipMachine(RuleBasedStateMachine):
         """What the leader key holds."""
         return f"{self.leader[0]}:{self.leader[1]}" if self.leader else ""
 
+    def known_to(self, owner: str) -> dict[str, str | int]:
+        """What an owner remembers of the store."""
+        mark = self.marks.get(owner, 0)
+        return {"mark": mark, "epoch_known": self.epoch.decode() if mark else ""}
+
     @rule(owner=OWNER)
     def lead(self, owner: str) -> None:
         """An owner asks for the lead, twice with the same arguments."""
         for _ in range(2):
             before = self.store.now()
-            term, left, about, epoch, now = script("lead")(
-                self.store, owner=owner, ttl=TTL, about=json.dumps({"owner": owner}), epoch_new=f"of {owner}"
+            term, left, about, epoch, now, mark = script("lead")(
+                self.store,
+                owner=owner,
+                ttl=TTL,
+                about=json.dumps({"owner": owner}),
+                **self.known_to(owner),
+                epoch_new=f"of {owner}",
             )
+            assert int(mark) > self.marks.get(owner, 0)
+            self.marks[owner] = int(mark)
             assert epoch == (self.epoch or f"of {owner}".encode())
             self.epoch = epoch
             if self.leader is None and self.asker in ("", owner):
@@ -75,9 +88,17 @@ class LeadershipMachine(RuleBasedStateMachine):
         ours = mine == self.value
         self.redis.pexpire(self.keys.leader, TTL // 2)
         for _ in range(2):
-            kept, asker, _now = script("renew")(
-                self.store, mine=mine, ttl=TTL, about=json.dumps({"owner": mine.rpartition(":")[0]})
+            owner = mine.rpartition(":")[0]
+            kept, asker, _now, mark = script("renew")(
+                self.store,
+                mine=mine,
+                ttl=TTL,
+                about=json.dumps({"owner": owner}),
+                owner=owner,
+                **self.known_to(owner),
+                epoch_new="never",
             )
+            self.marks[owner] = int(mark)
             assert (kept, asker.decode()) == ((1, self.asker) if ours else (0, ""))
         if self.leader:
             assert (self.redis.pttl(self.keys.leader) > TTL // 2) is ours

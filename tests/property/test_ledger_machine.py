@@ -40,7 +40,7 @@ class LedgerMachine(LedgerStore):
         row = f"{poll} {slot} {following if mine else '-'} - {valid} 0 200 {UNIT}"
         before, due = self.dump(), self.redis.zscore(self.names.due, UNIT)
         replies = [
-            script("claim")(self.store, mine=mine, ttl=HOUR, seen=now + HOUR, back_off="30000", wanted=[row])
+            script("claim")(self.store, mine=mine, mark=0, ttl=HOUR, seen=now + HOUR, back_off="30000", wanted=[row])
             for _ in range(2)
         ]
         if mine and mine != self.terms[-1]:

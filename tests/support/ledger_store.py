@@ -49,7 +49,9 @@ class LedgerStore(RuleBasedStateMachine):
         """The leader is gone, and another one takes the lead."""
         names, owner = self.names, f"owner{len(self.terms)}"
         self.redis.delete(names.leader, names.leader_info)
-        term, *_ = script("lead")(self.store, events="other-events", owner=owner, ttl=HOUR, about="{}", epoch_new="e")
+        term, *_ = script("lead")(
+            self.store, events="other-events", owner=owner, ttl=HOUR, about="{}", mark=0, epoch_known="", epoch_new="e"
+        )
         self.terms.append(f"{owner}:{term.decode()}")
         row = [UNIT, "every 30 s", 30_000, 0]
         script("register")(self.store, mine=self.terms[-1], rows=row)

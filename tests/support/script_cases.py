@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_perpetual.ledger.ids import item_id
-from tests.support.scripts import DAY, MINUTE, NEXT_POLL, OTHER_POLL, OTHER_UNIT, POLL, UNIT, Slots, World
+from tests.support.scripts import DAY, FAR, MINUTE, NEXT_POLL, OTHER_POLL, OTHER_UNIT, POLL, UNIT, Slots, World
 
 
 def after(client: Any, case: Case) -> dict[str, Any]:
@@ -101,6 +101,12 @@ def claims_keys(w: World) -> Mapping[str, str]:
 #: What is answered to an end that counts, to a late one, and to a silent one of a task that is not known.
 FIRST, LATE, UNKNOWN = [b"first", 0, 0], [b"late", 0, 0], [b"unknown", 0, 0]
 
+#: Each call of these leaves a newer mark.
+MARKED = ("P:marks",)
+
+#: What a beat says that remembers a mark which the store does not have.
+MARK_IS_GONE = {"mark": FAR, "epoch_known": "epoch of a", "epoch_new": "another"}
+
 
 def item_keys(w: World) -> Mapping[str, str]:
     return {w.keys.unit(UNIT): "hash", w.keys.item_keys(UNIT): "hash", w.keys.recent(UNIT): "zset"}
@@ -109,16 +115,20 @@ def item_keys(w: World) -> Mapping[str, str]:
 CASES = [
     # ---- leadership
     Case("lead", "nobody leads", lambda w: None, World.lead, lambda a: int(a[0]) > 0 and a[2] == b'{"owner": "a"}',
-         lambda a, b: a[0] == b[0] and a[2:4] == b[2:4]),
+         lambda a, b: a[0] == b[0] and a[2:4] == b[2:4], moving=MARKED),
     Case("lead", "somebody else leads", World.led, lambda w: w.lead("b"), lambda a: a[0] == b"0" and 0 < a[1] <= MINUTE,
-         lambda a, b: a[0] == b[0] and a[2:4] == b[2:4], writes=False),
+         lambda a, b: a[0] == b[0] and a[2:4] == b[2:4], moving=MARKED),
     Case("lead", "handed over to me", World.handed_over, lambda w: w.lead("b"), lambda a: int(a[0]) > 0,
-         lambda a, b: a[0] == b[0] and a[2:4] == b[2:4]),
+         lambda a, b: a[0] == b[0] and a[2:4] == b[2:4], moving=MARKED),
     Case("lead", "handed over to somebody else", World.handed_over, lambda w: w.lead("c"),
-         lambda a: a[0] == b"0" and 0 < a[1] <= DAY, lambda a, b: a[0] == b[0], writes=False),
-    Case("renew", "mine", World.led, World.renew, lambda a: a[:2] == [1, b""], lambda a, b: a[:2] == b[:2]),
+         lambda a: a[0] == b"0" and 0 < a[1] <= DAY, lambda a, b: a[0] == b[0], moving=MARKED),
+    Case("lead", "the store has gone back", World.led, lambda w: {**w.lead("b"), **MARK_IS_GONE},
+         lambda a: int(a[0]) > 0 and a[3] == b"another", lambda a, b: a[0] == b[0] and a[2:4] == b[2:4], moving=MARKED),
+    Case("renew", "mine", World.led, World.renew, lambda a: a[:2] == [1, b""], lambda a, b: a[:2] == b[:2], moving=MARKED),
     Case("renew", "mine, and somebody asks", lambda w: (w.led(), w.redis.set(w.keys.handover, "b", px=DAY)), World.renew,
-         lambda a: a[:2] == [1, b"b"], lambda a, b: a[:2] == b[:2]),
+         lambda a: a[:2] == [1, b"b"], lambda a, b: a[:2] == b[:2], moving=MARKED),
+    Case("renew", "the store has gone back", World.led, lambda w: {**w.renew(), **MARK_IS_GONE},
+         lambda a: a[:2] == [0, b""], lambda a, b: a[:2] == b[:2]),
     Case("renew", "somebody else's", World.led, lambda w: w.renew("a:1"), lambda a: a[:2] == [0, b""],
          lambda a, b: a[:2] == b[:2], writes=False),
     Case("resign", "mine", World.led, World.resign, answers(1)),

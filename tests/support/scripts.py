@@ -61,10 +61,13 @@ class World:
     # What differs from call to call of each script.
 
     def lead(self, owner: str = "a") -> Slots:
-        return {"owner": owner, "ttl": MINUTE, "about": f'{{"owner": "{owner}"}}', "epoch_new": f"epoch of {owner}"}
+        about = f'{{"owner": "{owner}"}}'
+        known: Slots = {"mark": 0, "epoch_known": "", "epoch_new": f"epoch of {owner}"}
+        return {"owner": owner, "ttl": MINUTE, "about": about, **known}
 
     def renew(self, mine: str | None = None) -> Slots:
-        return {"mine": mine or self.leader, "ttl": MINUTE, "about": '{"units": 7}'}
+        known: Slots = {"owner": "a", "mark": 0, "epoch_known": "", "epoch_new": "epoch of a"}
+        return {"mine": mine or self.leader, "ttl": MINUTE, "about": '{"units": 7}', **known}
 
     def resign(self, mine: str | None = None) -> Slots:
         return {"mine": mine or self.leader, "reason": "beat stopped"}
@@ -86,7 +89,7 @@ class World:
         rows = [f"{poll} {slot} {DAY} - {valid} 0 200 {UNIT}\n*\n{UNIT}"]
         rows += [f"{poll[:-1]}0 {slot} {DAY} - {valid} 0 200 {OTHER_UNIT}\n*\n{OTHER_UNIT}"] * (units - 1)
         return {
-            "mine": self.leader if mine is None else mine, "ttl": DAY, "seen": FAR if seen is None else seen,
+            "mine": self.leader if mine is None else mine, "mark": 0, "ttl": DAY, "seen": FAR if seen is None else seen,
             "back_off": "30000 60000 300000", "wanted": rows,
         }  # fmt: skip
 

@@ -18,6 +18,22 @@ class Identity(NamedTuple):
     """Units that have a cursor."""
     paused: set[str]
     """Scopes that are paused."""
+    mark: int
+    """The last mark of the beat that asks, 0 where there is none."""
+
+
+class Mark:
+    """The last mark that a beat has left in the store. Where the store does not have it, it has gone back."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+        """Milliseconds of the store's time, or more; only grows. 0 = none yet."""
+
+    def was_left(self, value: int) -> None:
+        """The store has it; answers may come in any order."""
+        self.value = max(self.value, value)
 
 
 def leader_info(store: Store) -> dict[str, Any] | None:
@@ -33,17 +49,21 @@ def ask_for_lead(store: Store, owner: str, *, ttl_ms: int) -> None:
         store.redis.set(store.keys.handover, owner, px=ttl_ms, nx=True)
 
 
-def identity(store: Store) -> Identity:
-    """The three facts, of one moment."""
+def identity(store: Store, owner: str) -> Identity:
+    """These facts, of one moment, for a beat."""
     keys = store.keys
     with store.errors("memory"):
         pipe = store.redis.pipeline()
         pipe.get(keys.epoch)
         pipe.smembers(keys.cursors)
         pipe.hkeys(keys.paused)
-        epoch, units, paused = pipe.execute()
+        pipe.zscore(keys.marks, owner)
+        epoch, units, paused, mark = pipe.execute()
     return Identity(
-        None if epoch is None else epoch.decode(), {unit.decode() for unit in units}, {name.decode() for name in paused}
+        None if epoch is None else epoch.decode(),
+        {unit.decode() for unit in units},
+        {name.decode() for name in paused},
+        int(mark or 0),
     )
 
 

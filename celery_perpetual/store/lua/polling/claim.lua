@@ -13,7 +13,9 @@
 -- KEY   due            zset    unit -> next poll
 -- KEY   paused         hash    scope -> JSON
 -- KEY   events         stream
+-- KEY   marks          zset    owner -> its last mark
 -- ARG   mine           text    owner:term, or '' for a poll by hand
+-- ARG   mark           text    the last mark that this owner was answered, 0 = none; `now` becomes a newer one
 -- ARG   unit_prefix    text    what the keys of unit hashes start with
 -- ARG   polls_prefix   text    what the keys of outcome lists start with
 -- ARG   events_maxlen  text    cap of the stream
@@ -32,6 +34,12 @@
 -- include types
 -- include clock_step
 if mine ~= '' and redis.call('GET', leader) ~= mine then
+  return {0}
+end
+-- The store may have gone back to a moment at which the same owner led, and the cursors with it.
+local owner, last_mark = string.match(mine, '^(.*):'), tonumber(mark)
+local mark_there = owner and last_mark > 0 and (tonumber(redis.call('ZSCORE', marks, owner)) or 0)
+if mark_there and mark_there < last_mark then
   return {0}
 end
 
@@ -101,6 +109,9 @@ for i = wanted_at, #ARGV do
     end
   end
   polls[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, facts, open, scopes, next_anchor}
+end
+if mark_there and mark_there < now then
+  redis.call('ZADD', marks, string.format('%.0f', now), owner)
 end
 local reply = {now}
 for i = wanted_at, #ARGV do
