@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
-from typing import Any
 
 from celery_perpetual import events
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import FAILURE, NEEDS_ATTENTION, REVOKED, UNKNOWN
 from celery_perpetual.completions.end import FIRST, TaskEnd
-from celery_perpetual.errors import NotFound, NotSuccessful
+from celery_perpetual.errors import NotSuccessful
 from celery_perpetual.leases.execution import leased_execution
-from celery_perpetual.leases.scope import Interest, announces, interest_by
+from celery_perpetual.leases.scope import announces
 from celery_perpetual.namespace import Namespace
+from celery_perpetual.operations.lease_reports import RUNNING, Lease, Worker, executed, parked
+from celery_perpetual.operations.purging import purge
 from celery_perpetual.recovery.resend import Resender
 from celery_perpetual.store.commands.leases import (
-    LeaseText,
-    StateText,
     first_leases,
     lease_of,
     parked_tasks,
@@ -30,69 +27,11 @@ from celery_perpetual.store.commands.leases import (
 from celery_perpetual.store.commands.workers import worker_deadlines
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
-from celery_perpetual.times import format_time, to_datetime
+from celery_perpetual.times import to_datetime
 from celery_perpetual.waiting.blocking import Waiting
 from celery_perpetual.waiting.hub import Hub
 from celery_perpetual.waiting.lookup import Lookup
 from celery_perpetual.worker.doubt import cast_doubt
-
-RUNNING, PARKED = "running", "parked"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """A task that is executed, or that is parked. Times are aware datetimes of the store's clock."""
-
-    task_id: str
-    task: str | None
-    worker: str
-    """Name of the worker that runs it, or ran it last."""
-    token: int
-    """Fencing number of the lease; only grows."""
-    attempt: int
-    recoveries: int
-    started_at: datetime
-    deadline: datetime | None
-    """When its worker counts as dead, unless it reports before; None for a parked one."""
-    state: str
-    """``running`` or ``parked``."""
-    reason: str | None = None
-    parked_at: datetime | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        times = {name: getattr(self, name) for name in ("started_at", "deadline", "parked_at")}
-        return {
-            "task_id": self.task_id, "task": self.task, "worker": self.worker, "token": self.token,
-            "attempt": self.attempt, "recoveries": self.recoveries, "state": self.state, "reason": self.reason,
-            **{name: None if at is None else format_time(at) for name, at in times.items()},
-        }  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """A living worker, as it last reported."""
-
-    name: str
-    pid: int | None
-    pool: str | None
-    concurrency: int | None
-    queues: list[str]
-    active: int
-    """Tasks that it runs."""
-    reserved: int
-    """Messages of guarded tasks that it has received and not finished, the running ones included."""
-    leases: int
-    """Leases that it holds."""
-    state: str
-    """``running`` or ``stopping``."""
-    reported_at: datetime
-    deadline: datetime
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        return values | {name: format_time(values[name]) for name in ("reported_at", "deadline")}
 
 
 class LeaseOperations(Namespace):
@@ -107,7 +46,7 @@ class LeaseOperations(Namespace):
         store = self.store
         held, deadlines = first_leases(store, limit), worker_deadlines(store)
         states = states_of(store, [task_id for task_id, _ in held])
-        found = [_lease(task_id, text, state, deadlines) for (task_id, text), state in zip(held, states, strict=True)]
+        found = [executed(task_id, text, state, deadlines) for (task_id, text), state in zip(held, states, strict=True)]
         return sorted(found, key=lambda lease: lease.started_at)
 
     def parked(self, limit: int = 100) -> list[Lease]:
@@ -116,7 +55,7 @@ class LeaseOperations(Namespace):
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        return sorted(map(_parked, parked_tasks(self.store)), key=lambda lease: lease.parked_at or lease.started_at)[
+        return sorted(map(parked, parked_tasks(self.store)), key=lambda lease: lease.parked_at or lease.started_at)[
             :limit
         ]
 
@@ -207,28 +146,7 @@ class LeaseOperations(Namespace):
             NotFound: neither the app nor the broker knows such a queue.
             StoreUnavailable: the store did not answer; what has been taken out by then is missed, and sent again.
         """
-        count, is_known = 0, queue in self.app.amqp.queues
-        with self.app.connection_for_write() as connection:
-            bound = self.app.amqp.queues[queue](connection.default_channel)
-            if not is_known:
-                try:
-                    bound.queue_declare(passive=True)
-                except connection.channel_errors as error:
-                    known = ", ".join(sorted(name for name in self.app.amqp.queues if name != queue))
-                    raise NotFound(
-                        f"queue {queue!r} was not purged: this app does not know it; it knows {known}"
-                    ) from error
-            while (message := bound.get(no_ack=True)) is not None:
-                count += 1
-                headers = message.headers or {}
-                task_id, name = str(headers.get("id")), str(headers.get("task"))
-                task = self.app.tasks.get(name)
-                if Interest.LEASE in interest_by(self.settings, task, task_id, headers):
-                    revoked = TaskEnd(task_id=task_id, task=name, status=REVOKED, announce=announces(task))
-                    # A task that runs, or has ended, loses one more copy of its message and nothing else.
-                    if self.announcer.announce_now(revoked) == FIRST:
-                        celery_results.store_revoked(self.app, task_id, "purged")
-        return count
+        return purge(self, queue)
 
     @contextmanager
     def _last_word(self, task_id: str, status: str, error: Exception | None) -> Iterator[bool]:
@@ -264,34 +182,3 @@ class LeaseOperations(Namespace):
             except Exception as error:
                 emit(events.RESEND_FAILED, error=error)
         return listed
-
-
-def _lease(task_id: str, lease: LeaseText, state: StateText | None, deadlines: dict[str, int]) -> Lease:
-    deadline = deadlines.get(lease.worker)
-    return Lease(
-        task_id=task_id,
-        task=lease.task,
-        worker=lease.worker.partition("#")[0],
-        token=lease.token,
-        attempt=lease.retries + 1,
-        recoveries=0 if state is None else state.recoveries,
-        started_at=to_datetime(lease.started_at),
-        deadline=None if deadline is None else to_datetime(deadline),
-        state=RUNNING,
-    )
-
-
-def _parked(values: dict[str, Any]) -> Lease:
-    return Lease(
-        task_id=values["task_id"],
-        task=values["task"],
-        worker=values["worker"].partition("#")[0],
-        token=values["token"],
-        attempt=values["attempt"],
-        recoveries=values["recoveries"],
-        started_at=to_datetime(int(float(values["started_at"]))),
-        deadline=None,
-        state=PARKED,
-        reason=values["reason"],
-        parked_at=to_datetime(int(values["parked_at"])),
-    )

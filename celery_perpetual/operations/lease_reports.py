@@ -1,0 +1,110 @@
+"""Executed and parked tasks, and workers, as an operator sees them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.times import format_time, to_datetime
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.commands.leases import LeaseText, StateText
+
+RUNNING, PARKED = "running", "parked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A task that is executed, or that is parked. Times are aware datetimes of the store's clock."""
+
+    task_id: str
+    task: str | None
+    worker: str
+    """Name of the worker that runs it, or ran it last."""
+    token: int
+    """Fencing number of the lease; only grows."""
+    attempt: int
+    recoveries: int
+    started_at: datetime
+    deadline: datetime | None
+    """When its worker counts as dead, unless it reports before; None for a parked one."""
+    state: str
+    """``running`` or ``parked``."""
+    reason: str | None = None
+    parked_at: datetime | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        times = {name: getattr(self, name) for name in ("started_at", "deadline", "parked_at")}
+        return {
+            "task_id": self.task_id, "task": self.task, "worker": self.worker, "token": self.token,
+            "attempt": self.attempt, "recoveries": self.recoveries, "state": self.state, "reason": self.reason,
+            **{name: None if at is None else format_time(at) for name, at in times.items()},
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A living worker, as it last reported."""
+
+    name: str
+    pid: int | None
+    pool: str | None
+    concurrency: int | None
+    queues: list[str]
+    active: int
+    """Tasks that it runs."""
+    reserved: int
+    """Messages of guarded tasks that it has received and not finished, the running ones included."""
+    leases: int
+    """Leases that it holds."""
+    state: str
+    """``running`` or ``stopping``."""
+    reported_at: datetime
+    deadline: datetime
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return values | {name: format_time(values[name]) for name in ("reported_at", "deadline")}
+
+
+def executed(task_id: str, lease: LeaseText, state: StateText | None, deadlines: dict[str, int]) -> Lease:
+    """A task that is executed.
+
+    Args:
+        task_id: its id.
+        lease: as it is stored.
+        state: what is stored of the task, None if nothing is.
+        deadlines: of all workers, by name; ms of the store's time.
+    """
+    deadline = deadlines.get(lease.worker)
+    return Lease(
+        task_id=task_id,
+        task=lease.task,
+        worker=lease.worker.partition("#")[0],
+        token=lease.token,
+        attempt=lease.retries + 1,
+        recoveries=0 if state is None else state.recoveries,
+        started_at=to_datetime(lease.started_at),
+        deadline=None if deadline is None else to_datetime(deadline),
+        state=RUNNING,
+    )
+
+
+def parked(values: dict[str, Any]) -> Lease:
+    """A parked task, from what is written down of it."""
+    return Lease(
+        task_id=values["task_id"],
+        task=values["task"],
+        worker=values["worker"].partition("#")[0],
+        token=values["token"],
+        attempt=values["attempt"],
+        recoveries=values["recoveries"],
+        started_at=to_datetime(int(float(values["started_at"]))),
+        deadline=None,
+        state=PARKED,
+        reason=values["reason"],
+        parked_at=to_datetime(int(values["parked_at"])),
+    )
