@@ -39,7 +39,14 @@ class CompletionOperations(Namespace):
         return AsyncWaiting(self._lookup, self._hub)
 
     def completion(self, task_id: str) -> Completion:
-        """How a task ended, as far as it is known now; ``pending`` and ``unknown`` are answers too. Never waits."""
+        """How a task ended, as far as it is known now; ``pending`` and ``unknown`` are answers too.
+
+        Reads for at most ``perpetual_store_timeout`` seconds.
+
+        Raises:
+            ContractError: the id is none.
+            StoreUnavailable: the store did not answer.
+        """
         return self._waiting.now(task_id) or pending(task_id)
 
     def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
@@ -48,19 +55,33 @@ class CompletionOperations(Namespace):
         The worker that ends the task wakes the waiter within about a millisecond. An id of the form of this package
         that is not on record is ``unknown`` at once; any other id is waited for. Safe to call from any number of
         threads at once.
+
+        Args:
+            task_id: of any task.
+            timeout: seconds, or a ``timedelta``.
+
+        Raises:
+            ContractError: the id or the time-out is none.
+            StoreUnavailable: the store has not answered once. How the task ended raises nothing.
         """
         return self._waiting.wait(task_id, timeout)
 
     def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
-        """Wait for the first end; the completions of those that have ended by then, by id."""
+        """Wait for the first end; the completions of those that have ended by then, by id. Raises as :meth:`wait`."""
         return self._waiting.wait_any(ids, timeout)
 
     def wait_all(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
-        """Wait for all of them; a completion for every id, ``timed_out`` for those that have not ended in time."""
+        """Wait for all of them; a completion for every id, ``timed_out`` for those that have not ended in time.
+
+        Raises as :meth:`wait`.
+        """
         return {completion.task_id: completion for completion in self.as_completed(ids, timeout)}
 
     def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> Iterator[Completion]:
-        """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
+        """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``.
+
+        Raises as :meth:`wait`.
+        """
         return self._waiting.as_completed(ids, timeout)
 
     def wait_batch(self, poll_id: str, timeout: float | timedelta) -> BatchResult:
@@ -68,11 +89,17 @@ class CompletionOperations(Namespace):
 
         Raises:
             NotFound: no batch of this id is known.
+            ContractError: the time-out is none.
+            StoreUnavailable: the store has not answered once.
         """
         return self._waiting.wait_batch(poll_id, timeout)
 
     def annotate(self, **meta: Any) -> None:
-        """Inside a task: add facts to its completion (``Completion.meta``); JSON, 8 KiB in all."""
+        """Inside a task: add facts to its completion (``Completion.meta``); JSON, 8 KiB in all.
+
+        Raises:
+            ContractError: no task is running here, or the facts are not JSON or too long.
+        """
         annotate(**meta)
 
     def channel(self, task_id: str) -> str:
@@ -80,7 +107,11 @@ class CompletionOperations(Namespace):
         return self.store.keys.channel(task_id)
 
     def subscribe(self) -> Iterator[Completion]:
-        """Iterate completions as they happen, for ever; ends that happen while no iteration runs are missed."""
+        """Iterate completions as they happen, for ever; ends that happen while no iteration runs are missed.
+
+        Raises:
+            StoreUnavailable: the connection was lost; :meth:`stream` misses nothing.
+        """
         return subscribe(self.store)
 
     def stream(
@@ -94,5 +125,10 @@ class CompletionOperations(Namespace):
         Args:
             start: where a new group begins: ``all`` with the oldest event that the stream still has, ``new`` with
                 what happens from this call on. A group that exists goes on where it is.
+            idle: seconds, at least 0.05.
+
+        Raises:
+            ContractError: group or consumer is no name, start is neither, or idle is no duration.
+            StoreUnavailable: the server answered with an error that no outage explains. An outage raises nothing.
         """
         return stream(self.store, group, consumer, start=start, idle=idle)

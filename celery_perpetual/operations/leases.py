@@ -97,7 +97,11 @@ class LeaseOperations(Namespace):
         return execution is not None and execution.leased and self.grants.asks(execution)
 
     def recover(self, task_id: str) -> bool:
-        """Let a parked task run again, under its id and with its recoveries counted anew; False if it is not parked."""
+        """Let a parked task run again, under its id and with its recoveries counted anew; False if it is not parked.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
         keys = self.store.keys
         recovered = script("recover")(
             self.store, completion=keys.completion(task_id), queue=keys.queue(task_id), id=task_id
@@ -108,6 +112,9 @@ class LeaseOperations(Namespace):
         """Take the lease of a running task away and send the task again; False if it holds none.
 
         What the execution that had it still brings is dropped. It counts as no recovery.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
         """
         taken = self.grants.release(task_id, "*", "taken", "an operator took it away") != "gone"
         if taken:
@@ -118,6 +125,9 @@ class LeaseOperations(Namespace):
         """End a task as failed, parked or not; False if it has ended before, or is unknown.
 
         The failure is stored in the result backend too, so that ``AsyncResult.get()`` raises.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
         """
         error = NotSuccessful(reason)
         with self._last_word(task_id, FAILURE, error) as ended:
@@ -130,6 +140,10 @@ class LeaseOperations(Namespace):
 
         A pool process that runs it is terminated, as by ``revoke(terminate=True)``; other pools cannot do that, and
         there what it still brings is dropped.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+            Exception: what the result backend or the broker raises where it cannot be reached; the task has ended then.
         """
         with self._last_word(task_id, REVOKED, None) as ended:
             if ended:

@@ -34,6 +34,11 @@ class PauseOperations(Namespace):
             everything: every perpetual task; without it a task must be named.
             reason: shown wherever the pause is.
             until: an aware datetime at which it ends by itself.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            ContractError: not exactly one scope is named, one is not available yet, or ``until`` has no time zone.
+            StoreUnavailable: the store did not answer.
         """
         scope = self._scope("pause", task, tenant, queue, routine, everything)
         if until is not None and until.tzinfo is None:
@@ -63,6 +68,11 @@ class PauseOperations(Namespace):
         Args:
             everything: end the pause of everything; tasks that are paused by themselves stay so.
             from_: ``now`` polls at once, ``kept`` at the next slot of the grid.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            ContractError: not exactly one scope is named, one is not available yet, or ``from_`` is neither.
+            StoreUnavailable: the store did not answer.
         """
         if from_ not in ("now", "kept"):
             raise ContractError(f"resume: from_ must be 'now' or 'kept', got {from_!r}")

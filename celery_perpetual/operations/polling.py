@@ -43,28 +43,51 @@ class PollOperations(Namespace):
         return poll_by_hand(self.store, self.runner, find(self.app, task, tenant))
 
     def polls(self, task: Any, tenant: Any = None, limit: int = 20) -> list[PollOutcome]:
-        """Outcomes of a unit, newest first."""
+        """Outcomes of a unit, newest first.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            StoreUnavailable: the store did not answer.
+        """
         return outcomes(self.store, find(self.app, task, tenant).name, limit)
 
     def why(self, task: Any, tenant: Any = None) -> Explanation:
-        """Explain from what is stored why a unit is quiet, or what it does next."""
+        """Explain from what is stored why a unit is quiet, or what it does next.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            StoreUnavailable: the store did not answer.
+        """
         unit = find(self.app, task, tenant)
         return explain(self.store, unit.contract, self._units.one(unit))
 
     def cursor(self, task: Any, tenant: Any = None) -> Any:
-        """The unit's cursor, or None."""
+        """The unit's cursor, or None.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            StoreUnavailable: the store did not answer.
+        """
         return self._units.one(find(self.app, task, tenant)).cursor
 
     def set_cursor(self, task: Any, value: Any, tenant: Any = None) -> None:
         """Set the unit's cursor; its next poll gets it.
 
         Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
             ContractError: the value is not JSON, or a poll of the unit is open just now.
+            StoreUnavailable: the store did not answer.
         """
         write_cursor(self.store, find(self.app, task, tenant), value)
 
     def reset_cursor(self, task: Any, tenant: Any = None) -> None:
-        """Forget the unit's cursor: its next poll gets None and reads from the beginning."""
+        """Forget the unit's cursor: its next poll gets None and reads from the beginning.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            ContractError: a poll of the unit is open just now.
+            StoreUnavailable: the store did not answer.
+        """
         forget_cursor(self.store, find(self.app, task, tenant))
 
     def preview(self, task: Any, tenant: Any = None, cursor: Any = UNSET) -> Preview:
@@ -72,11 +95,20 @@ class PollOperations(Namespace):
 
         Args:
             cursor: evaluate from here instead of the unit's own cursor.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            StoreUnavailable: the store did not answer. An error of ``next_batch`` is the status ``failed``.
         """
         return preview(self.store, self.runner, find(self.app, task, tenant), cursor)
 
     def nudge(self, task: Any, tenant: Any = None) -> bool:
-        """Let the leader poll the unit at once, out of turn; False if no leader has it in its clock."""
+        """Let the leader poll the unit at once, out of turn; False if no leader has it in its clock.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            StoreUnavailable: the store did not answer.
+        """
         return nudge(self.store, find(self.app, task, tenant))
 
     def poll_here(self, task: str, poll_id: str, following: str) -> str:
