@@ -86,8 +86,9 @@ class Cadence:
         """
         if self.every_ms is None:
             slot = due if trigger or anchor is None or anchor > due else anchor
-            match = max(self._match_after(max(now, due)), slot + SHORTEST_CALENDAR_MS)
-            return Occurrence(slot, self._late(match), match)
+            match = self._match_after(max(now, due))
+            # A poll right before a match holds back when that is polled, and not the match itself: it stays the slot.
+            return Occurrence(slot, max(self._late(match), slot + SHORTEST_CALENDAR_MS), match)
         start = due if anchor is None else anchor
         latest = start + max(0, now - start) // self.every_ms * self.every_ms
         return Occurrence(due if trigger else latest, self._late(latest + self.every_ms))

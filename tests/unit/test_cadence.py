@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.tasks.cadence import Cadence
+from celery_perpetual.tasks.cadence import SHORTEST_CALENDAR_MS, Cadence
 from celery_perpetual.tasks.discovery import discover
 from celery_perpetual.times import to_datetime, to_ms
 
@@ -255,7 +255,19 @@ def test_the_slot_of_a_late_calendar_is_its_match(now: int, jitter: int) -> None
 
     slot = to_datetime(found.slot)
     assert (slot.minute % 15, slot.second, slot.microsecond) == (0, 0, 0)
-    assert now < found.slot <= earlier.following <= found.slot + jitter * 1000
+    assert now < found.slot <= earlier.following <= found.slot + max(jitter * 1000, SHORTEST_CALENDAR_MS)
+
+
+def test_a_poll_right_before_a_match_leaves_the_match_where_it_is() -> None:
+    """The pace has a floor; what it holds back is the poll, and the slot stays that of the calendar."""
+    cadence = Cadence(calendar(minute="*/15"))
+    match = 64_100_700_000
+    nudged = cadence.occurrence(match - 1, match, "nudge", match - 1)
+
+    found = cadence.occurrence(nudged.following, nudged.anchor, "", nudged.following)
+
+    assert (nudged.slot, found.slot) == (match - 1, match)
+    assert nudged.following == match - 1 + SHORTEST_CALENDAR_MS
 
 
 def test_the_users_calendar_is_not_changed() -> None:
