@@ -51,6 +51,9 @@ AWAY_SECONDS = 0.5
 #: How often a worker that stops is asked whether it has stopped.
 ENDING_SECONDS = 0.1
 
+#: How long the next worker of a process waits for the end of the last one, in seconds.
+LONGEST_ENDING = 10.0
+
 CHILDREN_SECONDS = 1.0
 
 
@@ -62,6 +65,10 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
+        # A program may start its next worker before the heartbeat of the last one has given back what that held.
+        for thread in threading.enumerate():
+            if isinstance(thread, Heartbeat) and thread.is_ending:
+                thread.join(LONGEST_ENDING)
         instance = worker.app.perpetual.grants.be_a_worker(worker.hostname)
         instance.is_deaf = worker.pool_cls is SoloPool
 
@@ -128,6 +135,11 @@ class Heartbeat(threading.Thread):
         """End when the worker has stopped; until then its pool may run."""
         self._ends = True
         self._work.set()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its worker stops, or has stopped."""
+        return self._ends
 
     def report_first(self) -> None:
         """Report before anything is received: messages of a worker that is not known would seem to have no worker."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from celery_perpetual.events import LEADER_STANDBY, POLL_STALE
+from celery_perpetual.polling.outcome import from_entry
 from tests.support import wait_until
 from tests.support.stream_events import leader, poll_events
 
@@ -60,7 +61,8 @@ def test_a_poll_in_a_worker_enqueues_moves_the_cursor_and_leaves_an_outcome(
     assert {row.pid for row in polled} <= children
     assert sorted(ran) == list(range(len(ran)))
     assert [outcome.status for outcome in outcomes] == ["enqueued"] * len(outcomes)
-    assert [outcome.data["cursor"] for outcome in outcomes] == [3 * n for n in range(1, len(outcomes) + 1)]
+    stored = [from_entry(entry.encode()) for entry in store_redis.lrange(f"perpetual:polls:{UNIT}", 0, -1)]
+    assert [outcome.cursor for outcome in reversed(stored)] == [3 * n for n in range(1, len(stored) + 1)]
     assert {outcome.data["poll_id"] for outcome in outcomes[:4]} <= {row.id for row in polled}
     assert store_redis.llen(f"perpetual:polls:{UNIT}") >= 4
     slots = [outcome.slot for outcome in outcomes]
