@@ -25,6 +25,7 @@ from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.polling.poll import Poll
 from celery_perpetual.tasks.items import Batch, Defer, Item, Pause, Skip
 from celery_perpetual.tasks.options import PerpetualOptions
+from celery_perpetual.tasks.retries import Retries
 from celery_perpetual.tasks.task import PerpetualTask
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "PerpetualTask",
     "Poll",
     "PollOutcome",
+    "Retries",
     "SettingsError",
     "Skip",
     "StoreUnavailable",

@@ -66,6 +66,7 @@ LEASE_RECOVERED = _stream("lease.recovered")
 LEASE_PARKED = _stream("lease.parked")
 PAUSE = _stream("pause")
 RESUME = _stream("resume")
+KEY_PARKED = _stream("alert.key_parked")
 POLL_KILLED_LEADER = _stream("alert.poll_killed_leader")
 
 # The stream and the log.

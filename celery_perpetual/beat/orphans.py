@@ -45,6 +45,7 @@ class Orphans:
     def _is_dropped(self, unit: str) -> bool:
         keys = self._store.keys
         answer = script("drop_unit")(
-            self._store, unit_hash=keys.unit(unit), polls=keys.polls(unit), unit=unit, age=AGE_MS
-        )
+            self._store, unit_hash=keys.unit(unit), polls=keys.polls(unit), failed=keys.failed(unit),
+            failures=keys.failures(unit), unit=unit, age=AGE_MS,
+        )  # fmt: skip
         return bool(answer == 1)

@@ -101,6 +101,7 @@ def _detail(outcome: PollOutcome) -> str:
         gate += f" {outcome.value:g}" + ("" if outcome.limit is None else f" of {outcome.limit:g}")
     facts = [
         f"{outcome.duplicates} duplicates" if outcome.duplicates else None,
+        f"{outcome.held_back} held back" if outcome.held_back else None,
         f"{outcome.left_out} left out" if outcome.left_out else None,
         gate,
         outcome.reason,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual.broker.unacked import unacked_keys
 from celery_perpetual.completions.backlog import Backlog, UnstoredResult, WaitingEnd
 from celery_perpetual.completions.batches import send_batch_done
-from celery_perpetual.completions.end import EndReply, EndScripts, ExpectedEnd, TaskEnd
+from celery_perpetual.completions.end import BACK_OFF, EndReply, EndScripts, ExpectedEnd, TaskEnd
 from celery_perpetual.completions.result_in_script import ResultToStore, result_to_store
 from celery_perpetual.faults import reach
 from celery_perpetual.store.connection import Store
@@ -54,6 +54,7 @@ class Announcer:
         }  # fmt: skip
         batch = {"batch": (keys.poll_prefix, Of("poll")), "batch_channel": (keys.channel_prefix, Of("poll"))}
         return EndScripts(
+            Prepared(self._store, "end_item", yielding=True, **task, **batch, hold=BACK_OFF),
             Prepared(self._store, "end_item", yielding=True, **task, **batch),
             Prepared(self._store, "end_task", yielding=True, **task),
         )
@@ -144,7 +145,7 @@ class Announcer:
     def _written(self, end: TaskEnd) -> tuple[ExpectedEnd, str, str]:
         expected = self.expect(
             end.task_id, end.task, announce=end.announce, worker=end.worker, attempt=end.attempt, nonce=end.nonce,
-            leased=end.leased, tag=end.tag,
+            leased=end.leased, tag=end.tag, hold=end.hold,
         )  # fmt: skip
         head = expected.head(
             end.status, runtime=end.runtime, result=end.result, exception=end.exception, meta=end.meta

@@ -25,6 +25,10 @@ _HEAD = (
 )
 
 
+#: What becomes of the key of an item that does not end by success: it is held back as its task's options say, or until
+#: an operator allows it, or not at all.
+BACK_OFF, UNTIL_ALLOWED, NOT_HELD = "back_off", "until_allowed", "none"
+
 #: The verdict on the end that counts, and those that say why nothing was done: the store may not write Celery's result,
 #: or cannot read the one that is there.
 FIRST, FORBIDDEN, UNREADABLE = b"first", b"forbidden", b"unreadable"
@@ -50,6 +54,9 @@ class TaskEnd:
     """Whether it ran under a lease: without that lease its end is late."""
     tag: str = ""
     """Delivery tag of a message that stays unacked until this end is stored."""
+    hold: str = ""
+    """What an operator does with the item key: :data:`UNTIL_ALLOWED` or :data:`NOT_HELD`; "" for an end that came by
+    itself."""
 
 
 class EndReply(NamedTuple):
@@ -69,9 +76,12 @@ class EndReply(NamedTuple):
 
 
 class EndScripts(NamedTuple):
-    """The scripts that announce an end: of an item, and of any other task."""
+    """The scripts that announce an end."""
 
     item: Prepared
+    """Of an item, in the usual way: a key that fails is held back as its task's options say."""
+    item_by_operator: Prepared
+    """Of an item, by an operator, who says what becomes of its key."""
     task: Prepared
 
 
@@ -83,6 +93,7 @@ class ExpectedEnd:
     def __init__(
         self, scripts: EndScripts, keys: Keys, task_id: str, task: str | None, *, announce: bool = True,
         worker: str | None = None, attempt: int = 1, nonce: str = "", leased: bool = False, tag: str = "",
+        hold: str = "",
     ) -> None:  # fmt: skip
         """Write what is known; makes no call. The facts are those of :class:`TaskEnd`."""
         where = item_slots(keys, task_id)
@@ -91,7 +102,12 @@ class ExpectedEnd:
         self.poll = str(where["poll"])
         """Of which poll it is an item, "" if of none."""
         known: dict[str, str | int] = {"id": task_id, "nonce": nonce, "started": int(leased), "tag": tag}
-        self._call = scripts.item.begun(**known, **where) if self.poll else scripts.task.begun(**known)
+        if not self.poll:
+            self._call = scripts.task.begun(**known)
+        elif hold:
+            self._call = scripts.item_by_operator.begun(**known, **where, hold=hold)
+        else:
+            self._call = scripts.item.begun(**known, **where)
         written = (_text(task_id), _text(task), _text(worker), attempt)
         self._head = _HEAD.format(*(str(each).replace("%", "%%") for each in written)) if announce else ""
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger.ids import POLL_INDEX, base, item_id
@@ -27,6 +27,7 @@ from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
 from celery_perpetual.store.chunks import CHUNK, chunk_count, chunks, grouped
 from celery_perpetual.store.commands.batches import known_batches
+from celery_perpetual.store.commands.failed_keys import held_keys
 from celery_perpetual.store.commands.records import item_keys
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
@@ -60,32 +61,60 @@ class Closing:
     """The unit's history is forgotten so many ms after its last poll."""
 
 
+#: As ``taken.lua`` answers it.
+HELD_BACK = 2
+
+
+class Taken(NamedTuple):
+    """What the ledger knows of the item keys that a poll has read; a key may be in more than one of the sets."""
+
+    in_flight: set[str]
+    """In flight, or ended of late."""
+    held_back: set[str]
+    """Left out since they have failed: until their back-off is over, or parked."""
+    failed: set[str]
+    """Failed before, and free again."""
+
+
 class Ledger:
     """The ledger of one namespace."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
-    def taken(self, unit: str, keys: Sequence[str], poll_id: str, *, since: int) -> set[str]:
-        """Which of these item keys are in flight, or have ended at ``since`` (ms) or later.
+    def taken(self, unit: str, keys: Sequence[str], poll_id: str, *, since: int, backs_off: bool = True) -> Taken:
+        """Which of these item keys are in flight, have ended at ``since`` (ms) or later, or have failed before.
 
         A poll asks since its own start, or since the ``dedup_window`` if that is longer: what was in flight when its
         rows were read may have ended meanwhile, and those rows still look as if there were something to do.
+
+        Args:
+            backs_off: False: a key is not held back for its back-off, only while it is parked.
         """
-        names, found = self.store.keys, set[str]()
+        names, found = self.store.keys, Taken(set(), set(), set())
         for part in chunks(keys):
             reply = script("taken")(
-                self.store, item_keys=names.item_keys(unit), recent=names.recent(unit), since=since, asked=part
-            )
+                self.store, item_keys=names.item_keys(unit), recent=names.recent(unit), failed=names.failed(unit),
+                since=since, backs_off=int(backs_off), asked=part,
+            )  # fmt: skip
             held = {}
-            for position, holder, ended in grouped(reply, 3):
+            for position, holder, ended, failure in grouped(reply, 4):
+                key = part[position]
+                if failure == HELD_BACK:
+                    found.held_back.add(key)
+                elif failure:
+                    found.failed.add(key)
                 if ended:
-                    found.add(part[position])
+                    found.in_flight.add(key)
                 elif holder:
-                    held[part[position]] = base(_text(holder))
+                    held[key] = base(_text(holder))
             committed = self._committed(set(held.values()) - {base(poll_id)})
-            found.update(key for key, holder in held.items() if holder in committed)
+            found.in_flight.update(key for key, holder in held.items() if holder in committed)
         return found
+
+    def left_out_keys(self, unit: str, now: int) -> set[str]:
+        """The item keys of this unit that a poll leaves out: in flight, held back at ``now`` (ms), or parked."""
+        return self.in_flight_keys(unit) | held_keys(self.store, unit, now)
 
     def in_flight_keys(self, unit: str) -> set[str]:
         """The item keys of everything of this unit that is not finished."""
@@ -121,6 +150,8 @@ class Ledger:
         commands: Sequence[Any] = (),
         queues: Sequence[str] = (),
         destinations: str = "",
+        *,
+        has_failed: bool = False,
     ) -> str:
         """Commit a batch; its records are in ``items``, or staged if they are more than one chunk.
 
@@ -128,12 +159,13 @@ class Ledger:
             commands: broker commands of all messages, or none.
             queues: the keys that they name.
             destinations: where the messages go, as the batch keeps it.
+            has_failed: a key of the batch has failed before.
 
         Returns:
             ``committed``, ``already``, ``refused`` (claim lost), ``full`` (no room) or ``missing`` (records expired).
         """
         names, contract, poll_id = self.store.keys, unit.contract, closing.poll_id
-        small = len(items) <= CHUNK
+        small, retries = len(items) <= CHUNK, contract.options.failed_keys
         records = [encode(item, contract.name) for item in items] if small else []
         pairs = _pairs(poll_id, items, 0) if small else []
         reply = script("commit")(
@@ -147,6 +179,7 @@ class Ledger:
             chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else chunk_count(len(items)),
             pairs_here=len(pairs) // 2, pushed=len(items) if commands else 0,
             on_done=int(contract.options.on_batch_done is not None), destinations=destinations,
+            retries="" if retries is None else retries.curve, has_failed=int(has_failed),
             rest=[*records, *pairs, *commands],
         )  # fmt: skip
         return _text(reply)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.operations.units import Unit
 from celery_perpetual.polling.outcome import PollOutcome, outcomes
+from celery_perpetual.store.commands.failed_keys import held_of_units
 from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.store.commands.leases import parked_tasks
-from celery_perpetual.times import format_time
+from celery_perpetual.times import format_time, to_datetime
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -55,7 +56,7 @@ def explain(store: Store, contract: TaskContract, unit: Unit) -> Explanation:
     polls = outcomes(store, unit.name, 10)
     reasons = [
         *_about_leader(store), *_about_state(unit), *_about_room(contract, unit), *_about_parked(store, contract),
-        *_about_polls(unit, polls),
+        *_about_held_keys(store, unit), *_about_polls(unit, polls),
     ]  # fmt: skip
     if not reasons:
         when = "at its next slot" if unit.next_poll_at is None else f"at {format_time(unit.next_poll_at)}"
@@ -123,6 +124,23 @@ def _about_parked(store: Store, contract: TaskContract) -> list[Reason]:
     ]
 
 
+def _about_held_keys(store: Store, unit: Unit) -> list[Reason]:
+    """Item keys that polls leave out because they have failed."""
+    (held,) = held_of_units(store, [unit.name], store.now())
+    last = "" if held.last is None else f"; the last ended as {held.last.status}: {held.last.error or 'no error'}"
+    command, reasons = f"celery -A proj perpetual allow {unit.task} KEY", []
+    if held.next_free_at is not None:
+        when = format_time(to_datetime(held.next_free_at))
+        meaning = f"polls leave them out until their back-off is over, the first one until {when}"
+        reasons.append(
+            Reason(evidence=f"{held.held_back} item keys are held back{last}", meaning=meaning, help=command)
+        )
+    if held.parked:
+        meaning = "polls leave them out until an operator allows them"
+        reasons.append(Reason(evidence=f"{held.parked} item keys are parked{last}", meaning=meaning, help=command))
+    return reasons
+
+
 def _about_polls(unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
     if not polls:
         return [Reason(evidence="no poll has ended yet", meaning="it waits for its first slot")]
@@ -134,13 +152,21 @@ def _about_polls(unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
                 help="put a version of the row into the key if its changes may be worked on side by side",
             )
         ]
+    if polls[0].gate == "items_held_back":
+        return [
+            Reason(
+                evidence=f"{polls[0].value:g} items of the last batch are held back, and its cursor would pass them",
+                meaning="the batch is read again, and enqueued as a whole once their keys are free",
+                help="put a version of the row into the key if its changes may be worked on side by side",
+            )
+        ]
     newest = polls[:MANY_DUPLICATES]
     if len(newest) == MANY_DUPLICATES and all(poll.duplicates and not poll.count for poll in newest):
         return [
             Reason(
                 evidence=f"the last {MANY_DUPLICATES} polls found only duplicates ({unit.in_flight} in flight)",
                 meaning="next_batch returns work that is in flight and may hide the rows behind it",
-                help="leave poll.in_flight_keys() out of the query",
+                help="leave poll.keys() out of the query",
             )
         ]
     last = polls[0]
@@ -152,7 +178,7 @@ def _about_polls(unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
                 evidence=f"the last poll was skipped: {last.reason or detail}{times}", meaning="nothing was enqueued"
             )
         ]
-    if last.status == "empty":
+    if last.status == "empty" and not last.duplicates and not last.held_back:
         times = f" {last.repeated} times in a row" if last.repeated > 1 else ""
         return [Reason(evidence=f"next_batch found nothing{times}", meaning="there is no work to enqueue")]
     return []

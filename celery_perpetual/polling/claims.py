@@ -55,6 +55,8 @@ class Claim:
     """Set when the time limit has passed: what the poll still brings is not wanted."""
     schedule_error: Exception | None = None
     """Why its schedule cannot say when the unit is due next: the poll fails without being evaluated."""
+    rows: int = 0
+    """How many rows are worth reading, as the poll was told."""
     committed: bool = False
     """Set when the batch is in the ledger: only its publishing is left."""
 

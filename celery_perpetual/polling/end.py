@@ -110,10 +110,16 @@ def without_items(claim: Claim, result: ReadBatch | Skip | Defer | Pause) -> Pol
     return _paused(claim, result)
 
 
-def gate_closed(claim: Claim, closed: Closed, duplicates: int = 0) -> PollEnd:
+def gate_closed(claim: Claim, closed: Closed, *, duplicates: int = 0, held_back: int = 0) -> PollEnd:
     """A gate keeps the poll, or its batch, out."""
     outcome = outcome_of(
-        claim, status.SKIPPED, gate=closed.gate, value=closed.value, limit=closed.limit, duplicates=duplicates
+        claim,
+        status.SKIPPED,
+        gate=closed.gate,
+        value=closed.value,
+        limit=closed.limit,
+        duplicates=duplicates,
+        held_back=held_back,
     )
     return to_store(claim, outcome, "keep")
 

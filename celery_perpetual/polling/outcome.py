@@ -40,6 +40,8 @@ class PollOutcome:
     """Items enqueued."""
     duplicates: int = 0
     """Items left out because their key was in flight, or twice in the batch."""
+    held_back: int = 0
+    """Items left out because their key has failed: until its back-off is over, or parked."""
     left_out: int = 0
     """Items that did not fit; they are offered again by the next poll."""
     gate: str | None = None

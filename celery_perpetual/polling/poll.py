@@ -30,7 +30,9 @@ class Poll:
     cursor: Any = None
     """The JSON value that the last batch left, or None."""
     limit: int = MOST
-    """The number of rows worth reading: the smaller of ``limit`` and ``max_in_flight``."""
+    """The number of rows worth reading: the smaller of the option ``limit`` and ``room``, and as many as will be left
+    out because their key is in flight, held back or parked (at most 10 000). So a query that stops there does not hide
+    the rows behind. With a cursor nothing is left out, and nothing is added."""
     room: int = MOST
     """How many new items fit under ``max_in_flight``."""
     attempt: int = 0
@@ -40,8 +42,5 @@ class Poll:
     last_polled_at: datetime | None = None
     """When the unit's last poll ended."""
     keys: Callable[[], set[str]] = field(default=set, repr=False)
-    """The item keys of this unit that are in flight, for a query that leaves them out. Read when called."""
-
-    def in_flight_keys(self) -> set[str]:
-        """Item keys of this unit that are not finished, for a query that leaves them out. Read when called."""
-        return self.keys()
+    """The item keys of this unit that are left out anyway (in flight, held back or parked), for a query that excludes
+    them: ``poll.keys()``. Read when called."""

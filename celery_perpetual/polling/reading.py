@@ -37,6 +37,9 @@ class ReadBatch:
     """New items, in order; they fit, unless a gate is closed."""
     read: int = 0
     duplicates: int = 0
+    held_back: int = 0
+    has_failed: bool = False
+    """A key of the new items has failed before."""
     left_out: int = 0
     cursor: str = ""
     """JSON, or "" where the cursor stays."""
@@ -49,8 +52,8 @@ class ReadBatch:
     def facts(self) -> dict[str, Any]:
         """What the poll's outcome says of it."""
         return {
-            "cursor": self.cursor, "duplicates": self.duplicates, "left_out": self.left_out,
-            "watermark": self.watermark,
+            "cursor": self.cursor, "duplicates": self.duplicates, "held_back": self.held_back,
+            "left_out": self.left_out, "watermark": self.watermark,
         }  # fmt: skip
 
 
@@ -90,8 +93,8 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
     whole = batch.cursor is not UNSET
     found = ReadBatch(cursor=_cursor(contract.name, batch.cursor) if whole else "", more=batch.more)
     found.watermark = _watermark(contract.name, batch.watermark)
-    room = contract.max_in_flight - claim.in_flight
-    most = contract.options.limit if whole else min(room, contract.options.limit)
+    room, longest = contract.max_in_flight - claim.in_flight, max(contract.options.limit, claim.rows)
+    most = longest if whole else min(room, contract.options.limit)
     reader, seen, in_flight = ItemReader(app, contract), set[str](), 0
     while len(found.items) < most:
         part = list(islice(entries, CHUNK))
@@ -101,45 +104,80 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
             break
         items = [reader.read(found.read + at, entry) for at, entry in enumerate(part)]
         found.read += len(part)
-        if whole and found.read > contract.options.limit:
+        if whole and found.read > longest:
             break
-        fresh, held = _fresh(ledger, claim, items, seen)
-        in_flight += held
-        found.duplicates += len(items) - len(fresh)
-        found.items += fresh
-    if whole and (found.read > contract.options.limit or next(entries, None) is not None):
+        part_of = _sorted(ledger, claim, items, seen)
+        in_flight += part_of.in_flight
+        found.duplicates += part_of.duplicates
+        found.held_back += part_of.held_back
+        found.has_failed |= part_of.has_failed
+        found.items += part_of.fresh
+    if whole and (found.read > longest or next(entries, None) is not None):
         raise BatchTooLarge(
-            f"{contract.name}.next_batch returned a Batch with a cursor and more than {contract.options.limit} "
+            f"{contract.name}.next_batch returned a Batch with a cursor and more than {longest} "
             "items; read at most poll.limit rows, or raise the perpetual option limit"
         )
     if not whole:
         found.left_out = max(0, len(found.items) - most) + _rest(batch.items, found.read)
         del found.items[most:]
-    if whole and len(found.items) > room:
-        found.closed = full(claim, claim.in_flight + len(found.items))
-    elif whole and in_flight and not contract.options.dedup_window and found.cursor != json.dumps(claim.cursor):
-        # The cursor would pass them, and what has changed of them since their tasks began would never be worked on.
-        found.closed = Closed(gate="items_in_flight", value=in_flight, limit=0)
+    if whole:
+        found.closed = _gate_of_whole(claim, found, in_flight)
     return found
 
 
-def _fresh(ledger: Ledger, claim: Claim, items: list[CheckedItem], seen: set[str]) -> tuple[list[CheckedItem], int]:
-    """Items whose key is neither taken nor earlier in this batch, where the first one wins; and how many are taken."""
-    contract = claim.contract
+def _gate_of_whole(claim: Claim, found: ReadBatch, in_flight: int) -> Closed | None:
+    """What keeps a batch with a cursor out."""
+    options, needed = claim.contract.options, claim.in_flight + len(found.items)
+    if needed > claim.contract.max_in_flight:
+        return full(claim, needed)
+    if found.cursor == json.dumps(claim.cursor):
+        return None
+    # The cursor would pass what is left out, and what has changed of it since its task began would never be worked on.
+    if found.held_back:
+        return Closed(gate="items_held_back", value=found.held_back, limit=0)
+    if in_flight and not options.dedup_window:
+        return Closed(gate="items_in_flight", value=in_flight, limit=0)
+    return None
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """The entries of one part of a batch."""
+
+    fresh: list[CheckedItem] = field(default_factory=list)
+    duplicates: int = 0
+    """Their key is in flight, or earlier in this batch, where the first one wins."""
+    in_flight: int = 0
+    """Those of the duplicates whose key is in flight."""
+    held_back: int = 0
+    has_failed: bool = False
+    """A key of the fresh ones has failed before."""
+
+
+def _sorted(ledger: Ledger, claim: Claim, items: list[CheckedItem], seen: set[str]) -> _Sorted:
+    options = claim.contract.options
     keys = list({item.key for item in items if item.key is not None} - seen)
-    since = min(claim.now, claim.store_time - ms(contract.options.dedup_window))
-    taken = ledger.taken(claim.unit.name, keys, claim.poll_id, since=since) if keys else ()
-    fresh, held = [], 0
+    since = min(claim.now, claim.store_time - ms(options.dedup_window))
+    backs_off = options.failed_keys is not None
+    # Without any key nothing is asked.
+    taken = ledger.taken(claim.unit.name, keys, claim.poll_id, since=since, backs_off=backs_off)
+    found = _Sorted()
     for item in items:
         if item.key is None:
-            fresh.append(item)
-        elif item.key not in seen:
+            found.fresh.append(item)
+        elif item.key in seen:
+            found.duplicates += 1
+        else:
             seen.add(item.key)
-            if item.key in taken:
-                held += 1
+            if item.key in taken.held_back:
+                found.held_back += 1
+            elif item.key in taken.in_flight:
+                found.duplicates += 1
+                found.in_flight += 1
             else:
-                fresh.append(item)
-    return fresh, held
+                found.fresh.append(item)
+                found.has_failed |= item.key in taken.failed
+    return found
 
 
 def _rest(items: Iterable[Any], read: int) -> int:

@@ -35,6 +35,7 @@ from celery_perpetual.polling.poll import Poll
 from celery_perpetual.polling.reading import Abandoned, ReadBatch, read
 from celery_perpetual.publishing.publisher import Publisher, publish_or_leave
 from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.commands.failed_keys import left_out_count
 from celery_perpetual.store.connection import Store
 from celery_perpetual.tasks.items import Defer, Pause, Skip
 from celery_perpetual.telemetry import emit
@@ -42,6 +43,9 @@ from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
     from celery import Celery
+
+#: Most rows that a poll is told to read beyond those that it may enqueue.
+MOST_LEFT_OUT = 10_000
 
 
 class Runner:
@@ -84,7 +88,7 @@ class Runner:
             return failed(claim, error)
         reach("poll.read")
         if isinstance(result, ReadBatch) and result.closed is not None:
-            return gate_closed(claim, result.closed, duplicates=result.duplicates)
+            return gate_closed(claim, result.closed, duplicates=result.duplicates, held_back=result.held_back)
         if isinstance(result, ReadBatch) and result.items:
             return self._commit(claim, result)
         return without_items(claim, result)
@@ -92,6 +96,7 @@ class Runner:
     def evaluate(self, claim: Claim) -> ReadBatch | Skip | Defer | Pause:
         """Call ``next_batch`` and reduce its result to what is new. Runs user code; writes nothing."""
         contract, loop = claim.contract, Loop(claim.contract.poll_timeout)
+        claim.rows = self._rows_worth_reading(claim)
         _close_old_connections()
         try:
             result = contract.next_batch(self._poll_of(claim)) if contract.takes_poll else contract.next_batch()
@@ -105,6 +110,19 @@ class Runner:
         Claims(self.store).sent_to_worker(claim)
         return PollEnd(claim, None)
 
+    def _rows_worth_reading(self, claim: Claim) -> int:
+        """The number of rows that a poll need read at most to find all the new ones that it may enqueue.
+
+        It counts in the rows that will be left out. With a cursor there are none: its batch is enqueued as a whole.
+        """
+        contract = claim.contract
+        if not contract.takes_poll:
+            return contract.options.limit
+        new = max(0, min(contract.options.limit, contract.max_in_flight - claim.in_flight))
+        if claim.cursor is not None:
+            return new
+        return new + min(left_out_count(self.store, claim.unit.name, claim.store_time), MOST_LEFT_OUT)
+
     def _poll_of(self, claim: Claim) -> Poll:
         contract = claim.contract
         return Poll(
@@ -114,12 +132,12 @@ class Runner:
             slot=to_datetime(claim.slot),
             trigger=claim.trigger,
             cursor=claim.cursor,
-            limit=contract.limit,
+            limit=claim.rows,
             room=contract.max_in_flight - claim.in_flight,
             attempt=claim.attempt,
             late_by=max(0, claim.store_time - claim.slot) / 1000,
             last_polled_at=None if claim.polled is None else to_datetime(claim.polled),
-            keys=lambda: self.ledger.in_flight_keys(claim.unit.name),
+            keys=lambda: self.ledger.left_out_keys(claim.unit.name, claim.store_time),
         )
 
     def _commit(self, claim: Claim, found: ReadBatch) -> PollEnd:
@@ -137,7 +155,9 @@ class Runner:
         reach("poll.committing")
         closing, commands = _closing(claim, found, outcome), messages.commands.packed()
         destinations = messages.destinations.to_json()
-        verdict = self.ledger.commit(claim.unit, closing, items, *commands, destinations=destinations)
+        verdict = self.ledger.commit(
+            claim.unit, closing, items, *commands, destinations=destinations, has_failed=found.has_failed
+        )
         reach("poll.committed")
         if verdict == "full":
             return gate_closed(claim, full(claim, in_flight))
@@ -158,7 +178,8 @@ def _closing(claim: Claim, found: ReadBatch, outcome: PollOutcome) -> Closing:
     """What the commit writes beside the ledger. Where there may be more to read, the unit is polled again at once."""
     contract = claim.contract
     is_full = claim.in_flight + len(found.items) >= contract.max_in_flight
-    drains = not claim.by_hand and not is_full and (found.more or found.read >= contract.limit)
+    may_be_more = found.more or found.read >= claim.rows or len(found.items) >= contract.options.limit
+    drains = not claim.by_hand and not is_full and may_be_more
     return Closing(
         poll_id=claim.poll_id,
         outcome=outcome.to_json(),

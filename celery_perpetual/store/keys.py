@@ -19,6 +19,8 @@ key                    type    holds                                            
 {P}:polls:{unit}       list    outcomes, newest first                                 length, TTL
 {P}:keys:{unit}        hash    item key -> task id in flight                          end of the task
 {P}:recent:{unit}      zset    item key -> when its task ended                        TTL: longest poll, or window
+{P}:failed:{unit}      zset    item key -> until when it is held back, inf = parked   success, ``allow``, trimming
+{P}:failures:{unit}    hash    item key -> ``count|at|status|error`` of its failures  success, ``allow``, trimming
 {P}:p:{poll}           hash    one committed batch: unit, n, counters, destinations   TTL after its last item
 {P}:i:{poll}:{chunk}   list    at most 500 records of items                           end of its last item; TTL
 {P}:d:{poll}:{chunk}   string  bitmap of the items that have ended                    with the chunk
@@ -132,6 +134,12 @@ class Keys:
 
     def recent(self, unit: str) -> str:
         return f"{self.prefix}:recent:{unit}"
+
+    def failed(self, unit: str) -> str:
+        return f"{self.prefix}:failed:{unit}"
+
+    def failures(self, unit: str) -> str:
+        return f"{self.prefix}:failures:{unit}"
 
     def poll(self, poll_id: str) -> str:
         return f"{self.poll_prefix}{poll_id}"

@@ -52,11 +52,6 @@ class TaskContract:
     def name(self) -> str:
         return str(self.task.name)
 
-    @property
-    def limit(self) -> int:
-        """The number of rows worth reading in one poll."""
-        return min(self.options.limit, self.max_in_flight)
-
 
 def missing_half(task: Task[Any, Any]) -> str | None:
     """``poll_every`` or ``next_batch`` where a task has only the other one; None where it has both or neither."""

@@ -11,6 +11,9 @@ from celery import Signature
 from celery_perpetual.errors import ContractError
 from celery_perpetual.hints import nearest
 from celery_perpetual.settings import seconds, whole
+from celery_perpetual.tasks.retries import Retries
+
+DEFAULT_RETRIES = Retries()
 
 #: Options that are reserved for features which do not exist yet.
 NOT_YET = frozenset(
@@ -40,6 +43,8 @@ class PerpetualOptions:
     """Most items of one poll."""
     dedup_window: float
     """Seconds for which an item key stays taken after its task has ended."""
+    failed_keys: Retries | None
+    """How an item key is held back whose task ended other than by success; None: not at all."""
     max_recoveries: int
     """How often a task may be lost with its worker; then it is parked."""
     history: int
@@ -60,6 +65,7 @@ class PerpetualOptions:
         jitter: float | timedelta = 0.0,
         limit: int = 10_000,
         dedup_window: float | timedelta = 0.0,
+        failed_keys: Retries | None = DEFAULT_RETRIES,
         max_recoveries: int = 3,
         history: int = 200,
         enabled: bool = True,
@@ -80,6 +86,7 @@ class PerpetualOptions:
             "jitter": seconds("perpetual option jitter", jitter, error=ContractError),
             "limit": whole("perpetual option limit", limit, error=ContractError),
             "dedup_window": seconds("perpetual option dedup_window", dedup_window, error=ContractError),
+            "failed_keys": _retries("failed_keys", failed_keys),
             "max_recoveries": whole("perpetual option max_recoveries", max_recoveries, least=0, error=ContractError),
             "history": whole("perpetual option history", history, error=ContractError),
             "enabled": _truth("enabled", enabled),
@@ -101,6 +108,12 @@ def _choice(name: str, seen: Any, choices: tuple[str, ...]) -> str:
     if seen not in choices:
         raise ContractError(f"perpetual option {name} must be one of {', '.join(choices)}, got {seen!r}")
     return str(seen)
+
+
+def _retries(name: str, seen: Any) -> Retries | None:
+    if seen is not None and not isinstance(seen, Retries):
+        raise ContractError(f"perpetual option {name} must be Retries(...) or None, got {seen!r}")
+    return seen
 
 
 def _signature(name: str, seen: Any) -> Any:

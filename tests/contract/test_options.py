@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     "poll_in", "jitter", "limit", "dedup_window", "history", "enabled", "completions", "on_batch_done", "store_args",
-    "max_recoveries",
+    "max_recoveries", "failed_keys",
 )  # fmt: skip
 
 
@@ -106,6 +106,20 @@ def test_option_dedup_window(shop: Callable[..., Perpetual], window: float, coun
     second = perpetual.poll("deliver")
 
     assert (first.count, second.count, second.duplicates) == (1, count, 1 - count)
+
+
+def test_option_failed_keys(shop: Callable[..., Perpetual]) -> None:
+    """A key that has failed is left out until its back-off is over; with None it is due again at once."""
+    perpetual = shop(lambda: [Item((1,), key="a")])
+    (task_id,) = perpetual.poll("deliver").task_ids
+    finish(perpetual, task_id, "failure")
+    second = perpetual.poll("deliver")
+    assert (second.status, second.count, second.duplicates, second.held_back) == ("empty", 0, 0, 1)
+
+    perpetual = shop(lambda: [Item((1,), key="b")], perpetual_options=PerpetualOptions(failed_keys=None))
+    (task_id,) = perpetual.poll("deliver").task_ids
+    finish(perpetual, task_id, "failure")
+    wait_until(lambda: perpetual.poll("deliver").count == 1, "the key is offered again")
 
 
 def test_option_history(shop: Callable[..., Perpetual]) -> None:

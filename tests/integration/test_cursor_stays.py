@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_perpetual import Batch, Item, PerpetualOptions
+from celery_perpetual import Batch, Item, PerpetualOptions, Retries
+from tests.support import wait_until
+from tests.support.contract import finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +33,7 @@ class Feed:
         return self.one.perpetual.poll(self.task)
 
     def end(self, task_id: str) -> None:
-        self.one.perpetual.cancel(task_id)
+        finish(self.one.perpetual, task_id)
 
 
 @pytest.fixture
@@ -105,3 +107,23 @@ def test_with_a_window_repeats_are_dropped_by_intention(one: WatchedApp) -> None
     then = feed.poll()
 
     assert (then.status, then.count, then.duplicates, then.cursor) == ("enqueued", 1, 1, 3)
+
+
+@pytest.mark.parametrize("window", [0, 60])
+def test_the_second_change_of_a_row_that_has_failed_is_worked_on(one: WatchedApp, window: float) -> None:
+    """The batch waits until the row's back-off is over; a window drops repeats, but not work that has failed."""
+    feed = Feed(
+        one, perpetual_options=PerpetualOptions(failed_keys=Retries(backoff=0.5, jitter=False), dedup_window=window)
+    )
+    feed.changes = [(1, 10)]
+    finish(one.perpetual, feed.poll().task_ids[0], "failure")
+    feed.changes += [(2, 10), (3, 30)]
+
+    held = feed.poll()
+
+    assert (held.status, held.gate, held.value, held.held_back) == ("skipped", "items_held_back", 1, 1)
+    assert one.perpetual.cursor(feed.task) == 1
+
+    if not window:
+        wait_until(lambda: feed.poll().status == "enqueued", "the back-off is over")
+        assert one.perpetual.cursor(feed.task) == 3

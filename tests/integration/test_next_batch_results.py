@@ -193,7 +193,7 @@ def test_what_next_batch_is_told(polls: ScriptedPolls, store_redis: redis.Redis)
         "[Item((1,), key='one'), Item((2,), key=2)] if ledger.record(poll.poll_id, "
         "__import__('json').dumps([poll.task, poll.tenant, poll.slot.isoformat(), str(poll.slot.tzinfo), poll.trigger, "
         "poll.cursor, poll.limit, poll.room, poll.attempt, poll.late_by, "
-        "poll.last_polled_at and poll.last_polled_at.isoformat(), sorted(poll.in_flight_keys())])) is None else None"
+        "poll.last_polled_at and poll.last_polled_at.isoformat(), sorted(poll.keys())])) is None else None"
     )
     first = polls.poll(tell)
     failed = polls.poll("fail(OSError())")

@@ -31,6 +31,8 @@ PERMANENT = {
     "due": "one entry per unit",
     "u:{unit}": "one key per unit",
     "cursors": "one entry per unit",
+    "failed:{unit}": "one entry per key that has failed and not succeeded since; trimmed a week after its hold",
+    "failures:{unit}": "the same",
     "base": "one entry per entry of the base scheduler",
     "counters": "one key",
     "token": "one key",
@@ -172,6 +174,7 @@ def test_the_table_of_keys_is_complete() -> None:
     }
     methods = {
         names.unit("{unit}"), names.polls("{unit}"), names.item_keys("{unit}"), names.recent("{unit}"),
+        names.failed("{unit}"), names.failures("{unit}"),
         names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
         names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"), names.suspect("{id}"),
         names.held("{worker}"), names.worker("{worker}"), names.tags("{worker}"), f"{names.tombs_prefix}{{day}}",

@@ -122,7 +122,7 @@ def reads(poll):
 
 @perpetual_task("fills", 3600, perpetual_options=PerpetualOptions(limit=3))
 def fills(poll):
-    left = [number for number in range(7) if str(number) not in poll.in_flight_keys()]
+    left = [number for number in range(7) if str(number) not in poll.keys()]
     return [Item((number,), key=number) for number in left[:poll.limit]]
 
 @perpetual_task("repeats", 3600)

@@ -26,9 +26,9 @@ def without_test(table: str, names: Iterable[str], module: Mapping[str, Any]) ->
 def nothing(*args: Any, **kwargs: Any) -> None: ...
 
 
-def finish(perpetual: Perpetual, task_id: str) -> None:
+def finish(perpetual: Perpetual, task_id: str, status: str = "success", error: Exception | None = None) -> None:
     """Tell the store that a task has ended, as a worker does."""
-    perpetual.announcer.announce(TaskEnd(task_id=task_id, task="deliver", status="success"))
+    perpetual.announcer.announce(TaskEnd(task_id=task_id, task="deliver", status=status, exception=error))
 
 
 def queued_tasks(client: redis.Redis) -> list[str]:

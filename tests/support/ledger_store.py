@@ -125,7 +125,7 @@ class LedgerStore(RuleBasedStateMachine):
         model = self.model
         assert self.ledger.in_flight_keys(UNIT) == model.held.keys()
         some = ["a", "b", "c", "d", "", "7", "東京:%", "x y\nz", "1-0"]
-        taken = self.ledger.taken(UNIT, some, new_poll_id(1), since=0)
+        taken = self.ledger.taken(UNIT, some, new_poll_id(1), since=0).in_flight
         assert taken == (model.held.keys() | model.recent) & set(some)
 
     @invariant()
@@ -161,7 +161,7 @@ class LedgerStore(RuleBasedStateMachine):
 
     def fresh(self, keys: list[str]) -> list[str]:
         """What of these keys a poll would find free."""
-        taken = self.ledger.taken(UNIT, keys, new_poll_id(1), since=0)
+        taken = self.ledger.taken(UNIT, keys, new_poll_id(1), since=0).in_flight
         assert taken == (self.model.held.keys() | self.model.recent) & set(keys)
         return [key for key in keys if key not in taken]
 

@@ -108,6 +108,10 @@ MARKED = ("P:marks",)
 MARK_IS_GONE = {"mark": FAR, "epoch_known": "epoch of a", "epoch_new": "another"}
 
 
+def failed_keys(w: World) -> Mapping[str, str]:
+    return {**item_keys(w), w.keys.failed(UNIT): "zset", w.keys.failures(UNIT): "hash"}
+
+
 def item_keys(w: World) -> Mapping[str, str]:
     return {w.keys.unit(UNIT): "hash", w.keys.item_keys(UNIT): "hash", w.keys.recent(UNIT): "zset"}
 
@@ -222,6 +226,20 @@ CASES = [
          touches=item_keys),
     Case("end_item", "unknown batch", lambda w: w.claimed(), lambda w: {**w.end_item(1), "head": ""}, answers(UNKNOWN),
          writes=False),
+    Case("end_item", "failed, and its key is held back", lambda w: w.committed(retries="0|60000|2.0|3600000|1"),
+         lambda w: w.end_item(1, "failure"), answers(FIRST), touches=failed_keys, moving=("P:failed:" + UNIT,)),
+    Case("end_item", "failed for the last time", World.failed_and_came_again,
+         lambda w: w.end_item(1, "failure", NEXT_POLL), answers(FIRST), touches=failed_keys),
+    Case("end_item", "succeeded after a failure", World.failed_and_came_again, lambda w: w.end_item(1, poll=NEXT_POLL),
+         answers(FIRST), touches=failed_keys),
+    Case("end_item", "held by an operator", World.committed,
+         lambda w: w.end_item(1, "revoked", nonce="*", hold="until_allowed"), answers(FIRST), touches=failed_keys),
+    Case("end_item", "left to the next poll by an operator", lambda w: w.committed(retries="0|60000|2.0|3600000|1"),
+         lambda w: w.end_item(1, "revoked", nonce="*", hold="none"), answers(FIRST), touches=item_keys),
+    Case("allow", "held back", World.has_failed, World.allow, answers(1), then(0)),
+    Case("allow", "its back-off is over", lambda w: w.has_failed("0|0|2.0|3600000|0"), World.allow, answers(0),
+         writes=False),
+    Case("allow", "never failed", World.committed, World.allow, answers(0), writes=False),
     Case("push_once", "waiting", lambda w: w.redis.zadd(w.keys.batches, {POLL: 1}), World.push_once, answers(1), then(0)),
     Case("push_once", "sent by somebody", World.led, World.push_once, answers(0), writes=False),
     Case("unstage", "some keys", lambda w: w.abandoned(2), lambda w: w.unstage("0-0", "0-1"), answers(1)),
@@ -231,11 +249,17 @@ CASES = [
          lambda w: w.unstage("0-0"), answers(1), writes=False),
     Case("unstage", "still open", lambda w: w.staged(1), lambda w: w.unstage("0-0"), answers(0), writes=False),
     Case("taken", "in flight", World.committed, lambda w: w.taken("0", "1", "9"),
-         answers([0, item_id(POLL, 0).encode(), 0, 1, item_id(POLL, 1).encode(), 0]), writes=False),
+         answers([0, item_id(POLL, 0).encode(), 0, 0, 1, item_id(POLL, 1).encode(), 0, 0]), writes=False),
     Case("taken", "ended of late, and in flight", lambda w: w.finished(1), lambda w: w.taken("9", "1", "2"),
-         answers([1, b"", 1, 2, item_id(POLL, 2).encode(), 0]), writes=False),
+         answers([1, b"", 1, 0, 2, item_id(POLL, 2).encode(), 0, 0]), writes=False),
     Case("taken", "ended before that", lambda w: w.finished(1), lambda w: w.taken("1", since=9_999_999_999_999),
          answers([]), writes=False),
+    Case("taken", "held back", World.has_failed, lambda w: w.taken("1", since=9_999_999_999_999),
+         answers([0, b"", 0, 2]), writes=False),
+    Case("taken", "held back, and the option is off", World.has_failed,
+         lambda w: w.taken("1", since=9_999_999_999_999, backs_off=False), answers([0, b"", 0, 1]), writes=False),
+    Case("taken", "parked", lambda w: w.has_failed("1|60000|2.0|3600000|0"),
+         lambda w: w.taken("1", since=9_999_999_999_999, backs_off=False), answers([0, b"", 0, 2]), writes=False),
     # ---- polls in workers
     Case("poll_sent", "on its way", lambda w: w.claimed(), World.poll_sent, answers(1), moving_claim=True),
     Case("poll_sent", "claim lost", lambda w: w.claimed(NEXT_POLL), World.poll_sent, answers(0), writes=False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from celery_perpetual.completions.end import BACK_OFF
 from celery_perpetual.ledger.ids import base, item_id, item_slots, new_poll_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
@@ -42,7 +43,9 @@ def end_slots(keys: Keys, task_id: str, status: str, head: str) -> Slots:
     }  # fmt: skip
     where = item_slots(keys, task_id)
     if poll := str(where["poll"]):
-        slots |= {**where, "batch": keys.poll(poll), "batch_channel": keys.channel(poll), "status": status}
+        slots |= {
+            **where, "batch": keys.poll(poll), "batch_channel": keys.channel(poll), "status": status, "hold": BACK_OFF,
+        }  # fmt: skip
     return slots
 
 
@@ -104,7 +107,7 @@ class World:
 
     def commit(
         self, poll: str = POLL, *, items: int = 3, chunks: int = 0, pushed: bool = True, most: int = 100,
-        delay: str = "", cursor: str = '{"after": 7}',
+        delay: str = "", cursor: str = '{"after": 7}', retries: str = "", has_failed: bool = False,
     ) -> Slots:  # fmt: skip
         k = self.keys
         works = [] if chunks else [work(n) for n in range(items)]
@@ -117,6 +120,7 @@ class World:
             "poll": poll, "unit": UNIT, "outcome": OUTCOME, "history": 200, "ttl": DAY, "slot": 1000,
             "following": DAY, "delay": delay, "trigger": "drain" if delay else "", "cursor": cursor,
             "task": "deliver", "items": items, "most": most, "window": MINUTE, "chunk_key": k.chunk_prefix(poll),
+            "retries": retries, "has_failed": int(has_failed),
             "chunks": chunks, "pairs_here": len(works), "pushed": len(messages),
             "rest": [*(encode(each, "deliver") for each in works), *pairs(works, poll, 0), *commands],
         }  # fmt: skip
@@ -148,17 +152,21 @@ class World:
 
     def end_item(
         self, index: int, status: str = "success", poll: str = POLL, *, nonce: str = "", started: bool = False,
-        tag: str = "",
+        tag: str = "", hold: str = BACK_OFF,
     ) -> Slots:  # fmt: skip
         task_id = item_id(poll, index)
         head = json.dumps({"task_id": task_id, "status": status, "final": True})[:-1]
         return {
-            **end_slots(self.keys, task_id, status, head), "nonce": nonce, "started": int(started), "tag": tag
+            **end_slots(self.keys, task_id, status, head), "nonce": nonce, "started": int(started), "tag": tag,
+            "hold": hold,
         }  # fmt: skip
 
-    def taken(self, *keys: str, since: int = 0) -> Slots:
+    def taken(self, *keys: str, since: int = 0, backs_off: bool = True) -> Slots:
         k = self.keys
-        return {"item_keys": k.item_keys(UNIT), "recent": k.recent(UNIT), "since": since, "asked": keys}
+        return {
+            "item_keys": k.item_keys(UNIT), "recent": k.recent(UNIT), "failed": k.failed(UNIT), "since": since,
+            "backs_off": int(backs_off), "asked": keys,
+        }  # fmt: skip
 
     def push_once(self, entry: str = POLL) -> Slots:
         return {
@@ -198,7 +206,14 @@ class World:
         return {}
 
     def drop_unit(self, unit: str = UNIT) -> Slots:
-        return {"unit_hash": self.keys.unit(unit), "polls": self.keys.polls(unit), "unit": unit, "age": DAY}
+        k = self.keys
+        return {
+            "unit_hash": k.unit(unit), "polls": k.polls(unit), "failed": k.failed(unit), "failures": k.failures(unit),
+            "unit": unit, "age": DAY,
+        }  # fmt: skip
+
+    def allow(self, key: str = "1") -> Slots:
+        return {"failed": self.keys.failed(UNIT), "failures": self.keys.failures(UNIT), "item_key": key}
 
     # States.
 
@@ -237,6 +252,20 @@ class World:
         self.committed()
         for index in indexes:
             assert self.run("end_item", self.end_item(index))[0] == b"first"
+
+    def has_failed(self, retries: str = "0|60000|2.0|3600000|0") -> None:
+        """The item with key 1 has failed, and is held back."""
+        self.committed(retries=retries)
+        assert self.run("end_item", self.end_item(1, "failure"))[0] == b"first"
+
+    def failed_and_came_again(self) -> None:
+        """Keys 0 and 1 have failed before, and are in flight again."""
+        self.committed(retries="3|0|2.0|3600000|1")
+        for index in (0, 1):
+            assert self.run("end_item", self.end_item(index, "failure"))[0] == b"first"
+        self.claimed(NEXT_POLL, slot=2000)
+        commit = self.commit(NEXT_POLL, items=2, retries="2|0|2.0|3600000|1", has_failed=True)
+        assert self.run("commit", {**commit, "slot": 2000}) == b"committed"
 
     def ended_empty(self) -> None:
         """A poll that found nothing, and the next one is open: its outcome will be folded."""

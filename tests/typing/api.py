@@ -68,7 +68,7 @@ def due_by_poll(poll: Poll) -> list[Any]:
     assert_type(poll.attempt, int)
     assert_type(poll.late_by, float)
     assert_type(poll.last_polled_at, datetime | None)
-    assert_type(poll.in_flight_keys(), set[str])
+    assert_type(poll.keys(), set[str])
     return [(1, "two"), {"order": 1}, Item(task="shop.other", key=False), deliver.s(1), Item(task=deliver)]
 
 

@@ -268,10 +268,8 @@ def test_what_a_task_says_is_read(app: Celery) -> None:
 
     one, other = found(app)["shop.all"], found(app)["shop.plain"]
 
-    assert (one.max_in_flight, one.poll_timeout, one.options.limit, one.limit) == (5, 2.0, 3, 3)
-    assert (other.max_in_flight, other.poll_timeout, other.options, other.limit) == (
-        10_000, 30.0, PerpetualOptions(), 10_000,
-    )  # fmt: skip
+    assert (one.max_in_flight, one.poll_timeout, one.options.limit) == (5, 2.0, 3)
+    assert (other.max_in_flight, other.poll_timeout, other.options) == (10_000, 30.0, PerpetualOptions())
     assert list(discover(app).units()) == ["perpetual:shop.all", "perpetual:shop.plain"]
 
 

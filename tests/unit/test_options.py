@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from celery import signature
 
-from celery_perpetual import ContractError, PerpetualOptions
+from celery_perpetual import ContractError, PerpetualOptions, Retries
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
@@ -19,6 +19,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert (options.limit, options.dedup_window, options.history) == (10_000, 0.0, 200)
     assert (options.enabled, options.completions, options.store_args) == (True, True, True)
     assert (options.poll_in, options.jitter, options.on_batch_done) == ("beat", 0.0, None)
+    assert options.failed_keys == Retries(max_attempts=None, backoff=30, multiplier=2, max_backoff=3600, jitter=True)
 
 
 def test_options_are_kept_as_given() -> None:

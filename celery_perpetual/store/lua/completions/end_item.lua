@@ -27,6 +27,7 @@
 -- ARG   status          text     how it ended
 -- ARG   head            JSON     the record without its last fields and closing brace; '' = do not announce
 -- ARG   nonce           text     of the delivery that ended, '' = it had none, '*' = that of the lease, whichever it is
+-- ARG   hold            text     of its key after an end that is no success: 'back_off', 'until_allowed' or 'none'
 -- ARG   started         flag     1 = it ran under a lease, so without that lease its end is late
 -- ARG   tag             text     of the message to acknowledge, '' = Celery acknowledges it
 -- ARG   result          text     key of Celery's result, '' = Celery stores it by itself
@@ -47,6 +48,7 @@
 -- include types
 -- include acknowledge
 -- include record
+-- include failed_key
 -- include close_item
 local record, lease, state = redis.call('GET', completion), redis.call('HGET', leases, id), redis.call('HGET', states, id)
 local item, is_closed = open_item()

@@ -1,9 +1,10 @@
 -- What the end of an item means for the ledger. Reads the locals batch, chunk, done, batches, id, position, status, prefix,
--- poll, tombstone_ttl, now; needs types.
+-- poll, tombstone_ttl, now; needs types, failed_key.
 
 -- The open item, or nil and whether it is closed. Probes every key that closing writes to.
 local function open_item()
-  local unit, window, on_done, left = unpack(redis.call('HMGET', batch, 'unit', 'window', 'on_done', 'left'))
+  local unit, window, on_done, left, retries, has_failed = unpack(redis.call('HMGET', batch, 'unit', 'window', 'on_done', 'left',
+    'retries', 'has_failed'))
   if not unit then
     return nil, false
   end
@@ -11,11 +12,13 @@ local function open_item()
   if not record or redis.call('GETBIT', done, position) == 1 then
     return nil, true
   end
-  local item = {unit = unit, window = tonumber(window), on_done = on_done, key = key_of(record)}
+  local item = {unit = unit, window = tonumber(window), on_done = on_done, key = key_of(record),
+    retries = retries, has_failed = has_failed}
   probe('HEXISTS', prefix .. ':u:' .. unit, 'inflight')
   if item.key then
     item.holds = redis.call('HGET', prefix .. ':keys:' .. unit, item.key) == id
     probe('ZCARD', prefix .. ':recent:' .. unit)
+    item.plan = plan_for_key(item)
   end
   if tonumber(left) <= 1 then
     probe('ZCARD', prefix .. ':open')
@@ -42,6 +45,11 @@ local function close_item(item)
   if item.holds then
     redis.call('HDEL', prefix .. ':keys:' .. item.unit, item.key)
     remember(item.unit, item.key, item.window)
+    if item.plan == 'hold' then
+      hold_key(item)
+    elseif item.plan == 'forget' then
+      forget_failures(item)
+    end
   end
   if redis.call('BITCOUNT', done) >= redis.call('LLEN', chunk) then
     redis.call('DEL', chunk, done)

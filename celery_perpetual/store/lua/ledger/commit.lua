@@ -33,6 +33,8 @@
 -- ARG   pairs_here     int     item keys that are here
 -- ARG   pushed         int     messages that are here
 -- ARG   on_done        flag    1 = send a message when the whole batch has ended
+-- ARG   retries        text    how a key that fails is held back, see include/failed_key.lua; '' = not at all
+-- ARG   has_failed     flag    1 = a key of the batch has failed before
 -- ARG   destinations   JSON    where the messages that are here go, '' = not known
 -- ARGS  rest           mixed   records, pairs of item key and task id, broker commands
 -- returns 'committed', 'already', 'refused' (claim lost), 'full' (no room) or 'missing' (staged records are gone)
@@ -75,6 +77,12 @@ redis.call('HSET', batch, 'owner', 'unit', 'unit', unit, 'task', task, 'n', item
 redis.call('ZADD', open, now, poll)
 if destinations ~= '' then
   redis.call('HSET', batch, 'to:0', destinations)
+end
+if retries ~= '' then
+  redis.call('HSET', batch, 'retries', retries)
+end
+if has_failed then
+  redis.call('HSET', batch, 'has_failed', 1)
 end
 if on_done then
   redis.call('HSET', batch, 'on_done', 1)

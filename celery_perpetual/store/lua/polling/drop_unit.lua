@@ -4,6 +4,8 @@
 -- KEY   units      zset  unit -> last seen
 -- KEY   due        zset  unit -> next poll
 -- KEY   polls      list  outcomes of the unit
+-- KEY   failed     zset  item key -> until when it is held back
+-- KEY   failures   hash  item key -> what is known of its failures
 -- ARG   unit       text  name of the unit
 -- ARG   age        ms    how long no leader may have known it
 -- returns 1 removed, 2 reduced to its cursor, 0 left alone
@@ -13,7 +15,7 @@ local cursor, in_flight = unpack(redis.call('HMGET', unit_hash, 'cursor', 'infli
 if not seen or seen > now - age or (tonumber(in_flight) or 0) > 0 then
   return 0
 end
-redis.call('DEL', unit_hash, polls)
+redis.call('DEL', unit_hash, polls, failed, failures)
 redis.call('ZREM', due, unit)
 if cursor then
   redis.call('HSET', unit_hash, 'cursor', cursor)

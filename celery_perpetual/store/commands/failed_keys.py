@@ -1,0 +1,80 @@
+"""Item keys whose task ended other than by success: until when they are held back, and what is known of their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+
+class KeyFailures(NamedTuple):
+    """What the store has of one key that has failed."""
+
+    times: int
+    """Ends in a row that were no success."""
+    at: int
+    """When the last one was, ms of the store's time."""
+    status: str
+    """How it ended."""
+    error: str
+    """Type and message of what was raised, "" where nothing was."""
+
+    @classmethod
+    def read(cls, text: bytes) -> KeyFailures:
+        times, at, status, error = text.decode(errors="replace").split("|", 3)
+        return cls(int(times), int(at), status, error)
+
+
+class HeldKeys(NamedTuple):
+    """The item keys of one unit that its polls leave out because they have failed."""
+
+    held_back: int
+    """Those that are free again by themselves."""
+    parked: int
+    """Those that wait for an operator."""
+    next_free_at: int | None
+    """When the first one is free, ms of the store's time; None where none is held back."""
+    last: KeyFailures | None
+    """The latest failure, of the hundred keys that are free first."""
+
+
+def held_keys(store: Store, unit: str, now: int) -> set[str]:
+    """The item keys of a unit that are held back at ``now`` (ms of the store's time), or parked."""
+    with store.errors("failed keys"):
+        found = store.redis.zrangebyscore(store.keys.failed(unit), f"({now}", "+inf")
+    return {key.decode() for key in found}
+
+
+def left_out_count(store: Store, unit: str, now: int) -> int:
+    """How many item keys of a unit are in flight, held back at ``now`` (ms), or parked."""
+    keys = store.keys
+    with store.errors("failed keys"):
+        pipe = store.redis.pipeline(transaction=False)
+        pipe.hlen(keys.item_keys(unit))
+        pipe.zcount(keys.failed(unit), f"({now}", "+inf")
+        return sum(pipe.execute())
+
+
+def held_of_units(store: Store, units: Sequence[str], now: int) -> list[HeldKeys]:
+    """What the polls of units leave out at ``now`` (ms), in their order."""
+    keys = store.keys
+    with store.errors("failed keys"):
+        pipe = store.redis.pipeline(transaction=False)
+        for unit in units:
+            pipe.zcount(keys.failed(unit), f"({now}", "(+inf")
+            pipe.zcount(keys.failed(unit), "+inf", "+inf")
+            pipe.zrangebyscore(keys.failed(unit), f"({now}", "+inf", 0, 100, withscores=True)
+        rows = iter(pipe.execute())
+        return [
+            HeldKeys(held_back, parked, int(first[0][1]) if held_back else None, _latest(store, unit, first))
+            for unit, (held_back, parked, first) in zip(units, zip(rows, rows, rows, strict=True), strict=True)
+        ]
+
+
+def _latest(store: Store, unit: str, first: Sequence[tuple[bytes, float]]) -> KeyFailures | None:
+    if not first:
+        return None
+    texts = store.redis.hmget(store.keys.failures(unit), [key for key, _ in first])
+    return max((KeyFailures.read(text) for text in texts if text), key=lambda each: each.at, default=None)
