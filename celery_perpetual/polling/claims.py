@@ -17,7 +17,6 @@ from celery_perpetual.failures import POLLS
 from celery_perpetual.ledger.ids import new_poll_id, new_poll_ids
 from celery_perpetual.pauses import scopes_of
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS
-from celery_perpetual.store.chunks import grouped
 from celery_perpetual.store.commands.leadership import Mark
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
@@ -122,8 +121,8 @@ class Claims:
 
     def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
         """The store's time, the next due time where nothing is due, and what is."""
-        now, following, *rows = script("due")(self.store, limit=limit, mine=leader)
-        found = [_read_due(unit, facts) for unit, facts in grouped(rows, 2)]
+        now, following, lines = script("due")(self.store, limit=limit, mine=leader)
+        found = [_read_due(line) for line in lines.decode().split("\n")] if lines else []
         return int(now), int(float(following)) if following else None, found
 
     def by_leader(self, leader: str, seen: int, wanted: Sequence[tuple[TaskUnit, Occurrence]]) -> list[Claim | Refusal]:
@@ -161,8 +160,8 @@ class Claims:
         if not reply:
             return None
         now, slot, trigger, cursor, in_flight, attempt, polled = reply
-        facts = b"claimed 0 %b %b %b %b" % (in_flight, attempt, polled or b"-", trigger)
-        claim = _read_claim(_Wanted(unit, int(slot), following, poll_id), int(now), facts, cursor)
+        facts = b"claimed 0 %b %b %b %b %b" % (in_flight, attempt, polled or b"-", trigger, cursor)
+        claim = _read_claim(_Wanted(unit, int(slot), following, poll_id), int(now), facts)
         return claim if isinstance(claim, Claim) else None
 
     def by_hand(self, unit: TaskUnit) -> Claim | Refusal:
@@ -179,10 +178,7 @@ class Claims:
             raise NotLeading
         if self._mark:
             self._mark.was_left(int(at))
-        return [
-            _read_claim(each, int(at), facts, cursor)
-            for each, (facts, cursor) in zip(wanted, grouped(reply, 2), strict=True)
-        ]
+        return [_read_claim(each, int(at), facts) for each, facts in zip(wanted, reply, strict=True)]
 
 
 #: As the script takes it.
@@ -207,8 +203,8 @@ def _row(wanted: _Wanted) -> str:
     return "\n".join([facts, *(scope.key for scope in scopes_of(wanted.unit.name))])
 
 
-def _read_claim(wanted: _Wanted, now: int, facts: bytes, cursor: bytes) -> Claim | Refusal:
-    verdict, runs_in_worker, in_flight, attempt, polled, trigger = facts.decode().split(" ")
+def _read_claim(wanted: _Wanted, now: int, facts: bytes) -> Claim | Refusal:
+    verdict, runs_in_worker, in_flight, attempt, polled, trigger, cursor = facts.decode().split(" ", 6)
     if verdict != "claimed":
         return Refusal(wanted.unit, verdict, now)
     return Claim(
@@ -226,10 +222,10 @@ def _read_claim(wanted: _Wanted, now: int, facts: bytes, cursor: bytes) -> Claim
     )
 
 
-def _read_due(unit: bytes, facts: bytes) -> Due:
-    at, anchor, trigger, suspect = facts.decode().split(" ")
+def _read_due(line: str) -> Due:
+    at, anchor, trigger, suspect, unit = line.split(" ", 4)
     return Due(
-        unit.decode(),
+        unit,
         int(float(at)),
         None if anchor == "-" else int(anchor),
         "" if trigger == "-" else trigger,

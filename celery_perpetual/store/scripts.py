@@ -53,7 +53,8 @@ class Script:
     def __init__(self, name: str) -> None:
         text = source(name)
         self.name = name
-        self.header = Header.of(text)
+        self.header = header = Header.of(text)
+        self._slots = frozenset([*header.keys, *header.args, *header.more_keys, *header.more_args])
         self._body = _COMMENT.sub("", text)
         self.text = self.filled({})
         self.sha = sha_of(self.text)
@@ -124,8 +125,7 @@ class Script:
         return [len(keys), *keys, *args]
 
     def _must_know(self, slots: Mapping[str, Any]) -> None:
-        header = self.header
-        if unknown := slots.keys() - {*header.keys, *header.args, *header.more_keys, *header.more_args}:
+        if unknown := slots.keys() - self._slots:
             raise TypeError(f"{self.name}.lua has no slot {', '.join(sorted(unknown))}")
 
 

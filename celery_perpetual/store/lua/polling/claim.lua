@@ -25,8 +25,9 @@
 -- ARGS  wanted         text    per unit, none twice: "{poll} {slot} {next} {anchor} {valid} {travels} {history} {unit}", and
 --   on a line each the scopes whose pause stops it; anchor is a calendar's slot that is due next; times and durations are
 --   ms, and '-' is none
--- returns {now or 0 when not leading, then per unit: "{verdict} {travels} {in flight} {attempt} {last poll at} {trigger}",
--- and the cursor}; travels is 1 or 0, and '-' is none
+-- returns {now or 0 when not leading, then per unit:
+-- "{verdict} {travels} {in flight} {attempt} {last poll at} {trigger} {cursor}"}; travels is 1 or 0, '-' is none, and the
+-- cursor is empty where there is none
 -- include now
 -- include pause_holds
 -- include rfc3339
@@ -180,7 +181,6 @@ for i = wanted_at, #ARGV do
     end
   end
   reply[#reply + 1] = table.concat(
-    {verdict, travels and '1' or '0', in_flight or '0', attempt or '0', polled or '-', trigger}, ' ')
-  reply[#reply + 1] = cursor or ''
+    {verdict, travels and '1' or '0', in_flight or '0', attempt or '0', polled or '-', trigger, cursor or ''}, ' ')
 end
 return reply

@@ -4,20 +4,19 @@
 -- ARG   limit        text  most units to answer
 -- ARG   unit_prefix  text  what the keys of unit hashes start with
 -- ARG   mine         text  owner:term
--- returns {now, next due time or '', then per due unit: name, and "{due time} {anchor} {trigger} {suspect}"}; '-' is
--- none, and suspect is 1 where a poll was open when an earlier leader died
+-- returns {now, next due time or '', lines}, a line per due unit: "{due time} {anchor} {trigger} {suspect} {unit}"; '-' is
+-- none, and suspect is 1 where a poll was open when an earlier leader died. One text is read faster than many.
 -- include now
 local found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
-local reply = {now, ''}
+local lines, following = {}, ''
 for i = 1, #found, 2 do
   -- A unit's key of a wrong type fails the claim of that unit, and not the read of all units that are due with it.
   local facts = redis.pcall('HMGET', unit_prefix .. found[i], 'anchor', 'trigger', 'killed', 'claim_by')
   local left_open = facts[4] and facts[4] ~= '' and facts[4] ~= mine
   local suspect = left_open or (tonumber(facts[3]) or 0) > 0
-  reply[#reply + 1] = found[i]
-  reply[#reply + 1] = table.concat({found[i + 1], facts[1] or '-', facts[2] or '-', suspect and '1' or '0'}, ' ')
+  lines[#lines + 1] = table.concat({found[i + 1], facts[1] or '-', facts[2] or '-', suspect and '1' or '0', found[i]}, ' ')
 end
 if #found == 0 then
-  reply[2] = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2] or ''
+  following = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2] or ''
 end
-return reply
+return {now, following, table.concat(lines, '\n')}
