@@ -13,7 +13,7 @@ from inspect import isclass
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import Scheduler
-from celery.utils.imports import symbol_by_name
+from celery.utils.imports import load_extension_class_names, symbol_by_name
 
 from celery_perpetual.errors import ContractError, SettingsError
 from celery_perpetual.hints import nearest
@@ -52,7 +52,7 @@ class Settings:
     key_prefix: str = "perpetual"
     """Every key and channel starts with it. One app per prefix: a second one refuses to start."""
     base_scheduler: str = "celery.beat:PersistentScheduler"
-    """The beat scheduler that runs the app's ordinary ``beat_schedule`` entries."""
+    """The beat scheduler that runs the app's ordinary ``beat_schedule`` entries: ``module:Class``, or as ``-S``."""
     leader_ttl: float = 15.0
     """Without renewal the leader's term ends after this time; at least 3."""
     lease_ttl: float = 60.0
@@ -114,6 +114,11 @@ class Settings:
         return settings
 
     @property
+    def base(self) -> type[Scheduler]:
+        """The class that ``perpetual_base_scheduler`` names."""
+        return _imported(self.base_scheduler)  # type: ignore[no-any-return]  # checked when the settings were read
+
+    @property
     def heartbeat(self) -> float:
         """Seconds between two reports of a worker."""
         return self.lease_ttl / 4 if self.heartbeat_interval is None else self.heartbeat_interval
@@ -157,16 +162,28 @@ def _checked(name: str, seen: Any) -> Any:
 
 def _scheduler(name: str, seen: str) -> str:
     try:
-        found = symbol_by_name(seen)
+        found = _imported(seen)
     except (ImportError, AttributeError, ValueError) as error:
         raise SettingsError(
-            f"setting {PREFIX}{name} must be written as module:Class, and {seen!r} cannot be imported: {error}"
+            f"setting {PREFIX}{name} must be written as module:Class, or be the name that -S takes, "
+            f"and {seen!r} cannot be imported: {error}"
         ) from None
     if not (isclass(found) and issubclass(found, Scheduler)):
         raise SettingsError(
             f"setting {PREFIX}{name} must name a class of celery.beat.Scheduler, got {seen!r}, which is {found!r}"
         )
+    if found.__module__.partition(".")[0] == __package__:
+        raise SettingsError(
+            f"setting {PREFIX}{name} must name the scheduler behind ours, got {seen!r}, which is ours; "
+            f"set beat_scheduler = {seen!r} instead"
+        )
     return seen
+
+
+def _imported(scheduler: str) -> Any:
+    """What a dotted path or a name of the entry points stands for, as ``celery beat -S`` reads it."""
+    names: Any = load_extension_class_names("celery.beat_schedulers")
+    return symbol_by_name(scheduler, aliases=dict(names))
 
 
 def seconds(what: str, seen: object, *, least: float = 0.0, error: type[Exception] = SettingsError) -> float:

@@ -50,6 +50,16 @@ class Engine:
         return self._leadership is not None and self._leadership.leads
 
     @property
+    def leader(self) -> str | None:
+        """``owner:term`` of this beat while it may act as leader; it names one period of leadership."""
+        return None if self._leadership is None else self._leadership.value
+
+    def lead_is_lost(self) -> None:
+        """Another beat leads, as the store has answered."""
+        if self._leadership is not None:
+            self._leadership.lost()
+
+    @property
     def stopped(self) -> bool:
         """Whether `stop` was called."""
         return self._stop_by is not None

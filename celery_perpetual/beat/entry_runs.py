@@ -1,65 +1,98 @@
-"""When the entries of the base scheduler last ran, shared by all beats.
+"""When the entries of the base scheduler last ran and how often, shared by all beats.
 
-Celery's persistent scheduler keeps this in a file beside each beat; a standby on another machine would repeat, after
-a take-over, what the killed leader had just sent.
+Celery's persistent scheduler keeps this in a file beside each beat, and django-celery-beat writes it to its database
+every few minutes. A beat on another machine would repeat, after a take-over, what the last leader has sent. So the
+leader writes each run to the store right before it sends the entry, in a script that refuses it unless it leads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from datetime import datetime
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from celery_perpetual.store.commands.leadership import entry_runs, remove_entry_runs, save_entry_runs
+from celery_perpetual import events
+from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.polling.claims import NotLeading
+from celery_perpetual.store.commands.leadership import EntryRun, entry_runs, remove_entry_runs, save_entry_runs
 from celery_perpetual.store.connection import Store
+from celery_perpetual.store.scripts import script
+from celery_perpetual.telemetry import emit
 
 
 class EntryRuns:
-    """Last runs by name of the entry, in seconds since the epoch."""
+    """The last runs by name of the entry; all methods but `save` are called on the thread that ticks."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._unsaved: dict[str, float] = {}
-        self._stored: dict[str, float] = {}
-        """As they were when this beat took over."""
+        self._of_ticks = store.clone(patient=False)
+        """A tick may wait for the store only briefly."""
+        self._known: dict[str, EntryRun] = {}
+        """As the store had them when this beat took the lead, and those of this beat since then."""
+        self._unsaved: dict[str, EntryRun] = {}
         self.on_run: Callable[[], object] = lambda: None
-        """Called after a run: it wakes the clock, whose thread writes the run at once."""
+        """Called where a run is left for the clock to write: it wakes the clock's thread."""
 
-    def ran(self, name: str, at: float) -> None:
-        """Remember a run; it is written by the clock's thread, because a tick never waits for the store."""
-        self._unsaved[name] = at
-        self.on_run()
+    def load(self) -> None:
+        """Read all runs, on taking the lead.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        self._unsaved.clear()
+        self._known = entry_runs(self._store)
+
+    def of(self, name: str) -> EntryRun | None:
+        """The last run of an entry, by whichever beat."""
+        return self._known.get(name)
+
+    def begin(self, leader: str, entry: Any) -> None:
+        """Write down that an entry is sent now; called right before that.
+
+        While the store does not answer, the beat goes on for as long as it trusts its lead: the first run waits for
+        the store in vain, and the clock's thread writes it and those that follow.
+
+        Raises:
+            NotLeading: ``leader`` (``owner:term``) does not lead any more; the entry must not be sent.
+        """
+        run = EntryRun(time.time(), entry.total_run_count + 1)
+        if self._unsaved or not self._write(leader, entry.name, run):
+            self._unsaved[entry.name] = run
+            self.on_run()
+        self._known[entry.name] = run
+
+    def _write(self, leader: str, name: str, run: EntryRun) -> bool:
+        """Whether the store has it."""
+        try:
+            leads = script("run_entry")(self._of_ticks, mine=leader, name=name, run=run.to_text())
+        except StoreUnavailable as error:
+            emit(events.STORE_UNREACHABLE, part="the base scheduler", error=error)
+            return False
+        if not leads:
+            raise NotLeading
+        return True
+
+    def add(self, runs: dict[str, EntryRun]) -> None:
+        """Remember entries that no beat has seen before, with the time from which their first run is counted."""
+        if runs:
+            self._known |= runs
+            save_entry_runs(self._store, runs)
 
     def save(self) -> None:
-        """Write what is not written yet."""
+        """Write what `begin` could not write; called by the clock while this beat leads."""
         runs = dict(self._unsaved)
         if runs:
             save_entry_runs(self._store, runs)
-            for name, at in runs.items():
-                if self._unsaved.get(name) == at:
+            for name, run in runs.items():
+                if self._unsaved.get(name) == run:
                     del self._unsaved[name]
 
     def forget(self) -> None:
         """Another beat leads by now: what is not written yet is older than its runs."""
         self._unsaved.clear()
 
-    def restore(self, schedule: Mapping[str, Any], timezone: Any) -> None:
-        """Set the last runs of a schedule's entries, except where its own file knows a newer one."""
-        self._stored = stored = self.load()
-        for name in stored.keys() & schedule.keys():
-            self.restore_entry(schedule[name], timezone)
-        gone = stored.keys() - schedule.keys()
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Remove from the store the runs of entries that do not exist any more."""
+        gone = self._known.keys() - set(names)
         if gone:
             remove_entry_runs(self._store, gone)
-
-    def restore_entry(self, entry: Any, timezone: Any) -> None:
-        """Set the last run of one entry, also one that comes after the schedule was set up."""
-        at = self._stored.get(entry.name)
-        if at is not None:
-            ran = datetime.fromtimestamp(at, tz=timezone)
-            if not (entry.total_run_count and entry.last_run_at > ran):
-                entry.last_run_at = ran
-
-    def load(self) -> dict[str, float]:
-        """What the beats of this namespace have sent."""
-        return entry_runs(self._store)

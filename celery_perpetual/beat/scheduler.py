@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
-from celery.beat import PersistentScheduler, Scheduler, Service
-from celery.utils.imports import symbol_by_name
+from celery.beat import Service
 
 from celery_perpetual import events
 from celery_perpetual.beat.banner import banner
+from celery_perpetual.beat.bases.base import Base
+from celery_perpetual.beat.bases.choice import base_of, over
 from celery_perpetual.beat.engine import Engine
 from celery_perpetual.namespace import namespace_of
+from celery_perpetual.polling.claims import NotLeading
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -29,31 +30,26 @@ if TYPE_CHECKING:
 LONGEST_TICK = 0.5
 #: Sleep before a time that is less than that away.
 SHORTEST_TICK = 0.001
-#: How often the base's schedule is compared with what is being run, in seconds.
-COMPARE_EVERY = 1.0
 #: What closing the broker's connection may take.
 HANG_UP_SECONDS = 1.0
 
 
-class PerpetualScheduler(Scheduler):
+class PerpetualScheduler(Base):
     """Celery's beat scheduler with perpetual tasks, over any base scheduler (``perpetual_base_scheduler``).
 
     Its own attributes start with ``_perpetual``, so they never collide with those of the base scheduler.
     """
 
-    _perpetual_shares_runs = True
-    _perpetual_compare_at = 0.0
+    _perpetual_base: str | None = None
+    """The base that this class is for, as ``module:Class``; None for any."""
+    _perpetual_term: str | None = None
+    """The lead (``owner:term``) for which the base is set up, None while it is not."""
     _perpetual_ticking = False
 
     def __new__(cls, app: Celery, **_: Any) -> PerpetualScheduler:  # noqa: PYI034  # a subclass of it, made here
         """Put the configured base scheduler behind this class."""
-        base = symbol_by_name(namespace_of(app).settings.base_scheduler)
-        if issubclass(cls, base):
-            return object.__new__(cls)
-        # Celery's own schedulers keep last runs beside the process; others share them in a database of their own.
-        shared = {"__module__": cls.__module__, "_perpetual_shares_runs": base in (Scheduler, PersistentScheduler)}
-        over: type[PerpetualScheduler] = type(cls.__name__, (cls, base), shared)
-        return object.__new__(over)
+        made = over(cls, base_of(namespace_of(app).settings, cls._perpetual_base))
+        return object.__new__(made)
 
     def __init__(self, app: Celery, **options: Any) -> None:
         """Set up, and unless ``lazy`` start polling.
@@ -64,8 +60,6 @@ class PerpetualScheduler(Scheduler):
             StoreUnavailable: no contact with the store within ``perpetual_store_wait``.
         """
         self._perpetual_engine = Engine(namespace_of(app))
-        self._perpetual_base_ready = False
-        self._perpetual_additions: list[dict[str, Any]] = []
         super().__init__(app, **options)
 
     def setup_schedule(self) -> None:
@@ -99,29 +93,9 @@ class PerpetualScheduler(Scheduler):
         finally:
             self._perpetual_ticking = False
 
-    def schedules_equal(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether the base's schedule is as it was; compared entry by entry at most once a second.
-
-        Celery does that at every tick. A schedule of ten thousand entries costs milliseconds each time.
-        """
-        old, new = (*args, *kwargs.values())
-        known = self._perpetual_shares_runs and old is not None and new is not None and len(old) == len(new)
-        if known and time.monotonic() < self._perpetual_compare_at:
-            return True
-        self._perpetual_compare_at = time.monotonic() + COMPARE_EVERY
-        return bool(super().schedules_equal(*args, **kwargs))
-
     def add(self, **entry: Any) -> Any:
-        """Add an entry, as programs do at ``beat_init``; a standby adds it when it takes over, and so each time."""
-        if not self._perpetual_shares_runs:
-            return super().add(**entry)
-        self._perpetual_additions.append(entry)
-        return self._perpetual_add(entry) if self._perpetual_base_ready else self.Entry(app=self.app, **entry)
-
-    def apply_entry(self, entry: Any, producer: Any = None) -> None:
-        """Send a due entry of the base scheduler, and remember the time for the next leader."""
-        super().apply_entry(entry, producer=producer)
-        self._perpetual_engine.entry_runs.ran(entry.name, time.time())
+        """Add an entry, as programs do at ``beat_init``."""
+        return self._perpetual_add(**entry)
 
     def close(self) -> None:
         """Release the lead and close the base scheduler.
@@ -156,6 +130,11 @@ class PerpetualScheduler(Scheduler):
         try:
             self._perpetual_take_over()
             pause = super().tick(*args, **kwargs) or 0.0
+        except NotLeading:
+            health.tick_ended()
+            self._perpetual_engine.lead_is_lost()
+            self._perpetual_stand_back()
+            return LONGEST_TICK
         except Exception as error:
             health.tick_ended(error)
             raise
@@ -164,29 +143,26 @@ class PerpetualScheduler(Scheduler):
 
     def _perpetual_take_over(self) -> None:
         """Set up the base scheduler, with the runs that earlier leaders made."""
-        if self._perpetual_base_ready:
+        leader = self._perpetual_engine.leader
+        if leader == self._perpetual_term or leader is None:
             return
-        super().setup_schedule()
-        if self._perpetual_shares_runs:
-            for entry in self._perpetual_additions:
-                super().add(**entry)
-            self._perpetual_engine.entry_runs.restore(self.schedule, self.app.timezone)
+        self._perpetual_stand_back()  # the lead was lost and won again since the last tick
+        runs = self._perpetual_engine.entry_runs
+        runs.load()
+        self._perpetual_begin()
+        names = self._perpetual_names()
+        if names is not None:
+            runs.keep_only(names)
         self._heap = None
-        self._perpetual_base_ready = True
-
-    def _perpetual_add(self, entry: dict[str, Any]) -> Any:
-        added = super().add(**entry)
-        self._perpetual_engine.entry_runs.restore_entry(added, self.app.timezone)
-        self._heap = None
-        return added
+        self._perpetual_term = leader
 
     def _perpetual_stand_back(self) -> None:
         """Let go of the base scheduler's file and connections; another beat may lead by now."""
-        if self._perpetual_base_ready:
-            self._perpetual_base_ready = False
+        if self._perpetual_term is not None:
+            self._perpetual_term = None
             self._perpetual_engine.entry_runs.forget()
             self._perpetual_hang_up()
-            super().close()
+            self._perpetual_end()
 
     def _perpetual_hang_up(self) -> None:
         """Release the connection to the broker, but wait for it only a moment: a frozen broker says nothing."""
@@ -196,6 +172,12 @@ class PerpetualScheduler(Scheduler):
             release = threading.Thread(target=connection.release, name="perpetual-hang-up", daemon=True)
             release.start()
             release.join(HANG_UP_SECONDS)
+
+
+class PerpetualRedBeatScheduler(PerpetualScheduler):
+    """The same over RedBeat: ``celery beat -S perpetual_redbeat``."""
+
+    _perpetual_base = "redbeat.schedulers:RedBeatScheduler"
 
 
 #: Celery's SIGTERM handler ends beat by raising SystemExit, and where the signal comes in the middle of a destructor or

@@ -29,7 +29,7 @@ key                    type    holds                                            
 {P}:open               zset    unfinished batches -> when they were committed          end of the last item
 {P}:paused             hash    scope -> JSON: by, reason, at, until                   resume
 {P}:receipt:{call}     string  that a call by hand has had its effect                 TTL one minute
-{P}:base               hash    entry of the base scheduler -> its last run             with the entry
+{P}:base               hash    entry of the base scheduler -> its last run, and count  with the entry
 {P}:batches            zset    finished batches whose ``on_batch_done`` is not sent    the cycle, or who finished it
 {P}:completion:{id}    string  the final record of a task, JSON                       TTL ``perpetual_completion_ttl``
 {P}:done:{id}:queue    list    the same, one element to block on                      TTL ``perpetual_queue_ttl``

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -80,17 +81,37 @@ def noted_loss(store: Store, unit: str) -> str | None:
     return None if epoch is None else str(epoch.decode())
 
 
-def entry_runs(store: Store) -> dict[str, float]:
-    """When each entry of the base scheduler ran last: seconds since 1970, by a beat's clock."""
+@dataclass(frozen=True, slots=True)
+class EntryRun:
+    """The last run of an entry of the base scheduler."""
+
+    at: float
+    """Seconds since 1970, by the clock of the beat that sent it."""
+    count: int
+    """Its runs so far, with this one; 0 where it was only seen, and the time is that of the first sight."""
+
+    def to_text(self) -> str:
+        """As it is stored."""
+        return f"{self.at!r} {self.count}"
+
+    @classmethod
+    def of(cls, text: str) -> EntryRun:
+        """The inverse of :meth:`to_text`."""
+        at, count = text.split()
+        return cls(float(at), int(count))
+
+
+def entry_runs(store: Store) -> dict[str, EntryRun]:
+    """The last run of each entry of the base scheduler."""
     with store.errors("base runs"):
         stored = store.redis.hgetall(store.keys.base)
-    return {name.decode(): float(at) for name, at in stored.items()}
+    return {name.decode(): EntryRun.of(run.decode()) for name, run in stored.items()}
 
 
-def save_entry_runs(store: Store, runs: Mapping[str, float]) -> None:
-    """Store runs, in the same form."""
+def save_entry_runs(store: Store, runs: Mapping[str, EntryRun]) -> None:
+    """Store runs; whether the caller leads is not checked."""
     with store.errors("base runs"):
-        store.redis.hset(store.keys.base, mapping={name: repr(at) for name, at in runs.items()})
+        store.redis.hset(store.keys.base, mapping={name: run.to_text() for name, run in runs.items()})
 
 
 def remove_entry_runs(store: Store, names: Iterable[str]) -> None:

@@ -1,0 +1,52 @@
+"""What our scheduler asks of the one behind it, and how a scheduler that nobody here knows answers.
+
+A class of this package stands between the two (:mod:`.choice`): ``PerpetualScheduler`` → the class of the base's kind
+→ the base. So ``super()`` means the base here. All methods are called on the thread that ticks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.beat import Scheduler
+
+from celery_perpetual.beat.engine import Engine
+from celery_perpetual.polling.claims import NotLeading
+
+
+class Base(Scheduler):
+    """Any scheduler: it is trusted to share the last runs of its entries with other beats by itself."""
+
+    _perpetual_engine: Engine
+
+    def _perpetual_begin(self) -> None:
+        """Set up the schedule, because this beat leads now. After an exception it is called again."""
+        super().setup_schedule()
+
+    def _perpetual_end(self) -> None:
+        """Let go of files and connections, because another beat may lead by now, and write nothing."""
+        super().close()
+
+    def _perpetual_names(self) -> set[str] | None:
+        """The names of all entries, also of those that are not loaded; None where that cannot be said."""
+        return None
+
+    def _perpetual_add(self, **entry: Any) -> Any:
+        """Add an entry for a program, at any time of this beat's life."""
+        return super().add(**entry)
+
+    def reserve(self, entry: Any) -> Any:
+        """Move an entry to its next run; every base does that right before it sends the entry.
+
+        Raises:
+            NotLeading: another beat leads; the entry must not be sent.
+        """
+        self._perpetual_claim(entry)
+        return super().reserve(entry)
+
+    def _perpetual_claim(self, entry: Any) -> None:
+        """Write the run to the store, if this beat leads."""
+        leader = self._perpetual_engine.leader
+        if leader is None:
+            raise NotLeading
+        self._perpetual_engine.entry_runs.begin(leader, entry)

@@ -1,0 +1,35 @@
+"""RedBeat: the schedule is in Redis, with the last run of each entry, which is written right before it is sent.
+
+So there is nothing to restore, and its tick reads only the entries that are due. Its own lock would let a standby wait
+for half an hour; the lead takes its place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from redbeat.schedulers import RedBeatScheduler
+
+from celery_perpetual.beat.bases.base import Base
+
+
+class RedBeatBase(Base, RedBeatScheduler):  # type: ignore[misc]  # RedBeat ships no types
+    """``redbeat.RedBeatScheduler``."""
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        super().__init__(app, **options)
+        # Its handler of beat_init waits for this lock, and its tick prolongs it, unless there is none.
+        self.lock_key = None
+
+    def maybe_due(self, entry: Any, **kwargs: Any) -> Any:
+        """Send an entry if it is due; seconds until it may be.
+
+        Raises:
+            NotLeading: another beat leads; the entry was not sent. RedBeat would log that as a failure of the entry,
+                and go on with the next one.
+        """
+        is_due, pause = entry.is_due()
+        if is_due:
+            self.reserve(entry)
+            self.apply_entry(entry, **kwargs)
+        return pause
