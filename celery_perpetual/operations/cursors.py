@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from celery_perpetual.errors import ContractError
+from celery_perpetual.polling.outcome import HISTORY_TTL_MS
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.unit import TaskUnit
@@ -15,7 +16,8 @@ def write_cursor(store: Store, unit: TaskUnit, value: Any) -> None:
     """Set a unit's cursor; the next poll gets it.
 
     Raises:
-        ContractError: it is not JSON, or a poll of the unit is open (pause it, or try again).
+        ContractError: it is not JSON, or a poll of the unit is open in the leading beat, in a worker, or by hand (pause
+            it, or try again).
     """
     try:
         text = json.dumps(value)
@@ -34,7 +36,11 @@ def forget_cursor(store: Store, unit: TaskUnit) -> None:
 
 
 def _write(store: Store, unit: TaskUnit, text: str) -> None:
-    if not script("set_cursor")(store, unit_hash=store.keys.unit(unit.name), unit=unit.name, cursor=text):
+    done = script("set_cursor")(
+        store, unit_hash=store.keys.unit(unit.name), unit=unit.name, cursor=text,
+        history=unit.contract.options.history, ttl=HISTORY_TTL_MS,
+    )  # fmt: skip
+    if not done:
         raise ContractError(
             f"the cursor of {unit.contract.name} was not set: a poll is open and may move it; pause the task, or try "
             "again"

@@ -53,6 +53,8 @@ def test_what_runs_under_a_forgotten_lease_ends_once(
 # A source with growing ids, up to the number that stands in a file; there is no cursor before the first id.
 SOURCE = """
 def feed(poll):
+    while os.path.exists("hold"):
+        time.sleep(0.01)
     with open("most") as file:
         most = int(file.read())
     first = poll.cursor or 0
@@ -100,9 +102,14 @@ def test_no_source_is_read_from_an_old_cursor(
         running[1].wait_for_event(LEADER_STANDBY)
     wait_until(lambda: len(ids(proj)) == known and proj.rows("ticked"), "the source is read as far as it goes")
     wait_until(lambda: (proj.redis.hget(f"perpetual:u:{UNIT}", "cursor") or "0") == str(known), "its cursor is stored")
+    if not known:
+        # A poll is open in the older state.
+        proj.write("hold", "")
+        wait_until(lambda: proj.redis.hexists(f"perpetual:u:{UNIT}", "claim"), "the unit is polled")
     copy_files(server, tmp_path / "copy")
     marks = proj.redis.zrange("perpetual:marks", 0, -1, withscores=True)
     proj.write("most", "10")
+    (proj.folder / "hold").unlink(missing_ok=True)
     wait_until(lambda: ids(proj) == list(range(10)), "ten ids are read")
     wait_until(lambda: proj.redis.hget(f"perpetual:u:{UNIT}", "cursor") == "10", "the cursor has moved")
     assert len(marks) == beats

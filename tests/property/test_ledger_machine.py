@@ -47,7 +47,7 @@ class LedgerMachine(LedgerStore):
             assert replies == [[0], [0]]
             assert self.dump() == before
             return
-        expected = model.verdict(mine, slot)
+        expected = model.verdict(mine, slot, self.terms[-1])
         for _, facts in replies:
             verdict, _travels, in_flight, attempt, _last, _trigger, cursor = facts.decode().split(" ", 6)
             assert verdict == expected

@@ -80,9 +80,9 @@ class Model:
             if (key := batch.keys[index]) is not None
         }
 
-    def verdict(self, by: str, slot: int) -> str:
+    def verdict(self, by: str, slot: int, leader: str) -> str:
         open_, by_hand = self.claim, not by
-        if open_ and not open_.over and (by_hand or open_.by in (by, "")):
+        if open_ and not open_.over and open_.by in (leader, ""):
             return "busy"
         if self.slot is not None and (slot < self.slot or (slot == self.slot and not open_)):
             return "early"

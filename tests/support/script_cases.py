@@ -167,6 +167,8 @@ CASES = [
          verdicts(b"claimed"), same_claims, touches=claim_keys),
     Case("claim", "taken over by hand", lambda w: w.claimed(valid=0), lambda w: w.claim(NEXT_POLL, mine=""),
          verdicts(b"claimed"), same_claims, touches=claim_keys),
+    Case("claim", "taken over by hand from an earlier term", World.claimed_by_earlier_term,
+         lambda w: w.claim(NEXT_POLL, mine=""), verdicts(b"claimed"), same_claims, touches=claim_keys),
     Case("claim", "left open by hand", lambda w: w.claimed(mine="", valid=0), lambda w: w.claim(NEXT_POLL, slot=2000),
          verdicts(b"backoff"), same_claims, touches=claim_keys),
     Case("claim", "busy", lambda w: w.claimed(), lambda w: w.claim(NEXT_POLL, slot=2000), verdicts(b"busy"), same_claims,
@@ -276,6 +278,8 @@ CASES = [
     Case("set_cursor", "set", World.registered, World.set_cursor, answers(1)),
     Case("set_cursor", "forget", lambda w: w.run("set_cursor", w.set_cursor()), lambda w: w.set_cursor(""), answers(1)),
     Case("set_cursor", "a poll is open", lambda w: w.claimed(), World.set_cursor, answers(0), writes=False),
+    Case("set_cursor", "a poll of an earlier term is open", World.claimed_by_earlier_term, World.set_cursor, answers(1)),
+    Case("set_cursor", "a poll whose time is over", lambda w: w.claimed(mine="", valid=0), World.set_cursor, answers(1)),
     # ---- pauses
     Case("pause", "not paused yet", World.registered, World.pause, answers(1)),
     Case("pause", "paused for another reason", World.paused, lambda w: w.pause("strike"), answers(1)),

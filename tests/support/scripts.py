@@ -183,7 +183,10 @@ class World:
         return {"unit_hash": self.keys.unit(UNIT), "unit": UNIT, "trigger": "nudge"}
 
     def set_cursor(self, cursor: str = "8") -> Slots:
-        return {"unit_hash": self.keys.unit(UNIT), "unit": UNIT, "cursor": cursor}
+        k = self.keys
+        return {
+            "unit_hash": k.unit(UNIT), "unit": UNIT, "cursor": cursor, "history": 200, "ttl": DAY
+        }  # fmt: skip
 
     def unstage(self, *keys: str, poll: str = POLL, last: bool = False) -> Slots:
         k = self.keys

@@ -34,6 +34,7 @@
 -- include outcome
 -- include types
 -- include clock_step
+-- include other_claim
 if mine ~= '' and redis.call('GET', leader) ~= mine then
   return {0}
 end
@@ -66,18 +67,6 @@ local function back_off_after(failures)
   return delay
 end
 
-local function end_other(unit, open, status, history)
-  local task = string.gsub(string.gsub(string.match(unit, '^[^:]*:([^:]*)'), '%%3A', ':'), '%%25', '%%')
-  local slot, trigger, started = open.slot, open.trigger, open.started
-  local json = string.format(
-    '{"poll_id": %s, "unit": %s, "task": %s, "slot": "%s", "trigger": "%s", "status": "%s", "started_at": "%s",'
-      .. ' "finished_at": "%s", "at": "%s"}',
-    cjson.encode(open.poll), cjson.encode(unit), cjson.encode(task), rfc3339(tonumber(slot)), trigger, status,
-    rfc3339(tonumber(started)), rfc3339(now), rfc3339(now))
-  write_outcome(polls_prefix .. unit, history, ttl, '', string.format('%.0f', now), json)
-  redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'poll', 'data', json)
-end
-
 -- A beat that stops gives up its polls, so a poll that is still open means that its beat was killed, or suspended for long.
 local function ban_if_it_kills(unit_hash, unit, times)
   redis.call('HSET', unit_hash, 'killed', times)
@@ -99,15 +88,7 @@ for i = wanted_at, #ARGV do
   local open = {}
   if facts[1] then
     must_be(polls_prefix .. unit, 'list')
-    local of_claim = redis.call('HMGET', unit_prefix .. unit, 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until',
-      'claim_by', 'killed')
-    open = {poll = facts[1], slot = of_claim[1], trigger = of_claim[2], started = of_claim[3], till = tonumber(of_claim[4]),
-      by = of_claim[5], killed = tonumber(of_claim[6]) or 0}
-    if is_ahead(open.started) then
-      -- It was taken while the store's clock was ahead: it lasts from now for as long as it was to last.
-      open.till, open.started = now + open.till - tonumber(open.started), now
-      redis.call('HSET', unit_prefix .. unit, 'claim_started', now, 'claim_until', open.till)
-    end
+    open = claim_of(unit_prefix .. unit, facts[1])
   end
   polls[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, facts, open, scopes, next_anchor}
 end
@@ -133,7 +114,7 @@ for i = wanted_at, #ARGV do
   elseif mine ~= '' and is_paused(scopes) then
     verdict = 'paused'
     redis.call('HDEL', unit_hash, 'trigger')
-  elseif claim and open.till > now and (mine == '' or open.by == mine or open.by == '') then
+  elseif claim and may_end(open) then
     verdict = 'busy'
   elseif last_slot and not is_ahead(last_slot)
     and (slot < tonumber(last_slot) or (slot == tonumber(last_slot) and not claim)) then
