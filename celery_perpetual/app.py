@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from celery_perpetual.beat.cycle import Cycle, CycleResult
 from celery_perpetual.operations.check import Finding, check
 from celery_perpetual.operations.completions import CompletionOperations
+from celery_perpetual.operations.exits import ExitOperations
 from celery_perpetual.operations.leases import LeaseOperations
 from celery_perpetual.operations.pausing import PauseOperations
 from celery_perpetual.operations.polling import PollOperations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-class Perpetual(PollOperations, PauseOperations, CompletionOperations, LeaseOperations):
+class Perpetual(PollOperations, PauseOperations, CompletionOperations, LeaseOperations, ExitOperations):
     """celery-perpetual for one Celery app; also ``app.perpetual``.
 
     Making it reads no configuration and opens no connection. Its operations may be called from any process and

@@ -76,7 +76,8 @@ def preview(perpetual: Perpetual, task: str, tenant: str | None, cursor: Any, js
     if json_:
         click.echo(json.dumps(found.to_dict(), default=str))
     else:
-        click.echo(f"{found.status}: {found.count} items, {found.duplicates} duplicates, {found.left_out} left out")
+        counts = (f"{found.count} items", f"{found.duplicates} duplicates", f"{found.held_back} held back")
+        click.echo(f"{found.status}: {', '.join(counts)}, {found.left_out} left out")
         if found.error or found.reason:
             click.echo(found.error or found.reason)
         if found.items:

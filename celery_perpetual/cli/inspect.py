@@ -13,6 +13,7 @@ from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
+    from celery_perpetual.operations.units import Unit
     from celery_perpetual.polling.outcome import PollOutcome
 
 
@@ -44,9 +45,10 @@ def units(perpetual: Perpetual, json_: bool) -> None:
         show([unit.to_dict() for unit in found])
         return
     rows = [
-        (u.task, u.tenant, u.state, u.in_flight, _time(u.next_poll_at), _summary(u.last_poll), u.reason) for u in found
+        (u.task, u.tenant, u.state, u.in_flight, _held(u), _time(u.next_poll_at), _summary(u.last_poll), u.reason)
+        for u in found
     ]
-    table(("TASK", "TENANT", "STATE", "IN FLIGHT", "NEXT POLL", "LAST POLL", "REASON"), rows)
+    table(("TASK", "TENANT", "STATE", "IN FLIGHT", "HELD BACK", "NEXT POLL", "LAST POLL", "REASON"), rows)
 
 
 @verb
@@ -87,6 +89,11 @@ def why(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> Non
 def _print_polls(found: Any) -> None:
     rows = [(_time(p.slot), p.trigger, p.status, p.count, p.repeated, _detail(p)) for p in found]
     table(("SLOT", "TRIGGER", "STATUS", "ITEMS", "TIMES", "DETAIL"), rows)
+
+
+def _held(unit: Unit) -> str:
+    parked = f", {unit.parked_keys} parked" if unit.parked_keys else ""
+    return f"{unit.held_back}{parked}"
 
 
 def _summary(outcome: PollOutcome | None) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 a_task_id = click.argument("task_id", metavar="ID")
 a_limit = click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many.")
+a_once = click.option("--once", is_flag=True, help="Let the next poll that finds its row enqueue it again.")
 a_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
@@ -88,13 +89,17 @@ def release(perpetual: Perpetual, task_id: str, yes: bool, json_: bool) -> None:
 @verb
 @a_task_id
 @click.option("--reason", required=True, help="Why; the waiters of the task get this text.")
+@a_once
 @a_yes
 @as_json
-def fail(perpetual: Perpetual, task_id: str, reason: str, yes: bool, json_: bool) -> None:
-    """End a task as failed. Exit code 1 if it has ended before, or is unknown."""
-    _ask(yes, f"End {task_id} as failed? It will not run again.")
+def fail(perpetual: Perpetual, task_id: str, reason: str, once: bool, yes: bool, json_: bool) -> None:
+    """End a task as failed. Exit code 1 if it has ended before, or is unknown.
+
+    Polls leave the key of an item out until it is allowed (`allow TASK KEY`).
+    """
+    _ask(yes, f"End {task_id} as failed? {_follows(once)}")
     _exit(
-        perpetual.fail(task_id, reason),
+        perpetual.fail(task_id, reason, once),
         json_,
         "failed",
         f"{task_id} has failed",
@@ -104,13 +109,17 @@ def fail(perpetual: Perpetual, task_id: str, reason: str, yes: bool, json_: bool
 
 @verb
 @a_task_id
+@a_once
 @a_yes
 @as_json
-def cancel(perpetual: Perpetual, task_id: str, yes: bool, json_: bool) -> None:
-    """End a task as revoked, running or not. Exit code 1 if it has ended before, or is unknown."""
-    _ask(yes, f"Cancel {task_id}? It will not run again.")
+def cancel(perpetual: Perpetual, task_id: str, once: bool, yes: bool, json_: bool) -> None:
+    """End a task as revoked, running or not. Exit code 1 if it has ended before, or is unknown.
+
+    Polls leave the key of an item out until it is allowed (`allow TASK KEY`).
+    """
+    _ask(yes, f"Cancel {task_id}? {_follows(once)}")
     _exit(
-        perpetual.cancel(task_id),
+        perpetual.cancel(task_id, once),
         json_,
         "cancelled",
         f"{task_id} is revoked",
@@ -130,6 +139,13 @@ def purge(perpetual: Perpetual, queue: str, yes: bool, json_: bool) -> None:
         show({"purged": count})
     else:
         click.echo(f"deleted {count} messages of queue {queue}")
+
+
+def _follows(once: bool) -> str:
+    """What becomes of the key of an item that an operator ends."""
+    if once:
+        return "The next poll that finds its row enqueues it again."
+    return "Polls leave its key out until you allow it; with --once the next poll enqueues it again."
 
 
 def _ask(yes: bool, question: str) -> None:

@@ -10,13 +10,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from secrets import randbits
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from celery.result import AsyncResult
+
+from celery_perpetual.errors import ContractError
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.commands.records import Place
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from celery_perpetual.store.keys import Keys
+
+    #: What callers may give where an id is asked for.
+    TaskRef: TypeAlias = str | AsyncResult[Any]
 
 POLL_INDEX = "ffffffff"
 
@@ -44,6 +52,18 @@ class ItemAddress:
     def place(self) -> Place:
         """As the store's commands take it."""
         return Place(self.poll_id, self.chunk, self.position)
+
+
+def id_of(task: TaskRef) -> str:
+    """The id of a task, which callers give as such or as Celery's ``AsyncResult``.
+
+    Raises:
+        ContractError: it is neither.
+    """
+    task_id = task.id if isinstance(task, AsyncResult) else task
+    if not isinstance(task_id, str) or not task_id:
+        raise ContractError(f"a task id must be a non-empty string, or the AsyncResult of the task, got {task!r}")
+    return task_id
 
 
 def new_poll_id(now: int) -> str:

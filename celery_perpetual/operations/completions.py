@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion
 from celery_perpetual.leases.annotations import annotate
+from celery_perpetual.ledger.ids import id_of
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.waiting.aio import AsyncWaiting
 from celery_perpetual.waiting.blocking import Waiting
 from celery_perpetual.waiting.hub import Hub
 from celery_perpetual.waiting.lookup import Lookup, pending
 from celery_perpetual.waiting.streams import Event, stream, subscribe
+
+if TYPE_CHECKING:
+    from celery_perpetual.ledger.ids import TaskRef
 
 
 class CompletionOperations(Namespace):
@@ -38,7 +42,7 @@ class CompletionOperations(Namespace):
         """``wait``, ``wait_any``, ``wait_all``, ``as_completed`` and ``wait_batch`` as coroutines."""
         return AsyncWaiting(self._lookup, self._hub)
 
-    def completion(self, task_id: str) -> Completion:
+    def completion(self, task_id: TaskRef) -> Completion:
         """How a task ended, as far as it is known now; ``pending`` and ``unknown`` are answers too.
 
         Reads for at most ``perpetual_store_timeout`` seconds.
@@ -47,9 +51,9 @@ class CompletionOperations(Namespace):
             ContractError: the id is none.
             StoreUnavailable: the store did not answer.
         """
-        return self._waiting.now(task_id) or pending(task_id)
+        return self._waiting.now(task_id) or pending(id_of(task_id))
 
-    def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
+    def wait(self, task_id: TaskRef, timeout: float | timedelta) -> Completion:
         """Wait for the end of one task, without polling; at the time-out ``timed_out`` is True.
 
         The worker that ends the task wakes the waiter within about a millisecond. An id of the form of this package
@@ -66,18 +70,18 @@ class CompletionOperations(Namespace):
         """
         return self._waiting.wait(task_id, timeout)
 
-    def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+    def wait_any(self, ids: Iterable[TaskRef], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for the first end; the completions of those that have ended by then, by id. Raises as :meth:`wait`."""
         return self._waiting.wait_any(ids, timeout)
 
-    def wait_all(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+    def wait_all(self, ids: Iterable[TaskRef], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for all of them; a completion for every id, ``timed_out`` for those that have not ended in time.
 
         Raises as :meth:`wait`.
         """
         return {completion.task_id: completion for completion in self.as_completed(ids, timeout)}
 
-    def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> Iterator[Completion]:
+    def as_completed(self, ids: Iterable[TaskRef], timeout: float | timedelta) -> Iterator[Completion]:
         """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``.
 
         Raises as :meth:`wait`.
@@ -102,9 +106,9 @@ class CompletionOperations(Namespace):
         """
         annotate(**meta)
 
-    def channel(self, task_id: str) -> str:
+    def channel(self, task_id: TaskRef) -> str:
         """The Redis channel on which the end of this task is published."""
-        return self.store.keys.channel(task_id)
+        return self.store.keys.channel(id_of(task_id))
 
     def subscribe(self) -> Iterator[Completion]:
         """Iterate completions as they happen, for ever; ends that happen while no iteration runs are missed.

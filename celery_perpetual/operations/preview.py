@@ -33,6 +33,8 @@ class Preview:
     """Task, args, kwargs, key and options of what is new."""
     count: int = 0
     duplicates: int = 0
+    held_back: int = 0
+    """Items whose key has failed: left out until its back-off is over, or until an operator allows it."""
     left_out: int = 0
     cursor: Any = None
     """Where the cursor would be."""
@@ -84,7 +86,7 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
     if result.closed is not None:
         return Preview(
             task=name, status="skipped", reason=result.closed.gate, count=len(result.items),
-            duplicates=result.duplicates,
+            duplicates=result.duplicates, held_back=result.held_back,
         )  # fmt: skip
     shown = claim.contract.options.store_args
     items = tuple(_item(item, shown=shown) for item in result.items)
@@ -94,6 +96,7 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
         items=items,
         count=len(items),
         duplicates=result.duplicates,
+        held_back=result.held_back,
         left_out=result.left_out,
         cursor=json.loads(result.cursor) if result.cursor else claim.cursor,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.pauses import Pauses, scopes_of
 from celery_perpetual.polling.outcome import PollOutcome, from_entry
+from celery_perpetual.store.commands.failed_keys import held_counts
 from celery_perpetual.store.commands.units import unit_facts, unit_names
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.names import parse_unit_name
@@ -41,6 +42,10 @@ class Unit:
     cursor: Any
     attempt: int
     """Polls that failed in a row."""
+    held_back: int = 0
+    """Item keys that have failed, and are left out until their back-off is over."""
+    parked_keys: int = 0
+    """Item keys that are left out until an operator allows them."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -55,6 +60,8 @@ class Unit:
             "in_flight": self.in_flight,
             "cursor": self.cursor,
             "attempt": self.attempt,
+            "held_back": self.held_back,
+            "parked_keys": self.parked_keys,
         }
 
 
@@ -84,8 +91,8 @@ class Units:
     def _read(self, names: list[str], known: dict[str, TaskUnit]) -> list[Unit]:
         stored = unit_facts(self._store, names)
         pauses, now = self._pauses.now(), self._store.now()
-        units = []
-        for name, facts in zip(names, stored, strict=True):
+        counts, units = held_counts(self._store, names, now), []
+        for name, facts, (held_back, parked_keys) in zip(names, stored, counts, strict=True):
             newest, due = facts.newest_outcome, facts.due_at
             state, reason = self._state(name, known.get(name), pauses, facts.backs_off_until > now, newest)
             task, tenant = parse_unit_name(name)
@@ -101,6 +108,8 @@ class Units:
                     in_flight=facts.in_flight,
                     cursor=json.loads(facts.cursor) if facts.cursor else None,
                     attempt=facts.attempt,
+                    held_back=held_back,
+                    parked_keys=parked_keys,
                 )
             )
         return units

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.operations.units import Unit
 from celery_perpetual.polling.outcome import PollOutcome, outcomes
-from celery_perpetual.store.commands.failed_keys import held_of_units
+from celery_perpetual.store.commands.failed_keys import held_of_unit
 from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.store.commands.leases import parked_tasks
 from celery_perpetual.times import format_time, to_datetime
@@ -126,7 +126,7 @@ def _about_parked(store: Store, contract: TaskContract) -> list[Reason]:
 
 def _about_held_keys(store: Store, unit: Unit) -> list[Reason]:
     """Item keys that polls leave out because they have failed."""
-    (held,) = held_of_units(store, [unit.name], store.now())
+    held = held_of_unit(store, unit.name, store.now())
     last = "" if held.last is None else f"; the last ended as {held.last.status}: {held.last.error or 'no error'}"
     command, reasons = f"celery -A proj perpetual allow {unit.task} KEY", []
     if held.next_free_at is not None:

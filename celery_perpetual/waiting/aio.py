@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion
@@ -22,6 +22,9 @@ from celery_perpetual.waiting.hub import CONFIRM_SECONDS, Hub
 from celery_perpetual.waiting.lookup import Lookup
 from celery_perpetual.waiting.steps import Answer, Found, Listen, Steps
 from celery_perpetual.waiting.waits import BatchWait, Wait
+
+if TYPE_CHECKING:
+    from celery_perpetual.ledger.ids import TaskRef
 
 T = TypeVar("T")
 
@@ -85,7 +88,7 @@ class AsyncWaiting:
         self._lookup = lookup
         self._hub = hub
 
-    def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> AsyncGenerator[Completion, None]:
+    def as_completed(self, ids: Iterable[TaskRef], timeout: float | timedelta) -> AsyncGenerator[Completion, None]:
         """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
         return self._one_by_one(Wait(self._lookup, ids, timeout))
 
@@ -95,15 +98,15 @@ class AsyncWaiting:
                 for completion in completions:
                     yield completion
 
-    async def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
+    async def wait(self, task_id: TaskRef, timeout: float | timedelta) -> Completion:
         """Wait for one task."""
         return (await self._first(Wait(self._lookup, [task_id], timeout)))[0]
 
-    async def wait_all(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+    async def wait_all(self, ids: Iterable[TaskRef], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for all; what has not ended by then is ``timed_out``."""
         return {completion.task_id: completion async for completion in self.as_completed(ids, timeout)}
 
-    async def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+    async def wait_any(self, ids: Iterable[TaskRef], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for the first end, and return those that have ended by then."""
         found = await self._first(Wait(self._lookup, ids, timeout))
         return {completion.task_id: completion for completion in found if not completion.timed_out}

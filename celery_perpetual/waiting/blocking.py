@@ -8,7 +8,7 @@ from concurrent.futures import wait as wait_for
 from contextlib import closing
 from datetime import timedelta
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion
@@ -16,6 +16,9 @@ from celery_perpetual.waiting.hub import Hub
 from celery_perpetual.waiting.lookup import Lookup
 from celery_perpetual.waiting.steps import Answer, Found, Listen, Steps
 from celery_perpetual.waiting.waits import BatchWait, Wait
+
+if TYPE_CHECKING:
+    from celery_perpetual.ledger.ids import TaskRef
 
 T = TypeVar("T")
 
@@ -53,7 +56,7 @@ class Waiting:
         self._lookup = lookup
         self._hub = hub
 
-    def as_completed(self, ids: Iterable[str], timeout: float | timedelta) -> Iterator[Completion]:
+    def as_completed(self, ids: Iterable[TaskRef], timeout: float | timedelta) -> Iterator[Completion]:
         """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
         return self._one_by_one(Wait(self._lookup, ids, timeout))
 
@@ -62,11 +65,11 @@ class Waiting:
             for completions in found:
                 yield from completions
 
-    def wait(self, task_id: str, timeout: float | timedelta) -> Completion:
+    def wait(self, task_id: TaskRef, timeout: float | timedelta) -> Completion:
         """Wait for the end of one task; at the time-out ``timed_out`` is True."""
         return self._first(Wait(self._lookup, [task_id], timeout))[0]
 
-    def wait_any(self, ids: Iterable[str], timeout: float | timedelta) -> dict[str, Completion]:
+    def wait_any(self, ids: Iterable[TaskRef], timeout: float | timedelta) -> dict[str, Completion]:
         """Wait for the first end, and return those that have ended by then."""
         found = self._first(Wait(self._lookup, ids, timeout))
         return {completion.task_id: completion for completion in found if not completion.timed_out}
@@ -80,7 +83,7 @@ class Waiting:
         with closing(self._found(BatchWait(self._lookup, poll_id, timeout).steps())) as found:
             return next(found)
 
-    def now(self, task_id: str) -> Completion | None:
+    def now(self, task_id: TaskRef) -> Completion | None:
         """The end of a task as far as it is known now, None where it is none or has not ended.
 
         Raises:

@@ -16,14 +16,18 @@ from concurrent.futures import Future
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion, from_json
 from celery_perpetual.errors import ContractError, StoreRefused, StoreUnavailable
+from celery_perpetual.ledger.ids import id_of
 from celery_perpetual.settings import seconds
 from celery_perpetual.waiting.lookup import Lookup, pending
 from celery_perpetual.waiting.steps import Answer, Found, Listen, Step, Steps, Watch
+
+if TYPE_CHECKING:
+    from celery_perpetual.ledger.ids import TaskRef
 
 T = TypeVar("T")
 
@@ -101,7 +105,7 @@ class Wait(_Timed):
         ContractError: ids or timeout are none.
     """
 
-    def __init__(self, lookup: Lookup, ids: Iterable[str], timeout: float | timedelta) -> None:
+    def __init__(self, lookup: Lookup, ids: Iterable[TaskRef], timeout: float | timedelta) -> None:
         super().__init__(lookup, timeout)
         self._pending = dict.fromkeys(_checked(ids))
         self._is_known = False
@@ -265,10 +269,7 @@ class BatchWait(_Timed):
         return replace(self._known, timed_out=True) if is_late else None
 
 
-def _checked(ids: Iterable[str]) -> Iterator[str]:
+def _checked(ids: Iterable[TaskRef]) -> Iterator[str]:
     if isinstance(ids, str) or not isinstance(ids, Iterable):
         raise ContractError(f"ids must be a list of task ids, got {ids!r}")
-    for task_id in ids:
-        if not isinstance(task_id, str) or not task_id:
-            raise ContractError(f"a task id must be a non-empty string, got {task_id!r}")
-        yield task_id
+    yield from map(id_of, ids)

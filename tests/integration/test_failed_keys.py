@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_perpetual import Item, PerpetualOptions, Poll, Retries, StoreUnavailable
+from celery_perpetual import ContractError, Item, PerpetualOptions, Poll, Retries, StoreUnavailable
 from celery_perpetual.completions.end import FIRST, TaskEnd
 from tests.support import wait_until
 from tests.support.contract import finish
@@ -197,6 +198,42 @@ def test_the_limit_is_bounded_by_the_room(one: WatchedApp) -> None:
     rows.due.remove(0)
     assert rows.poll().count == 1
     assert (rows.polls[-1].limit, rows.polls[-1].room) == (1 + 7, 1)
+
+
+@pytest.mark.parametrize("end", ["cancel", "fail"])
+def test_an_operators_end_holds_the_key_until_it_is_allowed(one: WatchedApp, end: str) -> None:
+    """Whatever the option says; with ``once`` the next poll enqueues it again. The task may be given as AsyncResult."""
+    rows = Rows(one, rows=2, retries=None)
+    ends = {"cancel": one.perpetual.cancel, "fail": partial(one.perpetual.fail, reason="bad row")}[end]
+    held, free = rows.poll().task_ids
+
+    assert ends(one.app.AsyncResult(held)) is True
+    assert ends(free, once=True) is True
+    assert ends(held) is False
+    then = wait_until(lambda: (found := rows.poll()).count and found, "the other one is offered again")
+
+    assert (then.count, then.held_back) == (1, 1)
+    assert one.redis.zrange(FAILED, 0, -1, withscores=True) == [("0", float("inf"))]
+    (unit,) = one.perpetual.units()
+    assert (unit.held_back, unit.parked_keys) == (0, 1)
+    assert one.perpetual.preview(rows.task).held_back == 1
+    assert one.perpetual.allow(rows.task, 0) is True
+    assert rows.poll().count == 1
+
+
+@pytest.mark.parametrize(
+    "task_id", ["typo", "57cdd8a1-c030-4542-b90e-f8635ec1a311", "01a1fa18-c0de-80d8-8c2b-697300000825"]
+)
+def test_an_id_that_is_not_known_cannot_be_ended(one: WatchedApp, task_id: str) -> None:
+    """Nothing is written, and its waiters hear nothing."""
+    keys = set(one.redis.keys("perpetual:*"))
+
+    assert one.perpetual.fail(task_id, "no such task") is False
+    assert one.perpetual.cancel(task_id) is False
+
+    assert set(one.redis.keys("perpetual:*")) == keys
+    with pytest.raises(ContractError, match="a task id must be a non-empty string, or the AsyncResult of the task"):
+        one.perpetual.cancel(7)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("most", [None, 1])

@@ -57,20 +57,26 @@ def left_out_count(store: Store, unit: str, now: int) -> int:
         return sum(pipe.execute())
 
 
-def held_of_units(store: Store, units: Sequence[str], now: int) -> list[HeldKeys]:
-    """What the polls of units leave out at ``now`` (ms), in their order."""
+def held_counts(store: Store, units: Sequence[str], now: int) -> list[tuple[int, int]]:
+    """How many item keys of each unit are held back at ``now`` (ms), and how many are parked."""
     keys = store.keys
     with store.errors("failed keys"):
         pipe = store.redis.pipeline(transaction=False)
         for unit in units:
             pipe.zcount(keys.failed(unit), f"({now}", "(+inf")
             pipe.zcount(keys.failed(unit), "+inf", "+inf")
-            pipe.zrangebyscore(keys.failed(unit), f"({now}", "+inf", 0, 100, withscores=True)
         rows = iter(pipe.execute())
-        return [
-            HeldKeys(held_back, parked, int(first[0][1]) if held_back else None, _latest(store, unit, first))
-            for unit, (held_back, parked, first) in zip(units, zip(rows, rows, rows, strict=True), strict=True)
-        ]
+    return list(zip(rows, rows, strict=True))
+
+
+def held_of_unit(store: Store, unit: str, now: int) -> HeldKeys:
+    """What the polls of a unit leave out at ``now`` (ms)."""
+    ((held_back, parked),) = held_counts(store, [unit], now)
+    with store.errors("failed keys"):
+        first = store.redis.zrangebyscore(store.keys.failed(unit), f"({now}", "+inf", 0, 100, withscores=True)
+        return HeldKeys(
+            held_back, parked, int(first[0][1]) if held_back and first else None, _latest(store, unit, first)
+        )
 
 
 def _latest(store: Store, unit: str, first: Sequence[tuple[bytes, float]]) -> KeyFailures | None:
