@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def steady() -> float:
@@ -25,12 +27,17 @@ def ms(seconds: float) -> int:
 
 def to_datetime(ms: float) -> datetime:
     """Milliseconds since the epoch as an aware datetime."""
-    return datetime.fromtimestamp(ms / 1000, timezone.utc)
+    return _EPOCH + timedelta(milliseconds=ms)  # exact, also where a float of seconds is not
 
 
 def to_ms(at: datetime) -> int:
     """An aware datetime as milliseconds since the epoch."""
     return round(at.timestamp() * 1000)
+
+
+def to_ms_floor(at: datetime) -> int:
+    """The same, and never later than it is."""
+    return (at - _EPOCH) // timedelta(milliseconds=1)
 
 
 def parse_time(text: str) -> datetime:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from datetime import timedelta, tzinfo
 from hashlib import blake2b
 from math import isfinite
-from typing import Any
+from typing import Any, TypeGuard
 
 from celery import current_app
 from celery.schedules import BaseSchedule, crontab, schedule, solar
 
 from celery_perpetual.errors import ContractError
+from celery_perpetual.tasks.wall_clock import Crontab, next_match
 from celery_perpetual.times import ms, to_datetime
 
 #: Below this a cadence would be a busy loop.
@@ -41,20 +42,28 @@ class Cadence:
     """The slots of one perpetual task."""
 
     def __init__(
-        self, poll_every: Any, *, jitter: float = 0.0, salt: str = "", app: Any = None, what: str = "poll_every"
+        self,
+        poll_every: Any,
+        *,
+        jitter: float = 0.0,
+        salt: str = "",
+        app: Any = None,
+        what: str = "poll_every",
+        zone: tzinfo | None = None,
     ) -> None:
         """Read ``poll_every``: seconds, a ``timedelta``, or a Celery schedule.
 
         Args:
             jitter: a poll comes up to so many seconds after its slot, by a hash of slot and ``salt``.
             app: the app whose timezone a calendar without an app of its own counts in.
+            zone: the time zone in which a calendar counts instead.
 
         Raises:
             ContractError: it is none of these, or not positive, or the jitter is not shorter than the interval.
         """
         self.every_ms, self.calendar = _read(poll_every, what)
         self._app = app
-        self._zone = None if self.calendar is None else _zone(self.calendar, app)
+        self.zone = None if self.calendar is None else zone or zone_of(self.calendar, app)
         self.runs_user_code = self.calendar is not None and type(self.calendar) not in (crontab, solar)
         """Whether asking it runs code of the user's, which may raise or hang."""
         self.jitter_ms = ms(jitter)
@@ -73,7 +82,7 @@ class Cadence:
 
     def first(self, now: int, spread: float) -> int:
         """Due time of a unit that was never polled: at once for an interval (later by up to ``spread`` ms)."""
-        return now + int(spread) if self.every_ms else self._match_after(now)
+        return now + int(spread) if self.every_ms else self.match_after(now)
 
     def occurrence(self, due: int, anchor: int | None, trigger: str, now: int) -> Occurrence:
         """The slot of a unit that is due, and when it is due next.
@@ -86,7 +95,7 @@ class Cadence:
         """
         if self.every_ms is None:
             slot = due if trigger or anchor is None or anchor > due else anchor
-            match = self._match_after(max(now, due))
+            match = self.match_after(max(now, due))
             # A poll right before a match holds back when that is polled, and not the match itself: it stays the slot.
             return Occurrence(slot, max(self._late(match), slot + SHORTEST_CALENDAR_MS), match)
         start = due if anchor is None else anchor
@@ -100,16 +109,19 @@ class Cadence:
         share = int.from_bytes(blake2b(f"{self._salt} {slot}".encode(), digest_size=4).digest(), "big") / 2**32
         return slot + int(share * self.jitter_ms)
 
-    def _match_after(self, now: int) -> int:
-        """The first match after ``now``, whole milliseconds. May run user code."""
-        assert self.calendar is not None
+    def match_after(self, now: int) -> int:
+        """The first match of the calendar after ``now``, whole milliseconds. May run user code."""
+        calendar = self.calendar
+        assert calendar is not None
+        if is_plain(calendar):
+            return next_match(calendar, self.zone or current_app.timezone, now)
         # copy.copy would call its __init__, and lose what a subclass keeps beside Celery's fields.
         fixed: Any = object.__new__(type(self.calendar))
         fixed.__dict__.update(self.calendar.__dict__)
         at = to_datetime(now)
-        if self._zone is not None:
-            at = at.astimezone(self._zone)
-            fixed.tz = self._zone
+        if self.zone is not None:
+            at = at.astimezone(self.zone)
+            fixed.tz = self.zone
         if self._app is not None and fixed.__dict__.get("_app") is None:
             fixed.__dict__.pop("utc_enabled", None)  # of the app that was current when it was asked for
             fixed._app = self._app  # noqa: SLF001  # its setter is missing on Celery 5.6
@@ -124,17 +136,31 @@ class Cadence:
         return now + max(1, ms(left.total_seconds()))
 
 
-def _zone(calendar: Any, app: Any) -> tzinfo | None:
-    """The time zone in which a calendar counts: its own, that of its clock, or that of the app."""
+def is_plain(calendar: BaseSchedule) -> TypeGuard[Crontab]:
+    """Whether it is a crontab whose matches no subclass has changed."""
+    own, plain = type(calendar), crontab
+    return (
+        isinstance(calendar, crontab)
+        and own.remaining_estimate is plain.remaining_estimate
+        and getattr(own, "remaining_delta", None) is plain.remaining_delta
+    )
+
+
+def own_zone(calendar: Any, app: Any) -> tzinfo | None:
+    """The time zone that a calendar brings along, or that of its clock; None: it counts in the zone of the app."""
     own = calendar.__dict__.get("tz")
     # Celery keeps there, too, the zone of the app that was current when the calendar was asked first.
     if own is not None and (app is None or calendar.__dict__.get("_app") is not None or own != current_app.timezone):
         return own  # type: ignore[no-any-return]
     clock = calendar.__dict__.get("nowfun")
-    if clock is not None and (zone := clock().tzinfo) is not None:
-        return zone  # type: ignore[no-any-return]
-    found: tzinfo | None = None if app is None else app.timezone
-    return found
+    return None if clock is None else clock().tzinfo
+
+
+def zone_of(calendar: Any, app: Any) -> tzinfo | None:
+    """The time zone in which a calendar counts: its own, or that of its app, or that of ``app``; None without one."""
+    app_of = calendar.__dict__.get("_app") or app
+    zone: tzinfo | None = own_zone(calendar, app) or (None if app_of is None else app_of.timezone)
+    return zone
 
 
 def _read(poll_every: Any, what: str) -> tuple[int | None, BaseSchedule | None]:
