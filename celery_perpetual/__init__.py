@@ -9,13 +9,19 @@ from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion
 from celery_perpetual.errors import (
+    AlreadyExists,
     BatchTooLarge,
     ContractError,
+    IdempotencyConflict,
     InvalidItem,
+    InvalidRoutine,
     NotFound,
     NotSuccessful,
     PerpetualError,
+    RoutineBusy,
+    RoutineTerminal,
     SettingsError,
+    StaleVersion,
     StoreUnavailable,
     TaskLost,
     UnknownTask,
@@ -29,13 +35,16 @@ from celery_perpetual.tasks.retries import Retries
 from celery_perpetual.tasks.task import PerpetualTask
 
 __all__ = [
+    "AlreadyExists",
     "Batch",
     "BatchResult",
     "BatchTooLarge",
     "Completion",
     "ContractError",
     "Defer",
+    "IdempotencyConflict",
     "InvalidItem",
+    "InvalidRoutine",
     "Item",
     "NotFound",
     "NotSuccessful",
@@ -48,8 +57,11 @@ __all__ = [
     "Poll",
     "PollOutcome",
     "Retries",
+    "RoutineBusy",
+    "RoutineTerminal",
     "SettingsError",
     "Skip",
+    "StaleVersion",
     "StoreUnavailable",
     "TaskLost",
     "UnknownTask",

@@ -65,6 +65,38 @@ class NotFound(PerpetualError, LookupError):
     """There is no record of this id."""
 
 
+class InvalidRoutine(PerpetualError, ValueError):
+    """A field of a routine has an impossible value, or does not go with another; nothing was stored.
+
+    ``field`` and ``value`` say which; the message says what is allowed as well.
+    """
+
+    def __init__(self, message: str, field: str = "", value: object = None) -> None:
+        super().__init__(message)
+        self.field = field
+        self.value = value
+
+
+class AlreadyExists(PerpetualError):
+    """There is a routine of this id already, in whatever state."""
+
+
+class IdempotencyConflict(PerpetualError):
+    """The idempotency key belongs to a routine that was created with other fields."""
+
+
+class RoutineBusy(PerpetualError):
+    """The routine runs, or waits to be tried again, and cannot be changed meanwhile."""
+
+
+class RoutineTerminal(PerpetualError):
+    """The routine has ended for good: completed, exhausted or cancelled."""
+
+
+class StaleVersion(PerpetualError):
+    """The routine has been changed since the version that the caller has read."""
+
+
 #: Longer texts of users and of exceptions are cut.
 LONGEST_TEXT = 2000
 
