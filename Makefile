@@ -8,7 +8,7 @@ ARGS ?=
 COVERED ?= --ignore=tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test matrix coverage lint bench bench-quick clean
+.PHONY: help demo example test matrix oldest coverage lint bench bench-quick clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -26,6 +26,11 @@ test: .venv/dev.stamp ## all tests, on private servers
 
 matrix: .venv/dev.stamp ## the tests of the rarer pools
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m matrix $(ARGS)
+
+# Where we reach into Celery, and what depends on it most, on the oldest Celery that the package takes.
+OLDEST := tests/integration/test_seams.py tests/chaos/test_ends_of_workers.py 'tests/chaos/test_every_end.py::test_every_end_is_announced_once[prefork-late]'
+oldest: .venv/oldest.stamp ## the seams and the tests nearest to them, on the oldest Celery that is supported
+	.venv/oldest/bin/python -m pytest -n $(JOBS) --dist worksteal $(OLDEST) $(ARGS)
 
 # The processes that tests start have folders of their own, so where they write is said by its full path.
 coverage: export COVERAGE_FILE := $(CURDIR)/.coverage
@@ -62,6 +67,11 @@ clean: ## remove .venv and everything that was built
 
 .venv/demo.stamp: pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@touch $@
+
+.venv/oldest.stamp: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m venv .venv/oldest
+	.venv/oldest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' 'celery==5.6.*' 'kombu==5.6.*'
 	@touch $@
 
 # What the benchmarks compare with: it pins clients of its own and never meets ours.

@@ -128,7 +128,7 @@ IN_WORKERS = (
         name="receiving",
         targets=(
             Target("celery.worker.consumer.consumer:Consumer.update_strategies", "self", "strategies build_tracer"),
-            Target("celery.worker.consumer.consumer:Consumer.on_close", "self", "reserved_requests active_requests"),
+            Target("celery.worker.consumer.consumer:Consumer.on_close", "self", "reserved_requests"),
             Target("celery.worker.consumer.consumer:Consumer.start", "self", "on_close"),
             Target("celery.worker.consumer.consumer:Consumer.on_decode_error", "self message exc"),
             Target("celery.worker.consumer.consumer:Consumer.create_task_handler", "self", "strategies"),

@@ -123,7 +123,21 @@ def batch(client: redis.Redis, poll_id: str) -> dict[str, str]:
 
 def by_status(counters: dict[str, str]) -> dict[str, int]:
     """How many items of a batch ended how."""
-    own = {"owner", "moved", "unit", "task", "n", "left", "pub", "pub_at", "window", "at", "on_done"}
+    own = {
+        "owner",
+        "moved",
+        "unit",
+        "task",
+        "n",
+        "left",
+        "pub",
+        "pub_at",
+        "window",
+        "at",
+        "on_done",
+        "retries",
+        "has_failed",
+    }
     # What says where messages went has the number of an item or a chunk in its name.
     counts = {name: value for name, value in counters.items() if name not in own and name.isidentifier()}
     return {name: int(value) for name, value in counts.items()}
