@@ -41,6 +41,11 @@ class StoreRefused(StoreUnavailable):
     """The Redis server answered with an error that no outage explains: trying again may not help."""
 
 
+def is_outage(error: BaseException) -> bool:
+    """Whether the store could not be reached: the same call may succeed later, whatever it was about."""
+    return isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused)
+
+
 class UnknownTask(PerpetualError, LookupError):
     """No registered perpetual task has this name."""
 

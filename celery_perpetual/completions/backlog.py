@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_perpetual import events
-from celery_perpetual.errors import StoreRefused, StoreUnavailable
+from celery_perpetual.errors import is_outage
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Backlog:
 
     def add_failed(self, end: WaitingEnd, error: BaseException) -> None:
         """Keep an end that could not be announced."""
-        if isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused):
+        if is_outage(error):
             self.is_away = True
             self._ends.appendleft(end)
             emit(events.END_DELAYED, task_id=end.expected.task_id, error=error)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
 
-from celery_perpetual.leases.scope import Interest
+from celery_perpetual.leases.interest import Interest
 
 if TYPE_CHECKING:
     from celery_perpetual.completions.backlog import UnstoredResult

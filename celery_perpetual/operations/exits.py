@@ -12,7 +12,7 @@ from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import FAILURE, NEEDS_ATTENTION, REVOKED, UNKNOWN
 from celery_perpetual.completions.end import FIRST, NOT_HELD, UNTIL_ALLOWED, TaskEnd
 from celery_perpetual.errors import NotSuccessful
-from celery_perpetual.leases.scope import announces
+from celery_perpetual.leases.interest import announces
 from celery_perpetual.ledger.ids import id_of, item_address
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.purging import purge

@@ -6,7 +6,7 @@ from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import REVOKED
 from celery_perpetual.completions.end import FIRST, TaskEnd
 from celery_perpetual.errors import NotFound
-from celery_perpetual.leases.scope import Interest, announces, interest_by
+from celery_perpetual.leases.interest import Interest, announces, interest_by
 from celery_perpetual.namespace import Namespace
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from celery_perpetual import events
-from celery_perpetual.errors import StoreRefused, StoreUnavailable
+from celery_perpetual.errors import is_outage
 from celery_perpetual.polling.claims import Claim
 from celery_perpetual.polling.end import PollEnd, refused
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS, PollOutcome
@@ -46,7 +46,7 @@ class PollEnds:
             try:
                 self._outcomes(ends, reply())
             except Exception as error:  # whatever it is, every poll is reported
-                if len(ends) == 1 or (isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused)):
+                if len(ends) == 1 or is_outage(error):
                     for end in ends:
                         broke_off(end.claim, error)
                 else:

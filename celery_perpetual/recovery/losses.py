@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from celery_perpetual.leases.interest import Interest, interest_by
 from celery_perpetual.leases.on_lost import when_lost
-from celery_perpetual.leases.scope import Interest, interest_by
 from celery_perpetual.ledger.ids import item_slots
 from celery_perpetual.store.commands.leases import state_of
 from celery_perpetual.store.scripts import script

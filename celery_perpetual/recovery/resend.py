@@ -25,7 +25,7 @@ from celery_perpetual.completions.completion import LOST
 from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.errors import StoreUnavailable, TaskLost
 from celery_perpetual.faults import reach
-from celery_perpetual.leases.scope import announces
+from celery_perpetual.leases.interest import announces
 from celery_perpetual.ledger.ids import item_address, item_index
 from celery_perpetual.ledger.record import Record, decode
 from celery_perpetual.publishing.capture import Capture

@@ -22,7 +22,7 @@ from celery_perpetual import events
 from celery_perpetual.broker.capturing import CapturingChannel
 from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.unacked_hash import UnackedHash
-from celery_perpetual.leases.scope import Interest, interest_by
+from celery_perpetual.leases.interest import Interest, interest_by
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.recovery.losses import declare_lost
 from celery_perpetual.store.commands.batches import known_batches

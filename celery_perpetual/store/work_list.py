@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from celery_perpetual.errors import StoreRefused, StoreUnavailable, described
+from celery_perpetual.errors import described, is_outage
 from celery_perpetual.failures import BackOff
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class WorkList:
             try:
                 done += work(entry)
             except Exception as error:
-                if isinstance(error, StoreUnavailable) and not isinstance(error, StoreRefused):
+                if is_outage(error):
                     raise
                 self._put_off(entry, error)
             else:

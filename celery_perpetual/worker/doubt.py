@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from celery.worker.control import control_command
 
 from celery_perpetual import events
-from celery_perpetual.leases.scope import wired
+from celery_perpetual.leases.interest import wired
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from celery.utils.log import get_logger
 
 from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
-from celery_perpetual.leases.scope import Interest, interest_in
+from celery_perpetual.leases.interest import Interest, interest_in
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.poison import PoisonMarks
 

@@ -26,7 +26,7 @@ from celery.worker.consumer import consumer
 
 from celery_perpetual import events
 from celery_perpetual.leases.execution import DELIVERY, Execution, LeaseLost, acting_for, execution_of
-from celery_perpetual.leases.scope import BUILT_IN
+from celery_perpetual.leases.interest import BUILT_IN
 from celery_perpetual.tasks.task import HEADER, HEADER_VALUE
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker import sent_later

@@ -17,7 +17,7 @@ from celery.exceptions import InvalidTaskError
 from celery.utils.time import maybe_iso8601, maybe_make_aware, timezone
 
 from celery_perpetual.completions.completion import LOST
-from celery_perpetual.leases.scope import Interest, interest_in
+from celery_perpetual.leases.interest import Interest, interest_in
 from celery_perpetual.worker.signals import announce_refused
 
 #: What a message of the wrong shape makes Celery's receiving code raise.

@@ -17,7 +17,7 @@ from celery.exceptions import TimeLimitExceeded
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import FAILURE
 from celery_perpetual.completions.end import TaskEnd
-from celery_perpetual.leases.scope import Interest, announces, interest_in, wired
+from celery_perpetual.leases.interest import Interest, announces, interest_in, wired
 
 if TYPE_CHECKING:
     from celery import Celery

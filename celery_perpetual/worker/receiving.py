@@ -12,7 +12,7 @@ from typing import Any
 
 from celery import bootsteps
 
-from celery_perpetual.leases.scope import BUILT_IN
+from celery_perpetual.leases.interest import BUILT_IN
 from celery_perpetual.worker.deliveries import connection_lost
 from celery_perpetual.worker.drop import dropping
 from celery_perpetual.worker.malformed import announcing_undecodable, refusing

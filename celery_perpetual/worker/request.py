@@ -18,7 +18,7 @@ from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import LOST, SUCCESS
 from celery_perpetual.errors import TaskLost
 from celery_perpetual.leases.execution import AT_END, AT_START, DELIVERY, Execution, acting_for
-from celery_perpetual.leases.scope import Interest, interest_in
+from celery_perpetual.leases.interest import Interest, interest_in
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker import deliveries

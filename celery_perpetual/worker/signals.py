@@ -27,7 +27,7 @@ from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, L
 from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.errors import TaskLost
 from celery_perpetual.leases.execution import Execution, enter, execution_of, leave
-from celery_perpetual.leases.scope import Interest, announces, interest_in, wired
+from celery_perpetual.leases.interest import Interest, announces, interest_in, wired
 from celery_perpetual.worker.how_it_ended import PARENT_ANNOUNCES, reason_of, status_of
 from celery_perpetual.worker.propagation import goes_back
 

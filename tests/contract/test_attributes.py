@@ -13,7 +13,7 @@ import pytest
 from celery import Celery
 
 from celery_perpetual import ContractError, Perpetual
-from celery_perpetual.leases.scope import Interest, interest_in
+from celery_perpetual.leases.interest import Interest, interest_in
 from celery_perpetual.tasks.discovery import discover
 from tests.support import wait_until
 from tests.support.contract import lose, nothing, queued_tasks, without_test
