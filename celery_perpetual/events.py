@@ -153,8 +153,11 @@ ITEM_UNPUBLISHED = _error(
     "publish.item_parked", "task %(task_id)s (%(task)s) of poll %(poll_id)s cannot be published and is parked"
 )
 PUBLISH_FAILED = _error("publish.failed", "could not publish poll %(poll_id)s, the relay tries again")
-DESTINATION_NOT_NOTED = _warning(
-    "publish.destination_not_noted", "could not note where a retry of task %(task_id)s is sent: %(error)s"
+SUCCESSOR_NOT_NOTED = _warning(
+    "publish.destination_not_noted", "could not note the retry or replacement of task %(task_id)s: %(error)s"
+)
+SUCCESSOR_NOT_COPIED = _warning(
+    "publish.successor_not_copied", "could not keep a copy of the retry or replacement %(task_id)s: %(error)s"
 )
 SENDING_SLOW = _warning(
     "publish.slow", "the broker has not taken what is to be sent (%(part)s); sending goes on in the background"

@@ -70,6 +70,8 @@ class Execution:
     """Whether its end has been handed to the store or is kept for it, or comes from elsewhere."""
     successor: str = ""
     """Why another message goes on under its id, so that this one ends nothing: ``wait`` (a retry) or ``delegated``."""
+    hands_on: str = ""
+    """The same while the first message of its successor has yet to be published."""
     unstored: UnstoredResult | None = None
     """Its result, where Celery's backend could not store it."""
     meta: dict[str, Any] | None = None

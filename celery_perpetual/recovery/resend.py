@@ -8,6 +8,7 @@ and list change in one step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,15 +45,6 @@ if TYPE_CHECKING:
 UNKNOWN = StateText(nesting=0, retries=0, recoveries=0, flag="resend", tag="", task="")
 
 
-def _redelivered(command: Command) -> Command:
-    """Say in the message that it does not come for the first time, as Kombu does when it puts one back."""
-    if command.name != "LPUSH":
-        return command
-    payload = loads(str(command.value))
-    payload["headers"]["redelivered"] = payload["properties"]["delivery_info"]["redelivered"] = True
-    return command._replace(value=dumps(payload))
-
-
 class _LostTask(NamedTuple):
     """An entry of the list, and what its message can be made of: in this order tag, copy, record."""
 
@@ -63,10 +55,33 @@ class _LostTask(NamedTuple):
     """Its name, "" where it is not known."""
     flag: str
     """``resend`` or ``fail``."""
+    nesting: int
+    retries: int
     tag: str
     """Delivery tag under which the broker may still have it."""
     copy: Copy | None
     record: Record | None
+
+    @property
+    def is_delegated(self) -> bool:
+        """Whether its message is the first one of what has replaced it, and of another id."""
+        return self.copy is not None and self.copy.headers.get("id") not in (None, self.task_id)
+
+    def headers(self, before: Mapping[str, Any]) -> dict[str, Any]:
+        """Headers of its message when it is resent: it comes not for the first time, and has the order that follows."""
+        headers = {**before, "redelivered": True}
+        if before.get("id") == self.task_id:
+            headers |= {"retries": self.retries, "replaced_task_nesting": self.nesting}
+        return headers
+
+    def resent(self, command: Command) -> Command:
+        """A command that pushes its message, so that it is known for a resent one, as Kombu does it."""
+        if command.name != "LPUSH":
+            return command
+        payload = loads(str(command.value))
+        payload["headers"] = self.headers(payload["headers"])
+        payload["properties"]["delivery_info"]["redelivered"] = True
+        return command._replace(value=dumps(payload))
 
 
 class Resender:
@@ -122,8 +137,8 @@ class Resender:
     def _read(self, task_id: str, since: float) -> _LostTask:
         state, text = state_of(self._store, task_id) or UNKNOWN, copy_of(self._store, task_id)
         copy = from_json(text) if text else None
-        record = None if copy else self._record(task_id, state.retries)
-        return _LostTask(task_id, since, state.task, state.flag, state.tag, copy, record)
+        record = None if copy else self._record(task_id)
+        return _LostTask(task_id, since, state.task, state.flag, state.nesting, state.retries, state.tag, copy, record)
 
     def _push(self, capture: Capture, lost: _LostTask) -> int | None:
         """To the front of its list on a Redis broker; None where nothing is left of its message."""
@@ -136,7 +151,7 @@ class Resender:
             commands = capture.commands(lost.record, lost.task_id, destination=self._destination(lost.task_id))
         if commands is None:
             return None
-        resent = BrokerCommands(_redelivered(command) for command in commands)
+        resent = BrokerCommands(lost.resent(command) for command in commands)
         if self._shares:
             packed, targets = resent.packed(front=True)
             sent = self._remove(lost, packed, targets)
@@ -154,27 +169,27 @@ class Resender:
         with self._app.connection_for_write() as connection:
             producer = self._app.amqp.Producer(connection, auto_declare=False)
             if lost.copy is not None:
-                publish_copy(producer, lost.copy)
+                publish_copy(producer, lost.copy._replace(headers=lost.headers(lost.copy.headers)))
             elif lost.record is not None:
-                send(self._app, producer, lost.record, lost.task_id, destination=self._destination(lost.task_id))
+                order = {"retries": lost.retries, "replaced_task_nesting": lost.nesting}
+                record = replace(lost.record, options={**lost.record.options, **order})
+                send(self._app, producer, record, lost.task_id, destination=self._destination(lost.task_id))
         return self._remove(lost)
 
     def _remove(self, lost: _LostTask, commands: Any = (), targets: Any = ()) -> int:
         """Take it off the list, and push it in the same step where broker and store are one; 0 if it was off before."""
         reach("lost.sending")
         sent = script("resent")(
-            self._store, targets=targets, id=lost.task_id, since=repr(lost.since), commands=commands
-        )
+            self._store, targets=targets, id=lost.task_id, since=repr(lost.since), commands=commands,
+            flag="delegated" if lost.is_delegated else "run",
+        )  # fmt: skip
         reach("lost.sent")
         return int(sent)
 
-    def _record(self, task_id: str, retries: int) -> Record | None:
+    def _record(self, task_id: str) -> Record | None:
         where = item_address(task_id)
         stored = None if where is None else record_at(self._store, where.place)
-        if stored is None:
-            return None
-        found = decode(stored.record, stored.unit_task)
-        return replace(found, options={**found.options, "retries": retries}) if retries else found
+        return None if stored is None else decode(stored.record, stored.unit_task)
 
     def _destination(self, task_id: str) -> Destination | None:
         """Where the last message of an item went, as far as it is on record."""
@@ -190,7 +205,7 @@ class Resender:
 
     def name(self, task_id: str) -> str | None:
         """Name of the task of an item in the ledger."""
-        record = self._record(task_id, 0)
+        record = self._record(task_id)
         return None if record is None else record.task
 
     def _fail(self, lost: _LostTask, reason: str) -> None:

@@ -10,8 +10,6 @@ callbacks or counts a chord; a retry and a replacement ask before they send a me
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +18,7 @@ from celery import states
 from celery.app import trace
 from celery.app.task import Task
 from celery.app.trace import TraceInfo, trace_ok_t
-from celery.canvas import _chain
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Reject
 from celery.worker.consumer import consumer
 
 from celery_perpetual import events
@@ -29,7 +26,7 @@ from celery_perpetual.leases.execution import DELIVERY, Execution, LeaseLost, ac
 from celery_perpetual.leases.interest import BUILT_IN
 from celery_perpetual.tasks.task import HEADER, HEADER_VALUE
 from celery_perpetual.telemetry import emit
-from celery_perpetual.worker import sent_later
+from celery_perpetual.worker import successor
 from celery_perpetual.worker.early_success import announce_returned
 
 if TYPE_CHECKING:
@@ -65,7 +62,7 @@ def watch_tracers() -> None:
             _must_hold(self, execution)
             if kwargs.get("headers"):
                 kwargs["headers"] = {**kwargs["headers"], HEADER: HEADER_VALUE}
-        with _handing_on(self, "wait"):
+        with successor.handing_on(self, "wait"):
             return retry(self, *args, **kwargs)
 
     @wraps(replace)
@@ -73,31 +70,18 @@ def watch_tracers() -> None:
         execution = _leased(self)
         if execution is not None:
             _must_hold(self, execution)
+            sig = successor.ends_in_one_task(self.app, sig)
             # The message that carries the original id keeps the guard, and no other.
-            last = sig.tasks[-1] if isinstance(sig, _chain) and getattr(sig, "tasks", None) else sig
+            last = successor.last_task(sig)
             last.options["headers"] = {**(last.options.get("headers") or {}), HEADER: HEADER_VALUE}
-        with _handing_on(self, "delegated"):
+        with successor.handing_on(self, "delegated", is_one_message=successor.is_one_message(sig)):
             return replace(self, sig)
 
     building.perpetual = True  # type: ignore[attr-defined]
     trace.build_tracer = building  # type: ignore[assignment]
     consumer.build_tracer = building  # type: ignore[attr-defined]
     Task.retry, Task.replace = retrying, replacing  # type: ignore[method-assign]
-    sent_later.connect()
-
-
-@contextmanager
-def _handing_on(task: Any, cause: str) -> Iterator[None]:
-    """Note that another message goes on under the id of this execution, also where the body catches the exception."""
-    execution = None if task.request.is_eager else execution_of(task.request.id)
-    try:
-        yield
-    except (Retry, Ignore):
-        if execution is not None:
-            execution.successor = cause
-        raise
-    if execution is not None:
-        execution.successor = cause
+    successor.connect()
 
 
 def _wrap_body(cls: Any) -> None:

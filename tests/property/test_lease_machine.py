@@ -212,6 +212,20 @@ class LeaseMachine(RuleBasedStateMachine):
         self.model.runs.remove(run)
 
     @precondition(lambda self: self.model.runs)
+    @rule(which=WHICH, cause=st.sampled_from(["wait", "wait", "delegated"]))
+    def note_successor(self, which: int, cause: str) -> None:
+        """An execution is about to publish its retry or its replacement, and may die before or after."""
+        run = self.some_run(which)
+        if run is None:
+            return
+        (nesting, retries), task, mine = run.order, run.task, run.task.lease is run
+        copy = "" if task.index >= 0 else "{}"
+        slots = self.world.note_successor(cause, run.nonce, task.id, copy=copy)
+        assert self.twice("note_successor", slots) == (mine, mine)
+        if mine:
+            self.model.note_successor(task, (nesting + 1, 0) if cause == "delegated" else (nesting, retries + 1), cause)
+
+    @precondition(lambda self: self.model.runs)
     @rule(which=WHICH, cause=st.sampled_from(["lost", "lost", "stopped", "taken"]), anybody=st.booleans())
     def lose(self, which: int, cause: str, anybody: bool) -> None:
         """The process of an execution is gone, or an operator takes the lease away, and the body goes on."""
@@ -221,7 +235,10 @@ class LeaseMachine(RuleBasedStateMachine):
         task, anybody = run.task, anybody and cause == "taken"
         holder = task.lease if anybody or task.lease is run else None
         answers = self.twice("release", self.world.release(cause, "*" if anybody else run.nonce, task.id))
+        has_successor = task.flag in ("wait", "delegated")
         expected = self.model.lose(task, holder.order, counts=cause == "lost") if holder else "gone"
+        if expected == "resend" and has_successor:
+            expected = "succeeded"
         assert answers == (expected.encode(), b"gone")
         if cause != "taken":
             self.model.runs.remove(run)

@@ -44,6 +44,9 @@ def is_held(answer: list[Any]) -> bool:
     return answer[0] > MINUTE + GAP and answer[1:] == [b"", 0, 0]
 
 
+#: Where a retry is sent.
+SLOW = '["", "slow", null]'
+
 #: What Celery stores of a success.
 RESULT = {"result": "celery-task-meta-1", "value": '{"status": "SUCCESS"}', "expires": 3600}
 
@@ -100,6 +103,32 @@ LEASE_CASES = [
          touches=held_keys(ONE)),
     Case("release", "another delivery's", W.superseded, W.release, answers(b"gone"), writes=False),
     Case("release", "nobody's", W.committed, W.release, answers(b"gone"), writes=False),
+    # ---- successors
+    Case("note_successor", "a retry", W.begun, W.note_successor, answers(1)),
+    Case("note_successor", "a replacement of several messages", W.begun, lambda w: w.note_successor("delegated", copy=""),
+         answers(1)),
+    Case("note_successor", "a retry that goes elsewhere", W.begun, lambda w: w.note_successor(destination=SLOW), answers(1)),
+    Case("note_successor", "of an item without a lease", W.committed, lambda w: w.note_successor("", destination=SLOW),
+         answers(0)),
+    Case("note_successor", "of an unknown batch", lambda w: w.claimed(), lambda w: w.note_successor("", destination=SLOW),
+         answers(0), writes=False),
+    Case("note_successor", "of another delivery", W.superseded, W.note_successor, answers(0), writes=False),
+    Case("start", "older than a successor on record", W.hands_on, lambda w: w.start("n3"), verdict(b"old"), moving=COUNTED),
+    Case("start", "the successor, before its predecessor is released", W.hands_on,
+         lambda w: w.start("n2", worker=OTHER, order=(0, 1), copy="{}"), verdict(b"run"), touches=held_keys(ONE)),
+    *(
+        Case("release", f"{cause}, with a successor on record", lambda w, noted=noted: w.hands_on(noted),
+             lambda w, cause=cause: w.release(cause),
+             answers(b"released" if cause in ("wait", "delegated") else b"succeeded"), then(b"gone"), touches=held_keys(ONE))
+        for cause, noted in (("lost", "wait"), ("stopped", "delegated"), ("taken", "wait"), ("wait", "wait"),
+                             ("delegated", "delegated"))
+    ),
+    Case("release", "parked, with a successor on record", lambda w: w.hands_on(most=0), W.release, answers(b"parked"),
+         then(b"gone"), touches=parked_keys(ONE)),
+    Case("sweep", "a dead worker, with a successor on record",
+         lambda w: (w.died(1), w.run("note_successor", w.note_successor("delegated", copy=""))), W.sweep,
+         answers([0, ONE.encode(), 1, 1]), then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=held_keys(ONE)),
+    Case("end_item", "it could not publish its successor", W.hands_on, W.ended, answers(FIRST), touches=end_keys(ONE)),
     # ---- beat
     Case("heartbeat", "the first", lambda w: None, lambda w: w.heartbeat(a="tag"), answers([]), moving=BEATEN),
     Case("heartbeat", "with news of both kinds", lambda w: (w.reported(), w.begun()), lambda w: w.heartbeat(ONE, ("a", "c"), d="tag"),

@@ -34,7 +34,7 @@ class Task:
     """All that there ever were."""
     lease: Run | None = None
     known: Order | None = None
-    """The order that is remembered beside the lease."""
+    """The order that is remembered beside the lease: that of a successor on record, or of what has gone before."""
     flag: str = ""
     recoveries: int = 0
     final: bool = False
@@ -95,8 +95,14 @@ class Model:
         task.flag = "run"
         self.send(task, task.known)
 
+    def note_successor(self, task: Task, order: Order, cause: str) -> None:
+        task.known, task.flag = order, cause
+
     def lose(self, task: Task, order: Order, *, counts: bool) -> str:
-        """What becomes of a task that nobody executes any more."""
+        """What becomes of a task that nobody executes any more: it goes on with its successor, if that is on record."""
+        if task.lease is not None and task.flag in ("wait", "delegated"):
+            assert task.known is not None
+            order = task.known
         task.lease, task.known, task.flag = None, order, "resend"
         if counts:
             self.lost += 1

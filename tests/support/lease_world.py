@@ -34,6 +34,14 @@ class LeaseWorld(World):
             "id": task_id, "nonce": nonce, "cause": cause, "reason": "its process is gone", "tag": tag, **UNACKED,
         }  # fmt: skip
 
+    def note_successor(
+        self, cause: str = "wait", nonce: str = "n1", task_id: str = ITEM, copy: str = "{}", destination: str = "",
+    ) -> Slots:  # fmt: skip
+        return {
+            "batch": self.keys.poll(POLL), "id": task_id, "nonce": nonce, "cause": cause, "copy": copy, "index": 1,
+            "destination": destination,
+        }  # fmt: skip
+
     def heartbeat(self, worker: str = ONE, gone: tuple[str, ...] = (), **new: str) -> Slots:
         k = self.keys
         return {
@@ -59,7 +67,7 @@ class LeaseWorld(World):
         return {
             "targets": [QUEUE] if pushes else [], "id": task_id,
             "since": since or repr(self.redis.zscore(self.keys.resend, task_id)),
-            "commands": ["RPUSH", 1, 1, task_id] if pushes else [],
+            "commands": ["RPUSH", 1, 1, task_id] if pushes else [], "flag": "run",
         }  # fmt: skip
 
     def recover(self, task_id: str = ITEM) -> Slots:
@@ -113,6 +121,11 @@ class LeaseWorld(World):
     def released(self, cause: str = "lost", **options: Any) -> None:
         self.begun(**options)
         self.run("release", self.release(cause, task_id=options.get("task_id", ITEM)))
+
+    def hands_on(self, cause: str = "wait", copy: str = "{}", **options: Any) -> None:
+        """An execution whose successor is on record, and perhaps published."""
+        self.begun(**options)
+        assert self.run("note_successor", self.note_successor(cause, copy=copy)) == 1
 
     def lost_and_sent(self) -> None:
         self.released()

@@ -222,8 +222,6 @@ CASES = [
          writes=False),
     Case("publish", "unknown batch", lambda w: w.redis.zadd(w.keys.outbox, {POLL: 1}), lambda w: w.publish(0, 3),
          answers(0)),
-    Case("note_destination", "of an item", World.committed, World.note_destination, answers(1)),
-    Case("note_destination", "unknown batch", lambda w: w.claimed(), World.note_destination, answers(0), writes=False),
     Case("end_item", "one of several", World.committed, lambda w: w.end_item(1), answers(FIRST), touches=item_keys),
     Case("end_item", "the last one", lambda w: w.finished(0, 2), lambda w: w.end_item(1, "failure"), answers(FIRST),
          touches=lambda w: {w.keys.open: "zset", **item_keys(w)}),

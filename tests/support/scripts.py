@@ -147,9 +147,6 @@ class World:
             "destinations": f'[["", "{QUEUE}", null, "{first}-{last - 1}"]]', "commands": ["LPUSH", 1, len(messages), *messages],
         }  # fmt: skip
 
-    def note_destination(self, index: int = 1, poll: str = POLL) -> Slots:
-        return {"batch": self.keys.poll(poll), "index": index, "destination": '["", "slow", null]'}
-
     def end_item(
         self, index: int, status: str = "success", poll: str = POLL, *, nonce: str = "", started: bool = False,
         tag: str = "", hold: str = BACK_OFF,

@@ -2,7 +2,7 @@
 -- A lease: worker|nonce|nesting|retries|token|started|most|on_lost|tag|task
 -- A state: nesting|retries|recoveries|flag|tag|task, where flag is one of
 --   run  only its order and its recoveries are kept
---   wait a retry was sent, delegated  the task has replaced itself
+--   wait a retry is its successor, delegated  a replacement is; while the lease is there, that may not be published yet
 --   resend  it is to be resent, fail  it is to be ended as lost, parked  it waits for an operator
 -- A state begins with zeros that make it longer than 64 bytes: a small hash of shorter values is kept as a list, which
 -- every start and every end of a task would read from end to end for a state that is not there.
@@ -38,4 +38,12 @@ end
 -- Negative where the first order is the older one.
 local function order(one, other)
   return one.nesting ~= other.nesting and one.nesting - other.nesting or one.retries - other.retries
+end
+
+-- The order of what succeeds an execution: of its retry, or of its replacement.
+local function following(lease, cause)
+  if cause == 'delegated' then
+    return lease.nesting + 1, 0
+  end
+  return lease.nesting, lease.retries + (cause == 'wait' and 1 or 0)
 end

@@ -39,9 +39,11 @@ end
 -- follows then, and tag and task as the end of a state.
 local LOST = '^|(%d+|%d+|)([^|]*)|[^|]*|(%d+)|([^|]*)|([^|]*|(.*))$'
 
--- Plan what becomes of executions of one worker: each is resent, ended as lost, or parked. Parking writes five times as
+-- Plan what becomes of executions of one worker: each is resent, ended as lost, or parked; of one whose successor is on
+-- record it is the successor that is. Parking writes five times as
 -- much, so it counts as five of the `most_now` executions that are dealt with now. Only reads, and meets every key that losing
--- them writes to, so that one of a wrong type fails the script before its first write. `flag` is what becomes of the last.
+-- them writes to, so that one of a wrong type fails the script before its first write. `flag` and `has_successor` are
+-- about the last.
 local function plan_losses(worker, ids, texts, counts, reason, most_now)
   local plan = {worker = worker, ids = {}, counts = counts, reason = reason, events = {}, parks = {}, written = {},
     listed = {}}
@@ -63,7 +65,12 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
     end
     local nonce_ends = string.find(texts[i], '|', #worker + 2, true)
     local order_text, token, most, on_lost, tagged, task = string.match(texts[i], LOST, nonce_ends)
-    local recoveries = (counts and 1 or 0) + (stored[i] and tonumber(string.match(stored[i], '^%d+|%d+|(%d+)')) or 0)
+    local stored_order, before, known, stored_tag = string.match(stored[i] or '', '^0*(%d+|%d+|)(%d+)|([^|]*)|([^|]*)|')
+    local recoveries = (counts and 1 or 0) + (before and tonumber(before) or 0)
+    plan.has_successor = (known == 'wait' or known == 'delegated') and stored_order ~= order_text
+    if plan.has_successor then
+      order_text, tagged = stored_order, stored_tag .. '|' .. task
+    end
     local flag = 'resend'
     plan.ids[i] = id
     if counts then
@@ -81,7 +88,12 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
       must_be(prefix .. ':completion:' .. id, 'string')
       must_be(prefix .. ':done:' .. id .. ':queue', 'list')
       probe('HLEN', parked)
-      plan.parks[#plan.parks + 1] = {id = id, lease = lease_of(texts[i]), recoveries = recoveries}
+      local lease = lease_of(texts[i])
+      if plan.has_successor then
+        local successor = state_of(stored[i])
+        lease.nesting, lease.retries, lease.tag = successor.nesting, successor.retries, successor.tag
+      end
+      plan.parks[#plan.parks + 1] = {id = id, lease = lease, recoveries = recoveries}
     else
       local last = #plan.written
       plan.written[last + 1], plan.listed[last + 1] = id, now

@@ -19,7 +19,7 @@
 -- ARG   events_maxlen   text    cap of the stream
 -- ARG   completion_ttl  text    ms: how long a provisional record stays
 -- ARG   queue_ttl       text    ms: how long the queue stays
--- returns 'gone' (no such lease), 'resend', 'fail', 'parked', or 'released'
+-- returns 'gone' (no such lease), 'resend', 'succeeded' (its successor is resent), 'fail', 'parked', or 'released'
 -- include now
 -- include rfc3339
 -- include lease
@@ -36,16 +36,11 @@ end
 local plan = plan_losses(lease.worker, {id}, {text}, cause == 'lost', reason, 1)
 if cause == 'lost' or cause == 'stopped' or cause == 'taken' then
   lose(plan)
-  return plan.flag
+  return plan.flag == 'resend' and plan.has_successor and 'succeeded' or plan.flag
 end
 local state = state_of(redis.call('HGET', states, id))
 local flag = cause == 'back' and 'run' or cause
-local nesting, retries = lease.nesting, lease.retries
-if cause == 'wait' then
-  retries = retries + 1
-elseif cause == 'delegated' then
-  nesting, retries = nesting + 1, 0
-end
+local nesting, retries = following(lease, cause)
 redis.call('HDEL', leases, id)
 redis.call('HDEL', copies, id)
 redis.call('SREM', prefix .. ':held:' .. lease.worker, id)

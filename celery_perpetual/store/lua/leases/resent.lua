@@ -8,6 +8,7 @@
 -- KEYS  targets        list    what the broker commands name
 -- ARG   id             text    task id
 -- ARG   since          text    ms: score of the entry that was read
+-- ARG   flag           text    what the task is from now on: run, or delegated where the message has another id
 -- ARG   events_maxlen  text    cap of the stream
 -- ARGS  commands       mixed   broker commands
 -- returns 1 sent, 0 the entry is not there any more
@@ -24,7 +25,7 @@ redis.call('ZREM', resend, id)
 local state = state_of(redis.call('HGET', states, id))
 if state then
   add_recovery(id, state)
-  state.flag, state.tag = 'run', ''
+  state.flag, state.tag = flag, ''
   redis.call('HSET', states, id, state_text(state))
 end
 push(commands_at)

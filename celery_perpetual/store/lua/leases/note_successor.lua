@@ -1,0 +1,31 @@
+-- Note the successor of an execution before its message is published: the order that follows and, where the successor is one
+-- message, that message. An execution that is lost from now on is succeeded by that, and not begun anew. Of an item also
+-- note where the message goes.
+--
+-- KEY   leases       hash  task id -> lease
+-- KEY   states       hash  task id -> state
+-- KEY   copies       hash  task id -> message
+-- KEY   batch        hash  the committed batch, if it is an item
+-- ARG   id           text  task id
+-- ARG   nonce        text  of the delivery
+-- ARG   cause        text  wait (retry), delegated, '' = it is not known why another message has the id
+-- ARG   copy         JSON  the message, '' where it is not one message
+-- ARG   index        text  index of the item
+-- ARG   destination  JSON  exchange, routing key and priority, '' where the message is of another id
+-- returns 1 the successor is on record, 0 the execution has no lease
+-- include lease
+local lease = lease_of(redis.call('HGET', leases, id))
+local state = state_of(redis.call('HGET', states, id))
+if destination ~= '' and redis.call('EXISTS', batch) == 1 then
+  redis.call('HSET', batch, 'at:' .. index, destination, 'moved', 1)
+end
+if cause == '' or not lease or lease.nonce ~= nonce then
+  return 0
+end
+local nesting, retries = following(lease, cause)
+redis.call('HSET', states, id, state_text({nesting = nesting, retries = retries, recoveries = state and state.recoveries or 0,
+  flag = cause, tag = copy == '' and lease.tag or '', task = lease.task}))
+if copy ~= '' then
+  redis.call('HSET', copies, id, copy)
+end
+return 1

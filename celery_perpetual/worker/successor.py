@@ -1,0 +1,137 @@
+"""Notes the successor of an execution, its retry or its replacement, before that message is in the broker.
+
+A process may die between the publish and the release of its lease. Without the note its task would be begun anew while
+the successor comes too: two executions of one id at once. With it, a lost execution is succeeded by the very message
+that it has sent or was about to send; if that comes twice, the guard runs it once.
+
+Retries and replacements of an item may go to another queue (``self.retry(queue=…)``). Recovery looks for a lost message
+where it was sent, so that is noted too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from celery import Signature, chord, chunks, current_task, group, signals
+from celery.canvas import _chain
+from celery.exceptions import Ignore, Retry
+
+from celery_perpetual import events
+from celery_perpetual.broker.destinations import Destination
+from celery_perpetual.broker.message_copy import from_publish
+from celery_perpetual.leases.execution import Execution, current, execution_of
+from celery_perpetual.ledger.ids import item_address, item_index
+from celery_perpetual.publishing.stampable import OWN_RECEIVER
+from celery_perpetual.store.scripts import script
+from celery_perpetual.telemetry import emit
+
+#: Why an execution has a successor, and what Celery raises when that is sent.
+_RAISED: dict[str, type[Exception]] = {"wait": Retry, "delegated": Ignore}
+
+
+def connect() -> None:
+    """Note successors in this process."""
+    signals.before_task_publish.connect(_on_publish, weak=False, dispatch_uid=OWN_RECEIVER)
+
+
+@contextmanager
+def handing_on(task: Any, cause: str, *, is_one_message: bool = True) -> Iterator[None]:
+    """A retry or a replacement is sent inside: from then on another message goes on under the id of this execution.
+
+    That holds also where the body catches the exception.
+
+    Args:
+        task: the running one.
+        cause: ``wait`` (a retry) or ``delegated`` (a replacement).
+        is_one_message: False where the replacement begins with several, such as a chord: then a lost execution runs
+            once more, as the one that follows.
+    """
+    execution = None if task.request.is_eager else execution_of(task.request.id)
+    if execution is None:
+        yield
+        return
+    if is_one_message:
+        execution.hands_on = cause
+    elif execution.leased:
+        _note(task.app, execution, cause)
+    try:
+        yield
+    except _RAISED[cause]:
+        execution.successor = cause
+        raise
+    finally:
+        execution.hands_on = ""
+    execution.successor = cause
+
+
+def is_one_message(signature: Any) -> bool:
+    """Whether only one message is published when a signature is sent."""
+    if isinstance(signature, _chain):
+        return bool(signature.tasks) and is_one_message(Signature.from_dict(signature.tasks[0]))
+    return not isinstance(signature, group | chord | chunks)
+
+
+def ends_in_one_task(app: Any, signature: Any) -> Any:
+    """As Celery makes it of a replacement that is, or ends with, a group: a task collects the results of the group."""
+    collect = app.tasks["celery.accumulate"].s(index=0)
+    if isinstance(signature, group):
+        return signature | collect
+    if isinstance(signature, _chain) and signature.tasks and isinstance(signature.tasks[-1], group):
+        chain: Any = signature
+        chain.tasks = [*chain.tasks[:-1], chain.tasks[-1] | collect]
+    return signature
+
+
+def last_task(signature: Any) -> Any:
+    """The signature of the task that ends last, and gets the id of what the signature replaces."""
+    if isinstance(signature, _chain) and signature.tasks:
+        return last_task(signature.tasks[-1])
+    return last_task(signature.body) if isinstance(signature, chord) else signature
+
+
+def _on_publish(
+    headers: Any = None, body: Any = None, properties: Any = None, exchange: Any = None, routing_key: Any = None,
+    **_: Any,
+) -> None:  # fmt: skip
+    execution = current()
+    if execution is None or not headers:
+        return
+    is_own, cause = headers.get("id") == execution.task_id, execution.hands_on
+    # A replacement may begin with a task of another id; receivers of this signal may send tasks that are none of it.
+    succeeds = headers.get("replaced_task_nesting") if cause == "delegated" else cause and is_own
+    if not is_own and not succeeds:
+        return
+    name, properties, app = getattr(exchange, "name", exchange) or "", properties or {}, current_task.app
+    destination = Destination(name, routing_key or "", properties.get("priority")).to_json() if is_own else ""
+    copy = ""
+    if succeeds:
+        execution.hands_on = ""
+        copy = _copy(app, body, headers, properties, name, routing_key or "") if execution.leased else ""
+    _note(app, execution, cause if succeeds else "", copy, destination)
+
+
+def _copy(app: Any, body: Any, headers: Any, properties: Any, exchange: str, routing_key: str) -> str:
+    """The message as JSON; "" where it cannot be serialized as its task's messages usually are."""
+    serializer = getattr(app.tasks.get(headers.get("task")), "serializer", None) or app.conf.task_serializer
+    try:
+        return from_publish(body, headers, properties, exchange, routing_key, serializer).to_json()
+    except Exception as error:  # of any kind: it may be sent by another serializer
+        emit(events.SUCCESSOR_NOT_COPIED, task_id=headers.get("id"), error=error)
+        return ""
+
+
+def _note(app: Any, execution: Execution, cause: str, copy: str = "", destination: str = "") -> None:
+    where, perpetual = item_address(execution.task_id), getattr(app, "perpetual", None)
+    if perpetual is None or not (execution.leased or where):
+        return
+    keys = perpetual.store.keys
+    try:
+        script("note_successor")(
+            perpetual.grants.store, batch=keys.poll(where.poll_id if where else ""), id=execution.task_id,
+            nonce=execution.nonce, cause=cause, copy=copy, index=item_index(execution.task_id) if where else "",
+            destination=destination if where else "",
+        )  # fmt: skip
+    except Exception as error:  # of any kind: the task goes on all the same
+        emit(events.SUCCESSOR_NOT_NOTED, task_id=execution.task_id, error=error)

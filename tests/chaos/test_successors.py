@@ -1,0 +1,88 @@
+"""Processes that die while their task retries or replaces itself: around the publish of the message that follows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.support import wait_until
+from tests.support.leased_tasks import ANY_BROKER, PREFIX, SETTINGS, events, final_ends
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support import Project
+
+#: How a task hands its id on. "early" dies before the message is published, the others when it is in the broker.
+WAYS = ("retry", "retry early", "replace", "replace early", "chain", "chain early", "chord")
+
+SOURCE = f"""
+import signal
+from celery import chain, chord, signals
+
+WAYS = {WAYS}
+
+def die_once(way, early):
+    if way and ("early" in way) == early and not os.path.exists(f"died {{way}}"):
+        open(f"died {{way}}", "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+on_its_way = []
+
+@signals.before_task_publish.connect
+def before(**_):
+    die_once(on_its_way and on_its_way[0], True)
+
+@signals.after_task_publish.connect
+def after(**_):
+    die_once(on_its_way and on_its_way[0], False)
+
+@app.task
+def step():
+    pass
+
+@app.task(base=PerpetualTask, bind=True, poll_every=3600, max_retries=None,
+          next_batch=lambda: [Item((way, 1), key=way) for way in WAYS])
+def hands_on(self, way, part):
+    ledger.record(way, f"in {{part}}")
+    if part == 1:
+        if os.path.exists(f"died {{way}}"):
+            time.sleep(3)  # the one that follows comes meanwhile
+        follows = hands_on.si(way, 2)
+        on_its_way[:] = [way]
+        try:
+            if way.startswith("retry"):
+                self.retry(args=(way, 2), countdown=1)
+            elif way.startswith("chain"):
+                self.replace(chain(step.si(), follows))
+            elif way == "chord":
+                self.replace(chord([step.si(), step.si()], follows))
+            else:
+                self.replace(follows)
+        finally:
+            on_its_way.clear()
+    time.sleep(2)
+    ledger.record(way, f"out {{part}}")
+    return way
+"""
+
+
+@ANY_BROKER
+def test_whoever_dies_while_it_hands_its_id_on(
+    project: Callable[..., Project], broker: dict[str, Any], redis_url: str
+) -> None:
+    """What follows runs with its own arguments, once, and never beside its predecessor; there is one end for each."""
+    proj = project(SOURCE, **{**SETTINGS, "result_backend": redis_url}, **broker)
+    proj.worker(concurrency=4).ready()
+
+    proj.run_python("import proj; proj.perpetual.poll('proj.hands_on')")
+
+    wait_until(lambda: len(final_ends(proj)) == len(WAYS), "all have ended", 60)
+    # Of the steps of a replacement none has an end of interest.
+    assert {status for _, status in final_ends(proj)} == {"success"}
+    assert {end["task"] for end in events(proj, "completion")} == {"proj.hands_on"}
+    assert all((proj.folder / f"died {way}").exists() for way in WAYS)
+    # What begins with several messages begins once more, as it is not known which of them are sent.
+    expected = {way: ["in 1", "in 2", "out 2"] for way in WAYS} | {"chord": ["in 1", "in 1", "in 2", "out 2"]}
+    assert {way: [row.what for row in proj.rows() if row.id == way] for way in WAYS} == expected
+    keys = [f"{PREFIX}:{name}" for name in ("leases", "states", "copies", "resend", "open")]
+    wait_until(lambda: not proj.redis.exists(*keys), "nothing of them is left")
