@@ -12,6 +12,7 @@ from celery_perpetual.operations.exits import ExitOperations
 from celery_perpetual.operations.leases import LeaseOperations
 from celery_perpetual.operations.pausing import PauseOperations
 from celery_perpetual.operations.polling import PollOperations
+from celery_perpetual.operations.tenancy import TenantOperations
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.wiring import wire
 
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-class Perpetual(PollOperations, PauseOperations, CompletionOperations, LeaseOperations, ExitOperations):
+class Perpetual(
+    PollOperations, PauseOperations, CompletionOperations, LeaseOperations, ExitOperations, TenantOperations
+):
     """celery-perpetual for one Celery app; also ``app.perpetual``.
 
     Making it reads no configuration and opens no connection. Its operations may be called from any process and
@@ -58,4 +61,4 @@ class Perpetual(PollOperations, PauseOperations, CompletionOperations, LeaseOper
 
     @cached_property
     def _cycle(self) -> Cycle:
-        return Cycle(self, lambda: load(self.app).units().keys())
+        return Cycle(self, lambda: load(self.app))

@@ -125,6 +125,25 @@ CYCLE_STEP_FAILED = _error("cycle.step_failed", "step %(step)s of the cycle fail
 BASE_TICK_FAILED = _error("base.tick_failed", "a tick of the base scheduler failed")
 BASE_CLOSE_FAILED = _error("base.close_failed", "the base scheduler could not be closed")
 
+# Tenants.
+TENANTS_FAILED = EventKind(
+    "alert.tenants_failed",
+    logging.ERROR,
+    "the tenants of %(task)s could not be found; the last list, of %(kept)s tenants, is kept",
+    has_traceback=True,
+    in_stream=True,
+)
+TENANTS_SLOW = _warning(
+    "tenants.slow",
+    "the tenants function of %(task)s has not returned for %(seconds)s s; the last list, of %(kept)s tenants, is kept",
+)
+TENANTS_REFUSED = _warning(
+    "tenants.refused", "left out %(count)s values that the tenants function of %(task)s has returned: %(first)s"
+)
+TENANTS_CHANGED = _info(
+    "tenants.changed", "task %(task)s has %(count)s tenants now: %(arrived)s have come, %(departed)s have gone"
+)
+
 # Polls.
 POLL_ENQUEUED = _info("poll.enqueued", "poll of %(unit)s enqueued %(count)s items", "poll_id", "slot")
 POLL_TIMED_OUT = EventKind(

@@ -11,10 +11,15 @@ from uuid import uuid4
 from celery_perpetual.store.commands.pauses import stored_pauses
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
+from celery_perpetual.tasks.names import parse_unit_name, unit_name
 from celery_perpetual.times import format_time, parse_time, to_ms
 
 #: A client repeats a call whose reply got lost for seconds at most.
 RECEIPT_TTL_MS = 60_000
+
+
+#: What the key of a tenant's scope begins with; the name of a unit never does.
+TENANT = "tenant:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,18 +27,27 @@ class Scope:
     """What a pause stops."""
 
     kind: str
-    """``everything`` or ``unit``."""
+    """``everything``, ``tenant`` (of all tasks), or ``unit``: of a task with tenants also all units together."""
     name: str = ""
 
     @property
     def key(self) -> str:
-        """As the store and programs name it: ``*`` for everything, the name of a unit."""
-        return "*" if self.kind == "everything" else self.name
+        """As the store and programs name it: ``*``, ``tenant:{name}``, the name of a unit or of a task's units."""
+        if self.kind == "everything":
+            return "*"
+        return f"{TENANT}{self.name}" if self.kind == "tenant" else self.name
 
     @classmethod
     def of(cls, key: str) -> Scope:
         """The scope of a key; the inverse of :attr:`key`."""
-        return EVERYTHING if key == "*" else cls("unit", key)
+        if key == "*":
+            return EVERYTHING
+        return cls("tenant", key.removeprefix(TENANT)) if key.startswith(TENANT) else cls("unit", key)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What events say of it, beside the key."""
+        return {} if self.kind == "everything" else {self.kind: self.name}
 
 
 EVERYTHING = Scope("everything")
@@ -41,7 +55,10 @@ EVERYTHING = Scope("everything")
 
 def scopes_of(unit: str) -> tuple[Scope, ...]:
     """Every scope whose pause stops the polls of a unit, the widest first."""
-    return (EVERYTHING, Scope("unit", unit))
+    task, tenant = parse_unit_name(unit)
+    if tenant is None:
+        return (EVERYTHING, Scope("unit", unit))
+    return (EVERYTHING, Scope("tenant", tenant), Scope("unit", unit_name(task)), Scope("unit", unit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +82,7 @@ class Paused:
     def to_json(self) -> str:
         """As it is stored; scripts compare ``until_ms``."""
         until = None if self.until is None else to_ms(self.until)
-        return json.dumps({**self.to_dict(), **_unit(self.scope), "until_ms": until})
+        return json.dumps({**self.to_dict(), **self.scope.about, "until_ms": until})
 
 
 class Pauses:
@@ -89,7 +106,7 @@ class Pauses:
 
     def resume(self, scope: Scope, at: datetime, poll_now: list[str]) -> bool:
         """End the pause of a scope, and poll these units at once; False if it was not paused."""
-        about = {"scope": scope.key, "unit": None, **_unit(scope), "at": format_time(at)}
+        about = {"scope": scope.key, "unit": None, **scope.about, "at": format_time(at)}
         return bool(
             script("resume")(
                 self.store, receipt=self.store.keys.receipt(uuid4().hex), scope=scope.key, about=json.dumps(about),
@@ -100,10 +117,6 @@ class Pauses:
     def trim(self) -> None:
         """Forget pauses that have ended by themselves."""
         script("trim_pauses")(self.store)
-
-
-def _unit(scope: Scope) -> dict[str, str]:
-    return {"unit": scope.name} if scope.kind == "unit" else {}
 
 
 def _parsed(scope: Scope, text: bytes) -> Paused:

@@ -30,7 +30,7 @@ LONGEST = 1000 * 366 * 24 * 3600.0
 NOT_YET = frozenset(
     {
         "starvation", "starvation_spawn", "max_pool_grow", "error_policies", "classifiers", "preflight_fatal",
-        "tenants_ttl", "preflight_ttl",
+        "preflight_ttl",
     }
 )  # fmt: skip
 
@@ -87,6 +87,8 @@ class Settings:
     """Longest time that one call to the store may take."""
     store_wait: float = 30.0
     """How long a starting process waits for its first contact with the store."""
+    tenants_ttl: float = 60.0
+    """Pause between two calls of a ``tenants`` function."""
     disabled: tuple[str, ...] = ()
     """Names of perpetual tasks that are not polled."""
 

@@ -43,9 +43,9 @@ def wire(app: Celery) -> None:
         _use_scheduler(app)
 
 
-def _poll(task: Any, *, task_name: str, poll_id: str, following: str) -> str:
+def _poll(task: Any, *, task_name: str, poll_id: str, following: str, tenant: Any = None) -> str:
     """Evaluate a poll that travelled to this worker."""
-    return str(task.app.perpetual.poll_here(task_name, poll_id, following))
+    return str(task.app.perpetual.poll_here(task_name, poll_id, following, tenant))
 
 
 def wire_running_beat(app: Celery) -> None:

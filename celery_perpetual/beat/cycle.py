@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from celery_perpetual import events
-from celery_perpetual.beat.orphans import Orphans
+from celery_perpetual.beat.orphans import KnownUnits, Orphans
 from celery_perpetual.completions.batches import finished_list, relay_batch_done
 from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.ledger.staged import staged_list, sweep_staged
@@ -88,11 +87,11 @@ class CycleResult:
 class Cycle:
     """Runs passes of one namespace, one after the other; it remembers from pass to pass what was missing."""
 
-    def __init__(self, namespace: Namespace, known: Callable[[], AbstractSet[str]]) -> None:
+    def __init__(self, namespace: Namespace, known: Callable[[], KnownUnits]) -> None:
         """Nothing is done yet.
 
         Args:
-            known: returns the names of all units that the code of this process knows.
+            known: returns what the code of this process says about units.
         """
         self._store = namespace.store
         self._lock = Lock(self._store, self._store.keys.cycle, LOCK_SECONDS)

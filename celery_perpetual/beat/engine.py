@@ -15,6 +15,7 @@ from celery_perpetual.beat.maintenance import Maintenance
 from celery_perpetual.beat.poll_source import PollSource
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.beat.store_identity import StoreIdentity
+from celery_perpetual.beat.tenants import TenantLists
 from celery_perpetual.leases.workers import app_name
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.polling.end import given_up
@@ -41,7 +42,7 @@ class Engine:
         self.entry_runs = EntryRuns(self.store)
         self.base_health = BaseHealth()
         self._leadership: Leadership | None = None
-        self._threads: list[Clock | Maintenance] = []
+        self._threads: list[Clock | Maintenance | TenantLists] = []
         self._stop_by: float | None = None
 
     @property
@@ -100,9 +101,11 @@ class Engine:
             mark=leadership.mark,
             pause=settings.on_store_lost == "pause",
         )
-        cycle = Cycle(self.namespace, lambda: roster.units.keys() | roster.disabled)
+        tenants = TenantLists(store.clone(), roster, leadership, settings.tenants_ttl)
+        tenants.on_change = clock.wake
+        cycle = Cycle(self.namespace, lambda: roster)
         maintenance = Maintenance(cycle, leadership, settings.cycle_interval, memory.refresh)
-        self._leadership, self._threads = leadership, [clock, maintenance]
+        self._leadership, self._threads = leadership, [clock, maintenance, tenants]
         leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
         for thread in self._threads:
             thread.start()

@@ -96,7 +96,8 @@ class PollSource:
 
     def claim(self, leader: str, due: DueUnits) -> list[Claim]:
         known = self._roster.units
-        self._registration.forget(leader, [row.unit for row in due.rows if row.unit not in known])
+        strange = [row.unit for row in due.rows if row.unit not in known]
+        self._registration.forget(leader, [unit for unit in strange if not self._roster.may_come(unit)])
         rows = [row for row in due.rows if row.unit in known and self._aside.get(row.unit, 0.0) < time.monotonic()]
         if any(row.suspect for row in rows):
             self._reader.forget()

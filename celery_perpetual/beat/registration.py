@@ -13,6 +13,7 @@ from celery_perpetual.beat.roster import Roster
 from celery_perpetual.beat.schedules import ScheduleFailed, Schedules
 from celery_perpetual.errors import StoreRefused
 from celery_perpetual.polling.claims import NotLeading
+from celery_perpetual.store.chunks import chunks
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.unit import TaskUnit
@@ -60,18 +61,21 @@ class Registration:
         Raises:
             NotLeading: ``leader`` does not lead any more.
         """
-        self._roster.refresh()
+        self._roster.refresh(leader)
         wanted = (leader, self._roster.version, int(time.monotonic() // EVERY))
         if self._done != wanted:
             self.forget(leader, sorted(self._roster.disabled))
             self._left, self._waiting = deque(self._roster.units.values()), deque()
             self._done = wanted
+        arrived, departed = self._roster.take_changes()
+        self.forget(leader, departed)
+        self._left.extend(arrived)
         if not self._left:
             self._left, self._waiting = self._waiting, self._left
         now, until = self._store.now() if self._left else 0, time.monotonic() + LONGEST_TURN
         while self._left and time.monotonic() < until:
             part = list(islice(self._left, AT_ONCE))
-            self._register(leader, part, now)
+            self._register(leader, [unit for unit in part if self._roster.units.get(unit.name) is unit], now)
             for _ in part:
                 self._left.popleft()
 
@@ -81,8 +85,9 @@ class Registration:
         Raises:
             NotLeading: ``leader`` does not lead any more.
         """
-        if units and not script("unschedule")(self._store, mine=leader, units=units):
-            raise NotLeading
+        for part in chunks(units):
+            if not script("unschedule")(self._store, mine=leader, units=part):
+                raise NotLeading
 
     def _register(self, leader: str, units: Sequence[TaskUnit], now: int) -> None:
         rows: list[str | int] = []

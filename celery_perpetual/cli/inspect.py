@@ -76,7 +76,10 @@ def why(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> Non
         show(found.to_dict())
         return
     unit = found.unit
-    click.echo(f"{unit.task}: {unit.state}, {unit.in_flight} in flight, next poll {_time(unit.next_poll_at) or '-'}")
+    named = "" if unit.tenant is None else f", tenant {unit.tenant}"
+    click.echo(
+        f"{unit.task}{named}: {unit.state}, {unit.in_flight} in flight, next poll {_time(unit.next_poll_at) or '-'}"
+    )
     for reason in found.reasons:
         click.echo(f"- {reason.evidence}\n  means: {reason.meaning}")
         if reason.help:

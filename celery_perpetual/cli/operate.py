@@ -36,7 +36,7 @@ def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--all", "everything", is_flag=True, help="Every perpetual task."),
         click.option("--routine", help="A routine (not available yet)."),
         click.option("--queue", help="A queue (not available yet)."),
-        click.option("--tenant", help="Tenant of the task."),
+        click.option("--tenant", help="Tenant of the task, or of every task."),
         click.option("--task", help="One perpetual task."),
     ):
         function = option(function)
@@ -44,9 +44,15 @@ def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _one_scope(everything: bool, **scopes: str | None) -> None:
-    named = [name for name in ("task", "queue", "routine") if scopes[name] is not None]
+    named = [name for name in ("task", "tenant", "queue", "routine") if scopes[name] is not None]
     if everything == bool(named):
-        raise click.UsageError("nothing to act on was given; add --task NAME, or --all")
+        raise click.UsageError("nothing to act on was given; add --task NAME, --tenant NAME, or --all")
+
+
+def _shown(task: str | None, tenant: str | None) -> str:
+    """The scope in an answer."""
+    named = [f"task {task}" if task and tenant else task, f"tenant {tenant}" if tenant else None]
+    return ", ".join(each for each in named if each) or "everything"
 
 
 @verb
@@ -115,13 +121,13 @@ def pause(
     until: datetime | None,
     json_: bool,
 ) -> None:
-    """Stop polling one task, or all of them; items that are enqueued run."""
-    _one_scope(everything, task=task, queue=queue, routine=routine)
+    """Stop polling a task, a tenant, or everything; items that are enqueued run."""
+    _one_scope(everything, task=task, tenant=tenant, queue=queue, routine=routine)
     paused = perpetual.pause(task, tenant, queue, routine, everything, reason=reason, until=until)
     if json_:
         show(paused.to_dict())
     else:
-        click.echo(f"paused {task or 'everything'}: {paused.reason}")
+        click.echo(f"paused {_shown(task, tenant)}: {paused.reason}")
 
 
 @verb
@@ -146,10 +152,11 @@ def resume(
     json_: bool,
 ) -> None:
     """End a pause. Exit code 1 if that scope was not paused."""
-    _one_scope(everything, task=task, queue=queue, routine=routine)
+    _one_scope(everything, task=task, tenant=tenant, queue=queue, routine=routine)
     resumed = perpetual.resume(task, tenant, queue, routine, everything, from_=from_)
     if json_:
         show({"resumed": resumed})
     else:
-        click.echo(f"resumed {task or 'everything'}" if resumed else f"{task or 'everything'} was not paused")
+        shown = _shown(task, tenant)
+        click.echo(f"resumed {shown}" if resumed else f"{shown} was not paused")
     sys.exit(0 if resumed else 1)

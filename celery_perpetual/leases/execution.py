@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Ignore
 
 from celery_perpetual.leases.interest import Interest
+from celery_perpetual.tasks.items import UNSET
 
 if TYPE_CHECKING:
     from celery_perpetual.completions.backlog import UnstoredResult
@@ -76,6 +77,8 @@ class Execution:
     """Its result, where Celery's backend could not store it."""
     meta: dict[str, Any] | None = None
     """What the task has said about itself."""
+    tenant: Any = UNSET
+    """The tenant whose poll has enqueued it, None without one; unset until somebody asks."""
     is_by_signal: bool = False
     """Whether ``task_prerun`` has made it: no worker's tracer stands around it."""
     outer: Execution | None = None

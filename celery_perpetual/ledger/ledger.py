@@ -175,6 +175,7 @@ class Ledger:
             poll=poll_id, unit=unit.name, outcome=closing.outcome, history=contract.options.history,
             ttl=closing.history_ttl, slot=closing.slot, following=closing.following,
             delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=contract.name,
+            tenant=unit.tenant_json,
             items=len(items), most=contract.max_in_flight, window=_remembered(contract),
             chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else chunk_count(len(items)),
             pairs_here=len(pairs) // 2, pushed=len(items) if commands else 0,

@@ -9,6 +9,7 @@ from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.namespace import Namespace
+from celery_perpetual.operations.tenants import tenants_trouble
 from celery_perpetual.seams.table import unknown_seams
 from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.store.connection import Store
@@ -61,6 +62,7 @@ def check(namespace: Namespace) -> list[Finding]:
             findings.append(_warning(warning, "perpetual tasks are not polled", "beat_scheduler = 'perpetual'"))
     try:
         store = namespace.store
+        findings += [] if discovery is None else _check_tenants(namespace)
     except PerpetualError as error:
         return [*findings, _error(str(error), "beat and workers refuse to start", "correct the setting")]
     try:
@@ -68,6 +70,14 @@ def check(namespace: Namespace) -> list[Finding]:
     except PerpetualError as error:
         meaning, advice = "nothing is polled and no end is recorded", "start the server or correct the URL"
         return [*findings, _error(str(error), meaning, advice)]
+
+
+def _check_tenants(namespace: Namespace) -> list[Finding]:
+    """Call each ``tenants`` function."""
+    meaning, advice = "tenants that come or go are not noticed", "correct the function"
+    contracts = load(namespace.app).tasks.values()
+    troubles = {each.name: tenants_trouble(namespace.app, each) for each in contracts}
+    return [_error(f"task {name}: {trouble}", meaning, advice) for name, trouble in troubles.items() if trouble]
 
 
 def _check_store(store: Store) -> list[Finding]:

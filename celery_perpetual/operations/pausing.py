@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.namespace import Namespace
-from celery_perpetual.operations.lookup import find
-from celery_perpetual.pauses import EVERYTHING, Paused, Scope
+from celery_perpetual.operations.lookup import find, find_contract
+from celery_perpetual.operations.tenants import known_units
+from celery_perpetual.pauses import EVERYTHING, Paused, Scope, scopes_of
 from celery_perpetual.tasks.discovery import load
+from celery_perpetual.tasks.names import unit_name
+from celery_perpetual.tasks.tenants import tenant_of
 
 
 class PauseOperations(Namespace):
@@ -28,10 +31,12 @@ class PauseOperations(Namespace):
         reason: str = "",
         until: datetime | None = None,
     ) -> Paused:
-        """Stop polling one task, or everything. What is enqueued runs on. Durable; pausing again replaces it.
+        """Stop polling a task, a tenant, or everything. What is enqueued runs on. Durable; pausing again replaces it.
 
         Args:
-            everything: every perpetual task; without it a task must be named.
+            task: a perpetual task; without a tenant all of its units.
+            tenant: a tenant of the task; without a task that tenant of every task, whether or not one has it now.
+            everything: every perpetual task; without it a task or a tenant must be named.
             reason: shown wherever the pause is.
             until: an aware datetime at which it ends by itself.
 
@@ -63,9 +68,10 @@ class PauseOperations(Namespace):
         *,
         from_: Literal["now", "kept"] = "now",
     ) -> bool:
-        """End the pause of one task, or that of everything; False if that scope was not paused.
+        """End the pause of a task, of a tenant, or of everything; False if just that scope was not paused.
 
         Args:
+            task, tenant: as they were given to :meth:`pause`; what is paused by another scope besides stays paused.
             everything: end the pause of everything; tasks that are paused by themselves stay so.
             from_: ``now`` polls at once, ``kept`` at the next slot of the grid.
 
@@ -85,13 +91,22 @@ class PauseOperations(Namespace):
         for name, value in (("queue", queue), ("routine", routine)):
             if value is not None:
                 raise ContractError(f"{verb} of {name} {value!r} is not available yet; give a task, or everything=True")
-        if task is None and tenant is not None:
+        if everything == (task is not None or tenant is not None):
             raise ContractError(
-                f"tenant {tenant!r} was given without a task; add the task (a tenant of all tasks is not available yet)"
+                f"{verb}: name a task, a tenant or both, or say everything=True, got task {task!r}, "
+                f"tenant {tenant!r} and {everything=}"
             )
-        if everything == (task is not None):
-            raise ContractError(f"{verb}: name one task, or say everything=True, got task {task!r} and {everything=}")
-        return EVERYTHING if everything else Scope("unit", find(self.app, task, tenant).name)
+        if everything:
+            return EVERYTHING
+        if task is None:
+            return Scope("tenant", tenant_of(tenant)[0])
+        contract = find_contract(self.app, task)
+        if tenant is None:
+            return Scope("unit", unit_name(contract.name))
+        return Scope("unit", find(self.app, task, tenant, or_departed=True).name)
 
     def _units_in(self, scope: Scope) -> list[str]:
-        return list(load(self.app).units()) if scope == EVERYTHING else [scope.name]
+        """Names of the units that the end of a pause lets go on."""
+        contracts = load(self.app).tasks.values()
+        units = [unit.name for contract in contracts for unit in known_units(self.app, contract)]
+        return [unit for unit in units if scope in scopes_of(unit)]

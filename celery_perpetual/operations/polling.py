@@ -6,7 +6,7 @@ from typing import Any
 
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.cursors import forget_cursor, write_cursor
-from celery_perpetual.operations.lookup import find
+from celery_perpetual.operations.lookup import find, find_contract
 from celery_perpetual.operations.polls import nudge, poll_by_hand, poll_in_worker
 from celery_perpetual.operations.preview import Preview, preview
 from celery_perpetual.operations.units import Unit, Units
@@ -14,6 +14,8 @@ from celery_perpetual.operations.why import Explanation, explain
 from celery_perpetual.polling.outcome import PollOutcome, outcomes
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.items import UNSET
+from celery_perpetual.tasks.tenants import tenant_of
+from celery_perpetual.tasks.unit import TaskUnit
 
 
 class PollOperations(Namespace):
@@ -50,7 +52,7 @@ class PollOperations(Namespace):
             UnknownTask, UnknownUnit: there is no such unit.
             StoreUnavailable: the store did not answer.
         """
-        return outcomes(self.store, find(self.app, task, tenant).name, limit)
+        return outcomes(self.store, find(self.app, task, tenant, or_departed=True).name, limit)
 
     def why(self, task: Any, tenant: Any = None) -> Explanation:
         """Explain from what is stored why a unit is quiet, or what it does next.
@@ -59,7 +61,7 @@ class PollOperations(Namespace):
             UnknownTask, UnknownUnit: there is no such unit.
             StoreUnavailable: the store did not answer.
         """
-        unit = find(self.app, task, tenant)
+        unit = find(self.app, task, tenant, or_departed=True)
         return explain(self.store, unit.contract, self._units.one(unit))
 
     def cursor(self, task: Any, tenant: Any = None) -> Any:
@@ -69,7 +71,7 @@ class PollOperations(Namespace):
             UnknownTask, UnknownUnit: there is no such unit.
             StoreUnavailable: the store did not answer.
         """
-        return self._units.one(find(self.app, task, tenant)).cursor
+        return self._units.one(find(self.app, task, tenant, or_departed=True)).cursor
 
     def set_cursor(self, task: Any, value: Any, tenant: Any = None) -> None:
         """Set the unit's cursor; its next poll gets it.
@@ -79,7 +81,7 @@ class PollOperations(Namespace):
             ContractError: the value is not JSON, or a poll of the unit is open just now.
             StoreUnavailable: the store did not answer.
         """
-        write_cursor(self.store, find(self.app, task, tenant), value)
+        write_cursor(self.store, find(self.app, task, tenant, or_departed=True), value)
 
     def reset_cursor(self, task: Any, tenant: Any = None) -> None:
         """Forget the unit's cursor: its next poll gets None and reads from the beginning.
@@ -89,7 +91,7 @@ class PollOperations(Namespace):
             ContractError: a poll of the unit is open just now.
             StoreUnavailable: the store did not answer.
         """
-        forget_cursor(self.store, find(self.app, task, tenant))
+        forget_cursor(self.store, find(self.app, task, tenant, or_departed=True))
 
     def preview(self, task: Any, tenant: Any = None, cursor: Any = UNSET) -> Preview:
         """Call ``next_batch`` here and say what a poll would enqueue; writes nothing.
@@ -121,11 +123,13 @@ class PollOperations(Namespace):
             UnknownTask, UnknownUnit: there is no such unit.
             StoreUnavailable: the store did not answer.
         """
-        keys, unit = self.store.keys, find(self.app, task, tenant).name
+        keys, unit = self.store.keys, find(self.app, task, tenant, or_departed=True).name
         return bool(
             script("allow")(self.store, failed=keys.failed(unit), failures=keys.failures(unit), item_key=str(key))
         )
 
-    def poll_here(self, task: str, poll_id: str, following: str) -> str:
+    def poll_here(self, task: str, poll_id: str, following: str, tenant: Any = None) -> str:
         """Evaluate a poll whose claim travelled to this process; the task ``celery_perpetual.poll`` calls it."""
-        return poll_in_worker(self.store, self.runner, find(self.app, task), poll_id, following)
+        name, value = (None, None) if tenant is None else tenant_of(tenant)
+        unit = TaskUnit(find_contract(self.app, task), name, value)
+        return poll_in_worker(self.store, self.runner, unit, poll_id, following)

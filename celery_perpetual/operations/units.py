@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual.operations.tenants import known_units
 from celery_perpetual.pauses import Pauses, scopes_of
 from celery_perpetual.polling.outcome import PollOutcome, from_entry
 from celery_perpetual.store.commands.failed_keys import held_counts
@@ -81,7 +82,8 @@ class Units:
             StoreUnavailable: the store did not answer.
             ContractError: a perpetual task has a wrong value.
         """
-        known = load(self._app).units()
+        contracts = load(self._app).tasks.values()
+        known = {unit.name: unit for contract in contracts for unit in known_units(self._app, contract)}
         return self._read(sorted(known.keys() | unit_names(self._store)), known)
 
     def one(self, unit: TaskUnit) -> Unit:
@@ -118,7 +120,7 @@ class Units:
         self, name: str, unit: TaskUnit | None, pauses: Any, backing_off: bool, newest: bytes | None
     ) -> tuple[str, str | None]:
         if unit is None:
-            return "orphaned", "no perpetual task of this app has this name"
+            return "orphaned", "the task has no such tenant, or no perpetual task of this app has this name"
         if not unit.contract.options.enabled:
             return "disabled", "perpetual option enabled=False"
         if unit.contract.name in self._settings.disabled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.operations.units import Unit
@@ -82,7 +83,7 @@ def _about_leader(store: Store) -> list[Reason]:
 
 def _about_state(unit: Unit) -> list[Reason]:
     if unit.state == "paused":
-        command = f"celery -A proj perpetual resume --task {unit.task}"
+        command = f"celery -A proj perpetual resume --task {_named(unit)}"
         return [Reason(evidence=f"paused: {unit.reason}", meaning="it is not polled until it is resumed", help=command)]
     if unit.state == "disabled":
         return [Reason(evidence=f"disabled: {unit.reason}", meaning="it is registered, but not polled")]
@@ -92,10 +93,15 @@ def _about_state(unit: Unit) -> list[Reason]:
             Reason(
                 evidence=f"{unit.attempt} polls in a row failed; the last: {unit.reason}",
                 meaning=f"it backs off and is polled again at {when}",
-                help=f"celery -A proj perpetual poll {unit.task}",
+                help=f"celery -A proj perpetual poll {_named(unit)}",
             )
         ]
     return []
+
+
+def _named(unit: Unit) -> str:
+    """Task and tenant as a command line has them."""
+    return quote(unit.task) if unit.tenant is None else f"{quote(unit.task)} --tenant {quote(unit.tenant)}"
 
 
 def _about_room(contract: TaskContract, unit: Unit) -> list[Reason]:
@@ -128,7 +134,7 @@ def _about_held_keys(store: Store, unit: Unit) -> list[Reason]:
     """Item keys that polls leave out because they have failed."""
     held = held_of_unit(store, unit.name, store.now())
     last = "" if held.last is None else f"; the last ended as {held.last.status}: {held.last.error or 'no error'}"
-    command, reasons = f"celery -A proj perpetual allow {unit.task} KEY", []
+    command, reasons = f"celery -A proj perpetual allow {_named(unit)} KEY", []
     if held.next_free_at is not None:
         when = format_time(to_datetime(held.next_free_at))
         meaning = f"polls leave them out until their back-off is over, the first one until {when}"

@@ -29,10 +29,13 @@ GRACE_SECONDS = 5
 def send(app: Celery, claim: Claim) -> None:
     """Send a claim to the workers."""
     contract = claim.contract
+    kwargs = {"task_name": contract.name, "poll_id": claim.poll_id, "following": claim.following}
+    if claim.unit.tenant is not None:
+        kwargs["tenant"] = claim.unit.tenant_value
     own = contract.task._get_exec_options()  # noqa: SLF001  # where its own messages go
     app.send_task(
         TASK,
-        kwargs={"task_name": contract.name, "poll_id": claim.poll_id, "following": claim.following},
+        kwargs=kwargs,
         route_name=contract.name,
         ignore_result=True,
         expires=contract.poll_timeout * 2 + 60,

@@ -32,6 +32,7 @@ class PollOutcome:
     unit: str
     task: str
     tenant: str | None = None
+    """Name of the tenant."""
     slot: datetime
     trigger: str
     status: str

@@ -20,8 +20,8 @@ class Poll:
 
     task: str = ""
     """Name of the perpetual task."""
-    tenant: str | None = None
-    """The tenant, or None without a fan-out."""
+    tenant: Any = None
+    """The tenant as ``tenants`` gives it: a str, an int, or a dict with a ``key``; None without a fan-out."""
     poll_id: str = ""
     slot: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     """Nominal time of this occurrence."""

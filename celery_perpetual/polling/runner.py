@@ -5,7 +5,6 @@ Every poll ends in exactly one stored outcome. User code runs only here, never i
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -19,6 +18,8 @@ from celery_perpetual.polling import outcome as status
 from celery_perpetual.polling.claims import Claim, Claims
 from celery_perpetual.polling.closing import PollEnds
 from celery_perpetual.polling.coroutines import Loop
+from celery_perpetual.polling.current import polling
+from celery_perpetual.polling.django_connections import close_old_connections
 from celery_perpetual.polling.end import (
     PollEnd,
     about,
@@ -97,13 +98,14 @@ class Runner:
         """Call ``next_batch`` and reduce its result to what is new. Runs user code; writes nothing."""
         contract, loop = claim.contract, Loop(claim.contract.poll_timeout)
         claim.rows = self._rows_worth_reading(claim)
-        _close_old_connections()
+        close_old_connections()
         try:
-            result = contract.next_batch(self._poll_of(claim)) if contract.takes_poll else contract.next_batch()
-            return read(self.app, self.ledger, claim, loop.resolve(result))
+            with polling(claim.unit):
+                result = contract.next_batch(self._poll_of(claim)) if contract.takes_poll else contract.next_batch()
+                return read(self.app, self.ledger, claim, loop.resolve(result))
         finally:
             loop.close()
-            _close_old_connections()
+            close_old_connections()
 
     def _send_to_worker(self, claim: Claim) -> PollEnd:
         in_worker.send(self.app, claim)
@@ -127,7 +129,7 @@ class Runner:
         contract = claim.contract
         return Poll(
             task=contract.name,
-            tenant=claim.unit.tenant,
+            tenant=claim.unit.tenant_value,
             poll_id=claim.poll_id,
             slot=to_datetime(claim.slot),
             trigger=claim.trigger,
@@ -190,14 +192,3 @@ def _closing(claim: Claim, found: ReadBatch, outcome: PollOutcome) -> Closing:
         cursor=found.cursor,
         history_ttl=HISTORY_TTL_MS,
     )
-
-
-def _close_old_connections() -> None:
-    """Django leaves the life of connections in other threads than a request's to us."""
-    conf, database = sys.modules.get("django.conf"), sys.modules.get("django.db")
-    if conf is None or database is None or not conf.settings.configured:
-        return  # installed by some other package, and not used by this project
-    try:
-        database.close_old_connections()
-    except Exception as error:  # what is wrong with them concerns who uses them
-        emit(events.DJANGO_CONNECTIONS_KEPT, error=error)

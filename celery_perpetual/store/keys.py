@@ -27,6 +27,7 @@ key                    type    holds                                            
 {P}:staged             zset    ``poll unit`` whose records wait for their commit      commit, or the cycle
 {P}:outbox             zset    committed polls that are not wholly published          publish of the last message
 {P}:open               zset    unfinished batches -> when they were committed          end of the last item
+{P}:tenants:{task}     hash    name of a tenant -> the tenant, JSON, as last found   the leader, when it has gone
 {P}:paused             hash    scope -> JSON: by, reason, at, until                   resume
 {P}:receipt:{call}     string  that a call by hand has had its effect                 TTL one minute
 {P}:base               hash    entry of the base scheduler -> its last run, and count  with the entry
@@ -107,6 +108,9 @@ class Keys:
 
     def unit(self, unit: str) -> str:
         return f"{self.unit_prefix}{unit}"
+
+    def tenants(self, task: str) -> str:
+        return f"{self.prefix}:tenants:{task}"
 
     def held(self, worker: str) -> str:
         return f"{self.held_prefix}{worker}"

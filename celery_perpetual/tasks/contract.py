@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.options import ATTRIBUTES_NOT_YET, PerpetualOptions
 from celery_perpetual.tasks.task import BATCH_ATTRIBUTE, PerpetualTask, unwrapped
+from celery_perpetual.tasks.tenants import read_list
 
 if TYPE_CHECKING:
     from celery import Task
@@ -47,6 +48,15 @@ class TaskContract:
     poll_timeout: float
     """Seconds."""
     options: PerpetualOptions
+    tenants: Mapping[str, Any] | None = None
+    """Name -> value of the tenants that it lists."""
+    find_tenants: Callable[[], Any] | None = None
+    """The function that it has instead; it runs code of the user's."""
+
+    @property
+    def has_tenants(self) -> bool:
+        """Whether it fans out; the list may be empty."""
+        return self.tenants is not None or self.find_tenants is not None
 
     @property
     def name(self) -> str:
@@ -97,7 +107,8 @@ def _read(task: Task[Any, Any]) -> TaskContract:
         raise ContractError(f"on_lost must be one of {', '.join(ON_LOST)}, got {on_lost!r}")
     cadence = Cadence(_attribute(task, "poll_every"), jitter=options.jitter, salt=str(task.name), app=task.app)
     most = getattr(task, "max_in_flight", None)
-    next_batch = _callable(task)
+    next_batch = _function(task, "next_batch", _attribute(task, "next_batch"))
+    tenants, find_tenants = _tenants(task)
     return TaskContract(
         task=task,
         cadence=cadence,
@@ -106,6 +117,8 @@ def _read(task: Task[Any, Any]) -> TaskContract:
         max_in_flight=MOST_IN_FLIGHT if most is None else whole("max_in_flight", most, error=ContractError),
         poll_timeout=_timeout(getattr(task, "poll_timeout", None), cadence),
         options=options,
+        tenants=tenants,
+        find_tenants=find_tenants,
     )
 
 
@@ -151,17 +164,45 @@ def _opted_out(task: Task[Any, Any]) -> bool:
     )
 
 
-def _callable(task: Task[Any, Any]) -> Callable[..., Any]:
-    """``next_batch``, bound to the task only if it is a method written in a class."""
-    found = _attribute(task, "next_batch")
-    owner = next((cls for cls in type(task).__mro__ if "next_batch" in cls.__dict__), None)
+def _function(task: Task[Any, Any], name: str, found: Any) -> Callable[..., Any]:
+    """A function that a task gives, bound to the task only if it is a method written in a class."""
+    owner = next((cls for cls in type(task).__mro__ if name in cls.__dict__), None)
     if owner is not None and owner.__dict__.get("_decorated"):
-        raw = owner.__dict__["next_batch"]
+        raw = owner.__dict__[name]
         if inspect.isfunction(raw):
             found = raw
     if not callable(found):
-        raise ContractError(f"next_batch must be a function, method or generator function, got {found!r}")
+        raise ContractError(f"{name} must be a function, method or generator function, got {found!r}")
     return found  # type: ignore[no-any-return]
+
+
+def _tenants(task: Task[Any, Any]) -> tuple[Mapping[str, Any] | None, Callable[[], Any] | None]:
+    """The tenants that a task lists, or the function that finds them; neither without a fan-out."""
+    given = getattr(task, "tenants", None)
+    if given is None:
+        return None, None
+    if callable(given):
+        function = _function(task, "tenants", given)
+        if _arguments_needed(function):
+            raise ContractError(f"tenants must be a list, or a function that takes no argument, got {function!r}")
+        return None, function
+    if isinstance(given, Iterator):
+        raise ContractError(
+            f"tenants must be a list or a function, not an iterator, which is empty after one reading: {given!r}"
+        )
+    found = read_list(given)
+    if found.refused:
+        raise ContractError("; ".join(found.refused[:3]))
+    return found.values, None
+
+
+def _arguments_needed(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The arguments that a call must give; none where the function does not say."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
 def _takes_poll(function: Callable[..., Any]) -> bool:
@@ -170,7 +211,7 @@ def _takes_poll(function: Callable[..., Any]) -> bool:
     except (TypeError, ValueError):
         return True
     places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
-    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    needed = _arguments_needed(function)
     if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY for p in needed):
         raise ContractError(
             f"next_batch must take no argument or one Poll, but {getattr(function, '__qualname__', function)} "

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.contract import TaskContract, is_perpetual, missing_half, read
+from celery_perpetual.tasks.names import parse_unit_name
 from celery_perpetual.tasks.unit import TaskUnit, units_of
 
 if TYPE_CHECKING:
@@ -25,8 +26,22 @@ class Discovery:
     warnings: tuple[str, ...]
 
     def units(self) -> dict[str, TaskUnit]:
-        """Every unit of these tasks, by name."""
+        """Every unit of these tasks, by name, but for those of tenants that a function finds."""
         return {unit.name: unit for contract in self.tasks.values() for unit in units_of(contract)}
+
+    def is_known(self, unit: str) -> bool:
+        """Whether a unit is one of these, or may be one: a function of its task's has to say."""
+        task, tenant = parse_unit_name(unit)
+        contract = self.tasks.get(task)
+        if contract is None or contract.has_tenants != (tenant is not None):
+            return False
+        return contract.tenants is None or tenant in contract.tenants
+
+    def has_departed(self, unit: str) -> bool:
+        """Whether the list of its task does not name its tenant any more."""
+        task, tenant = parse_unit_name(unit)
+        contract = self.tasks.get(task)
+        return contract is not None and tenant is not None and contract.tenants is not None and not self.is_known(unit)
 
     def digest(self) -> str:
         """A digest that differs for different sets of perpetual tasks."""

@@ -19,13 +19,13 @@ DEFAULT_RETRIES = Retries()
 NOT_YET = frozenset(
     {
         "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
-        "window", "tenants_ttl", "preflight_ttl", "error_rules", "retry_classified",
+        "window", "preflight_ttl", "error_rules", "retry_classified",
         "starvation",
     }
 )  # fmt: skip
 
 #: Attributes of a task that are reserved in the same way.
-ATTRIBUTES_NOT_YET = ("tenants", "preflight")
+ATTRIBUTES_NOT_YET = ("preflight",)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -49,6 +49,8 @@ class PerpetualOptions:
     """How often a task may be lost with its worker; then it is parked."""
     history: int
     """Outcomes that are kept per unit."""
+    tenants_ttl: float | None
+    """Seconds after which a ``tenants`` function is called again; None: ``perpetual_tenants_ttl``."""
     enabled: bool
     """False: the task is registered but not polled."""
     completions: bool
@@ -68,6 +70,7 @@ class PerpetualOptions:
         failed_keys: Retries | None = DEFAULT_RETRIES,
         max_recoveries: int = 3,
         history: int = 200,
+        tenants_ttl: float | timedelta | None = None,
         enabled: bool = True,
         completions: bool = True,
         on_batch_done: Any = None,
@@ -89,6 +92,7 @@ class PerpetualOptions:
             "failed_keys": _retries("failed_keys", failed_keys),
             "max_recoveries": whole("perpetual option max_recoveries", max_recoveries, least=0, error=ContractError),
             "history": whole("perpetual option history", history, error=ContractError),
+            "tenants_ttl": _pause("tenants_ttl", tenants_ttl),
             "enabled": _truth("enabled", enabled),
             "completions": _truth("completions", completions),
             "on_batch_done": _signature("on_batch_done", on_batch_done),
@@ -96,6 +100,11 @@ class PerpetualOptions:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+
+def _pause(name: str, seen: Any) -> float | None:
+    """A pause between two calls of the user's code, None where the app's setting counts."""
+    return None if seen is None else seconds(f"perpetual option {name}", seen, least=0.05, error=ContractError)
 
 
 def _truth(name: str, seen: object) -> bool:

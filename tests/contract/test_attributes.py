@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from tests.support import Project
 
-ATTRIBUTES = ("poll_every", "next_batch", "max_in_flight", "poll_timeout", "lease", "on_lost")
+ATTRIBUTES = ("poll_every", "next_batch", "max_in_flight", "poll_timeout", "lease", "on_lost", "tenants")
 
 
-ATTRIBUTES_NOT_YET = ("tenants", "preflight")
+ATTRIBUTES_NOT_YET = ("preflight",)
 
 
 def test_every_accepted_name_has_a_test_of_its_effect() -> None:
@@ -75,6 +75,19 @@ def test_attribute_max_in_flight(shop: Callable[..., Perpetual]) -> None:
 
     assert [perpetual.poll("deliver").gate for _ in range(2)] == [None, "max_in_flight"]
     assert perpetual.units()[0].in_flight == 2
+
+
+def test_attribute_tenants(shop: Callable[..., Perpetual]) -> None:
+    """There is a unit for each of the ``tenants``, listed or found by a function; a poll gets the tenant itself."""
+    seen: list[Any] = []
+    tenants = ["acme", 7, {"key": "umbrella", "url": "https://umbrella.example"}]
+    for given in (tenants, lambda: tenants):
+        perpetual = shop(lambda poll: seen.append(poll.tenant), tenants=given)
+        assert [unit.tenant for unit in perpetual.units()] == ["7", "acme", "umbrella"]
+        outcomes = [perpetual.poll("deliver", tenant) for tenant in tenants]
+        assert [outcome.tenant for outcome in outcomes] == ["acme", "7", "umbrella"]
+
+    assert seen == [*tenants, *tenants]
 
 
 def test_attribute_poll_timeout(shop: Callable[..., Perpetual]) -> None:

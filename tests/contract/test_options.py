@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     "poll_in", "jitter", "limit", "dedup_window", "history", "enabled", "completions", "on_batch_done", "store_args",
-    "max_recoveries", "failed_keys",
+    "max_recoveries", "failed_keys", "tenants_ttl",
 )  # fmt: skip
 
 
 OPTIONS_NOT_YET = (
-    "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth", "window", "tenants_ttl",
+    "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth", "window",
     "preflight_ttl", "error_rules", "retry_classified", "starvation",
 )  # fmt: skip
 
@@ -120,6 +120,20 @@ def test_option_failed_keys(shop: Callable[..., Perpetual]) -> None:
     (task_id,) = perpetual.poll("deliver").task_ids
     finish(perpetual, task_id, "failure")
     wait_until(lambda: perpetual.poll("deliver").count == 1, "the key is offered again")
+
+
+def test_option_tenants_ttl(shop: Callable[..., Perpetual]) -> None:
+    """A ``tenants`` function is called again when ``tenants_ttl`` is over."""
+    found = ["acme"]
+    perpetual = shop(list, tenants=lambda: list(found), perpetual_options=PerpetualOptions(tenants_ttl=0.05))
+    assert [unit.tenant for unit in perpetual.units()] == ["acme"]
+    found.append("umbrella")
+    wait_until(lambda: [unit.tenant for unit in perpetual.units()] == ["acme", "umbrella"], "it is called again")
+
+    patient = shop(list, tenants=lambda: list(found), perpetual_options=PerpetualOptions(tenants_ttl=600))
+    assert len(patient.units()) == 2
+    found.clear()
+    assert len(patient.units()) == 2
 
 
 def test_option_history(shop: Callable[..., Perpetual]) -> None:

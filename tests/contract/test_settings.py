@@ -34,13 +34,13 @@ SETTINGS = (
     "store_url", "key_prefix", "base_scheduler", "leader_ttl", "cycle_interval", "poll_threads",
     "max_abandoned_polls", "completions", "completion_ttl", "queue_ttl", "tombstone_ttl", "events_maxlen",
     "on_store_lost", "store_timeout", "store_wait", "disabled", "lease_ttl", "heartbeat_interval", "sweep_limit",
-    "leases", "store_down",
+    "leases", "store_down", "tenants_ttl",
 )  # fmt: skip
 
 
 SETTINGS_NOT_YET = (
     "starvation", "starvation_spawn",
-    "max_pool_grow", "error_policies", "classifiers", "preflight_fatal", "tenants_ttl", "preflight_ttl",
+    "max_pool_grow", "error_policies", "classifiers", "preflight_fatal", "preflight_ttl",
 )  # fmt: skip
 
 
@@ -344,3 +344,13 @@ def test_setting_disabled(shop: Callable[..., Perpetual]) -> None:
     perpetual = shop(list, {"perpetual_disabled": ["deliver"]})
 
     assert [(unit.state, unit.reason) for unit in perpetual.units()] == [("disabled", "named in perpetual_disabled")]
+
+
+def test_setting_tenants_ttl(shop: Callable[..., Perpetual]) -> None:
+    """Where a task says nothing, its ``tenants`` function is called again after ``perpetual_tenants_ttl``."""
+    found = ["acme"]
+    perpetual = shop(list, {"perpetual_tenants_ttl": 0.05}, tenants=lambda: list(found))
+    assert len(perpetual.units()) == 1
+    found.append("umbrella")
+
+    wait_until(lambda: len(perpetual.units()) == 2, "it is called again")

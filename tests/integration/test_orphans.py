@@ -23,14 +23,30 @@ def store(redis_url: str) -> Iterator[Store]:
     store.close()
 
 
-def remember(store: Store, unit: str, age_ms: int, **facts: str) -> None:
+def unit(task: str) -> str:
+    return f"perpetual:{task}"
+
+
+def remember(store: Store, task: str, age_ms: int, **facts: str) -> None:
     """A unit that was last known that long ago."""
-    store.redis.zadd(store.keys.units, {unit: store.now() - age_ms})
-    store.redis.hset(store.keys.unit(unit), mapping={"anchor": "1", **facts})
+    store.redis.zadd(store.keys.units, {unit(task): store.now() - age_ms})
+    store.redis.hset(store.keys.unit(unit(task)), mapping={"anchor": "1", **facts})
 
 
 def units(store: Store) -> set[str]:
-    return {unit.decode() for unit in store.redis.zrange(store.keys.units, 0, -1)}
+    return {name.decode().removeprefix("perpetual:") for name in store.redis.zrange(store.keys.units, 0, -1)}
+
+
+class Known(set[str]):
+    """The units that some code has; ``departed`` are of tenants that have gone."""
+
+    departed: frozenset[str] = frozenset()
+
+    def is_known(self, name: str) -> bool:
+        return name in self
+
+    def has_departed(self, name: str) -> bool:
+        return name in self.departed
 
 
 def test_those_that_stay_do_not_hide_the_ones_behind_them(store: Store) -> None:
@@ -41,14 +57,14 @@ def test_those_that_stay_do_not_hide_the_ones_behind_them(store: Store) -> None:
         remember(store, f"disabled{number}", AGE_MS + 8000 - number)
     remember(store, "gone", AGE_MS + 1000)
     remember(store, "lately", AGE_MS - 60_000)
-    orphans = Orphans(store, lambda: {f"disabled{number}" for number in range(5)}, limit=2)
+    orphans = Orphans(store, lambda: Known(unit(f"disabled{number}") for number in range(5)), limit=2)
 
     dropped = [orphans.drop() for _ in range(6)]
 
     assert sum(dropped) == 1
     assert units(store) == {*(f"cursor{n}" for n in range(5)), *(f"disabled{n}" for n in range(5)), "lately"}
-    assert store.redis.hgetall(store.keys.unit("cursor4")) == {b"cursor": b"7"}
-    assert not store.redis.exists(store.keys.unit("gone"))
+    assert store.redis.hgetall(store.keys.unit(unit("cursor4"))) == {b"cursor": b"7"}
+    assert not store.redis.exists(store.keys.unit(unit("gone")))
 
 
 def test_passes_begin_again_at_the_oldest(store: Store) -> None:
@@ -56,12 +72,12 @@ def test_passes_begin_again_at_the_oldest(store: Store) -> None:
     remember(store, "busy", AGE_MS + 9000, inflight="1")
     for number in range(3):
         remember(store, f"gone{number}", AGE_MS + 5000 - number)
-    orphans = Orphans(store, set, limit=2)
+    orphans = Orphans(store, Known, limit=2)
     while orphans.drop():
         pass
     assert units(store) == {"busy"}
 
-    store.redis.hset(store.keys.unit("busy"), "inflight", "0")
+    store.redis.hset(store.keys.unit(unit("busy")), "inflight", "0")
 
     assert orphans.drop() == 1
     assert units(store) == set()
@@ -75,14 +91,14 @@ def test_a_unit_that_was_only_polled_by_hand_is_forgotten_too(make_app: Callable
     def nothing() -> None: ...
 
     perpetual.poll(perpetual.app.task(**options)(nothing))
-    unit, store = "perpetual:by_hand", perpetual.store
-    assert units(store) == {unit}
-    orphans = Orphans(store, set)
+    store = perpetual.store
+    assert units(store) == {"by_hand"}
+    orphans = Orphans(store, Known)
     assert orphans.drop() == 0
 
-    store.redis.zincrby(store.keys.units, -AGE_MS - 1000, unit)
+    store.redis.zincrby(store.keys.units, -AGE_MS - 1000, unit("by_hand"))
 
     assert orphans.drop() == 1
     assert units(store) == set()
-    assert not store.redis.exists(store.keys.unit(unit), store.keys.polls(unit))
+    assert not store.redis.exists(store.keys.unit(unit("by_hand")), store.keys.polls(unit("by_hand")))
     store.close()

@@ -161,7 +161,17 @@ REFUSED = {
     "options": ("poll_every=1, next_batch=due, perpetual_options={}", "perpetual_options must be a PerpetualOptions"),
     "full": ("poll_every=1, next_batch=due, max_in_flight=0", "max_in_flight must be a whole number of at least 1"),
     "hasty": ("poll_every=1, next_batch=due, poll_timeout=-1", "poll_timeout must be at least"),
-    "tenants": ("poll_every=1, next_batch=due, tenants=['a']", "tenants is not available yet"),
+    "tenants": (
+        "poll_every=1, next_batch=due, tenants='acme'",
+        "tenants must be a list (or any iterable) of tenants, got 'acme'",
+    ),
+    "named_twice": ("poll_every=1, next_batch=due, tenants=[7, '7']", "tenants 7 and '7' have the same name '7'"),
+    "unnamed": ("poll_every=1, next_batch=due, tenants=[{'url': 'x'}]", "a tenant must be a str, an int, or a dict"),
+    "lines": ("poll_every=1, next_batch=due, tenants=['a\\nb']", "the name of a tenant must be one line of text"),
+    "asks": (
+        "poll_every=1, next_batch=due, tenants=lambda task: []",
+        "tenants must be a list, or a function that takes no argument",
+    ),
 }
 
 

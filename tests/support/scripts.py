@@ -79,6 +79,10 @@ class World:
         rows = [UNIT, f"every {every} ms", every, 1000, OTHER_UNIT, "at noon", "", DAY]
         return {"mine": mine or self.leader, "rows": rows}
 
+    def keep_tenants(self, mine: str | None = None) -> Slots:
+        rows = ["acme", '"acme"', "7", "7", "gone", ""]
+        return {"mine": mine or self.leader, "tenants": self.keys.tenants("deliver"), "rows": rows}
+
     def unschedule(self, mine: str | None = None) -> Slots:
         return {"mine": mine or self.leader, "units": [UNIT, "none"]}
 
@@ -119,7 +123,7 @@ class World:
             "destinations": f'[["", "{QUEUE}", null, "0-{items - 1}"]]' if pushed else "",
             "poll": poll, "unit": UNIT, "outcome": OUTCOME, "history": 200, "ttl": DAY, "slot": 1000,
             "following": DAY, "delay": delay, "trigger": "drain" if delay else "", "cursor": cursor,
-            "task": "deliver", "items": items, "most": most, "window": MINUTE, "chunk_key": k.chunk_prefix(poll),
+            "task": "deliver", "tenant": '"acme"', "items": items, "most": most, "window": MINUTE, "chunk_key": k.chunk_prefix(poll),
             "retries": retries, "has_failed": int(has_failed),
             "chunks": chunks, "pairs_here": len(works), "pushed": len(messages),
             "rest": [*(encode(each, "deliver") for each in works), *pairs(works, poll, 0), *commands],
@@ -205,11 +209,11 @@ class World:
     def trim_pauses(self) -> Slots:
         return {}
 
-    def drop_unit(self, unit: str = UNIT) -> Slots:
+    def drop_unit(self, unit: str = UNIT, tenant: str = "", *, departed: bool = False) -> Slots:
         k = self.keys
         return {
             "unit_hash": k.unit(unit), "polls": k.polls(unit), "failed": k.failed(unit), "failures": k.failures(unit),
-            "unit": unit, "age": DAY,
+            "tenants": k.tenants("deliver"), "unit": unit, "tenant": tenant, "age": DAY, "departed": int(departed),
         }  # fmt: skip
 
     def allow(self, key: str = "1") -> Slots:

@@ -59,7 +59,7 @@ def due() -> list[Item]:
 
 def due_by_poll(poll: Poll) -> list[Any]:
     assert_type(poll.task, str)
-    assert_type(poll.tenant, str | None)
+    assert_type(poll.tenant, Any)
     assert_type(poll.poll_id, str)
     assert_type(poll.slot, datetime)
     assert_type(poll.trigger, str)

@@ -14,8 +14,8 @@ NAME = "celery_perpetual"
 LAYERS = (
     ("errors", "hints", "settings", "times", "events", "telemetry", "faults", "failures"),
     ("store",),
-    ("pauses",),
     ("tasks",),
+    ("pauses",),
     ("ledger",),
     ("broker",),
     ("publishing",),

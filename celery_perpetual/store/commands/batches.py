@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -42,6 +43,13 @@ def batch(store: Store, poll_id: str) -> Batch | None:
         task.decode(), int(total), int(left), int(published), None if at is None else int(at), bool(moved),
         (owner or UNIT.encode()).decode(),
     )  # fmt: skip
+
+
+def tenant_of_batch(store: Store, poll_id: str) -> Any:
+    """The tenant whose poll a batch is of; None without a fan-out, and where the store does not know the batch."""
+    with store.errors("batch"):
+        tenant = store.redis.hget(store.keys.poll(poll_id), "tenant")
+    return None if tenant is None else json.loads(tenant)
 
 
 def ends_of_batch(store: Store, poll_id: str, statuses: Sequence[str]) -> dict[str, int]:

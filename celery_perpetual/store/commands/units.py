@@ -31,6 +31,12 @@ def unit_names(store: Store) -> set[str]:
         return {name.decode() for name in store.redis.zrange(store.keys.units, 0, -1)}
 
 
+def is_unit(store: Store, name: str) -> bool:
+    """Whether the store remembers a unit."""
+    with store.errors("units"):
+        return store.redis.zscore(store.keys.units, name) is not None
+
+
 def units_last_known_before(store: Store, before: int, skip: int, limit: int) -> list[str]:
     """Units that no leader has known since then (ms), those that are unknown for longest first."""
     with store.errors("orphans"):

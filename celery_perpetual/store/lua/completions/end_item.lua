@@ -48,6 +48,7 @@
 -- include types
 -- include acknowledge
 -- include record
+-- include unit_name
 -- include failed_key
 -- include close_item
 local record, lease, state = redis.call('GET', completion), redis.call('HGET', leases, id), redis.call('HGET', states, id)

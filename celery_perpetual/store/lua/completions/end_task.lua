@@ -34,6 +34,7 @@
 -- include now
 -- include rfc3339
 -- include tombs
+-- include unit_name
 local record, lease, state = redis.call('GET', completion), redis.call('HGET', leases, id), redis.call('HGET', states, id)
 local item, is_closed, poll
 if record or lease or state or nonce ~= '' or tag ~= '' or has_tomb(1) then

@@ -1,6 +1,7 @@
 -- What becomes of a task whose execution ended without an end. Reads the locals of its script: leases, states, resend,
 -- parked, events, counters, prefix, events_maxlen, completion_ttl, queue_ttl, now.
 -- include types
+-- include unit_name
 local at = rfc3339(now)
 
 local function add_event(event, fields)
@@ -17,12 +18,14 @@ local function park(id, lease, recoveries, reason)
     reason = reason, parked_at = now}))
   redis.call('ZREM', resend, id)
   local poll = string.sub(id, 1, 28) .. 'ffffffff'
+  local unit = redis.pcall('HGET', prefix .. ':p:' .. poll, 'unit')
   local record = string.format('{"v": 1, "task_id": %s, "task": %s, "status": "needs_attention", "final": false,'
     .. ' "runtime": null, "worker": %s, "attempt": %d, "error": {"type": "TaskLost", "message": %s}, "meta": {},'
-    .. ' "result": null, "finished_at": "%s", "poll_id": %s, "key": null, "recoveries": %d, "tenant": null}',
+    .. ' "result": null, "finished_at": "%s", "poll_id": %s, "key": null, "recoveries": %d, "tenant": %s}',
     cjson.encode(id), cjson.encode(lease.task), cjson.encode(string.match(lease.worker, '^[^#]*')), lease.retries + 1,
     cjson.encode(reason), at,
-    redis.call('EXISTS', prefix .. ':p:' .. poll) == 1 and cjson.encode(poll) or 'null', recoveries)
+    redis.call('EXISTS', prefix .. ':p:' .. poll) == 1 and cjson.encode(poll) or 'null', recoveries,
+    tenant_json(type(unit) == 'string' and unit))
   local queue = prefix .. ':done:' .. id .. ':queue'
   redis.call('SET', prefix .. ':completion:' .. id, record, 'PX', completion_ttl)
   redis.call('DEL', queue)

@@ -1,5 +1,5 @@
 -- The claim of another poll. Reads the locals events, events_maxlen, leader, now, polls_prefix, ttl; needs clock_step, outcome,
--- rfc3339.
+-- rfc3339, unit_name.
 
 -- The stored claim of a poll, with times that do not lie ahead.
 local function claim_of(unit_hash, poll)
@@ -22,12 +22,11 @@ end
 
 -- Store the outcome of a poll that loses its claim.
 local function end_other(unit, claim, status, history)
-  local task = string.gsub(string.gsub(string.match(unit, '^[^:]*:([^:]*)'), '%%3A', ':'), '%%25', '%%')
   local json = string.format(
-    '{"poll_id": %s, "unit": %s, "task": %s, "slot": "%s", "trigger": "%s", "status": "%s", "started_at": "%s",'
+    '{"poll_id": %s, "unit": %s, "task": %s, "tenant": %s, "slot": "%s", "trigger": "%s", "status": "%s", "started_at": "%s",'
       .. ' "finished_at": "%s", "at": "%s"}',
-    cjson.encode(claim.poll), cjson.encode(unit), cjson.encode(task), rfc3339(tonumber(claim.slot)), claim.trigger, status,
-    rfc3339(tonumber(claim.started)), rfc3339(now), rfc3339(now))
+    cjson.encode(claim.poll), cjson.encode(unit), cjson.encode(task_of(unit)), tenant_json(unit), rfc3339(tonumber(claim.slot)),
+    claim.trigger, status, rfc3339(tonumber(claim.started)), rfc3339(now), rfc3339(now))
   write_outcome(polls_prefix .. unit, history, ttl, '', string.format('%.0f', now), json)
   redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'poll', 'data', json)
 end

@@ -25,6 +25,7 @@
 -- ARG   trigger        text    trigger of the poll after the delay
 -- ARG   cursor         JSON    new cursor, '' = leave
 -- ARG   task           text    name of the perpetual task
+-- ARG   tenant         JSON    the tenant, '' = none
 -- ARG   items          int     items of the batch
 -- ARG   most           int     most items in flight of the unit
 -- ARG   window         text    ms: how long the end of an item key is remembered
@@ -83,6 +84,9 @@ if retries ~= '' then
 end
 if has_failed then
   redis.call('HSET', batch, 'has_failed', 1)
+end
+if tenant ~= '' then
+  redis.call('HSET', batch, 'tenant', tenant)
 end
 if on_done then
   redis.call('HSET', batch, 'on_done', 1)

@@ -34,6 +34,7 @@
 -- include outcome
 -- include types
 -- include clock_step
+-- include unit_name
 -- include other_claim
 if mine ~= '' and redis.call('GET', leader) ~= mine then
   return {0}

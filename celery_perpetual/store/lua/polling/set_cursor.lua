@@ -18,6 +18,7 @@
 -- include outcome
 -- include types
 -- include clock_step
+-- include unit_name
 -- include other_claim
 local poll = redis.call('HGET', unit_hash, 'claim')
 if poll then

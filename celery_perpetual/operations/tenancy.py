@@ -1,0 +1,61 @@
+"""The part of ``Perpetual`` that tells code of the user's for which tenant it works."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from celery_perpetual.leases.execution import Execution, current
+from celery_perpetual.ledger.ids import item_slots
+from celery_perpetual.namespace import Namespace
+from celery_perpetual.operations.tenant_context import TenantContext, TenantContexts
+from celery_perpetual.polling.current import polled_unit
+from celery_perpetual.store.commands.batches import tenant_of_batch
+from celery_perpetual.tasks.items import UNSET
+from celery_perpetual.tasks.tenants import tenant_of
+
+
+class TenantOperations(Namespace):
+    """Tenants, inside tasks and polls."""
+
+    def tenant(self) -> Any:
+        """Inside a task: the tenant whose poll has enqueued it; inside ``next_batch``: that of the poll.
+
+        A str, an int, or a dict with a ``key``, as ``tenants`` gave it to that poll. None outside of both, without a
+        fan-out, and in a task that no poll has enqueued. A task asks the store once.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        unit = polled_unit()
+        if unit is not None:
+            return unit.tenant_value
+        execution = current()
+        while execution is not None:
+            if (found := self._tenant_of(execution)) is not None:
+                return found
+            execution = execution.outer
+        return None
+
+    def tenant_context(self, tenant: Any = UNSET) -> TenantContext:
+        """What this process remembers of a tenant: ``tenant_context(tenant).get("id", look_up)`` looks up once.
+
+        Args:
+            tenant: the tenant, or its name; by default that of :meth:`tenant`.
+
+        Raises:
+            ContractError: it cannot be a tenant.
+            StoreUnavailable: no tenant was given, and the store did not answer.
+        """
+        value = self.tenant() if tenant is UNSET else tenant
+        return self._tenant_contexts.of(None if value is None else tenant_of(value)[0])
+
+    @cached_property
+    def _tenant_contexts(self) -> TenantContexts:
+        return TenantContexts()
+
+    def _tenant_of(self, execution: Execution) -> Any:
+        if execution.tenant is UNSET:
+            poll_id = str(item_slots(self.store.keys, execution.task_id)["poll"])
+            execution.tenant = tenant_of_batch(self.store, poll_id) if poll_id else None
+        return execution.tenant
