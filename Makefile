@@ -8,7 +8,7 @@ ARGS ?=
 COVERED ?= --ignore=tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test matrix oldest coverage lint bench bench-quick clean
+.PHONY: help demo example test matrix oldest coverage lint docs bench bench-quick clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -43,6 +43,9 @@ lint: .venv/dev.stamp ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy celery_perpetual $(wildcard tests/typing)
+
+docs: .venv/dev.stamp ## the documentation as a site, in build/docs; a warning is an error
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky docs build/docs
 
 bench: .venv/dev.stamp .venv/peers.stamp ## all benchmarks, minutes; a table, and benchmarks/results.json
 	$(BIN)/python benchmarks/run.py $(ARGS)

@@ -29,9 +29,9 @@ def test_the_table_of_rooms_is_that_of_the_imports() -> None:
 def test_the_index_links_every_page() -> None:
     """And no page that is not there; the glossary is linked from CONTRIBUTING too."""
     docs = ROOT / "docs"
-    linked = re.findall(r"\]\(([\w-]+\.md)\)", (docs / "README.md").read_text(encoding="utf-8"))
+    linked = re.findall(r"\]\(([\w-]+\.md)\)", (docs / "index.md").read_text(encoding="utf-8"))
 
-    assert sorted(linked) == sorted(page.name for page in docs.glob("*.md") if page.name != "README.md")
+    assert sorted(linked) == sorted(page.name for page in docs.glob("*.md") if page.name != "index.md")
     assert "docs/glossary.md" in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
