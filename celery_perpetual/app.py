@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from celery_perpetual.beat.cycle import Cycle, CycleResult
 from celery_perpetual.operations.check import Finding, check
-from celery_perpetual.operations.completions import CompletionOperations
 from celery_perpetual.operations.exits import ExitOperations
+from celery_perpetual.operations.item_keys import KeyOperations
 from celery_perpetual.operations.leases import LeaseOperations
 from celery_perpetual.operations.pausing import PauseOperations
-from celery_perpetual.operations.polling import PollOperations
 from celery_perpetual.operations.tenancy import TenantOperations
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.wiring import wire
@@ -20,9 +19,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-class Perpetual(
-    PollOperations, PauseOperations, CompletionOperations, LeaseOperations, ExitOperations, TenantOperations
-):
+class Perpetual(KeyOperations, PauseOperations, LeaseOperations, ExitOperations, TenantOperations):
     """celery-perpetual for one Celery app; also ``app.perpetual``.
 
     Making it reads no configuration and opens no connection. Its operations may be called from any process and

@@ -12,7 +12,6 @@ from celery_perpetual.completions.completion import Completion
 from celery_perpetual.leases.annotations import annotate
 from celery_perpetual.ledger.ids import id_of
 from celery_perpetual.namespace import Namespace
-from celery_perpetual.waiting.aio import AsyncWaiting
 from celery_perpetual.waiting.blocking import Waiting
 from celery_perpetual.waiting.hub import Hub
 from celery_perpetual.waiting.lookup import Lookup, pending
@@ -36,11 +35,6 @@ class CompletionOperations(Namespace):
     @cached_property
     def _waiting(self) -> Waiting:
         return Waiting(self._lookup, self._hub)
-
-    @cached_property
-    def aio(self) -> AsyncWaiting:
-        """``wait``, ``wait_any``, ``wait_all``, ``as_completed`` and ``wait_batch`` as coroutines."""
-        return AsyncWaiting(self._lookup, self._hub)
 
     def completion(self, task_id: TaskRef) -> Completion:
         """How a task ended, as far as it is known now; ``pending`` and ``unknown`` are answers too.

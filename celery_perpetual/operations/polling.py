@@ -12,7 +12,6 @@ from celery_perpetual.operations.preview import Preview, preview
 from celery_perpetual.operations.units import Unit, Units
 from celery_perpetual.operations.why import Explanation, explain
 from celery_perpetual.polling.outcome import PollOutcome, outcomes
-from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.tasks.tenants import tenant_of
 from celery_perpetual.tasks.unit import TaskUnit
@@ -113,20 +112,6 @@ class PollOperations(Namespace):
             StoreUnavailable: the store did not answer.
         """
         return nudge(self.store, find(self.app, task, tenant))
-
-    def allow(self, task: Any, key: str | int, tenant: Any = None) -> bool:
-        """Let an item key be enqueued again that is held back or parked, and forget its failures; one atomic step.
-
-        False if nothing held it.
-
-        Raises:
-            UnknownTask, UnknownUnit: there is no such unit.
-            StoreUnavailable: the store did not answer.
-        """
-        keys, unit = self.store.keys, find(self.app, task, tenant, or_departed=True).name
-        return bool(
-            script("allow")(self.store, failed=keys.failed(unit), failures=keys.failures(unit), item_key=str(key))
-        )
 
     def poll_here(self, task: str, poll_id: str, following: str, tenant: Any = None) -> str:
         """Evaluate a poll whose claim travelled to this process; the task ``celery_perpetual.poll`` calls it."""

@@ -19,6 +19,7 @@ key                    type    holds                                            
 {P}:polls:{unit}       list    outcomes, newest first                                 length, TTL
 {P}:keys:{unit}        hash    item key -> task id in flight                          end of the task
 {P}:recent:{unit}      zset    item key -> when its task ended                        TTL: longest poll, or window
+{P}:last:{unit}:{key}  string  id of the last task under an item key that was announced  TTL, as its completion
 {P}:failed:{unit}      zset    item key -> until when it is held back, inf = parked   success, ``allow``, trimming
 {P}:failures:{unit}    hash    item key -> ``count|at|status|error`` of its failures  success, ``allow``, trimming
 {P}:p:{poll}           hash    one committed batch: unit, n, counters, destinations   TTL after its last item
@@ -138,6 +139,9 @@ class Keys:
 
     def recent(self, unit: str) -> str:
         return f"{self.prefix}:recent:{unit}"
+
+    def last(self, unit: str, key: str) -> str:
+        return f"{self.prefix}:last:{unit}:{key}"
 
     def failed(self, unit: str) -> str:
         return f"{self.prefix}:failed:{unit}"

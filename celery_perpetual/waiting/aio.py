@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion
 from celery_perpetual.waiting.hub import CONFIRM_SECONDS, Hub
+from celery_perpetual.waiting.key_wait import ItemKey, KeyWait
 from celery_perpetual.waiting.lookup import Lookup
 from celery_perpetual.waiting.steps import Answer, Found, Listen, Steps
 from celery_perpetual.waiting.waits import BatchWait, Wait
@@ -81,12 +82,26 @@ class _Inbox:
             alarm.cancel()
 
 
+class KeyOperations(Protocol):
+    """What knows the units of the app."""
+
+    def item_key(self, task: Any, key: Any, tenant: Any = None) -> ItemKey:
+        """The item key that a caller names."""
+
+    def find(self, task: Any, key: Any, tenant: Any = None) -> Completion | None:
+        """As the method of the coroutines, and blocks."""
+
+    def nudge(self, task: Any, tenant: Any = None) -> bool:
+        """Let the leader poll a unit at once."""
+
+
 class AsyncWaiting:
     """``perpetual.aio``."""
 
-    def __init__(self, lookup: Lookup, hub: Hub) -> None:
+    def __init__(self, lookup: Lookup, hub: Hub, keys: KeyOperations) -> None:
         self._lookup = lookup
         self._hub = hub
+        self._keys = keys
 
     def as_completed(self, ids: Iterable[TaskRef], timeout: float | timedelta) -> AsyncGenerator[Completion, None]:
         """Yield completions as tasks end; at the time-out the rest comes with ``timed_out=True``."""
@@ -119,6 +134,23 @@ class AsyncWaiting:
         """
         async with aclosing(self._found(BatchWait(self._lookup, poll_id, timeout).steps())) as found:
             return await anext(found)
+
+    async def find(self, task: Any, key: Any, tenant: Any = None) -> Completion | None:
+        """The item in flight under a key, or its last end; None where neither is known."""
+        return await self._in_thread(self._keys.find, task, key, tenant)
+
+    async def wait_key(
+        self, task: Any, key: Any, timeout: float | timedelta, tenant: Any = None, nudge: bool = False
+    ) -> Completion:
+        """Wait for the end of the item that has a key, or gets it from a coming poll."""
+        item = await self._in_thread(self._keys.item_key, task, key, tenant)
+        search = KeyWait(self._lookup, item, timeout, partial(self._keys.nudge, task, tenant) if nudge else None)
+        async with aclosing(self._found(search.steps())) as found:
+            task_id = await anext(found)
+        return item.known(task_id, await self.wait(task_id, search.left)) if task_id else item.pending().late()
+
+    async def _in_thread(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.wrap_future(self._lookup.readers.submit(partial(call, *arguments)))
 
     async def _first(self, wait: Wait) -> list[Completion]:
         async with aclosing(self._found(wait.steps(first=True))) as found:

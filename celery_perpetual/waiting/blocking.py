@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import wait as wait_for
 from contextlib import closing
 from datetime import timedelta
@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion
+from celery_perpetual.ledger.key_holders import holder_of
 from celery_perpetual.waiting.hub import Hub
+from celery_perpetual.waiting.key_wait import ItemKey, KeyWait
 from celery_perpetual.waiting.lookup import Lookup
 from celery_perpetual.waiting.steps import Answer, Found, Listen, Steps
 from celery_perpetual.waiting.waits import BatchWait, Wait
@@ -82,6 +84,21 @@ class Waiting:
         """
         with closing(self._found(BatchWait(self._lookup, poll_id, timeout).steps())) as found:
             return next(found)
+
+    def wait_key(
+        self, item: ItemKey, timeout: float | timedelta, nudge: Callable[[], object] | None = None
+    ) -> Completion:
+        """Wait for the end of the item that has a key, or gets it from a coming poll."""
+        search = KeyWait(self._lookup, item, timeout, nudge)
+        with closing(self._found(search.steps())) as found:
+            task_id = next(found)
+        return item.known(task_id, self.wait(task_id, search.left)) if task_id else item.pending().late()
+
+    def find(self, item: ItemKey) -> Completion | None:
+        """The item in flight under a key, or its last end; None where neither is known."""
+        holder = holder_of(self._lookup.store, item.unit, item.key)
+        task_id = holder.in_flight or holder.last
+        return None if task_id is None else item.known(task_id, self.now(task_id))
 
     def now(self, task_id: TaskRef) -> Completion | None:
         """The end of a task as far as it is known now, None where it is none or has not ended.

@@ -43,7 +43,7 @@ READ_SECONDS_PER_ID = 0.000_02
 BACKEND_SECONDS = 1.0
 
 
-class _Timed:
+class TimedWait:
     """The time-out of one wait, when it reads again, and how long a read may take."""
 
     def __init__(self, lookup: Lookup, timeout: float | timedelta) -> None:
@@ -57,6 +57,11 @@ class _Timed:
     @property
     def is_late(self) -> bool:
         return time.monotonic() >= self.deadline
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return max(0.0, self.deadline - time.monotonic())
 
     @property
     def pause(self) -> float:
@@ -91,14 +96,13 @@ class _Timed:
 
     def _patience(self, count: int = 1) -> float:
         """Seconds that a read of so many ids may take."""
-        left = max(0.0, self.deadline - time.monotonic())
         if self._silent is not None:
-            return left
+            return self.left
         least = LAST_READ_SECONDS if self._has_answered else FIRST_READ_SECONDS
-        return max(left, least + count * READ_SECONDS_PER_ID)
+        return max(self.left, least + count * READ_SECONDS_PER_ID)
 
 
-class Wait(_Timed):
+class Wait(TimedWait):
     """One wait for some ids.
 
     Raises:
@@ -230,7 +234,7 @@ class Wait(_Timed):
         return found
 
 
-class BatchWait(_Timed):
+class BatchWait(TimedWait):
     """One wait for a batch."""
 
     def __init__(self, lookup: Lookup, poll_id: str, timeout: float | timedelta) -> None:

@@ -135,6 +135,7 @@ PATTERNS = {
     "unit": r"perpetual:[^:]+(:[^:]+)?",
     "poll": r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{4}ffffffff",
     "chunk": r"\d+",
+    "key": r".+",
     "call": r"[0-9a-f]{32}",
     "worker": r"[^:]+#[0-9a-f]{8}",
     "day": r"\d+",
@@ -174,7 +175,7 @@ def test_the_table_of_keys_is_complete() -> None:
     }
     methods = {
         names.unit("{unit}"), names.polls("{unit}"), names.item_keys("{unit}"), names.recent("{unit}"),
-        names.failed("{unit}"), names.failures("{unit}"),
+        names.last("{unit}", "{key}"), names.failed("{unit}"), names.failures("{unit}"),
         names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
         names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"), names.suspect("{id}"),
         names.held("{worker}"), names.worker("{worker}"), names.tags("{worker}"), f"{names.tombs_prefix}{{day}}",

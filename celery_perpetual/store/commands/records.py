@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
-from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.chunks import CHUNK, chunks
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -25,6 +25,17 @@ class Stored(NamedTuple):
 
     record: bytes
     unit_task: str
+
+
+class KeyFacts(NamedTuple):
+    """What the store has of one item key."""
+
+    holder: str | None
+    """Task id that holds it, also of a batch that is not committed."""
+    last: str | None
+    """Task id of its last end that was announced, as long as that is on record."""
+    polled_by: str | None
+    """Id of the unit's last poll that has ended."""
 
 
 def done_bits(bitmap: bytes | None, position: int) -> bool:
@@ -66,6 +77,23 @@ def record_at(store: Store, place: Place) -> Stored | None:
     return None if unit_task is None or record is None else Stored(record, unit_task.decode())
 
 
+def records_at(store: Store, places: Sequence[Place]) -> list[Stored | None]:
+    """The records of items, in their order; None for those that are not in the ledger any more."""
+    keys, found = store.keys, list[Stored | None]()
+    with store.errors("records"):
+        for part in chunks(places):
+            pipe = store.redis.pipeline(transaction=False)
+            for place in part:
+                pipe.hget(keys.poll(place.poll_id), "task")
+                pipe.lindex(keys.chunk(place.poll_id, place.chunk), place.position)
+            rows = iter(pipe.execute())
+            found += [
+                None if task is None or record is None else Stored(record, task.decode())
+                for task, record in zip(rows, rows, strict=True)
+            ]
+    return found
+
+
 def are_open(store: Store, places: Sequence[Place]) -> list[bool]:
     """Whether each of these items is in the ledger and has not ended."""
     keys = store.keys
@@ -98,3 +126,14 @@ def item_keys(store: Store, unit: str) -> dict[str, str]:
     with store.errors("item keys"):
         walk = store.redis.hscan_iter(store.keys.item_keys(unit), count=CHUNK)
         return {key.decode(): task_id.decode() for key, task_id in walk}
+
+
+def key_facts(store: Store, unit: str, key: str) -> KeyFacts:
+    """What the store has of an item key of a unit."""
+    keys = store.keys
+    with store.errors("item key"):
+        pipe = store.redis.pipeline(transaction=False)
+        pipe.hget(keys.item_keys(unit), key)
+        pipe.get(keys.last(unit, key))
+        pipe.hget(keys.unit(unit), "last")
+        return KeyFacts(*(None if each is None else each.decode() for each in pipe.execute()))

@@ -1,5 +1,5 @@
--- What the end of an item means for the ledger. Reads the locals batch, chunk, done, batches, id, position, status, prefix,
--- poll, tombstone_ttl, now; needs types, failed_key.
+-- What the end of an item means for the ledger. Reads the locals batch, chunk, done, batches, id, position, status, head,
+-- prefix, poll, completion_ttl, tombstone_ttl, now; needs types, failed_key.
 
 -- The open item, or nil and whether it is closed. Probes every key that closing writes to.
 local function open_item()
@@ -44,6 +44,9 @@ local function close_item(item)
   redis.call('HINCRBY', prefix .. ':u:' .. item.unit, 'inflight', -1)
   if item.holds then
     redis.call('HDEL', prefix .. ':keys:' .. item.unit, item.key)
+    if head ~= '' then
+      redis.call('SET', prefix .. ':last:' .. item.unit .. ':' .. item.key, id, 'PX', completion_ttl)
+    end
     remember(item.unit, item.key, item.window)
     if item.plan == 'hold' then
       hold_key(item)

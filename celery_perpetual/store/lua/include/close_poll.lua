@@ -59,4 +59,6 @@ local function close_poll(poll, unit, note)
   else
     redis.call('HSET', unit_hash, 'last', poll, 'polled', now)
   end
+  -- Wakes those who wait for an item of a coming poll. A user of Redis who may not publish must not fail it half-way.
+  redis.pcall('PUBLISH', note.channel_prefix .. unit, string.format('{"unit": %s, "poll_id": "%s"}', cjson.encode(unit), poll))
 end

@@ -2,6 +2,7 @@
 -- parked, events, counters, prefix, events_maxlen, completion_ttl, queue_ttl, now.
 -- include types
 -- include unit_name
+-- include record
 local at = rfc3339(now)
 
 local function add_event(event, fields)
@@ -9,22 +10,31 @@ local function add_event(event, fields)
   redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', event, 'data', cjson.encode(fields))
 end
 
+-- The item key of a task whose batch is known, or nil. A chunk has 500 records.
+local function item_key_of(id, poll)
+  local index = tonumber(string.sub(id, 29), 16)
+  local record = redis.pcall('LINDEX', prefix .. ':i:' .. poll .. ':' .. math.floor(index / 500), index % 500)
+  return type(record) == 'string' and key_of(record) or nil
+end
+
 -- Park a task until an operator acts. A provisional completion wakes its waiters.
 local function park(id, lease, recoveries, reason)
   redis.call('HSET', states, id, state_text({nesting = lease.nesting, retries = lease.retries, recoveries = recoveries,
     flag = 'parked', tag = lease.tag, task = lease.task}))
+  local poll = string.sub(id, 1, 28) .. 'ffffffff'
+  local is_item = redis.call('EXISTS', prefix .. ':p:' .. poll) == 1
+  local key = is_item and item_key_of(id, poll)
+  local unit = redis.pcall('HGET', prefix .. ':p:' .. poll, 'unit')
   redis.call('HSET', parked, id, cjson.encode({task_id = id, task = lease.task, worker = lease.worker,
     token = tonumber(lease.token), attempt = lease.retries + 1, recoveries = recoveries, started_at = lease.started,
     reason = reason, parked_at = now}))
   redis.call('ZREM', resend, id)
-  local poll = string.sub(id, 1, 28) .. 'ffffffff'
-  local unit = redis.pcall('HGET', prefix .. ':p:' .. poll, 'unit')
   local record = string.format('{"v": 1, "task_id": %s, "task": %s, "status": "needs_attention", "final": false,'
     .. ' "runtime": null, "worker": %s, "attempt": %d, "error": {"type": "TaskLost", "message": %s}, "meta": {},'
-    .. ' "result": null, "finished_at": "%s", "poll_id": %s, "key": null, "recoveries": %d, "tenant": %s}',
+    .. ' "result": null, "finished_at": "%s", "poll_id": %s, "key": %s, "recoveries": %d, "tenant": %s}',
     cjson.encode(id), cjson.encode(lease.task), cjson.encode(string.match(lease.worker, '^[^#]*')), lease.retries + 1,
     cjson.encode(reason), at,
-    redis.call('EXISTS', prefix .. ':p:' .. poll) == 1 and cjson.encode(poll) or 'null', recoveries,
+    is_item and cjson.encode(poll) or 'null', key and cjson.encode(key) or 'null', recoveries,
     tenant_json(type(unit) == 'string' and unit))
   local queue = prefix .. ':done:' .. id .. ':queue'
   redis.call('SET', prefix .. ':completion:' .. id, record, 'PX', completion_ttl)

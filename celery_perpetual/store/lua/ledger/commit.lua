@@ -19,6 +19,7 @@
 -- ARG   history        text    outcomes kept
 -- ARG   ttl            text    ms: how long they are kept
 -- ARG   events_maxlen  text    cap of the stream
+-- ARG   channel_prefix text    what the names of channels start with
 -- ARG   slot           text    ms: the poll's slot
 -- ARG   following      text    ms: due time on the grid, '' = leave
 -- ARG   delay          text    ms: due this long after now instead, '' = on the grid
@@ -96,7 +97,7 @@ redis.call('ZREM', staged, poll .. ' ' .. unit)
 close_poll(poll, unit, {
   unit_hash = unit_hash, due = due, cursors = cursors, polls = polls, outcome = outcome, sign = '', history = history,
   ttl = ttl, slot = slot, following = following, delay = delay, trigger = trigger,
-  failures = 'reset', cursor = cursor, nudged = found[4],
+  failures = 'reset', cursor = cursor, nudged = found[4], channel_prefix = channel_prefix,
 })
 if pushed < items then
   redis.call('ZADD', outbox, now, poll)

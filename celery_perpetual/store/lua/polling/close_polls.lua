@@ -10,6 +10,7 @@
 -- KEY   cursors        set     units that have a cursor
 -- ARG   unit_prefix    text    what the keys of unit hashes start with
 -- ARG   polls_prefix   text    what the keys of outcome lists start with
+-- ARG   channel_prefix text    what the names of channels start with
 -- ARG   events_maxlen  text    cap of the stream
 -- ARG   ttl            text    ms: how long outcomes are kept
 -- ARGS  ends           JSON    per poll: its outcome, and a note: an object of texts, in which what is left out is '':
@@ -43,7 +44,7 @@ for i = ends_at, #ARGV, 2 do
     reply[#reply + 1] = last == poll and 'already' or 'refused'
   else
     note.unit_hash, note.polls, note.outcome, note.newest = unit_prefix .. unit, polls_prefix .. unit, ARGV[i], newest[unit]
-    note.due, note.cursors, note.ttl, note.nudged = due, cursors, ttl, open[unit][3]
+    note.due, note.cursors, note.ttl, note.nudged, note.channel_prefix = due, cursors, ttl, open[unit][3], channel_prefix
     close_poll(poll, unit, note)
     if note.pause then
       redis.call('HSET', paused, unit, note.pause)

@@ -1,0 +1,91 @@
+"""The part of ``Perpetual`` that is about items by their keys: outside of a poll nobody knows their ids."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from functools import cached_property, partial
+from typing import Any
+from uuid import UUID
+
+from celery_perpetual.completions.completion import Completion
+from celery_perpetual.ledger.key_holders import key_text
+from celery_perpetual.operations.completions import CompletionOperations
+from celery_perpetual.operations.lookup import find as unit_of
+from celery_perpetual.operations.polling import PollOperations
+from celery_perpetual.store.scripts import script
+from celery_perpetual.waiting.aio import AsyncWaiting
+from celery_perpetual.waiting.key_wait import ItemKey
+
+
+class KeyOperations(PollOperations, CompletionOperations):
+    """Items of perpetual tasks, by their keys."""
+
+    @cached_property
+    def aio(self) -> AsyncWaiting:
+        """The waits, ``wait_key`` and ``find`` as coroutines."""
+        return AsyncWaiting(self._lookup, self._hub, self)
+
+    def find(self, task: Any, key: str | int | UUID, tenant: Any = None) -> Completion | None:
+        """The item of a perpetual task that is in flight under a key, or its last end; None where neither is known.
+
+        An end is known as long as its completion is on record (``perpetual_completion_ttl``), and where it was
+        announced. Of an item in flight the status is ``pending``, or ``needs_attention`` if it is parked.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            ContractError: the key is none.
+            StoreUnavailable: the store did not answer.
+        """
+        return self._waiting.find(self.item_key(task, key, tenant))
+
+    def wait_key(
+        self,
+        task: Any,
+        key: str | int | UUID,
+        timeout: float | timedelta,
+        tenant: Any = None,
+        nudge: bool = False,
+    ) -> Completion:
+        """Wait for the end of the item of a perpetual task that has this key, or gets it from a coming poll.
+
+        An end that is on record already is the answer at once. At the time-out ``timed_out`` is True; ``task_id`` is ""
+        then if no poll has brought the key. Safe to call from any number of threads at once.
+
+        Args:
+            task: a perpetual task or its name.
+            key: as the items of ``next_batch`` have it.
+            timeout: seconds, or a ``timedelta``.
+            tenant: tenant of the task.
+            nudge: let the leader poll at once; then an earlier end counts only if that poll does not bring the key.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            ContractError: the key or the time-out is none.
+            StoreUnavailable: the store has not answered once. How the task ended raises nothing.
+        """
+        asks = partial(self.nudge, task, tenant) if nudge else None
+        return self._waiting.wait_key(self.item_key(task, key, tenant), timeout, asks)
+
+    def item_key(self, task: Any, key: str | int | UUID, tenant: Any = None) -> ItemKey:
+        """The key of an item of a unit, as :meth:`find` and :meth:`wait_key` look it up.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            ContractError: the key is none.
+        """
+        unit = unit_of(self.app, task, tenant, or_departed=True)
+        return ItemKey(unit=unit.name, task=unit.contract.name, tenant=unit.tenant, key=key_text(key))
+
+    def allow(self, task: Any, key: str | int | UUID, tenant: Any = None) -> bool:
+        """Let an item key be enqueued again that is held back or parked, and forget its failures; one atomic step.
+
+        False if nothing held it.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            ContractError: the key is none.
+            StoreUnavailable: the store did not answer.
+        """
+        keys, item = self.store.keys, self.item_key(task, key, tenant)
+        failed, failures = keys.failed(item.unit), keys.failures(item.unit)
+        return bool(script("allow")(self.store, failed=failed, failures=failures, item_key=item.key))
