@@ -32,6 +32,9 @@ NO_ROOM = 0.02
 MOST_CLAIMS = 100
 #: Threads that send polls to the workers.
 SENDERS = 2
+#: The poll of a suspect unit has no company for so many seconds. A poll that kills mostly does so at once, and one that
+#: hangs must not hold up the others; a poll that kills later is known all the same, because it was open both times.
+ALONE_SECONDS = 0.5
 #: A unit that the store refuses is left alone for so many seconds.
 PUT_ASIDE = 60.0
 
@@ -50,7 +53,7 @@ class PollSource:
         self._senders = PollThreads(runner.poll, SENDERS, 0)
         """Threads that only send polls to workers; no user code runs on them."""
         self._alone: str | None = None
-        """A unit whose poll was open when a leader died runs without company: if it kills again, it is known."""
+        """A unit whose poll was open when a leader died begins without company: if it kills again, it is known."""
         self._aside: dict[str, float] = {}
         """Units that the store has refused, until when they are left alone (monotonic)."""
         self._ahead_of_us: int | None = None
@@ -99,11 +102,12 @@ class PollSource:
         strange = [row.unit for row in due.rows if row.unit not in known]
         self._registration.forget(leader, [unit for unit in strange if not self._roster.may_come(unit)])
         rows = [row for row in due.rows if row.unit in known and self._aside.get(row.unit, 0.0) < time.monotonic()]
-        if any(row.suspect for row in rows):
+        suspects = [row for row in rows if row.suspect]
+        if suspects:
             self._reader.forget()
-            if self._threads.running:
+            if any(claim.age < ALONE_SECONDS for claim in self._threads.running):
                 return []
-            rows = [row for row in rows if row.suspect][:1]
+            rows = suspects[:1]
             self._alone = rows[0].unit
         wanted: list[tuple[TaskUnit, Occurrence]] = []
         errors: dict[str, ScheduleFailed] = {}
@@ -161,7 +165,9 @@ class PollSource:
 
     @property
     def _alone_runs(self) -> bool:
-        return self._alone is not None and any(claim.unit.name == self._alone for claim in self._threads.running)
+        return self._alone is not None and any(
+            claim.unit.name == self._alone and claim.age < ALONE_SECONDS for claim in self._threads.running
+        )
 
     def _notice_a_step(self, found: DueUnits) -> None:
         """After a step back of the store's clock, times that were stored before may lie ahead."""

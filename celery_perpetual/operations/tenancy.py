@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 from celery_perpetual.leases.execution import Execution, current
@@ -12,11 +13,26 @@ from celery_perpetual.operations.tenant_context import TenantContext, TenantCont
 from celery_perpetual.polling.current import polled_unit
 from celery_perpetual.store.commands.batches import tenant_of_batch
 from celery_perpetual.tasks.items import UNSET
+from celery_perpetual.tasks.modules import include
 from celery_perpetual.tasks.tenants import tenant_of
 
 
 class TenantOperations(Namespace):
     """Tenants, inside tasks and polls."""
+
+    def include(self, module: str | ModuleType) -> None:
+        """Add a module of tasks: ``tenants`` there is that of its perpetual tasks which give none themselves.
+
+        A task of the module that says ``tenants=None`` has none. A name is imported when Celery imports the app's
+        modules, so that the module may import the app.
+
+        Args:
+            module: a module, or its dotted name; a package stands for all modules below it.
+
+        Raises:
+            ContractError: it is neither a module nor a name.
+        """
+        include(self.app, module)
 
     def tenant(self) -> Any:
         """Inside a task: the tenant whose poll has enqueued it; inside ``next_batch``: that of the poll.

@@ -34,8 +34,15 @@ def full(claim: Claim, value: int) -> Closed:
     return Closed(gate="max_in_flight", value=value, limit=claim.contract.max_in_flight)
 
 
+def overlap(claim: Claim) -> Closed | None:
+    """Closed with ``overlap="skip"`` while an item of an earlier batch has not ended."""
+    if claim.contract.options.overlap == "allow" or claim.in_flight == 0:
+        return None
+    return Closed(gate="overlap", value=claim.in_flight, limit=0)
+
+
 #: In the order in which they are asked.
-GATES: tuple[Gate, ...] = (max_in_flight,)
+GATES: tuple[Gate, ...] = (overlap, max_in_flight)
 
 
 def first_closed(claim: Claim) -> Closed | None:

@@ -12,6 +12,7 @@ from celery_perpetual.errors import ContractError
 from celery_perpetual.hints import nearest
 from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.cadence import Cadence
+from celery_perpetual.tasks.modules import given_by_module
 from celery_perpetual.tasks.options import ATTRIBUTES_NOT_YET, PerpetualOptions
 from celery_perpetual.tasks.task import BATCH_ATTRIBUTE, PerpetualTask, unwrapped
 from celery_perpetual.tasks.tenants import read_list
@@ -156,12 +157,13 @@ def _attribute(task: Task[Any, Any], name: str) -> Any:
 
 def _opted_out(task: Task[Any, Any]) -> bool:
     """A subclass that sets one of the two to None says on purpose that it is not perpetual."""
-    return any(
-        name in cls.__dict__ and cls.__dict__[name] is None
-        for cls in type(task).__mro__
-        for name in ("poll_every", "next_batch")
-        if cls is not PerpetualTask
-    )
+    return _says_none(task, "poll_every") or _says_none(task, "next_batch")
+
+
+def _says_none(task: Task[Any, Any], name: str) -> bool:
+    """Whether a class of the user's has None for an attribute on purpose."""
+    classes = (cls for cls in type(task).__mro__ if cls is not PerpetualTask)
+    return any(name in cls.__dict__ and cls.__dict__[name] is None for cls in classes)
 
 
 def _function(task: Task[Any, Any], name: str, found: Any) -> Callable[..., Any]:
@@ -179,10 +181,13 @@ def _function(task: Task[Any, Any], name: str, found: Any) -> Callable[..., Any]
 def _tenants(task: Task[Any, Any]) -> tuple[Mapping[str, Any] | None, Callable[[], Any] | None]:
     """The tenants that a task lists, or the function that finds them; neither without a fan-out."""
     given = getattr(task, "tenants", None)
+    is_own = given is not None or _says_none(task, "tenants")
+    if not is_own:
+        given = given_by_module(task, "tenants")
     if given is None:
         return None, None
     if callable(given):
-        function = _function(task, "tenants", given)
+        function = _function(task, "tenants", given) if is_own else given
         if _arguments_needed(function):
             raise ContractError(f"tenants must be a list, or a function that takes no argument, got {function!r}")
         return None, function

@@ -10,6 +10,7 @@ from weakref import WeakSet
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.contract import TaskContract, is_perpetual, missing_half, read
+from celery_perpetual.tasks.modules import belongs_to, included_in
 from celery_perpetual.tasks.names import parse_unit_name
 from celery_perpetual.tasks.unit import TaskUnit, units_of
 
@@ -85,6 +86,11 @@ def discover(app: Celery) -> Discovery:
                 found[name] = read(task)
             except ContractError as error:
                 errors.append(str(error))
+    warnings += [
+        f"module {module} is included, but none of its tasks has poll_every and next_batch"
+        for module in included_in(app)
+        if not any(belongs_to(contract.task, module) for contract in found.values())
+    ]
     if errors:
         raise ContractError("\n".join(errors))
     return Discovery(found, tuple(warnings))

@@ -18,7 +18,7 @@ DEFAULT_RETRIES = Retries()
 #: Options that are reserved for features which do not exist yet.
 NOT_YET = frozenset(
     {
-        "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
+        "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
         "window", "preflight_ttl", "error_rules", "retry_classified",
         "starvation",
     }
@@ -37,6 +37,8 @@ class PerpetualOptions:
 
     poll_in: str
     """``beat``, or ``worker``: the poll itself runs as a Celery task on the perpetual task's own queue."""
+    overlap: str
+    """``allow``, or ``skip``: a unit is not polled while an item of an earlier batch has not ended."""
     jitter: float
     """Seconds by which a poll may come after its slot; the same for one slot on every beat."""
     limit: int
@@ -64,6 +66,7 @@ class PerpetualOptions:
         self,
         *,
         poll_in: str = "beat",
+        overlap: str = "allow",
         jitter: float | timedelta = 0.0,
         limit: int = 10_000,
         dedup_window: float | timedelta = 0.0,
@@ -86,6 +89,7 @@ class PerpetualOptions:
             raise ContractError(_refusal(name))
         values = {
             "poll_in": _choice("poll_in", poll_in, ("beat", "worker")),
+            "overlap": _choice("overlap", overlap, ("allow", "skip")),
             "jitter": seconds("perpetual option jitter", jitter, error=ContractError),
             "limit": whole("perpetual option limit", limit, error=ContractError),
             "dedup_window": seconds("perpetual option dedup_window", dedup_window, error=ContractError),

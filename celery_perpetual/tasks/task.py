@@ -31,6 +31,8 @@ class PerpetualTask(Task):  # type: ignore[type-arg]
     """Seconds, a ``timedelta``, or any Celery schedule."""
     next_batch: Any = None
     """A function of no argument or one :class:`Poll` that reads what is to be done and returns items."""
+    tenants: Any = None
+    """A list of tenants, or a function that returns one: the task is polled once per tenant."""
     max_in_flight: int | None = None
     """Most items that are enqueued and not yet finished; default 10 000."""
     poll_timeout: Any = None

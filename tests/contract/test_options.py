@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from tests.support import Project
 
 OPTIONS = (
-    "poll_in", "jitter", "limit", "dedup_window", "history", "enabled", "completions", "on_batch_done", "store_args",
+    "poll_in", "overlap", "jitter", "limit", "dedup_window", "history", "enabled", "completions", "on_batch_done", "store_args",
     "max_recoveries", "failed_keys", "tenants_ttl",
 )  # fmt: skip
 
 
 OPTIONS_NOT_YET = (
-    "overlap", "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth", "window",
+    "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth", "window",
     "preflight_ttl", "error_rules", "retry_classified", "starvation",
 )  # fmt: skip
 
@@ -69,6 +69,22 @@ def test_option_poll_in(project: Callable[..., Project]) -> None:
 
     wait_until(lambda: queued_tasks(proj.redis) == ["celery_perpetual.poll"], "the poll is on its way to a worker")
     assert proj.rows() == []
+
+
+def test_option_overlap(shop: Callable[..., Perpetual]) -> None:
+    """With ``overlap="skip"`` a unit is not polled while an item of an earlier batch has not ended."""
+    numbers = iter(range(100))
+
+    def due() -> list[tuple[int]]:
+        return [(next(numbers),)]
+
+    allowing = shop(due)
+    assert [allowing.poll("deliver").count for _ in range(2)] == [1, 1]
+    perpetual = shop(due, tenants=["acme"], perpetual_options=PerpetualOptions(overlap="skip"))
+    first, second = (perpetual.poll("deliver", tenant="acme") for _ in range(2))
+    assert (first.count, second.status, second.gate, second.value, second.limit) == (1, "skipped", "overlap", 1, 0)
+    finish(perpetual, first.task_ids[0])
+    assert perpetual.poll("deliver", tenant="acme").count == 1
 
 
 @pytest.mark.parametrize("jitter", [0, 20])

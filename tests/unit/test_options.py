@@ -105,7 +105,7 @@ def test_an_unknown_name_is_refused_with_the_nearest_right_one(written: str, mea
 
 def test_a_name_without_a_near_one_is_refused_with_the_list() -> None:
     """A name like nothing that we know is answered with all that we know."""
-    with pytest.raises(ContractError, match=r"; known are poll_in, jitter, limit, dedup_window, "):
+    with pytest.raises(ContractError, match=r"; known are poll_in, overlap, jitter, limit, "):
         PerpetualOptions(zzzz=1)
 
 
@@ -118,8 +118,8 @@ def test_attributes_are_told_from_options(name: str) -> None:
 
 def test_a_reserved_name_is_not_available_yet() -> None:
     """A name of the contract whose feature does not exist is refused, instead of accepted without effect."""
-    with pytest.raises(ContractError, match=r"^perpetual option overlap is not available yet; remove it$"):
-        PerpetualOptions(overlap="skip")
+    with pytest.raises(ContractError, match=r"^perpetual option starvation is not available yet; remove it$"):
+        PerpetualOptions(starvation="skip")
 
 
 def test_options_have_names_only() -> None:
