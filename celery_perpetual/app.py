@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from celery_perpetual.beat.cycle import Cycle, CycleResult
 from celery_perpetual.operations.check import Finding, check
 from celery_perpetual.operations.exits import ExitOperations
-from celery_perpetual.operations.item_keys import KeyOperations
 from celery_perpetual.operations.leases import LeaseOperations
 from celery_perpetual.operations.pausing import PauseOperations
+from celery_perpetual.operations.routines import RoutineOperations
 from celery_perpetual.operations.tenancy import TenantOperations
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.wiring import wire
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-class Perpetual(KeyOperations, PauseOperations, LeaseOperations, ExitOperations, TenantOperations):
+class Perpetual(RoutineOperations, PauseOperations, LeaseOperations, ExitOperations, TenantOperations):
     """celery-perpetual for one Celery app; also ``app.perpetual``.
 
     Making it reads no configuration and opens no connection. Its operations may be called from any process and

@@ -67,6 +67,13 @@ LEASE_PARKED = _stream("lease.parked")
 PAUSE = _stream("pause")
 RESUME = _stream("resume")
 KEY_PARKED = _stream("alert.key_parked")
+ROUTINE_CREATED = _stream("routine.created")
+ROUTINE_UPDATED = _stream("routine.updated")
+ROUTINE_STARTED = _stream("routine.started")
+ROUTINE_RUN = _stream("routine.run")
+ROUTINE_FAILED = _stream("routine.failed")
+ROUTINE_CANCELLED = _stream("routine.cancelled")
+ROUTINE_DELETED = _stream("routine.deleted")
 POLL_KILLED_LEADER = _stream("alert.poll_killed_leader")
 
 # The stream and the log.
@@ -182,8 +189,13 @@ SENDING_SLOW = _warning(
     "publish.slow", "the broker has not taken what is to be sent (%(part)s); sending goes on in the background"
 )
 SENDING_FAILED_LATE = _warning("publish.failed_late", "sending (%(part)s) failed, it is tried again: %(error)s")
-BATCH_DONE_DELAYED = _error(
-    "batch_done.delayed", "could not send on_batch_done of poll %(poll_id)s, the next cycle tries again"
+FOLLOW_UP_DELAYED = _error(
+    "follow_up.delayed", "could not do what follows an end (%(entry)s), the next cycle tries again"
+)
+
+# Routines.
+ROUTINE_UNREADABLE = _error(
+    "routine.unreadable", "this process cannot read the record of routine %(routine_id)s and does not run it"
 )
 
 # The broker.

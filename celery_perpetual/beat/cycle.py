@@ -19,13 +19,14 @@ from typing import Any
 
 from celery_perpetual import events
 from celery_perpetual.beat.orphans import KnownUnits, Orphans
-from celery_perpetual.completions.batches import finished_list, relay_batch_done
+from celery_perpetual.completions.batches import do_follow_ups, waiting_follow_ups
 from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.ledger.staged import staged_list, sweep_staged
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.pauses import Pauses
 from celery_perpetual.publishing.courier import Courier
 from celery_perpetual.recovery.sweep import Sweep
+from celery_perpetual.routines.forgetting import forget_routines
 from celery_perpetual.store.commands.lock import Lock
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, to_datetime
@@ -59,9 +60,11 @@ class CycleResult:
     held_until: datetime | None = None
     """Until when no lease expires, because the store was away."""
     batches: int = 0
-    """Batches of which the follow-up of the last end was sent."""
+    """Ends of which the follow-up was done: the message of a batch, or the next step of a routine."""
     orphans: int = 0
     """Units that were forgotten."""
+    forgotten: int = 0
+    """Routines that had ended long ago and were removed."""
     put_off: Mapping[str, str] = field(default_factory=dict)
     """Polls for which something is left to do and failed the last time, and why; they are tried again, ever later."""
     errors: Mapping[str, str] = field(default_factory=dict)
@@ -96,20 +99,21 @@ class Cycle:
         self._store = namespace.store
         self._lock = Lock(self._store, self._store.keys.cycle, LOCK_SECONDS)
         sweep, orphans = Sweep(namespace.app, namespace.grants), Orphans(self._store, known)
-        outbox, staged, finished = (
+        outbox, staged, follow_ups = (
             namespace.runner.publisher.outbox,
             staged_list(self._store),
-            finished_list(self._store),
+            waiting_follow_ups(self._store),
         )
-        self._lists = (outbox, staged, finished)
+        self._lists = (outbox, staged, follow_ups)
         relay, batches = Courier("relay"), Courier("batches")
         self._steps: dict[str, Callable[[], dict[str, Any]]] = {
             "relay": lambda: {"relayed": relay.run(lambda: _relay(namespace))},
             "staged": lambda: {"unstaged": sweep_staged(self._store, staged)},
             "pauses": lambda: _trim(namespace.pauses),
             "sweep": lambda: _facts(sweep),
-            "batches": lambda: {"batches": batches.run(lambda: relay_batch_done(namespace.app, self._store, finished))},
+            "batches": lambda: {"batches": batches.run(lambda: do_follow_ups(namespace.app, self._store, follow_ups))},
             "orphans": lambda: {"orphans": orphans.drop()},
+            "routines": lambda: {"forgotten": forget_routines(self._store)},
         }
 
     def once(self) -> CycleResult:

@@ -1,4 +1,4 @@
-"""What the clock asks for due things. Units to be polled are one source; routines will be another."""
+"""What the clock asks for due things. Units to be polled are one source, routines are another."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.maintenance import Maintenance
 from celery_perpetual.beat.poll_source import PollSource
 from celery_perpetual.beat.roster import Roster
+from celery_perpetual.beat.routine_source import RoutineSource
 from celery_perpetual.beat.store_identity import StoreIdentity
 from celery_perpetual.beat.tenants import TenantLists
 from celery_perpetual.leases.workers import app_name
@@ -21,6 +22,7 @@ from celery_perpetual.namespace import Namespace
 from celery_perpetual.polling.end import given_up
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import PollThreads
+from celery_perpetual.routines.due import DueRuns
 from celery_perpetual.telemetry import emit
 
 #: What a stopping beat waits for the release of its lead; SIGTERM must end it within seconds.
@@ -91,9 +93,11 @@ class Engine:
         runner = self.namespace.runner
         polls = PollThreads(runner.poll, settings.poll_threads, settings.max_abandoned_polls)
         source = PollSource(store.clone(), roster, runner, polls, leadership.mark)
-        clock = Clock(leadership, self.entry_runs, [source])
+        routines = RoutineSource(DueRuns(app, store.clone(), runner.publisher))
+        clock = Clock(leadership, self.entry_runs, [source, routines])
         self.entry_runs.on_run = clock.wake
         source.call_when_ready(clock.wake)
+        routines.ready = clock.wake
         memory = StoreIdentity(
             store,
             self.namespace.pauses,

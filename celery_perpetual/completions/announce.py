@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.broker.unacked import unacked_keys
 from celery_perpetual.completions.backlog import Backlog, UnstoredResult, WaitingEnd
-from celery_perpetual.completions.batches import send_batch_done
+from celery_perpetual.completions.batches import follow_up
 from celery_perpetual.completions.end import BACK_OFF, EndReply, EndScripts, ExpectedEnd, TaskEnd
 from celery_perpetual.completions.result_in_script import ResultToStore, result_to_store
 from celery_perpetual.faults import reach
@@ -155,10 +155,9 @@ class Announcer:
     def _announce(self, end: WaitingEnd) -> EndReply:
         reply = end.expected.announce(end.status, end.head, end.result)
         reach("task.finished")
-        if reply.batch_done:  # the broker may be slow, and the task that happened to be the last has ended
-            threading.Thread(
-                target=send_batch_done, args=(self._app, self._store, end.expected.poll), daemon=True
-            ).start()
+        if isinstance(reply.follows, bytes):  # the broker may be slow, and the task has ended
+            entry = reply.follows.decode()
+            threading.Thread(target=follow_up, args=(self._app, self._store, entry), daemon=True).start()
         return reply
 
     def announce_backlog(self, seconds: float) -> None:

@@ -1,19 +1,23 @@
-"""``on_batch_done``: one message when a whole batch has ended.
+"""What follows ends: a message when a whole batch has ended (``on_batch_done``), or the next step of the item's owner.
 
-The script that closes the last item of a batch puts the batch into ``{prefix}:batches``. The process that takes it out
-sends the message: on the store's own Redis in the same step, so exactly once; elsewhere it sends first, and always with
-the same id. The process that stored the last end does it at once; the leader's cycle sends the messages that are left.
+The script that closes an item puts what follows onto the list ``{prefix}:batches``: the poll id when the last item of a
+batch with ``on_batch_done`` has ended; ``{owner} {task id} {status} {key}`` for each item of a batch whose owner hears
+of each. The process that stored the end does it at once, and the leader's cycle does what is left.
+
+``on_batch_done`` is sent by the process that takes the poll id out: on the store's own Redis in the same step, so
+exactly once; elsewhere it sends first, and always with the same id.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
 from celery_perpetual.ledger.ids import BATCH_INDEX, base
 from celery_perpetual.publishing.publisher import publish_once
-from celery_perpetual.store.commands.batches import UNIT, Batch, batch, ends_of_batch, remove_unsent
+from celery_perpetual.store.commands.batches import UNIT, batch, ends_of_batch, remove_unsent
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.work_list import WorkList
 from celery_perpetual.telemetry import emit
@@ -55,40 +59,43 @@ def batch_result(store: Store, poll_id: str) -> BatchResult | None:
     return BatchResult(poll_id=poll_id, total=found.total, by_status=by_status, finished=found.left <= 0)
 
 
-def send_batch_done(app: Celery, store: Store, poll_id: str) -> None:
-    """Send a batch's ``on_batch_done``; the leader's cycle repeats it where it fails."""
+def follow_up(app: Celery, store: Store, entry: str) -> None:
+    """Do what follows an end; the leader's cycle repeats it where it fails."""
     try:
-        _send(app, store, poll_id)
+        _follow_up(app, store, entry)
     except Exception as error:
-        emit(events.BATCH_DONE_DELAYED, poll_id=poll_id, error=error)
+        emit(events.FOLLOW_UP_DELAYED, entry=entry, error=error)
 
 
-def finished_list(store: Store) -> WorkList:
-    """The finished batches whose owners have not heard of it."""
+def waiting_follow_ups(store: Store) -> WorkList:
+    """What follows ends and is not done."""
     return WorkList(
-        store, store.keys.batches, lambda poll_id, error: emit(events.BATCH_DONE_DELAYED, poll_id=poll_id, error=error)
+        store, store.keys.batches, lambda entry, error: emit(events.FOLLOW_UP_DELAYED, entry=entry, error=error)
     )
 
 
-def relay_batch_done(app: Celery, store: Store, finished: WorkList, limit: int = 100) -> int:
-    """Do what follows the last end of batches and was left; returns how many batches that were."""
+def do_follow_ups(app: Celery, store: Store, waiting: WorkList, limit: int = 100) -> int:
+    """Do what follows ends and was left; returns how many entries that were."""
 
-    def follow_up(poll_id: str) -> int:
-        _send(app, store, poll_id)
+    def work(entry: str) -> int:
+        _follow_up(app, store, entry)
         return 1
 
-    return finished.work_off(follow_up, limit)
+    return waiting.work_off(work, limit)
 
 
-def _send(app: Celery, store: Store, poll_id: str) -> None:
-    """What follows the last end of a batch is a matter of its owner's kind."""
-    found = batch(store, poll_id)
-    FOLLOW_UPS[found.owner if found is not None else UNIT](app, store, poll_id, found)
+def _follow_up(app: Celery, store: Store, entry: str) -> None:
+    """What follows is a matter of the owner's kind, which the entry or the batch names."""
+    owner, _, rest = entry.partition(" ")
+    if not rest:
+        found = batch(store, entry)
+        owner = UNIT if found is None else found.owner
+    FOLLOW_UPS[owner](app, store, entry)
 
 
-def _send_signature(app: Celery, store: Store, poll_id: str, found: Batch | None) -> None:
+def _send_signature(app: Celery, store: Store, poll_id: str) -> None:
     """A unit's: the message ``on_batch_done``, once."""
-    result = batch_result(store, poll_id)
+    found, result = batch(store, poll_id), batch_result(store, poll_id)
     task: Any = None if found is None else app.tasks.get(found.task)
     options = getattr(task, "perpetual_options", None)
     if result is None or options is None or options.on_batch_done is None:
@@ -100,5 +107,5 @@ def _send_signature(app: Celery, store: Store, poll_id: str, found: Batch | None
     publish_once(app, store, store.keys.batches, poll_id, signature, f"{base(poll_id)}{BATCH_INDEX}")
 
 
-#: By the kind of the owner that a batch names. No script that ends a task knows these kinds.
-FOLLOW_UPS = {UNIT: _send_signature}
+#: By the kind of the owner. No script that ends a task knows these kinds; another room adds its own.
+FOLLOW_UPS: dict[str, Callable[[Celery, Store, str], None]] = {UNIT: _send_signature}

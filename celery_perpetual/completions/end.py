@@ -64,8 +64,8 @@ class EndReply(NamedTuple):
 
     verdict: bytes
     """:data:`FIRST`, :data:`FORBIDDEN`, :data:`UNREADABLE`, or another word where the end did not count."""
-    batch_done: int
-    """1 if the message of its batch is to be sent now."""
+    follows: bytes | int
+    """What follows and is to be done now, as :mod:`.batches` reads it; 0 if nothing is."""
     result_stored: int
     """1 if Celery's result is stored."""
 

@@ -15,7 +15,7 @@ from celery_perpetual.broker.unacked import UnackedKeys, shares_unacked, unacked
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.execution import AT_START, Execution
-from celery_perpetual.leases.on_lost import when_lost
+from celery_perpetual.leases.on_lost import when_run_lost
 from celery_perpetual.leases.workers import WorkerRun, Workers
 from celery_perpetual.ledger.ids import item_slots, parse_item_id
 from celery_perpetual.store.address import is_redis
@@ -124,7 +124,7 @@ class Grants:
     def _start(self, task: Any, execution: Execution, request: Any) -> Any:
         task_id, where = execution.task_id, item_slots(self.store.keys, execution.task_id)
         worker = "" if self.instance is None else self.instance.name
-        most, on_lost = when_lost(task)
+        most, on_lost = when_run_lost(task, request)
         is_perpetual = parse_item_id(task_id) is not None or request.get(HEADER) or isinstance(task, PerpetualTask)
         redelivered = (request.get("delivery_info") or {}).get("redelivered")
         return self._ask(

@@ -6,7 +6,7 @@ from typing import Any
 
 from celery_perpetual.tasks.contract import ON_LOST
 from celery_perpetual.tasks.options import PerpetualOptions
-from celery_perpetual.tasks.task import PerpetualTask
+from celery_perpetual.tasks.task import ROUTINE_HEADER, PerpetualTask
 
 #: Of a task that says nothing.
 DEFAULTS = PerpetualOptions()
@@ -22,3 +22,9 @@ def when_lost(task: Any) -> tuple[int, str]:
     on_lost = getattr(task, "on_lost", None)
     # What an ordinary task calls so may be anything.
     return options.max_recoveries, on_lost if on_lost in ON_LOST else PerpetualTask.on_lost
+
+
+def when_run_lost(task: Any, request: Any) -> tuple[int, str]:
+    """The same for one execution: a lost run of a routine ends as lost, and the routine decides how it goes on."""
+    most, on_lost = when_lost(task)
+    return most, "fail" if request.get(ROUTINE_HEADER) else on_lost

@@ -70,15 +70,20 @@ class Target(NamedTuple):
 class ItemReader:
     """Turns the entries of one poll into :class:`CheckedItem`. For one thread and one poll."""
 
-    def __init__(self, app: Celery, contract: TaskContract) -> None:
+    def __init__(self, app: Celery, contract: TaskContract | None) -> None:
+        """Check nothing yet.
+
+        Args:
+            contract: of the task whose poll it is; None where there is no poll, and each entry names its task.
+        """
         self.app = app
-        self.own = contract.task
+        self.own: Any = None if contract is None else contract.task
         self._targets: dict[str, Target] = {}
-        self._own = self._target(None)
+        self._own: Target | None = None
         self._encoders: dict[str, Encode] = {}
         self._show = ArgumentReprs(app).show_and_judge
         self._digests = Digests()
-        self._hidden = not contract.options.store_args
+        self._hidden = contract is not None and not contract.options.store_args
 
     def read(self, index: int, entry: Any) -> CheckedItem:
         """Check one entry.
@@ -87,16 +92,23 @@ class ItemReader:
             InvalidItem: it cannot become a task; the message names task, index and type.
         """
         try:
-            kind = type(entry)
-            if kind is dict:
-                return self._checked(self._own, (), entry, {}, UNSET)
-            if kind is tuple:
-                return self._checked(self._own, entry, {}, {}, UNSET)
-            item = _as_item(entry)
-            target = self._own if item.task is None else self._target(item.task)
-            return self._checked(target, item.args, item.kwargs, dict(item.options), item.key)
+            return self.check(entry)
         except InvalidItem as error:
             raise InvalidItem(f"{self.own.name}.next_batch, item {index}: {error}") from None
+
+    def check(self, entry: Any) -> CheckedItem:
+        """Check one entry.
+
+        Raises:
+            InvalidItem: it cannot become a task; the message says why, and not of what.
+        """
+        kind = type(entry)
+        if kind is dict:
+            return self._checked(self._target(None), (), entry, {}, UNSET)
+        if kind is tuple:
+            return self._checked(self._target(None), entry, {}, {}, UNSET)
+        item = _as_item(entry)
+        return self._checked(self._target(item.task), item.args, item.kwargs, dict(item.options), item.key)
 
     def _checked(self, target: Target, args: Any, kwargs: Any, options: dict[str, Any], key: Any) -> CheckedItem:
         args, kwargs = _checked_shape(args, kwargs)
@@ -129,20 +141,26 @@ class ItemReader:
         return CheckedItem(target.name, body, serializer, options, key, None if plain else reprs, reprs, options_json)
 
     def _target(self, task: Any) -> Target:
-        name = self.own.name if task is None else task if isinstance(task, str) else getattr(task, "name", None)
+        if task is None and self.own is not None:
+            if self._own is None:
+                self._own = self._found(self.own.name, self.own)
+            return self._own
+        name = task if isinstance(task, str) else getattr(task, "name", None)
         if not isinstance(name, str) or not name:
             raise InvalidItem(f"task must be a task or the name of one, got {task!r}")
         known = self._targets.get(name)
         if known is None:
-            found: Any = self.own if task is None else self.app.tasks.get(name)
-            known = self._targets[name] = Target(
-                name=name,
-                task=found,
-                check=getattr(found, "__header__", None) if found is not None and found.typing else None,
-                dump_models=getattr(found, "_dump_pydantic_arguments", None),
-                serializer=str(getattr(found, "serializer", None) or self.app.conf.task_serializer),
-            )
+            known = self._targets[name] = self._found(name, self.app.tasks.get(name))
         return known
+
+    def _found(self, name: str, task: Any) -> Target:
+        return Target(
+            name=name,
+            task=task,
+            check=getattr(task, "__header__", None) if task is not None and task.typing else None,
+            dump_models=getattr(task, "_dump_pydantic_arguments", None),
+            serializer=str(getattr(task, "serializer", None) or self.app.conf.task_serializer),
+        )
 
     def _encoded(self, args: Any, kwargs: Any, serializer: str) -> bytes:
         try:

@@ -50,6 +50,14 @@ key                    type    holds                                            
 {P}:hold               string  until when no lease expires                            TTL
 {P}:tombs:{day}        set     ids that ended on that day and are not in the ledger   TTL ``perpetual_tombstone_ttl``
 {P}:counters           hash    late ends and the like                                 never (one key)
+{P}:routines           hash    routine -> its record                                  delete, clear, the cycle
+{P}:routines:due       zset    routine -> when it runs next                           start of the run, pause, cancel
+{P}:routines:running   zset    routine that runs now -> its slot                      end of the run, cancel
+{P}:routines:inline    zset    routine run by its caller -> until when that is        end of the run; its expiry
+                               believed
+{P}:routines:updated   zset    routine -> minus the time of its last change               with the routine
+{P}:routines:over      zset    routine that has ended -> when it is forgotten         with the routine
+{P}:routines:keys      hash    idempotency key -> routine                             with the routine
 {P}:events             stream  what happened; capped                                  ``perpetual_events_maxlen``
 =====================  ======  =====================================================  ==============================
 """
@@ -89,6 +97,13 @@ class Keys:
         self.parked = f"{prefix}:parked"
         self.resend = f"{prefix}:resend"
         self.workers = f"{prefix}:workers"
+        self.routines = f"{prefix}:routines"
+        self.routines_due = f"{prefix}:routines:due"
+        self.routines_running = f"{prefix}:routines:running"
+        self.routines_inline = f"{prefix}:routines:inline"
+        self.routines_updated = f"{prefix}:routines:updated"
+        self.routines_over = f"{prefix}:routines:over"
+        self.routines_keys = f"{prefix}:routines:keys"
         self.token = f"{prefix}:token"
         self.seen = f"{prefix}:seen"
         self.hold = f"{prefix}:hold"

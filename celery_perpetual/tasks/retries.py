@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import timedelta
 from math import isfinite
+from typing import Any
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.settings import seconds, whole
+from celery_perpetual.settings import LONGEST, seconds, whole
+from celery_perpetual.tasks.items import UNSET
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -19,49 +22,95 @@ class Retries:
     """
 
     max_attempts: int | None
-    """Failures in a row after which it is parked: not tried again until an operator acts. None: never."""
+    """Failures in a row after which it is not tried again: an item key is parked, a routine gives up the slot. None:
+    never."""
     backoff: float
     """The first wait, seconds; 0: none."""
     multiplier: float
     """What each further failure multiplies the wait by; at least 1."""
-    max_backoff: float
-    """The longest wait, seconds."""
+    max_backoff: float | None
+    """The longest wait, seconds; None: any."""
     jitter: bool
     """Lengthen a wait by up to a quarter, but not over ``max_backoff``, so that what failed together is spread."""
+    given: frozenset[str] = field(compare=False, repr=False)
+    """Names of the fields that the caller has given."""
 
     def __init__(
         self,
-        max_attempts: int | None = None,
-        backoff: float | timedelta = 30.0,
-        multiplier: float = 2.0,
-        max_backoff: float | timedelta = 3600.0,
-        jitter: bool = True,
+        max_attempts: int | None = UNSET,
+        backoff: float | timedelta = UNSET,
+        multiplier: float = UNSET,
+        max_backoff: float | timedelta | None = UNSET,
+        jitter: bool = UNSET,
     ) -> None:
-        """Check the values.
+        """Check the values. A field that is not given is as the place of use says; see :meth:`with_usual`.
 
         Raises:
             ContractError: an impossible value; the message names field and value.
         """
-        if max_attempts is not None:
-            max_attempts = whole("Retries: max_attempts", max_attempts, error=ContractError)
-        first = seconds("Retries: backoff", backoff, error=ContractError)
-        longest = seconds("Retries: max_backoff", max_backoff, error=ContractError)
-        if longest < first:
-            raise ContractError(f"Retries: max_backoff must be at least backoff ({first:g} seconds), got {longest:g}")
-        is_number = isinstance(multiplier, int | float) and not isinstance(multiplier, bool)
-        if not is_number or not isfinite(multiplier) or multiplier < 1:
-            raise ContractError(f"Retries: multiplier must be a number of at least 1, got {multiplier!r}")
-        if not isinstance(jitter, bool):
-            raise ContractError(f"Retries: jitter must be True or False, got {jitter!r}")
-        values = {
-            "max_attempts": max_attempts, "backoff": first, "multiplier": float(multiplier), "max_backoff": longest,
+        fields = {
+            "max_attempts": max_attempts, "backoff": backoff, "multiplier": multiplier, "max_backoff": max_backoff,
             "jitter": jitter,
         }  # fmt: skip
-        for name, value in values.items():
+        given = {name: value for name, value in fields.items() if value is not UNSET}
+        checked = {name: _CHECKS[name](value) for name, value in given.items()}
+        values = {**_OF_FAILED_KEYS, **checked}
+        first, longest = values["backoff"], values["max_backoff"]
+        if longest is not None and longest < first:
+            if "max_backoff" in given:
+                raise ContractError(
+                    f"Retries: max_backoff must be at least backoff ({first:g} seconds), got {longest:g}"
+                )
+            values["max_backoff"] = first
+        for name, value in {**values, "given": frozenset(given)}.items():
             object.__setattr__(self, name, value)
+
+    def with_usual(self, usual: Retries) -> Retries:
+        """The same where the fields that were not given are those of ``usual``."""
+        names = ("max_attempts", "backoff", "multiplier", "max_backoff", "jitter")
+        values = {name: getattr(self if name in self.given else usual, name) for name in names}
+        longest = values["max_backoff"]
+        if "max_backoff" not in self.given and longest is not None:
+            values["max_backoff"] = max(longest, values["backoff"])
+        return Retries(**values)
 
     @property
     def curve(self) -> str:
         """The same as scripts read it, see ``include/failed_key.lua``; milliseconds."""
-        first, longest = round(self.backoff * 1000), round(self.max_backoff * 1000)
-        return f"{self.max_attempts or 0}|{first}|{self.multiplier!r}|{longest}|{int(self.jitter)}"
+        longest = LONGEST if self.max_backoff is None else self.max_backoff
+        first, most = round(self.backoff * 1000), round(longest * 1000)
+        return f"{self.max_attempts or 0}|{first}|{self.multiplier!r}|{most}|{int(self.jitter)}"
+
+
+def _most(value: Any) -> int | None:
+    return None if value is None else whole("Retries: max_attempts", value, error=ContractError)
+
+
+def _longest(value: Any) -> float | None:
+    return None if value is None else seconds("Retries: max_backoff", value, error=ContractError)
+
+
+def _multiplier(value: Any) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not isfinite(value) or value < 1:
+        raise ContractError(f"Retries: multiplier must be a number of at least 1, got {value!r}")
+    return float(value)
+
+
+def _truth(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ContractError(f"Retries: jitter must be True or False, got {value!r}")
+    return value
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "max_attempts": _most,
+    "backoff": lambda value: seconds("Retries: backoff", value, error=ContractError),
+    "multiplier": _multiplier,
+    "max_backoff": _longest,
+    "jitter": _truth,
+}
+#: The fields that are not given, where a task says nothing else.
+_OF_FAILED_KEYS: dict[str, Any] = {
+    "max_attempts": None, "backoff": 30.0, "multiplier": 2.0, "max_backoff": 3600.0, "jitter": True
+}  # fmt: skip

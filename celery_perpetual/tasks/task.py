@@ -12,6 +12,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 #: The constant header by which workers recognise the messages of perpetual tasks and items.
 HEADER = "perpetual"
 HEADER_VALUE = 1
+#: In the messages of routines' runs: of which routine, for which slot, which attempt.
+ROUTINE_HEADER = "perpetual-routine"
 
 #: Where ``@task.batch`` leaves the function, on the task's own function: a ``@shared_task`` made before its app
 #: has several task objects but only one function.

@@ -125,7 +125,7 @@ def test_the_last_end_asks_again_for_the_batchs_message_until_that_is_sent(world
     world.commit(on_done=True)
     assert [world.finish(0, **changed), world.finish(1, **changed)] == [FIRST, FIRST]
 
-    assert [world.finish(2, **changed) for _ in range(3)] == [[b"first", 1, 0]] * 3
+    assert [world.finish(2, **changed) for _ in range(3)] == [[b"first", POLL.encode(), 0]] * 3
     assert world.once() == 1
     assert world.finish(2, **changed) == FIRST
     assert world.redis.lrange("broker", 0, -1) == [b"message"]

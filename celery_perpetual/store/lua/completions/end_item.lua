@@ -12,7 +12,7 @@
 -- KEY   ends_channel    channel  of the namespace
 -- KEY   events          stream*
 -- KEY   counters        hash*    of the namespace
--- KEY   batches         zset*    finished batches whose on_batch_done is not sent
+-- KEY   batches         zset*    what follows ends and is not done
 -- KEY   batch_channel   channel  of the batch
 -- KEY   leases          hash*    task id -> lease
 -- KEY   states          hash*    task id -> state
@@ -39,7 +39,7 @@
 -- ARG   events_maxlen   text     cap of the stream
 -- ARG   prefix          text     of all keys
 -- ARG   tombs_prefix    text     what the keys of tombstones start with
--- returns {verdict, 1 if the message of the batch is to be sent now, 1 if the result is stored}; the verdict is 'first',
+-- returns {verdict, what follows and is to be done now or 0, 1 if the result is stored}; the verdict is 'first',
 -- 'late', 'unknown' (of no batch, and not announced), or why nothing at all was done: 'forbidden', 'unreadable'
 -- include now
 -- include rfc3339
@@ -57,7 +57,7 @@ local item, is_closed = open_item()
 if verdict then
   local batch_waits = redis.call('ZSCORE', batches, poll)
   -- include drop_execution
-  return {verdict, batch_waits and 1 or 0, 0}
+  return {verdict, batch_waits and poll or 0, 0}
 end
 -- include end_execution
 local is_last = item and close_item(item)
@@ -67,4 +67,4 @@ end
 if is_last then
   redis.call('PUBLISH', batch_channel, string.format('{"poll_id": %s}', cjson.encode(poll)))
 end
-return {(item or head ~= '') and 'first' or 'unknown', is_last and item.on_done and 1 or 0, result ~= '' and 1 or 0}
+return {(item or head ~= '') and 'first' or 'unknown', item and item.follows or 0, result ~= '' and 1 or 0}

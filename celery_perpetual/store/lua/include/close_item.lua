@@ -3,8 +3,8 @@
 
 -- The open item, or nil and whether it is closed. Probes every key that closing writes to.
 local function open_item()
-  local unit, window, on_done, left, retries, has_failed = unpack(redis.call('HMGET', batch, 'unit', 'window', 'on_done', 'left',
-    'retries', 'has_failed'))
+  local unit, window, on_done, left, retries, has_failed, each = unpack(redis.call('HMGET', batch, 'unit', 'window', 'on_done',
+    'left', 'retries', 'has_failed', 'each'))
   if not unit then
     return nil, false
   end
@@ -14,6 +14,10 @@ local function open_item()
   end
   local item = {unit = unit, window = tonumber(window), on_done = on_done, key = key_of(record),
     retries = retries, has_failed = has_failed}
+  if each then
+    -- What follows this end: what hears of it, the item, how it ended, and its key.
+    item.follows = each .. ' ' .. id .. ' ' .. status .. ' ' .. (item.key or '')
+  end
   probe('HEXISTS', prefix .. ':u:' .. unit, 'inflight')
   if item.key then
     item.holds = redis.call('HGET', prefix .. ':keys:' .. unit, item.key) == id
@@ -22,6 +26,8 @@ local function open_item()
   end
   if tonumber(left) <= 1 then
     probe('ZCARD', prefix .. ':open')
+  end
+  if tonumber(left) <= 1 or each then
     probe('ZCARD', batches)
   end
   return item, false
@@ -39,6 +45,9 @@ end
 
 -- Close an item; returns whether it was the last of its batch.
 local function close_item(item)
+  if item.follows then
+    redis.call('ZADD', batches, now, item.follows)
+  end
   redis.call('SETBIT', done, position, 1)
   redis.call('HINCRBY', batch, status, 1)
   redis.call('HINCRBY', prefix .. ':u:' .. item.unit, 'inflight', -1)
@@ -63,6 +72,7 @@ local function close_item(item)
   redis.call('PEXPIRE', batch, tombstone_ttl)
   redis.call('ZREM', prefix .. ':open', poll)
   if item.on_done then
+    item.follows = poll
     redis.call('ZADD', batches, now, poll)
   end
   return true

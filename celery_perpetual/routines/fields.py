@@ -1,0 +1,229 @@
+"""The fields with which a user creates or changes a routine: checked before anything is stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+from kombu.utils.json import dumps as json_dumps
+
+from celery_perpetual.errors import InvalidItem, InvalidRoutine, readable
+from celery_perpetual.hints import nearest
+from celery_perpetual.ledger.digests import Digests
+from celery_perpetual.ledger.item import HIDDEN, CheckedItem, ItemReader
+from celery_perpetual.ledger.record import encode, opened, read_item
+from celery_perpetual.routines.record import ACTIVE, NO_RETRIES, PAUSED, Record
+from celery_perpetual.routines.steps import scheduled
+from celery_perpetual.routines.timetables import FIELDS as OF_TIMETABLE
+from celery_perpetual.routines.timetables import NEW_SLOTS, changed, timetable
+from celery_perpetual.tasks.items import Item
+from celery_perpetual.tasks.retries import Retries
+from celery_perpetual.times import to_datetime, to_ms, to_ms_floor
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+OF_ITEM = ("task", "args", "kwargs", "options")
+OF_UPDATE = (*OF_ITEM, *OF_TIMETABLE, "retries", "idempotency_key", "metadata", "paused", "next_run_at")
+OF_CREATE = ("id", *OF_UPDATE)
+
+LONGEST_NAME = 255
+
+#: Options that a run gets from the routine itself.
+_REFUSED_OPTIONS = {"countdown": "at= or start_at=", "eta": "at= or start_at="}
+
+
+class Reader:
+    """Checks fields. For one thread and one call: it remembers tasks that it has looked up."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._items = ItemReader(app, None)
+        self._digests = Digests()
+
+    def new(self, given: Mapping[str, Any], now: int) -> Record:
+        """The record of a new routine.
+
+        Raises:
+            InvalidRoutine: a field is unknown or missing, or its value is impossible.
+        """
+        _must_be_known(given, OF_CREATE)
+        if given.get("task") is None:
+            raise InvalidRoutine("routine must have a task: the task, or its name", "task", None)
+        table = timetable(**{name: given[name] for name in OF_TIMETABLE if name in given}, app=self._app)
+        item = self._item({name: given[name] for name in OF_ITEM if name in given})
+        key = _name("idempotency_key", given.get("idempotency_key")) or ""
+        made = Record(
+            id=_name("id", given.get("id")) or f"routine_{token_hex(8)}", item=item, timetable=table, created=now,
+            updated=now, state=PAUSED if _truth("paused", given.get("paused", False)) else ACTIVE,
+            retries=_retries(given.get("retries")), key=key, metadata=_metadata(given.get("metadata")),
+            digest=self._digest(given, item) if key else "",
+        )  # fmt: skip
+        return replace(made, **self._first(made, given, now))
+
+    def patched(self, record: Record, patch: Mapping[str, Any], now: int) -> Record:
+        """The next version of a record.
+
+        Raises:
+            InvalidRoutine: a field is unknown, or its value is impossible.
+        """
+        _must_be_known(patch, OF_UPDATE)
+        changes: dict[str, Any] = {}
+        if any(name in patch for name in OF_ITEM):
+            kept = opened(read_item(record.item, ""))
+            before = {"task": kept.task, "args": kept.args, "kwargs": kept.kwargs, "options": kept.options}
+            changes["item"] = self._item({**before, **{name: patch[name] for name in OF_ITEM if name in patch}})
+        if "retries" in patch:
+            changes["retries"] = _retries(patch["retries"])
+        if "metadata" in patch:
+            changes["metadata"] = _metadata(patch["metadata"])
+        if "idempotency_key" in patch:
+            changes["key"] = _name("idempotency_key", patch["idempotency_key"]) or ""
+        if "paused" in patch:
+            changes["state"] = PAUSED if _truth("paused", patch["paused"]) else ACTIVE
+        of_timetable = {name: patch[name] for name in OF_TIMETABLE if name in patch}
+        if of_timetable:
+            changes["timetable"] = changed(record.timetable, of_timetable, self._app)
+        after = record.changed(now, **changes)
+        if "next_run_at" in patch or NEW_SLOTS & patch.keys():
+            after = replace(after, **self._first(after, patch, now))
+        elif of_timetable and after.next is not None:
+            slot = record.due_slot
+            end = after.timetable.end
+            after = replace(after, **scheduled(after, None if end is not None and slot > end else slot))
+        elif after.state == ACTIVE and record.state == PAUSED and after.next is None:
+            after = replace(after, **self._first(after, patch, now))
+        return after
+
+    def _first(self, record: Record, given: Mapping[str, Any], now: int) -> dict[str, Any]:
+        """When it runs first: as the caller says, or at the first slot."""
+        if "next_run_at" in given:
+            at = given["next_run_at"]
+            if at is not None and not (isinstance(at, datetime) and at.utcoffset() is not None):
+                raise _refusal("next_run_at", at, "a datetime with a time zone")
+            return {"next": None if at is None else to_ms_floor(at), "slot": None}
+        slot = record.timetable.first(to_datetime(now))
+        if slot is None:
+            raise InvalidRoutine(
+                f"routine has no slot: end_at is before its first one, got {record.timetable}", "end_at",
+                given.get("end_at"),
+            )  # fmt: skip
+        return scheduled(record, to_ms(slot))
+
+    def _item(self, given: Mapping[str, Any]) -> bytes:
+        options = given.get("options") or {}
+        if not isinstance(options, Mapping):
+            raise _refusal("options", options, "a dict of apply_async options")
+        for name, instead in _REFUSED_OPTIONS.items():
+            if options.get(name) is not None:
+                raise _refusal("options", options, f"without {name}; say {instead} of the routine")
+        expires, options = _expires(options), {name: value for name, value in options.items() if name != "expires"}
+        args, kwargs = given.get("args"), given.get("kwargs")
+        entry = Item(() if args is None else args, {} if kwargs is None else kwargs, key=False, task=given["task"])
+        object.__setattr__(entry, "options", options)
+        try:
+            item = self._items.check(entry)
+        except InvalidItem as error:
+            field = _field_of(str(error), bool(kwargs))
+            raise InvalidRoutine(f"routine field {field}: {error}", field, given.get(field)) from None
+        if expires is not None:
+            kept = {**item.options, "expires": expires}
+            item = item._replace(options=kept, options_json=str(json_dumps(kept)))
+        return encode(self._hidden(item), "")
+
+    def _hidden(self, item: CheckedItem) -> CheckedItem:
+        options = getattr(self._app.tasks.get(item.task), "perpetual_options", None)
+        is_hidden = not getattr(options, "store_args", True)
+        return item._replace(kept_reprs=HIDDEN, reprs=HIDDEN) if is_hidden else item
+
+    def _digest(self, given: Mapping[str, Any], item: bytes) -> str:
+        """Of the fields as they are given: a second call with the same ones means the same routine."""
+        rest = {
+            name: value for name, value in given.items()
+            if name not in (*OF_ITEM, "id", "idempotency_key") and value is not None
+        }  # fmt: skip
+        if "retries" in rest:
+            retries = _retries(rest["retries"])
+            rest["retries"] = [
+                retries.max_attempts, retries.backoff, retries.multiplier, retries.max_backoff, retries.jitter
+            ]  # fmt: skip
+        try:
+            return self._digests.of_values("routine", (item,), rest, keeps_types=False)[:16]
+        except Exception as error:  # whatever a schedule of the user's raises
+            raise InvalidRoutine(f"routine fields have no digest: {error!r}", "idempotency_key", None) from None
+
+
+def _must_be_known(given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for name, value in given.items():
+        if name not in known:
+            near = nearest(name, known)
+            hint = f", did you mean {near}?" if near else f"; there are {', '.join(known)}"
+            raise InvalidRoutine(f"routine field {name} is unknown{hint}", name, value)
+
+
+def _field_of(problem: str, has_kwargs: bool) -> str:
+    """The field that a refused item is about."""
+    for field, words in (("options", ("option ", "compression ", "serializer ")), ("task", ("task must",))):
+        if problem.startswith(words):
+            return field
+    return "kwargs" if has_kwargs and not problem.startswith("args") else "args"
+
+
+def _expires(options: Mapping[str, Any]) -> Any:
+    """Seconds from the start of each run, or a time."""
+    seen = options.get("expires")
+    if isinstance(seen, timedelta):
+        seen = seen.total_seconds()
+    if isinstance(seen, datetime) and seen.utcoffset() is not None:
+        return seen.isoformat()
+    if seen is None or isinstance(seen, str):
+        return seen
+    if isinstance(seen, bool) or not isinstance(seen, int | float) or not 0 < seen < 1e10:
+        raise _refusal("options", options, "such that expires is seconds from the start of a run, or an aware datetime")
+    return seen
+
+
+def _name(field: str, seen: Any) -> str | None:
+    if seen is None:
+        return None
+    try:
+        if isinstance(seen, str) and 0 < len(seen.encode()) <= LONGEST_NAME:
+            return seen
+    except UnicodeEncodeError:
+        pass  # the same refusal
+    raise _refusal(field, seen, f"text of 1 to {LONGEST_NAME} bytes")
+
+
+def _truth(field: str, seen: Any) -> bool:
+    if not isinstance(seen, bool):
+        raise _refusal(field, seen, "True or False")
+    return seen
+
+
+def _retries(seen: Any) -> Retries:
+    if seen is None:
+        return NO_RETRIES
+    if not isinstance(seen, Retries):
+        raise _refusal("retries", seen, "Retries(max_attempts=…, backoff=…)")
+    return seen.with_usual(NO_RETRIES)
+
+
+def _metadata(seen: Any) -> Mapping[str, Any]:
+    if seen is None:
+        return {}
+    allowed = "a dict of JSON values with text as keys"
+    if not isinstance(seen, Mapping) or not all(isinstance(name, str) for name in seen):
+        raise _refusal("metadata", seen, allowed)
+    try:
+        found: dict[str, Any] = json.loads(json.dumps(dict(seen), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _refusal("metadata", seen, f"{allowed} ({error})") from None
+    return found
+
+
+def _refusal(field: str, seen: Any, allowed: str) -> InvalidRoutine:
+    return InvalidRoutine(f"routine field {field} must be {allowed}, got {readable(repr(seen))}", field, seen)

@@ -1,0 +1,152 @@
+"""The record of a routine, as the store keeps it: one short text.
+
+``1 {version} {JSON}\\n{item}``: a version of the form, the version of the routine, what differs from the usual, and the
+task with its arguments as the ledger keeps an item. Scripts read the version and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+from celery_perpetual.routines.slots import Timetable
+from celery_perpetual.tasks.retries import Retries
+
+ACTIVE, PAUSED, RUNNING, RETRY_WAITING = "active", "paused", "running", "retry_waiting"
+COMPLETED, EXHAUSTED, CANCELLED = "completed", "exhausted", "cancelled"
+
+STATES = (ACTIVE, PAUSED, RUNNING, RETRY_WAITING, COMPLETED, EXHAUSTED, CANCELLED)
+BUSY = frozenset({RUNNING, RETRY_WAITING})
+TERMINAL = frozenset({COMPLETED, EXHAUSTED, CANCELLED})
+
+#: Of a routine that says nothing: one attempt.
+NO_RETRIES = Retries(max_attempts=1, backoff=0, multiplier=1, max_backoff=None, jitter=False)
+
+#: What a run belongs to: by the routine's times, or by hand.
+SCHEDULED, BY_HAND = "routine", "routine-by-hand"
+
+_FORM = "1"
+_LETTERS = dict(zip(STATES, "aprwcex", strict=True))
+_WORDS = {letter: state for state, letter in _LETTERS.items()}
+_dumps = json.JSONEncoder(separators=(",", ":")).encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A routine; times are milliseconds of the store's clock."""
+
+    id: str
+    version: int = 1
+    item: bytes
+    """Task, arguments and options, as the ledger keeps an item."""
+    timetable: Timetable
+    state: str = ACTIVE
+    created: int
+    updated: int
+    retries: Retries = NO_RETRIES
+    key: str = ""
+    """The idempotency key."""
+    digest: str = ""
+    """Of the fields with which it was created, where it has an idempotency key."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    next: int | None = None
+    """When it runs next."""
+    slot: int | None = None
+    """The slot of that run where it is another time, or of the run that is under way, or is to be tried again."""
+    run: str = ""
+    """Task id of the run that is under way."""
+    attempts: int = 0
+    recoveries: int = 0
+    """How often a run of this slot was lost."""
+    runs: int = 0
+    """Slots that have been run."""
+    dropped: int = 0
+    """Slots that were missed and given up."""
+    last_run: str = ""
+    last_at: int | None = None
+    result: str = ""
+    """JSON of the last result, "" for none."""
+    error: Mapping[str, str] | None = None
+    cancelled: int | None = None
+    completed: int | None = None
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.state in TERMINAL
+
+    @property
+    def due_slot(self) -> int:
+        """The slot of the run that is due."""
+        slot = self.slot if self.slot is not None else self.next
+        assert slot is not None
+        return slot
+
+    def changed(self, now: int, **changes: Any) -> Record:
+        """The next version."""
+        return replace(self, version=self.version + 1, updated=max(now, self.updated), **changes)
+
+
+#: Name in JSON, field, and the value that is left out.
+_PLAIN: tuple[tuple[str, str, Any], ...] = (
+    ("u", "updated", None), ("n", "next", None), ("l", "slot", None), ("r", "run", ""), ("a", "attempts", 0),
+    ("o", "recoveries", 0), ("k", "runs", 0), ("g", "dropped", 0), ("i", "key", ""), ("d", "digest", ""),
+    ("lr", "last_run", ""), ("la", "last_at", None), ("e", "error", None), ("x", "cancelled", None),
+    ("z", "completed", None), ("m", "metadata", {}), ("v", "result", ""),
+)  # fmt: skip
+
+
+def encode(record: Record) -> bytes:
+    """The text of a record."""
+    facts: dict[str, Any] = {"s": _LETTERS[record.state], "c": record.created}
+    for name, attribute, usual in _PLAIN:
+        value = getattr(record, attribute)
+        if value != usual:
+            facts[name] = value
+    if record.updated == record.created:
+        del facts["u"]
+    if record.retries != NO_RETRIES:
+        retries = record.retries
+        facts["y"] = [
+            retries.max_attempts, retries.backoff, retries.multiplier, retries.max_backoff, int(retries.jitter)
+        ]  # fmt: skip
+    text = f'{_FORM} {record.version} {_dumps(facts)[:-1]},"t":{record.timetable.to_json()}}}\n'
+    return text.encode() + record.item
+
+
+def decode(routine_id: str, text: bytes) -> Record:
+    """The record behind a text.
+
+    Raises:
+        ValueError: the text is of a form that this release does not know.
+    """
+    head, _, item = text.partition(b"\n")
+    form, _, rest = head.partition(b" ")
+    if form != _FORM.encode():
+        raise ValueError(
+            f"the record of routine {routine_id} has form {form!r}, and this release reads {_FORM}; run one release "
+            "everywhere"
+        )
+    version, _, body = rest.partition(b" ")
+    facts = json.loads(body)
+    values = {attribute: facts[name] for name, attribute, _ in _PLAIN if name in facts}
+    values.setdefault("updated", facts["c"])
+    if "y" in facts:
+        values["retries"] = _retries(*facts["y"])
+    timetable = _timetable(_dumps(facts["t"]))
+    return Record(
+        id=routine_id, version=int(version), item=item, timetable=timetable, state=_WORDS[facts["s"]],
+        created=facts["c"], **values,
+    )  # fmt: skip
+
+
+@lru_cache(1024)
+def _retries(most: int | None, backoff: float, multiplier: float, longest: float | None, jitter: int) -> Retries:
+    return Retries(most, backoff, multiplier, longest, bool(jitter))
+
+
+@lru_cache(1024)
+def _timetable(text: str) -> Timetable:
+    return Timetable.from_json(text)

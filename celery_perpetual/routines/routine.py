@@ -1,0 +1,127 @@
+"""What programs see of a routine and of its runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from celery_perpetual.ledger.item import HIDDEN
+from celery_perpetual.ledger.record import opened, read_item
+from celery_perpetual.routines.record import BUSY, Record
+from celery_perpetual.routines.slots import Timetable
+from celery_perpetual.tasks.retries import Retries
+from celery_perpetual.times import format_time, to_datetime
+
+ENQUEUED = "enqueued"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Routine:
+    """A durable job record. Times are aware datetimes of the store's clock."""
+
+    id: str
+    task: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    schedule: Timetable
+    """When it is due."""
+    state: str
+    """``active``, ``running``, ``retry_waiting``, ``paused``, ``completed``, ``exhausted`` or ``cancelled``."""
+    next_run_at: datetime | None
+    """When it runs next; None while it runs, and where it does not."""
+    retries: Retries
+    options: Mapping[str, Any]
+    """``apply_async`` options of its runs."""
+    metadata: Mapping[str, Any]
+    idempotency_key: str | None
+    attempt_count: int
+    """Attempts of the slot that is run, or is to be tried again; of an exhausted one, of its last slot."""
+    recovery_count: int
+    """How many of them were lost with their worker."""
+    run_count: int
+    """Slots that have been run."""
+    dropped_count: int
+    """Slots that were missed and are not run, with ``catch_up``."""
+    current_run_id: str | None
+    """Task id of the run that is under way."""
+    current_slot_at: datetime | None
+    """Its slot, or that of the run that is to be tried again."""
+    last_run_id: str | None
+    last_run_at: datetime | None
+    last_result: Any
+    """The last result, if it is short JSON."""
+    last_error: Mapping[str, str] | None
+    """``type`` and ``message`` of the last failure; None after a success."""
+    created_at: datetime
+    updated_at: datetime
+    cancelled_at: datetime | None
+    completed_at: datetime | None
+    """When it was completed or exhausted."""
+    version: int
+    """Counts its changes."""
+    hides_args: bool = False
+    """Whether arguments are kept out of listings, as its task's ``store_args=False`` says."""
+    created: bool = True
+    """False where ``create`` found it under its idempotency key."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        values: dict[str, Any] = {}
+        for each in fields(self):
+            value = getattr(self, each.name)
+            values[each.name] = format_time(value) if isinstance(value, datetime) else value
+        values["schedule"] = self.schedule.to_dict()
+        values["retries"] = {name: getattr(self.retries, name) for name in _OF_RETRIES}
+        if self.hides_args:
+            values["args"], values["kwargs"] = HIDDEN
+        return {name: value for name, value in values.items() if name not in ("hides_args", "created")}
+
+
+_OF_RETRIES = ("max_attempts", "backoff", "multiplier", "max_backoff", "jitter")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutineRun:
+    """One run of a routine that was started, or could not be."""
+
+    routine_id: str
+    slot: datetime
+    """The time for which it runs; the same for all attempts."""
+    task_id: str
+    """Another one for each attempt."""
+    attempt: int = 1
+    status: str = ENQUEUED
+    """``enqueued``; of a run in the calling process how it ended, as of a completion."""
+    result: Any = None
+    """Of a run in the calling process what the task returned."""
+    error: Mapping[str, str] | None = None
+    """``type`` and ``message`` of what it raised, or of why it could not be enqueued."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return values | {"slot": format_time(self.slot)}
+
+
+def shown(record: Record, *, created: bool = True) -> Routine:
+    """A record as programs see it."""
+    item = opened(read_item(record.item, ""))
+    is_busy = record.state in BUSY
+    return Routine(
+        id=record.id, task=item.task, args=item.args, kwargs=item.kwargs, schedule=record.timetable, state=record.state,
+        next_run_at=_time(record.next), retries=record.retries, options=item.options, metadata=record.metadata,
+        idempotency_key=record.key or None, attempt_count=record.attempts, recovery_count=record.recoveries,
+        run_count=record.runs, dropped_count=record.dropped, current_run_id=record.run or None,
+        current_slot_at=_time(record.slot) if is_busy else None, last_run_id=record.last_run or None,
+        last_run_at=_time(record.last_at), last_result=json.loads(record.result) if record.result else None,
+        last_error=record.error, created_at=to_datetime(record.created), updated_at=to_datetime(record.updated),
+        cancelled_at=_time(record.cancelled), completed_at=_time(record.completed), version=record.version,
+        hides_args=item.reprs == HIDDEN, created=created,
+    )  # fmt: skip
+
+
+def _time(at: int | None) -> datetime | None:
+    return None if at is None else to_datetime(at)

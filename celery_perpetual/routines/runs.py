@@ -1,0 +1,187 @@
+"""Starts runs of routines: in one step their records say so, and their messages are in the ledger.
+
+A run is an item of a batch that belongs to no poll. From there on it goes the way of every item: it is published from
+the ledger, executed under a lease, and ended once. Each attempt of a slot has an id of its own, which is on the record
+from the step on in which the attempt begins, so that it is the same however often the message is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from kombu.utils.json import dumps as json_dumps
+
+from celery_perpetual.completions.completion import FAILURE, error_of
+from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.faults import reach
+from celery_perpetual.ledger.ids import item_id, new_poll_id
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.record import encode, read_item
+from celery_perpetual.publishing.builder import Messages
+from celery_perpetual.publishing.publisher import Publisher, publish_or_leave
+from celery_perpetual.routines.headers import header_of
+from celery_perpetual.routines.record import BY_HAND, SCHEDULED, Record
+from celery_perpetual.routines.routine import RoutineRun
+from celery_perpetual.routines.steps import RunEnd, ended, started
+from celery_perpetual.routines.storage import Change, are_written, rows_of, words_of, write
+from celery_perpetual.store.scripts import script
+from celery_perpetual.times import format_time, to_datetime
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+#: What the runs of all routines are in flight of; no unit has this name.
+UNIT = "routines"
+
+#: Most runs that one step starts, so that it does not hold up the store.
+MOST_RUNS = 100
+
+
+class Run(NamedTuple):
+    """A run that begins."""
+
+    before: Record
+    after: Record
+    task_id: str
+    slot: int
+    attempt: int
+
+    @property
+    def change(self) -> Change:
+        facts = {
+            "task_id": self.task_id, "slot": format_time(to_datetime(self.slot)), "attempt": self.attempt,
+        }  # fmt: skip
+        return Change(self.before, self.after, "started", facts)
+
+    @property
+    def item(self) -> CheckedItem:
+        """Its item: its key is the routine, and its message says which run it is."""
+        item = read_item(self.before.item, "")
+        headers = {**(item.options.get("headers") or {}), **header_of(self.before.id, self.slot, self.attempt)}
+        options = {**item.options, "headers": headers}
+        return item._replace(key=self.before.id, options=options, options_json=str(json_dumps(options)))
+
+    def result(self, **facts: Any) -> RoutineRun:
+        """As it is returned."""
+        return RoutineRun(
+            routine_id=self.before.id, slot=to_datetime(self.slot), task_id=self.task_id, attempt=self.attempt, **facts
+        )
+
+
+def run_of_slot(record: Record, task_id: str, now: int) -> Run:
+    """The next attempt of the slot that is due."""
+    after = started(record, task_id, now)
+    return Run(record, after, task_id, record.due_slot, after.attempts)
+
+
+def run_by_hand(record: Record, task_id: str, now: int) -> Run:
+    """A run besides: state, times and attempts of the routine stay."""
+    return Run(record, record.changed(now, last_run=task_id, last_at=now), task_id, now, 1)
+
+
+class Starter:
+    """Starts runs of one app. May be used from any thread."""
+
+    def __init__(self, store: Store, publisher: Publisher) -> None:
+        self._store = store
+        self._publisher = publisher
+
+    def start_due(self, records: Sequence[Record], now: int) -> list[RoutineRun]:
+        """Start a run of each of these that is still as it was read; at most :data:`MOST_RUNS`.
+
+        A run whose message cannot be built counts as a failed attempt, and does not hold up the others.
+
+        Args:
+            now: when it starts, ms.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        left, failed = list(records), list[RoutineRun]()
+        while left:
+            poll_id = new_poll_id(now)
+            runs = [run_of_slot(record, item_id(poll_id, index), now) for index, record in enumerate(left)]
+            items = [run.item for run in runs]
+            try:
+                messages = self._publisher.build(poll_id, items)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                broken = {run.before.id: error for run in runs if (error := self._fault(poll_id, run)) is not None}
+                failed += [self._fail(run, broken[run.before.id]) for run in runs if run.before.id in broken]
+                if not broken:
+                    raise
+                left = [record for record in left if record.id not in broken]
+                continue
+            words = self._commit(poll_id, SCHEDULED, runs, items, messages)
+            if are_written(words):
+                return failed + [run.result() for run in runs]
+            left = [record for record, word in zip(left, words, strict=True) if word == "ok"]
+        return failed
+
+    def start_by_hand(self, record: Record, now: int) -> RoutineRun | None:
+        """Start a run besides the routine's times; None where the routine has changed since it was read.
+
+        Raises:
+            InvalidItem: its message cannot be built.
+            StoreUnavailable: the store did not answer.
+        """
+        poll_id = new_poll_id(now)
+        run = run_by_hand(record, item_id(poll_id, 0), now)
+        items = [run.item]
+        words = self._commit(poll_id, BY_HAND, [run], items, self._publisher.build(poll_id, items))
+        return run.result() if are_written(words) else None
+
+    def _commit(
+        self, poll_id: str, each: str, runs: Sequence[Run], items: Sequence[CheckedItem], messages: Messages
+    ) -> list[str]:
+        keys = self._store.keys
+        commands, targets = messages.commands.packed()
+        rows = rows_of(self._store, [run.change for run in runs])
+        reach("routine.starting")
+        words = words_of(
+            script("start_runs")(
+                self._store, unit_hash=keys.unit(UNIT), batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, 0),
+                targets=targets, poll=poll_id, unit=UNIT, each=each, count=len(runs),
+                pushed=len(items) if commands else 0, destinations=messages.destinations.to_json() if commands else "",
+                rest=[*rows, *(encode(item, "") for item in items), *commands],
+            )
+        )  # fmt: skip
+        reach("routine.started")
+        if are_written(words):
+            messages.after_publish.send()
+            if not commands:
+                publish_or_leave(self._publisher, poll_id, items)
+        return words
+
+    def _fault(self, poll_id: str, run: Run) -> Exception | None:
+        try:
+            self._publisher.build(poll_id, [run.item])
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # of a router, or of a serializer that this process does not have
+            return error
+        return None
+
+    def _fail(self, run: Run, error: Exception) -> RoutineRun:
+        end = RunEnd(run.task_id, FAILURE, error=error_of(error))
+        write(self._store, [change_of_end(run.before, run.after, end, run.after.updated)])
+        return run.result(status=FAILURE, error=end.error)
+
+
+def change_of_end(before: Record, running: Record, end: RunEnd, now: int, *, most_recoveries: int = 3) -> Change:
+    """The change that the end of a run makes.
+
+    Args:
+        before: the record as it is stored.
+        running: the record with the run under way; ``before``, unless it was never stored.
+    """
+    assert running.slot is not None
+    after = ended(running, end, now, most_recoveries)
+    facts = {
+        "task_id": end.task_id, "slot": format_time(to_datetime(running.slot)), "attempt": running.attempts,
+        "status": end.status, "error": end.error,
+        "next_run_at": None if after.next is None else format_time(to_datetime(after.next)),
+    }  # fmt: skip
+    return Change(before, after, "run" if after.error is None else "failed", facts)

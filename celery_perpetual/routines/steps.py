@@ -1,0 +1,119 @@
+"""The steps of a routine from state to state: pure functions from one record to the next.
+
+``active → running → completed | active | retry_waiting | exhausted``, ``active ⇄ paused``, all → ``cancelled``.
+A slot stays the same through all attempts. A routine that repeats never becomes exhausted: after its last attempt it is
+active again, at its next slot. Times are milliseconds of the store's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from celery_perpetual.completions.completion import IGNORED, LOST, REVOKED, SUCCESS
+from celery_perpetual.errors import InvalidRoutine, described
+from celery_perpetual.routines.record import (
+    ACTIVE,
+    CANCELLED,
+    COMPLETED,
+    EXHAUSTED,
+    PAUSED,
+    RETRY_WAITING,
+    RUNNING,
+    Record,
+)
+from celery_perpetual.tasks.retries import Retries
+from celery_perpetual.times import ms, to_datetime, to_ms
+
+#: Ends after which a routine goes on with its next slot.
+GOES_ON = frozenset({SUCCESS, IGNORED, REVOKED})
+
+#: No attempt waits longer: a year.
+LONGEST_WAIT = 366 * 24 * 3600.0
+
+
+class RunEnd(NamedTuple):
+    """How a run ended."""
+
+    task_id: str
+    status: str
+    result: str = ""
+    """JSON, "" for none."""
+    error: Mapping[str, str] | None = None
+
+
+def scheduled(record: Record, slot: int | None) -> dict[str, Any]:
+    """The fields that say when it runs next: at a slot, or never."""
+    if slot is None:
+        return {"next": None, "slot": None}
+    due = to_ms(record.timetable.due(to_datetime(slot), record.id))
+    return {"next": due, "slot": None if due == slot else slot}
+
+
+def started(record: Record, task_id: str, now: int) -> Record:
+    """A run of the slot that is due begins."""
+    return record.changed(
+        now, state=RUNNING, run=task_id, slot=record.due_slot, next=None, attempts=record.attempts + 1,
+        last_run=task_id, last_at=now,
+    )  # fmt: skip
+
+
+def ended(record: Record, end: RunEnd, now: int, most_recoveries: int) -> Record:
+    """The run that is under way has ended."""
+    if end.status in GOES_ON:
+        return _after_slot(record, now, COMPLETED, result=end.result, error=None)
+    error = end.error or {"type": "TaskLost" if end.status == LOST else end.status, "message": ""}
+    recoveries = record.recoveries + (end.status == LOST)
+    most = record.retries.max_attempts
+    if (most is not None and record.attempts >= most) or recoveries > most_recoveries:
+        return _after_slot(record, now, EXHAUSTED, result="", error=error)
+    return record.changed(
+        now, state=RETRY_WAITING, run="", next=now + delay_after(record.retries, record.id, record.attempts),
+        recoveries=recoveries, error=error,
+    )  # fmt: skip
+
+
+def ended_by_hand(record: Record, end: RunEnd, now: int) -> Record:
+    """A run by hand has ended: state, times and attempts stay."""
+    if end.status in GOES_ON:
+        return record.changed(now, result=end.result)
+    return record.changed(now, error=end.error or {"type": end.status, "message": ""})
+
+
+def _after_slot(record: Record, now: int, final: str, **outcome: Any) -> Record:
+    """The slot is done: the next one, or the end of the routine."""
+    assert record.slot is not None
+    usual = {"run": "", "attempts": 0, "recoveries": 0, "runs": record.runs + 1, **outcome}
+    try:
+        following = record.timetable.following(to_datetime(record.slot), to_datetime(now), record.runs + 1)
+    except InvalidRoutine as error:  # the code of a schedule of the user's
+        problem = {"type": "InvalidRoutine", "message": described(error)}
+        return record.changed(now, state=PAUSED, next=None, slot=None, **{**usual, "error": problem})
+    if following.slot is None:
+        state = final if record.timetable.kind == "once" else COMPLETED
+        attempts = record.attempts if state == EXHAUSTED else 0
+        usual |= {"attempts": attempts, "dropped": record.dropped + following.dropped}
+        return record.changed(now, state=state, completed=now, next=None, slot=None, **usual)
+    usual["dropped"] = record.dropped + following.dropped
+    return record.changed(now, state=ACTIVE, **scheduled(record, to_ms(following.slot)), **usual)
+
+
+def delay_after(retries: Retries, routine_id: str, attempts: int) -> int:
+    """Milliseconds from the end of an attempt to the next one; the jitter of one attempt is always the same."""
+    longest = LONGEST_WAIT if retries.max_backoff is None else min(retries.max_backoff, LONGEST_WAIT)
+    try:
+        seconds = retries.backoff * retries.multiplier ** (attempts - 1)
+    except OverflowError:
+        seconds = longest
+    if retries.jitter:
+        share = int.from_bytes(blake2b(f"{routine_id} {attempts}".encode(), digest_size=4).digest(), "big") / 2**34
+        seconds *= 1 + share
+    return ms(min(seconds, longest))
+
+
+def cancelled(record: Record, now: int) -> Record:
+    """It runs no more."""
+    return record.changed(
+        now, state=CANCELLED, cancelled=now, next=None, slot=None, run="", attempts=0, recoveries=0
+    )  # fmt: skip

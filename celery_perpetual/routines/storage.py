@@ -1,0 +1,111 @@
+"""Reads and writes records of routines. A write takes effect only if the record is still the one that was read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery_perpetual.routines.record import RUNNING, Record, decode, encode
+from celery_perpetual.store.commands.routines import routine_and_time, routine_records
+from celery_perpetual.store.scripts import script
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+_json = json.JSONEncoder().encode
+
+#: Words of the scripts about one change.
+OK, DONE = "ok", "done"
+EXISTS, GONE, STALE, KEY = "exists", "gone", "stale", "key "
+
+
+class Change(NamedTuple):
+    """One change of one routine."""
+
+    before: Record | None
+    """As it was read; None: it is new."""
+    after: Record | None
+    """None: it is removed."""
+    event: str = ""
+    """What is reported: the name of the event behind ``routine.``, "" for nothing."""
+    facts: Mapping[str, Any] = {}
+    """What the event says besides."""
+    believed: int | None = None
+    """Until when its caller is believed that runs it, ms; None: it is not run by its caller."""
+
+    def row(self, keeps: int) -> list[Any]:
+        """As the scripts take it, see ``include/routine_rows.lua``.
+
+        Args:
+            keeps: how long a routine that has ended is remembered, ms.
+        """
+        before, after = self.before, self.after
+        found = after or before
+        assert found is not None
+        listed, at = ("none", 0) if after is None else _listed(after, keeps)
+        return [
+            found.id, "" if before is None else before.version, b"" if after is None else encode(after), listed, at,
+            "" if self.believed is None else self.believed, 0 if after is None else after.updated,
+            "" if before is None else before.key, "" if after is None else after.key, self.event,
+            _json({"routine_id": found.id, "state": found.state, **self.facts})[:-1] if self.event else "",
+        ]  # fmt: skip
+
+
+def _listed(record: Record, keeps: int) -> tuple[str, int]:
+    if record.is_terminal:
+        return "over", record.updated + keeps
+    if record.state == RUNNING:
+        assert record.slot is not None
+        return "running", record.slot
+    if record.next is not None and record.state != "paused":
+        return "due", record.next
+    return "none", 0
+
+
+def rows_of(store: Store, changes: Sequence[Change]) -> list[Any]:
+    """The arguments of a script for these changes."""
+    keeps = store.limits.tombstone_ttl
+    return [value for change in changes for value in change.row(keeps)]
+
+
+def words_of(reply: Sequence[bytes]) -> list[str]:
+    """What a script answered for each change."""
+    return [word.decode() for word in reply]
+
+
+def are_written(words: Sequence[str]) -> bool:
+    """Whether the changes are in effect; else none of them is."""
+    return all(word in (OK, DONE) for word in words)
+
+
+def write(store: Store, changes: Sequence[Change], entry: str = "") -> list[str]:
+    """Make changes, all or none; returns a word for each, see :func:`are_written`.
+
+    Args:
+        entry: taken off the list of what follows ends, in the same step.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    return words_of(script("write_routines")(store, entry=entry, count=len(changes), rows=rows_of(store, changes)))
+
+
+def read(store: Store, routine_id: str) -> tuple[Record | None, int]:
+    """A routine, and the store's time (ms).
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    text, now = routine_and_time(store, routine_id)
+    return None if text is None else decode(routine_id, text), now
+
+
+def read_many(store: Store, ids: Sequence[str]) -> list[Record]:
+    """The routines that there are among these, in their order.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    texts = routine_records(store, ids)
+    return [decode(each, text) for each, text in zip(ids, texts, strict=True) if text is not None]

@@ -1,0 +1,84 @@
+-- Rows of changes to routines, all or nothing. A row is eleven arguments: the routine, the version that is to be changed
+-- ('' = there is none), its new record ('' = remove it), its list ('due', 'running', 'over', or 'none'), its time on that
+-- list, until when its caller is believed that runs it ('' = it is no caller's), when it was updated (ms), its idempotency
+-- key before and after ('' = none), and an event with its JSON, which has no closing brace ('' = none). A record begins
+-- with "1 {version} ", so a version changes once.
+-- Reads the locals routines, routines_due, routines_running, routines_inline, routines_updated, routines_over, routines_keys,
+-- events, events_maxlen, now; needs rfc3339.
+local WIDTH = 11
+local EVENTS = {created = 'routine.created', updated = 'routine.updated', started = 'routine.started', run = 'routine.run',
+  failed = 'routine.failed', cancelled = 'routine.cancelled', deleted = 'routine.deleted'}
+
+-- Why rows cannot be written, one word for each: 'ok' and 'done' (it was written before) are no reasons.
+local function verdicts_of(at, count)
+  local words, refused, fresh = {}, false, false
+  for row = 1, count do
+    local id, version, text, key = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 8]
+    local stored, word = redis.call('HGET', routines, id), 'ok'
+    if text ~= '' and stored == text then
+      word = 'done'
+    elseif not stored and text == '' then
+      word = 'done'
+    elseif version == '' and stored then
+      word = 'exists'
+    elseif version ~= '' and not stored then
+      word = 'gone'
+    elseif version ~= '' and string.match(stored, '^%d+ (%d+) ') ~= version then
+      word = 'stale'
+    elseif key ~= '' and key ~= ARGV[at + 7] then
+      local holder = redis.call('HGET', routines_keys, key)
+      if holder and holder ~= id then
+        word = 'key ' .. holder
+      end
+    end
+    fresh = fresh or word == 'ok'
+    refused = refused or (word ~= 'ok' and word ~= 'done')
+    words[row] = word
+    at = at + WIDTH
+  end
+  return words, refused, fresh
+end
+
+local LISTS = {due = routines_due, running = routines_running, over = routines_over}
+
+local function write_row(at)
+  local id, version, text, list, score, believed, updated, before, after, event, data = unpack(ARGV, at, at + WIDTH - 1)
+  if version ~= '' then
+    redis.call('ZREM', routines_due, id)
+    redis.call('ZREM', routines_running, id)
+    redis.call('ZREM', routines_inline, id)
+    redis.call('ZREM', routines_over, id)
+    if before ~= '' and before ~= after then
+      redis.call('HDEL', routines_keys, before)
+    end
+  end
+  if text == '' then
+    redis.call('HDEL', routines, id)
+    redis.call('ZREM', routines_updated, id)
+  else
+    redis.call('HSET', routines, id, text)
+    redis.call('ZADD', routines_updated, -updated, id)
+    if LISTS[list] then
+      redis.call('ZADD', LISTS[list], score, id)
+    end
+    if believed ~= '' then
+      redis.call('ZADD', routines_inline, believed, id)
+    end
+    if after ~= '' and after ~= before then
+      redis.call('HSET', routines_keys, after, id)
+    end
+  end
+  if event ~= '' then
+    redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', EVENTS[event], 'data',
+      data .. ', "at": "' .. rfc3339(now) .. '"}')
+  end
+end
+
+local function write_rows(at, count, words)
+  for row = 1, count do
+    if words[row] == 'ok' then
+      write_row(at)
+    end
+    at = at + WIDTH
+  end
+end

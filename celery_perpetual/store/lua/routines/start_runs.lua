@@ -1,0 +1,51 @@
+-- Start runs of routines: their records say that they run, and the items of one batch are in the ledger, in one step. The
+-- call brings the messages too where the broker is this Redis; otherwise they follow from the outbox. All or nothing: if one
+-- routine is not as the caller has read it, nothing is written. See include/routine_rows.lua for a row.
+--
+-- KEY   routines          hash    routine -> record
+-- KEY   routines_due      zset    routine -> when it runs next
+-- KEY   routines_running  zset    routine that runs now -> its slot
+-- KEY   routines_inline   zset    routine that its caller runs -> until when that is believed
+-- KEY   routines_updated  zset    routine -> when it was changed last
+-- KEY   routines_over     zset    routine that has ended -> when it is forgotten
+-- KEY   routines_keys     hash    idempotency key -> routine
+-- KEY   events            stream
+-- KEY   unit_hash         hash    what the batches of routines have in common: items in flight
+-- KEY   batch             hash    the batch
+-- KEY   chunk             list    records of its items
+-- KEY   outbox            zset    batches not wholly published
+-- KEY   open              zset    batches that are not finished -> when they were committed
+-- KEYS  targets           list    what the broker commands name
+-- ARG   poll              text    id of the batch
+-- ARG   unit              text    what its items are in flight of
+-- ARG   each              text    what hears of the end of each item
+-- ARG   count             int     rows and items
+-- ARG   pushed            int     messages that are here
+-- ARG   destinations      JSON    where the messages that are here go, '' = not known
+-- ARG   events_maxlen     text    cap of the stream
+-- ARGS  rest              mixed   rows, records, broker commands
+-- returns one word per row, as write_routines does
+-- include now
+-- include rfc3339
+-- include routine_rows
+-- include push
+local words, refused = verdicts_of(rest_at, count)
+if refused or redis.call('EXISTS', batch) == 1 then
+  return words
+end
+write_rows(rest_at, count, words)
+local at = rest_at + WIDTH * count
+redis.call('RPUSH', chunk, unpack(ARGV, at, at + count - 1))
+redis.call('HSET', batch, 'owner', 'routine', 'each', each, 'unit', unit, 'task', '', 'n', count, 'left', count, 'pub', pushed,
+  'window', 0, 'at', now, 'pub_at', now)
+redis.call('ZADD', open, now, poll)
+redis.call('HINCRBY', unit_hash, 'inflight', count)
+if destinations ~= '' then
+  redis.call('HSET', batch, 'to:0', destinations)
+end
+if pushed < count then
+  redis.call('ZADD', outbox, now, poll)
+else
+  push(at + count)
+end
+return words

@@ -1,0 +1,113 @@
+"""Routines with real beats and workers: due within a second, each slot once, tried again, followed at once."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from celery_perpetual import Perpetual, Retries
+from tests.support import wait_until
+from tests.support.leased_tasks import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery import Celery
+
+    from tests.support import Project
+
+TASKS = """
+@app.task(bind=True)
+def work(self, name, seconds=0):
+    slot = perpetual.slot()
+    ledger.record(name, f"{slot.timestamp():.3f} {self.request.id}")
+    time.sleep(seconds)
+    return name
+
+@app.task
+def fail(name):
+    ledger.record(name, "failed")
+    raise ValueError(name)
+"""
+
+
+@pytest.fixture
+def client(make_app: Callable[..., Celery]) -> Iterator[Callable[[Project], Perpetual]]:
+    """A process that has the broker and the store of a project, and not its code."""
+    made: list[Perpetual] = []
+
+    def make(proj: Project) -> Perpetual:
+        made.append(Perpetual(make_app("proj", broker_url=proj.broker, perpetual_store_url=proj.url)))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.store.close()
+
+
+def runs(proj: Project, name: str) -> list[Any]:
+    return [row for row in proj.rows() if row.id == name]
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
+def test_beat_runs_what_is_due(
+    project: Callable[..., Project], client: Callable[[Project], Perpetual], broker: dict[str, Any]
+) -> None:
+    """Once, at an interval, and after failures; within a second of the due time, and the record follows at once."""
+    proj = project(TASKS, **SETTINGS, **broker)
+    proj.beat().ready()
+    proj.worker(pool="threads").ready()
+    routines = client(proj).routines
+    begun = datetime.now(timezone.utc)
+
+    once = routines.create("proj.work", ["once"], at=begun + timedelta(seconds=1))
+    grid = routines.create("proj.work", ["grid"], every=1, start_at=begun, max_runs=3, catch_up=True)
+    failing = routines.create("proj.fail", ["failing"], at=begun, retries=Retries(max_attempts=3, backoff=0.2))
+    by_hand = routines.create("proj.work", ["by hand"], every=3600, start_at=begun + timedelta(hours=1))
+    routines.run_now(by_hand.id)
+    ended = {once.id: "completed", grid.id: "completed", failing.id: "exhausted"}
+    wait_until(lambda: {each: routines.get(each).state for each in ended} == ended, "all have ended")
+    wait_until(lambda: routines.get(by_hand.id).last_result == "by hand", "the run by hand is noted")
+
+    (ran,) = runs(proj, "once")
+    assert 0 <= ran.time - (begun.timestamp() + 1) < 1.5
+    assert [float(row.what.split()[0]) - begun.timestamp() for row in runs(proj, "grid")] == pytest.approx(
+        [0, 1, 2], abs=0.002
+    )
+    assert len(runs(proj, "failing")) == 3
+    after = routines.get(failing.id)
+    assert (after.attempt_count, after.last_error) == (3, {"type": "ValueError", "message": "failing"})
+    assert (routines.get(once.id).last_result, routines.get(once.id).run_count) == ("once", 1)
+    assert routines.get(by_hand.id).state == "active"
+    assert runs(proj, "by hand")[0].what.endswith(routines.get(by_hand.id).last_run_id or "")
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
+def test_a_killed_worker(
+    project: Callable[..., Project], client: Callable[[Project], Perpetual], broker: dict[str, Any]
+) -> None:
+    """The lost run counts as an attempt and a recovery: with attempts left the slot runs again, else that was it."""
+    proj = project(TASKS, **SETTINGS, **broker)
+    proj.beat().ready()
+    victim = proj.worker(concurrency=3).ready()
+    routines = client(proj).routines
+    now = datetime.now(timezone.utc)
+    again = routines.create("proj.work", ["again", 600], at=now, retries=Retries(max_attempts=2))
+    single = routines.create("proj.work", ["single", 600], at=now)
+    wait_until(lambda: len(proj.rows()) == 2, "both run")
+
+    victim.kill9()
+    proj.worker(concurrency=3).ready()
+    wait_until(lambda: len(runs(proj, "again")) == 2, "the slot runs again")
+    wait_until(lambda: routines.get(single.id).state == "exhausted", "the one without attempts has ended")
+
+    lost = routines.get(again.id)
+    assert (lost.state, lost.attempt_count, lost.recovery_count) == ("running", 2, 1)
+    assert len({row.what.split()[0] for row in runs(proj, "again")}) == 1, "the same slot"
+    assert len({row.what.split()[1] for row in runs(proj, "again")}) == 2, "an id for each attempt"
+    for each in (lost, routines.get(single.id)):
+        assert each.last_error is not None
+        assert each.last_error["type"] == "TaskLost"
+    assert len(runs(proj, "single")) == 1
