@@ -27,6 +27,8 @@ from celery_perpetual.errors import (
     UnknownTask,
     UnknownUnit,
 )
+from celery_perpetual.failures.classes import ErrorClass
+from celery_perpetual.failures.rules import ErrorRule
 from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.polling.poll import Poll
 from celery_perpetual.tasks.items import Batch, Defer, Item, Pause, Skip
@@ -42,6 +44,8 @@ __all__ = [
     "Completion",
     "ContractError",
     "Defer",
+    "ErrorClass",
+    "ErrorRule",
     "IdempotencyConflict",
     "InvalidItem",
     "InvalidRoutine",

@@ -156,7 +156,7 @@ POLL_ENQUEUED = _info("poll.enqueued", "poll of %(unit)s enqueued %(count)s item
 POLL_TIMED_OUT = EventKind(
     "poll.timed_out", logging.ERROR, "poll of %(unit)s took longer than %(limit)s s", ("poll_id", "slot")
 )
-POLL_FAILED = _error("poll.failed", "poll of %(unit)s failed", "poll_id", "slot")
+POLL_FAILED = _error("poll.failed", "poll of %(unit)s failed (%(error_class)s)", "poll_id", "slot")
 POLL_SUPERSEDED = _warning(
     "poll.superseded", "the batch of %(unit)s was refused: its claim was taken over or has expired", "poll_id"
 )
@@ -168,6 +168,15 @@ POLL_NOT_STORED = _error(
     "poll.not_stored",
     "could not store the outcome of the poll of %(unit)s; its claim expires, and the unit is polled again",
     "poll_id",
+)
+POLL_GAVE_UP = EventKind(
+    "poll.gave_up", logging.ERROR, "%(unit)s is paused until an operator resumes it: %(reason)s", ("poll_id",)
+)
+CLASSIFIER_FAILED = _error(
+    "failure.classifier_failed", "%(classifier)s could not classify an error, and is passed over"
+)
+HINT_CLAMPED = _warning(
+    "failure.hint_clamped", "%(what)s: the other side asks to wait %(asked)s s; waiting %(longest)s s"
 )
 DJANGO_CONNECTIONS_KEPT = _warning(
     "poll.django_connections_kept", "Django could not close its old database connections after a poll: %(error)s"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from celery_perpetual import events
 from celery_perpetual.completions.announce import Announcer
 from celery_perpetual.errors import PerpetualError
+from celery_perpetual.failures.policies import Policies
 from celery_perpetual.leases.grants import Grants
 from celery_perpetual.pauses import Pauses
 from celery_perpetual.polling.runner import Runner
@@ -49,7 +50,7 @@ class Namespace:
     @cached_property
     def runner(self) -> Runner:
         """Runs polls in this process."""
-        return Runner(self.app, self.store)
+        return Runner(self.app, self.store, Policies.of(self.settings))
 
     @cached_property
     def pauses(self) -> Pauses:

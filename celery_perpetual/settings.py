@@ -6,7 +6,7 @@ The defaults live here and not in ``app.add_defaults``, which on Celery 5.7 over
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from datetime import timedelta
 from inspect import isclass
@@ -29,8 +29,7 @@ LONGEST = 1000 * 366 * 24 * 3600.0
 #: Names that are reserved for features which do not exist yet. Accepting one would be a promise without effect.
 NOT_YET = frozenset(
     {
-        "starvation", "starvation_spawn", "max_pool_grow", "error_policies", "classifiers", "preflight_fatal",
-        "preflight_ttl",
+        "starvation", "starvation_spawn", "max_pool_grow", "preflight_fatal", "preflight_ttl",
     }
 )  # fmt: skip
 
@@ -89,6 +88,12 @@ class Settings:
     """How long a starting process waits for its first contact with the store."""
     tenants_ttl: float = 60.0
     """Pause between two calls of a ``tenants`` function."""
+    error_policies: Mapping[str, tuple[float, float, int]] | None = None
+    """By class of error: first wait, longest wait, and tries after the first failure (-1: no bound)."""
+    classifiers: tuple[Callable[[BaseException], Any], ...] = ()
+    """Functions that classify errors which no library is known by."""
+    max_wait_hint: float = 3600.0
+    """For no longer does it count when the other side asks to be left alone."""
     disabled: tuple[str, ...] = ()
     """Names of perpetual tasks that are not polled."""
 
@@ -108,6 +113,7 @@ class Settings:
                 raise SettingsError(_unknown(name))
             values[name] = _checked(name, seen)
         settings = cls(**values)
+        _must_know_classes(settings)
         if settings.heartbeat > settings.lease_ttl / 3:
             raise SettingsError(
                 f"setting {PREFIX}heartbeat_interval must be at most a third of {PREFIX}lease_ttl "
@@ -145,6 +151,8 @@ def _unknown(name: str) -> str:
 
 
 def _checked(name: str, seen: Any) -> Any:
+    if name in _READERS:
+        return _READERS[name](seen)
     field = _FIELDS[name]
     default = None if field.default is MISSING else field.default
     if isinstance(default, float) or name == "heartbeat_interval":
@@ -160,6 +168,63 @@ def _checked(name: str, seen: Any) -> Any:
     if not isinstance(seen, str) or not seen.strip():
         raise SettingsError(f"setting {PREFIX}{name} must be a non-empty string, got {seen!r}")
     return _scheduler(name, seen) if name == "base_scheduler" else seen
+
+
+#: Classes of errors that are always there.
+ERROR_CLASSES = ("node", "service", "degraded")
+
+
+def _error_policies(seen: Any) -> dict[str, tuple[float, float, int]]:
+    """By class: (first, longest) or (first, longest, attempts)."""
+    what = f"setting {PREFIX}error_policies"
+    if not isinstance(seen, Mapping):
+        raise SettingsError(f"{what} must be a dict of class to (first, longest), got {seen!r}")
+    found = {}
+    for name, policy in seen.items():
+        if not isinstance(policy, tuple | list) or not 2 <= len(policy) <= 3:
+            raise SettingsError(
+                f"{what}: {name!r} must be (first, longest) or (first, longest, attempts), got {policy!r}"
+            )
+        first = seconds(f"{what}: {name!r}: the first wait", policy[0], least=0.001)
+        longest = seconds(f"{what}: {name!r}: the longest wait", policy[1], least=first)
+        attempts = policy[2] if len(policy) == 3 else -1
+        if attempts != -1:
+            attempts = whole(f"{what}: {name!r}: attempts", attempts)
+        found[str(name)] = (first, longest, attempts)
+    return found
+
+
+def _classifiers(seen: Any) -> tuple[Callable[[BaseException], Any], ...]:
+    """Functions, or their names."""
+    what = f"setting {PREFIX}classifiers"
+    if isinstance(seen, str) or callable(seen):
+        seen = (seen,)
+    if not isinstance(seen, Iterable):
+        raise SettingsError(f"{what} must be a list of functions or of their names (module.function), got {seen!r}")
+    found = []
+    for each in seen:
+        try:
+            function = symbol_by_name(each)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise SettingsError(f"{what}: {each!r} cannot be imported: {error}") from None
+        if not callable(function):
+            raise SettingsError(f"{what}: {each!r} must be a function of the error, got {function!r}")
+        found.append(function)
+    return tuple(found)
+
+
+def _must_know_classes(settings: Settings) -> None:
+    """Only classifiers of the project know other classes than ours."""
+    for name in () if settings.classifiers else settings.error_policies or ():
+        if name not in ERROR_CLASSES:
+            near = nearest(name, ERROR_CLASSES)
+            hint = f", did you mean {near!r}?" if near else f"; known are {', '.join(ERROR_CLASSES)}"
+            raise SettingsError(
+                f"setting {PREFIX}error_policies: no error is of the class {name!r} without {PREFIX}classifiers{hint}"
+            )
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {"error_policies": _error_policies, "classifiers": _classifiers}
 
 
 def _scheduler(name: str, seen: str) -> str:

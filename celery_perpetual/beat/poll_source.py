@@ -11,7 +11,7 @@ from celery_perpetual.beat.registration import Registration
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.beat.schedules import ScheduleFailed, Schedules
 from celery_perpetual.errors import StoreRefused
-from celery_perpetual.failures import POLLS
+from celery_perpetual.failures.policies import DEGRADED
 from celery_perpetual.polling.claims import Claim, Claims
 from celery_perpetual.polling.closing import PollEnds, broke_off
 from celery_perpetual.polling.end import PollEnd, failed, still_hanging, timed_out
@@ -45,6 +45,7 @@ class PollSource:
     def __init__(self, store: Store, roster: Roster, runner: Runner, threads: PollThreads, mark: Mark) -> None:
         self._roster = roster
         self._threads = threads
+        self._policies = runner.policies
         self._schedules = Schedules()
         self._claims = Claims(store, mark)
         self._reader = DueReader(self._claims)
@@ -69,7 +70,7 @@ class PollSource:
 
     def begin_storing(self) -> Callable[[], float]:
         for claim in self._threads.overdue():
-            self._store(timed_out(claim))
+            self._store(timed_out(claim, self._policies.unknown(claim.failures)))
         ends = self._threads.ended()
         if not ends:
             return lambda: LONGEST_PAUSE
@@ -116,7 +117,7 @@ class PollSource:
             try:
                 occurrence = self._schedules.occurrence(unit, row.at, row.anchor, row.trigger, due.now)
             except ScheduleFailed as error:
-                occurrence, errors[unit.name] = Occurrence(row.at, due.now + POLLS.first_ms), error
+                occurrence, errors[unit.name] = Occurrence(row.at, due.now + DEGRADED.first_ms), error
             if occurrence is not None:
                 wanted.append((unit, occurrence))
         claims = self._claimed(leader, due.seen, wanted)
@@ -128,7 +129,8 @@ class PollSource:
         worn_out, here = self._threads.worn_out, []
         for claim in claims:
             if claim.schedule_error is not None:
-                self._store(failed(claim, claim.schedule_error))
+                failure = self._policies.unknown(claim.failures)
+                self._store(failed(claim, claim.schedule_error, failure))
             elif claim.runs_in_worker or worn_out:
                 claim.runs_in_worker = True
                 self._senders.start(claim)

@@ -66,7 +66,7 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
     thread.start()
     thread.join(claim.contract.poll_timeout)
     if thread.is_alive() and not claim.committed:
-        outcome = runner.ends.store_one(timed_out(claim))
+        outcome = runner.ends.store_one(timed_out(claim, runner.policies.unknown(claim.failures)))
         if outcome is not None and not claim.committed:  # it may have committed just now; then it only publishes
             return outcome
     thread.join()

@@ -122,6 +122,7 @@ def _pretended(store: Store, unit: TaskUnit, cursor: Any) -> Claim:
         cursor=known if cursor is UNSET else cursor,
         in_flight=facts.in_flight,
         attempt=facts.attempt,
+        failures={},
         polled=facts.polled_at,
         now=now,
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from celery_perpetual.failures import POLLS
+from celery_perpetual.failures.policies import DEGRADED
 from celery_perpetual.ledger.ids import new_poll_id, new_poll_ids
 from celery_perpetual.pauses import scopes_of
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS
@@ -44,6 +44,8 @@ class Claim:
     cursor: Any
     in_flight: int
     attempt: int
+    failures: Mapping[str, int]
+    """Failures in a row by class or rule, see :attr:`~celery_perpetual.failures.policies.Failure.counter`."""
     polled: int | None
     now: int
     """The store's time of the claim, ms."""
@@ -159,8 +161,8 @@ class Claims:
         )
         if not reply:
             return None
-        now, slot, trigger, cursor, in_flight, attempt, polled = reply
-        facts = b"claimed 0 %b %b %b %b %b" % (in_flight, attempt, polled or b"-", trigger, cursor)
+        now, slot, trigger, cursor, in_flight, attempt, polled, failures = reply
+        facts = b"claimed 0 %b %b %b %b %b\n%b" % (in_flight, attempt, polled or b"-", trigger, cursor, failures)
         claim = _read_claim(_Wanted(unit, int(slot), following, poll_id), int(now), facts)
         return claim if isinstance(claim, Claim) else None
 
@@ -172,7 +174,7 @@ class Claims:
     def _ask(self, leader: str, seen: int, wanted: Sequence[_Wanted]) -> list[Claim | Refusal]:
         at, *reply = script("claim").begin(
             self.store, mine=leader, mark=self._mark.value if self._mark else 0, ttl=HISTORY_TTL_MS, seen=seen,
-            back_off=_BACK_OFF, wanted=[_row(each) for each in wanted],
+            back_off=_back_off(), wanted=[_row(each) for each in wanted],
         )()  # fmt: skip
         if not at:
             raise NotLeading
@@ -181,8 +183,13 @@ class Claims:
         return [_read_claim(each, int(at), facts) for each, facts in zip(wanted, reply, strict=True)]
 
 
-#: As the script takes it.
-_BACK_OFF = " ".join(map(str, POLLS.curve))
+#: Most of them, by how many failures there were in a row.
+_STEPS = len(DEGRADED.curve)
+
+
+def _back_off() -> str:
+    """Waits after polls that have ended with their process; other ones for each call."""
+    return " ".join(str(DEGRADED.spread(before)) for before in range(_STEPS))
 
 
 class _Wanted(NamedTuple):
@@ -204,7 +211,8 @@ def _row(wanted: _Wanted) -> str:
 
 
 def _read_claim(wanted: _Wanted, now: int, facts: bytes) -> Claim | Refusal:
-    verdict, runs_in_worker, in_flight, attempt, polled, trigger, cursor = facts.decode().split(" ", 6)
+    line, _, failures = facts.decode().partition("\n")
+    verdict, runs_in_worker, in_flight, attempt, polled, trigger, cursor = line.split(" ", 6)
     if verdict != "claimed":
         return Refusal(wanted.unit, verdict, now)
     return Claim(
@@ -216,6 +224,7 @@ def _read_claim(wanted: _Wanted, now: int, facts: bytes) -> Claim | Refusal:
         cursor=json.loads(cursor) if cursor else None,
         in_flight=int(in_flight),
         attempt=int(attempt),
+        failures=json.loads(failures) if failures else {},
         polled=None if polled == "-" else int(polled),
         now=now,
         runs_in_worker=runs_in_worker == "1",

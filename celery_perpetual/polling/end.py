@@ -7,6 +7,7 @@ stores its outcome with its commit.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import Any
 
 from celery_perpetual import events
 from celery_perpetual.errors import described, readable
-from celery_perpetual.failures import classify
+from celery_perpetual.failures.policies import Failure
 from celery_perpetual.pauses import Paused, Scope
 from celery_perpetual.polling import outcome as status
 from celery_perpetual.polling.claims import Claim
@@ -71,6 +72,7 @@ def to_store(
     delay: int | None = None,
     trigger: str = "",
     pause: str = "",
+    counts: Mapping[str, int] | None = None,
 ) -> PollEnd:
     """An end that is not stored yet.
 
@@ -80,6 +82,7 @@ def to_store(
         delay: the unit is due again after so many ms, instead of on the grid.
         trigger: why it is due then.
         pause: JSON of the pause that it asks for.
+        counts: with ``add``, failures in a row by class or rule.
     """
     note = {
         "poll": claim.poll_id,
@@ -96,6 +99,8 @@ def to_store(
         note["cursor"] = cursor
     if pause:
         note["pause"] = pause
+    if counts:
+        note["counts"] = json.dumps(counts)
     return PollEnd(claim, outcome, (outcome.to_json(), json.dumps(note)))
 
 
@@ -124,21 +129,32 @@ def gate_closed(claim: Claim, closed: Closed, *, duplicates: int = 0, held_back:
     return to_store(claim, outcome, "keep")
 
 
-def failed(claim: Claim, error: BaseException) -> PollEnd:
+def failed(claim: Claim, error: BaseException, failure: Failure) -> PollEnd:
     """``next_batch`` raised, or what it returned cannot be enqueued."""
-    outcome = outcome_of(claim, status.FAILED, error=described(error))
-    emit(events.POLL_FAILED, error=error, **about(outcome))
-    return to_store(claim, outcome, "add", delay=classify(error, claim.attempt).delay_ms, trigger="backoff")
+    reason = failure.gives_up or None
+    outcome = outcome_of(claim, status.FAILED, error=described(error), error_class=failure.kind, reason=reason)
+    emit(events.POLL_FAILED, error=error, error_class=failure.kind, **about(outcome))
+    return _after_failure(claim, outcome, failure)
 
 
-def timed_out(claim: Claim) -> PollEnd:
+def timed_out(claim: Claim, failure: Failure) -> PollEnd:
     """The poll ran out of its time: what it still brings is refused."""
     claim.abandoned = True
     limit = claim.contract.poll_timeout
     reason = f"next_batch took longer than poll_timeout ({limit:g} s); its result is refused"
-    outcome = outcome_of(claim, status.TIMED_OUT, reason=reason)
+    outcome = outcome_of(claim, status.TIMED_OUT, reason=reason, error_class=failure.kind)
     emit(events.POLL_TIMED_OUT, limit=limit, **about(outcome))
-    return to_store(claim, outcome, "add", delay=classify(None, claim.attempt).delay_ms, trigger="backoff")
+    return _after_failure(claim, outcome, failure)
+
+
+def _after_failure(claim: Claim, outcome: PollOutcome, failure: Failure) -> PollEnd:
+    """The unit is tried again when its wait is over, or paused; resumed, it has its whole budget again."""
+    if not failure.gives_up:
+        counts = failure.counted(claim.failures)
+        return to_store(claim, outcome, "add", delay=failure.delay_ms, trigger="backoff", counts=counts)
+    reason = f"{failure.gives_up}: {outcome.error or outcome.reason}"
+    emit(events.POLL_GAVE_UP, unit=claim.unit.name, poll_id=claim.poll_id, reason=reason)
+    return to_store(claim, outcome, "add", pause=_pause_of(claim, outcome, "error policy", reason))
 
 
 def given_up(claim: Claim) -> PollEnd:
@@ -176,5 +192,8 @@ def _deferred(claim: Claim, defer: Defer) -> PollEnd:
 def _paused(claim: Claim, pause: Pause) -> PollEnd:
     reason = readable(pause.reason or "next_batch asked for it")
     outcome = outcome_of(claim, status.PAUSED, reason=reason)
-    paused = Paused(scope=Scope("unit", claim.unit.name), by="next_batch", reason=reason, at=outcome.finished_at)
-    return to_store(claim, outcome, "keep", pause=paused.to_json())
+    return to_store(claim, outcome, "keep", pause=_pause_of(claim, outcome, "next_batch", reason))
+
+
+def _pause_of(claim: Claim, outcome: PollOutcome, by: str, reason: str) -> str:
+    return Paused(scope=Scope("unit", claim.unit.name), by=by, reason=reason, at=outcome.finished_at).to_json()

@@ -54,6 +54,8 @@ class PollOutcome:
     reason: str | None = None
     error: str | None = None
     """Type and message of what was raised."""
+    error_class: str | None = None
+    """``node``, ``service``, ``degraded``, ``permanent``, or a class of the project's own."""
     cursor: Any = None
     """The unit's cursor after this poll, where the poll moved it."""
     watermark: datetime | None = None

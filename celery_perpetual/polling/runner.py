@@ -11,6 +11,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.failures.policies import DEFAULTS, Policies
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger.ledger import Closing, Ledger
 from celery_perpetual.polling import in_worker
@@ -52,9 +53,10 @@ MOST_LEFT_OUT = 10_000
 class Runner:
     """Runs polls of one app. Safe to share between threads."""
 
-    def __init__(self, app: Celery, store: Store) -> None:
+    def __init__(self, app: Celery, store: Store, policies: Policies = DEFAULTS) -> None:
         self.app = app
         self.store = store
+        self.policies = policies
         self.ledger = Ledger(store)
         self.ends = PollEnds(store)
         self.publisher = Publisher(app, store)
@@ -84,9 +86,9 @@ class Runner:
         try:
             result = self.evaluate(claim)
         except (Abandoned, SoftTimeLimitExceeded):
-            return timed_out(claim)
+            return timed_out(claim, self.policies.unknown(claim.failures))
         except BaseException as error:  # user code may raise anything, even SystemExit
-            return failed(claim, error)
+            return self._failed(claim, error)
         reach("poll.read")
         if isinstance(result, ReadBatch) and result.closed is not None:
             return gate_closed(claim, result.closed, duplicates=result.duplicates, held_back=result.held_back)
@@ -106,6 +108,11 @@ class Runner:
         finally:
             loop.close()
             close_old_connections()
+
+    def _failed(self, claim: Claim, error: BaseException) -> PollEnd:
+        """Classify, which may run code of the user's."""
+        rules = claim.contract.options.error_rules
+        return failed(claim, error, self.policies.after(error, claim.failures, rules, claim.unit.name))
 
     def _send_to_worker(self, claim: Claim) -> PollEnd:
         in_worker.send(self.app, claim)
@@ -152,7 +159,7 @@ class Runner:
         except StoreUnavailable:
             raise
         except Exception as error:  # a route, a queue or a header of the user's
-            return failed(claim, error)
+            return self._failed(claim, error)
         outcome = outcome_of(claim, status.ENQUEUED, count=len(items), **found.facts)
         reach("poll.committing")
         closing, commands = _closing(claim, found, outcome), messages.commands.packed()
@@ -164,7 +171,7 @@ class Runner:
         if verdict == "full":
             return gate_closed(claim, full(claim, in_flight))
         if verdict == "missing":
-            return failed(claim, RuntimeError("records of this batch expired before its commit"))
+            return self._failed(claim, RuntimeError("records of this batch expired before its commit"))
         if verdict == "refused":
             return refused(claim)
         claim.committed = True

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from celery_perpetual.errors import described, is_outage
-from celery_perpetual.failures import BackOff
+from celery_perpetual.failures.backoff import BackOff
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store

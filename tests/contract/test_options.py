@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from celery import signature
 
-from celery_perpetual import ContractError, Item, Perpetual, PerpetualOptions
+from celery_perpetual import ContractError, ErrorRule, Item, Perpetual, PerpetualOptions
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.tasks.discovery import discover
 from tests.support import wait_until
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     "poll_in", "overlap", "jitter", "limit", "dedup_window", "history", "enabled", "completions", "on_batch_done", "store_args",
-    "max_recoveries", "failed_keys", "tenants_ttl",
+    "max_recoveries", "failed_keys", "tenants_ttl", "error_rules",
 )  # fmt: skip
 
 
 OPTIONS_NOT_YET = (
     "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth", "window",
-    "preflight_ttl", "error_rules", "retry_classified", "starvation",
+    "preflight_ttl", "retry_classified", "starvation",
 )  # fmt: skip
 
 
@@ -150,6 +150,18 @@ def test_option_tenants_ttl(shop: Callable[..., Perpetual]) -> None:
     assert len(patient.units()) == 2
     found.clear()
     assert len(patient.units()) == 2
+
+
+def test_option_error_rules(shop: Callable[..., Perpetual]) -> None:
+    """A rule says what an error of the task means: with this one the unit is paused, without it it is tried again."""
+
+    def fail() -> None:
+        raise KeyError("no such account")
+
+    options = PerpetualOptions(error_rules=[ErrorRule(KeyError, error_class="permanent")])
+    for given, expected in ((PerpetualOptions(), ("degraded", "active")), (options, ("permanent", "paused"))):
+        perpetual = shop(fail, perpetual_options=given)
+        assert (perpetual.poll("deliver").error_class, perpetual.units()[0].state) == expected
 
 
 def test_option_history(shop: Callable[..., Perpetual]) -> None:

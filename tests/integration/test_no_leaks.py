@@ -44,7 +44,7 @@ PERMANENT = {
 UNIT_FIELDS = {
     "spec", "slot", "anchor", "cursor", "inflight", "attempt", "backoff", "polled", "last", "trigger",
     "claim", "claim_slot", "claim_trigger", "claim_started", "claim_until", "claim_by", "killed", "banned", "lost",
-    "waits", "nudged",
+    "waits", "nudged", "failures",
 }  # fmt: skip
 
 SOURCE = """

@@ -69,6 +69,7 @@ def only_batch():
     pass
 """,
         perpetual_disabled=["proj.off_too"],
+        perpetual_error_policies={"degraded": (1_000_000, 1_000_000)},
     )
     beat = proj.beat().ready()
     wait_until(lambda: len(statuses(store_redis, "proj.often")) >= 12, "one unit was polled often")

@@ -42,13 +42,14 @@ local function close_poll(poll, unit, note)
   end
   if note.failures == 'reset' then
     redis.call('HDEL', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed',
-      'waits', 'nudged', 'attempt', 'backoff')
+      'waits', 'nudged', 'attempt', 'backoff', 'failures')
   else
     redis.call('HDEL', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed',
       'waits', 'nudged')
   end
   if note.failures == 'add' then
     redis.call('HINCRBY', unit_hash, 'attempt', 1)
+    redis.call('HSET', unit_hash, 'failures', note.counts or '')
     if given(note.delay) then
       redis.call('HSET', unit_hash, 'backoff', now + tonumber(note.delay))
     end

@@ -26,8 +26,8 @@
 --   on a line each the scopes whose pause stops it; anchor is a calendar's slot that is due next; times and durations are
 --   ms, and '-' is none
 -- returns {now or 0 when not leading, then per unit:
--- "{verdict} {travels} {in flight} {attempt} {last poll at} {trigger} {cursor}"}; travels is 1 or 0, '-' is none, and the
--- cursor is empty where there is none
+-- "{verdict} {travels} {in flight} {attempt} {last poll at} {trigger} {cursor}", and on a line of its own its failures in a
+-- row, JSON}; travels is 1 or 0, '-' is none, and the cursor is empty where there is none
 -- include now
 -- include pause_holds
 -- include rfc3339
@@ -85,7 +85,7 @@ for i = wanted_at, #ARGV do
   local poll, slot, following, next_anchor, valid, travels, history, unit, scopes =
     string.match(ARGV[i], '^(%S+) (%d+) (%S+) (%S+) (%d+) (%d) (%d+) ([^\n]*)\n?(.*)$')
   local facts = redis.call('HMGET', unit_prefix .. unit, 'claim', 'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled',
-    'trigger', 'banned', 'last', 'refused', 'nudged')
+    'trigger', 'banned', 'last', 'refused', 'nudged', 'failures')
   local open = {}
   if facts[1] then
     must_be(polls_prefix .. unit, 'list')
@@ -164,5 +164,6 @@ for i = wanted_at, #ARGV do
   end
   reply[#reply + 1] = table.concat(
     {verdict, travels and '1' or '0', in_flight or '0', attempt or '0', polled or '-', trigger, cursor or ''}, ' ')
+    .. (facts[13] and '\n' .. facts[13] or '')
 end
 return reply

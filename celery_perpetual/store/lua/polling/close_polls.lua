@@ -23,6 +23,7 @@
 --     delay      due this many ms after now instead, '' = on the grid
 --     trigger    trigger of the poll after the delay
 --     failures   'add', 'reset' or 'keep' the count of failures in a row
+--     counts     with 'add': the counts by class or rule, JSON
 --     cursor     new cursor, JSON; '' = leave
 --     pause      pause the unit with this, JSON; '' = no
 -- returns per poll: 'ended', 'already' (this poll ended before) or 'refused' (another poll has the claim)
