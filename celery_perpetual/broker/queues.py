@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kombu.utils.json import loads
 
 from celery_perpetual.broker.capturing import CapturingChannel
 from celery_perpetual.broker.destinations import Destination
 from celery_perpetual.ledger.ids import made_at, parse_item_id
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 #: How many of the messages that consumers get next are read.
 NEXT_MESSAGES = 20
@@ -33,8 +38,9 @@ def oldest_publication(channel: CapturingChannel, key: str) -> int | None:
 class ListAges:
     """Ages of lists, each read once. For one thread and one moment."""
 
-    def __init__(self, channel: CapturingChannel) -> None:
-        self._channel = channel
+    def __init__(self, app: Celery) -> None:
+        """Connect to the app's broker."""
+        self._channel = CapturingChannel(app)
         self._oldest: dict[str, int | None] = {}
         self._lists: dict[Destination, frozenset[str]] = {}
 
@@ -47,6 +53,10 @@ class ListAges:
         """Whether no message of a destination is there."""
         oldest = self._of(destination)
         return bool(oldest) and all(each is None for each in oldest)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
 
     def _of(self, destination: Destination) -> list[int | None]:
         lists = self._lists.get(destination)

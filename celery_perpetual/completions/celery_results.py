@@ -58,6 +58,14 @@ def is_success(app: Celery, task: Any, task_id: str) -> bool:
         return False
 
 
+def store_expired(app: Celery, task: Any, task_id: str) -> None:
+    """Store that a task was revoked because it has expired, as Celery does; an error of the backend is reported."""
+    try:
+        bounded(_backend(app, task), 0).mark_as_revoked(task_id, "expired", store_result=_stores(task, None))
+    except Exception as error:
+        emit(events.RESULT_NOT_STORED, task_id=task_id, error=error)
+
+
 def store_revoked(app: Celery, task_id: str, reason: str) -> None:
     """Store that a task was revoked.
 

@@ -60,12 +60,16 @@ def interest_by(settings: Settings, task: Any, task_id: Any, headers: Any = None
     )
     is_work = is_perpetual or not str(getattr(task, "name", "")).startswith(BUILT_IN)
     found = Interest.NONE
-    may_have = task is not None and getattr(task, "lease", None) is not False
-    if may_have and (is_perpetual or (settings.leases == "all" and is_work)):
+    if needs_lease(task) and (is_perpetual or (settings.leases == "all" and is_work)):
         found |= Interest.LEASE
     if is_perpetual or (settings.completions == "all" and is_work):
         found |= Interest.END | Interest.ANNOUNCE if announces(task) else Interest.END
     return found
+
+
+def needs_lease(task: Any) -> bool:
+    """Whether a task lets itself be guarded by a lease; one that is not registered cannot."""
+    return task is not None and getattr(task, "lease", None) is not False
 
 
 def announces(task: Any) -> bool:

@@ -6,7 +6,7 @@ from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import REVOKED
 from celery_perpetual.completions.end import FIRST, TaskEnd
 from celery_perpetual.errors import NotFound
-from celery_perpetual.leases.interest import Interest, announces, interest_by
+from celery_perpetual.leases.interest import announces, interest_by
 from celery_perpetual.namespace import Namespace
 
 
@@ -35,7 +35,7 @@ def purge(namespace: Namespace, queue: str) -> int:
             headers = message.headers or {}
             task_id, name = str(headers.get("id")), str(headers.get("task"))
             task = namespace.app.tasks.get(name)
-            if Interest.LEASE in interest_by(namespace.settings, task, task_id, headers):
+            if interest_by(namespace.settings, task, task_id, headers):
                 revoked = TaskEnd(task_id=task_id, task=name, status=REVOKED, announce=announces(task))
                 # A task that runs, or has ended, loses one more copy of its message and nothing else.
                 if namespace.announcer.announce_now(revoked) == FIRST:

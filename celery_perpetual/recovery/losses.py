@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celery_perpetual.leases.interest import Interest, interest_by
+from celery_perpetual.completions import celery_results
+from celery_perpetual.completions.completion import EXPIRED
+from celery_perpetual.completions.end import TaskEnd
+from celery_perpetual.leases.interest import Interest, announces, interest_by
 from celery_perpetual.leases.on_lost import when_lost
 from celery_perpetual.ledger.ids import item_slots
 from celery_perpetual.store.commands.leases import state_of
@@ -66,14 +69,28 @@ def declare_lost(
         StoreUnavailable: the store did not answer.
     """
     task: Any = app.tasks.get(name)
-    if Interest.LEASE not in interest_by(grants.settings, task, task_id, {HEADER: 1}):
+    interest = interest_by(grants.settings, task, task_id, {HEADER: 1})
+    if not interest:
         return "gone"
     where = item_slots(grants.store.keys, task_id)
     del where["poll"]
     most, on_lost = when_lost(task)
+    if Interest.LEASE not in interest:
+        counts, on_lost = True, "fail"  # whether it ran, nobody can tell
     state = state_of(grants.store, task_id)
     verdict = script("declare_lost")(
         grants.store, **where, id=task_id, task=name, most=most, on_lost=on_lost,
         recoveries=0 if state is None else state.recoveries, counts=int(counts), tag=tag, copy=copy,
     )  # fmt: skip
     return str(verdict.decode())
+
+
+def end_as_expired(app: Celery, task_id: str, name: str) -> None:
+    """End an item whose time has expired before a worker has received its message; no error is raised."""
+    task: Any = app.tasks.get(name)
+    celery_results.store_expired(app, task, task_id)
+    perpetual: Any = getattr(app, "perpetual", None)
+    if perpetual is not None:
+        perpetual.announcer.announce(
+            TaskEnd(task_id=task_id, task=name, status=EXPIRED, nonce="*", announce=announces(task))
+        )

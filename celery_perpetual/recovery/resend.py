@@ -19,6 +19,7 @@ from celery_perpetual.broker.commands import BrokerCommands, Command
 from celery_perpetual.broker.destinations import Destination, by_index
 from celery_perpetual.broker.destinations import from_json as from_json_destination
 from celery_perpetual.broker.message_copy import Copy, from_json, publish_copy, request_of
+from celery_perpetual.broker.queue_sizes import ensure_queue
 from celery_perpetual.broker.unacked import shares_redis
 from celery_perpetual.broker.unacked_hash import UnackedHash
 from celery_perpetual.completions import celery_results
@@ -166,14 +167,19 @@ class Resender:
         """To any other broker; None where nothing is left of its message."""
         if lost.copy is None and lost.record is None:
             return None
-        with self._app.connection_for_write() as connection:
+        # RabbitMQ says when it has a message; other transports do not know this option.
+        with self._app.connection_for_write(transport_options={"confirm_publish": True}) as connection:
             producer = self._app.amqp.Producer(connection, auto_declare=False)
             if lost.copy is not None:
+                ensure_queue(self._app, connection, Destination(lost.copy.exchange, lost.copy.routing_key))
                 publish_copy(producer, lost.copy._replace(headers=lost.headers(lost.copy.headers)))
             elif lost.record is not None:
                 order = {"retries": lost.retries, "replaced_task_nesting": lost.nesting}
                 record = replace(lost.record, options={**lost.record.options, **order})
-                send(self._app, producer, record, lost.task_id, destination=self._destination(lost.task_id))
+                destination = self._destination(lost.task_id)
+                if destination is not None:
+                    ensure_queue(self._app, connection, destination)
+                send(self._app, producer, record, lost.task_id, destination=destination)
         return self._remove(lost)
 
     def _remove(self, lost: _LostTask, commands: Any = (), targets: Any = ()) -> int:

@@ -49,7 +49,7 @@ class Sweep:
         # Any other broker puts back the messages of a connection that is gone.
         self._unacked = UnackedMessages(app, grants) if grants.broker_is_redis else None
         self._missing = MissingMessages(app, grants)
-        self._courier = Courier("resend")
+        self._courier, self._asker = Courier("resend"), Courier("missing")
         self._last_death = 0
 
     def once(self) -> Swept:
@@ -74,10 +74,17 @@ class Sweep:
                 self._last_death = self._grants.store.now()
                 emit(events.WORKER_LOST, worker=worker)
         swept.sent = self._courier.run(lambda: self._resender.send_all(limit))
-        if self._unacked is not None and not swept.held_until:
-            swept.restored, received = self._unacked.restore()
-            if received is not None:
-                swept.missed = self._missing.once(self._last_death, received)
+        if not swept.held_until:
+            self._find_lost_messages(swept)
             if swept.missed or swept.restored:
                 swept.sent += self._courier.run(lambda: self._resender.send_all(limit))
         return swept
+
+    def _find_lost_messages(self, swept: Swept) -> None:
+        if self._unacked is None:
+            # A death loses no message there.
+            swept.missed = self._asker.run(lambda: self._missing.once(0, ()))
+            return
+        swept.restored, received = self._unacked.restore()
+        if received is not None:
+            swept.missed = self._missing.once(self._last_death, received)

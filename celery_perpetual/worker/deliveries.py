@@ -37,7 +37,7 @@ def forget_all() -> None:
 
 def at_hand() -> list[Any]:
     """Requests that this worker has received and not acknowledged, and those that it runs."""
-    active = {id(each): each for each in list(state.active_requests) if getattr(each, "perpetual_execution", None)}
+    active = {id(each): each for each in list(state.active_requests) if getattr(each, "perpetual_tag", "")}
     for nonce, request in list(_received.items()):  # in one step: the main thread adds some meanwhile
         if request.acknowledged and id(request) not in active:
             _received.pop(nonce, None)

@@ -197,7 +197,7 @@ class Heartbeat(threading.Thread):
     def _once(self) -> None:
         now = steady()
         at_hand = deliveries.at_hand()
-        has = {each.perpetual_execution.tag: each.id for each in at_hand}
+        has = {each.perpetual_tag: each.id for each in at_hand}
         due = now - self._at >= self._leases.settings.heartbeat
         if not due and has == self._reported:
             return
@@ -210,7 +210,7 @@ class Heartbeat(threading.Thread):
             info=json.dumps(self._info(len(has))), gone=len(gone), tags=[*gone, *new],
         )  # fmt: skip
         held_ids = {task_id.decode() for task_id in held}
-        if any(each.time_start and each.id not in held_ids for each in at_hand):
+        if any(each.perpetual_execution and each.time_start and each.id not in held_ids for each in at_hand):
             self._instance.doubt()
         self._instance.renewed(now)
         self._reported = has

@@ -50,10 +50,19 @@ class Leased(_Request):  # type: ignore[misc]
         request.pop(DELIVERY, None)
         self.perpetual_execution: Execution | None = None
         """None where the task needs no lease."""
-        if Interest.LEASE not in interest_in(self._app, self._task, self.id, request):
+        self.perpetual_tag = ""
+        """Delivery tag, where the heartbeat reports it."""
+        interest = interest_in(self._app, self._task, self.id, request)
+        if Interest.LEASE not in interest and not (interest and item_address(self.id)):
             return
         self._leases: Grants = self._app.perpetual.grants
-        execution = Execution(task_id=self.id, nonce=uuid4().hex, tag=str(message.delivery_tag or ""))
+        self.perpetual_tag = str(message.delivery_tag or "")
+        self._nonce = uuid4().hex
+        deliveries.enter(self._nonce, self)
+        self._leases.on_news()
+        if Interest.LEASE not in interest:
+            return
+        execution = Execution(task_id=self.id, nonce=self._nonce, tag=self.perpetual_tag)
         if self._leases.acknowledges and isinstance(getattr(message, "channel", None), Channel):
             execution.acknowledged_by = AT_END if self._task.acks_late else AT_START
         # The ledger keeps what is needed to build the first message of an item, and nothing else.
@@ -61,8 +70,6 @@ class Leased(_Request):  # type: ignore[misc]
             execution.copy = from_message(message).to_json()
         request[DELIVERY] = execution.delivery
         self.perpetual_execution = execution
-        deliveries.enter(execution.nonce, self)
-        self._leases.on_news()
 
     def _spoken_for(self) -> Execution | None:
         """The execution, as far as this process knows it."""
@@ -97,7 +104,7 @@ class Leased(_Request):  # type: ignore[misc]
         self._report()
 
     def _report(self) -> None:
-        if self.perpetual_execution is not None:
+        if self.perpetual_tag:
             self._leases.on_news()
 
     def cancel(self, *args: Any, **kwargs: Any) -> Any:
@@ -110,8 +117,8 @@ class Leased(_Request):  # type: ignore[misc]
             verdict = self._leases.try_to_release(self.id, execution.nonce, "stopped", "its worker has cancelled it")
             emit(events.EXECUTION_CANCELLED, task_id=self.id, verdict=verdict)
         reply = super().cancel(*args, **kwargs)
-        if execution is not None and not stops:
-            deliveries.remove(execution.nonce)
+        if self.perpetual_tag and not stops:
+            deliveries.remove(self._nonce)
             if self._leases.on_lost is not None:
                 self._leases.on_lost()
             self._report()
