@@ -11,13 +11,15 @@ from celery_perpetual.cli.completions import completions, stream, wait, wait_bat
 from celery_perpetual.cli.cursors import cursor, preview
 from celery_perpetual.cli.group import perpetual
 from celery_perpetual.cli.inspect import check, polls, units, why
+from celery_perpetual.cli.items import allow, items
 from celery_perpetual.cli.leases import VERBS
-from celery_perpetual.cli.operate import allow, nudge, pause, poll, resume
+from celery_perpetual.cli.operate import nudge, pause, poll, resume
 
 __all__ = ["perpetual"]
 
 for _verb in (
-    allow, check, completions, cursor, nudge, pause, poll, polls, preview, resume, stream, units, wait, why, *VERBS,
+    allow, check, completions, cursor, items, nudge, pause, poll, polls, preview, resume, stream, units, wait, why,
+    *VERBS,
 ):  # fmt: skip
     perpetual.add_command(_verb)
 perpetual.add_command(wait_batch, "wait-batch")

@@ -112,4 +112,6 @@ def _line(completion: Completion) -> str:
     at = "" if completion.finished_at is None else f"{format_time(completion.finished_at)}  "
     runtime = "" if completion.runtime is None else f"  {completion.runtime:.3f} s"
     error = f"  {completion.error['type']}: {completion.error['message']}" if completion.error else ""
-    return f"{at}{completion.status}  {completion.task or '-'}  {completion.task_id}{runtime}{error}"
+    key = "" if completion.key is None else f"  key {completion.key}"
+    result = "" if completion.result is None else f"  result {json.dumps(completion.result)}"
+    return f"{at}{completion.status}  {completion.task or '-'}  {completion.task_id}{key}{runtime}{error}{result}"

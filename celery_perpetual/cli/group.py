@@ -51,9 +51,15 @@ def show(value: Any) -> None:
     click.echo(json.dumps(value))
 
 
+def _one_line(cell: object) -> str:
+    """The first line of a text, with the mark of a cut where there are more."""
+    first, _, rest = str(cell).strip().partition("\n")
+    return " ".join(first.split()) + (" ..." if rest else "")
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print aligned columns; the last one may be as long as it likes."""
-    lines = [list(heads), *(["" if cell is None else str(cell) for cell in row] for row in rows)]
+    """Print aligned columns, a row in one line; the last column may be as long as it likes."""
+    lines = [list(heads), *(["" if cell is None else _one_line(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads) - 1)]
     for line in lines:
         cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]

@@ -28,8 +28,14 @@ def leases(perpetual: Perpetual, limit: int, json_: bool) -> None:
     if json_:
         show([lease.to_dict() for lease in found])
         return
-    rows = [(x.task_id, x.task, x.worker, x.token, x.attempt, x.recoveries, format_time(x.started_at)) for x in found]
-    table(("ID", "TASK", "WORKER", "TOKEN", "ATTEMPT", "RECOVERIES", "SINCE"), rows)
+    rows = [
+        (
+            x.task_id, x.task, x.key, x.worker, x.token, x.attempt, x.recoveries, format_time(x.started_at),
+            x.item.arguments,
+        )
+        for x in found
+    ]  # fmt: skip
+    table(("ID", "TASK", "KEY", "WORKER", "TOKEN", "ATTEMPT", "RECOVERIES", "SINCE", "ARGUMENTS"), rows)
 
 
 @verb
@@ -41,8 +47,13 @@ def parked(perpetual: Perpetual, limit: int, json_: bool) -> None:
     if json_:
         show([lease.to_dict() for lease in found])
         return
-    rows = [(x.task_id, x.task, x.recoveries, x.parked_at and format_time(x.parked_at), x.reason) for x in found]
-    table(("ID", "TASK", "RECOVERIES", "SINCE", "REASON"), rows)
+    rows = [
+        (x.task_id, x.task, x.key, x.recoveries, x.parked_at and format_time(x.parked_at), x.reason, x.item.arguments)
+        for x in found
+    ]
+    table(("ID", "TASK", "KEY", "RECOVERIES", "SINCE", "REASON", "ARGUMENTS"), rows) if rows else click.echo(
+        "no task is parked"
+    )
 
 
 @verb

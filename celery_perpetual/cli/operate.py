@@ -75,21 +75,6 @@ def poll(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> No
 
 @verb
 @a_task
-@click.argument("key")
-@a_tenant
-@as_json
-def allow(perpetual: Perpetual, task: str, key: str, tenant: str | None, json_: bool) -> None:
-    """Let an item key be enqueued again that is held back or parked. Exit code 1 if nothing held it."""
-    allowed = perpetual.allow(task, key, tenant)
-    if json_:
-        show({"allowed": allowed})
-    else:
-        click.echo(f"key {key} of {task} is free" if allowed else f"nothing held key {key} of {task}")
-    sys.exit(0 if allowed else 1)
-
-
-@verb
-@a_task
 @a_tenant
 @as_json
 def nudge(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 from celery_perpetual.completions.completion import Completion
 from celery_perpetual.ledger.key_holders import key_text
 from celery_perpetual.operations.completions import CompletionOperations
+from celery_perpetual.operations.items import ItemReport, item_of_key, items
 from celery_perpetual.operations.lookup import find as unit_of
 from celery_perpetual.operations.polling import PollOperations
 from celery_perpetual.store.scripts import script
@@ -75,6 +76,46 @@ class KeyOperations(PollOperations, CompletionOperations):
         """
         unit = unit_of(self.app, task, tenant, or_departed=True)
         return ItemKey(unit=unit.name, task=unit.contract.name, tenant=unit.tenant, key=key_text(key))
+
+    def items(
+        self,
+        task: Any,
+        tenant: Any = None,
+        key: str | int | UUID | None = None,
+        state: str | None = None,
+        limit: int = 100,
+    ) -> list[ItemReport]:
+        """The items of a unit that are in flight, oldest first, and then the item keys that its polls leave out.
+
+        Args:
+            task: a perpetual task or its name.
+            tenant: tenant of the task.
+            key: only this one: the item in flight, what holds the key, or how its last item ended.
+            state: only items in this state, see :class:`ItemReport`.
+            limit: how many at most.
+
+        Raises:
+            UnknownTask, UnknownUnit: there is no such unit.
+            ContractError: the key is none, or there is no such state.
+            StoreUnavailable: the store did not answer.
+        """
+        unit = unit_of(self.app, task, tenant, or_departed=True)
+        if key is None:
+            return items(self.store, unit, state=state, limit=limit)
+        found = item_of_key(self.store, unit, key_text(key))
+        if not found and (end := self.find(task, key, tenant)) is not None:
+            error = None if end.error is None else f"{end.error['type']}: {end.error['message']}"
+            found = [
+                ItemReport(
+                    key=end.key,
+                    state=end.status,
+                    task_id=end.task_id,
+                    task=end.task,
+                    since=end.finished_at,
+                    error=error,
+                )
+            ]
+        return [each for each in found if state is None or each.state == state]
 
     def allow(self, task: Any, key: str | int | UUID, tenant: Any = None) -> bool:
         """Let an item key be enqueued again that is held back or parked, and forget its failures; one atomic step.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual.operations.item_facts import NOTHING, ItemFacts
 from celery_perpetual.times import format_time, to_datetime
 
 if TYPE_CHECKING:
@@ -33,6 +34,23 @@ class Lease:
     """``running`` or ``parked``."""
     reason: str | None = None
     parked_at: datetime | None = None
+    item: ItemFacts = NOTHING
+    """Key and arguments of an item."""
+
+    @property
+    def key(self) -> str | None:
+        """The item key; None for a task that is no item, or whose item opted out."""
+        return self.item.key
+
+    @property
+    def args(self) -> tuple[Any, ...] | None:
+        """Arguments of an item; None where they are kept out of listings."""
+        return self.item.args
+
+    @property
+    def kwargs(self) -> dict[str, Any] | None:
+        """The same for those by name."""
+        return self.item.kwargs
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -40,7 +58,7 @@ class Lease:
         return {
             "task_id": self.task_id, "task": self.task, "worker": self.worker, "token": self.token,
             "attempt": self.attempt, "recoveries": self.recoveries, "state": self.state, "reason": self.reason,
-            **{name: None if at is None else format_time(at) for name, at in times.items()},
+            **{name: None if at is None else format_time(at) for name, at in times.items()}, **self.item.to_dict(),
         }  # fmt: skip
 
 
@@ -70,7 +88,9 @@ class Worker:
         return values | {name: format_time(values[name]) for name in ("reported_at", "deadline")}
 
 
-def executed(task_id: str, lease: LeaseText, state: StateText | None, deadlines: dict[str, int]) -> Lease:
+def executed(
+    task_id: str, lease: LeaseText, state: StateText | None, deadlines: dict[str, int], item: ItemFacts
+) -> Lease:
     """A task that is executed.
 
     Args:
@@ -78,6 +98,7 @@ def executed(task_id: str, lease: LeaseText, state: StateText | None, deadlines:
         lease: as it is stored.
         state: what is stored of the task, None if nothing is.
         deadlines: of all workers, by name; ms of the store's time.
+        item: key and arguments.
     """
     deadline = deadlines.get(lease.worker)
     return Lease(
@@ -90,10 +111,11 @@ def executed(task_id: str, lease: LeaseText, state: StateText | None, deadlines:
         started_at=to_datetime(lease.started_at),
         deadline=None if deadline is None else to_datetime(deadline),
         state=RUNNING,
+        item=item,
     )
 
 
-def parked(values: dict[str, Any]) -> Lease:
+def parked(values: dict[str, Any], item: ItemFacts) -> Lease:
     """A parked task, from what is written down of it."""
     return Lease(
         task_id=values["task_id"],
@@ -107,4 +129,5 @@ def parked(values: dict[str, Any]) -> Lease:
         state=PARKED,
         reason=values["reason"],
         parked_at=to_datetime(int(values["parked_at"])),
+        item=item,
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from celery_perpetual.errors import ContractError
 from celery_perpetual.leases.execution import leased_execution
 from celery_perpetual.namespace import Namespace
+from celery_perpetual.operations.item_facts import NOTHING, ItemFacts, facts_of_items
 from celery_perpetual.operations.lease_reports import RUNNING, Lease, Worker, executed, parked
 from celery_perpetual.store.commands.leases import (
     first_leases,
@@ -11,6 +15,7 @@ from celery_perpetual.store.commands.leases import (
     states_of,
 )
 from celery_perpetual.store.commands.workers import worker_deadlines
+from celery_perpetual.tasks.discovery import load
 from celery_perpetual.times import to_datetime
 
 
@@ -26,7 +31,11 @@ class LeaseOperations(Namespace):
         store = self.store
         held, deadlines = first_leases(store, limit), worker_deadlines(store)
         states = states_of(store, [task_id for task_id, _ in held])
-        found = [executed(task_id, text, state, deadlines) for (task_id, text), state in zip(held, states, strict=True)]
+        items = self._items([task_id for task_id, _ in held])
+        found = [
+            executed(task_id, text, state, deadlines, items.get(task_id, NOTHING))
+            for (task_id, text), state in zip(held, states, strict=True)
+        ]
         return sorted(found, key=lambda lease: lease.started_at)
 
     def parked(self, limit: int = 100) -> list[Lease]:
@@ -35,9 +44,17 @@ class LeaseOperations(Namespace):
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        return sorted(map(parked, parked_tasks(self.store)), key=lambda lease: lease.parked_at or lease.started_at)[
-            :limit
-        ]
+        longest = sorted(parked_tasks(self.store), key=lambda values: float(values["parked_at"]))[:limit]
+        items = self._items([values["task_id"] for values in longest])
+        return [parked(values, items.get(values["task_id"], NOTHING)) for values in longest]
+
+    def _items(self, ids: Sequence[str]) -> dict[str, ItemFacts]:
+        """Key and arguments of items; no arguments where a wrong task keeps this process from knowing what to hide."""
+        try:
+            contracts = load(self.app).tasks
+        except ContractError:
+            contracts = {}
+        return facts_of_items(self.store, contracts, ids)
 
     def workers(self) -> list[Worker]:
         """Living workers, by name, as they last reported.

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from celery_perpetual import ContractError, Item, PerpetualOptions
+from celery_perpetual.leases.execution import Execution
+from celery_perpetual.recovery.sweep import Sweep
 from tests.support import wait_until
 from tests.support.contract import finish
 from tests.support.leased_tasks import SETTINGS
@@ -135,6 +138,68 @@ def test_a_wait_with_a_nudge_waits_for_the_next_poll(one: WatchedApp, is_due: bo
     assert end.status == ("success" if is_due else "failure")
 
 
+def test_items_are_listed_with_their_state_key_and_arguments(one: WatchedApp) -> None:
+    """In flight with ids, oldest first, then the keys that are left out; `leases` and `parked` name the row too."""
+    perpetual, rows = one.perpetual, [Item((n,), {"to": KEY}, key=f"row {n}") for n in range(4)]
+    task = one.task([], next_batch=lambda: [*rows, Item((4,), key=False)], on_lost="park")
+    ids = perpetual.poll(task).task_ids
+    finish(perpetual, ids[0], "failure", ValueError("no such\naddress"))
+    start(perpetual, ids[1])
+    lose_all(perpetual)
+    start(perpetual, ids[2])
+    perpetual.cancel(ids[3])
+
+    found = perpetual.items(task)
+
+    assert [(each.key, each.state, each.task_id, each.args) for each in found] == [
+        ("row 1", "parked", ids[1], (1,)), ("row 2", "running", ids[2], (2,)), (None, "waiting", ids[4], (4,)),
+        ("row 0", "held_back", None, None), ("row 3", "parked_key", None, None),
+    ]  # fmt: skip
+    assert (found[3].failures, found[3].error) == (1, "failure: ValueError: no such\naddress")
+    assert found[1].to_dict()["kwargs"] == {"to": str(KEY)}
+    assert [each.key for each in perpetual.items(task, state="running")] == ["row 2"]
+    assert perpetual.items(task, key="row 2") == [found[1]]
+    assert perpetual.items(task, key="row 9") == []
+    (lease,), (parked,) = perpetual.leases(), perpetual.parked()
+    assert (lease.key, lease.args, parked.key, parked.to_dict()["args"]) == ("row 2", (2,), "row 1", [1])
+    assert perpetual.completion(ids[1]).key == "row 1"
+    perpetual.allow(task, "row 3")
+    (ended,) = perpetual.items(task, key="row 3")
+    assert (ended.state, ended.task_id) == ("revoked", ids[3])
+    with pytest.raises(ContractError, match="there is no state 'runing'; did you mean running"):
+        perpetual.items(task, state="runing")
+
+
+def test_arguments_that_are_not_to_be_stored_are_not_listed(one: WatchedApp) -> None:
+    """With ``store_args=False`` the key is all that is shown."""
+    options = PerpetualOptions(store_args=False)
+    task = one.task([], next_batch=lambda: [Item(("secret",), key=1)], perpetual_options=options)
+    start(one.perpetual, *one.perpetual.poll(task).task_ids)
+
+    (item,), (lease,) = one.perpetual.items(task), one.perpetual.leases()
+
+    assert (item.key, item.args, item.kwargs) == ("1", None, None)
+    assert (lease.key, lease.args) == ("1", None)
+    assert "secret" not in str([item.to_dict(), lease.to_dict()])
+
+
+def start(perpetual: Perpetual, *ids: str) -> None:
+    """Ask for leases, as a worker does."""
+    perpetual.grants.be_a_worker("host")
+    for task_id in ids:
+        execution = Execution(task_id=task_id, nonce=uuid4().hex)
+        perpetual.grants.start(perpetual.app.tasks["app.work"], execution, {})
+        assert execution.leased
+
+
+def lose_all(perpetual: Perpetual) -> None:
+    """All workers die."""
+    store = perpetual.store
+    for worker in store.redis.zrange(store.keys.workers, 0, -1):
+        store.redis.zadd(store.keys.workers, {worker: 1})
+    Sweep(perpetual.app, perpetual.grants).once()
+
+
 SOURCE = """
 ROWS = os.path.join(os.path.dirname(__file__), "rows")
 
@@ -157,3 +222,9 @@ def test_a_row_is_waited_for_with_real_processes(project: Callable[..., Project]
 
     end = proj.run_python("from proj import *; c = perpetual.wait_key(deliver, 'ada', 20, nudge=True); print(c.result)")
     assert end.strip() == "delivered ada"
+    proj.write("rows/new", "")
+    proj.celery("perpetual", "poll", "proj.deliver")
+    shown = proj.celery("perpetual", "items", "proj.deliver", "--key", "ada")
+    assert (shown.returncode, shown.stdout.splitlines()[1].split()[:2]) == (0, ["ada", "success"])
+    assert proj.celery("perpetual", "items", "proj.deliver", "--key", "nobody").returncode == 1
+    assert json.loads(proj.celery("perpetual", "items", "proj.deliver", "--state", "lost", "--json").stdout) == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from celery_perpetual.store.chunks import CHUNK
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -89,6 +91,24 @@ def open_batches(store: Store, since: str, until: int, limit: int) -> list[tuple
     with store.errors("batches"):
         found = store.redis.zrangebyscore(store.keys.open, since, until, 0, limit, withscores=True)
     return [(poll_id.decode(), at) for poll_id, at in found]
+
+
+def open_batches_of(store: Store, unit: str) -> Iterator[tuple[str, int]]:
+    """Unfinished batches of one unit, oldest first, and of how many items they are."""
+    skip = 0
+    while True:
+        with store.errors("batches"):
+            ids = [poll_id.decode() for poll_id in store.redis.zrange(store.keys.open, skip, skip + CHUNK - 1)]
+            pipe = store.redis.pipeline(transaction=False)
+            for poll_id in ids:
+                pipe.hmget(store.keys.poll(poll_id), "unit", "n")
+            rows = pipe.execute()
+        yield from (
+            (poll_id, int(count)) for poll_id, (owner, count) in zip(ids, rows, strict=True) if owner == unit.encode()
+        )
+        skip += CHUNK
+        if len(ids) < CHUNK:
+            return
 
 
 def remove_entry(store: Store, waiting: str, entry: str) -> None:

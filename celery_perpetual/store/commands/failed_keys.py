@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import isinf
 from typing import TYPE_CHECKING, NamedTuple
+
+from celery_perpetual.store.chunks import CHUNK
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -25,6 +28,24 @@ class KeyFailures(NamedTuple):
     def read(cls, text: bytes) -> KeyFailures:
         times, at, status, error = text.decode(errors="replace").split("|", 3)
         return cls(int(times), int(at), status, error)
+
+    @property
+    def text(self) -> str:
+        """How it ended, and what was raised."""
+        return f"{self.status}: {self.error}" if self.error else self.status
+
+
+#: Of a key whose failures are not on record.
+NO_FAILURE = KeyFailures(0, 0, "unknown", "")
+
+
+class FailedKey(NamedTuple):
+    """One item key that polls leave out, or have left out."""
+
+    key: str
+    until: int | None
+    """Milliseconds of the store's time; None = parked."""
+    last: KeyFailures
 
 
 class HeldKeys(NamedTuple):
@@ -55,6 +76,31 @@ def left_out_count(store: Store, unit: str, now: int) -> int:
         pipe.hlen(keys.item_keys(unit))
         pipe.zcount(keys.failed(unit), f"({now}", "+inf")
         return sum(pipe.execute())
+
+
+def failed_key(store: Store, unit: str, key: str) -> FailedKey | None:
+    """What is known of the failures of one item key, None where it has none."""
+    keys = store.keys
+    with store.errors("failed keys"):
+        until, text = store.redis.zscore(keys.failed(unit), key), store.redis.hget(keys.failures(unit), key)
+    return None if until is None else _failed_key(key, until, text)
+
+
+def failed_keys(store: Store, unit: str, now: int) -> Iterator[FailedKey]:
+    """The item keys of a unit that are held back at ``now`` (ms) or parked, those that are free first."""
+    keys, skip = store.keys, 0
+    while True:
+        with store.errors("failed keys"):
+            part = store.redis.zrangebyscore(keys.failed(unit), f"({now}", "+inf", skip, CHUNK, withscores=True)
+            texts = store.redis.hmget(keys.failures(unit), [key for key, _ in part]) if part else []
+        yield from (_failed_key(key.decode(), until, text) for (key, until), text in zip(part, texts, strict=True))
+        skip += CHUNK
+        if len(part) < CHUNK:
+            return
+
+
+def _failed_key(key: str, until: float, text: bytes | None) -> FailedKey:
+    return FailedKey(key, None if isinf(until) else int(until), KeyFailures.read(text) if text else NO_FAILURE)
 
 
 def held_counts(store: Store, units: Sequence[str], now: int) -> list[tuple[int, int]]:
