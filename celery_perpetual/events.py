@@ -130,6 +130,19 @@ LEADER_HANDOVER_ASKED = _info(
 )
 CYCLE_STEP_FAILED = _error("cycle.step_failed", "step %(step)s of the cycle failed")
 BASE_TICK_FAILED = _error("base.tick_failed", "a tick of the base scheduler failed")
+BASE_ROW_REFUSED = _warning(
+    "base.row_refused", "row %(row)s of the schedule is left out, no entry can be made: %(error)s"
+)
+BASE_SCHEDULE_KEPT = _warning(
+    "base.schedule_kept", "cannot read the schedule from the database, it stays as it was: %(error)s"
+)
+TASK_ROW_REFUSED = _warning(
+    "task_row.refused",
+    "row %(row)s cannot say when the task is polled, which keeps the schedule of its code: %(reason)s",
+)
+TASK_ROWS_AWAY = _warning(
+    "task_rows.away", "cannot read or write the rows of the perpetual tasks, which are polled as before: %(error)s"
+)
 BASE_CLOSE_FAILED = _error("base.close_failed", "the base scheduler could not be closed")
 
 # Tenants.

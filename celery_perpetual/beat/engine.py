@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from celery_perpetual import events
 from celery_perpetual.beat.base_health import BaseHealth
@@ -12,6 +14,7 @@ from celery_perpetual.beat.cycle import Cycle
 from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.maintenance import Maintenance
+from celery_perpetual.beat.poll_counts import PollCounts
 from celery_perpetual.beat.poll_source import PollSource
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.beat.routine_source import RoutineSource
@@ -29,6 +32,26 @@ from celery_perpetual.telemetry import emit
 STOP_WAIT = 3.0
 
 
+class BeatThread(Protocol):
+    """A thread of a beat."""
+
+    def start(self) -> None: ...
+
+    def halt(self) -> None:
+        """Begin nothing more."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a thread of the base scheduler may use."""
+
+    leader: Callable[[], str | None]
+    """``owner:term`` while this beat leads."""
+    roster: Roster
+    counts: PollCounts
+
+
 class Engine:
     """The perpetual part of one beat process."""
 
@@ -44,7 +67,7 @@ class Engine:
         self.entry_runs = EntryRuns(self.store)
         self.base_health = BaseHealth()
         self._leadership: Leadership | None = None
-        self._threads: list[Clock | Maintenance | TenantLists] = []
+        self._threads: list[BeatThread] = []
         self._stop_by: float | None = None
 
     @property
@@ -67,11 +90,16 @@ class Engine:
         """Whether `stop` was called."""
         return self._stop_by is not None
 
-    def start(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+    def start(
+        self,
+        meanwhile: Callable[[], object] = lambda: None,
+        beside: Callable[[Beside], Sequence[BeatThread]] = lambda _: (),
+    ) -> None:
         """Discover, reach the store, try to lead, and start the threads.
 
         Args:
             meanwhile: called while it waits for the store; what it raises ends the wait.
+            beside: makes further threads.
 
         Raises:
             SettingsError: the prefix belongs to another app.
@@ -109,7 +137,8 @@ class Engine:
         tenants.on_change = clock.wake
         cycle = Cycle(self.namespace, lambda: roster)
         maintenance = Maintenance(cycle, leadership, settings.cycle_interval, memory.refresh)
-        self._leadership, self._threads = leadership, [clock, maintenance, tenants]
+        more = beside(Beside(lambda: self.leader, roster, source.counts))
+        self._leadership, self._threads = leadership, [clock, maintenance, tenants, *more]
         leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
         for thread in self._threads:
             thread.start()

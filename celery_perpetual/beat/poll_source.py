@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from celery_perpetual import events
 from celery_perpetual.beat.due import DueReader, DueUnits
+from celery_perpetual.beat.poll_counts import PollCounts
 from celery_perpetual.beat.registration import Registration
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.beat.schedules import ScheduleFailed, Schedules
@@ -49,6 +50,7 @@ class PollSource:
         self._schedules = Schedules()
         self._claims = Claims(store, mark)
         self._reader = DueReader(self._claims)
+        self.counts = PollCounts()
         self._ends = PollEnds(store.clone())
         self._registration = Registration(store, roster, self._schedules)
         self._senders = PollThreads(runner.poll, SENDERS, 0)
@@ -121,6 +123,7 @@ class PollSource:
             if occurrence is not None:
                 wanted.append((unit, occurrence))
         claims = self._claimed(leader, due.seen, wanted)
+        self.counts.note(claims)
         for claim in claims:
             claim.schedule_error = errors.get(claim.unit.name)
         return claims

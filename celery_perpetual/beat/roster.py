@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_perpetual import events
 from celery_perpetual.errors import ContractError
+from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.discovery import Discovery, discover
 from celery_perpetual.tasks.names import parse_unit_name
@@ -51,6 +53,8 @@ class Roster:
         self._arrived: list[TaskUnit] = []
         self._departed: list[str] = []
         self.version = 0
+        self._cadences: Mapping[str, Cadence] = {}
+        self._cadences_in_use: Mapping[str, Cadence] = self._cadences
         self._use(discover(app))
 
     def refresh(self, leader: str) -> None:
@@ -58,12 +62,19 @@ class Roster:
         if leader != self._leader:
             self._leader, self._found = leader, {}
             self._combine()
-        if len(self._app.tasks) != len(self._names):
+        if len(self._app.tasks) != len(self._names) or self._cadences is not self._cadences_in_use:
             self._discover_again()
         while self._offers:
             offer = self._offers.popleft()
             if offer.leader == leader:
                 self._accept(offer)
+
+    def use_cadences(self, cadences: Mapping[str, Cadence]) -> None:
+        """Poll these tasks at other times than their code says, all others as it says. From any thread."""
+        if {name: each.spec for name, each in cadences.items()} != {
+            name: each.spec for name, each in self._cadences.items()
+        }:
+            self._cadences = cadences
 
     def offer(self, leader: str, task: str, units: Mapping[str, TaskUnit], *, confirmed: bool) -> None:
         """Give the units of a task whose tenants a function finds.
@@ -112,6 +123,7 @@ class Roster:
 
     def _discover_again(self) -> None:
         self._names = frozenset(self._app.tasks)
+        self._cadences_in_use = self._cadences
         try:
             self._use(discover(self._app))
         except ContractError as error:
@@ -130,8 +142,19 @@ class Roster:
         return contract.options.enabled and contract.name not in self._settings.disabled
 
     def _use(self, discovery: Discovery) -> None:
-        self.discovery = discovery
-        known = discovery.units()
+        self.code: Mapping[str, TaskContract] = discovery.tasks
+        """The perpetual tasks as their code has them, by name."""
+        tasks = {
+            name: replace(each, cadence=self._cadences_in_use.get(name, each.cadence))
+            for name, each in discovery.tasks.items()
+        }
+        self.discovery = replace(discovery, tasks=tasks)
+        self._found = {
+            task: offer._replace(units={n: replace(unit, contract=tasks[task]) for n, unit in offer.units.items()})
+            for task, offer in self._found.items()
+            if task in tasks
+        }
+        known = self.discovery.units()
         self._fixed = {name: unit for name, unit in known.items() if self._is_polled(unit.contract)}
         self.disabled = known.keys() - self._fixed.keys()
         self._combine()

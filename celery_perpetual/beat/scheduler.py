@@ -16,7 +16,7 @@ from celery.beat import Service
 from celery_perpetual import events
 from celery_perpetual.beat.banner import banner
 from celery_perpetual.beat.bases.base import Base
-from celery_perpetual.beat.bases.choice import base_of, over
+from celery_perpetual.beat.bases.choice import over
 from celery_perpetual.beat.engine import Engine
 from celery_perpetual.namespace import namespace_of
 from celery_perpetual.polling.claims import NotLeading
@@ -40,16 +40,13 @@ class PerpetualScheduler(Base):
     Its own attributes start with ``_perpetual``, so they never collide with those of the base scheduler.
     """
 
-    _perpetual_base: str | None = None
-    """The base that this class is for, as ``module:Class``; None for any."""
     _perpetual_term: str | None = None
     """The lead (``owner:term``) for which the base is set up, None while it is not."""
     _perpetual_ticking = False
 
     def __new__(cls, app: Celery, **_: Any) -> PerpetualScheduler:  # noqa: PYI034  # a subclass of it, made here
         """Put the configured base scheduler behind this class."""
-        made = over(cls, base_of(namespace_of(app).settings, cls._perpetual_base))
-        return object.__new__(made)
+        return object.__new__(over(cls, namespace_of(app).settings.base))
 
     def __init__(self, app: Celery, **options: Any) -> None:
         """Set up, and unless ``lazy`` start polling.
@@ -68,7 +65,7 @@ class PerpetualScheduler(Base):
             _end_requested.set()
             raise SystemExit(0)
         try:
-            self._perpetual_engine.start(_heed)
+            self._perpetual_engine.start(_heed, self._perpetual_beside)
             if self._perpetual_engine.leads:
                 self._perpetual_take_over()
         except BaseException:  # SIGTERM may come at any point of it, and Celery does not know this scheduler yet
@@ -104,6 +101,8 @@ class PerpetualScheduler(Base):
         connection stays for the second time: a call on it would notice, and raise what takes SystemExit's place.
         """
         self._perpetual_engine.stop()
+        if self._perpetual_ticking and not self._perpetual_closes_in_ticks:
+            return
         in_use: dict[str, Any] = {}
         if self._perpetual_ticking:
             in_use = {name: self.__dict__.pop(name) for name in ("connection", "producer") if name in self.__dict__}
@@ -172,12 +171,6 @@ class PerpetualScheduler(Base):
             release = threading.Thread(target=connection.release, name="perpetual-hang-up", daemon=True)
             release.start()
             release.join(HANG_UP_SECONDS)
-
-
-class PerpetualRedBeatScheduler(PerpetualScheduler):
-    """The same over RedBeat: ``celery beat -S perpetual_redbeat``."""
-
-    _perpetual_base = "redbeat.schedulers:RedBeatScheduler"
 
 
 #: Celery's SIGTERM handler ends beat by raising SystemExit, and where the signal comes in the middle of a destructor or

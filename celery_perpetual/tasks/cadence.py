@@ -70,7 +70,7 @@ class Cadence:
         self._salt = salt
         if self.every_ms is not None and self.jitter_ms >= self.every_ms:
             raise ContractError(f"jitter ({jitter:g} s) must be shorter than {what} ({self.every_ms / 1000:g} s)")
-        self.spec = f"every {self.every_ms} ms" if self.calendar is None else f"at {self.calendar!r}"
+        self.spec = f"every {self.every_ms} ms" if self.calendar is None else f"at {self.calendar!r} {self.zone}"
 
     @property
     def seconds(self) -> float | None:

@@ -297,7 +297,7 @@ def test_a_schedule_of_ones_own_is_asked() -> None:
 
     assert cadence.first(10_500, 0) == 12_000
     assert cadence.occurrence(12_000, None, "", 12_000).following == 15_000
-    assert cadence.spec == "at <every third second>"
+    assert cadence.spec == "at <every third second> UTC"
 
 
 def test_rounding_to_the_clock_is_not_lost() -> None:

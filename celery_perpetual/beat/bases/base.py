@@ -6,11 +6,12 @@ A class of this package stands between the two (:mod:`.choice`): ``PerpetualSche
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from celery.beat import Scheduler
 
-from celery_perpetual.beat.engine import Engine
+from celery_perpetual.beat.engine import BeatThread, Beside, Engine
 from celery_perpetual.polling.claims import NotLeading
 
 
@@ -18,6 +19,12 @@ class Base(Scheduler):
     """Any scheduler: it is trusted to share the last runs of its entries with other beats by itself."""
 
     _perpetual_engine: Engine
+    _perpetual_closes_in_ticks = True
+    """Whether it may be closed by a signal handler in the middle of a tick."""
+
+    def _perpetual_beside(self, beside: Beside) -> Sequence[BeatThread]:  # noqa: ARG002
+        """Threads that run as long as the engine does, whether this beat leads or not."""
+        return ()
 
     def _perpetual_begin(self) -> None:
         """Set up the schedule, because this beat leads now. After an exception it is called again."""

@@ -9,42 +9,22 @@ from celery.utils.imports import symbol_by_name
 
 from celery_perpetual.beat.bases.base import Base
 from celery_perpetual.beat.bases.celerys import CelerysBase
-from celery_perpetual.errors import SettingsError
-from celery_perpetual.settings import Settings
 
 S = TypeVar("S", bound=Base)
 
 #: The kinds of base schedulers that other packages bring; a subclass of one is of its kind.
 KINDS = {
+    "django_celery_beat.schedulers.DatabaseScheduler": "celery_perpetual.beat.bases.database:DatabaseBase",
     "redbeat.schedulers.RedBeatScheduler": "celery_perpetual.beat.bases.redbeat:RedBeatBase",
 }
 
 
-#: Which extra installs what a base needs.
-EXTRAS = {"redbeat": "redbeat"}
-
-
-def base_of(settings: Settings, wanted: str | None) -> type[Scheduler]:
-    """The base scheduler: ``wanted`` (``module:Class``), or what the settings name, if that is of its kind.
-
-    Raises:
-        SettingsError: it is not installed.
-    """
-    configured: type[Scheduler] = settings.base
-    if wanted is None:
-        return configured
-    try:
-        named: type[Scheduler] = symbol_by_name(wanted)
-    except ImportError as error:
-        extra = EXTRAS[wanted.partition(".")[0]]
-        raise SettingsError(
-            f"the scheduler {wanted} cannot be imported ({error}); pip install 'celery-perpetual[{extra}]'"
-        ) from error
-    return configured if issubclass(configured, named) else named
-
-
-def over(scheduler: type[S], base: type[Scheduler]) -> type[S]:
-    """``scheduler`` over ``base``; as it is where a program has put them together itself."""
+def over(scheduler: type[S], configured: type[Scheduler]) -> type[S]:
+    """``scheduler`` over the configured base; one that has a base by itself keeps it, or gets a subclass of it."""
+    own = next(
+        (cls for cls in scheduler.__mro__ if not issubclass(cls, Base) and issubclass(cls, Scheduler)), Scheduler
+    )
+    base = configured if issubclass(configured, own) else own
     kind = _kind_of(base)
     if issubclass(scheduler, base) and issubclass(scheduler, kind):
         return scheduler

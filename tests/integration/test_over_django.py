@@ -1,0 +1,140 @@
+"""``celery beat -S perpetual_django``: the rows of django-celery-beat, beside perpetual tasks."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from celery_perpetual.events import BASE_ROW_REFUSED
+from tests.support import wait_until
+from tests.support.django_site import DjangoSite
+from tests.support.stream_events import events, statuses
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+    import redis
+
+    from tests.support import Project
+
+POLLED = """
+@app.task(base=PerpetualTask, poll_every=0.5, next_batch=lambda: [(1,)])
+def visit(n): ...
+"""
+
+
+def test_rows_are_sent_as_django_celery_beat_does(
+    project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, store_redis: redis.Redis
+) -> None:
+    """Rows are added, changed, disabled and deleted while beat runs; one that cannot work harms no other."""
+    source = (
+        POLLED
+        + "app.conf.beat_schedule = {'static': {'task': 'proj.entry', 'schedule': 1, 'options': {'queue': 'static'}}}"
+    )
+    with DjangoSite(project, monkeypatch, source) as site:
+        site.run("row('often', interval=interval(1), kwargs='{\"a\": 1}', headers='{\"x\": 2}')")
+        site.run("row('once', interval=interval(1), one_off=True)")
+        site.run("row('over', interval=interval(1), expires=timezone.now() - datetime.timedelta(hours=1))")
+        site.run("row('later', interval=interval(1), start_time=timezone.now() + datetime.timedelta(hours=1))")
+        site.run(
+            "row('clocked', one_off=True, "
+            "clocked=ClockedSchedule.objects.create(clocked_time=timezone.now() + datetime.timedelta(seconds=2)))"
+        )
+        site.run("broken_row('none')")
+        site.run("broken_row('bad', crontab=CrontabSchedule.objects.create(minute='99'))")
+        beat = site.beat()
+        often = site.wait_for("often", 3)
+        assert often[0].kwargs == {"a": 1}
+        assert (often[0].headers["x"], often[0].headers["periodic_task_name"]) == (2, "often")
+        site.wait_for("static", 2)
+        site.wait_for("clocked", 1)
+        assert {event["row"] for event in beat.events(BASE_ROW_REFUSED)} == {"none", "bad"}
+
+        site.run("row('added', interval=interval(1))")
+        site.run("row('often', enabled=False)")
+        site.wait_for("added", 2)
+        stopped = len(site.sent("often"))
+        site.run("row('added', interval=interval(3600))")
+        site.run("PeriodicTask.objects.get(name='static').delete()")
+        time.sleep(2.5)
+        changed, deleted = len(site.sent("added")), len(site.sent("static"))
+        site.run("row('often', enabled=True)")
+        site.wait_for("often", stopped + 2)
+
+        assert (len(site.sent("added")), len(site.sent("static"))) == (changed, deleted)
+        assert len(site.sent("once")) == len(site.sent("clocked")) == 1
+        assert site.run("fields('once')['enabled']") is False
+        assert site.sent("over") == site.sent("later") == site.sent("bad") == []
+        assert len(statuses(store_redis, "proj.visit")) > 5
+        assert beat.terminate()[0] == 0
+        last = site.sent("often")[-1].headers["sent_at"]
+        row = site.run("fields('often')")
+        assert row["runs"] == len(site.sent("often"))
+        assert abs(row["last"] - last) < 0.5
+
+
+def test_a_perpetual_task_has_a_row_that_an_admin_can_change(
+    project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, store_redis: redis.Redis
+) -> None:
+    """Disabling it pauses, enabling resumes, another schedule is followed, and one that cannot work is not."""
+    source = """
+@app.task(base=PerpetualTask, poll_every=0.5, next_batch=lambda: None)
+def visit(n): ...
+
+@app.task(base=PerpetualTask, poll_every=crontab(minute="7", hour="3"), next_batch=lambda: None)
+def nightly(n): ...
+
+class Own(schedule): ...
+
+@app.task(base=PerpetualTask, poll_every=Own(3600), next_batch=lambda: None)
+def own(n): ...
+"""
+    name = "perpetual:proj.visit"
+    with DjangoSite(project, monkeypatch, source) as site:
+        beat = site.beat()
+        wait_until(lambda: site.run("PeriodicTask.objects.filter(name__startswith='perpetual:').count()") == 3, "rows")
+        assert site.run(f"fields({name!r})")["schedule"] == "every 500000 microseconds"
+        assert site.run("fields('perpetual:proj.nightly')")["schedule"].startswith("7 3 * * *")
+        assert site.run("fields('perpetual:proj.own')")["schedule"] == "None"
+        assert site.run(f"fields({name!r})")["task"] == "proj.visit"
+
+        def polls() -> int:
+            return sum(event["repeated"] == 1 or event["repeated"] for event in events(store_redis, "poll"))
+
+        def state() -> tuple[str, str | None]:
+            unit = next(unit for unit in site.run("perpetual.units()") if unit["task"] == "proj.visit")
+            return unit["state"], unit["reason"]
+
+        wait_until(lambda: site.run(f"fields({name!r})['runs']") >= 5, "the row counts polls", 20)
+        assert time.time() - site.run(f"fields({name!r})['last']") < 10
+
+        site.run(f"row({name!r}, enabled=False)")
+        wait_until(lambda: state() == ("paused", "disabled in the admin"), "paused", 5)
+        site.run(f"row({name!r}, enabled=True)")
+        wait_until(lambda: state() == ("active", None), "resumed", 5)
+        assert [event["by"] for event in events(store_redis, "pause")] == ["django-celery-beat"]
+
+        site.run(f"row({name!r}, interval=interval(3600))")
+
+        def next_poll_in() -> float:
+            text = next(unit for unit in site.run("perpetual.units()") if unit["task"] == "proj.visit")["next_poll_at"]
+            return float(site.run(f"datetime.datetime.fromisoformat({text!r}).timestamp()")) - time.time()
+
+        wait_until(lambda: next_poll_in() > 1000, "polled at the row's interval", 5)
+        site.run(f"row({name!r}, interval=None, crontab=CrontabSchedule.objects.create(minute='*'))")
+        wait_until(lambda: 0 < next_poll_in() < 61, "polled by the row's crontab", 5)
+        site.run(f"PeriodicTask.objects.filter(name={name!r}).update(interval=interval(3600))")
+        beat.wait_for_log("needs exactly one schedule, got interval and crontab")
+        wait_until(lambda: next_poll_in() < 1, "polled as the code says", 5)
+        site.run("CrontabSchedule.objects.filter(minute='*').update(minute='77')")
+        site.run(f"PeriodicTask.objects.filter(name={name!r}).update(interval=None)")
+        beat.wait_for_log("its crontab cannot be read")
+
+        site.run(f"PeriodicTask.objects.get(name={name!r}).delete()")
+        time.sleep(2)
+        assert not site.run(f"PeriodicTask.objects.filter(name={name!r}).exists()")
+        assert beat.terminate()[0] == 0
+        site.beat()
+        wait_until(lambda: site.run(f"PeriodicTask.objects.filter(name={name!r}).exists()"), "the row is back", 20)
+        assert site.sent("celery") == []
