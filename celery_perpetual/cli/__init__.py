@@ -14,12 +14,13 @@ from celery_perpetual.cli.inspect import check, polls, units, why
 from celery_perpetual.cli.items import allow, items
 from celery_perpetual.cli.leases import VERBS
 from celery_perpetual.cli.operate import nudge, pause, poll, resume
+from celery_perpetual.cli.routines import routines
 
 __all__ = ["perpetual"]
 
 for _verb in (
-    allow, check, completions, cursor, items, nudge, pause, poll, polls, preview, resume, stream, units, wait, why,
-    *VERBS,
+    allow, check, completions, cursor, items, nudge, pause, poll, polls, preview, resume, routines, stream, units, wait,
+    why, *VERBS,
 ):  # fmt: skip
     perpetual.add_command(_verb)
 perpetual.add_command(wait_batch, "wait-batch")

@@ -9,25 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb
-from celery_perpetual.times import parse_time
+from celery_perpetual.cli.values import a_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery_perpetual.app import Perpetual
-
-
-def _read_time(_ctx: click.Context, _param: click.Parameter, text: str | None) -> datetime | None:
-    """Read an RFC 3339 time; one without an offset could mean two things."""
-    if text is None:
-        return None
-    try:
-        at = parse_time(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is not a time; write it like 2030-01-31T18:00:00Z") from None
-    if at.tzinfo is None:
-        raise click.BadParameter(f"{text!r} has no offset; append Z for UTC, or one like +01:00")
-    return at
 
 
 def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,7 +80,7 @@ def nudge(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> N
 @verb
 @_scope
 @click.option("--reason", default="", help="Why; shown with the pause.")
-@click.option("--until", metavar="TIME", callback=_read_time, help="When it ends by itself, like 2030-01-31T18:00:00Z.")
+@click.option("--until", metavar="TIME", callback=a_time, help="When it ends by itself, like 2030-01-31T18:00:00Z.")
 @as_json
 def pause(
     perpetual: Perpetual,

@@ -1,0 +1,294 @@
+"""``celery perpetual routines …``: verbs about routines."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from celery_perpetual.cli.group import as_json, show, table, verb
+from celery_perpetual.cli.routine_fields import from_lines, from_options, of_routine
+from celery_perpetual.cli.values import a_json, a_time
+from celery_perpetual.errors import (
+    AlreadyExists,
+    IdempotencyConflict,
+    NotFound,
+    RoutineBusy,
+    RoutineTerminal,
+    StaleVersion,
+)
+from celery_perpetual.times import format_time
+
+if TYPE_CHECKING:
+    from celery_perpetual.app import Perpetual
+    from celery_perpetual.routines.routine import Routine, RoutineRun
+
+REFUSED, UNKNOWN = 1, 3
+_REFUSALS = (AlreadyExists, IdempotencyConflict, RoutineBusy, RoutineTerminal, StaleVersion)
+T = TypeVar("T")
+
+an_id = click.argument("routine_id", metavar="ID")
+a_limit = click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many.")
+an_at = click.option("--at", metavar="TIME", callback=a_time, help="As if it were this time.")
+
+
+@click.group()
+def routines() -> None:
+    """Durable jobs that run once, at an interval, or by a crontab.
+
+    Exit codes: 0 done, 1 refused because of the routine's state, version, id or key, 2 usage or an impossible field,
+    3 an unknown id.
+    """
+
+
+def _verb(name: str) -> Callable[[Callable[..., Any]], click.Command]:
+    """A verb of this group, with its exit codes."""
+
+    def made(function: Callable[..., Any]) -> click.Command:
+        @wraps(function)
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                return function(*args, **options)
+            except NotFound as error:
+                code, text = UNKNOWN, str(error)
+            except _REFUSALS as error:
+                code, text = REFUSED, str(error)
+            click.echo(f"Error: {text}", err=True)
+            sys.exit(code)
+
+        command = verb(call)
+        routines.add_command(command, name)
+        return command
+
+    return made
+
+
+def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Which routines."""
+    for option in (
+        click.option("--metadata", metavar="JSON", callback=a_json, help="Only those that have each of these values."),
+        click.option("--due-before", metavar="TIME", callback=a_time, help="Only those that run next by then."),
+        click.option("--task", help="Only routines of this task."),
+        click.option("--state", help="Only routines in this state."),
+    ):
+        function = option(function)
+    return function
+
+
+@_verb("list")
+@_filters
+@a_limit
+@as_json
+def list_(perpetual: Perpetual, limit: int, json_: bool, **filters: Any) -> None:
+    """List routines, the one that was changed last first."""
+    _show_many(perpetual.routines.list(**filters, limit=limit + 1), limit, json_)
+
+
+@_verb("due")
+@an_at
+@a_limit
+@click.option("--include-claimed", is_flag=True, help="Those too that run right now.")
+@as_json
+def due(perpetual: Perpetual, at: Any, limit: int, include_claimed: bool, json_: bool) -> None:
+    """List the routines that are due, the earliest first."""
+    _show_many(perpetual.routines.list_due(at, limit + 1, include_claimed), limit, json_)
+
+
+@_verb("next")
+@as_json
+def next_(perpetual: Perpetual, json_: bool) -> None:
+    """Print when the next routine is due. Exit code 1 if none is."""
+    at = perpetual.routines.next_due_at()
+    if json_:
+        show({"next_due_at": None if at is None else format_time(at)})
+    else:
+        click.echo("no routine is due" if at is None else format_time(at))
+    sys.exit(REFUSED if at is None else 0)
+
+
+@_verb("show")
+@an_id
+@as_json
+def show_(perpetual: Perpetual, routine_id: str, json_: bool) -> None:
+    """Show a routine."""
+    _show(perpetual.routines.get(routine_id), json_)
+
+
+@_verb("create")
+@click.argument("task", required=False)
+@click.option("--id", "id", help="Its id; else one is made.")
+@click.option("--paused", is_flag=True, help="Create it paused.")
+@of_routine
+@click.option("--from", "lines", type=click.File(), help="Create many: one JSON object of fields a line; - is stdin.")
+@as_json
+def create(perpetual: Perpetual, task: str | None, lines: IO[str] | None, json_: bool, **options: Any) -> None:
+    """Create a routine, or many from a file: all of 500 lines or none; a wrong line is refused before any is created.
+
+    In a file, fields have the names of `perpetual.routines.create`, and "cron" for a crontab.
+    """
+    paused = options.pop("paused") or None
+    fields = from_options({**options, "paused": paused})
+    if lines is None:
+        if task is None:
+            raise click.UsageError("give the name of a task, or --from FILE")
+        _show(perpetual.routines.create(task, **fields), json_)
+        return
+    if fields or task is not None:
+        raise click.UsageError("--from FILE goes alone: the fields are in its lines")
+    made = perpetual.routines.create_many(_progress(from_lines(lines), "creating"))
+    new = sum(routine.created for routine in made)
+    if json_:
+        show({"created": new, "found": len(made) - new})
+    else:
+        click.echo(f"{new} created, {len(made) - new} were there under their idempotency keys")
+
+
+@_verb("update")
+@an_id
+@of_routine
+@click.option("--task", help="Another task.")
+@click.option("--if-version", type=int, help="Only if this is still its version.")
+@as_json
+def update(perpetual: Perpetual, routine_id: str, if_version: int | None, json_: bool, **options: Any) -> None:
+    """Change fields of an active or paused routine; `none` takes a field away."""
+    patch = from_options(options)
+    if not patch:
+        raise click.UsageError("nothing to change was given; see --help for the fields")
+    _show(perpetual.routines.update(routine_id, if_version, **patch), json_)
+
+
+@_verb("run-now")
+@an_id
+@as_json
+def run_now(perpetual: Perpetual, routine_id: str, json_: bool) -> None:
+    """Enqueue a run besides the routine's times."""
+    _show_runs([perpetual.routines.run_now(routine_id)], json_, one=True)
+
+
+@_verb("run-due")
+@an_at
+@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+@click.option("--inline", is_flag=True, help="Execute the tasks here, one after the other.")
+@as_json
+def run_due(perpetual: Perpetual, at: Any, limit: int | None, inline: bool, json_: bool) -> None:
+    """Run what is due, with or without a beat. Exit code 1 if a run failed here, or could not be enqueued."""
+    _show_runs(perpetual.routines.run_due(at, limit, run_inline=inline), json_)
+
+
+def _of_many(name: str, text: str, *more: Callable[[Any], Any]) -> None:
+    """Add a verb, named as its operation, that acts on the routines named, or on all that match."""
+
+    @click.argument("ids", metavar="[ID]...", nargs=-1)
+    @_filters
+    @click.option("--all", "everything", is_flag=True, help="Every routine.")
+    @as_json
+    def call(
+        perpetual: Perpetual, ids: tuple[str, ...], state: str | None, task: str | None, due_before: Any, metadata: Any,
+        everything: bool, json_: bool, yes: bool = True, **options: Any,
+    ) -> None:  # fmt: skip
+        filters = {"state": state, "task": task, "due_before": due_before, "metadata": metadata}
+        is_filtered = everything or any(value is not None for value in filters.values())
+        if bool(ids) == is_filtered:
+            raise click.UsageError("give ids, or filters such as --task, or --all")
+        if is_filtered:
+            ids = tuple(routine.id for routine in perpetual.routines.list(**filters))
+        if not yes:
+            click.confirm(f"{name} {ids[0] if len(ids) == 1 else f'{len(ids)} routines'}?", abort=True, err=True)
+        act = getattr(perpetual.routines, name)
+        if len(ids) == 1 and not is_filtered:
+            found = act(ids[0], **options)
+            _show(found, json_) if found else show({"id": ids[0], "deleted": True}) if json_ else click.echo("deleted")
+            return
+        done, refused = 0, list[str]()
+        for routine_id in _progress(ids, name):
+            try:
+                act(routine_id, **options)
+                done += 1
+            except (*_REFUSALS, NotFound) as error:
+                refused.append(str(error))
+        if json_:
+            show({"done": done, "refused": refused})
+        else:
+            click.echo("\n".join([f"{name}: {done} done, {len(refused)} refused", *refused[:20]]))
+        sys.exit(REFUSED if refused else 0)
+
+    call.__doc__ = text
+    for option in more:
+        call = option(call)
+    _verb(name)(call)
+
+
+a_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+a_revoke = click.option("--revoke", is_flag=True, help="Revoke the run that is under way, if it has not begun.")
+a_terminate = click.option("--terminate", is_flag=True, help="End the run that is under way, even if it has begun.")
+
+_of_many("pause", "Stop running routines until they are resumed.")
+_of_many("resume", "Let routines run again; one whose time has passed is due at once.")
+_of_many("cancel", "End routines for good.", a_yes, a_terminate, a_revoke)
+_of_many("delete", "Remove routines that have ended.", a_yes)
+
+
+def _progress(items: Iterable[T], label: str) -> Iterator[T]:
+    """Pass items through; on a terminal, with a bar or a count."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    with click.progressbar(items, label=label, file=sys.stderr, show_pos=True) as bar:
+        yield from bar
+
+
+def _show(routine: Routine, json_: bool) -> None:
+    if json_:
+        show(routine.to_dict())
+        return
+    for name, value in routine.to_dict().items():
+        if value not in (None, {}, []):
+            click.echo(f"{name.replace('_', ' ')}: {routine.schedule if name == 'schedule' else value}")
+
+
+def _show_many(found: list[Routine], limit: int, json_: bool) -> None:
+    shown = found[:limit]
+    if json_:
+        show([routine.to_dict() for routine in shown])
+    else:
+        rows = [
+            (
+                r.id,
+                r.task,
+                r.state,
+                r.next_run_at and format_time(r.next_run_at),
+                r.run_count,
+                str(r.schedule),
+                _error(r),
+            )
+            for r in shown
+        ]
+        table(("ID", "TASK", "STATE", "NEXT RUN", "RUNS", "SCHEDULE", "LAST ERROR"), rows)
+    if len(found) > limit:
+        click.echo(f"there are more than {limit}; --limit {limit * 10} shows more of them", err=True)
+
+
+def _show_runs(runs: list[RoutineRun], json_: bool, *, one: bool = False) -> None:
+    if json_:
+        show(runs[0].to_dict() if one else [run.to_dict() for run in runs])
+    else:
+        rows = [
+            (
+                run.routine_id,
+                format_time(run.slot),
+                run.attempt,
+                run.task_id,
+                run.status,
+                run.error and run.error["message"],
+            )
+            for run in runs
+        ]
+        table(("ID", "SLOT", "ATTEMPT", "TASK ID", "STATUS", "ERROR"), rows)
+    sys.exit(REFUSED if any(run.status == "failure" for run in runs) else 0)
+
+
+def _error(routine: Routine) -> str:
+    return f"{routine.last_error['type']}: {routine.last_error['message']}" if routine.last_error else ""
