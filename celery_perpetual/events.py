@@ -227,7 +227,7 @@ PUT_BACK_FAILED = _warning(
 )
 
 # Executions.
-LEASE_WAITING = _warning("lease.waiting", "task %(task_id)s waits for the store: %(error)s")
+LEASE_WAITING = _warning("lease.waiting", "task %(task_id)s waits for the store")
 LEASE_SKIPPED = _warning("lease.skipped", "task %(task_id)s runs without a lease: %(error)s")
 LEASE_FAILED = _error("lease.failed", "could not ask for the lease of task %(task_id)s, it runs without one")
 RELEASE_FAILED = _warning("lease.release_failed", "could not release the lease of task %(task_id)s yet: %(error)s")

@@ -34,14 +34,16 @@ def store_failure(app: Celery, task: Any, task_id: str, exception: Exception, re
         emit(events.RESULT_NOT_STORED, task_id=task_id, error=error)
 
 
-def store_failure_if_pending(app: Celery, task: Any, task_id: str, exception: Exception) -> None:
-    """Store a failure where no state is stored yet."""
+def store_failure_if_pending(
+    app: Celery, task: Any, task_id: str, exception: Exception, state: str = states.FAILURE
+) -> None:  # fmt: skip
+    """Store a failure, or another state that is an error, where no final state is stored yet."""
     backend = _backend(app, task)
     if isinstance(backend, DisabledBackend) or not _stores(task, None):
         return
     try:
         if bounded(backend).get_state(task_id) not in states.READY_STATES:
-            bounded(backend, 0).mark_as_failure(task_id, exception)
+            bounded(backend, 0).mark_as_failure(task_id, exception, state=state)
     except Exception as error:
         emit(events.RESULT_NOT_STORED, task_id=task_id, error=error)
 

@@ -28,6 +28,10 @@ class LeaseLost(Ignore):
     """The execution has no right to go on: Celery ignores its outcome, and it completes nothing."""
 
 
+class HeldBack(LeaseLost):
+    """The store does not answer, and the task waits for it in the worker's main process: its body has not begun."""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Execution:
     """One execution, in the process that runs it or in the one that speaks for it.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ from celery_perpetual.store.connection import Store
 from celery_perpetual.store.header import Of
 from celery_perpetual.store.prepared import Prepared
 from celery_perpetual.store.scripts import script
-from celery_perpetual.tasks.task import HEADER, PerpetualTask
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import steady
 
@@ -34,8 +32,11 @@ if TYPE_CHECKING:
     from celery_perpetual.settings import Settings
 
 
-#: With ``perpetual_store_down = "hold"``: pause between two tries to ask for a lease.
-HOLD_SECONDS = 0.5
+#: Why a delivery does not run now, with ``perpetual_store_down = "hold"``: it waits for the store.
+HELD = "held"
+
+#: With that setting: how large a part of a task's time limit asking for its lease may take.
+PART_OF_LIMIT = 4
 
 
 class Grants:
@@ -51,6 +52,8 @@ class Grants:
         """
         self._app = app
         self._down = down
+        self._hurried: dict[float, Prepared] = {}
+        """By the longest time, in seconds, that an answer may take."""
         self._patient = store
         self.settings = settings
         self.instance: WorkerRun | None = None
@@ -59,6 +62,10 @@ class Grants:
         """Called in a worker's main process when a task is to be resent at once."""
         self.on_news: Callable[[], object] = lambda: None
         """Called there when a message was received or acknowledged."""
+        self.on_held: Callable[[Any], object] | None = None
+        """Called there with the request of a task that waits for the store."""
+        self.is_away = False
+        """Whether the store did not answer the last heartbeat of this worker."""
 
     @cached_property
     def store(self) -> Store:
@@ -80,34 +87,33 @@ class Grants:
         """Ask for the lease of an execution, and note in it what was granted.
 
         Returns:
-            "" if it may run, or why it must not: ``final``, ``parked``, ``old`` or ``adopted``.
+            "" if it may run, or why it must not: ``final``, ``parked``, ``old`` or ``adopted``; :data:`HELD` if it has
+            to wait for the store.
         """
         reach("task.starting")
         if self.settings.store_down == "run" and self._down():
             return ""
-        task_id = execution.task_id
-        while True:
-            asked_at = steady()
-            try:
-                verdict, token, recoveries = self._start(task, execution, request)
-            except StoreUnavailable as error:
-                if self.settings.store_down == "run":
-                    emit(events.LEASE_SKIPPED, task_id=task_id, error=error)
-                    return ""
-                emit(events.LEASE_WAITING, task_id=task_id, error=error)
-                time.sleep(HOLD_SECONDS)
-                continue
-            except SoftTimeLimitExceeded:
-                raise
-            except Exception as error:  # of any kind: a task whose body has not run has not failed
-                emit(events.LEASE_FAILED, task_id=task_id, error=error)
+        task_id, asked_at = execution.task_id, steady()
+        try:
+            verdict, token, recoveries = self._start(task, execution, request)
+        except StoreUnavailable as error:
+            if self.settings.store_down == "run":
+                emit(events.LEASE_SKIPPED, task_id=task_id, error=error)
                 return ""
-            reach("task.started")
-            if verdict != b"run":
-                return str(verdict.decode())
-            execution.leased, execution.granted_at = True, asked_at
-            execution.token, execution.recoveries = int(token), int(recoveries)
+            return HELD
+        except SoftTimeLimitExceeded:
+            if self.settings.store_down == "run":
+                raise
+            return HELD
+        except Exception as error:  # of any kind: a task whose body has not run has not failed
+            emit(events.LEASE_FAILED, task_id=task_id, error=error)
             return ""
+        reach("task.started")
+        if verdict != b"run":
+            return str(verdict.decode())
+        execution.leased, execution.granted_at = True, asked_at
+        execution.token, execution.recoveries = int(token), int(recoveries)
+        return ""
 
     @cached_property
     def _broker(self) -> UnackedKeys:
@@ -115,9 +121,26 @@ class Grants:
 
     @cached_property
     def _ask(self) -> Prepared:
-        keys, broker = self.store.keys, self._broker
+        return self._asking(self.store)
+
+    def _ask_within(self, task: Any, request: Any) -> Prepared:
+        """Asks for a lease; where tasks wait for the store, within a part of the time limit of the task."""
+        if self.settings.store_down == "run":
+            return self._ask
+        limits = [*(request.get("timelimit") or ()), task.time_limit, task.soft_time_limit]
+        most = self._patient.timeout
+        seconds = min((float(each) / PART_OF_LIMIT for each in limits if each), default=most)
+        if seconds >= most:
+            return self._ask
+        if seconds not in self._hurried:
+            self._hurried[seconds] = self._asking(self.store.hurried(seconds))
+        return self._hurried[seconds]
+
+    def _asking(self, store: Store) -> Prepared:
+        keys, broker = store.keys, self._broker
         return Prepared(
-            self.store, "start", held=(keys.held_prefix, Of("worker")), completion=(keys.completion_prefix, Of("id")),
+            store, "start", held=(keys.held_prefix, Of("worker")), completion=(keys.completion_prefix, Of("id")),
+            queue=(keys.channel_prefix, Of("id"), keys.QUEUE),
             unacked=broker.unacked, unacked_index=broker.received,
         )  # fmt: skip
 
@@ -125,14 +148,15 @@ class Grants:
         task_id, where = execution.task_id, item_slots(self.store.keys, execution.task_id)
         worker = "" if self.instance is None else self.instance.name
         most, on_lost = when_run_lost(task, request)
-        is_perpetual = parse_item_id(task_id) is not None or request.get(HEADER) or isinstance(task, PerpetualTask)
-        redelivered = (request.get("delivery_info") or {}).get("redelivered")
-        return self._ask(
+        nesting, retries = int(request.get("replaced_task_nesting") or 0), int(request.get("retries") or 0)
+        # An id that the user has chosen may be used once more, as in plain Celery; only a first delivery is a new use.
+        redelivered = (request.get("delivery_info") or {}).get("redelivered") or request.get("redelivered")
+        is_new = not (parse_item_id(task_id) is not None or redelivered or nesting or retries)
+        return self._ask_within(task, request)(
             batch=self.store.keys.poll(str(where.pop("poll"))), **where, id=task_id, worker=worker,
-            nonce=execution.nonce, nesting=int(request.get("replaced_task_nesting") or 0),
-            retries=int(request.get("retries") or 0),
-            most=most, on_lost=on_lost, tag=execution.tag, task=task.name, copy=execution.copy,
-            ended=int(bool(is_perpetual or redelivered)), acknowledges=int(execution.acknowledged_by == AT_START),
+            nonce=execution.nonce, nesting=nesting, retries=retries, most=most, on_lost=on_lost,
+            tag=execution.tag, task=task.name, copy=execution.copy,
+            ended=int(not is_new), acknowledges=int(execution.acknowledged_by == AT_START),
         )  # fmt: skip
 
     def holds(self, execution: Execution) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from celery.exceptions import TaskRevokedError
+
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import REVOKED
 from celery_perpetual.completions.end import FIRST, TaskEnd
 from celery_perpetual.errors import NotFound
 from celery_perpetual.leases.interest import announces, interest_by
 from celery_perpetual.namespace import Namespace
+from celery_perpetual.worker.propagation import embedded, end_rest
 
 
 def purge(namespace: Namespace, queue: str) -> int:
@@ -38,6 +41,8 @@ def purge(namespace: Namespace, queue: str) -> int:
             if interest_by(namespace.settings, task, task_id, headers):
                 revoked = TaskEnd(task_id=task_id, task=name, status=REVOKED, announce=announces(task))
                 # A task that runs, or has ended, loses one more copy of its message and nothing else.
-                if namespace.announcer.announce_now(revoked) == FIRST:
-                    celery_results.store_revoked(namespace.app, task_id, "purged")
+                if namespace.announcer.announce_now(revoked) != FIRST:
+                    continue
+                celery_results.store_revoked(namespace.app, task_id, "purged")
+            end_rest(namespace.app, embedded(message), REVOKED, TaskRevokedError("purged"))
     return count

@@ -10,6 +10,7 @@ from celery_perpetual.worker.broker_loss import SurviveBrokerLoss
 from celery_perpetual.worker.early_success import watch_results
 from celery_perpetual.worker.guard import watch_tracers
 from celery_perpetual.worker.heartbeat import HeartbeatStep
+from celery_perpetual.worker.holding import HoldingStep
 from celery_perpetual.worker.propagation import watch_propagation
 from celery_perpetual.worker.receiving import ReceivingStep
 
@@ -123,6 +124,18 @@ IN_WORKERS = (
         ),
         why="the main process names each delivery, and speaks for children that died; installed with the next one",
         without="tasks run without leases: a second delivery of a task runs beside the first one",
+    ),
+    Seam(
+        name="holding",
+        targets=(
+            Target("celery.worker.consumer.consumer:Consumer.__init__", "self on_task_request", "on_task_request"),
+            Target("celery.worker.state:task_reserved", "request"),
+            Target("celery.worker.state:task_ready", "request successful"),
+            Target("celery.worker.request:Request._apply_result"),
+        ),
+        why="a task that waits for the store waits outside of the pool, where no time limit counts",
+        without="a time limit may end a task that waits for the store",
+        install=_step("consumer", HoldingStep),
     ),
     Seam(
         name="receiving",

@@ -35,11 +35,16 @@ def forget_all() -> None:
     _may_run.clear()
 
 
+def is_here(nonce: str) -> bool:
+    """Whether the worker still has a delivery."""
+    return nonce in _received
+
+
 def at_hand() -> list[Any]:
     """Requests that this worker has received and not acknowledged, and those that it runs."""
     active = {id(each): each for each in list(state.active_requests) if getattr(each, "perpetual_tag", "")}
     for nonce, request in list(_received.items()):  # in one step: the main thread adds some meanwhile
-        if request.acknowledged and id(request) not in active:
+        if request.acknowledged and id(request) not in active and not request.is_held:
             _received.pop(nonce, None)
         else:
             active[id(request)] = request
@@ -50,9 +55,9 @@ def connection_lost(pool: Any) -> None:
     """Celery has forgotten what did not run when the connection was lost."""
     pids = _pids(pool)
     for nonce, request in list(_received.items()):
-        if request not in state.active_requests:
+        if request not in state.active_requests and not (request.is_held and request.acknowledged):
             _received.pop(nonce, None)
-            if pids:
+            if pids and not request.is_held:
                 _may_run[request.id] = pids
 
 

@@ -22,12 +22,16 @@ from celery.exceptions import Reject
 from celery.worker.consumer import consumer
 
 from celery_perpetual import events
-from celery_perpetual.leases.execution import DELIVERY, Execution, LeaseLost, acting_for, execution_of
+from celery_perpetual.completions.completion import IGNORED
+from celery_perpetual.leases.execution import DELIVERY, Execution, HeldBack, LeaseLost, acting_for, execution_of
+from celery_perpetual.leases.grants import HELD
 from celery_perpetual.leases.interest import BUILT_IN
 from celery_perpetual.tasks.task import HEADER, HEADER_VALUE
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker import successor
 from celery_perpetual.worker.early_success import announce_returned
+from celery_perpetual.worker.how_it_ended import stops_what_waits
+from celery_perpetual.worker.propagation import end_rest
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
@@ -133,18 +137,25 @@ def _guarded(task: Any, tracer: Any) -> Any:
         delivery = request.get(DELIVERY) if isinstance(request, dict) else None
         if delivery is None:
             with acting_for(Execution(task_id=uuid)):
-                return tracer(uuid, args, kwargs, request)
+                reply = tracer(uuid, args, kwargs, request)
+            _end_rest(task, request, reply[1])
+            return reply
         grants: Grants = task.app.perpetual.grants
         execution = Execution.delivered(uuid, delivery)
         refused = grants.start(task, execution, request)
+        if refused == HELD:
+            return _ignored(HeldBack(f"task {uuid} waits for the store"))
         if refused:
-            return _dropped(uuid, refused)
+            emit(events.DELIVERY_DROPPED, task_id=uuid, verdict=refused)
+            return _ignored(LeaseLost(f"a delivery of task {uuid} is dropped: {refused}"))
         # Celery takes unknown entries for the user's own headers, and gives them to retries and replacements.
         rest = {name: value for name, value in request.items() if name != DELIVERY}
         with acting_for(execution):
             reply = tracer(uuid, args, kwargs, rest)
         if execution.leased:
             _release(grants, execution, reply[1])
+        if not execution.successor:
+            _end_rest(task, rest, reply[1])
         return reply
 
     return tracing
@@ -164,10 +175,16 @@ def _release(grants: Grants, execution: Execution, info: Any) -> None:
         grants.try_to_release(execution.task_id, execution.nonce, cause, tag=tag)
 
 
-def _dropped(task_id: str, verdict: str) -> Any:
-    """A delivery that must not run, as Celery's tracer answers for one that ignores itself."""
-    emit(events.DELIVERY_DROPPED, task_id=task_id, verdict=verdict)
+def _end_rest(task: Any, request: Any, info: Any) -> None:
+    """End what waits behind a task that has ignored or rejected itself."""
+    status = None if info is None else stops_what_waits(task, info)
+    if status is not None:
+        end_rest(task.app, request, status, None if status == IGNORED else info.retval)
+
+
+def _ignored(reason: LeaseLost) -> Any:
+    """A delivery that does not run, as Celery's tracer answers for one that ignores itself."""
     try:
-        raise LeaseLost(f"a delivery of task {task_id} is dropped: {verdict}")
+        raise reason
     except LeaseLost as error:
         return trace_ok_t(ExceptionInfo(internal=True), TraceInfo(states.IGNORED, error), None, None)

@@ -162,8 +162,9 @@ class Heartbeat(threading.Thread):
             self._news = False
             try:
                 self._once()
-                away = False
+                away = self._leases.is_away = False
             except StoreUnavailable as error:
+                self._leases.is_away = True
                 if not away:
                     emit(events.STORE_UNREACHABLE, part="the heartbeat", error=error)
                 away = True
@@ -176,7 +177,7 @@ class Heartbeat(threading.Thread):
         atexit.unregister(self.stop)
         self.stop()
         deliveries.forget_all()
-        self._leases.on_lost, self._leases.on_news = None, lambda: None
+        self._leases.on_lost, self._leases.on_news, self._leases.on_held = None, lambda: None, None
         self._leases.instance = None
 
     def _pause(self, seconds: float) -> None:
@@ -217,14 +218,14 @@ class Heartbeat(threading.Thread):
         if due:
             self._at = now
             # A worker that stops has let go of what it cancels, and gives that back at its very end.
-            here = {each.id for each in at_hand} | deliveries.unseen(held_ids, self._worker.pool)
-            self._audit(set() if is_stopping() else held_ids - here)
+            runs = {each.id for each in at_hand if each.time_start} | deliveries.unseen(held_ids, self._worker.pool)
+            self._audit(set() if is_stopping() else held_ids - runs)
 
     def _audit(self, missing: set[str]) -> None:
-        """Give back what the store thinks that we run, and we do not."""
+        """Give back what the store thinks that we run, and we do not; another delivery of that task may wait here."""
         for task_id in missing & self._missing:
             lease = lease_of(self._store, task_id)
-            if lease is None or lease.worker != self._instance.name:
+            if lease is None or lease.worker != self._instance.name or deliveries.is_here(lease.nonce):
                 continue
             verdict = self._leases.release(task_id, lease.nonce, "lost", "its worker does not run it any more")
             emit(events.EXECUTION_MISSING, task_id=task_id, verdict=verdict)

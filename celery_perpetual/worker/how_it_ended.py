@@ -50,6 +50,22 @@ def status_of(task: Any, state: str | None, retval: Any, leaving: BaseException 
     return None if state is not None or leaving is None else _left(task, leaving)
 
 
+def stops_what_waits(task: Any, info: Any) -> str | None:
+    """How a task ended that stops its chain without Celery's saying so: ignored or rejected; None for any other.
+
+    Args:
+        task: that has run.
+        info: what Celery's tracer says of it, None of a success.
+    """
+    state, raised = getattr(info, "state", None), getattr(info, "retval", None)
+    if state == states.IGNORED:
+        goes_on = isinstance(raised, LeaseLost) or getattr(raised, "args", ())[:1] == (REPLACED,)
+        return None if goes_on else IGNORED
+    if state == states.REJECTED:
+        return None if getattr(raised, "requeue", False) and task.acks_late else REJECTED
+    return None
+
+
 def _rejected(task: Any, retval: Any) -> str | None:
     requeued = isinstance(retval, Reject) and bool(getattr(retval, "requeue", False))
     eager = bool(task.request.is_eager)

@@ -3,6 +3,10 @@
 Every such failure goes through two methods of the result backend's base class, in whatever process the first task
 ended, so these are wrapped. Members of a chord that never starts, and before 5.7 what comes behind a failed chord, are
 passed over by Celery; here they end too.
+
+A task that ignores itself, is rejected, revoked or expires stops its chain and its chord as well, and Celery says
+nothing of what waits behind it. That ends here as the task did: an item that has replaced itself by such a chain would
+stay open for ever.
 """
 
 from __future__ import annotations
@@ -11,16 +15,21 @@ from collections.abc import Iterator, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from celery import states
 from celery.backends.base import Backend
 from celery.exceptions import TimeLimitExceeded
 
 from celery_perpetual.completions import celery_results
-from celery_perpetual.completions.completion import FAILURE
+from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, REVOKED
 from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.leases.interest import Interest, announces, interest_in, wired
 
 if TYPE_CHECKING:
     from celery import Celery
+
+
+#: Ends after which Celery itself fails the chord that the task belongs to.
+CHORD_FAILS = (REVOKED, EXPIRED)
 
 
 def watch_propagation() -> None:
@@ -36,7 +45,7 @@ def watch_propagation() -> None:
         chain = getattr(request, "chain", None)
         if isinstance(chain, list | tuple) and not goes_back(self.app.tasks.get(getattr(request, "task", None)), exc):
             for element in reversed(chain):
-                _fail(self.app, element, exc)
+                _end(self.app, element, FAILURE, exc)
         return reply
 
     @wraps(chord_error_from_stack)
@@ -44,9 +53,7 @@ def watch_propagation() -> None:
         reply = chord_error_from_stack(self, callback, exc)
         if not isinstance(callback, Mapping):
             return reply
-        _fail(self.app, callback, exc)
-        for element in reversed((callback.get("options") or {}).get("chain") or ()):
-            _fail(self.app, element, exc)
+        _end_body(self.app, callback, FAILURE, exc)
         return reply
 
     marking.perpetual = True  # type: ignore[attr-defined]
@@ -62,8 +69,42 @@ def goes_back(task: Any, exception: Any) -> bool:
     return not (task.acks_on_failure_or_timeout if own is None else own)
 
 
-def _fail(app: Celery, signature: Any, exception: Any) -> None:
-    """Announce the failure of every task in a signature that will never be sent."""
+def end_rest(app: Celery, request: Any, status: str, exception: Any) -> None:
+    """End what waits behind a task that has ended in this way: the rest of its chain, and the body of its chord.
+
+    Args:
+        app: of the task.
+        request: what Celery says of the task: a mapping with its ``chain`` and ``chord``.
+        status: how the task has ended.
+        exception: the reason; of an ignored task there is none.
+    """
+    if not isinstance(request, Mapping):
+        return
+    for element in reversed(request.get("chain") or ()):
+        _end(app, element, status, exception)
+    body = request.get("chord")
+    if isinstance(body, Mapping) and status not in CHORD_FAILS:
+        _end_body(app, body, status, exception)
+
+
+def embedded(message: Any) -> Any:
+    """What a message says of chain and chord, if it can be read."""
+    try:
+        _, _, found = message.payload
+    except Exception:  # of any kind: it may be why the message is refused
+        return None
+    return found
+
+
+def _end_body(app: Celery, body: Any, status: str, exception: Any) -> None:
+    """End the body of a chord that will never be sent, and what waits behind it."""
+    _end(app, body, status, exception)
+    for element in reversed((body.get("options") or {}).get("chain") or ()):
+        _end(app, element, status, exception)
+
+
+def _end(app: Celery, signature: Any, status: str, exception: Any) -> None:
+    """Announce the end of every task in a signature that will never be sent."""
     perpetual = wired(app)
     if perpetual is None:
         return
@@ -71,10 +112,10 @@ def _fail(app: Celery, signature: Any, exception: Any) -> None:
         task_id, name = (each.get("options") or {}).get("task_id"), each.get("task")
         task = app.tasks.get(name)
         if Interest.END in interest_in(app, task, task_id, (each.get("options") or {}).get("headers")):
-            celery_results.store_failure_if_pending(app, task, str(task_id), exception)
-            end = TaskEnd(
-                task_id=str(task_id), task=name, status=FAILURE, exception=exception, announce=announces(task)
-            )
+            if status != IGNORED:  # for an ignored task Celery stores nothing
+                state = states.REVOKED if status in CHORD_FAILS else states.FAILURE
+                celery_results.store_failure_if_pending(app, task, str(task_id), exception, state)
+            end = TaskEnd(task_id=str(task_id), task=name, status=status, exception=exception, announce=announces(task))
             perpetual.announcer.announce(end)
 
 

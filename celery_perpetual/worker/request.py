@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -17,7 +18,7 @@ from celery_perpetual.broker.unacked import acknowledge, forget, put_back
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import LOST, SUCCESS
 from celery_perpetual.errors import TaskLost
-from celery_perpetual.leases.execution import AT_END, AT_START, DELIVERY, Execution, acting_for
+from celery_perpetual.leases.execution import AT_END, AT_START, DELIVERY, Execution, HeldBack, acting_for
 from celery_perpetual.leases.interest import Interest, interest_in
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.telemetry import emit
@@ -41,6 +42,9 @@ class Leased(_Request):  # type: ignore[misc]
     acknowledged: bool
     _ends_otherwise = False
     """Whether it does not end as a success: Celery's own code acknowledges its message then."""
+    is_held = False
+    """Whether its task waits for the store, outside of the pool."""
+    has_waited = False
     _is_lost = False
     """Whether the process that ran it is gone: the verdict on the task then says what to do with its message."""
 
@@ -144,6 +148,8 @@ class Leased(_Request):  # type: ignore[misc]
             return super()._announce_revoked(*args, **kwargs)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        if isinstance(_exception(exc_info), HeldBack) and self._leases.on_held is not None:
+            return self._hold(self._leases.on_held)
         self._is_lost = isinstance(_exception(exc_info), WorkerLostError)
         self._leave_to_celery()
         with acting_for(self._spoken_for()):
@@ -152,6 +158,12 @@ class Leased(_Request):  # type: ignore[misc]
             if self.perpetual_execution is not None and self._is_lost and not own:
                 return _lost(self, self.perpetual_execution, self._leases, exc_info)
             return super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def _hold(self, hold: Callable[[Any], object]) -> None:
+        """Its body has not begun: as if the pool had not had it yet."""
+        self.time_start = self.worker_pid = self._apply_result = None
+        state.task_ready(self)
+        hold(self)
 
 
 @cache

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import _state, signals
 from celery.app.task import Context
-from celery.exceptions import InvalidTaskError, Reject, WorkerLostError
+from celery.exceptions import InvalidTaskError, Reject, TaskRevokedError, WorkerLostError
 
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
@@ -29,7 +29,7 @@ from celery_perpetual.errors import TaskLost
 from celery_perpetual.leases.execution import Execution, enter, execution_of, leave
 from celery_perpetual.leases.interest import Interest, announces, interest_in, wired
 from celery_perpetual.worker.how_it_ended import PARENT_ANNOUNCES, reason_of, status_of
-from celery_perpetual.worker.propagation import goes_back
+from celery_perpetual.worker.propagation import embedded, end_rest, goes_back
 
 if TYPE_CHECKING:
     from celery_perpetual.completions.end import ExpectedEnd
@@ -173,14 +173,18 @@ def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **
 def _on_revoked(sender: Any = None, request: Any = None, expired: bool = False, **_: Any) -> None:
     task_id = getattr(request, "id", None)
     interest = interest_in(sender.app, sender, task_id, getattr(request, "headers", None))
+    status = EXPIRED if expired else REVOKED
     if interest:
         worker = getattr(request, "hostname", None)
-        announce_end(sender.app, sender, task_id, EXPIRED if expired else REVOKED, interest, worker=worker)
+        announce_end(sender.app, sender, task_id, status, interest, worker=worker)
+    end_rest(sender.app, getattr(request, "__dict__", None), status, TaskRevokedError(status))
 
 
 def _on_rejected(sender: Any = None, message: Any = None, exc: Any = None, **_: Any) -> None:
     headers = getattr(message, "headers", None) or {}
     announce_refused(sender.app, headers, exc, REJECTED, getattr(sender, "hostname", None))
+    refusal = TaskLost(f"message of task {headers.get('id')} could not be used: {exc!r}")
+    end_rest(sender.app, embedded(message), REJECTED, exc if isinstance(exc, Exception) else refusal)
 
 
 def _on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **unknown: Any) -> None:
@@ -191,6 +195,7 @@ def _on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **unkn
             sender.app, None, task_id, FAILURE, interest, name=unknown.get("name"), exception=exc,
             worker=getattr(sender, "hostname", None),
         )  # fmt: skip
+    end_rest(sender.app, embedded(message), FAILURE, exc)
 
 
 def _on_internal_error(

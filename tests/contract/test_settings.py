@@ -6,7 +6,6 @@ then needs a test called ``test_setting_{name}`` in this file, which shows what 
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from celery_perpetual.embedded import free_port
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.events import POLL_TIMED_OUT, STORE_LOST
 from celery_perpetual.leases.execution import Execution
+from celery_perpetual.leases.grants import HELD
 from celery_perpetual.settings import Settings
 from tests.support import wait_until
 from tests.support.contract import begin, finish, lose, queued_tasks, without_test
@@ -117,21 +117,19 @@ def test_setting_leases(project: Callable[..., Project], leases: str, token: str
 
 
 def test_setting_store_down(shop: Callable[..., Perpetual]) -> None:
-    """A task that cannot ask for its lease runs without one, or waits until the store answers."""
+    """A task that cannot ask for its lease runs without one, or is held until the store answers."""
     dead = {"perpetual_store_url": f"redis://127.0.0.1:{free_port()}/0", "perpetual_store_timeout": 0.2}
     alone = begin(shop(list, {**dead, "perpetual_store_down": "run"}), "an id")
     assert not alone.leased
 
-    answers: list[Execution] = []
     perpetual = shop(lambda: [(1,)], {"perpetual_store_down": "hold", "perpetual_store_timeout": 0.2})
     (task_id,) = perpetual.poll("deliver").task_ids
     perpetual.store.redis.client_pause(1000)
-    waiting = threading.Thread(target=lambda: answers.append(begin(perpetual, task_id)))
-    waiting.start()
-    waiting.join(30)
+    held = Execution(task_id=task_id, nonce="first")
+    assert perpetual.grants.start(perpetual.app.tasks["deliver"], held, {}) == HELD
 
-    (answer,) = answers
-    assert answer.leased
+    wait_until(lambda: not perpetual.grants.start(perpetual.app.tasks["deliver"], held, {}), "the store answers")
+    assert held.leased
 
 
 def test_setting_store_url(shop: Callable[..., Perpetual], redis_url: str, raw_redis: redis.Redis) -> None:
