@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.support import wait_until
-from tests.support.leased_tasks import PREFIX, SETTINGS, TASKS, all_well, tokens
+from tests.support.leased_tasks import ANY_BROKER, PREFIX, SETTINGS, TASKS, all_well, events, tokens
 from tests.support.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -81,3 +81,46 @@ def test_what_a_worker_received_that_cannot_reach_the_broker(
         proj.write("released", "")
         all_well(proj, 4)
     assert all(len(each) == 1 for each in tokens(proj, "begin").values())
+
+
+def test_a_lease_of_another_delivery_than_the_one_that_waits(project: Callable[..., Project]) -> None:
+    """A worker has a second delivery of a task whose execution it has lost sight of: that does not hide the loss."""
+    proj = project(TASKS.replace("ITEMS", "0"), **SETTINGS)
+    proj.worker(concurrency=1).ready()
+    task_id = proj.run_python("import proj; print(proj.deliver.apply_async([0], countdown=60).id)").strip()
+    wait_until(lambda: task_id in proj.redis.hvals(proj.redis.keys(f"{PREFIX}:tags:*")[0]), "it waits in the worker")
+
+    (worker,) = proj.redis.zrange(f"{PREFIX}:workers", 0, -1)
+    proj.run_python(f"""
+        import proj
+        from celery_perpetual.leases.execution import Execution
+        proj.perpetual.grants.be_a_worker("here").name = "{worker}"
+        vanished = Execution(task_id="{task_id}", nonce="vanished", copy="{{}}")
+        assert proj.perpetual.grants.start(proj.deliver, vanished, {{}}) == ""
+    """)
+
+    wait_until(lambda: events(proj, "lease.lost"), "its lease is given back", 10)
+
+
+@ANY_BROKER
+def test_queues_that_come_and_go(project: Callable[..., Project], broker: dict[str, Any]) -> None:
+    """What a worker has received of a queue that it does not consume any more it still runs, once, under leases."""
+    proj = project("ITEMS = 0\n" + TASKS, **SETTINGS, **broker)
+    worker = proj.worker(concurrency=1).ready()
+
+    def send(queue: str) -> None:
+        proj.run_python(f"import proj; [proj.deliver.apply_async([n], queue='{queue}') for n in range(3)]")
+
+    proj.run_python("import proj; proj.app.control.add_consumer('other', reply=True)")
+    send("other")
+    wait_until(lambda: worker.log().count("proj.deliver") >= 3 + 1, "it has received all")
+    proj.run_python("import proj; proj.app.control.cancel_consumer('other', reply=True)")
+    proj.write("released", "")
+    all_well(proj, 3)
+
+    send("other")
+    send("celery")
+    proj.run_python("import proj; proj.app.control.add_consumer('other', reply=True)")
+    all_well(proj, 9)
+    assert all(len(each) == 1 for each in tokens(proj, "begin").values())
+    assert events(proj, "lease.lost") == []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from celery_perpetual.events import DELIVERY_DROPPED
 from tests.support import wait_until
 from tests.support.leased_tasks import ANY_BROKER, PREFIX, SETTINGS, TASKS, all_well, events, final_ends, tokens
 
@@ -42,6 +44,13 @@ def keeps_its_retry(self):
         return "too early"
     begin(self, "end")
     return "in the end"
+
+@app.task(base=PerpetualTask, bind=True)
+def nightly(self):
+    begin(self)
+    if self.request.retries == 0:
+        raise self.retry(countdown=0)
+    return len(ledger.rows())
 
 @app.task
 def step():
@@ -144,3 +153,26 @@ def test_a_task_that_keeps_its_retry_to_itself(
     (end,) = [each for each in events(proj, "completion") if each["task_id"] == task_id]
     assert (end["result"], end["attempt"]) == ("in the end", 3)
     wait_until(lambda: not proj.redis.exists("unacked", f"{PREFIX}:leases"), "nothing is left of it")
+
+
+def test_an_id_of_the_users_own_is_used_twice(project: Callable[..., Project]) -> None:
+    """Each use runs, is retried, and has its own end; what is delivered once more of a use that has ended is dropped."""
+    proj = project(SOURCE, **SETTINGS)
+    worker = proj.worker(concurrency=1).ready()
+
+    for use in (1, 2):
+        proj.run_python("import proj; proj.nightly.apply_async(task_id='nightly')")
+        wait_until(lambda use=use: final_ends(proj) == {("nightly", "success"): use}, f"use {use} has ended")
+        assert json.loads(proj.redis.get(f"{PREFIX}:completion:nightly"))["result"] == 2 * use
+        assert len(tokens(proj, "begin")["nightly"]) == 2 * use
+    proj.run_python("""
+        import proj
+        with proj.app.connection_for_write() as connection:
+            message = proj.app.amqp.create_task_message("nightly", "proj.nightly", (), {})
+            message.headers.update(perpetual=1, redelivered=True)
+            proj.app.amqp.send_task_message(proj.app.amqp.Producer(connection), "proj.nightly", message)
+    """)
+
+    dropped = worker.wait_for_event(DELIVERY_DROPPED)
+    assert dropped["verdict"] == "final"
+    assert len(tokens(proj, "begin")["nightly"]) == 4

@@ -23,7 +23,7 @@ class LeaseWorld(World):
     ) -> Slots:  # fmt: skip
         k, where = self.keys, item_slots(self.keys, task_id)
         return {
-            "held": k.held(worker), "completion": k.completion(task_id), "batch": k.poll(str(where.pop("poll"))), **where,
+            "held": k.held(worker), "completion": k.completion(task_id), "queue": k.queue(task_id), "batch": k.poll(str(where.pop("poll"))), **where,
             "id": task_id, "worker": worker, "nonce": nonce, "nesting": order[0], "retries": order[1], "most": most,
             "on_lost": on_lost, "tag": f"tag of {nonce}", "task": "deliver", "copy": copy, "ended": ended,
             **UNACKED, "acknowledges": acknowledges,
@@ -146,6 +146,11 @@ class LeaseWorld(World):
         self.begun(task_id=FREE if free else ITEM)
         assert self.run("end_task" if free else "end_item", self.ended(free=free))[0] == b"first"
         self.redis.delete(self.keys.completion(FREE if free else ITEM))
+
+    def ended_on_record(self) -> None:
+        """A task with an id of the user's own has ended, and its record is there."""
+        self.begun(task_id=FREE)
+        assert self.run("end_task", self.ended(free=True))[0] == b"first"
 
     def reported(self, worker: str = ONE) -> None:
         self.run("heartbeat", self.heartbeat(worker, a="tag a", b="tag b"))

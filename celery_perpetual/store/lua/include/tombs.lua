@@ -10,3 +10,9 @@ local function has_tomb(days)
   end
   return false
 end
+
+local function remove_tombs(days)
+  for day = today, today - days, -1 do
+    redis.call('SREM', tombs_prefix .. day, id)
+  end
+end

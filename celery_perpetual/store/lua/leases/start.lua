@@ -8,6 +8,7 @@
 -- KEY   copies          hash*    task id -> message, where the ledger cannot build it
 -- KEY   resend          zset*    tasks to be resent
 -- KEY   completion      string*  the record of the task
+-- KEY   queue           list*    its element to block on
 -- KEY   batch           hash*    its batch, if it is an item
 -- KEY   chunk           list*    records
 -- KEY   done            string*  bitmap of items that have ended
@@ -28,7 +29,7 @@
 -- ARG   tag             text     delivery tag of the message
 -- ARG   task            text     name of the task
 -- ARG   copy            JSON     the message, '' where the ledger can build it
--- ARG   ended           flag     1 = an id that has ended does not run again
+-- ARG   ended           flag     1 = an id that has ended does not run again; 0 = its user uses it once more
 -- ARG   tombs_prefix    text     what the keys of tombstones start with
 -- ARG   tombstone_days  int      how many days of tombstones there are
 -- ARG   lease_ttl       text     ms: lease time
@@ -72,7 +73,8 @@ local function refuse(verdict)
   return {verdict, '0', recoveries}
 end
 
-if ended and has_ended() then
+local is_over = has_ended()
+if ended and is_over then
   return refuse('final')
 end
 if state and state.flag == 'fail' then
@@ -97,6 +99,10 @@ end
 -- Every key that is written to is probed first.
 local held_before = lease and string.sub(held, 1, -#worker - 1) .. lease.worker
 local waits = state and state.flag == 'resend'
+local is_new_use = is_over and not lease and not state
+if is_new_use then
+  must_be(queue, 'list')
+end
 if held_before then
   must_be(held_before, 'set')
 end
@@ -112,6 +118,11 @@ if waits then
 end
 
 local granted = redis.call('INCR', token)
+if is_new_use then
+  -- Its end, and its retries, are those of this use.
+  redis.call('DEL', completion, queue)
+  remove_tombs(tombstone_days)
+end
 if not deadline then
   -- A worker that has not reported yet must be found by the sweep too.
   redis.call('ZADD', workers, string.format('%.0f', now + lease_ttl), worker)
