@@ -147,11 +147,20 @@ class Claims:
             ],
         )
 
-    def sent_to_worker(self, claim: Claim) -> None:
-        """A claim is on its way to a worker."""
+    def sent_to_worker(self, claim: Claim, mark: str, commands: Sequence[Any], targets: Sequence[str]) -> None:
+        """A claim is on its way to a worker.
+
+        Args:
+            mark: by which the messages of polls are known in their queue.
+            commands: broker commands that push its message; none where it is sent.
+            targets: the keys that they name.
+        """
         valid = ms(claim.contract.poll_timeout) * 2 + QUEUED_MS
         unit_hash = self.store.keys.unit(claim.unit.name)
-        script("poll_sent")(self.store, unit_hash=unit_hash, poll=claim.poll_id, valid=valid)
+        script("poll_sent")(
+            self.store, unit_hash=unit_hash, targets=targets, poll=claim.poll_id, valid=valid, mark=mark,
+            commands=commands,
+        )  # fmt: skip
 
     def received_by_worker(self, unit: TaskUnit, poll_id: str, following: str) -> Claim | None:
         """Go on with a claim that travelled here, or None if it has expired meanwhile."""

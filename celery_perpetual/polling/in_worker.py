@@ -1,7 +1,8 @@
 """Polls in workers: the claim travels in a Celery task of our own.
 
 The task goes to the perpetual task's own queue, is acknowledged at once and stores no result: if it gets lost, the
-claim expires and the unit is polled again. In a pool child Celery's time limits end a ``next_batch`` that hangs.
+claim expires and the unit is polled again. Where the broker is the store, its message does not wait behind items. In a
+pool child Celery's time limits end a ``next_batch`` that hangs.
 """
 
 from __future__ import annotations
@@ -26,8 +27,16 @@ ROUTING = ("queue", "exchange", "routing_key", "priority")
 GRACE_SECONDS = 5
 
 
-def send(app: Celery, claim: Claim) -> None:
-    """Send a claim to the workers."""
+#: By this text the message of a poll is known in its queue.
+MARK = f'"{TASK}"'
+
+
+def send(app: Celery, claim: Claim, **options: Any) -> None:
+    """Send a claim to the workers.
+
+    Args:
+        options: of the message besides.
+    """
     contract = claim.contract
     kwargs = {"task_name": contract.name, "poll_id": claim.poll_id, "following": claim.following}
     if claim.unit.tenant is not None:
@@ -41,6 +50,7 @@ def send(app: Celery, claim: Claim) -> None:
         expires=contract.poll_timeout * 2 + 60,
         soft_time_limit=ceil(contract.poll_timeout),
         time_limit=ceil(contract.poll_timeout) + GRACE_SECONDS,
+        **options,
         **{name: own[name] for name in ROUTING if own.get(name) is not None},
     )
 

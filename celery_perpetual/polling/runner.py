@@ -5,6 +5,7 @@ Every poll ends in exactly one stored outcome. User code runs only here, never i
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from celery.exceptions import SoftTimeLimitExceeded
@@ -115,8 +116,8 @@ class Runner:
         return failed(claim, error, self.policies.after(error, claim.failures, rules, claim.unit.name))
 
     def _send_to_worker(self, claim: Claim) -> PollEnd:
-        in_worker.send(self.app, claim)
-        Claims(self.store).sent_to_worker(claim)
+        commands = self.publisher.captured(partial(in_worker.send, self.app, claim))
+        Claims(self.store).sent_to_worker(claim, in_worker.MARK, *commands.packed())
         return PollEnd(claim, None)
 
     def _rows_worth_reading(self, claim: Claim) -> int:

@@ -26,10 +26,10 @@ class Capture:
     def __init__(self, app: Celery) -> None:
         self.app = app
         self.channel = CapturingChannel(app)
-        self._producer = app.amqp.Producer(self.channel.kombu, auto_declare=False)
+        self.producer = app.amqp.Producer(self.channel.kombu, auto_declare=False)
         self.destination: Destination | None = None
         """Where the last message went."""
-        observe(self._producer, self._note)
+        observe(self.producer, self._note)
         self._sender = QuietSender(app)
 
     def commands(
@@ -50,12 +50,12 @@ class Capture:
         self._sender.after_publish = after_publish or AfterPublish()
         self.destination = None
         return self.channel.capture(
-            lambda: send(self.app, self._producer, record, task_id, self._sender, destination=destination), tag
+            lambda: send(self.app, self.producer, record, task_id, self._sender, destination=destination), tag
         )
 
     def copied(self, copy: Copy) -> list[Command]:
         """The commands that send a message once more, as it was received."""
-        return self.channel.capture(lambda: publish_copy(self._producer, copy))
+        return self.channel.capture(lambda: publish_copy(self.producer, copy))
 
     def _note(self, _: str, destination: Destination) -> None:
         self.destination = destination

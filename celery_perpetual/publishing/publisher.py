@@ -12,7 +12,7 @@ that at hand and need not read it back.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -176,14 +176,34 @@ class Publisher:
     @contextmanager
     def _builder(self, poll_id: str) -> Iterator[Builder]:
         """A builder on this thread's capture, which is not kept if it fails."""
+        with self._kept_capture() as capture:
+            yield Builder(self.app, capture, poll_id)
+
+    @contextmanager
+    def _kept_capture(self) -> Iterator[Capture]:
         capture = getattr(self._local, "capture", None) or Capture(self.app)
         self._local.capture = None
         try:
-            yield Builder(self.app, capture, poll_id)
+            yield capture
         except BaseException:
             capture.close()
             raise
         self._local.capture = capture
+
+    def captured(self, send: Callable[..., Any]) -> BrokerCommands:
+        """The commands of one message, where the broker is the store; else the message is sent, and there are none.
+
+        Args:
+            send: sends it by the ``producer`` that it is given, or by one of its own.
+
+        Raises:
+            kombu.exceptions.OperationalError: the broker did not answer.
+        """
+        if not self.shares_redis:
+            send()
+            return BrokerCommands()
+        with self._kept_capture() as capture:
+            return BrokerCommands(capture.channel.capture(lambda: send(producer=capture.producer)))
 
     def release(self) -> None:
         """Close this thread's connection to the broker."""

@@ -269,6 +269,8 @@ CASES = [
          lambda w: w.taken("1", since=9_999_999_999_999, backs_off=False), answers([0, b"", 0, 2]), writes=False),
     # ---- polls in workers
     Case("poll_sent", "on its way", lambda w: w.claimed(), World.poll_sent, answers(1), moving_claim=True),
+    Case("poll_sent", "behind other polls", lambda w: (w.claimed(), w.waiting("poll 1", "poll 2", "item")), World.poll_sent,
+         answers(1), moving_claim=True),
     Case("poll_sent", "claim lost", lambda w: w.claimed(NEXT_POLL), World.poll_sent, answers(0), writes=False),
     Case("poll_received", "arrived", lambda w: (w.claimed(), w.run("poll_sent", w.poll_sent())), World.poll_received,
          lambda a: a[1:3] == [b"1000", b"schedule"], lambda a, b: a[1:] == b[1:], moving=("P:due",), moving_claim=True),

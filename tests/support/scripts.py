@@ -175,7 +175,14 @@ class World:
         }  # fmt: skip
 
     def poll_sent(self, poll: str = POLL) -> Slots:
-        return {"unit_hash": self.keys.unit(UNIT), "poll": poll, "valid": MINUTE}
+        return {
+            "unit_hash": self.keys.unit(UNIT), "targets": [QUEUE], "poll": poll, "valid": MINUTE, "mark": "poll",
+            "commands": ["LPUSH", 1, 1, "poll 3", "PEXPIRE", 1, 1, DAY],
+        }  # fmt: skip
+
+    def waiting(self, *messages: str) -> None:
+        """Messages in the queue, the next one first."""
+        self.redis.lpush(QUEUE, *messages)
 
     def poll_received(self, poll: str = POLL) -> Slots:
         return {"unit_hash": self.keys.unit(UNIT), "poll": poll, "unit": UNIT, "valid": 5 * MINUTE}
