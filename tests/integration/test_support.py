@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING
@@ -11,6 +14,7 @@ import psutil
 import pytest
 
 from tests.support import Processes, wait_until
+from tests.support.forks import start
 from tests.support.processes import group_members
 
 if TYPE_CHECKING:
@@ -162,3 +166,35 @@ def test_processes_do_not_see_the_test_run(project: Callable[..., Project]) -> N
 
     assert env["EXTRA"] == "1"
     assert not [key for key in env if key.startswith(("PYTEST", "PERPETUAL_CRASH"))]
+
+
+SEEN = """
+import json, os, signal, sys
+print(json.dumps({
+    "argv": sys.argv, "path": sys.path, "folder": os.getcwd(), "name": __name__, "env": dict(os.environ),
+    "group": os.getpgid(0) == os.getpid() == os.getsid(0), "signals": [str(signal.getsignal(n)) for n in (2, 15, 17)],
+    "files": sorted(os.readlink(f"/proc/self/fd/{n}") for n in range(3)), "more": os.path.exists("/proc/self/fd/4"),
+}))
+sys.exit(7)
+"""
+
+
+def test_a_forked_process_sees_what_a_fresh_one_sees(
+    project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arguments, search path, folder, environment, session, handlers of signals, files; and its exit code is its own."""
+    proj = project(perpetual=False)
+    seen = []
+    for by_exec in (False, True):
+        monkeypatch.setattr("tests.support.forks.BY_EXEC", by_exec)
+        with (tmp_path / "out").open("w+b") as out:
+            argv = [sys.executable, "-c", SEEN, "--word"]
+            process = start(argv, folder=proj.folder, env=proj.env({"TZ": "Asia/Tokyo"}), out=out, err=out)
+            assert process.wait(20) == 7
+            out.seek(0)
+            seen.append(json.loads(out.read()))
+
+    assert isinstance(process, subprocess.Popen)
+    forked, fresh = seen
+    assert forked.pop("path")[1:3] == fresh.pop("path")[1:3]
+    assert forked == fresh

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from tests.support.forks import start
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def group_members(group: int) -> list[psutil.Process]:
 
 
 class CeleryProcess:
-    """One `celery` process in a process group of its own, with its output in a file.
+    """One process, mostly of `celery`, in a process group of its own, with its output in a file.
 
     `whole_group` says what SIGKILL and SIGSTOP are for: True (a worker) the main process and its pool's children
     together, as when a machine or container dies; False (a beat) the one process.
@@ -81,26 +82,18 @@ class CeleryProcess:
         # A second process of the same name writes on: its log starts here.
         self._log_start = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
-            self._popen = subprocess.Popen(
-                argv,
-                cwd=folder,
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.pid = self._popen.pid
+            self._started = start(argv, folder=folder, env=env, out=log, err=log)
+        self.pid = self._started.pid
 
     @property
     def alive(self) -> bool:
         """Whether the main process has not ended; it may be stopped by a signal."""
-        return self._popen.poll() is None
+        return self._started.poll() is None
 
     @property
     def exit_code(self) -> int | None:
         """The main process's exit code, negative for a signal, None while it lives."""
-        return self._popen.poll()
+        return self._started.poll()
 
     def children(self) -> list[int]:
         """Return the pids of the other living processes of the group."""
@@ -179,7 +172,7 @@ class CeleryProcess:
         """SIGKILL, and wait until what was killed is gone."""
         everything = self.whole_group if whole_group is None else whole_group
         self.signal(signal.SIGKILL, whole_group=everything)
-        self._popen.wait(20)
+        self._started.wait(20)
         if everything:
             self.wait_for_group(20)
 
@@ -200,7 +193,7 @@ class CeleryProcess:
     def wait(self, timeout: float = 30.0) -> int:
         """Wait for the main process's end; return its exit code."""
         try:
-            return self._popen.wait(timeout)
+            return self._started.wait(timeout)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} (pid {self.pid}) did not end within {timeout:g} s") from None
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from textwrap import dedent
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +17,7 @@ import redis
 import celery_perpetual
 from tests.support import event_log, ledger
 from tests.support.commands import Commands
+from tests.support.forks import start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -172,18 +175,20 @@ class Project:
         Raises:
             AssertionError: It ended with an error; the text has its traceback.
         """
-        done = subprocess.run(
-            [sys.executable, "-c", dedent(code)],
-            cwd=self.folder,
-            env=self.env(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            process = start(
+                [sys.executable, "-c", dedent(code)], folder=self.folder, env=self.env(env), out=out, err=err
+            )
+            try:
+                code_ = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+            for each in (out, err):
+                each.seek(0)
+            printed, errors = out.read().decode(), err.read().decode()
+        assert code_ == 0, f"exit code {code_}\n{printed}\n{errors}"
+        return printed
 
     def rows(self, what: str | None = None) -> list[Row]:
         """Return what the tasks recorded, oldest first; only rows of one kind if `what` is given."""

@@ -1,0 +1,159 @@
+"""Starts Python processes: as forks of a process that has imported Celery, or, where that would differ, by exec."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+TEMPLATE = Path(__file__).with_name("template.py")
+
+#: Environment that an interpreter or a module reads while it starts: PYTHONHASHSEED, LD_PRELOAD, crash points.
+READ_AT_START = ("PYTHON", "LD_", "COVERAGE", "PERPETUAL_CRASH_AT", "DJANGO")
+#: Pools that patch the interpreter before Celery is imported.
+PATCHING = ("gevent", "eventlet")
+#: Set where every process shall be a fresh interpreter.
+BY_EXEC = "PERPETUAL_TEST_BY_EXEC" in os.environ
+
+
+class Started(Protocol):
+    """What a test needs of a process that it has started."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it lives."""
+        ...
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end.
+
+        Raises:
+            subprocess.TimeoutExpired: it lives on.
+        """
+        ...
+
+
+def start(argv: Sequence[str], *, folder: Path, env: Mapping[str, str], out: IO[bytes], err: IO[bytes]) -> Started:
+    """Start a program in a session of its own, without input."""
+    if _may_be_forked(argv, env):
+        return Forked(_template(), argv[1:], folder=folder, env=env, out=out, err=err)
+    return subprocess.Popen(
+        argv, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+    )  # fmt: skip
+
+
+def _may_be_forked(argv: Sequence[str], env: Mapping[str, str]) -> bool:
+    if argv[0] != sys.executable or argv[1] not in ("-m", "-c"):
+        return False
+    own = {name: value for name, value in env.items() if name.startswith(READ_AT_START)}
+    same = {name: value for name, value in os.environ.items() if name.startswith(READ_AT_START)}
+    for known in ("PYTHONPATH", "PYTHONUNBUFFERED"):
+        own.pop(known, None)
+        same.pop(known, None)
+    patches = any(word in each for each in argv for word in PATCHING)
+    measured = "COVERAGE_PROCESS_CONFIG" in os.environ
+    return not (BY_EXEC or measured or patches) and own == same
+
+
+class _Template:
+    """The process that forks. It ends with this one."""
+
+    def __init__(self) -> None:
+        self._socket, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", str(TEMPLATE), str(control.fileno())], stdin=subprocess.DEVNULL,
+            pass_fds=[control.fileno()], start_new_session=True,
+            env={**environment, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )  # fmt: skip
+        control.close()
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._ended: dict[int, int] = {}
+
+    def fork(self, request: Mapping[str, object], out: IO[bytes], err: IO[bytes]) -> int:
+        """The pid of the new process."""
+        with self._lock:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], [out.fileno(), err.fileno()])
+            while True:
+                pid, code = self._read()
+                if code is None:
+                    return pid
+
+    def exit_code(self, pid: int) -> int | None:
+        """None while it lives."""
+        with self._lock:
+            self._socket.setblocking(False)
+            try:
+                while pid not in self._ended:
+                    self._read()
+            except BlockingIOError:
+                return None
+            finally:
+                self._socket.setblocking(True)
+            return self._ended[pid]
+
+    def _read(self) -> tuple[int, int | None]:
+        text = self._socket.recv(1024)
+        assert text, f"the process that forks ended with {self.process.wait(20)}"
+        pid, code = json.loads(text)
+        if code is not None:
+            self._ended[pid] = code
+        return pid, code
+
+    def close(self) -> None:
+        """End it."""
+        if self._owner == os.getpid():
+            self._socket.close()
+            self.process.wait(20)
+
+
+class Forked:
+    """A process that was forked from the template."""
+
+    def __init__(
+        self,
+        template: _Template,
+        argv: Sequence[str],
+        *,
+        folder: Path,
+        env: Mapping[str, str],
+        out: IO[bytes],
+        err: IO[bytes],
+    ) -> None:
+        self._template = template
+        self.pid = template.fork({"argv": list(argv), "folder": str(folder), "env": dict(env)}, out, err)
+
+    def poll(self) -> int | None:
+        """As of Popen."""
+        return self._template.exit_code(self.pid)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """As of Popen."""
+        until = time.monotonic() + (3600 if timeout is None else timeout)
+        while (code := self.poll()) is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired(f"pid {self.pid}", timeout or 0)
+            time.sleep(0.005)
+        return code
+
+
+_made: list[_Template] = []
+
+
+def _template() -> _Template:
+    if not _made:
+        _made.append(_Template())
+        atexit.register(_made[0].close)
+    return _made[0]

@@ -1,0 +1,104 @@
+"""The process from which those of the tests are forked: it has imported Celery and the package, and run nothing.
+
+A Python process of a project spends most of its start, more than a second of computing, on imports. A fork of this one
+has them already, and is a process like any other: it has a pid, a session and a process group of its own, its own output, working folder, arguments,
+environment and exit code, and ends as an interpreter ends.
+
+As a program it takes the number of a socket. It reads a request per datagram, ``{"argv", "folder", "env"}`` with the
+files for standard output and errors, and answers with the pid; at the end of a child it writes pid and exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+import time
+import types
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+#: What a beat, a worker or a command of a project imports in any case.
+IMPORTED = (
+    "celery.__main__", "celery.bin.celery", "celery.apps.beat", "celery.apps.worker", "celery.backends.redis",
+    "celery.concurrency.prefork", "celery.concurrency.solo", "celery.concurrency.thread", "celery.worker.components",
+    "celery.worker.consumer", "celery.fixups.django", "kombu.transport.pyamqp", "kombu.transport.redis",
+    "celery_perpetual", "celery_perpetual.app", "celery_perpetual.beat.scheduler", "celery_perpetual.cli",
+)  # fmt: skip
+
+LONGEST_REQUEST = 1 << 18
+
+
+def serve(control: socket.socket) -> dict[str, Any] | None:
+    """Fork for each request. Returns the request in the child, and None in the parent when nobody asks any more."""
+    woken, wakes = os.pipe()
+    os.set_blocking(wakes, False)
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(wakes)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while True:
+        ready, _, _ = select.select([control, woken], [], [])
+        if woken in ready:
+            os.read(woken, 4096)
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                control.send(json.dumps([ended[0], os.waitstatus_to_exitcode(ended[1])]).encode())
+        if control in ready:
+            text, files, _, _ = socket.recv_fds(control, LONGEST_REQUEST, 2)
+            if not text:
+                return None
+            child = os.fork()
+            if not child:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                for each in (woken, wakes):
+                    os.close(each)
+                control.close()
+                request: dict[str, Any] = json.loads(text)
+                become(request, files)
+                return request
+            for each in files:
+                os.close(each)
+            control.send(json.dumps([child, None]).encode())
+
+
+def become(request: dict[str, Any], files: list[int]) -> None:
+    """Take on session, files, folder and environment."""
+    os.setsid()
+    for number, file in enumerate([os.open(os.devnull, os.O_RDONLY), *files]):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    time.tzset()
+    added = request["env"]["PYTHONPATH"].split(os.pathsep)
+    sys.path[:] = [str(Path.cwd()), *added, *PATH]
+
+
+def run(argv: list[str]) -> None:
+    """Do what ``python`` does with these arguments: ``-m module …``, ``-c code …``, or a file."""
+    kind, what, *more = argv
+    if kind == "-m":
+        sys.argv = [what, *more]
+        runpy.run_module(what, run_name="__main__", alter_sys=True)
+        return
+    assert kind == "-c", argv
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    sys.argv = ["-c", *more]
+    exec(compile(what, "<string>", "exec"), main.__dict__)
+
+
+if __name__ == "__main__":
+    PATH = sys.path[1:]
+    for name in IMPORTED:
+        import_module(name)
+    if (asked := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
+        run(asked["argv"])
