@@ -15,7 +15,10 @@ from celery_perpetual.errors import StoreRefused
 from celery_perpetual.failures.policies import DEGRADED
 from celery_perpetual.polling.claims import Claim, Claims
 from celery_perpetual.polling.closing import PollEnds, broke_off
-from celery_perpetual.polling.end import PollEnd, failed, still_hanging, timed_out
+from celery_perpetual.polling.depths import QueueDepths
+from celery_perpetual.polling.end import PollEnd, failed, gate_closed, still_hanging, timed_out
+from celery_perpetual.polling.gates import first_closed
+from celery_perpetual.polling.permits import Permits, source_of
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import MOST_ENDS, PollThreads
 from celery_perpetual.store.commands.leadership import Mark
@@ -27,6 +30,8 @@ from celery_perpetual.times import ms
 
 #: Longest pause between two looks: a nudge from another process waits no longer.
 LONGEST_PAUSE = 0.5
+#: The same where units are refilled when few items are left.
+REFILL_PAUSE = 0.04
 #: Pause where all threads are taken; the end of a poll cuts it short.
 NO_ROOM = 0.02
 #: Most units claimed by one call.
@@ -49,6 +54,8 @@ class PollSource:
         self._policies = runner.policies
         self._schedules = Schedules()
         self._claims = Claims(store, mark)
+        self._permits = Permits(store)
+        self._depths = QueueDepths(runner.app)
         self._reader = DueReader(self._claims)
         self.counts = PollCounts()
         self._ends = PollEnds(store.clone())
@@ -75,7 +82,7 @@ class PollSource:
             self._store(timed_out(claim, self._policies.unknown(claim.failures)))
         ends = self._threads.ended()
         if not ends:
-            return lambda: LONGEST_PAUSE
+            return lambda: self._longest_pause
         stored = self._ends.begin(ends)
 
         def finish() -> float:
@@ -97,7 +104,7 @@ class PollSource:
         found = self._reader.take(leader, room)
         self._notice_a_step(found)
         if not found.rows:
-            return 0.0 if self._registration.unfinished else _pause(found)
+            return 0.0 if self._registration.unfinished else _pause(found, self._longest_pause)
         return found
 
     def claim(self, leader: str, due: DueUnits) -> list[Claim]:
@@ -112,6 +119,7 @@ class PollSource:
                 return []
             rows = suspects[:1]
             self._alone = rows[0].unit
+        rows = [row for row in rows if self._depths.is_ready(known[row.unit].contract)]
         wanted: list[tuple[TaskUnit, Occurrence]] = []
         errors: dict[str, ScheduleFailed] = {}
         for row in rows:
@@ -122,9 +130,12 @@ class PollSource:
                 occurrence, errors[unit.name] = Occurrence(row.at, due.now + DEGRADED.first_ms), error
             if occurrence is not None:
                 wanted.append((unit, occurrence))
+        quiet = self._quiet(leader, [unit for unit, _ in wanted if source_of(unit)])
+        wanted = [each for each in wanted if not source_of(each[0]) or each[0].name in quiet]
         claims = self._claimed(leader, due.seen, wanted)
         self.counts.note(claims)
         for claim in claims:
+            claim.quiet_until = quiet.get(claim.unit.name, 0)
             claim.schedule_error = errors.get(claim.unit.name)
         return claims
 
@@ -134,6 +145,8 @@ class PollSource:
             if claim.schedule_error is not None:
                 failure = self._policies.unknown(claim.failures)
                 self._store(failed(claim, claim.schedule_error, failure))
+            elif (closed := first_closed(claim) or self._depths.closed(claim)) is not None:
+                self._threads.has_ended(gate_closed(claim, closed))
             elif claim.runs_in_worker or worn_out:
                 claim.runs_in_worker = True
                 self._senders.start(claim)
@@ -143,6 +156,14 @@ class PollSource:
                 here.append(claim)
         self._threads.start(*here)
         return 0.0 if claims and self._room else NO_ROOM
+
+    def _quiet(self, leader: str, units: list[TaskUnit]) -> dict[str, int]:
+        """Until when the sources of these units are to be left alone; units without a permit are left out."""
+        try:
+            return self._permits.take(leader, units) if units else {}
+        except StoreRefused as error:
+            emit(events.PART_FAILED, part="the pace of a source", error=error)
+            return {unit.name: 0 for unit in units}
 
     def _claimed(self, leader: str, seen: int, wanted: list[tuple[TaskUnit, Occurrence]]) -> list[Claim]:
         """One unit that the store refuses, over a key of a wrong type, does not hold up the others."""
@@ -165,6 +186,11 @@ class PollSource:
             broke_off(end.claim, error)
 
     @property
+    def _longest_pause(self) -> float:
+        """The end of a task in another process makes a unit with ``low_water`` due, and no message says so."""
+        return REFILL_PAUSE if self._roster.has_low_water else LONGEST_PAUSE
+
+    @property
     def _room(self) -> int:
         return min(MOST_CLAIMS, self._senders.free if self._threads.worn_out else self._threads.free)
 
@@ -182,8 +208,8 @@ class PollSource:
         self._ahead_of_us = ahead
 
 
-def _pause(found: DueUnits) -> float:
+def _pause(found: DueUnits, longest: float) -> float:
     """Seconds until something is due."""
     if found.following is None:
-        return LONGEST_PAUSE
-    return max(0.001, min(LONGEST_PAUSE, (found.following - found.now) / 1000))
+        return longest
+    return max(0.001, min(longest, (found.following - found.now) / 1000))

@@ -155,6 +155,8 @@ class Roster:
             if task in tasks
         }
         known = self.discovery.units()
+        self.has_low_water = any(contract.options.low_water for contract in tasks.values())
+        """Whether the end of a task may make a unit due."""
         self._fixed = {name: unit for name, unit in known.items() if self._is_polled(unit.contract)}
         self.disabled = known.keys() - self._fixed.keys()
         self._combine()

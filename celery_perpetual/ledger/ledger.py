@@ -180,7 +180,8 @@ class Ledger:
             chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else chunk_count(len(items)),
             pairs_here=len(pairs) // 2, pushed=len(items) if commands else 0,
             on_done=int(contract.options.on_batch_done is not None), destinations=destinations,
-            retries="" if retries is None else retries.curve, has_failed=int(has_failed),
+            retries="" if retries is None else retries.curve,
+            low_water=contract.options.low_water or "", has_failed=int(has_failed),
             rest=[*records, *pairs, *commands],
         )  # fmt: skip
         return _text(reply)

@@ -177,7 +177,8 @@ def _about_polls(unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
         ]
     last = polls[0]
     if last.status == "skipped":
-        detail = f"{last.gate} is {last.value:g} of {last.limit:g}" if last.limit is not None else last.gate
+        is_measured = last.value is not None and last.limit is not None
+        detail = f"{last.gate} is {last.value:g} of {last.limit:g}" if is_measured else last.gate
         times = f", {last.repeated} times in a row" if last.repeated > 1 else ""
         return [
             Reason(

@@ -54,6 +54,8 @@ class Claim:
     """It is evaluated by a worker."""
     abandoned: bool = False
     """Set when the time limit has passed: what the poll still brings is not wanted."""
+    quiet_until: int = 0
+    """Until when its source has asked to be left alone, ms; 0: it has not."""
     schedule_error: Exception | None = None
     """Why its schedule cannot say when the unit is due next: the poll fails without being evaluated."""
     rows: int = 0

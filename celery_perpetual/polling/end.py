@@ -73,6 +73,8 @@ def to_store(
     trigger: str = "",
     pause: str = "",
     counts: Mapping[str, int] | None = None,
+    hint: int = 0,
+    may_rest: bool = False,
 ) -> PollEnd:
     """An end that is not stored yet.
 
@@ -83,6 +85,8 @@ def to_store(
         trigger: why it is due then.
         pause: JSON of the pause that it asks for.
         counts: with ``add``, failures in a row by class or rule.
+        hint: the unit's source is to be left alone for so many ms.
+        may_rest: it found nothing; with ``max_interval`` the interval is stretched.
     """
     note = {
         "poll": claim.poll_id,
@@ -101,13 +105,19 @@ def to_store(
         note["pause"] = pause
     if counts:
         note["counts"] = json.dumps(counts)
+    if hint and (source := claim.contract.options.source_key):
+        note |= {"source": source, "hint": str(hint)}
+    if may_rest and (longest := claim.contract.options.max_interval):
+        note |= {"every": str(claim.contract.cadence.every_ms), "longest": str(ms(longest))}
     return PollEnd(claim, outcome, (outcome.to_json(), json.dumps(note)))
 
 
 def without_items(claim: Claim, result: ReadBatch | Skip | Defer | Pause) -> PollEnd:
     """The end of a poll that found nothing to enqueue."""
     if isinstance(result, ReadBatch):
-        return to_store(claim, outcome_of(claim, status.EMPTY, **result.facts), "reset", cursor=result.cursor)
+        found_nothing = not (result.read or claim.by_hand)
+        outcome = outcome_of(claim, status.EMPTY, **result.facts)
+        return to_store(claim, outcome, "reset", cursor=result.cursor, may_rest=found_nothing)
     if isinstance(result, Skip):
         return to_store(claim, outcome_of(claim, status.SKIPPED, reason=readable(result.reason or "skipped")), "reset")
     if isinstance(result, Defer):
@@ -125,8 +135,10 @@ def gate_closed(claim: Claim, closed: Closed, *, duplicates: int = 0, held_back:
         limit=closed.limit,
         duplicates=duplicates,
         held_back=held_back,
+        reason=closed.reason,
     )
-    return to_store(claim, outcome, "keep")
+    delay = None if closed.until is None else max(0, closed.until - claim.store_time)
+    return to_store(claim, outcome, "keep", delay=delay, trigger=closed.gate)
 
 
 def failed(claim: Claim, error: BaseException, failure: Failure) -> PollEnd:
@@ -151,7 +163,9 @@ def _after_failure(claim: Claim, outcome: PollOutcome, failure: Failure) -> Poll
     """The unit is tried again when its wait is over, or paused; resumed, it has its whole budget again."""
     if not failure.gives_up:
         counts = failure.counted(claim.failures)
-        return to_store(claim, outcome, "add", delay=failure.delay_ms, trigger="backoff", counts=counts)
+        return to_store(
+            claim, outcome, "add", delay=failure.delay_ms, trigger="backoff", counts=counts, hint=failure.hint_ms
+        )
     reason = f"{failure.gives_up}: {outcome.error or outcome.reason}"
     emit(events.POLL_GAVE_UP, unit=claim.unit.name, poll_id=claim.poll_id, reason=reason)
     return to_store(claim, outcome, "add", pause=_pause_of(claim, outcome, "error policy", reason))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from celery_perpetual.polling.claims import Claim
+from celery_perpetual.times import format_time, to_datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,8 +18,11 @@ class Closed:
     """A gate that is closed: what it measured, and what it allows."""
 
     gate: str
-    value: float
-    limit: float
+    value: float | None
+    limit: float | None
+    reason: str | None = None
+    until: int | None = None
+    """When the unit is polled next, instead of at its next slot; ms of the store's time."""
 
 
 Gate = Callable[[Claim], "Closed | None"]
@@ -41,10 +45,23 @@ def overlap(claim: Claim) -> Closed | None:
     return Closed(gate="overlap", value=claim.in_flight, limit=0)
 
 
+def window(claim: Claim) -> Closed | None:
+    """Closed outside the hours of the task, but for polls by hand; the unit is polled when they begin."""
+    hours = claim.contract.options.window
+    if hours is None or claim.by_hand or (opens := hours.opens(claim.now)) is None:
+        return None
+    reason = f"the window {hours} opens at {format_time(to_datetime(opens))}"
+    return Closed(gate="window", value=(opens - claim.now) / 1000, limit=0, reason=reason, until=opens)
+
+
 #: In the order in which they are asked.
-GATES: tuple[Gate, ...] = (overlap, max_in_flight)
+GATES: tuple[Gate, ...] = (window, overlap, max_in_flight)
 
 
 def first_closed(claim: Claim) -> Closed | None:
     """The first gate that is closed, or None where the poll may take place."""
+    if claim.quiet_until:
+        wait = (claim.quiet_until - claim.now) / 1000
+        reason = f"the source has asked to be left alone until {format_time(to_datetime(claim.quiet_until))}"
+        return Closed(gate="wait_hint", value=wait, limit=0, reason=reason, until=claim.quiet_until)
     return next((closed for gate in GATES if (closed := gate(claim)) is not None), None)

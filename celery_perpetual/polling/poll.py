@@ -26,7 +26,8 @@ class Poll:
     slot: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
     """Nominal time of this occurrence."""
     trigger: str = "manual"
-    """``schedule``, or why it is off the grid: ``drain, backoff, retry, defer, resume, nudge, manual, preview``."""
+    """``schedule``, or why it is off the grid: ``drain, refill, window, wait_hint, backoff, retry, defer, resume,
+    nudge, manual, preview``."""
     cursor: Any = None
     """The JSON value that the last batch left, or None."""
     limit: int = MOST

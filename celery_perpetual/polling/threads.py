@@ -86,6 +86,12 @@ class PollThreads:
         for claim in claims:
             self._queue.put(claim)
 
+    def has_ended(self, end: PollEnd) -> None:
+        """A poll has ended without a thread: a gate was closed."""
+        with self._lock:
+            self._ending[end.claim.poll_id] = end.claim
+            self._ends.append(end)
+
     def ended(self) -> list[PollEnd]:
         """Take out ends that wait to be stored, the oldest first."""
         with self._lock:

@@ -29,6 +29,7 @@ key                    type    holds                                            
 {P}:outbox             zset    committed polls that are not wholly published          publish of the last message
 {P}:open               zset    unfinished batches -> when they were committed          end of the last item
 {P}:tenants:{task}     hash    name of a tenant -> the tenant, JSON, as last found   the leader, when it has gone
+{P}:source:{key}       hash    pace of a source: last and next permit, wait asked       TTL a minute after the last one
 {P}:paused             hash    scope -> JSON: by, reason, at, until                   resume
 {P}:receipt:{call}     string  that a call by hand has had its effect                 TTL one minute
 {P}:base               hash    entry of the base scheduler -> its last run, and count  with the entry
@@ -115,6 +116,7 @@ class Keys:
         self.unit_prefix = f"{prefix}:u:"
         self.polls_prefix = f"{prefix}:polls:"
         self.poll_prefix = f"{prefix}:p:"
+        self.source_prefix = f"{prefix}:source:"
 
     def receipt(self, call: str) -> str:
         return f"{self.prefix}:receipt:{call}"

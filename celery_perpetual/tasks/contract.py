@@ -107,6 +107,7 @@ def _read(task: Task[Any, Any]) -> TaskContract:
     if on_lost not in ON_LOST:
         raise ContractError(f"on_lost must be one of {', '.join(ON_LOST)}, got {on_lost!r}")
     cadence = Cadence(_attribute(task, "poll_every"), jitter=options.jitter, salt=str(task.name), app=task.app)
+    _must_fit(options, cadence)
     most = getattr(task, "max_in_flight", None)
     next_batch = _function(task, "next_batch", _attribute(task, "next_batch"))
     tenants, find_tenants = _tenants(task)
@@ -139,6 +140,15 @@ def _must_be_spelt_right(task: Task[Any, Any]) -> None:
                 )
             if (near := nearest(name, ATTRIBUTES, ALIKE)) is not None:
                 raise ContractError(f"attribute {name} has no effect, did you mean {near}?")
+
+
+def _must_fit(options: PerpetualOptions, cadence: Cadence) -> None:
+    """Refuse paces that contradict the interval."""
+    longest, every = options.max_interval, cadence.seconds
+    if longest is not None and every is None:
+        raise ContractError(f"perpetual option max_interval needs a poll_every of seconds, got {cadence}")
+    if longest is not None and every is not None and longest < every:
+        raise ContractError(f"perpetual option max_interval ({longest:g} s) must be at least poll_every ({every:g} s)")
 
 
 def _timeout(seen: Any, cadence: Cadence) -> float:

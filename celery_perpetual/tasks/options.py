@@ -14,14 +14,17 @@ from celery_perpetual.failures.rules import ErrorRule, read_rules
 from celery_perpetual.hints import nearest
 from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.retries import Retries
+from celery_perpetual.tasks.window import Window, read_window
 
 DEFAULT_RETRIES = Retries()
+
+#: Of a source's key, which is part of a key of the store.
+LONGEST_KEY = 200
 
 #: Options that are reserved for features which do not exist yet.
 NOT_YET = frozenset(
     {
-        "low_water", "max_interval", "min_interval", "source_key", "max_queue_depth",
-        "window", "preflight_ttl", "retry_classified",
+        "preflight_ttl", "retry_classified",
         "starvation",
     }
 )  # fmt: skip
@@ -49,6 +52,18 @@ class PerpetualOptions:
     """Seconds for which an item key stays taken after its task has ended."""
     failed_keys: Retries | None
     """How an item key is held back whose task ended other than by success; None: not at all."""
+    low_water: int
+    """Items in flight below which the unit is polled at once, so that its queue does not run dry; 0: off."""
+    max_interval: float | None
+    """Seconds up to which the interval is stretched as long as nothing is found."""
+    min_interval: float
+    """Seconds between two polls of all units with one ``source_key``, or of one unit without a key."""
+    source_key: str | None
+    """What units share that read the same source: their pace, and the waits that the source asks for."""
+    max_queue_depth: int | None
+    """Messages in the task's queue from which on the unit is not polled."""
+    window: Window | None
+    """The hours in which the unit is polled: ``"08:00-20:00 Europe/Berlin"``."""
     max_recoveries: int
     """How often a task may be lost with its worker; then it is parked."""
     history: int
@@ -75,6 +90,12 @@ class PerpetualOptions:
         limit: int = 10_000,
         dedup_window: float | timedelta = 0.0,
         failed_keys: Retries | None = DEFAULT_RETRIES,
+        low_water: int = 0,
+        max_interval: float | timedelta | None = None,
+        min_interval: float | timedelta = 0.0,
+        source_key: str | None = None,
+        max_queue_depth: int | None = None,
+        window: str | Window | None = None,
         max_recoveries: int = 3,
         history: int = 200,
         tenants_ttl: float | timedelta | None = None,
@@ -99,6 +120,14 @@ class PerpetualOptions:
             "limit": whole("perpetual option limit", limit, error=ContractError),
             "dedup_window": seconds("perpetual option dedup_window", dedup_window, error=ContractError),
             "failed_keys": _retries("failed_keys", failed_keys),
+            "low_water": whole("perpetual option low_water", low_water, least=0, error=ContractError),
+            "max_interval": _pause("max_interval", max_interval),
+            "min_interval": seconds("perpetual option min_interval", min_interval, error=ContractError),
+            "source_key": _source("source_key", source_key),
+            "max_queue_depth": None
+            if max_queue_depth is None
+            else whole("perpetual option max_queue_depth", max_queue_depth, error=ContractError),
+            "window": read_window(window),
             "max_recoveries": whole("perpetual option max_recoveries", max_recoveries, least=0, error=ContractError),
             "history": whole("perpetual option history", history, error=ContractError),
             "tenants_ttl": _pause("tenants_ttl", tenants_ttl),
@@ -115,6 +144,12 @@ class PerpetualOptions:
 def _pause(name: str, seen: Any) -> float | None:
     """A pause between two calls of the user's code, None where the app's setting counts."""
     return None if seen is None else seconds(f"perpetual option {name}", seen, least=0.05, error=ContractError)
+
+
+def _source(name: str, seen: Any) -> str | None:
+    if seen is not None and not (isinstance(seen, str) and 0 < len(seen) <= LONGEST_KEY):
+        raise ContractError(f"perpetual option {name} must be a text of at most {LONGEST_KEY} characters, got {seen!r}")
+    return seen
 
 
 def _truth(name: str, seen: object) -> bool:

@@ -44,7 +44,7 @@ PERMANENT = {
 UNIT_FIELDS = {
     "spec", "slot", "anchor", "cursor", "inflight", "attempt", "backoff", "polled", "last", "trigger",
     "claim", "claim_slot", "claim_trigger", "claim_started", "claim_until", "claim_by", "killed", "banned", "lost",
-    "waits", "nudged", "failures",
+    "waits", "nudged", "failures", "idle", "permit",
 }  # fmt: skip
 
 SOURCE = """
@@ -179,6 +179,7 @@ def test_the_table_of_keys_is_complete() -> None:
         names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
         names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"), names.suspect("{id}"),
         names.held("{worker}"), names.worker("{worker}"), names.tags("{worker}"), f"{names.tombs_prefix}{{day}}",
+        f"{names.source_prefix}{{key}}",
     }  # fmt: skip
 
     assert made | {key.removeprefix("P:") for key in methods} == table().keys()

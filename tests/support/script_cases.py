@@ -93,6 +93,10 @@ def units_keys(w: World) -> Mapping[str, str]:
     return {w.keys.unit(UNIT): "hash", w.keys.unit(OTHER_UNIT): "hash"}
 
 
+def source_keys(w: World) -> Mapping[str, str]:
+    return {**units_keys(w), "P:source:api": "hash"}
+
+
 def claim_keys(w: World) -> Mapping[str, str]:
     return {w.keys.unit(UNIT): "hash", w.keys.polls(UNIT): "list"}
 
@@ -279,6 +283,17 @@ CASES = [
     Case("nudge", "not due yet", lambda w: (w.registered(), w.redis.zadd(w.keys.due, {UNIT: 9e12})), World.nudge,
          answers(1), moving=("P:due",)),
     Case("nudge", "not in the clock", World.led, World.nudge, answers(0), writes=False),
+    Case("take_permits", "nobody has had one", World.registered, World.take_permits, answers([0, -1]), touches=source_keys),
+    Case("take_permits", "another has had one", lambda w: (w.registered(), w.run("take_permits", w.take_permits(call="b"))),
+         World.take_permits, answers([-1, -1]), touches=source_keys, moving=("P:due",)),
+    Case("take_permits", "without a pace", World.registered, lambda w: w.take_permits(pace=0), answers([0, 0]), writes=False),
+    Case("take_permits", "not leading", World.registered, lambda w: w.take_permits(mine="b:1"), answers([0, 0]), writes=False),
+    Case("close_polls", "with a wait of the source", lambda w: w.claimed(),
+         lambda w: w.close_polls(failures="add", delay="5000", source="api", hint="5000"), answers([b"ended"]),
+         then([b"already"]), touches=lambda w: {**claim_keys(w), "P:source:api": "hash"}, moving=("P:due", "P:source:api")),
+    Case("close_polls", "found nothing again", lambda w: w.claimed(),
+         lambda w: w.close_polls(every="60000", longest="600000"), answers([b"ended"]), then([b"already"]),
+         touches=claim_keys),
     Case("set_cursor", "set", World.registered, World.set_cursor, answers(1)),
     Case("set_cursor", "forget", lambda w: w.run("set_cursor", w.set_cursor()), lambda w: w.set_cursor(""), answers(1)),
     Case("set_cursor", "a poll is open", lambda w: w.claimed(), World.set_cursor, answers(0), writes=False),

@@ -111,7 +111,7 @@ class World:
 
     def commit(
         self, poll: str = POLL, *, items: int = 3, chunks: int = 0, pushed: bool = True, most: int = 100,
-        delay: str = "", cursor: str = '{"after": 7}', retries: str = "", has_failed: bool = False,
+        delay: str = "", cursor: str = '{"after": 7}', retries: str = "", has_failed: bool = False, low_water: str = "",
     ) -> Slots:  # fmt: skip
         k = self.keys
         works = [] if chunks else [work(n) for n in range(items)]
@@ -124,7 +124,7 @@ class World:
             "poll": poll, "unit": UNIT, "outcome": OUTCOME, "history": 200, "ttl": DAY, "slot": 1000,
             "following": DAY, "delay": delay, "trigger": "drain" if delay else "", "cursor": cursor,
             "task": "deliver", "tenant": '"acme"', "items": items, "most": most, "window": MINUTE, "chunk_key": k.chunk_prefix(poll),
-            "retries": retries, "has_failed": int(has_failed),
+            "retries": retries, "has_failed": int(has_failed), "low_water": low_water,
             "chunks": chunks, "pairs_here": len(works), "pushed": len(messages),
             "rest": [*(encode(each, "deliver") for each in works), *pairs(works, poll, 0), *commands],
         }  # fmt: skip
@@ -189,6 +189,10 @@ class World:
 
     def nudge(self) -> Slots:
         return {"unit_hash": self.keys.unit(UNIT), "unit": UNIT, "trigger": "nudge"}
+
+    def take_permits(self, *, pace: int = 1000, call: str = "a", mine: str | None = None) -> Slots:
+        rows = [UNIT, "api", pace, OTHER_UNIT, "api", pace]
+        return {"mine": self.leader if mine is None else mine, "call": call, "rows": rows}
 
     def set_cursor(self, cursor: str = "8") -> Slots:
         k = self.keys

@@ -3,8 +3,8 @@
 
 -- The open item, or nil and whether it is closed. Probes every key that closing writes to.
 local function open_item()
-  local unit, window, on_done, left, retries, has_failed, each = unpack(redis.call('HMGET', batch, 'unit', 'window', 'on_done',
-    'left', 'retries', 'has_failed', 'each'))
+  local unit, window, on_done, left, retries, has_failed, low_water, each = unpack(redis.call('HMGET', batch, 'unit', 'window',
+    'on_done', 'left', 'retries', 'has_failed', 'low_water', 'each'))
   if not unit then
     return nil, false
   end
@@ -13,12 +13,15 @@ local function open_item()
     return nil, true
   end
   local item = {unit = unit, window = tonumber(window), on_done = on_done, key = key_of(record),
-    retries = retries, has_failed = has_failed}
+    retries = retries, has_failed = has_failed, low_water = tonumber(low_water)}
   if each then
     -- What follows this end: what hears of it, the item, how it ended, and its key.
     item.follows = each .. ' ' .. id .. ' ' .. status .. ' ' .. (item.key or '')
   end
   probe('HEXISTS', prefix .. ':u:' .. unit, 'inflight')
+  if item.low_water then
+    probe('ZCARD', prefix .. ':due')
+  end
   if item.key then
     item.holds = redis.call('HGET', prefix .. ':keys:' .. unit, item.key) == id
     probe('ZCARD', prefix .. ':recent:' .. unit)
@@ -43,6 +46,22 @@ local function remember(unit, key, window)
   redis.call('PEXPIRE', recent, window)
 end
 
+-- The unit is polled at once, unless it backs off.
+local function refill(unit)
+  local due, unit_hash = prefix .. ':due', prefix .. ':u:' .. unit
+  local at = tonumber(redis.call('ZSCORE', due, unit) or nil)
+  if not at then
+    return
+  end
+  local open, backs_off_until = unpack(redis.call('HMGET', unit_hash, 'claim', 'backoff'))
+  if open then
+    redis.call('HSETNX', unit_hash, 'nudged', 'refill')
+  elseif at > now and (tonumber(backs_off_until) or 0) <= now then
+    redis.call('ZADD', due, now, unit)
+    redis.call('HSET', unit_hash, 'trigger', 'refill')
+  end
+end
+
 -- Close an item; returns whether it was the last of its batch.
 local function close_item(item)
   if item.follows then
@@ -50,7 +69,10 @@ local function close_item(item)
   end
   redis.call('SETBIT', done, position, 1)
   redis.call('HINCRBY', batch, status, 1)
-  redis.call('HINCRBY', prefix .. ':u:' .. item.unit, 'inflight', -1)
+  local in_flight = redis.call('HINCRBY', prefix .. ':u:' .. item.unit, 'inflight', -1)
+  if item.low_water and in_flight == item.low_water - 1 then
+    refill(item.unit)
+  end
   if item.holds then
     redis.call('HDEL', prefix .. ':keys:' .. item.unit, item.key)
     if head ~= '' then

@@ -16,6 +16,18 @@ local function report_poll(outcome, repeated)
   redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'poll', 'data', outcome)
 end
 
+-- The next due time on the grid. Where nothing is found again and again it is twice as far away each time, up to the longest
+-- interval.
+local function rested(unit_hash, note)
+  local following = tonumber(note.following)
+  if not note.longest then
+    return following
+  end
+  local times = math.min(tonumber(redis.call('HINCRBY', unit_hash, 'idle', 1)), 32)
+  local slots = math.max(math.min(2 ^ times, math.floor(tonumber(note.longest) / tonumber(note.every))), 1)
+  return string.format('%.0f', following + (slots - 1) * tonumber(note.every))
+end
+
 local function close_poll(poll, unit, note)
   local unit_hash, due, outcome = note.unit_hash, note.due, note.outcome
   if given(note.cursor) then
@@ -35,7 +47,7 @@ local function close_poll(poll, unit, note)
       redis.call('HSET', unit_hash, 'trigger', note.trigger or '')
     end
   elseif given(note.following) then
-    redis.call('ZADD', due, 'XX', note.following, unit)
+    redis.call('ZADD', due, 'XX', rested(unit_hash, note), unit)
   elseif redis.call('HGET', unit_hash, 'waits') then
     -- A slot came while this poll by hand was open.
     redis.call('ZADD', due, 'XX', now, unit)
@@ -46,6 +58,9 @@ local function close_poll(poll, unit, note)
   else
     redis.call('HDEL', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed',
       'waits', 'nudged')
+  end
+  if note.failures == 'reset' and not note.longest then
+    redis.call('HDEL', unit_hash, 'idle')
   end
   if note.failures == 'add' then
     redis.call('HINCRBY', unit_hash, 'attempt', 1)

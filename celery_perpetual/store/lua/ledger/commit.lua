@@ -36,6 +36,7 @@
 -- ARG   pushed         int     messages that are here
 -- ARG   on_done        flag    1 = send a message when the whole batch has ended
 -- ARG   retries        text    how a key that fails is held back, see include/failed_key.lua; '' = not at all
+-- ARG   low_water      text    items in flight below which the unit is polled at once; '' = off
 -- ARG   has_failed     flag    1 = a key of the batch has failed before
 -- ARG   destinations   JSON    where the messages that are here go, '' = not known
 -- ARGS  rest           mixed   records, pairs of item key and task id, broker commands
@@ -82,6 +83,9 @@ if destinations ~= '' then
 end
 if retries ~= '' then
   redis.call('HSET', batch, 'retries', retries)
+end
+if low_water ~= '' then
+  redis.call('HSET', batch, 'low_water', low_water)
 end
 if has_failed then
   redis.call('HSET', batch, 'has_failed', 1)

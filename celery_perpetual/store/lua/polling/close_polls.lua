@@ -9,6 +9,7 @@
 -- KEY   paused         hash    scope -> JSON
 -- KEY   cursors        set     units that have a cursor
 -- ARG   unit_prefix    text    what the keys of unit hashes start with
+-- ARG   source_prefix  text    what the keys of sources start with
 -- ARG   polls_prefix   text    what the keys of outcome lists start with
 -- ARG   channel_prefix text    what the names of channels start with
 -- ARG   events_maxlen  text    cap of the stream
@@ -24,16 +25,24 @@
 --     trigger    trigger of the poll after the delay
 --     failures   'add', 'reset' or 'keep' the count of failures in a row
 --     counts     with 'add': the counts by class or rule, JSON
+--     source     key of its source, which is to be left alone
+--     hint       for so many ms
+--     every      ms: its interval, which is stretched as long as nothing is found
+--     longest    ms: up to this
 --     cursor     new cursor, JSON; '' = leave
 --     pause      pause the unit with this, JSON; '' = no
 -- returns per poll: 'ended', 'already' (this poll ended before) or 'refused' (another poll has the claim)
 -- include now
 -- include outcome
+-- include types
 -- include close_poll
 local notes, open, newest = {}, {}, {}
 for i = ends_at, #ARGV, 2 do
   local note = cjson.decode(ARGV[i + 1])
   notes[i], open[note.unit] = note, redis.call('HMGET', unit_prefix .. note.unit, 'claim', 'last', 'nudged')
+  if note.hint then
+    must_be(source_prefix .. note.source, 'hash')
+  end
   newest[note.unit] = redis.call('LINDEX', polls_prefix .. note.unit, 0)
 end
 local reply = {}
@@ -47,6 +56,12 @@ for i = ends_at, #ARGV, 2 do
     note.unit_hash, note.polls, note.outcome, note.newest = unit_prefix .. unit, polls_prefix .. unit, ARGV[i], newest[unit]
     note.due, note.cursors, note.ttl, note.nudged, note.channel_prefix = due, cursors, ttl, open[unit][3], channel_prefix
     close_poll(poll, unit, note)
+    if note.hint then
+      local source = source_prefix .. note.source
+      local quiet = math.max(now + tonumber(note.hint), tonumber(redis.call('HGET', source, 'quiet')) or 0)
+      redis.call('HSET', source, 'quiet', quiet)
+      redis.call('PEXPIRE', source, math.max(quiet - now + 60000, redis.call('PTTL', source)))
+    end
     if note.pause then
       redis.call('HSET', paused, unit, note.pause)
       redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'pause', 'data', note.pause)

@@ -1,0 +1,33 @@
+"""How many messages wait in the queue of a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+NOT_FOUND = 404
+
+
+def queue_of(app: Celery, task: Any) -> str:
+    """Name of the queue to which the app's routes send a task. May run a router of the user's."""
+    route: Any = app.amqp.router.route(task._get_exec_options(), task.name)  # noqa: SLF001  # where its messages go
+    queue = route.get("queue")
+    return str(getattr(queue, "name", queue) or app.conf.task_default_queue)
+
+
+def depth_of(app: Celery, queue: str) -> int:
+    """Messages that wait in a queue; those that workers have received and not acknowledged do not count.
+
+    Raises:
+        Exception: whatever the transport raises where the broker does not answer.
+    """
+    with app.connection_for_write() as connection:
+        try:
+            channel: Any = connection.default_channel
+            return int(channel.queue_declare(queue, passive=True).message_count)
+        except connection.channel_errors as error:
+            if NOT_FOUND in (getattr(error, "code", None), getattr(error, "reply_code", None)):
+                return 0  # on Redis an empty queue is not there
+            raise
