@@ -20,6 +20,7 @@ import identity
 import latency
 import many
 import recovery
+import routines
 import sweep
 import worker_cost
 from measuring import HERE, Row, keep, show
@@ -65,6 +66,13 @@ def ticking(*, quick: bool) -> list[Row]:
     return clock.measure(sizes=(1_000, 10_000) if quick else (1_000, 100_000))
 
 
+def a_million_jobs(*, quick: bool) -> list[Row]:
+    """Few routines and many."""
+    return routines.measure(
+        sizes=(1_000, 20_000) if quick else (1_000, 1_000_000), due=300 if quick else 2_000, seconds=5 if quick else 20
+    )
+
+
 def awake(*, quick: bool) -> list[Row]:
     """One waiter, one id."""
     with EmbeddedServer() as server:
@@ -103,6 +111,7 @@ BENCHES: dict[str, Callable[..., list[Row]]] = {
     "worker": cost,
     "sweep": sweeping,
     "recovery": recovering,
+    "routines": a_million_jobs,
 }
 
 

@@ -31,5 +31,16 @@ def test_the_clocks_bench_still_drives_a_clock():
 def test_every_bench_is_there():
     """The program that runs them imports them all and says their names."""
     shown = run("run.py", "--help")
-    for name in ("enqueue", "rabbitmq", "identity", "clock", "latency", "many", "worker", "sweep", "recovery"):
+    for name in (
+        "enqueue",
+        "rabbitmq",
+        "identity",
+        "clock",
+        "latency",
+        "many",
+        "worker",
+        "sweep",
+        "recovery",
+        "routines",
+    ):
         assert name in shown
