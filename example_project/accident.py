@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from celery_perpetual import PerpetualError
 from celery_perpetual.events import DELIVERY_RESTORED
 from progress import Snapshot
-from stage import WORKERS, Stage
+from stage import TASK, WORKERS, Stage
 
 VICTIM = WORKERS[0]
 REPLACEMENT = "worker-3"
@@ -91,10 +91,11 @@ def store_time(server: Redis) -> int:
 
 
 def leases_of(worker: str) -> frozenset[str]:
-    """Ids of the tasks that a worker is executing."""
+    """Ids of the deliveries that a worker is executing."""
     from outbox_site.celery import perpetual
 
-    return frozenset(lease.task_id for lease in perpetual.leases() if lease.worker.startswith(f"{worker}@"))
+    held = [lease for lease in perpetual.leases() if lease.worker.startswith(f"{worker}@")]
+    return frozenset(lease.task_id for lease in held if lease.task == TASK)
 
 
 def read_recovery(server: Redis, stage: Stage, kill: Kill) -> Recovery:
@@ -111,7 +112,7 @@ def read_recovery(server: Redis, stage: Stage, kill: Kill) -> Recovery:
         ended_again = event == b"completion" and data["recoveries"] > 0
         if event == b"lease.recovered" or ended_again:
             recovered.add(data["task_id"])
-        if ended_again:
+        if ended_again and data["task"] == TASK:
             deliveries[int(data["key"])] = data["recoveries"]
     return Recovery(
         tasks=frozenset(recovered),

@@ -55,7 +55,9 @@ def explain(options: Options) -> None:
         f"A webhook outbox: {options.items} rows in a database, each a message to a customer.\n"
         "One `celery beat` and two `celery worker`s are about to start, and a local receiver that is at times\n"
         "slow and refuses some first attempts. No code enqueues anything: beat finds the rows and makes tasks\n"
-        "of them, the workers send them. In the end the receiver's own record decides.\n"
+        "of them, the workers send them. In the end the receiver's own record decides.\n\n"
+        "Each of the five customers has a routine as well, made when its endpoint was added: a digest of what was\n"
+        "delivered, once a day. A day is three seconds here.\n"
     )
     if not options.keep:
         print(
@@ -116,6 +118,7 @@ def watch(stage: Stage, items: int, deadline: float, display: Display, accident:
 
 def run(stage: Stage, options: Options, deadline: float) -> int:
     """The whole job; the exit status."""
+    from digest_report import read_digests
     from report import Outcome, compare, show
 
     problem, last = "", None
@@ -132,7 +135,7 @@ def run(stage: Stage, options: Options, deadline: float) -> int:
         stage.stop_celery(grace=5 if problem else 20)
         recovery = accident.recovery()
     comparison = compare(stage.record, options.items, recovery.deliveries)
-    outcome = Outcome(comparison, problem, last.in_flight if last else None, accident.kill, recovery)
+    outcome = Outcome(comparison, problem, last.in_flight if last else None, accident.kill, recovery, read_digests())
     stage.failed = not outcome.ok
     show(outcome, stage, options.json_file)
     return 0 if outcome.ok else 1
@@ -183,6 +186,8 @@ def tell_commands(stage: Stage) -> None:
         f"  {celery} units\n"
         f"  {celery} why {TASK}\n"
         f"  {celery} polls {TASK}\n"
+        f"  {celery} routines list\n"
+        f"  {celery} routines run-now digest-1\n"
         f'  {celery} pause --task {TASK} --reason "lunch"\n'
         f"  {celery} resume --task {TASK}\n"
         f"  {sys.executable} manage.py seed_deliveries --count 500 --seed 7 --base-url {stage.receiver_url}\n"

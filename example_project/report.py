@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accident import Kill, Recovery, tasks
+from digest_report import Digests
 from stage import Stage, changed_settings, hide_password
 from webhooks.models import Delivery
 
@@ -97,6 +98,7 @@ class Outcome:
     in_flight: int | None
     kill: Kill | None
     recovery: Recovery
+    digests: Digests
 
     @property
     def ok(self) -> bool:
@@ -108,7 +110,7 @@ class Outcome:
             return [*found, "no worker was killed: it was over before (too few rows?), or never got that far"]
         if forgotten := self.kill.held - self.recovery.tasks:
             found.append(f"{tasks(len(forgotten))} of the killed worker not sent again: {', '.join(sorted(forgotten))}")
-        return found
+        return [*found, *self.digests.complaints()]
 
 
 def show(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
@@ -124,6 +126,8 @@ def show(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
         tell_recovery(outcome.kill, outcome.recovery)
     why = ", as a worker died before it could say that they had arrived"
     print(f"{result.duplicates} came twice{why if result.duplicates and not result.repeated else ''}.")
+    digests = outcome.digests
+    print(f"{digests.count} digests of {digests.endpoints} endpoints were made, one for each slot of their routines.")
     if outcome.in_flight:
         print(f"The store still has {outcome.in_flight} in flight although every row is done.")
     killed = [process.name for process in stage.fleet.all.values() if process.killed]
@@ -138,6 +142,7 @@ def show(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
             "in_flight": outcome.in_flight,
             "killed": killed,
             "accident": accident(outcome),
+            "digests": asdict(outcome.digests),
             "settings": changed_settings(),
             "broker_url": hide_password(stage.broker_url),
             "pids": stage.pids,

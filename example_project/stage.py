@@ -18,8 +18,8 @@ HERE = Path(__file__).resolve().parent
 TASK = "webhooks.tasks.deliver"
 WORKERS = ("worker-1", "worker-2")
 CONCURRENCY = 2
-# By default a worker counts as dead after a minute without a word; the demo does not wait that long.
-HASTE = {"OUTBOX_LEASE_TTL": "5", "OUTBOX_CYCLE_INTERVAL": "1"}
+# By default a worker counts as dead after a minute without a word, and a digest is made once a day.
+HASTE = {"OUTBOX_LEASE_TTL": "5", "OUTBOX_CYCLE_INTERVAL": "1", "OUTBOX_DIGEST_EVERY": "3"}
 
 
 @dataclass
@@ -180,6 +180,7 @@ def changed_settings() -> dict[str, Any]:
         for name in sorted(dir(settings))
         if name.startswith(prefix) and name != "CELERY_BROKER_URL"
     }
+    found["outbox_digest_every"] = settings.OUTBOX_DIGEST_EVERY
     found["worker --concurrency"] = CONCURRENCY
     found["deliver.max_retries"] = deliver.max_retries
     return found

@@ -64,6 +64,9 @@ if OUTBOX_LEASE_TTL := os.environ.get("OUTBOX_LEASE_TTL"):
 if OUTBOX_CYCLE_INTERVAL := os.environ.get("OUTBOX_CYCLE_INTERVAL"):
     CELERY_PERPETUAL_CYCLE_INTERVAL = float(OUTBOX_CYCLE_INTERVAL)
 
+# Seconds between two digests of an endpoint: a day.
+OUTBOX_DIGEST_EVERY = float(os.environ.get("OUTBOX_DIGEST_EVERY", "86400"))
+
 # One Redis for several projects: a name of its own keeps the queue, the store's keys and the talk of workers apart.
 if OUTBOX_NAMESPACE := os.environ.get("OUTBOX_NAMESPACE"):
     CELERY_TASK_DEFAULT_QUEUE = OUTBOX_NAMESPACE

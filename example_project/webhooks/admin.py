@@ -4,7 +4,7 @@ from typing import Any
 
 from django.contrib import admin
 
-from webhooks.models import Delivery, Endpoint
+from webhooks.models import Delivery, Digest, Endpoint
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):
@@ -22,6 +22,13 @@ class ReadOnlyAdmin(admin.ModelAdmin):
 class EndpointAdmin(ReadOnlyAdmin):
     list_display = ["name", "url", "created_at"]
     search_fields = ["name", "url"]
+
+
+@admin.register(Digest)
+class DigestAdmin(ReadOnlyAdmin):
+    list_display = ["endpoint", "slot", "delivered", "pending"]
+    list_filter = ["endpoint"]
+    list_select_related = ["endpoint"]
 
 
 @admin.register(Delivery)

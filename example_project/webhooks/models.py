@@ -20,6 +20,21 @@ class Endpoint(models.Model):
         return self.name
 
 
+class Digest(models.Model):
+    """What was delivered to one endpoint on one day."""
+
+    endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="digests")
+    slot = models.DateTimeField()
+    delivered = models.PositiveIntegerField()
+    pending = models.PositiveIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["endpoint", "slot"], name="digest_once")]
+
+    def __str__(self) -> str:
+        return f"{self.endpoint} until {self.slot:%Y-%m-%d %H:%M:%S}"
+
+
 class DeliveryQuerySet(models.QuerySet["Delivery"]):
     def pending(self) -> "DeliveryQuerySet":
         return self.filter(state=Delivery.State.PENDING)

@@ -92,6 +92,9 @@ def test_every_delivery_arrives_and_nothing_is_left(tmp_path):
     assert report["refused"] > 0, "the receiver refused nobody, so no retry was tried"
     assert report["in_flight"] == 0
     assert report["killed"] == []
+    assert (report["digests"]["endpoints"], report["digests"]["missing"], report["digests"]["off"]) == (5, [], 0)
+    assert report["digests"]["count"] >= 10, "each endpoint has more than the digest of its first slot"
+    assert f"{report['digests']['count']} digests of 5 endpoints" in output
     assert 0 < report["seconds"] < 120
     assert f"{ITEMS} of {ITEMS} deliveries arrived" in output
     for name, value in report["settings"].items():
@@ -136,8 +139,9 @@ print("\\n".join(result.complaints()))
 """
 
 
-def test_only_what_was_recovered_may_come_twice(tmp_path):
+def test_only_what_was_recovered_may_come_twice(tmp_path, redis_url, store_redis):
     changes = {"OUTBOX_DB": str(tmp_path / "outbox.sqlite3"), "DJANGO_SETTINGS_MODULE": "outbox_site.settings"}
+    changes["REDIS_URL"] = redis_url
     done = subprocess.run(
         [sys.executable, "-c", COMPARE.replace("{record}", str(tmp_path / "record.sqlite3"))],
         cwd=PROJECT,
@@ -149,6 +153,7 @@ def test_only_what_was_recovered_may_come_twice(tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
+    assert store_redis.hlen("perpetual:routines") == 5, "each endpoint that is added has a routine"
     assert "duplicates 4 repeated [3, 4]" in done.stdout
     assert "2 arrived more than once although no worker had died with them: 3, 4" in done.stdout
 
