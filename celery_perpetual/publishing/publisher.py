@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
 from celery_perpetual.broker.commands import BrokerCommands
+from celery_perpetual.broker.destinations import Destinations, by_index
 from celery_perpetual.broker.unacked import shares_redis
 from celery_perpetual.errors import InvalidItem, StoreUnavailable, described
 from celery_perpetual.faults import reach
@@ -30,9 +31,11 @@ from celery_perpetual.publishing.message import has_own_sender, send
 from celery_perpetual.publishing.one_by_one import PublishChunk, park, publish_apart
 from celery_perpetual.publishing.rehearsal import first_fault
 from celery_perpetual.publishing.sender import AfterPublish
+from celery_perpetual.publishing.stampable import is_sent_in_pairs
 from celery_perpetual.publishing.transports import open_transport
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.commands.batches import batch, remove_entry, remove_unpublished
+from celery_perpetual.store.commands.destinations import published_to
 from celery_perpetual.store.commands.records import open_records
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
@@ -75,7 +78,7 @@ class Publisher:
             kombu.exceptions.OperationalError: the broker, which is the store, did not answer.
         """
         none = Messages.none()
-        if len(items) > CHUNK or not self.shares_redis or self._one_by_one(items):
+        if len(items) > CHUNK or not self.shares_redis or self._one_by_one(items) or is_sent_in_pairs():
             self._rehearse(items)
             return none
         try:
@@ -113,11 +116,12 @@ class Publisher:
 
     def _publish(self, poll_id: str, items: Sequence[CheckedItem]) -> int:
         sent, state = 0, self._state(poll_id)
+        destinations = self._destinations(poll_id, state)
         with ExitStack() as stack:
             by_kind: dict[bool, PublishChunk] = {}
             while state is not None and state[1] < state[2]:
                 task, first, total = state
-                last = min(total, (first // CHUNK + 1) * CHUNK)
+                last = first + 1 if is_sent_in_pairs() else min(total, (first // CHUNK + 1) * CHUNK)
                 indexed = self._indexed(task, poll_id, first, last, items)
                 singly = self._one_by_one(item for _, item in indexed)
                 open_publisher = partial(self._chunk_publisher, poll_id, one_by_one=singly)
@@ -130,18 +134,32 @@ class Publisher:
                     stack.close()
                     messages, unpublished = publish_apart(self.app, open_publisher, indexed, error)
                     park(self.store, poll_id, unpublished)
-                done = self._publish_part(messages, poll_id, first, last)
+                if first % CHUNK == 0:
+                    destinations = Destinations()
+                destinations.extend(messages.destinations)
+                done = self._publish_part(messages, poll_id, first, last, destinations)
                 sent += last - first if done else 0
                 state = (task, last, total) if done == 1 else self._state(poll_id) if done else None
         return sent
 
-    def _publish_part(self, messages: Messages, poll_id: str, first: int, last: int) -> int:
+    def _destinations(self, poll_id: str, state: tuple[str, int, int] | None) -> Destinations:
+        """Where the items of a chunk went of which another publisher has published a part."""
+        found = Destinations()
+        if state is not None and state[1] % CHUNK:
+            (text,) = published_to(self.store, poll_id, [state[1] // CHUNK])
+            for index, destination in by_index(text).items():
+                found.note(destination, (index,))
+        return found
+
+    def _publish_part(
+        self, messages: Messages, poll_id: str, first: int, last: int, destinations: Destinations
+    ) -> int:  # fmt: skip
         commands, targets = messages.commands.packed()
         reach("poll.publishing")
         done = int(
             script("publish")(
                 self.store, batch=self.store.keys.poll(poll_id), targets=targets, poll=poll_id, first=first, last=last,
-                chunk=first // CHUNK, destinations=messages.destinations.to_json(), commands=commands,
+                chunk=first // CHUNK, destinations=destinations.to_json(), commands=commands,
             )
         )  # fmt: skip
         if done:

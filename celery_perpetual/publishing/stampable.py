@@ -49,6 +49,19 @@ kind_of: Callable[[CheckedItem], Kind] = itemgetter(
 OWN_RECEIVER = "celery_perpetual.destination"
 
 
+def has_foreign_receivers(signal: Any) -> bool:
+    """Whether code outside of this package receives a signal."""
+    return any(key[0] != OWN_RECEIVER for key, _ in signal.receivers)
+
+
+def is_sent_in_pairs() -> bool:
+    """Whether other code receives the signals before and after a publish, as tracing does.
+
+    What it opens in the one it closes in the other, so a message is published before the next one is built.
+    """
+    return has_foreign_receivers(signals.before_task_publish) and has_foreign_receivers(signals.after_task_publish)
+
+
 def objection(app: Celery, kind: Kind) -> str | None:
     """Why messages of this kind have to be built one by one, or None."""
     return next(_of_app(app), None) or next(_of_kind(app, kind), None)
@@ -56,7 +69,7 @@ def objection(app: Celery, kind: Kind) -> str | None:
 
 def _of_app(app: Celery) -> Iterator[str]:
     amqp: Any = app.amqp
-    if any(key[0] != OWN_RECEIVER for key, _ in signals.before_task_publish.receivers):
+    if has_foreign_receivers(signals.before_task_publish):
         yield "before_task_publish has receivers, which may change a message"
     if signals.task_sent.receivers:
         yield "task_sent has receivers"

@@ -32,6 +32,7 @@ from celery_perpetual.ledger.ids import item_address, item_index
 from celery_perpetual.ledger.record import Record, decode
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.message import send
+from celery_perpetual.publishing.sender import AfterPublish
 from celery_perpetual.store.commands.destinations import published_to, sent_later_to
 from celery_perpetual.store.commands.leases import StateText, copy_of, lost_tasks, remove_lost, state_of
 from celery_perpetual.store.commands.records import record_at
@@ -145,11 +146,12 @@ class Resender:
         """To the front of its list on a Redis broker; None where nothing is left of its message."""
         unacked = UnackedHash(capture.channel)
         commands = unacked.restoring(lost.tag) if lost.tag else None
-        is_unacked = commands is not None
+        is_unacked, after_publish = commands is not None, AfterPublish()
         if commands is None and lost.copy is not None:
             commands = capture.copied(lost.copy)
         if commands is None and lost.record is not None:
-            commands = capture.commands(lost.record, lost.task_id, destination=self._destination(lost.task_id))
+            destination = self._destination(lost.task_id)
+            commands = capture.commands(lost.record, lost.task_id, after_publish, destination=destination)
         if commands is None:
             return None
         resent = BrokerCommands(lost.resent(command) for command in commands)
@@ -159,6 +161,7 @@ class Resender:
         else:
             capture.channel.run(resent, front=True)
             sent = self._remove(lost)
+        after_publish.send()
         if is_unacked:
             unacked.acknowledge(lost.tag)
         return sent

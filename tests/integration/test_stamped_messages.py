@@ -10,8 +10,11 @@ import pytest
 from celery import signals
 
 from celery_perpetual import Item, Perpetual
+from celery_perpetual.broker.destinations import by_index
 from celery_perpetual.publishing import builder as building
 from celery_perpetual.publishing import stampable as roads
+from celery_perpetual.store.chunks import chunk_count
+from celery_perpetual.store.commands.destinations import published_to
 from tests.support import wait_until, wire
 from tests.support.watched_app import ROWS, WatchedApp
 
@@ -151,6 +154,34 @@ def test_after_the_publish_is_after_the_push(
     assert [task_id for task_id, _ in told] == outcome.task_ids
     assert [tuple(body[0]) for _, body in told] == [(n, "x") for n in range(rows)]
     assert told[0][1][1:] == ({"k": 0}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None})
+
+
+@pytest.mark.parametrize("rows", [3, 520])
+def test_what_is_opened_before_a_publish_is_closed_after_it(
+    watched_app: Callable[..., WatchedApp], listening: Any, rows: int
+) -> None:
+    """A message is published before the next one is built where both signals have receivers: a trace for each item."""
+    one = watched_app()
+    open_now: list[str] = []
+    pairs: list[str] = []
+
+    def opens(headers: Any = None, **_: Any) -> None:
+        open_now.append(headers["id"])
+
+    def closes(headers: Any = None, **_: Any) -> None:
+        assert headers["id"] in one.redis.lindex("celery", 0)
+        pairs.append(headers["id"])
+        assert open_now == [headers["id"]]
+        open_now.clear()
+
+    listening(signals.before_task_publish, opens)
+    listening(signals.after_task_publish, closes)
+    outcome = one.poll([Item((n, "x")) for n in range(rows)])
+
+    assert pairs == outcome.task_ids
+    # Where they went is on record as ever.
+    texts = published_to(one.perpetual.store, outcome.poll_id, range(chunk_count(rows)))
+    assert sum(len(by_index(text)) for text in texts) == rows
 
 
 def test_a_refused_commit_tells_nobody(watched_app: Callable[..., WatchedApp], listening: Any) -> None:
