@@ -25,6 +25,7 @@ from celery_perpetual.ledger.staged import staged_list, sweep_staged
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.pauses import Pauses
 from celery_perpetual.publishing.courier import Courier
+from celery_perpetual.recovery.old_states import OldStates
 from celery_perpetual.recovery.sweep import Sweep
 from celery_perpetual.routines.forgetting import forget_routines
 from celery_perpetual.store.commands.lock import Lock
@@ -98,6 +99,7 @@ class Cycle:
         """
         self._store = namespace.store
         self._lock = Lock(self._store, self._store.keys.cycle, LOCK_SECONDS)
+        states = OldStates(self._store)
         sweep, orphans = Sweep(namespace.app, namespace.grants), Orphans(self._store, known)
         outbox, staged, follow_ups = (
             namespace.runner.publisher.outbox,
@@ -110,6 +112,7 @@ class Cycle:
             "relay": lambda: {"relayed": relay.run(lambda: _relay(namespace))},
             "staged": lambda: {"unstaged": sweep_staged(self._store, staged)},
             "pauses": lambda: _trim(namespace.pauses),
+            "states": lambda: _forget(states),
             "sweep": lambda: _facts(sweep),
             "batches": lambda: {"batches": batches.run(lambda: do_follow_ups(namespace.app, self._store, follow_ups))},
             "orphans": lambda: {"orphans": orphans.drop()},
@@ -155,6 +158,11 @@ def _relay(namespace: Namespace) -> int:
 
 def _trim(pauses: Pauses) -> dict[str, Any]:
     pauses.trim()
+    return {}
+
+
+def _forget(states: OldStates) -> dict[str, Any]:
+    states.forget()
     return {}
 
 

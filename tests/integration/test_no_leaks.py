@@ -6,11 +6,15 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from celery_perpetual.recovery.old_states import OldStates
 from celery_perpetual.store import keys as key_table
 from tests.support import wait_until
+from tests.support.lease_world import ITEM, LeaseWorld
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     import redis
 
@@ -289,3 +293,29 @@ def test_the_check_sees_each_kind_of_leak(store_redis: redis.Redis) -> None:
         f"{PREFIX}:nobody:knows is not in the table of keys",
         f"{PREFIX}:p:{poll} is a string, the table says hash",
     ]
+
+
+def test_the_state_of_a_task_whose_retry_is_gone(world: LeaseWorld) -> None:
+    """It is forgotten when it is as old as a tombstone may be; a task that goes on, and an item, keep theirs."""
+    for task_id in ("lost", "young", "running", ITEM):
+        world.begun(task_id=task_id, copy="{}")
+        if task_id == "running":
+            assert world.run("note_successor", world.note_successor(task_id=task_id)) == 1
+        else:
+            world.run("release", world.release("wait", task_id=task_id))
+        if task_id != "young":
+            text = world.redis.hget(world.keys.states, task_id)
+            world.redis.hset(world.keys.states, task_id, b"%064d" % 1 + text[64:])
+    world.redis.hset(world.keys.copies, "lost", "{}")
+
+    assert OldStates(world.store).forget() == 1
+
+    assert set(world.redis.hkeys(world.keys.states)) == {b"young", b"running", ITEM.encode()}
+    assert b"lost" not in world.redis.hkeys(world.keys.copies)
+
+
+@pytest.fixture
+def world(redis_url: str) -> Iterator[LeaseWorld]:
+    world = LeaseWorld(redis_url)
+    yield world
+    world.store.close()

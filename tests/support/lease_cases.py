@@ -133,6 +133,11 @@ LEASE_CASES = [
          lambda w: (w.died(1), w.run("note_successor", w.note_successor("delegated", copy=""))), W.sweep,
          answers([0, ONE.encode(), 1, 1]), then([0, ONE.encode(), 0, 1]), moving=SEEN, touches=held_keys(ONE)),
     Case("end_item", "it could not publish its successor", W.hands_on, W.ended, answers(FIRST), touches=end_keys(ONE)),
+    Case("forget_state", "as it was read", lambda w: w.released("wait"), lambda w: w.forget_state(), answers(1), then(0)),
+    Case("forget_state", "executed", lambda w: (w.released("wait"), w.begun("n2", order=(0, 1))), lambda w: w.forget_state(),
+         answers(0), writes=False),
+    Case("forget_state", "changed", lambda w: w.released("wait"), lambda w: w.forget_state("another text"), answers(0),
+         writes=False),
     # ---- beat
     Case("heartbeat", "the first", lambda w: None, lambda w: w.heartbeat(a="tag"), answers([]), moving=BEATEN),
     Case("heartbeat", "with news of both kinds", lambda w: (w.reported(), w.begun()), lambda w: w.heartbeat(ONE, ("a", "c"), d="tag"),

@@ -42,6 +42,9 @@ class LeaseWorld(World):
             "destination": destination,
         }  # fmt: skip
 
+    def forget_state(self, text: str = "", task_id: str = ITEM) -> Slots:
+        return {"id": task_id, "text": text or self.redis.hget(self.keys.states, task_id)}
+
     def heartbeat(self, worker: str = ONE, gone: tuple[str, ...] = (), **new: str) -> Slots:
         k = self.keys
         return {

@@ -47,11 +47,13 @@ class StateText(NamedTuple):
     """``run``, ``wait``, ``delegated``, ``resend``, ``fail`` or ``parked``."""
     tag: str
     task: str
+    since: int = 0
+    """When it was written: ms of the store's time."""
 
     @classmethod
     def read(cls, text: bytes) -> StateText:
-        nesting, retries, recoveries, flag, tag, task = text.decode().split("|", 5)
-        return cls(int(nesting), int(retries), int(recoveries), flag, tag, task)
+        since, nesting, retries, recoveries, flag, tag, task = text.decode().split("|", 6)
+        return cls(int(nesting), int(retries), int(recoveries), flag, tag, task, int(since))
 
 
 def lease_of(store: Store, task_id: str) -> LeaseText | None:
@@ -66,6 +68,13 @@ def state_of(store: Store, task_id: str) -> StateText | None:
     with store.errors("state"):
         text = store.redis.hget(store.keys.states, task_id)
     return StateText.read(text) if text else None
+
+
+def states_page(store: Store, cursor: int) -> tuple[int, list[tuple[str, bytes]]]:
+    """Some states as they are stored, by task id, and the cursor of the next page; 0 is the first page and the end."""
+    with store.errors("states"):
+        following, found = store.redis.hscan(store.keys.states, cursor, count=CHUNK)
+    return following, [(task_id.decode(), text) for task_id, text in found.items()]
 
 
 def is_known(store: Store, task_id: str) -> bool:

@@ -1,12 +1,14 @@
 -- What is kept of an execution and of a task, as text with bars, so that scripts need not decode JSON.
 -- A lease: worker|nonce|nesting|retries|token|started|most|on_lost|tag|task
--- A state: nesting|retries|recoveries|flag|tag|task, where flag is one of
+-- A state: since|nesting|retries|recoveries|flag|tag|task, where since is when it was written and flag is one of
 --   run  only its order and its recoveries are kept
 --   wait a retry is its successor, delegated  a replacement is; while the lease is there, that may not be published yet
 --   resend  it is to be resent, fail  it is to be ended as lost, parked  it waits for an operator
--- A state begins with zeros that make it longer than 64 bytes: a small hash of shorter values is kept as a list, which
+-- The zeros of that time make a state longer than 64 bytes: a small hash of shorter values is kept as a list, which
 -- every start and every end of a task would read from end to end for a state that is not there.
-local ZEROS = '0000000000000000000000000000000000000000000000000000000000000000'
+local function stamp(at)
+  return string.format('%064.0f|', at)
+end
 
 local function lease_of(text)
   if text then
@@ -24,15 +26,15 @@ end
 
 local function state_of(text)
   if text then
-    local nesting, retries, recoveries, flag, tag, task = string.match(text,
-      '^(%d+)|(%d+)|(%d+)|([^|]*)|([^|]*)|(.*)$')
-    return {nesting = tonumber(nesting), retries = tonumber(retries), recoveries = tonumber(recoveries), flag = flag,
+    local since, nesting, retries, recoveries, flag, tag, task = string.match(text,
+      '^(%d+)|(%d+)|(%d+)|(%d+)|([^|]*)|([^|]*)|(.*)$')
+    return {since = tonumber(since), nesting = tonumber(nesting), retries = tonumber(retries), recoveries = tonumber(recoveries), flag = flag,
       tag = tag, task = task}
   end
 end
 
-local function state_text(s)
-  return ZEROS .. s.nesting .. '|' .. s.retries .. '|' .. s.recoveries .. '|' .. s.flag .. '|' .. s.tag .. '|' .. s.task
+local function state_text(s, at)
+  return stamp(at) .. s.nesting .. '|' .. s.retries .. '|' .. s.recoveries .. '|' .. s.flag .. '|' .. s.tag .. '|' .. s.task
 end
 
 -- Negative where the first order is the older one.

@@ -20,7 +20,7 @@ end
 -- Park a task until an operator acts. A provisional completion wakes its waiters.
 local function park(id, lease, recoveries, reason)
   redis.call('HSET', states, id, state_text({nesting = lease.nesting, retries = lease.retries, recoveries = recoveries,
-    flag = 'parked', tag = lease.tag, task = lease.task}))
+    flag = 'parked', tag = lease.tag, task = lease.task}, now))
   local poll = string.sub(id, 1, 28) .. 'ffffffff'
   local is_item = redis.call('EXISTS', prefix .. ':p:' .. poll) == 1
   local key = is_item and item_key_of(id, poll)
@@ -78,7 +78,7 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
     end
     local nonce_ends = string.find(texts[i], '|', #worker + 2, true)
     local order_text, token, most, on_lost, tagged, task = string.match(texts[i], LOST, nonce_ends)
-    local stored_order, before, known, stored_tag = string.match(stored[i] or '', '^0*(%d+|%d+|)(%d+)|([^|]*)|([^|]*)|')
+    local stored_order, before, known, stored_tag = string.match(stored[i] or '', '^%d+|(%d+|%d+|)(%d+)|([^|]*)|([^|]*)|')
     local recoveries = (counts and 1 or 0) + (before and tonumber(before) or 0)
     plan.has_successor = (known == 'wait' or known == 'delegated') and stored_order ~= order_text
     if plan.has_successor then
@@ -110,7 +110,7 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
     else
       local last = #plan.written
       plan.written[last + 1], plan.listed[last + 1] = id, now
-      plan.written[last + 2] = ZEROS .. order_text .. recoveries .. '|' .. flag .. '|' .. tagged
+      plan.written[last + 2] = stamp(now) .. order_text .. recoveries .. '|' .. flag .. '|' .. tagged
       plan.listed[last + 2] = id
     end
   end

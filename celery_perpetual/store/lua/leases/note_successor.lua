@@ -13,6 +13,7 @@
 -- ARG   index        text  index of the item
 -- ARG   destination  JSON  exchange, routing key and priority, '' where the message is of another id
 -- returns 1 the successor is on record, 0 the execution has no lease
+-- include now
 -- include lease
 local lease = lease_of(redis.call('HGET', leases, id))
 local state = state_of(redis.call('HGET', states, id))
@@ -23,8 +24,10 @@ if cause == '' or not lease or lease.nonce ~= nonce then
   return 0
 end
 local nesting, retries = following(lease, cause)
+-- A repeated call leaves the time.
+local since = state and state.flag == cause and state.nesting == nesting and state.retries == retries and state.since or now
 redis.call('HSET', states, id, state_text({nesting = nesting, retries = retries, recoveries = state and state.recoveries or 0,
-  flag = cause, tag = copy == '' and lease.tag or '', task = lease.task}))
+  flag = cause, tag = copy == '' and lease.tag or '', task = lease.task}, since))
 if copy ~= '' then
   redis.call('HSET', copies, id, copy)
 end

@@ -19,6 +19,6 @@ redis.call('HDEL', parked, id)
 redis.call('DEL', completion, queue)
 state = state or {nesting = 0, retries = 0, tag = '', task = ''}
 state.flag, state.recoveries = 'resend', 0
-redis.call('HSET', states, id, state_text(state))
+redis.call('HSET', states, id, state_text(state, now))
 redis.call('ZADD', resend, now, id)
 return 1

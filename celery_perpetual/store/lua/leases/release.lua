@@ -45,5 +45,5 @@ redis.call('HDEL', leases, id)
 redis.call('HDEL', copies, id)
 redis.call('SREM', prefix .. ':held:' .. lease.worker, id)
 redis.call('HSET', states, id, state_text({nesting = nesting, retries = retries,
-  recoveries = state and state.recoveries or 0, flag = flag, tag = '', task = lease.task}))
+  recoveries = state and state.recoveries or 0, flag = flag, tag = '', task = lease.task}, now))
 return 'released'

@@ -26,7 +26,7 @@ local state = state_of(redis.call('HGET', states, id))
 if state then
   add_recovery(id, state)
   state.flag, state.tag = flag, ''
-  redis.call('HSET', states, id, state_text(state))
+  redis.call('HSET', states, id, state_text(state, now))
 end
 push(commands_at)
 return 1

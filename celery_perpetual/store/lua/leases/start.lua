@@ -139,7 +139,7 @@ if waits then
 end
 if state then
   state.nesting, state.retries, state.flag = asked.nesting, asked.retries, 'run'
-  redis.call('HSET', states, id, state_text(state))
+  redis.call('HSET', states, id, state_text(state, now))
 end
 if copy ~= '' then
   redis.call('HSET', copies, id, copy)
