@@ -10,7 +10,7 @@ from celery_perpetual.times import ms
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long the store keeps what; every name but two is that of a ``perpetual_*`` setting."""
+    """How long the store keeps what; every name but three is that of a ``perpetual_*`` setting."""
 
     events_maxlen: int
     completion_ttl: int
@@ -21,10 +21,13 @@ class Limits:
     """How many whole days of tombstones there are."""
     gap: int
     """The longest silence in which the store counts as reachable: two heartbeats or two cycles."""
+    reporting: int
+    """How long every worker that lives needs, at most, to report to a store that has come back."""
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
         """What these settings say."""
+        gap = 2 * max(settings.heartbeat, settings.cycle_interval)
         return cls(
             events_maxlen=settings.events_maxlen,
             completion_ttl=ms(settings.completion_ttl),
@@ -32,5 +35,7 @@ class Limits:
             tombstone_ttl=ms(settings.tombstone_ttl),
             lease_ttl=ms(settings.lease_ttl),
             tombstone_days=round(settings.tombstone_ttl // 86400),
-            gap=ms(2 * max(settings.heartbeat, settings.cycle_interval)),
+            gap=ms(gap),
+            # A heartbeat tries ever again, and a try takes no longer than the time-out.
+            reporting=ms(gap + min(settings.lease_ttl, 2 * settings.store_timeout)),
         )

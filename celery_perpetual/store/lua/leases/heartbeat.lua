@@ -9,6 +9,7 @@
 -- ARG   worker       text    instance of the worker
 -- ARG   lease_ttl    ms      lease time
 -- ARG   gap          ms      longest silence in which the store counts as reachable
+-- ARG   reporting    ms      how long every worker needs to report to a store that was away
 -- ARG   info         JSON    what the worker says of itself
 -- ARG   gone         int     how many tags follow that it does not have any more
 -- ARGS  tags         text    these tags, then pairs of tag and id of what it has received since

@@ -6,6 +6,7 @@
 -- ARG   worker     text    instance of the worker
 -- ARG   lease_ttl  ms      lease time
 -- ARG   gap        ms      longest silence in which the store counts as reachable
+-- ARG   reporting  ms      how long every worker needs to report to a store that was away
 -- returns nothing
 -- include now
 -- include contact

@@ -13,6 +13,7 @@
 -- KEY   hold            string*  until when no lease expires
 -- ARG   lease_ttl       ms       lease time
 -- ARG   gap             ms       longest silence in which the store counts as reachable
+-- ARG   reporting       ms       how long every worker needs to report to a store that was away
 -- ARG   prefix          text     of all keys
 -- ARG   events_maxlen   text     cap of the stream
 -- ARG   completion_ttl  text     ms: how long a provisional record stays
