@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual.broker.unacked import unacked_keys
 from celery_perpetual.completions.backlog import Backlog, UnstoredResult, WaitingEnd
 from celery_perpetual.completions.batches import follow_up
-from celery_perpetual.completions.end import BACK_OFF, EndReply, EndScripts, ExpectedEnd, TaskEnd
+from celery_perpetual.completions.end import BACK_OFF, Closing, EndReply, EndScripts, ExpectedEnd, TaskEnd
 from celery_perpetual.completions.result_in_script import ResultToStore, result_to_store
 from celery_perpetual.faults import reach
 from celery_perpetual.store.connection import Store
@@ -127,6 +127,12 @@ class Announcer:
         """Keep the result of an end that is announced already, until Celery's backend can store it."""
         backlog = self._of_this_process()
         backlog.add(WaitingEnd(expected, "", "", unstored=unstored, is_announced=True))
+        backlog.try_later()
+
+    def keep(self, closing: Closing, error: Exception) -> None:
+        """Keep a call that the store did not take, until it does."""
+        backlog = self._of_this_process()
+        backlog.add_failed(WaitingEnd(closing, "", ""), error)
         backlog.try_later()
 
     @property

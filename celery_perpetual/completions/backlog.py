@@ -20,7 +20,7 @@ from celery_perpetual.errors import is_outage
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
-    from celery_perpetual.completions.end import EndReply, ExpectedEnd
+    from celery_perpetual.completions.end import Closing, EndReply
     from celery_perpetual.completions.result_in_script import ResultToStore
 
 #: Ends that wait, per process.
@@ -49,7 +49,7 @@ class UnstoredResult:
 class WaitingEnd:
     """One end, and what is to be stored for Celery before it is announced, or with it."""
 
-    expected: ExpectedEnd
+    expected: Closing
     status: str
     head: str
     result: ResultToStore | None = None

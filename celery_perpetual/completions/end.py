@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from celery_perpetual.completions.completion import VERSION, error_of, inline
 from celery_perpetual.ledger.ids import item_slots
@@ -83,6 +83,19 @@ class EndScripts(NamedTuple):
     item_by_operator: Prepared
     """Of an item, by an operator, who says what becomes of its key."""
     task: Prepared
+
+
+class Closing(Protocol):
+    """The last call of an execution to the store: its end, or its release."""
+
+    task_id: str
+
+    def announce(self, status: str, head: str, stored: ResultToStore | None = None) -> EndReply:
+        """Make the call; may be called again.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
 
 
 class ExpectedEnd:

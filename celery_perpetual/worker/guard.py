@@ -31,6 +31,7 @@ from celery_perpetual.telemetry import emit
 from celery_perpetual.worker import successor
 from celery_perpetual.worker.early_success import announce_returned
 from celery_perpetual.worker.how_it_ended import stops_what_waits
+from celery_perpetual.worker.later_release import release_or_keep
 from celery_perpetual.worker.propagation import end_rest
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _guarded(task: Any, tracer: Any) -> Any:
         with acting_for(execution):
             reply = tracer(uuid, args, kwargs, rest)
         if execution.leased:
-            _release(grants, execution, reply[1])
+            _release(task.app, execution, reply[1])
         if not execution.successor:
             _end_rest(task, rest, reply[1])
         return reply
@@ -161,7 +162,7 @@ def _guarded(task: Any, tracer: Any) -> Any:
     return tracing
 
 
-def _release(grants: Grants, execution: Execution, info: Any) -> None:
+def _release(app: Any, execution: Execution, info: Any) -> None:
     """Release the lease where the task goes on after this execution."""
     state, raised = getattr(info, "state", None), getattr(info, "retval", None)
     cause = execution.successor
@@ -172,7 +173,7 @@ def _release(grants: Grants, execution: Execution, info: Any) -> None:
     # A body that has caught the exception of its retry is a success to Celery, and a script acknowledges its message.
     tag = execution.unacked_tag if execution.successor and info is None else ""
     if cause:
-        grants.try_to_release(execution.task_id, execution.nonce, cause, tag=tag)
+        release_or_keep(app, execution, cause, tag)
 
 
 def _end_rest(task: Any, request: Any, info: Any) -> None:

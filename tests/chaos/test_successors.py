@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import redis
+
+from celery_perpetual.events import END_DELAYED
 from tests.support import wait_until
 from tests.support.leased_tasks import ANY_BROKER, PREFIX, SETTINGS, events, final_ends
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery_perpetual.embedded import EmbeddedServer
     from tests.support import Project
 
 #: How a task hands its id on. "early" dies before the message is published, the others when it is in the broker.
@@ -86,3 +90,36 @@ def test_whoever_dies_while_it_hands_its_id_on(
     assert {way: [row.what for row in proj.rows() if row.id == way] for way in WAYS} == expected
     keys = [f"{PREFIX}:{name}" for name in ("leases", "states", "copies", "resend", "open")]
     wait_until(lambda: not proj.redis.exists(*keys), "nothing of them is left")
+
+
+def test_the_store_is_away_when_a_retried_execution_is_released(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
+) -> None:
+    """It is released when the store is back, and counts as no loss; its retry runs at its time."""
+    server = private_redis(appendonly=True)
+    proj = project(
+        """
+        @app.task(base=PerpetualTask, bind=True)
+        def retried(self):
+            ledger.record(self.request.id, f"try {self.request.retries}")
+            if not self.request.retries:
+                self.retry(countdown=9, throw=False)
+                ledger.record(self.request.id, "sent")
+                while not os.path.exists("released"):
+                    time.sleep(0.05)
+        """,
+        **SETTINGS, perpetual_store_url=server.url, perpetual_store_timeout=1,
+    )  # fmt: skip
+    worker = proj.worker(concurrency=1).ready()
+    proj.run_python("import proj; proj.retried.delay()")
+    wait_until(lambda: proj.rows("sent"), "its retry is sent")
+
+    server.stop()
+    proj.write("released", "")
+    worker.wait_for_event(END_DELAYED)
+    server.start()
+    proj.redis = redis.Redis.from_url(server.url, decode_responses=True)
+
+    wait_until(lambda: final_ends(proj), "it has ended")
+    assert [row.what for row in proj.rows()] == ["try 0", "sent", "try 1"]
+    assert events(proj, "lease.lost") == []
