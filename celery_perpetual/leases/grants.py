@@ -65,7 +65,7 @@ class Grants:
         self.on_held: Callable[[Any], object] | None = None
         """Called there with the request of a task that waits for the store."""
         self.is_away = False
-        """Whether the store did not answer the last heartbeat of this worker."""
+        """Whether the store did not answer this worker, until a heartbeat of it gets through."""
 
     @cached_property
     def store(self) -> Store:
@@ -183,6 +183,11 @@ class Grants:
         """
         lease = lease_of(self.store, execution.task_id)
         return lease is not None and lease.nonce == execution.nonce
+
+    def note_away(self) -> None:
+        """The store has not answered this worker; the next heartbeat, which comes soon, finds out when it does."""
+        self.is_away = True
+        self.on_news()
 
     def is_parked(self, task_id: str) -> bool:
         """Whether the task waits for an operator.

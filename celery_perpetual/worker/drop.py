@@ -30,10 +30,18 @@ def dropping(consumer: Any, strategy: Any) -> Any:
         info = getattr(message, "delivery_info", None) or {}
         grants, task_id = consumer.app.perpetual.grants, str(headers.get("id"))
         task = consumer.app.tasks.get(headers.get("task"))
-        if not info.get("redelivered") or Interest.LEASE not in interest_in(consumer.app, task, task_id, headers):
+        if (
+            not info.get("redelivered")
+            or grants.is_away  # the main process waits for the store once, not once for each message
+            or Interest.LEASE not in interest_in(consumer.app, task, task_id, headers)
+        ):
             return strategy(message, *args, **kwargs)
         marks = None if grants.broker_is_redis else PoisonMarks(consumer.app, grants)
-        verdict = _parked(grants, task_id) or (marks is not None and marks.mark(message, task_id, task.name))
+        verdict = _parked(grants, task_id)
+        if not verdict and marks is not None and not grants.is_away:
+            verdict = marks.mark(message, task_id, task.name)
+        if grants.is_away:
+            marks = None
         if verdict:
             emit(events.DELIVERY_DROPPED, task_id=task_id, verdict=verdict)
             message.ack_log_error(get_logger(__name__), consumer.connection_errors)
@@ -55,4 +63,5 @@ def _parked(grants: Grants, task_id: str) -> str:
     try:
         return "parked" if grants.is_parked(task_id) else ""
     except StoreUnavailable:
+        grants.note_away()
         return ""

@@ -45,6 +45,7 @@ class PoisonMarks:
         try:
             return self._mark(message, task_id, name)
         except StoreUnavailable as error:
+            self._grants.note_away()
             emit(events.POISON_MARK_FAILED, task_id=task_id, error=error)
             return ""
 
@@ -70,7 +71,7 @@ class PoisonMarks:
         store = self._grants.store
         since = lost_since(store, task_id)
         if since is not None:
-            script("resent")(store, id=task_id, since=repr(since))
+            script("resent")(store, id=task_id, since=repr(since), flag="run")
 
     def unmark(self, task_id: str) -> None:
         """Take the name off: the message has been received whole."""
@@ -78,4 +79,5 @@ class PoisonMarks:
         try:
             unmark_suspect(store, task_id)
         except StoreUnavailable as error:
+            self._grants.note_away()
             emit(events.POISON_UNMARK_FAILED, task_id=task_id, error=error)

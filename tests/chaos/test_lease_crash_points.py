@@ -41,6 +41,20 @@ def test_a_worker_that_dies_between_two_steps(project: Callable[..., Project], p
     check(proj)
 
 
+def test_a_child_that_dies_before_it_asks_for_a_lease(project: Callable[..., Project]) -> None:
+    """Its message goes back to the front of the queue, not behind all others."""
+    proj = project(SIX, **SETTINGS)
+    proj.write("released", "")
+    proj.beat().ready()
+
+    # Every child dies over its second task, which the next one begins with.
+    proj.worker("--prefetch-multiplier=1", concurrency=1, env={"PERPETUAL_CRASH_AT": "task.starting:2"}).ready()
+
+    check(proj)
+    numbers = {task_id: int(task_id[-8:], 16) for task_id in tokens(proj, "begin")}
+    assert [numbers[row.id] for row in proj.rows() if row.what.startswith("begin")] == [0, 1, 2, 3, 4, 5]
+
+
 @pytest.mark.parametrize("point", ["task.finishing:2", "task.finished:2"])
 def test_a_result_is_there_when_its_end_is(project: Callable[..., Project], redis_url: str, point: str) -> None:
     """Celery's result is stored in the step that settles the end: a death beside it leaves both or none."""
