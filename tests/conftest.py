@@ -139,6 +139,16 @@ def rabbitmq_url(pytestconfig: pytest.Config) -> Iterator[str]:
 
 
 @pytest.fixture
+def impatient_rabbitmq_url(tmp_path: Path) -> Iterator[str]:
+    """The address of a node of its own, which closes the channel of a consumer that acknowledges nothing for 2 s."""
+    binary = server_binary() or _missing("rabbitmq-server")
+    (tmp_path / "rabbitmq").mkdir()
+    arguments = "-rabbit consumer_timeout 2000 -rabbit channel_tick_interval 1000"
+    with run_folder(tmp_path / "rabbitmq") as folder, shared_node(folder, binary, arguments).vhost() as url:
+        yield url
+
+
+@pytest.fixture
 def broker(request: pytest.FixtureRequest) -> dict[str, Any]:
     """Settings of a project whose broker is the parameter: RabbitMQ, or Redis, where they say nothing."""
     if request.param == "redis":

@@ -72,6 +72,13 @@ def needs_lease(task: Any) -> bool:
     return task is not None and getattr(task, "lease", None) is not False
 
 
+def has_own_strategy(task: Any) -> bool:
+    """Whether a task decides itself what becomes of its messages; then Celery's tracer may never run it."""
+    return getattr(type(task), "Strategy", Task.Strategy) != Task.Strategy or "Strategy" in getattr(
+        task, "__dict__", ()
+    )
+
+
 def announces(task: Any) -> bool:
     """Whether the task lets its ends be announced."""
     options = getattr(task, "perpetual_options", None)

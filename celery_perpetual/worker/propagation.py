@@ -80,7 +80,8 @@ def end_rest(app: Celery, request: Any, status: str, exception: Any) -> None:
     """
     if not isinstance(request, Mapping):
         return
-    for element in reversed(request.get("chain") or ()):
+    chain = request.get("chain")
+    for element in reversed(chain) if isinstance(chain, list | tuple) else ():
         _end(app, element, status, exception)
     body = request.get("chord")
     if isinstance(body, Mapping) and status not in CHORD_FAILS:

@@ -16,13 +16,14 @@ from celery_perpetual import events
 from celery_perpetual.broker.message_copy import from_message
 from celery_perpetual.broker.unacked import acknowledge, forget, put_back
 from celery_perpetual.completions import celery_results
-from celery_perpetual.completions.completion import LOST, SUCCESS
+from celery_perpetual.completions.completion import LOST, REJECTED, SUCCESS
 from celery_perpetual.errors import TaskLost
 from celery_perpetual.leases.execution import AT_END, AT_START, DELIVERY, Execution, HeldBack, acting_for
-from celery_perpetual.leases.interest import Interest, interest_in
+from celery_perpetual.leases.interest import Interest, has_own_strategy, interest_in
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker import deliveries
+from celery_perpetual.worker.own_strategy import announce_outside
 from celery_perpetual.worker.propagation import goes_back
 from celery_perpetual.worker.signals import announce_end
 from celery_perpetual.worker.stopping import is_stopping
@@ -85,7 +86,9 @@ class Leased(_Request):  # type: ignore[misc]
     def acknowledge(self) -> None:
         """As Celery's, but without a call where a script acknowledges the message: at the start, or with a success."""
         execution = self.perpetual_execution
-        if execution is not None and execution.acknowledged_by and not self.acknowledged and not self._ends_otherwise:
+        if self._announces_outside(SUCCESS):
+            super().acknowledge()
+        elif execution is not None and execution.acknowledged_by and not self.acknowledged and not self._ends_otherwise:
             forget(self._message)
             self.acknowledged = True
         else:
@@ -104,8 +107,27 @@ class Leased(_Request):  # type: ignore[misc]
 
     def reject(self, requeue: bool = False) -> None:
         self._leave_to_celery()
+        if not requeue:
+            self._announces_outside(REJECTED)
         super().reject(requeue)
         self._report()
+
+    def give_back(self) -> None:
+        """Put the message where it was; on Redis kombu's own requeue is the end of the queue."""
+        if not isinstance(getattr(self._message, "channel", None), Channel):
+            self.reject(requeue=True)
+            return
+        put_back(self._message, self._connection_errors)
+        forget(self._message)
+        self.acknowledged = True
+        self._report()
+
+    def _announces_outside(self, status: str) -> bool:
+        """Whether its task's own strategy has had it run outside of the pool's usual way; its end is announced then."""
+        is_outside = has_own_strategy(self._task) and not self.time_start and not self.acknowledged
+        if is_outside:
+            announce_outside(self._app, self._task, self.id, self._request_dict, status, worker=self.hostname)
+        return is_outside
 
     def _report(self) -> None:
         if self.perpetual_tag:
@@ -207,8 +229,8 @@ def _lost(request: Any, execution: Execution, leases: Grants, exc_info: Any) -> 
         # It died before it asked for its lease, and Kombu has forgotten the message already.
         put_back(request.message, request.connection_errors)
     if request.task.acks_late and (verdict == "gone" or (verdict == "resend" and not leases.broker_is_redis)):
-        # The guard sorts out what comes twice; RabbitMQ puts it where it was.
-        request.reject(requeue=True)
+        # The guard sorts out what comes twice.
+        request.give_back()
         return
     _acknowledge(request)
     if leases.on_lost is not None:

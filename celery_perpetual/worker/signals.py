@@ -26,8 +26,8 @@ from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
 from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.errors import TaskLost
-from celery_perpetual.leases.execution import Execution, enter, execution_of, leave
-from celery_perpetual.leases.interest import Interest, announces, interest_in, wired
+from celery_perpetual.leases.execution import Execution, current, enter, execution_of, leave
+from celery_perpetual.leases.interest import Interest, announces, has_own_strategy, interest_in, wired
 from celery_perpetual.worker.how_it_ended import PARENT_ANNOUNCES, reason_of, status_of
 from celery_perpetual.worker.propagation import embedded, end_rest, goes_back
 
@@ -96,14 +96,25 @@ def running_body(task_id: Any) -> Execution | None:
 
 def _interest_here(task: Any, task_id: str) -> Interest:
     """In a task that runs here: one that its caller runs by itself holds no lease."""
+    if has_own_strategy(task) and execution_of(task_id) is None and not task.request.is_eager:
+        return Interest.NONE  # one body for many messages; each of those has its own end
     interest = interest_in(task.app, task, task_id, task.request.headers)
     return interest & ~Interest.LEASE if task.request.is_eager else interest
+
+
+def _leave_abandoned() -> None:
+    """Leave executions that Celery does not run: a test has sent their ``task_prerun``, and nothing comes after it."""
+    while (execution := current()) is not None and execution.is_by_signal:
+        if any(request.id == execution.task_id for request in execution.task.request_stack.stack or ()):
+            return
+        leave(execution)
 
 
 def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
     interest = _interest_here(sender, task_id)
     if not interest:
         return
+    _leave_abandoned()
     execution = execution_of(task_id)
     if execution is None or execution.task is not None:
         execution = Execution(task_id=task_id, is_by_signal=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from celery_perpetual.events import DELIVERY_DROPPED
 from tests.support import wait_until
 from tests.support.leased_tasks import SETTINGS, TASKS, final_ends, tokens
 
@@ -90,3 +93,20 @@ def test_a_worker_inside_a_process_twice(project: Callable[..., Project], redis_
 
     assert [line for line in lines if line.endswith("success")] == ["0 1 success", "1 2 success"]
     assert not proj.redis.exists("perpetual:leases", "perpetual:workers")
+
+
+@pytest.mark.matrix
+def test_a_broker_that_times_consumers_out(project: Callable[..., Project], impatient_rabbitmq_url: str) -> None:
+    """RabbitMQ closes the channel of a task that runs long, which ends Celery's consumer: the task still runs once."""
+    proj = project("ITEMS = 2\n" + TASKS, broker=impatient_rabbitmq_url, **SETTINGS)
+    ids = proj.run_python(POLL).split()
+    timed_out = proj.worker(concurrency=4).ready()
+
+    timed_out.wait_for_log("PRECONDITION_FAILED")
+    other = proj.worker(concurrency=4).ready()
+    dropped = other.wait_for_event(DELIVERY_DROPPED, count=2)
+    assert dropped["verdict"] == "adopted"
+    proj.write("released", "")
+
+    wait_until(lambda: final_ends(proj) == {(task_id, "success"): 1 for task_id in ids}, "all have ended")
+    assert {task_id: len(each) for task_id, each in tokens(proj, "begin").items()} == dict.fromkeys(ids, 1)

@@ -12,6 +12,7 @@ from celery import Celery, signals
 from celery.backends.base import Backend
 
 from celery_perpetual import Perpetual
+from celery_perpetual.leases.execution import current
 
 
 @pytest.fixture(params=["perpetual", "all"])
@@ -68,3 +69,23 @@ def test_a_backend_fails_what_stands_in_for_a_request_or_a_callback(app: Celery,
     backend.mark_as_failure("an id", ValueError("on purpose"), request=request, call_errbacks=False)
 
     assert backend.store_result.call_count >= 1
+
+
+def test_tasks_that_begin_and_never_end_are_not_kept(app: Celery) -> None:
+    """A test sends ``task_prerun`` and no ``task_postrun``; a task that a body calls is still one inside the other."""
+    task = app.tasks["ordinary"]
+    for number in range(100):
+        signals.task_prerun.send(sender=task, task_id=f"abandoned {number}", task=task, args=(), kwargs={})
+    depth, execution = 0, current()
+    while execution is not None:
+        depth, execution = depth + 1, execution.outer
+
+    assert depth <= 1
+    seen: list[str | None] = []
+
+    def outer() -> None:
+        task.apply(task_id="inner")
+        seen.append(getattr(current(), "task_id", None))
+
+    app.task(name="outer", shared=False)(outer).apply(task_id="outer")
+    assert seen == ["outer"] or (seen != ["inner"] and app.conf.perpetual_completions != "all")

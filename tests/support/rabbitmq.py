@@ -107,8 +107,13 @@ class Node:
         return True
 
 
-def shared_node(folder: Path, binary: str) -> Node:
+def shared_node(folder: Path, binary: str, arguments: str = "") -> Node:
     """Return the run's node; the first caller starts it while the others wait.
+
+    Args:
+        folder: of the run.
+        binary: the path of `rabbitmq-server`.
+        arguments: further arguments of Erlang.
 
     Raises:
         RuntimeError: It did not start; every later caller gets the same error at once.
@@ -117,14 +122,14 @@ def shared_node(folder: Path, binary: str) -> Node:
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not state.exists():
-            state.write_text(json.dumps(_start(folder, binary)))
+            state.write_text(json.dumps(_start(folder, binary, arguments)))
     answer = json.loads(state.read_text())
     if "error" in answer:
         raise RuntimeError(answer["error"])
     return Node(answer["amqp_port"], answer["http_port"])
 
 
-def _start(folder: Path, binary: str) -> dict[str, object]:
+def _start(folder: Path, binary: str, arguments: str) -> dict[str, object]:
     epmd = shutil.which("epmd")
     if epmd is None:
         return {"error": "rabbitmq-server is installed, but Erlang's epmd is not on the path"}
@@ -139,7 +144,7 @@ def _start(folder: Path, binary: str) -> dict[str, object]:
             guard = subprocess.Popen(
                 ["/bin/sh", "-c", GUARD, "guard", str(folder), str(home), epmd, binary, str(epmd_port)],
                 cwd=home,
-                env=_environment(home, amqp_port, http_port, epmd_port, dist_port),
+                env=_environment(home, amqp_port, http_port, epmd_port, dist_port, arguments),
                 stdin=pipe,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -159,14 +164,16 @@ def _start(folder: Path, binary: str) -> dict[str, object]:
     return {"amqp_port": amqp_port, "http_port": http_port}
 
 
-def _environment(home: Path, amqp_port: int, http_port: int, epmd_port: int, dist_port: int) -> dict[str, str]:
+def _environment(
+    home: Path, amqp_port: int, http_port: int, epmd_port: int, dist_port: int, arguments: str
+) -> dict[str, str]:
     (home / "rabbitmq.conf").write_text(
         f"listeners.tcp.1 = 127.0.0.1:{amqp_port}\n"
         f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {http_port}\n"
         "log.console = true\nlog.file = false\n"
     )
     (home / "plugins").write_text("[rabbitmq_management].\n")
-    settings = {
+    variables = {
         "NODENAME": f"perpetual-{uuid4().hex[:8]}@localhost",
         "DIST_PORT": str(dist_port),
         "MNESIA_BASE": str(home / "mnesia"),
@@ -178,11 +185,11 @@ def _environment(home: Path, amqp_port: int, http_port: int, epmd_port: int, dis
         # Files that do not exist, so that the machine's own settings stay out.
         "ADVANCED_CONFIG_FILE": str(home / "none"),
         "CONF_ENV_FILE": str(home / "none"),
-        "SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        "SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} {arguments}",
     }
     return {
         **{key: value for key, value in os.environ.items() if not key.startswith("RABBITMQ_")},
-        **{f"RABBITMQ_{key}": value for key, value in settings.items()},
+        **{f"RABBITMQ_{key}": value for key, value in variables.items()},
         # For the cookie file.
         "HOME": str(home),
         "ERL_EPMD_PORT": str(epmd_port),
