@@ -63,8 +63,9 @@ class Ticking:
         self.units = [self.bringer, *(TaskUnit(dataclasses.replace(one, task=name)) for name in names)]
         self._polled = 1  # how many of them have been polled; the bringer is on its own
         roster: Any = SimpleNamespace(
-            units={each.name: each for each in self.units}, disabled=set(), version=0, refresh=lambda: None
-        )
+            units={each.name: each for each in self.units}, disabled=set(), version=0, refresh=lambda _: None,
+            take_changes=lambda: ([], []), may_come=lambda _: False,
+        )  # fmt: skip
         self.rss["units"] = rss()
         self.store = self.perpetual.store
         self.leadership = Leadership(self.store, app_name="clock", ttl=15, health=BaseHealth())

@@ -35,6 +35,7 @@ PERMANENT = {
     "due": "one entry per unit",
     "u:{unit}": "one key per unit",
     "cursors": "one entry per unit",
+    "tenants:{task}": "one entry per tenant that is known or has gone lately",
     "failed:{unit}": "one entry per key that has failed and not succeeded since; trimmed a week after its hold",
     "failures:{unit}": "the same",
     "base": "one entry per entry of the base scheduler",
@@ -136,6 +137,7 @@ def row_of(key: str, names: Iterable[str]) -> str | None:
 
 
 PATTERNS = {
+    "task": r"[^:]+",
     "unit": r"perpetual:[^:]+(:[^:]+)?",
     "poll": r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{4}ffffffff",
     "chunk": r"\d+",
@@ -180,7 +182,7 @@ def test_the_table_of_keys_is_complete() -> None:
     methods = {
         names.unit("{unit}"), names.polls("{unit}"), names.item_keys("{unit}"), names.recent("{unit}"),
         names.last("{unit}", "{key}"), names.failed("{unit}"), names.failures("{unit}"),
-        names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
+        names.tenants("{task}"), names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
         names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"), names.suspect("{id}"),
         names.held("{worker}"), names.worker("{worker}"), names.tags("{worker}"), f"{names.tombs_prefix}{{day}}",
         f"{names.source_prefix}{{key}}",
@@ -223,7 +225,7 @@ def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Projec
     assert {"enqueued", "empty", "skipped", "failed", "paused", "timed_out"} <= statuses
     assert complaints(proj.redis) == []
     assert proj.redis.zcard(f"{PREFIX}:units") == proj.redis.zcard(f"{PREFIX}:due") == len(UNITS)
-    assert proj.redis.hlen(f"{PREFIX}:base") == 1
+    assert set(proj.redis.hkeys(f"{PREFIX}:base")) <= {"ordinary", "celery.backend_cleanup"}
     assert set().union(*(proj.redis.hkeys(f"{PREFIX}:u:{unit}") for unit in UNITS)) <= UNIT_FIELDS
     assert all(proj.redis.llen(f"{PREFIX}:polls:{unit}") <= 200 for unit in UNITS)
     assert proj.redis.llen(f"{PREFIX}:polls:perpetual:proj.fetch") <= 5

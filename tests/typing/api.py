@@ -11,13 +11,18 @@ from celery.schedules import crontab
 from typing_extensions import assert_type
 
 from celery_perpetual import (
+    AlreadyExists,
     Batch,
     BatchResult,
     BatchTooLarge,
     Completion,
     ContractError,
     Defer,
+    ErrorClass,
+    ErrorRule,
+    IdempotencyConflict,
     InvalidItem,
+    InvalidRoutine,
     Item,
     NotFound,
     NotSuccessful,
@@ -29,8 +34,12 @@ from celery_perpetual import (
     PerpetualTask,
     Poll,
     PollOutcome,
+    Retries,
+    RoutineBusy,
+    RoutineTerminal,
     SettingsError,
     Skip,
+    StaleVersion,
     StoreUnavailable,
     TaskLost,
     UnknownTask,
@@ -104,6 +113,8 @@ OPTIONS = PerpetualOptions(
     completions=True,
     on_batch_done=app.signature("shop.report"),
     store_args=False,
+    failed_keys=Retries(max_attempts=5, backoff=timedelta(seconds=10)),
+    error_rules=(ErrorRule(KeyError, ErrorClass.PERMANENT), ErrorRule((OSError, ValueError), backoff=(10, 600))),
 )
 assert_type(OPTIONS.limit, int)
 assert_type(OPTIONS.dedup_window, float)
@@ -233,8 +244,23 @@ def recover(error: PerpetualError) -> str:
         return "look up"
     except (SettingsError, InvalidItem, BatchTooLarge, ValueError):
         return "value"
+    except (AlreadyExists, IdempotencyConflict, StaleVersion):
+        return "stored by another one"
+    except (RoutineBusy, RoutineTerminal):
+        return "not now"
     except (ContractError, StoreUnavailable) as known:
         return str(known)
+
+
+def routines() -> None:
+    routine = perpetual.routines.create("shop.report", kwargs={"user": 7}, every=timedelta(hours=6), retries=Retries(3))
+    assert_type(routine.created, bool)
+    assert_type(routine.next_run_at, datetime | None)
+    assert_type([run.task_id for run in perpetual.routines.run_due(limit=10)], list[str])
+    try:
+        perpetual.routines.update(routine.id, every=5, if_version=routine.version)
+    except InvalidRoutine as error:
+        assert_type(error.field, str)
 
 
 def scheduler() -> float:
