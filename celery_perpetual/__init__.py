@@ -31,6 +31,7 @@ from celery_perpetual.failures.classes import ErrorClass
 from celery_perpetual.failures.rules import ErrorRule
 from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.polling.poll import Poll
+from celery_perpetual.routines.routine import Routine, RoutineRun
 from celery_perpetual.tasks.items import Batch, Defer, Item, Pause, Skip
 from celery_perpetual.tasks.options import PerpetualOptions
 from celery_perpetual.tasks.retries import Retries
@@ -61,7 +62,9 @@ __all__ = [
     "Poll",
     "PollOutcome",
     "Retries",
+    "Routine",
     "RoutineBusy",
+    "RoutineRun",
     "RoutineTerminal",
     "SettingsError",
     "Skip",

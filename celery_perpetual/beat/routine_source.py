@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from celery_perpetual import events
-from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.routines.due import DueRuns
+from celery_perpetual.routines.runs import NOT_THE_RUNS
 from celery_perpetual.store.commands.routines import DueRoutines
 from celery_perpetual.telemetry import emit
 
@@ -47,7 +47,7 @@ class RoutineSource:
         pause = self._ask_at - time.monotonic()
         if self._works or pause > 0:
             return max(pause, 0.001) if not self._works else LONGEST_PAUSE
-        found = self._runs.look()
+        found = self._runs.read()
         if found.records:
             return found
         pause = LONGEST_PAUSE
@@ -74,7 +74,7 @@ class RoutineSource:
             due = self._queue.get()
             try:
                 self._runs.start(due)
-            except StoreUnavailable as error:
+            except NOT_THE_RUNS as error:
                 self._ask_at = time.monotonic() + AFTER_ERROR
                 emit(events.STORE_UNREACHABLE, part="the start of routines", error=error)
             except Exception as error:

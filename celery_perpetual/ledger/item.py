@@ -53,6 +53,8 @@ class CheckedItem(NamedTuple):
     """The same for every item that a poll has just read; None for one from the ledger that did not keep them."""
     options_json: str = ""
     """JSON of the options; "" for none."""
+    run: Mapping[str, Any] | None = None
+    """Of which run of a routine it is the item; its message says so in a header of its own."""
 
 
 class Target(NamedTuple):

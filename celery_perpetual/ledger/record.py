@@ -17,6 +17,7 @@ from kombu.utils.json import loads as json_loads
 
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.serializers import codec
+from celery_perpetual.tasks.task import ROUTINE_HEADER
 
 VERSION = b"1"
 
@@ -35,8 +36,8 @@ class Record:
 
 def encode(item: CheckedItem, unit_task: str) -> bytes:
     """The record of one item of a unit whose task is ``unit_task``."""
-    task, body, serializer, options, key, reprs, _, _ = item
-    if not options and reprs is None and task == unit_task and serializer == "json":
+    task, body, serializer, options, key, reprs, _, _, run = item
+    if not options and reprs is None and run is None and task == unit_task and serializer == "json":
         if key is None:
             return b"1 - 0\n" + body
         raw = key.encode()
@@ -50,6 +51,8 @@ def encode(item: CheckedItem, unit_task: str) -> bytes:
         differing["options"] = options
     if reprs is not None:
         differing["reprs"] = reprs
+    if run is not None:
+        differing["run"] = run
     text = json_dumps(differing).encode() if differing else b""
     raw, length = (b"", b"-") if key is None else (key.encode(), b"%d" % len(key.encode()))
     return b"%b %b %d\n%b%b%b" % (VERSION, length, len(text), raw, text, body)
@@ -84,6 +87,7 @@ def read_item(record: bytes, unit_task: str) -> CheckedItem:
         kept_reprs=reprs,
         reprs=reprs,
         options_json=json_dumps(options) if options else "",
+        run=differing.get("run"),
     )
 
 
@@ -91,6 +95,8 @@ def opened(item: CheckedItem) -> Record:
     """An item with its arguments and options as values, the same whether it comes from the ledger or goes there."""
     args, kwargs = arguments(item.body, item.serializer)
     options = json_loads(item.options_json or json_dumps(item.options)) if item.options else {}
+    if item.run is not None:
+        options = {**options, "headers": {**(options.get("headers") or {}), ROUTINE_HEADER: item.run}}
     return Record(item.task, args, kwargs, options, item.key, item.kept_reprs)
 
 

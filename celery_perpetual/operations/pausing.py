@@ -12,6 +12,8 @@ from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.lookup import find, find_contract
 from celery_perpetual.operations.tenants import known_units
 from celery_perpetual.pauses import EVERYTHING, Paused, Scope, scopes_of
+from celery_perpetual.routines.record import PAUSED
+from celery_perpetual.routines.routines import Routines
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.names import unit_name
 from celery_perpetual.tasks.tenants import tenant_of
@@ -31,12 +33,15 @@ class PauseOperations(Namespace):
         reason: str = "",
         until: datetime | None = None,
     ) -> Paused:
-        """Stop polling a task, a tenant, or everything. What is enqueued runs on. Durable; pausing again replaces it.
+        """Stop polling a task, a tenant, or everything, or stop running a routine. Durable; pausing again replaces it.
+
+        What is enqueued runs on.
 
         Args:
             task: a perpetual task; without a tenant all of its units.
             tenant: a tenant of the task; without a task that tenant of every task, whether or not one has it now.
-            everything: every perpetual task; without it a task or a tenant must be named.
+            routine: id of a routine; its pause is a state of its own, without reason and end.
+            everything: every perpetual task and routine; without it a task, a tenant or a routine must be named.
             reason: shown wherever the pause is.
             until: an aware datetime at which it ends by itself.
 
@@ -46,6 +51,8 @@ class PauseOperations(Namespace):
             StoreUnavailable: the store did not answer.
         """
         scope = self._scope("pause", task, tenant, queue, routine, everything)
+        if routine is not None and until is not None:
+            raise ContractError(f"pause of routine {routine!r}: until is not available for a routine; resume it then")
         if until is not None and until.tzinfo is None:
             raise ContractError(f"pause: until must be an aware datetime, got {until!r} without a time zone")
         paused = Paused(
@@ -55,7 +62,10 @@ class PauseOperations(Namespace):
             at=datetime.now(timezone.utc),
             until=until,
         )
-        self.pauses.pause(paused)
+        if routine is not None:
+            Routines(self).pause(routine)
+        else:
+            self.pauses.pause(paused)
         return paused
 
     def resume(
@@ -83,18 +93,23 @@ class PauseOperations(Namespace):
         if from_ not in ("now", "kept"):
             raise ContractError(f"resume: from_ must be 'now' or 'kept', got {from_!r}")
         scope = self._scope("resume", task, tenant, queue, routine, everything)
+        if routine is not None:
+            was_paused = Routines(self).get(routine).state == PAUSED
+            Routines(self).resume(routine)
+            return was_paused
         return self.pauses.resume(scope, datetime.now(timezone.utc), self._units_in(scope) if from_ == "now" else [])
 
     def _scope(
         self, verb: str, task: Any, tenant: Any, queue: str | None, routine: str | None, everything: bool
     ) -> Scope:
-        for name, value in (("queue", queue), ("routine", routine)):
-            if value is not None:
-                raise ContractError(f"{verb} of {name} {value!r} is not available yet; give a task, or everything=True")
-        if everything == (task is not None or tenant is not None):
+        if queue is not None:
+            raise ContractError(f"{verb} of queue {queue!r} is not available yet; give a task, or everything=True")
+        if routine is not None and task is None and tenant is None and not everything:
+            return Scope("routine", routine)
+        if routine is not None or everything == (task is not None or tenant is not None):
             raise ContractError(
-                f"{verb}: name a task, a tenant or both, or say everything=True, got task {task!r}, "
-                f"tenant {tenant!r} and {everything=}"
+                f"{verb}: name a task, a tenant or both, or a routine, or say everything=True, got task {task!r}, "
+                f"tenant {tenant!r}, routine {routine!r} and {everything=}"
             )
         if everything:
             return EVERYTHING

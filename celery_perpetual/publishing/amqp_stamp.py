@@ -16,6 +16,7 @@ from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.bodies import Bodies
 from celery_perpetual.publishing.sender import AfterPublish, SignalCall, call_for
 from celery_perpetual.publishing.stamp import IndexedItems
+from celery_perpetual.tasks.task import ROUTINE_HEADER
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -54,6 +55,8 @@ class AmqpStamp:
         headers = {
             **self._headers, "id": task_id, "root_id": task_id, "argsrepr": args_repr, "kwargsrepr": kwargs_repr
         }  # fmt: skip
+        if item.run is not None:
+            headers[ROUTINE_HEADER] = item.run
         properties = {**self._properties, "correlation_id": task_id, "application_headers": headers}
         return Parcel(Message(self._bodies.body(item), **properties), self._target)
 
@@ -62,7 +65,7 @@ class AmqpStamp:
         for call in self._calls:
             if call.signal.receivers:
                 reprs = item.reprs or self._bodies.reprs(item)
-                arguments = call_for(call, item_id(self._poll_id, index), self._bodies.whole(item), reprs)
+                arguments = call_for(call, item_id(self._poll_id, index), self._bodies.whole(item), reprs, item.run)
                 after_publish.add(call.signal, arguments)
 
 

@@ -9,12 +9,14 @@ the publish until it is true.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery import signals
 from celery.app.amqp import AMQP
+
+from celery_perpetual.tasks.task import ROUTINE_HEADER
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -125,8 +127,12 @@ def is_celerys_own(amqp: Any) -> bool:
     )
 
 
-def call_for(specimen: SignalCall, task_id: str, body: Any, reprs: tuple[str, str]) -> dict[str, Any]:
-    """The arguments of a signal for another message of the same kind."""
+def call_for(
+    specimen: SignalCall, task_id: str, body: Any, reprs: tuple[str, str], run: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The arguments of a signal for another message of the same kind; ``run`` is its header where it has one."""
     headers = copy.deepcopy(specimen.arguments["headers"])
     headers.update(id=task_id, root_id=task_id, argsrepr=reprs[0], kwargsrepr=reprs[1])
+    if run is not None:
+        headers[ROUTINE_HEADER] = dict(run)
     return {**specimen.arguments, "headers": headers, "body": body}

@@ -2,8 +2,9 @@
 
 For each kind of item one message, the *specimen*, goes through Celery's and Kombu's own code with values in it that
 occur nowhere else. Its text is cut at these values, and the messages of the kind are put together from the pieces:
-task id (three times), delivery tag, body, ``argsrepr`` and ``kwargsrepr``. Before a stamp is used, the messages of two
-real items are built both ways; unless they are equal to the last byte, every item is built by Celery.
+task id (three times), delivery tag, body, ``argsrepr`` and ``kwargsrepr``, and of a routine's run its header. Before a
+stamp is used, the messages of two real items are built both ways; unless they are equal to the last byte, every item is
+built by Celery.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from kombu.utils.json import dumps as json_dumps
 from kombu.utils.json import loads as json_loads
 
 from celery_perpetual.broker.commands import BrokerCommands, Command
@@ -27,6 +29,7 @@ from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.bodies import Bodies
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.sender import AfterPublish, SignalCall, call_for
+from celery_perpetual.tasks.task import ROUTINE_HEADER
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -35,6 +38,8 @@ IndexedItems = Sequence[tuple[int, CheckedItem]]
 
 #: The order in which the differing values stand in a message.
 ORDER = ["body", "id", "id", "args", "kwargs", "id", "tag"]
+#: The same for runs of routines.
+ORDER_OF_RUNS = ["body", "id", "id", "args", "kwargs", "run", "id", "tag"]
 
 
 class Stamp:
@@ -65,7 +70,7 @@ class Stamp:
             if call.signal.receivers:
                 for index, item in indexed:
                     body, reprs = self._bodies.whole(item), item.reprs or self._bodies.reprs(item)
-                    arguments = call_for(call, item_id(self._poll_id, index), body, reprs)
+                    arguments = call_for(call, item_id(self._poll_id, index), body, reprs, item.run)
                     after_publish.add(call.signal, arguments)
 
     def is_exact(self, capture: Capture, index: int, item: CheckedItem) -> bool:
@@ -82,10 +87,11 @@ class Stamp:
             args_repr, kwargs_repr = item.reprs or reprs(item)
             text = b2a_base64(body(item), newline=False).decode("ascii")
             number = f"{index:08x}"
+            run = () if item.run is None else (json_dumps(item.run),)
             texts.append(
                 template % (
                     text, number, number, encode_basestring_ascii(args_repr), encode_basestring_ascii(kwargs_repr),
-                    number, number,
+                    *run, number, number,
                 )
             )  # fmt: skip
         return texts
@@ -98,9 +104,14 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, indexed: IndexedItem
         Exception: the exception that Celery or Kombu raise for the specimen; they would raise it for the item too.
     """
     item = indexed[0][1]
-    task_id, tag, args_repr, kwargs_repr = (str(uuid4()) for _ in range(4))
+    task_id, tag, args_repr, kwargs_repr, run = (str(uuid4()) for _ in range(5))
     after_publish = AfterPublish()
     specimen = replace(opened(item), reprs=(args_repr, kwargs_repr))
+    order, marks = ORDER, {}
+    if item.run is not None:
+        headers = {**specimen.options["headers"], ROUTINE_HEADER: run}
+        specimen = replace(specimen, options={**specimen.options, "headers": headers})
+        order, marks = ORDER_OF_RUNS, {f'"{run}"': "run"}
     commands, destination = capture.commands(specimen, task_id, after_publish, tag), capture.destination
     if len(commands) != 1 or commands[0].name != "LPUSH":
         return None  # a queue that expires, fan-out, more than one queue, or none
@@ -109,13 +120,13 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, indexed: IndexedItem
     if message["properties"].get("body_encoding") != "base64" or "compression" in message["headers"]:
         return None
     bodies = Bodies(app, item, b64decode(message["body"]))
-    marks = {task_id: "id", tag: "tag", f'"{args_repr}"': "args", f'"{kwargs_repr}"': "kwargs",
-             message["body"]: "body"}  # fmt: skip
+    marks |= {task_id: "id", tag: "tag", f'"{args_repr}"': "args", f'"{kwargs_repr}"': "kwargs",
+              message["body"]: "body"}  # fmt: skip
     pieces = re.split("|".join(map(re.escape, marks)), text)
-    if [marks[mark] for mark in re.findall("|".join(map(re.escape, marks)), text)] != ORDER:
+    if [marks[mark] for mark in re.findall("|".join(map(re.escape, marks)), text)] != order:
         return None
     endings = {"id": f"{base(poll_id)}%s", "tag": f"{tag[:28]}%s"}
-    slots = [endings.get(name, "%s") for name in ORDER]
+    slots = [endings.get(name, "%s") for name in order]
     template = pieces[0].replace("%", "%%") + "".join(
         slot + piece.replace("%", "%%") for slot, piece in zip(slots, pieces[1:], strict=True)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
+from celery_perpetual.completions.batches import do_follow_ups, waiting_follow_ups
 from celery_perpetual.publishing.publisher import Publisher
 from celery_perpetual.routines.inline import Inline
 from celery_perpetual.routines.record import ACTIVE, RETRY_WAITING, RUNNING, Record, decode
@@ -20,17 +21,22 @@ if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
 
+#: Most ends that one call of ``run_due`` follows up.
+MOST_FOLLOW_UPS = 1000
+
+
 class DueRuns:
     """The due routines of one app."""
 
     def __init__(self, app: Celery, store: Store, publisher: Publisher) -> None:
+        self._app = app
         self._store = store
         self.starter = Starter(store, publisher)
         self._unreadable: set[str] = set()
         """Routines that this process cannot read; they are passed over."""
         self._inline = Inline(app, store)
 
-    def look(self) -> DueRoutines:
+    def read(self) -> DueRoutines:
         """What is due now, for beat; while everything is paused, nothing."""
         found = due_routines(self._store, None, MOST_RUNS + len(self._unreadable), obeys_pauses=True)
         return found._replace(records=[each for each in found.records if each[0] not in self._unreadable])
@@ -42,8 +48,13 @@ class DueRuns:
         self._lose([record for record in records if record.state == RUNNING], now)
         return self.starter.start_due([record for record in records if record.state != RUNNING], now)
 
+    def follow_ends(self) -> None:
+        """Do what follows ends of runs and was left by processes that are gone: there may be no leader."""
+        do_follow_ups(self._app, self._store, waiting_follow_ups(self._store), MOST_FOLLOW_UPS)
+
     def run(self, at: int | None, limit: int | None) -> list[RoutineRun]:
         """Start every routine that is due, each once."""
+        self.follow_ends()
         results: list[RoutineRun] = []
         seen: set[str] = set()
         while limit is None or len(results) < limit:
@@ -58,6 +69,7 @@ class DueRuns:
 
     def run_inline(self, at: int | None, limit: int | None) -> list[RoutineRun]:
         """Run every routine that is due in this process, each once, one after the other."""
+        self.follow_ends()
         first = due_routines(self._store, at, MOST_RUNS, obeys_pauses=False)
         self._lose([record for record in self._decoded(first) if record.state == RUNNING], first.now)
         results: list[RoutineRun] = []

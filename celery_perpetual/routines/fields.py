@@ -17,6 +17,7 @@ from celery_perpetual.ledger.digests import Digests
 from celery_perpetual.ledger.item import HIDDEN, CheckedItem, ItemReader
 from celery_perpetual.ledger.record import encode, opened, read_item
 from celery_perpetual.routines.record import ACTIVE, NO_RETRIES, PAUSED, Record
+from celery_perpetual.routines.slots import Timetable
 from celery_perpetual.routines.steps import scheduled
 from celery_perpetual.routines.timetables import FIELDS as OF_TIMETABLE
 from celery_perpetual.routines.timetables import NEW_SLOTS, changed, timetable
@@ -57,13 +58,13 @@ class Reader:
         table = timetable(**{name: given[name] for name in OF_TIMETABLE if name in given}, app=self._app)
         item = self._item({name: given[name] for name in OF_ITEM if name in given})
         key = _name("idempotency_key", given.get("idempotency_key")) or ""
-        made = Record(
-            id=_name("id", given.get("id")) or f"routine_{token_hex(8)}", item=item, timetable=table, created=now,
+        routine_id = _name("id", given.get("id")) or f"routine_{token_hex(8)}"
+        return Record(
+            id=routine_id, item=item, timetable=table, created=now,
             updated=now, state=PAUSED if _truth("paused", given.get("paused", False)) else ACTIVE,
             retries=_retries(given.get("retries")), key=key, metadata=_metadata(given.get("metadata")),
-            digest=self._digest(given, item) if key else "",
+            digest=self._digest(given, item) if key else "", **self._first(table, routine_id, given, now),
         )  # fmt: skip
-        return replace(made, **self._first(made, given, now))
 
     def patched(self, record: Record, patch: Mapping[str, Any], now: int) -> Record:
         """The next version of a record.
@@ -90,29 +91,29 @@ class Reader:
             changes["timetable"] = changed(record.timetable, of_timetable, self._app)
         after = record.changed(now, **changes)
         if "next_run_at" in patch or NEW_SLOTS & patch.keys():
-            after = replace(after, **self._first(after, patch, now))
+            after = replace(after, **self._first(after.timetable, after.id, patch, now))
         elif of_timetable and after.next is not None:
             slot = record.due_slot
             end = after.timetable.end
-            after = replace(after, **scheduled(after, None if end is not None and slot > end else slot))
+            after = replace(
+                after, **scheduled(after.timetable, after.id, None if end is not None and slot > end else slot)
+            )
         elif after.state == ACTIVE and record.state == PAUSED and after.next is None:
-            after = replace(after, **self._first(after, patch, now))
+            after = replace(after, **self._first(after.timetable, after.id, patch, now))
         return after
 
-    def _first(self, record: Record, given: Mapping[str, Any], now: int) -> dict[str, Any]:
+    def _first(self, table: Timetable, routine_id: str, given: Mapping[str, Any], now: int) -> dict[str, Any]:
         """When it runs first: as the caller says, or at the first slot."""
         if "next_run_at" in given:
             at = given["next_run_at"]
             if at is not None and not (isinstance(at, datetime) and at.utcoffset() is not None):
                 raise _refusal("next_run_at", at, "a datetime with a time zone")
             return {"next": None if at is None else to_ms_floor(at), "slot": None}
-        slot = record.timetable.first(to_datetime(now))
+        slot = table.first(to_datetime(now))
         if slot is None:
-            raise InvalidRoutine(
-                f"routine has no slot: end_at is before its first one, got {record.timetable}", "end_at",
-                given.get("end_at"),
-            )  # fmt: skip
-        return scheduled(record, to_ms(slot))
+            message = f"routine has no slot: end_at is before its first one, got {table}"
+            raise InvalidRoutine(message, "end_at", given.get("end_at"))
+        return scheduled(table, routine_id, to_ms(slot))
 
     def _item(self, given: Mapping[str, Any]) -> bytes:
         options = given.get("options") or {}

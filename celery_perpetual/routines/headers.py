@@ -13,12 +13,8 @@ from celery_perpetual.times import format_time, parse_time, to_datetime
 
 
 def header_of(routine_id: str, slot: int, attempt: int) -> dict[str, Any]:
-    """The header of a run.
-
-    Args:
-        slot: ms.
-    """
-    return {ROUTINE_HEADER: {"id": routine_id, "slot": format_time(to_datetime(slot)), "attempt": attempt}}
+    """The header of a run; ``slot`` in ms."""
+    return {"id": routine_id, "slot": format_time(to_datetime(slot)), "attempt": attempt}
 
 
 def slot_of_this_task() -> datetime | None:

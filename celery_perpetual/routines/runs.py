@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kombu.utils.json import dumps as json_dumps
+from kombu.exceptions import OperationalError
 
 from celery_perpetual.completions.completion import FAILURE, error_of
 from celery_perpetual.errors import StoreUnavailable
@@ -38,6 +38,10 @@ UNIT = "routines"
 MOST_RUNS = 100
 
 
+#: Errors that say nothing about a run: the broker is away.
+NOT_THE_RUNS = (StoreUnavailable, OperationalError)
+
+
 class Run(NamedTuple):
     """A run that begins."""
 
@@ -57,10 +61,8 @@ class Run(NamedTuple):
     @property
     def item(self) -> CheckedItem:
         """Its item: its key is the routine, and its message says which run it is."""
-        item = read_item(self.before.item, "")
-        headers = {**(item.options.get("headers") or {}), **header_of(self.before.id, self.slot, self.attempt)}
-        options = {**item.options, "headers": headers}
-        return item._replace(key=self.before.id, options=options, options_json=str(json_dumps(options)))
+        run = header_of(self.before.id, self.slot, self.attempt)
+        return read_item(self.before.item, "")._replace(key=self.before.id, run=run)
 
     def result(self, **facts: Any) -> RoutineRun:
         """As it is returned."""
@@ -97,6 +99,7 @@ class Starter:
 
         Raises:
             StoreUnavailable: the store did not answer.
+            kombu.exceptions.OperationalError: the broker did not; nothing of what is left has begun.
         """
         left, failed = list(records), list[RoutineRun]()
         while left:
@@ -105,7 +108,7 @@ class Starter:
             items = [run.item for run in runs]
             try:
                 messages = self._publisher.build(poll_id, items)
-            except StoreUnavailable:
+            except NOT_THE_RUNS:
                 raise
             except Exception:
                 broken = {run.before.id: error for run in runs if (error := self._fault(poll_id, run)) is not None}
@@ -158,7 +161,7 @@ class Starter:
     def _fault(self, poll_id: str, run: Run) -> Exception | None:
         try:
             self._publisher.build(poll_id, [run.item])
-        except StoreUnavailable:
+        except NOT_THE_RUNS:
             raise
         except Exception as error:  # of a router, or of a serializer that this process does not have
             return error

@@ -23,6 +23,7 @@ from celery_perpetual.routines.record import (
     RUNNING,
     Record,
 )
+from celery_perpetual.routines.slots import Timetable
 from celery_perpetual.tasks.retries import Retries
 from celery_perpetual.times import ms, to_datetime, to_ms
 
@@ -43,11 +44,11 @@ class RunEnd(NamedTuple):
     error: Mapping[str, str] | None = None
 
 
-def scheduled(record: Record, slot: int | None) -> dict[str, Any]:
+def scheduled(timetable: Timetable, routine_id: str, slot: int | None) -> dict[str, Any]:
     """The fields that say when it runs next: at a slot, or never."""
-    if slot is None:
-        return {"next": None, "slot": None}
-    due = to_ms(record.timetable.due(to_datetime(slot), record.id))
+    if slot is None or not timetable.jitter:
+        return {"next": slot, "slot": None}
+    due = to_ms(timetable.due(to_datetime(slot), routine_id))
     return {"next": due, "slot": None if due == slot else slot}
 
 
@@ -96,7 +97,7 @@ def _after_slot(record: Record, now: int, final: str, **outcome: Any) -> Record:
         usual |= {"attempts": attempts, "dropped": record.dropped + following.dropped}
         return record.changed(now, state=state, completed=now, next=None, slot=None, **usual)
     usual["dropped"] = record.dropped + following.dropped
-    return record.changed(now, state=ACTIVE, **scheduled(record, to_ms(following.slot)), **usual)
+    return record.changed(now, state=ACTIVE, **scheduled(record.timetable, record.id, to_ms(following.slot)), **usual)
 
 
 def delay_after(retries: Retries, routine_id: str, attempts: int) -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +13,7 @@ import pytest
 
 from celery_perpetual import Perpetual, Retries
 from tests.support import wait_until
-from tests.support.leased_tasks import SETTINGS
+from tests.support.leased_tasks import ANY_BROKER, SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,7 +88,7 @@ def test_beat_runs_what_is_due(
     assert runs(proj, "by hand")[0].what.endswith(routines.get(by_hand.id).last_run_id or "")
 
 
-@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
+@ANY_BROKER
 def test_a_killed_worker(
     project: Callable[..., Project], client: Callable[[Project], Perpetual], broker: dict[str, Any]
 ) -> None:
@@ -111,3 +115,83 @@ def test_a_killed_worker(
         assert each.last_error is not None
         assert each.last_error["type"] == "TaskLost"
     assert len(runs(proj, "single")) == 1
+
+
+def run_until_ended(perpetual: Perpetual, ids: list[str]) -> None:
+    """What a process without a beat does: it runs what is due, and the maintenance that a leader does."""
+
+    def have_ended() -> bool:
+        perpetual.routines.run_due()
+        perpetual.cycle()
+        return all(perpetual.routines.get(each).state in ("completed", "exhausted") for each in ids)
+
+    wait_until(have_ended, "all have ended", interval=0.1)
+
+
+@ANY_BROKER
+def test_a_caller_that_dies(
+    project: Callable[..., Project], client: Callable[[Project], Perpetual], broker: dict[str, Any]
+) -> None:
+    """Killed at any step, without a beat: the slot runs, once for each attempt that had begun, and nothing stays running."""
+    proj = project(TASKS, **SETTINGS, **broker)
+    perpetual = client(proj)
+    routines, now = perpetual.routines, datetime.now(timezone.utc)
+    proj.worker(pool="threads").ready()
+    made, begun = {}, {}
+    for point in ("routine.inline", "routine.executed", "routine.starting", "routine.started"):
+        made[point] = routines.create("proj.work", [point], at=now, retries=Retries(max_attempts=2)).id
+        inline = point in ("routine.inline", "routine.executed")
+        call = f"import proj; proj.perpetual.routines.run_due(run_inline={inline})"
+        caller = proj.process(point, ["-c", call], env={"PERPETUAL_CRASH_AT": point})
+        assert caller.wait(30) == -signal.SIGKILL, point
+        begun[point] = routines.get(made[point]).attempt_count
+
+    run_until_ended(perpetual, list(made.values()))
+    for point, routine_id in made.items():
+        assert (routines.get(routine_id).state, routines.get(routine_id).last_result) == ("completed", point)
+    assert [begun[point] for point in ("routine.inline", "routine.executed", "routine.starting")] == [1, 1, 0]
+    assert {point: len(runs(proj, point)) for point in begun} == {
+        "routine.starting": 1, "routine.started": 1, "routine.inline": 1, "routine.executed": 2,
+    }  # fmt: skip
+
+
+def test_a_worker_that_dies_after_the_end(
+    project: Callable[..., Project], client: Callable[[Project], Perpetual]
+) -> None:
+    """Its task has ended, and what follows has not been done: the next process that runs what is due does it."""
+    proj = project(TASKS, **SETTINGS)
+    perpetual = client(proj)
+    made = perpetual.routines.create("proj.work", ["it"], every=3600)
+    worker = proj.worker(pool="threads", env={"PERPETUAL_CRASH_AT": "routine.following"}).ready()
+
+    perpetual.routines.run_due()
+    wait_until(lambda: not worker.alive, "the worker is dead")
+    assert perpetual.routines.get(made.id).state == "running"
+
+    perpetual.routines.run_due()
+    after = perpetual.routines.get(made.id)
+    assert (after.state, after.run_count, after.last_result) == ("active", 1, "it")
+
+
+def test_many_beats_and_callers(project: Callable[..., Project], client: Callable[[Project], Perpetual]) -> None:
+    """Two beats and three callers at 5 000 due routines: each slot is enqueued once."""
+    proj = project(TASKS, **SETTINGS)
+    routines = client(proj).routines
+    at = datetime.now(timezone.utc) + timedelta(seconds=6)
+    routines.create_many({"task": "proj.work", "args": (n,), "at": at, "id": str(n)} for n in range(5000))
+    for _ in range(2):
+        proj.beat().ready()
+    loop = (
+        "import proj, time\nend = time.time() + 12\nwhile time.time() < end: proj.perpetual.routines.run_due(limit=300)"
+    )
+    with ThreadPoolExecutor(3) as callers:
+        done = [callers.submit(proj.run_python, loop) for _ in range(3)]
+        wait_until(lambda: proj.redis.llen("celery") >= 5000, "all are enqueued")
+        for each in done:
+            each.result()
+
+    messages = [json.loads(text)["headers"] for text in proj.redis.lrange("celery", 0, -1)]
+    assert Counter(each["perpetual-routine"]["id"] for each in messages) == Counter(str(n) for n in range(5000))
+    assert {each["id"]: each["perpetual-routine"]["id"] for each in messages} == {
+        each.current_run_id: each.id for each in routines.list(state="running")
+    }

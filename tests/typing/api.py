@@ -277,6 +277,8 @@ def wrong() -> None:
     PerpetualOptions(limit="many")  # type: ignore[arg-type]
     PerpetualOptions(jitter="a bit")  # type: ignore[arg-type]
     perpetual.wait("id")  # type: ignore[call-arg]
+    perpetual.routines.list(state=7)  # type: ignore[arg-type]
+    perpetual.routines.run_due(limit="all")  # type: ignore[arg-type]
     perpetual.wait_all(7, timeout=5)  # type: ignore[arg-type]
     perpetual.resume(deliver, from_="then")  # type: ignore[arg-type]
     perpetual.pause(deliver, until="tomorrow")  # type: ignore[arg-type]
