@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from celery_perpetual import PerpetualError
 from celery_perpetual.events import DELIVERY_RESTORED
 from progress import Snapshot
-from stage import TASK, WORKERS, Stage
+from stage import BEATS, TASK, WORKERS, Stage
 
 VICTIM = WORKERS[0]
 REPLACEMENT = "worker-3"
@@ -102,6 +102,7 @@ def read_recovery(server: Redis, stage: Stage, kill: Kill) -> Recovery:
     """From the stream of events, whose entries are named by the store's time in ms."""
     from outbox_site.celery import perpetual
 
+    put_back = DELIVERY_RESTORED.phrase.partition("%(task_id)s")[2]
     recovered: set[str] = set()
     deliveries: Counter[int] = Counter()
     last = None
@@ -119,5 +120,5 @@ def read_recovery(server: Redis, stage: Stage, kill: Kill) -> Recovery:
         seconds=None if last is None else round((last - kill.at) / 1000, 2),
         deliveries=deliveries,
         # The worker held no lease for these, so there is no event of them in the stream; beat logs one for each.
-        put_back=stage.fleet.all["beat"].count(DELIVERY_RESTORED.phrase.partition("%(task_id)s")[2]),
+        put_back=sum(stage.fleet.all[beat].count(put_back) for beat in BEATS),
     )

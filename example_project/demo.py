@@ -53,9 +53,9 @@ def read_options() -> Options:
 def explain(options: Options) -> None:
     print(
         f"A webhook outbox: {options.items} rows in a database, each a message to a customer.\n"
-        "One `celery beat` and two `celery worker`s are about to start, and a local receiver that is at times\n"
-        "slow and refuses some first attempts. No code enqueues anything: beat finds the rows and makes tasks\n"
-        "of them, the workers send them. In the end the receiver's own record decides.\n\n"
+        "Two `celery beat`s (one leads, one stands by) and two `celery worker`s are about to start, and a local\n"
+        "receiver that is at times slow and refuses some first attempts. No code enqueues anything: beat finds the\n"
+        "rows and makes tasks of them, the workers send them. In the end the receiver's own record decides.\n\n"
         "Each of the five customers has a routine as well, made when its endpoint was added: a digest of what was\n"
         "delivered, once a day. A day is three seconds here.\n"
     )
@@ -191,6 +191,8 @@ def tell_commands(stage: Stage) -> None:
         f'  {celery} pause --task {TASK} --reason "lunch"\n'
         f"  {celery} resume --task {TASK}\n"
         f"  {sys.executable} manage.py seed_deliveries --count 500 --seed 7 --base-url {stage.receiver_url}\n"
+        f"  {sys.executable} manage.py createsuperuser\n"
+        f"  OUTBOX_DEBUG=1 {sys.executable} manage.py runserver    # /admin/: disable the task's row\n"
         f"  tail -f {stage.folder}/worker-1.log\n"
         f"  kill -9 -- -{stage.pids[VICTIM]}    # {VICTIM} with its children; the other worker gets its tasks\n",
         flush=True,

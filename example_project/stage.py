@@ -17,6 +17,8 @@ from processes import Fleet, Process, wait_until
 HERE = Path(__file__).resolve().parent
 TASK = "webhooks.tasks.deliver"
 WORKERS = ("worker-1", "worker-2")
+#: One leads, the other one stands by.
+BEATS = ("beat-1", "beat-2")
 CONCURRENCY = 2
 # By default a worker counts as dead after a minute without a word, and a digest is made once a day.
 HASTE = {"OUTBOX_LEASE_TTL": "5", "OUTBOX_CYCLE_INTERVAL": "1", "OUTBOX_DIGEST_EVERY": "3"}
@@ -69,9 +71,9 @@ class Stage:
     def start_celery(self) -> None:
         for name in WORKERS:
             self.start_worker(name)
-        schedule = str(self.folder / "celerybeat-schedule")
         self.beat_started_at = time.time()
-        self.start("beat", self.celery("beat", "-l", "INFO", "-s", schedule))
+        for name in BEATS:
+            self.start(name, self.celery("beat", "-l", "INFO", "--pidfile="))
 
     def start_worker(self, name: str) -> None:
         size = ("--concurrency", str(CONCURRENCY))

@@ -20,6 +20,7 @@ from celery_perpetual.embedded import EmbeddedServer
 pytest.register_assert_rewrite("tests.support")
 
 from tests.support import Processes, Project, wait_until  # noqa: E402
+from tests.support.postgres import PostgresServer, binaries  # noqa: E402
 from tests.support.rabbitmq import run_folder, server_binary, shared_node  # noqa: E402
 
 if TYPE_CHECKING:
@@ -146,6 +147,13 @@ def impatient_rabbitmq_url(tmp_path: Path) -> Iterator[str]:
     arguments = "-rabbit consumer_timeout 2000 -rabbit channel_tick_interval 1000"
     with run_folder(tmp_path / "rabbitmq") as folder, shared_node(folder, binary, arguments).vhost() as url:
         yield url
+
+
+@pytest.fixture
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server of this test alone."""
+    with PostgresServer(binaries() or _missing("postgresql")) as server:
+        yield server
 
 
 @pytest.fixture

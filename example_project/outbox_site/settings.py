@@ -18,6 +18,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django_celery_beat",
     "webhooks",
 ]
 MIDDLEWARE = [
@@ -57,6 +58,9 @@ LOGGING = {
 
 # Celery. The store of celery-perpetual is the broker, as that is Redis.
 CELERY_BROKER_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+
+# The schedule is in the tables of django-celery-beat, and each perpetual task has a row there; see docs/schedulers.md.
+CELERY_BEAT_SCHEDULER = "celery_perpetual.beat.perpetual_django:PerpetualDjangoScheduler"
 
 # How soon a worker that says nothing counts as dead, and how often the leader looks; see docs/settings.md.
 if OUTBOX_LEASE_TTL := os.environ.get("OUTBOX_LEASE_TTL"):

@@ -1,4 +1,4 @@
-"""The admin is the only page: it shows endpoints and deliveries."""
+"""The admin is the only page: it shows endpoints, deliveries, and the schedule."""
 
 from django.contrib import admin
 from django.urls import path

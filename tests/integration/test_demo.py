@@ -55,7 +55,7 @@ def groups_in(output):
 
 
 def assert_nothing_runs(report):
-    assert set(report["pids"]) == {"receiver", "worker-1", "worker-2", "worker-3", "beat"}
+    assert set(report["pids"]) == {"receiver", "worker-1", "worker-2", "worker-3", "beat-1", "beat-2"}
     assert not alive(report["pids"].values())
 
 
@@ -114,6 +114,53 @@ def test_a_lost_delivery_fails_the_demo(tmp_path):
     assert len(report["missing"]) == 1
     assert f"1 never arrived at the receiver: {report['missing'][0]}" in output
     assert_nothing_runs(report)
+
+
+ADMIN = """
+import django
+django.setup()
+from django.core.management import call_command
+call_command("migrate", verbosity=0)
+
+from celery_perpetual.beat.scheduler_setting import other_scheduler
+from celery_perpetual.beat.scheduler import PerpetualScheduler
+from django.contrib.auth.models import User
+from django.test import Client
+from django.test.utils import setup_test_environment
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
+from outbox_site.celery import app
+
+setup_test_environment()
+name = "perpetual:webhooks.tasks.deliver"
+every = IntervalSchedule.objects.create(every=5, period="seconds")
+row = PeriodicTask.objects.create(name=name, task="webhooks.tasks.deliver", interval=every)
+client = Client()
+client.force_login(User.objects.create_superuser("admin", password="only for a test"))
+pages = "/admin/django_celery_beat/periodictask/"
+page = client.get(pages)
+print("list", page.status_code, name in page.content.decode(), "wrong", page.context["wrong_scheduler"])
+print("form", client.get(f"{pages}{row.pk}/change/").status_code)
+client.post(pages, {"action": "disable_tasks", "_selected_action": [row.pk]})
+row.refresh_from_db()
+print("enabled", row.enabled)
+print("other", other_scheduler(app, PerpetualScheduler))
+"""
+
+
+def test_the_admin_shows_the_schedule(tmp_path):
+    changes = {"OUTBOX_DB": str(tmp_path / "outbox.sqlite3"), "DJANGO_SETTINGS_MODULE": "outbox_site.settings"}
+    done = subprocess.run(
+        [sys.executable, "-c", ADMIN],
+        cwd=PROJECT,
+        env=environment(tmp_path, **changes),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["list 200 True wrong False", "form 200", "enabled False", "other None"]
 
 
 COMPARE = """

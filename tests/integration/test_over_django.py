@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from celery_perpetual.events import BASE_ROW_REFUSED
+from celery_perpetual.events import BASE_ROW_REFUSED, TASK_ROWS_AWAY
 from tests.support import wait_until
 from tests.support.django_site import DjangoSite
-from tests.support.stream_events import events, statuses
+from tests.support.stream_events import events, leader, statuses
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     import redis
 
     from tests.support import Project
+    from tests.support.postgres import PostgresServer
 
 POLLED = """
-@app.task(base=PerpetualTask, poll_every=0.5, next_batch=lambda: [(1,)])
+@app.task(base=PerpetualTask, poll_every=0.5, next_batch=lambda: [Item((1,), key=False)])
 def visit(n): ...
 """
 
@@ -138,3 +140,39 @@ def own(n): ...
         site.beat()
         wait_until(lambda: site.run(f"PeriodicTask.objects.filter(name={name!r}).exists()"), "the row is back", 20)
         assert site.sent("celery") == []
+
+
+def test_a_database_that_goes_away_stops_neither_entries_nor_polls(
+    project: Callable[..., Project],
+    monkeypatch: pytest.MonkeyPatch,
+    store_redis: redis.Redis,
+    postgres: PostgresServer,
+) -> None:
+    """On PostgreSQL: rows that were read go on, changes are seen when it is back, and no entry runs twice for it."""
+    with DjangoSite(project, monkeypatch, POLLED, database=postgres.database) as site:
+        site.run("row('often', interval=interval(1))")
+        site.run("row('seldom', interval=interval(3600), last_run_at=timezone.now() - datetime.timedelta(days=1))")
+        beat = site.beat()
+        site.wait_for("often", 2)
+        site.wait_for("seldom", 1)
+        lead = leader(store_redis)
+
+        postgres.stop()
+        polled, sent = len(statuses(store_redis, "proj.visit")), len(site.sent("often"))
+        beat.wait_for_event(TASK_ROWS_AWAY)
+        site.wait_for("often", sent + 8)
+        assert len(statuses(store_redis, "proj.visit")) > polled + 10
+        postgres.start()
+        site.run("django.db.connections.close_all()")
+        site.run("row('added', interval=interval(1))")
+        site.run("row('perpetual:proj.visit', enabled=False)")
+
+        site.wait_for("added", 2)
+        wait_until(lambda: site.run("perpetual.units()")[0]["reason"] == "disabled in the admin", "it is paused", 10)
+        assert leader(store_redis) == lead
+        assert beat.terminate()[0] == 0
+        assert len(site.sent("seldom")) == 1
+        gaps = [b.headers["sent_at"] - a.headers["sent_at"] for a, b in pairwise(site.sent("often"))]
+        assert min(gaps) > 0.8, gaps
+        assert max(gaps) < 3, gaps
+        assert site.run("fields('often')['runs']") == len(site.sent("often"))
