@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import clock
 import enqueue
+import entries
 import identity
 import latency
 import many
@@ -73,6 +74,11 @@ def a_million_jobs(*, quick: bool) -> list[Row]:
     )
 
 
+def entry_ticks(*, quick: bool) -> list[Row]:
+    """Each base scheduler."""
+    return entries.measure(entries=10_000, ticks=100 if quick else 1000)
+
+
 def awake(*, quick: bool) -> list[Row]:
     """One waiter, one id."""
     with EmbeddedServer() as server:
@@ -106,6 +112,7 @@ BENCHES: dict[str, Callable[..., list[Row]]] = {
     "rabbitmq": on_rabbitmq,
     "identity": to_the_byte,
     "clock": ticking,
+    "entries": entry_ticks,
     "latency": awake,
     "many": waiting_for_many,
     "worker": cost,

@@ -103,7 +103,7 @@ CONTRACT_REFUSED = EventKind(
     "contract.refused", logging.ERROR, "refused a task that was registered after the start: %(error)s"
 )
 APP_OTHER = _warning("app.other", "%(warning)s")
-SCHEDULER_OTHER = _warning("scheduler.other", "%(warning)s; set beat_scheduler = 'perpetual'")
+SCHEDULER_OTHER = _warning("scheduler.other", "%(warning)s")
 SCHEDULER_WITHOUT_POLLS = _warning(
     "scheduler.without_polls", "this beat does not poll %(tasks)s; start it with -S perpetual"
 )
@@ -130,6 +130,10 @@ LEADER_HANDOVER_ASKED = _info(
 )
 CYCLE_STEP_FAILED = _error("cycle.step_failed", "step %(step)s of the cycle failed")
 BASE_TICK_FAILED = _error("base.tick_failed", "a tick of the base scheduler failed")
+BASE_LOCK_HELD = _warning(
+    "base.lock_held",
+    "RedBeat's lock %(lock)s is held: if a RedBeat beat that is not ours still runs, it sends the same entries; stop it",
+)
 BASE_ROW_REFUSED = _warning(
     "base.row_refused", "row %(row)s of the schedule is left out, no entry can be made: %(error)s"
 )

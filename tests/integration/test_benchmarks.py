@@ -28,6 +28,14 @@ def test_the_clocks_bench_still_drives_a_clock():
     assert 0 < seen["start"] <= seen["after"]
 
 
+def test_the_bench_of_entries_still_ticks():
+    """Both sides tick without anything to send, over each base."""
+    for base in ("celery", "django", "redbeat"):
+        with EmbeddedServer() as server:
+            seen = json.loads(run("entry_ticks.py", base, server.url, "30", "20"))
+        assert len(seen["bare"]) == len(seen["ours"]) == 20
+
+
 def test_every_bench_is_there():
     """The program that runs them imports them all and says their names."""
     shown = run("run.py", "--help")
@@ -36,6 +44,7 @@ def test_every_bench_is_there():
         "rabbitmq",
         "identity",
         "clock",
+        "entries",
         "latency",
         "many",
         "worker",

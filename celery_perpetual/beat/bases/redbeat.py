@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from redbeat.schedulers import RedBeatScheduler
+from redbeat.schedulers import RedBeatScheduler, get_redis
 
+from celery_perpetual import events
 from celery_perpetual.beat.bases.base import Base
+from celery_perpetual.telemetry import emit
 
 
 class RedBeatBase(Base, RedBeatScheduler):  # type: ignore[misc]  # RedBeat ships no types
@@ -20,6 +22,13 @@ class RedBeatBase(Base, RedBeatScheduler):  # type: ignore[misc]  # RedBeat ship
         super().__init__(app, **options)
         # Its handler of beat_init waits for this lock, and its tick prolongs it, unless there is none.
         self.lock_key = None
+
+    def _perpetual_begin(self) -> None:
+        app: Any = self.app
+        lock = app.redbeat_conf.lock_key
+        if lock and get_redis(app).exists(lock):
+            emit(events.BASE_LOCK_HELD, lock=lock)
+        super()._perpetual_begin()
 
     def maybe_due(self, entry: Any, **kwargs: Any) -> Any:
         """Send an entry if it is due; seconds until it may be.
