@@ -132,7 +132,7 @@ CYCLE_STEP_FAILED = _error("cycle.step_failed", "step %(step)s of the cycle fail
 BASE_TICK_FAILED = _error("base.tick_failed", "a tick of the base scheduler failed")
 BASE_LOCK_HELD = _warning(
     "base.lock_held",
-    "RedBeat's lock %(lock)s is held: if a RedBeat beat that is not ours still runs, it sends the same entries; stop it",
+    "RedBeat's lock %(lock)s is held: if a RedBeat beat that is not ours still runs, it sends entries too; stop it",
 )
 BASE_ROW_REFUSED = _warning(
     "base.row_refused", "row %(row)s of the schedule is left out, no entry can be made: %(error)s"

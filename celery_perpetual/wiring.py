@@ -93,7 +93,7 @@ class WorkerCheck(bootsteps.Step):
             emit(events.CONTRACT_WARNING, warning=warning)
         warn_of_other_app(app, namespace_of(app).grants.store)
         if discovery.tasks and (other := other_scheduler(app, PerpetualScheduler)):
-            emit(events.SCHEDULER_OTHER, warning=other)
+            emit(events.SCHEDULER_OTHER, warning=str(other))
 
 
 def _spawns(worker: Any) -> bool:

@@ -96,3 +96,5 @@ class EntryRuns:
         gone = self._known.keys() - set(names)
         if gone:
             remove_entry_runs(self._store, gone)
+            for name in gone:
+                del self._known[name]

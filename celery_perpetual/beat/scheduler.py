@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import Service
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 LONGEST_TICK = 0.5
 #: Sleep before a time that is less than that away.
 SHORTEST_TICK = 0.001
+#: When a leader removes the last runs of entries that are gone, in seconds: once behind its start, as programs add
+#: entries then, and from time to time.
+FORGET_AFTER, FORGET_EVERY = 60.0, 3600.0
 #: What closing the broker's connection may take.
 HANG_UP_SECONDS = 1.0
 
@@ -43,6 +48,7 @@ class PerpetualScheduler(Base):
     _perpetual_term: str | None = None
     """The lead (``owner:term``) for which the base is set up, None while it is not."""
     _perpetual_ticking = False
+    _perpetual_forget_at = 0.0
 
     def __new__(cls, app: Celery, **_: Any) -> PerpetualScheduler:  # noqa: PYI034  # a subclass of it, made here
         """Put the configured base scheduler behind this class."""
@@ -66,7 +72,7 @@ class PerpetualScheduler(Base):
             raise SystemExit(0)
         try:
             self._perpetual_engine.start(_heed, self._perpetual_beside)
-            if self._perpetual_engine.leads:
+            with suppress(NotLeading):
                 self._perpetual_take_over()
         except BaseException:  # SIGTERM may come at any point of it, and Celery does not know this scheduler yet
             self._perpetual_engine.stop()
@@ -128,6 +134,7 @@ class PerpetualScheduler(Base):
         health.tick_begins()
         try:
             self._perpetual_take_over()
+            self._perpetual_forget_entries()
             pause = super().tick(*args, **kwargs) or 0.0
         except NotLeading:
             health.tick_ended()
@@ -141,19 +148,30 @@ class PerpetualScheduler(Base):
         return pause
 
     def _perpetual_take_over(self) -> None:
-        """Set up the base scheduler, with the runs that earlier leaders made."""
+        """Set up the base scheduler, with the runs that earlier leaders made.
+
+        Raises:
+            NotLeading: this beat does not lead.
+        """
         leader = self._perpetual_engine.leader
-        if leader == self._perpetual_term or leader is None:
+        if leader is None:
+            raise NotLeading
+        if leader == self._perpetual_term:
             return
         self._perpetual_stand_back()  # the lead was lost and won again since the last tick
-        runs = self._perpetual_engine.entry_runs
-        runs.load()
+        self._perpetual_engine.entry_runs.load()
         self._perpetual_begin()
-        names = self._perpetual_names()
-        if names is not None:
-            runs.keep_only(names)
         self._heap = None
+        self._perpetual_forget_at = time.monotonic() + FORGET_AFTER
         self._perpetual_term = leader
+
+    def _perpetual_forget_entries(self) -> None:
+        """Remove from the store the runs of entries that do not exist any more."""
+        if time.monotonic() > self._perpetual_forget_at:
+            self._perpetual_forget_at = time.monotonic() + FORGET_EVERY
+            names = self._perpetual_names()
+            if names is not None:
+                self._perpetual_engine.entry_runs.keep_only(names)
 
     def _perpetual_stand_back(self) -> None:
         """Let go of the base scheduler's file and connections; another beat may lead by now."""

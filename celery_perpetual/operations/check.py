@@ -58,8 +58,9 @@ def check(namespace: Namespace) -> list[Finding]:
             findings.append(
                 _warning("no task has poll_every and next_batch", "there is nothing to poll", "see the README")
             )
-        elif (warning := other_scheduler(app, PerpetualScheduler)) is not None:
-            findings.append(_warning(warning, "perpetual tasks are not polled", "beat_scheduler = 'perpetual'"))
+        elif (other := other_scheduler(app, PerpetualScheduler)) is not None:
+            advice = f"beat_scheduler = {other.wanted!r}"
+            findings.append(_warning(other.problem, "perpetual tasks are not polled", advice))
     try:
         store = namespace.store
         findings += [] if discovery is None else _check_tenants(namespace)

@@ -79,7 +79,10 @@ def test_a_scheduler_of_the_users_own_is_left_alone_and_warned_about(project):
 
     assert beat.wait_for_event(SCHEDULER_WITHOUT_POLLS) == {"tasks": "proj.work"}
     warning = worker.wait_for_event(SCHEDULER_OTHER)["warning"]
-    assert warning == "beat_scheduler is 'celery.beat:Scheduler', which does not poll perpetual tasks"
+    assert warning == (
+        "beat_scheduler is 'celery.beat:Scheduler', which does not poll perpetual tasks; "
+        "set beat_scheduler = 'perpetual'"
+    )
     check = shop.celery("perpetual", "check")
     assert check.returncode == 1
     assert "which does not poll perpetual tasks" in check.stdout

@@ -93,6 +93,6 @@ def test_a_warning_names_which_of_ours_takes_the_place_of_another(app: Celery, s
     app.conf.beat_scheduler = scheduler
     warning = other_scheduler(app, PerpetualScheduler)
     assert warning is not None
-    assert warning.endswith(f"set beat_scheduler = {wanted!r}")
+    assert str(warning).endswith(f"set beat_scheduler = {wanted!r}")
     app.conf.beat_scheduler = "perpetual_redbeat"
     assert other_scheduler(app, PerpetualScheduler) is None

@@ -30,6 +30,11 @@ class RedBeatBase(Base, RedBeatScheduler):  # type: ignore[misc]  # RedBeat ship
             emit(events.BASE_LOCK_HELD, lock=lock)
         super()._perpetual_begin()
 
+    def _perpetual_names(self) -> set[str]:
+        app: Any = self.app
+        conf = app.redbeat_conf
+        return {str(key).removeprefix(conf.key_prefix) for key in get_redis(app).zrange(conf.schedule_key, 0, -1)}
+
     def maybe_due(self, entry: Any, **kwargs: Any) -> Any:
         """Send an entry if it is due; seconds until it may be.
 
