@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from kombu.serialization import loads
 from kombu.utils.json import dumps as json_dumps
@@ -75,19 +76,41 @@ def read_item(record: bytes, unit_task: str) -> CheckedItem:
     key = None if key_length == b"-" else rest[:at].decode()
     if end == at:
         return CheckedItem(unit_task, rest[end:], "json", {}, key)
-    differing = json_loads(rest[at:end])
-    options = differing.get("options") or {}
-    reprs = tuple(differing.get("reprs") or ()) or None
+    differing = _differing(rest[at:end])
     return CheckedItem(
-        task=differing.get("task", unit_task),
+        task=unit_task if differing.task is None else differing.task,
         body=rest[end:],
-        serializer=differing.get("serializer", "json"),
-        options=options,
+        serializer=differing.serializer,
+        options=json_loads(differing.options_json) if differing.options_json else {},
         key=key,
-        kept_reprs=reprs,
-        reprs=reprs,
-        options_json=json_dumps(options) if options else "",
-        run=differing.get("run"),
+        kept_reprs=differing.reprs,
+        reprs=differing.reprs,
+        options_json=differing.options_json,
+        run=differing.run,
+    )
+
+
+class Differing(NamedTuple):
+    """What differs from the unit's task and its defaults. Nobody may change it: it is kept for the next record."""
+
+    task: str | None
+    serializer: str
+    options_json: str
+    reprs: tuple[str, str] | None
+    run: Mapping[str, Any] | None
+
+
+@lru_cache(256)
+def _differing(text: bytes) -> Differing:
+    """What differs, which is the same text in many records."""
+    found = json_loads(text)
+    options = found.get("options")
+    return Differing(
+        task=found.get("task"),
+        serializer=found.get("serializer", "json"),
+        options_json=str(json_dumps(options)) if options else "",
+        reprs=tuple(found.get("reprs") or ()) or None,
+        run=found.get("run"),
     )
 
 

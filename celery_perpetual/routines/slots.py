@@ -27,6 +27,7 @@ MAX_CATCH_UP = 100
 MOST_COUNTED = 10_000
 
 _HOUR = 3_600_000
+_dumps = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
 class Next(NamedTuple):
@@ -124,32 +125,32 @@ class Timetable:
     def to_json(self) -> str:
         """The form that the store keeps: the fields that are not as usual."""
         facts = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value != field.default:
-                facts[field.name] = json.loads(value.text) if isinstance(value, Calendar) else value
-        return json.dumps(facts, separators=(",", ":"), sort_keys=True)
+        for name, usual in _USUAL:
+            value = getattr(self, name)
+            if value != usual:
+                facts[name] = json.loads(value.text) if isinstance(value, Calendar) else value
+        return _dumps(facts)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Timetable:
         """Read what :meth:`to_json` wrote."""
         facts = json.loads(text)
         if calendar := facts.get("calendar"):
-            facts["calendar"] = Calendar(json.dumps(calendar, separators=(",", ":"), sort_keys=True))
+            facts["calendar"] = Calendar(_dumps(calendar))
         return cls(**facts)
 
     def to_dict(self) -> dict[str, Any]:
         """The form that programs and people read: seconds, and times in RFC 3339."""
         shown: dict[str, Any] = {"kind": self.kind}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value == field.default or field.name == "max_catch_up":
+        for name, usual in _USUAL:
+            value = getattr(self, name)
+            if value == usual or name == "max_catch_up":
                 continue
-            if field.name in ("at", "start", "end"):
+            if name in ("at", "start", "end"):
                 value = format_time(to_datetime(value))
-            elif field.name in ("every", "jitter"):
+            elif name in ("every", "jitter"):
                 value /= 1000
-            shown[_NAMES.get(field.name, field.name)] = str(value) if isinstance(value, Calendar) else value
+            shown[_NAMES.get(name, name)] = str(value) if isinstance(value, Calendar) else value
         if self.catch_up:
             shown["max_catch_up"] = self.max_catch_up
         return shown
@@ -199,5 +200,7 @@ class Timetable:
             match = self._after(match, match)
 
 
+#: Each field and the value that is left out.
+_USUAL = tuple((field.name, field.default) for field in fields(Timetable))
 #: As create() calls the fields that are named otherwise here.
 _NAMES = {"start": "start_at", "end": "end_at", "calendar": "schedule"}
