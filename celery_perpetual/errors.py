@@ -83,7 +83,7 @@ class InvalidRoutine(PerpetualError, ValueError):
 
 
 class AlreadyExists(PerpetualError):
-    """There is a routine of this id already, in whatever state."""
+    """There is a routine of this id already, in whatever state, and it was not created with this idempotency key."""
 
 
 class IdempotencyConflict(PerpetualError):

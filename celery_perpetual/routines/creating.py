@@ -50,16 +50,36 @@ def _create(store: Store, records: Any) -> list[Routine]:
         words = write(store, [Change(None, each, "created", _facts(each)) for each in new]) if new else []
         if are_written(words):
             return [_result(each, by_key, found) for each in records]
-        holders = {}
-        for record, word in zip(new, words, strict=True):
-            if word == EXISTS and not (record.key and any(each.startswith(KEY) for each in words)):
-                raise AlreadyExists(f"routine {record.id!r} exists already; nothing of this step was created")
-            if word.startswith(KEY):
-                holders[word.removeprefix(KEY)] = record
-        for holder in read_many(store, list(holders)):
-            _must_be_the_same(holder, holders[holder.id])
-            found[holders[holder.id].key] = holder
+        found |= _holders(store, zip(new, words, strict=True))
     raise StoreUnavailable(f"routines were created and removed {MOST_TRIES} times by others meanwhile; try again")
+
+
+def _holders(store: Store, answers: Iterable[tuple[Record, str]]) -> dict[str, Record]:
+    """The routines that have the idempotency keys of records which could not be created, by key.
+
+    Raises:
+        AlreadyExists: an id is that of a routine with another key, or without one.
+        IdempotencyConflict: the routine of a key was created with other fields.
+    """
+    asked: dict[str, Record] = {}
+    for record, word in answers:
+        if word == EXISTS and not record.key:
+            raise _exists(record)
+        if word == EXISTS or word.startswith(KEY):
+            asked[record.id if word == EXISTS else word.removeprefix(KEY)] = record
+    found = {}
+    for holder in read_many(store, list(asked)):
+        record = asked[holder.id]
+        if holder.key == record.key:
+            _must_be_the_same(holder, record)
+            found[record.key] = holder
+        elif holder.id == record.id:
+            raise _exists(record)
+    return found
+
+
+def _exists(record: Record) -> AlreadyExists:
+    return AlreadyExists(f"routine {record.id!r} exists already; nothing of this step was created")
 
 
 def _result(record: Record, by_key: Mapping[str, Record], found: Mapping[str, Record]) -> Routine:

@@ -80,6 +80,24 @@ def test_an_idempotency_key_creates_one_routine(world: World, now: datetime) -> 
     assert world.create(1, at=now, idempotency_key="order-1").created
 
 
+def test_a_call_with_id_and_idempotency_key_may_be_repeated(world: World, now: datetime) -> None:
+    """The routine of this id has this key, so it is the same call; another key, or none, is another routine."""
+    first = world.create(7, id="mine", idempotency_key="k", at=now)
+    others = [{"task": "app.work", "at": now, "id": name, "idempotency_key": name} for name in ("a", "b")]
+
+    again, *rest = world.routines.create_many(
+        [{"task": "app.work", "args": [7], "at": now, "id": "mine", "idempotency_key": "k"}, *others]
+    )
+
+    assert (again.id, again.created, again.version) == (first.id, False, 1)
+    assert [(each.id, each.created) for each in rest] == [("a", True), ("b", True)]
+    with pytest.raises(IdempotencyConflict):
+        world.create(8, id="mine", idempotency_key="k", at=now)
+    for key in ("other", None):
+        with pytest.raises(AlreadyExists):
+            world.create(7, id="mine", idempotency_key=key, at=now)
+
+
 def test_many_are_created_in_one_step_or_not_at_all(world: World, now: datetime) -> None:
     """500 at a time; a field that is wrong in the last one stores none of all."""
     fields = [{"task": "app.work", "args": (n,), "at": now, "id": f"r{n:04}"} for n in range(700)]
