@@ -68,7 +68,7 @@ def ended(record: Record, end: RunEnd, now: int, most_recoveries: int) -> Record
     recoveries = record.recoveries + (end.status == LOST)
     most = record.retries.max_attempts
     if (most is not None and record.attempts >= most) or recoveries > most_recoveries:
-        return _after_slot(record, now, EXHAUSTED, result="", error=error)
+        return _after_slot(record, now, EXHAUSTED, lost=recoveries - record.recoveries, result="", error=error)
     return record.changed(
         now, state=RETRY_WAITING, run="", next=now + delay_after(record.retries, record.id, record.attempts),
         recoveries=recoveries, error=error,
@@ -82,7 +82,7 @@ def ended_by_hand(record: Record, end: RunEnd, now: int) -> Record:
     return record.changed(now, error=end.error or {"type": end.status, "message": ""})
 
 
-def _after_slot(record: Record, now: int, final: str, **outcome: Any) -> Record:
+def _after_slot(record: Record, now: int, final: str, *, lost: int = 0, **outcome: Any) -> Record:
     """The slot is done: the next one, or the end of the routine."""
     assert record.slot is not None
     usual = {"run": "", "attempts": 0, "recoveries": 0, "runs": record.runs + 1, **outcome}
@@ -91,12 +91,12 @@ def _after_slot(record: Record, now: int, final: str, **outcome: Any) -> Record:
     except InvalidRoutine as error:  # the code of a schedule of the user's
         problem = {"type": "InvalidRoutine", "message": described(error)}
         return record.changed(now, state=PAUSED, next=None, slot=None, **{**usual, "error": problem})
+    usual["dropped"] = record.dropped + following.dropped
     if following.slot is None:
         state = final if record.timetable.kind == "once" else COMPLETED
-        attempts = record.attempts if state == EXHAUSTED else 0
-        usual |= {"attempts": attempts, "dropped": record.dropped + following.dropped}
+        if state == EXHAUSTED:
+            usual |= {"attempts": record.attempts, "recoveries": record.recoveries + lost}
         return record.changed(now, state=state, completed=now, next=None, slot=None, **usual)
-    usual["dropped"] = record.dropped + following.dropped
     return record.changed(now, state=ACTIVE, **scheduled(record.timetable, record.id, to_ms(following.slot)), **usual)
 
 

@@ -177,12 +177,12 @@ def test_many_beats_and_callers(project: Callable[..., Project], client: Callabl
     """Two beats and three callers at 5 000 due routines: each slot is enqueued once."""
     proj = project(TASKS, **SETTINGS)
     routines = client(proj).routines
-    at = datetime.now(timezone.utc) + timedelta(seconds=6)
+    at = datetime.now(timezone.utc) + timedelta(seconds=5)
     routines.create_many({"task": "proj.work", "args": (n,), "at": at, "id": str(n)} for n in range(5000))
     for _ in range(2):
         proj.beat().ready()
     loop = (
-        "import proj, time\nend = time.time() + 12\nwhile time.time() < end: proj.perpetual.routines.run_due(limit=300)"
+        "import proj, time\nend = time.time() + 9\nwhile time.time() < end: proj.perpetual.routines.run_due(limit=300)"
     )
     with ThreadPoolExecutor(3) as callers:
         done = [callers.submit(proj.run_python, loop) for _ in range(3)]

@@ -28,6 +28,8 @@ class World:
         self.routines = self.perpetual.routines
         self.slots: list[datetime | None] = []
         """The slots of the tasks that have run here."""
+        self.dies = 0
+        """So many of the next runs end their process."""
         self.fails = 0
         """So many of the next runs fail."""
 
@@ -39,6 +41,9 @@ class World:
 
     def _work(self, *args: Any) -> Any:
         self.slots.append(self.perpetual.slot())
+        if self.dies:
+            self.dies -= 1
+            raise SystemExit
         if self.fails:
             self.fails -= 1
             raise ValueError("told to fail")
