@@ -183,7 +183,7 @@ def test_a_forked_process_sees_what_a_fresh_one_sees(
     project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Arguments, search path, folder, environment, session, handlers of signals, files; and its exit code is its own."""
-    proj = project(perpetual=False)
+    proj = project()
     seen = []
     for by_exec in (False, True):
         monkeypatch.setattr("tests.support.forks.BY_EXEC", by_exec)
@@ -196,5 +196,6 @@ def test_a_forked_process_sees_what_a_fresh_one_sees(
 
     assert isinstance(process, subprocess.Popen)
     forked, fresh = seen
+    assert forked["argv"] == ["-c", "--word"]
     assert forked.pop("path")[1:3] == fresh.pop("path")[1:3]
     assert forked == fresh

@@ -22,8 +22,9 @@ TEMPLATE = Path(__file__).with_name("template.py")
 READ_AT_START = ("PYTHON", "LD_", "COVERAGE", "PERPETUAL_CRASH_AT", "DJANGO")
 #: Pools that patch the interpreter before Celery is imported.
 PATCHING = ("gevent", "eventlet")
-#: Set where every process shall be a fresh interpreter.
-BY_EXEC = "PERPETUAL_TEST_BY_EXEC" in os.environ
+#: In the environment where a process shall be a fresh interpreter: of all tests, or of one project.
+FRESH = "PERPETUAL_TEST_BY_EXEC"
+BY_EXEC = FRESH in os.environ
 
 
 class Started(Protocol):
@@ -63,7 +64,7 @@ def _may_be_forked(argv: Sequence[str], env: Mapping[str, str]) -> bool:
         same.pop(known, None)
     patches = any(word in each for each in argv for word in PATCHING)
     measured = "COVERAGE_PROCESS_CONFIG" in os.environ
-    return not (BY_EXEC or measured or patches) and own == same
+    return not (BY_EXEC or FRESH in env or measured or patches) and own == same
 
 
 class _Template:

@@ -17,7 +17,7 @@ import redis
 import celery_perpetual
 from tests.support import event_log, ledger
 from tests.support.commands import Commands
-from tests.support.forks import start
+from tests.support.forks import FRESH, start
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +84,8 @@ class Project:
         self.redis = redis.Redis.from_url(redis_url, decode_responses=True)
         self._processes = processes
         self._commands: Commands | None = None
+        self._own_env = {} if perpetual else {FRESH: "1"}
+        """A plain project never imports the package, and a fork would have it."""
         settings = {"broker_connection_retry_on_startup": True, **(config or {})}
         if perpetual and self.broker != redis_url:
             settings.setdefault("perpetual_store_url", redis_url)
@@ -109,6 +111,7 @@ class Project:
             **inherited,
             "PYTHONPATH": f"{self.folder}{os.pathsep}{PACKAGE_ROOT}",
             "PYTHONUNBUFFERED": "1",
+            **self._own_env,
             **(more or {}),
         }
 

@@ -26,7 +26,7 @@ from typing import Any
 
 #: What a beat, a worker or a command of a project imports in any case.
 IMPORTED = (
-    "celery.__main__", "celery.bin.celery", "celery.apps.beat", "celery.apps.worker", "celery.backends.redis",
+    "celery.bin.celery", "celery.apps.beat", "celery.apps.worker", "celery.backends.redis",
     "celery.concurrency.prefork", "celery.concurrency.solo", "celery.concurrency.thread", "celery.worker.components",
     "celery.worker.consumer", "celery.fixups.django", "kombu.transport.pyamqp", "kombu.transport.redis",
     "celery_perpetual", "celery_perpetual.app", "celery_perpetual.beat.scheduler", "celery_perpetual.cli",
