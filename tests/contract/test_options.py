@@ -193,10 +193,14 @@ def test_option_low_water(turning: Callable[..., Any]) -> None:
     assert [poll.trigger for poll in clock.until_polled("deliver", 2)] == ["schedule", "refill"]
 
 
+def nothing() -> list[Any]:
+    return []
+
+
 @ENDS_THREADS
 def test_option_max_interval(turning: Callable[..., Any]) -> None:
     """A poll that finds nothing makes the interval longer."""
-    perpetual, clock = turning(list, poll_every=10, max_interval=60)
+    perpetual, clock = turning(nothing, poll_every=10, max_interval=60)
     (poll,) = clock.until_polled("deliver")
     assert (perpetual.units()[0].next_poll_at - poll.slot).total_seconds() == 20
 
@@ -205,7 +209,7 @@ def test_option_max_interval(turning: Callable[..., Any]) -> None:
 @pytest.mark.parametrize("key", [None, "api"])
 def test_option_min_interval(turning: Callable[..., Any], key: str | None) -> None:
     """Two polls are no closer than that, however often the unit is due."""
-    _, clock = turning(list, poll_every=0.01, min_interval=0.3, source_key=key)
+    _, clock = turning(nothing, poll_every=0.01, min_interval=0.3, source_key=key)
     clock.until_polled("deliver", 3)
     (folded,) = clock.perpetual.polls("deliver")
     first = int(clock.store.redis.lindex(clock.store.keys.polls("perpetual:deliver"), 0).split(b" ")[1])
@@ -230,7 +234,7 @@ def test_option_source_key(turning: Callable[..., Any]) -> None:
 @ENDS_THREADS
 def test_option_max_queue_depth(turning: Callable[..., Any]) -> None:
     """From so many messages on the unit is not polled."""
-    perpetual, clock = turning(list, max_queue_depth=1)
+    perpetual, clock = turning(nothing, max_queue_depth=1)
     perpetual.app.tasks["deliver"].delay()
     (poll,) = clock.until_polled("deliver")
     assert (poll.status, poll.gate, poll.value, poll.limit) == ("skipped", "max_queue_depth", 1, 1)
@@ -241,7 +245,7 @@ def test_option_window(turning: Callable[..., Any]) -> None:
     """Outside the hours the unit is not polled; by hand it is."""
     now = datetime.now(timezone.utc)
     hours = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=3):%H:%M} UTC"
-    perpetual, clock = turning(list, window=hours)
+    perpetual, clock = turning(nothing, window=hours)
     (poll,) = clock.until_polled("deliver")
     assert (poll.status, poll.gate) == ("skipped", "window")
     assert perpetual.poll("deliver").status == "empty"

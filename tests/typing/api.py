@@ -36,6 +36,7 @@ from celery_perpetual import (
     PollOutcome,
     Retries,
     RoutineBusy,
+    RoutineRun,
     RoutineTerminal,
     SettingsError,
     Skip,
@@ -256,7 +257,7 @@ def routines() -> None:
     routine = perpetual.routines.create("shop.report", kwargs={"user": 7}, every=timedelta(hours=6), retries=Retries(3))
     assert_type(routine.created, bool)
     assert_type(routine.next_run_at, datetime | None)
-    assert_type([run.task_id for run in perpetual.routines.run_due(limit=10)], list[str])
+    assert_type(perpetual.routines.run_due(limit=10), list[RoutineRun])
     try:
         perpetual.routines.update(routine.id, every=5, if_version=routine.version)
     except InvalidRoutine as error:
