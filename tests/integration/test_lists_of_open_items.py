@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual.store.commands.leases import state_of
 from tests.support.lease_world import ITEM, LeaseWorld
 from tests.support.scripts import POLL
 
@@ -54,8 +55,8 @@ def test_an_open_item_is_on_its_lists(redis_url: str, state: str) -> None:
     world = LeaseWorld(redis_url)
     make, flag = STATES[state]
     make(world)
-    text = world.redis.hget(world.keys.states, ITEM)
-    assert (None if text is None else text.decode().split("|")[3]) == flag
+    stored = state_of(world.store, ITEM)
+    assert (None if stored is None else stored.flag) == flag
     named = documented()[state]
     # A batch that waits for its publication is open too; the search leaves it to the relay.
     assert lists_of(world) - ({"open"} if named == {"outbox"} else set()) == named
