@@ -174,13 +174,14 @@ def test_a_worker_that_dies_after_the_end(
 
 
 def test_many_beats_and_callers(project: Callable[..., Project], client: Callable[[Project], Perpetual]) -> None:
-    """Two beats and three callers at 5 000 due routines: each slot is enqueued once."""
+    """Two beats, of which the leading one is killed in the middle, and three callers: each of 5 000 slots is enqueued once."""
     proj = project(TASKS, **SETTINGS)
     routines = client(proj).routines
     at = datetime.now(timezone.utc) + timedelta(seconds=5)
     routines.create_many({"task": "proj.work", "args": (n,), "at": at, "id": str(n)} for n in range(5000))
-    for _ in range(2):
-        proj.beat().ready()
+    leader = proj.beat(env={"PERPETUAL_CRASH_AT": "routine.started"}).ready()
+    wait_until(lambda: proj.redis.exists("perpetual:leader"), "it leads")
+    proj.beat().ready()
     loop = (
         "import proj, time\nend = time.time() + 9\nwhile time.time() < end: proj.perpetual.routines.run_due(limit=300)"
     )
@@ -189,6 +190,7 @@ def test_many_beats_and_callers(project: Callable[..., Project], client: Callabl
         wait_until(lambda: proj.redis.llen("celery") >= 5000, "all are enqueued")
         for each in done:
             each.result()
+    assert leader.exit_code == -signal.SIGKILL
 
     messages = [json.loads(text)["headers"] for text in proj.redis.lrange("celery", 0, -1)]
     assert Counter(each["perpetual-routine"]["id"] for each in messages) == Counter(str(n) for n in range(5000))

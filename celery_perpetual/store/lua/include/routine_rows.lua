@@ -41,7 +41,8 @@ end
 
 local LISTS = {due = routines_due, running = routines_running, over = routines_over}
 
-local function write_row(at)
+-- Commands on one key with many members cost less than many commands, and new routines come by hundreds.
+local function add_row(at, added)
   local id, version, text, list, score, believed, updated, before, after, event, data = unpack(ARGV, at, at + WIDTH - 1)
   if version ~= '' then
     redis.call('ZREM', routines_due, id)
@@ -56,10 +57,13 @@ local function write_row(at)
     redis.call('HDEL', routines, id)
     redis.call('ZREM', routines_updated, id)
   else
-    redis.call('HSET', routines, id, text)
-    redis.call('ZADD', routines_updated, -updated, id)
-    if LISTS[list] then
-      redis.call('ZADD', LISTS[list], score, id)
+    local n = #added.texts
+    added.texts[n + 1], added.texts[n + 2] = id, text
+    added.updates[n + 1], added.updates[n + 2] = -updated, id
+    local listed = added.lists[list]
+    if listed then
+      n = #listed
+      listed[n + 1], listed[n + 2] = score, id
     end
     if believed ~= '' then
       redis.call('ZADD', routines_inline, believed, id)
@@ -69,16 +73,25 @@ local function write_row(at)
     end
   end
   if event ~= '' then
-    redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', EVENTS[event], 'data',
-      data .. ', "at": "' .. rfc3339(now) .. '"}')
+    redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', EVENTS[event], 'data', data .. added.at)
   end
 end
 
 local function write_rows(at, count, words)
+  local added = {texts = {}, updates = {}, lists = {due = {}, running = {}, over = {}}, at = ', "at": "' .. rfc3339(now) .. '"}'}
   for row = 1, count do
     if words[row] == 'ok' then
-      write_row(at)
+      add_row(at, added)
     end
     at = at + WIDTH
+  end
+  if #added.texts > 0 then
+    redis.call('HSET', routines, unpack(added.texts))
+    redis.call('ZADD', routines_updated, unpack(added.updates))
+  end
+  for name, listed in pairs(added.lists) do
+    if #listed > 0 then
+      redis.call('ZADD', LISTS[name], unpack(listed))
+    end
   end
 end
