@@ -94,6 +94,7 @@ CLOCK_STEPPED = EventKind(
 
 # Every process.
 STORE_UNREACHABLE = _warning("store.unreachable", "%(part)s cannot reach the store: %(error)s")
+STORE_AWAITED = _warning("store.awaited", "waiting for the store, at most %(seconds)s s: %(error)s")
 PART_FAILED = _error("part.failed", "unexpected error in %(part)s")
 SINK_FAILED = _error("sink.failed", "the event sink %(sink)s raised an error; its further errors are not logged")
 
@@ -102,6 +103,7 @@ CONTRACT_WARNING = _warning("contract.warning", "%(warning)s")
 CONTRACT_REFUSED = EventKind(
     "contract.refused", logging.ERROR, "refused a task that was registered after the start: %(error)s"
 )
+BEAT_REFUSED = EventKind("beat.refused", logging.CRITICAL, "beat does not start: %(error)s")
 APP_OTHER = _warning("app.other", "%(warning)s")
 SCHEDULER_OTHER = _warning("scheduler.other", "%(warning)s")
 SCHEDULER_WITHOUT_POLLS = _warning(
@@ -276,10 +278,12 @@ RESULT_NOT_READ = _error("result.not_read", "could not read the state of task %(
 # Recovery.
 WORKER_LOST = _warning("worker.lost", "worker %(worker)s is gone")
 DELIVERY_LOST = _warning("delivery.lost", "the worker that had received task %(task_id)s is gone: %(verdict)s")
-DELIVERY_RESTORED = _warning(
-    "delivery.restored", "task %(task_id)s is back in its queue: the worker that had received it is gone"
+DELIVERIES_RESTORED = _warning(
+    "delivery.restored",
+    "tasks of workers that are gone are back in their queues, %(count)s that had not begun: %(tasks)s",
 )
 MESSAGE_LOST = _warning("message.lost", "the message of task %(task_id)s is in no queue any more: %(verdict)s")
+TASKS_RESENT = _warning("task.resent", "sent again %(count)s tasks: %(tasks)s")
 RESEND_DELAYED = _warning("resend.delayed", "lost tasks are resent later: %(error)s")
 RESEND_FAILED = _error("resend.failed", "could not resend lost tasks, the next cycle tries again")
 RESEND_TASK_FAILED = _error("resend.task_failed", "could not resend task %(task_id)s, the next cycle tries again")

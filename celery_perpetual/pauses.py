@@ -72,6 +72,12 @@ class Paused:
     until: datetime | None = None
     """It ends by itself at this time."""
 
+    @property
+    def text(self) -> str:
+        """Reason, who, since when and until when, in one line."""
+        until = "until it is resumed" if self.until is None else f"until {format_time(self.until)}"
+        return f"{self.reason} (by {self.by} since {format_time(self.at)}, {until})"
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         until = None if self.until is None else format_time(self.until)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,12 @@ def write_log_record(event: TelemetryEvent) -> None:
 sinks: list[Sink] = [write_log_record]
 
 _broken: list[Sink] = []
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """The first of many names, as a report gives them in one line."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{rest}"
 
 
 def emit(kind: EventKind, *, error: BaseException | None = None, **data: Any) -> None:

@@ -18,7 +18,7 @@ from celery_perpetual.errors import PerpetualError
 from celery_perpetual.namespace import namespace_of
 from celery_perpetual.polling.in_worker import TASK as POLL_TASK
 from celery_perpetual.seams.table import install_seams, unknown_seams, unseen_versions
-from celery_perpetual.tasks.discovery import discover
+from celery_perpetual.tasks.discovery import discover, unknown_names
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.signals import connect
 
@@ -76,8 +76,9 @@ class WorkerCheck(bootsteps.Step):
         super().__init__(worker, **options)
         app = worker.app
         try:
-            discovery = discover(app)
-            namespace_of(app).store  # noqa: B018  # made from the settings, which are checked by that
+            discovery, namespace = discover(app), namespace_of(app)
+            namespace.store  # noqa: B018  # made from the settings, which are checked by that
+            misnamed = unknown_names(discovery, namespace.settings.disabled)
         except PerpetualError as error:
             raise click.ClickException(str(error)) from error
         if _spawns(worker):
@@ -89,7 +90,7 @@ class WorkerCheck(bootsteps.Step):
             emit(events.VERSIONS_UNSEEN, packages=unseen)
         for seam, evidence in unknown_seams():
             emit(events.SEAM_UNKNOWN, seam=seam.name, without=seam.without, evidence=evidence)
-        for warning in discovery.warnings:
+        for warning in (*discovery.warnings, *misnamed):
             emit(events.CONTRACT_WARNING, warning=warning)
         warn_of_other_app(app, namespace_of(app).grants.store)
         if discovery.tasks and (other := other_scheduler(app, PerpetualScheduler)):

@@ -11,7 +11,7 @@ from celery_perpetual import events
 from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.contract import TaskContract
-from celery_perpetual.tasks.discovery import Discovery, discover
+from celery_perpetual.tasks.discovery import Discovery, discover, unknown_names
 from celery_perpetual.tasks.names import parse_unit_name
 from celery_perpetual.tasks.unit import TaskUnit
 from celery_perpetual.telemetry import emit
@@ -56,6 +56,8 @@ class Roster:
         self._cadences: Mapping[str, Cadence] = {}
         self._cadences_in_use: Mapping[str, Cadence] = self._cadences
         self._use(discover(app))
+        for warning in unknown_names(self.discovery, settings.disabled):
+            emit(events.CONTRACT_WARNING, warning=warning)
 
     def refresh(self, leader: str) -> None:
         """Discover again if tasks came or went, and use what was offered. A new term begins without found tenants."""

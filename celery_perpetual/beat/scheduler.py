@@ -7,7 +7,6 @@ scheduler's tick costs and never waits for the store, a ``next_batch`` or the br
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -20,6 +19,7 @@ from celery_perpetual.beat.banner import banner
 from celery_perpetual.beat.bases.base import Base
 from celery_perpetual.beat.bases.choice import over
 from celery_perpetual.beat.engine import Engine
+from celery_perpetual.beat.refusal import called_from, in_one_line
 from celery_perpetual.namespace import namespace_of
 from celery_perpetual.polling.claims import NotLeading
 from celery_perpetual.telemetry import emit
@@ -52,7 +52,9 @@ class PerpetualScheduler(Base):
 
     def __new__(cls, app: Celery, **_: Any) -> PerpetualScheduler:  # noqa: PYI034  # a subclass of it, made here
         """Put the configured base scheduler behind this class."""
-        return object.__new__(over(cls, namespace_of(app).settings.base))
+        with in_one_line(app):
+            made = over(cls, namespace_of(app).settings.base)
+        return object.__new__(made)
 
     def __init__(self, app: Celery, **options: Any) -> None:
         """Set up, and unless ``lazy`` start polling.
@@ -62,8 +64,9 @@ class PerpetualScheduler(Base):
             ContractError: a perpetual task is wrong.
             StoreUnavailable: no contact with the store within ``perpetual_store_wait``.
         """
-        self._perpetual_engine = Engine(namespace_of(app))
-        super().__init__(app, **options)
+        with in_one_line(app):
+            self._perpetual_engine = Engine(namespace_of(app))
+            super().__init__(app, **options)
 
     def setup_schedule(self) -> None:
         """Start polling. The base scheduler is set up once this beat leads."""
@@ -207,8 +210,4 @@ def _made_to_be_closed() -> bool:
     It closes the scheduler; where the signal came before there was one, it makes one for that, which must not wait for
     the store all over again.
     """
-    frame = sys._getframe()  # noqa: SLF001  # no public way
-    while frame := frame.f_back:  # type: ignore[assignment]
-        if frame.f_code is Service.sync.__code__:
-            return True
-    return False
+    return called_from(Service.sync)

@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from celery_perpetual.cli.group import as_json, show, verb
+from celery_perpetual.completions.completion import (
+    EXPIRED,
+    FAILURE,
+    IGNORED,
+    LOST,
+    NEEDS_ATTENTION,
+    REJECTED,
+    REVOKED,
+    SUCCESS,
+)
 from celery_perpetual.errors import NotFound
+from celery_perpetual.hints import nearest
 from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
@@ -19,6 +30,8 @@ if TYPE_CHECKING:
     from celery_perpetual.completions.completion import Completion
 
 OTHER_END, UNKNOWN, TIMED_OUT = 1, 3, 4
+#: With which a completion may come.
+STATUSES = (SUCCESS, FAILURE, REVOKED, EXPIRED, REJECTED, IGNORED, LOST, NEEDS_ATTENTION)
 
 
 @verb
@@ -42,10 +55,15 @@ def wait(perpetual: Perpetual, task_id: str, timeout: float, json_: bool) -> Non
 
 @verb
 @click.option("--task", help="Only ends of this task.")
-@click.option("--status", multiple=True, help="Only this status; may be given more than once.")
+@click.option(
+    "--status", multiple=True, type=click.Choice(STATUSES), help="Only this status; may be given more than once."
+)
 @as_json
 def completions(perpetual: Perpetual, task: str | None, status: tuple[str, ...], json_: bool) -> None:
     """Follow ends as they happen, one line each, until interrupted."""
+    if task is not None and task not in (tasks := perpetual.app.tasks):
+        near = nearest(task, tasks, 0.4)
+        raise click.BadParameter(f"no task {task} is registered" + (f"; did you mean {near}?" if near else ""))
     for completion in perpetual.subscribe():
         if (task is None or completion.task == task) and (not status or completion.status in status):
             if json_:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, table, verb
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, table, verb
 from celery_perpetual.tasks.items import UNSET
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
+    from celery_perpetual.operations.preview import Preview
 
 
 @click.group("cursor")
@@ -69,18 +70,37 @@ for _name, _verb in (("show", cursor_show), ("set", cursor_set), ("reset", curso
 @a_task
 @a_tenant
 @click.option("--cursor", callback=_value, metavar="JSON", help="Evaluate with this cursor instead of the stored one.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(0), help="How many items to print.")
 @as_json
-def preview(perpetual: Perpetual, task: str, tenant: str | None, cursor: Any, json_: bool) -> None:
+def preview(perpetual: Perpetual, task: str, tenant: str | None, cursor: Any, limit: int, json_: bool) -> None:
     """Show what a poll would enqueue; changes nothing. Exit code 1 if next_batch failed or timed out."""
     found = perpetual.preview(task, tenant, cursor)
     if json_:
         click.echo(json.dumps(found.to_dict(), default=str))
     else:
-        counts = (f"{found.count} items", f"{found.duplicates} duplicates", f"{found.held_back} held back")
-        click.echo(f"{found.status}: {', '.join(counts)}, {found.left_out} left out")
-        if found.error or found.reason:
-            click.echo(found.error or found.reason)
+        click.echo(_would(found))
         if found.items:
-            rows = [(i["task"], i["key"], i.get("args"), i.get("kwargs"), i["options"] or "") for i in found.items]
+            rows = [
+                (i["task"], i["key"], i.get("args"), i.get("kwargs"), i["options"] or "") for i in found.items[:limit]
+            ]
             table(("TASK", "KEY", "ARGS", "KWARGS", "OPTIONS"), rows)
+            if len(found.items) > limit:
+                click.echo(f"and {len(found.items) - limit} more")
     sys.exit(1 if found.status in ("failed", "timed_out") else 0)
+
+
+def _would(found: Preview) -> str:
+    """What a poll would do, in one line."""
+    if found.status == "enqueued":
+        what = f"would enqueue {found.count} of {counted(found.read, 'item')}"
+    elif found.status == "empty":
+        what = f"would enqueue nothing of {counted(found.read, 'item')}" if found.read else "next_batch found nothing"
+    else:
+        what = f"{found.status}: {found.error or found.reason or 'no reason given'}"
+    counts = (
+        (found.duplicates, counted(found.duplicates, "duplicate")),
+        (found.held_back, f"{found.held_back} held back"),
+        (found.left_out, f"{found.left_out} left out"),
+        (found.bound, f"bounded by {found.bound}"),
+    )
+    return ", ".join([what, *(text for value, text in counts if value)])

@@ -57,6 +57,11 @@ def _one_line(cell: object) -> str:
     return " ".join(first.split()) + (" ..." if rest else "")
 
 
+def counted(count: int, what: str) -> str:
+    """A number and its noun, which gets its plural from an s."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print aligned columns, a row in one line; the last column may be as long as it likes."""
     lines = [list(heads), *(["" if cell is None else _one_line(cell) for cell in row] for row in rows)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, table, verb
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, table, verb
 from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
@@ -45,7 +45,16 @@ def units(perpetual: Perpetual, json_: bool) -> None:
         show([unit.to_dict() for unit in found])
         return
     rows = [
-        (u.task, u.tenant, u.state, u.in_flight, _held(u), _time(u.next_poll_at), _summary(u.last_poll), u.reason)
+        (
+            u.task,
+            u.tenant,
+            u.state,
+            u.in_flight,
+            _held(u),
+            _time(u.next_poll_at),
+            _summary(u.last_poll),
+            u.pause.text if u.pause else u.reason,
+        )
         for u in found
     ]
     table(("TASK", "TENANT", "STATE", "IN FLIGHT", "HELD BACK", "NEXT POLL", "LAST POLL", "REASON"), rows)
@@ -90,7 +99,7 @@ def why(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> Non
 
 
 def _print_polls(found: Any) -> None:
-    rows = [(_time(p.slot), p.trigger, p.status, p.count, p.repeated, _detail(p)) for p in found]
+    rows = [(_time(p.slot), p.trigger, p.status, p.count, p.repeated, detail(p)) for p in found]
     table(("SLOT", "TRIGGER", "STATUS", "ITEMS", "TIMES", "DETAIL"), rows)
 
 
@@ -105,12 +114,12 @@ def _summary(outcome: PollOutcome | None) -> str:
     return f"{outcome.status} ({outcome.count})" if outcome.count else outcome.status
 
 
-def _detail(outcome: PollOutcome) -> str:
+def detail(outcome: PollOutcome) -> str:
     gate = outcome.gate
     if gate and outcome.value is not None:
         gate += f" {outcome.value:g}" + ("" if outcome.limit is None else f" of {outcome.limit:g}")
     facts = [
-        f"{outcome.duplicates} duplicates" if outcome.duplicates else None,
+        counted(outcome.duplicates, "duplicate") if outcome.duplicates else None,
         f"{outcome.held_back} held back" if outcome.held_back else None,
         f"{outcome.left_out} left out" if outcome.left_out else None,
         gate,

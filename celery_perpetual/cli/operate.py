@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, verb
+from celery_perpetual.cli.inspect import detail
 from celery_perpetual.cli.values import a_time
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
     """What to pause or resume."""
     for option in (
         click.option("--all", "everything", is_flag=True, help="Every perpetual task."),
-        click.option("--routine", help="A routine (not available yet)."),
-        click.option("--queue", help="A queue (not available yet)."),
+        click.option("--routine", hidden=True, help="A routine (not available yet)."),
+        click.option("--queue", hidden=True, help="A queue (not available yet)."),
         click.option("--tenant", help="Tenant of the task, or of every task."),
         click.option("--task", help="One perpetual task."),
     ):
@@ -55,8 +56,11 @@ def poll(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> No
     if json_:
         show(outcome.to_dict())
     else:
-        detail = outcome.error or outcome.reason or ""
-        click.echo(f"{outcome.status}: {outcome.count} items{f', {detail}' if detail else ''}")
+        facts = [f"{outcome.status}: {counted(outcome.count, 'item')}", detail(outcome)]
+        click.echo(", ".join(fact for fact in facts if fact))
+        state = perpetual.why(task, tenant).unit
+        if state.state in ("paused", "disabled"):
+            click.echo(f"it is {state.state} ({state.reason}); a poll by hand takes place all the same")
     sys.exit(0 if outcome.ok else 1)
 
 
@@ -99,7 +103,7 @@ def pause(
     if json_:
         show(paused.to_dict())
     else:
-        click.echo(f"paused {_shown(task, tenant)}: {paused.reason}")
+        click.echo(f"paused {_shown(task, tenant)}: {paused.text}")
 
 
 @verb

@@ -15,7 +15,7 @@ from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.health import store_warnings
 from celery_perpetual.store.work_list import entries_put_off
-from celery_perpetual.tasks.discovery import load
+from celery_perpetual.tasks.discovery import load, unknown_names
 
 #: Seconds by which two clocks may differ.
 MOST_SKEW = 5.0
@@ -63,7 +63,13 @@ def check(namespace: Namespace) -> list[Finding]:
             findings.append(_warning(other.problem, "perpetual tasks are not polled", advice))
     try:
         store = namespace.store
-        findings += [] if discovery is None else _check_tenants(namespace)
+        if discovery is not None:
+            advice = "correct perpetual_disabled"
+            findings += [
+                _warning(text, "a task that it should name is polled", advice)
+                for text in unknown_names(discovery, namespace.settings.disabled)
+            ]
+            findings += _check_tenants(namespace)
     except PerpetualError as error:
         return [*findings, _error(str(error), "beat and workers refuse to start", "correct the setting")]
     try:

@@ -17,6 +17,7 @@ from celery_perpetual.routines.routines import Routines
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.names import unit_name
 from celery_perpetual.tasks.tenants import tenant_of
+from celery_perpetual.times import format_time, to_datetime
 
 
 class PauseOperations(Namespace):
@@ -47,7 +48,8 @@ class PauseOperations(Namespace):
 
         Raises:
             UnknownTask, UnknownUnit: there is no such unit.
-            ContractError: not exactly one scope is named, one is not available yet, or ``until`` has no time zone.
+            ContractError: not exactly one scope is named, one is not available yet, or ``until`` is over or has no time
+                zone.
             StoreUnavailable: the store did not answer.
         """
         scope = self._scope("pause", task, tenant, queue, routine, everything)
@@ -55,6 +57,9 @@ class PauseOperations(Namespace):
             raise ContractError(f"pause of routine {routine!r}: until is not available for a routine; resume it then")
         if until is not None and until.tzinfo is None:
             raise ContractError(f"pause: until must be an aware datetime, got {until!r} without a time zone")
+        if until is not None and until <= (now := to_datetime(self.store.now())):
+            seen, here = format_time(until), format_time(now)
+            raise ContractError(f"pause: until must be in the future, got {seen}; the store's clock says {here}")
         paused = Paused(
             scope=scope,
             by=f"{getpass.getuser()}@{socket.gethostname()}",

@@ -32,6 +32,11 @@ class Preview:
     items: tuple[dict[str, Any], ...] = ()
     """Task, args, kwargs, key and options of what is new."""
     count: int = 0
+    """How many of them."""
+    read: int = 0
+    """How many items next_batch returned; of a generator those that were read."""
+    bound: str | None = None
+    """What kept the count from being higher: ``limit`` or ``max_in_flight``; None where nothing did."""
     duplicates: int = 0
     held_back: int = 0
     """Items whose key has failed: left out until its back-off is over, or until an operator allows it."""
@@ -85,7 +90,7 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
         return Preview(task=name, status="paused", reason=result.reason)
     if result.closed is not None:
         return Preview(
-            task=name, status="skipped", reason=result.closed.gate, count=len(result.items),
+            task=name, status="skipped", reason=result.closed.gate, count=len(result.items), read=result.read,
             duplicates=result.duplicates, held_back=result.held_back,
         )  # fmt: skip
     shown = claim.contract.options.store_args
@@ -95,11 +100,23 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
         status="enqueued" if items else "empty",
         items=items,
         count=len(items),
+        read=len(items) + result.duplicates + result.held_back + result.left_out,
+        bound=_bound(claim, result),
         duplicates=result.duplicates,
         held_back=result.held_back,
         left_out=result.left_out,
         cursor=json.loads(result.cursor) if result.cursor else claim.cursor,
     )
+
+
+def _bound(claim: Claim, result: ReadBatch) -> str | None:
+    """What cut the batch short, by us or by a query that stops at ``poll.limit``."""
+    contract = claim.contract
+    room, asked = contract.max_in_flight - claim.in_flight, claim.rows if contract.takes_poll else None
+    is_cut = result.left_out > 0 or (asked is not None and result.read >= asked)
+    if not is_cut and len(result.items) < min(room, contract.options.limit):
+        return None
+    return "max_in_flight" if room < contract.options.limit else "limit"
 
 
 def _item(item: CheckedItem, *, shown: bool) -> dict[str, Any]:

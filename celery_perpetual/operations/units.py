@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.operations.tenants import known_units
-from celery_perpetual.pauses import Pauses, scopes_of
+from celery_perpetual.pauses import Paused, Pauses, scopes_of
 from celery_perpetual.polling.outcome import PollOutcome, from_entry
 from celery_perpetual.store.commands.failed_keys import held_counts
 from celery_perpetual.store.commands.units import unit_facts, unit_names
@@ -47,6 +47,8 @@ class Unit:
     """Item keys that have failed, and are left out until their back-off is over."""
     parked_keys: int = 0
     """Item keys that are left out until an operator allows them."""
+    pause: Paused | None = None
+    """What pauses it, where it is paused: by whom, since when and until when."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -63,6 +65,7 @@ class Unit:
             "attempt": self.attempt,
             "held_back": self.held_back,
             "parked_keys": self.parked_keys,
+            "pause": None if self.pause is None else self.pause.to_dict(),
         }
 
 
@@ -96,7 +99,8 @@ class Units:
         counts, units = held_counts(self._store, names, now), []
         for name, facts, (held_back, parked_keys) in zip(names, stored, counts, strict=True):
             newest, due = facts.newest_outcome, facts.due_at
-            state, reason = self._state(name, known.get(name), pauses, facts.backs_off_until > now, newest)
+            pause = next((pauses[scope] for scope in scopes_of(name) if scope in pauses), None)
+            state, reason = self._state(known.get(name), pause, facts.backs_off_until > now, newest)
             task, tenant = parse_unit_name(name)
             units.append(
                 Unit(
@@ -112,12 +116,13 @@ class Units:
                     attempt=facts.attempt,
                     held_back=held_back,
                     parked_keys=parked_keys,
+                    pause=pause if state == "paused" else None,
                 )
             )
         return units
 
     def _state(
-        self, name: str, unit: TaskUnit | None, pauses: Any, backing_off: bool, newest: bytes | None
+        self, unit: TaskUnit | None, pause: Paused | None, backing_off: bool, newest: bytes | None
     ) -> tuple[str, str | None]:
         if unit is None:
             return "orphaned", "the task has no such tenant, or no perpetual task of this app has this name"
@@ -125,7 +130,6 @@ class Units:
             return "disabled", "perpetual option enabled=False"
         if unit.contract.name in self._settings.disabled:
             return "disabled", "named in perpetual_disabled"
-        pause = next((pauses[scope] for scope in scopes_of(name) if scope in pauses), None)
         if pause is not None:
             return "paused", pause.reason
         if backing_off:

@@ -84,7 +84,9 @@ def _about_leader(store: Store) -> list[Reason]:
 def _about_state(unit: Unit) -> list[Reason]:
     if unit.state == "paused":
         command = f"celery -A proj perpetual resume --task {_named(unit)}"
-        return [Reason(evidence=f"paused: {unit.reason}", meaning="it is not polled until it is resumed", help=command)]
+        held = unit.pause.text if unit.pause is not None else unit.reason
+        meaning = "it is not polled until then" if unit.pause is not None and unit.pause.until else "it is not polled"
+        return [Reason(evidence=f"paused: {held}", meaning=meaning, help=command)]
     if unit.state == "disabled":
         return [Reason(evidence=f"disabled: {unit.reason}", meaning="it is registered, but not polled")]
     if unit.state == "backing_off":

@@ -38,7 +38,7 @@ from celery_perpetual.store.commands.leases import StateText, copy_of, lost_task
 from celery_perpetual.store.commands.records import record_at
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
-from celery_perpetual.telemetry import emit
+from celery_perpetual.telemetry import emit, some
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -59,6 +59,7 @@ class _LostTask(NamedTuple):
     """``resend`` or ``fail``."""
     nesting: int
     retries: int
+    recoveries: int
     tag: str
     """Delivery tag under which the broker may still have it."""
     copy: Copy | None
@@ -104,7 +105,7 @@ class Resender:
         entries = lost_tasks(self._store, limit)
         if not entries:
             return 0
-        sent = 0
+        sent: list[str] = []
         capture = Capture(self._app) if self._redis_broker else None
         try:
             # What is pushed to the front last comes first.
@@ -113,34 +114,46 @@ class Resender:
         finally:
             if capture is not None:
                 capture.close()
-        return sent
+            if sent:
+                emit(events.TASKS_RESENT, count=len(sent), tasks=some(sent))
+        return len(sent)
 
-    def _try(self, capture: Capture | None, task_id: str, since: float) -> int:
-        """One task that cannot be sent does not hold up the others."""
+    def _try(self, capture: Capture | None, task_id: str, since: float) -> list[str]:
+        """The task as a report names it, if it was sent; one that cannot be sent does not hold up the others."""
         try:
             return self._send(capture, task_id, since)
         except StoreUnavailable:
             raise
         except Exception as error:
             emit(events.RESEND_TASK_FAILED, task_id=task_id, error=error)
-            return 0
+            return []
 
-    def _send(self, capture: Capture | None, task_id: str, since: float) -> int:
+    def _send(self, capture: Capture | None, task_id: str, since: float) -> list[str]:
         lost = self._read(task_id, since)
         if lost.flag == "fail":
             self._fail(lost, "its worker is gone")
-            return 0
+            return []
         sent = self._publish(lost) if capture is None else self._push(capture, lost)
         if sent is None:
             self._fail(lost, "nothing is left of its message")
-            return 0
-        return sent
+        return [f"{task_id} ({lost.task or 'unknown task'}, recovery {lost.recoveries})"] if sent else []
 
     def _read(self, task_id: str, since: float) -> _LostTask:
         state, text = state_of(self._store, task_id) or UNKNOWN, copy_of(self._store, task_id)
         copy = from_json(text) if text else None
         record = None if copy else self._record(task_id)
-        return _LostTask(task_id, since, state.task, state.flag, state.nesting, state.retries, state.tag, copy, record)
+        return _LostTask(
+            task_id,
+            since,
+            state.task,
+            state.flag,
+            state.nesting,
+            state.retries,
+            state.recoveries,
+            state.tag,
+            copy,
+            record,
+        )
 
     def _push(self, capture: Capture, lost: _LostTask) -> int | None:
         """To the front of its list on a Redis broker; None where nothing is left of its message."""

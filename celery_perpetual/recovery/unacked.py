@@ -26,7 +26,7 @@ from celery_perpetual.leases.interest import Interest, interest_by
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.recovery.losses import declare_lost
 from celery_perpetual.store.commands.batches import known_batches
-from celery_perpetual.telemetry import emit
+from celery_perpetual.telemetry import emit, some
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -59,6 +59,8 @@ class UnackedMessages:
     def __init__(self, app: Celery, grants: Grants) -> None:
         self._app = app
         self._grants = grants
+        self._restored: list[str] = []
+        """What this pass has put back and not reported yet."""
         self._seen: dict[str, _Seen] = {}
         """By tag."""
         self._foreign: dict[str, float] = {}
@@ -108,6 +110,9 @@ class UnackedMessages:
             return sum(self._put_back(channel, unacked, tag) for tag in ready), known
         finally:
             channel.close()
+            if restored := self._restored:
+                self._restored = []
+                emit(events.DELIVERIES_RESTORED, count=len(restored), tasks=some(restored))
 
     def _see(self, unacked: UnackedHash, now: int, unclaimed: Mapping[str, float]) -> bool:
         """Keep the deliveries that were seen before and are still there; read some of the rest.
@@ -159,7 +164,7 @@ class UnackedMessages:
         channel.run(BrokerCommands(commands), front=True)
         unacked.acknowledge(tag)
         self._seen.pop(tag, None)
-        emit(events.DELIVERY_RESTORED, task_id=task_id)
+        self._restored.append(task_id)
         return True
 
     def _is_known(self, task_id: str, polls: dict[str, bool]) -> bool:

@@ -18,12 +18,14 @@ from redis.exceptions import TimeoutError as NoAnswer
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
+from celery_perpetual import events
 from celery_perpetual.errors import SettingsError, StoreRefused, StoreUnavailable
 from celery_perpetual.store.address import Address, address, is_redis, without_password
 from celery_perpetual.store.keys import Keys
 from celery_perpetual.store.limits import Limits
 from celery_perpetual.store.refusals import is_refusal
 from celery_perpetual.store.wire import Wire
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -116,7 +118,7 @@ class Store:
         Raises:
             StoreUnavailable: there was none within ``seconds``.
         """
-        deadline = time.monotonic() + seconds
+        deadline, is_reported = time.monotonic() + seconds, False
         probe = self._beside(timeout=min(self.timeout, seconds / 2), patient=False)
         while True:
             try:
@@ -129,6 +131,9 @@ class Store:
                         f"{error}; gave up after {seconds:g} s. Start the server, or set perpetual_store_url "
                         "(or broker_url) to a Redis that runs; perpetual_store_wait sets how long to wait"
                     ) from error
+                if not is_reported:
+                    is_reported = True
+                    emit(events.STORE_AWAITED, seconds=f"{seconds:g}", error=error)
             time.sleep(min(0.2, max(0.0, deadline - time.monotonic())))
             meanwhile()
 

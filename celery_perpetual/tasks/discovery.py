@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from celery_perpetual.errors import ContractError
+from celery_perpetual.errors import ContractError, SettingsError
+from celery_perpetual.hints import nearest
 from celery_perpetual.tasks.contract import TaskContract, is_perpetual, missing_half, read
 from celery_perpetual.tasks.modules import belongs_to, included_in
 from celery_perpetual.tasks.names import parse_unit_name
@@ -49,6 +50,9 @@ class Discovery:
         return sha256("\n".join(sorted(self.tasks)).encode()).hexdigest()[:16]
 
 
+#: A name that is less like that of a task than this is no misspelling of it.
+ALIKE = 0.8
+
 #: Apps whose modules this process has imported for us.
 _loaded: WeakSet[Celery] = WeakSet()
 
@@ -66,6 +70,22 @@ def load(app: Celery) -> Discovery:
         app.loader.import_default_modules()
         _loaded.add(app)
     return discover(app)
+
+
+def unknown_names(discovery: Discovery, disabled: Sequence[str]) -> list[str]:
+    """Warn of names in ``perpetual_disabled`` that no perpetual task has: it may be registered later.
+
+    Raises:
+        SettingsError: such a name is nearly that of a task, which would be polled.
+    """
+    warnings = []
+    for name in disabled:
+        if name in discovery.tasks:
+            continue
+        if (near := nearest(name, discovery.tasks, ALIKE)) is not None:
+            raise SettingsError(f"setting perpetual_disabled names {name!r}, did you mean {near}?")
+        warnings.append(f"setting perpetual_disabled names {name!r}, and no perpetual task has this name")
+    return warnings
 
 
 def discover(app: Celery) -> Discovery:

@@ -85,8 +85,10 @@ def test_a_pause_that_would_be_over_ahead_is_kept(project: Callable[..., Project
     proj = project(WORK)
     with Console(proj) as console:
         for hours, kept in ((1, True), (48, False)):
-            ended = f"datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(hours={hours})"
-            console(f"perpetual.pause('proj.work', until={ended})")
+            now = "datetime.datetime.now(datetime.timezone.utc)"
+            paused = f"perpetual.pause('proj.work', until={now} + datetime.timedelta(hours=1))"
+            ended = f"{now} - datetime.timedelta(hours={hours})"
+            console(f"perpetual.pauses.pause(__import__('dataclasses').replace({paused}, until={ended}))")
             console("perpetual.cycle()")
             assert proj.redis.hexists(KEYS.paused, UNIT) is kept
 

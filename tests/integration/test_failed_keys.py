@@ -183,6 +183,8 @@ def test_the_limit_counts_in_what_is_left_out(one: WatchedApp) -> None:
 
     assert [(poll.limit, poll.room) for poll in rows.polls] == [(5, 10_000), (5 + 5, 10_000 - 2)]
     assert (second.count, second.duplicates, second.held_back) == (5, 2, 3)
+    preview = one.perpetual.preview(rows.task)
+    assert (preview.count, preview.read, preview.bound) == (5, 15, "limit")
     third = rows.poll()
     assert (third.count, rows.polls[-1].limit) == (5, 5 + 3 + 2 + 5)
     assert rows.polls[-1].keys() == {str(row) for row in range(15)}
@@ -193,6 +195,8 @@ def test_the_limit_is_bounded_by_the_room(one: WatchedApp) -> None:
     rows = Rows(one, rows=20, max_in_flight=8)
     counts = [rows.poll().count, rows.poll().status]
 
+    preview = one.perpetual.preview(rows.task)
+    assert (preview.count, preview.read, preview.bound) == (0, 8, "max_in_flight")
     assert counts == [8, "skipped"]
     finish(one.perpetual, one.redis.hget(f"perpetual:keys:{UNIT}", "0"))
     rows.due.remove(0)

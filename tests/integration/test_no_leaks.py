@@ -201,13 +201,16 @@ def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Projec
     assert complaints_about_types(proj.redis) == []
     proj.run_python(
         """
+        import dataclasses
         from proj import *
         perpetual.pause("proj.fetch", reason="for a moment")
         perpetual.resume("proj.fetch")
         perpetual.poll("proj.fetch")
         perpetual.poll("proj.timing:out")
         long_ago = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=2)
-        perpetual.pause("proj.skipping", until=long_ago)
+        paused = perpetual.pause("proj.skipping", until=datetime.datetime.now(datetime.timezone.utc)
+                                 + datetime.timedelta(seconds=60))
+        perpetual.pauses.pause(dataclasses.replace(paused, until=long_ago))
         """
     )
     paused = f"{PREFIX}:paused"

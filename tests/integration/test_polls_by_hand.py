@@ -99,6 +99,10 @@ def test_unknown_names(polls: ScriptedPolls) -> None:
         "ContractError: resume: from_ must be 'now' or 'kept'"
     )
     assert "aware datetime" in error("perpetual.pause(everything=True, until=datetime.datetime(2040, 1, 1))")
+    over = "datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)"
+    assert "until must be in the future, got 2020-01-01T00:00:00" in error(
+        f"perpetual.pause('proj.work', until={over})"
+    )
 
 
 def test_a_broker_that_fails_gets_every_item_once(

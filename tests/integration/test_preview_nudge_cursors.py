@@ -123,7 +123,7 @@ def test_preview_on_the_command_line(proj: Project, raw_redis: redis.Redis) -> N
     assert (code, found["status"], [item["key"] for item in found["items"]]) == (0, "enqueued", ["7", "8"])
     code, out, _ = run(proj, "preview", "proj.discreet")
     assert code == 0
-    assert "enqueued: 2 items, 0 duplicates, 0 held back, 0 left out" in out
+    assert "would enqueue 2 of 2 items\n" in out
     assert "s3cret" not in out
     code, out, _ = run(proj, "preview", "proj.bad")
     assert code == 1

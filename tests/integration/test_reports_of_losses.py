@@ -1,0 +1,41 @@
+"""What was interrupted by the death of a worker is reported when it is sent again, many tasks in one line."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from celery_perpetual.leases.execution import Execution
+from celery_perpetual.recovery.sweep import Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+    from tests.support.watched_app import WatchedApp
+
+
+def test_interrupted_tasks_are_reported_in_one_line(
+    watched_app: Callable[..., WatchedApp], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ten of them by id, name and recoveries, the rest by their number."""
+    one = watched_app()
+    perpetual, store = one.perpetual, one.perpetual.store
+    ids = one.poll([(n,) for n in range(100)]).task_ids
+    perpetual.grants.be_a_worker("host")
+    for task_id in ids:
+        perpetual.grants.start(one.app.tasks["app.work"], Execution(task_id=task_id, nonce=uuid4().hex), {})
+    for worker in store.redis.zrange(store.keys.workers, 0, -1):
+        store.redis.zadd(store.keys.workers, {worker: 1})
+
+    with caplog.at_level(logging.WARNING, "celery_perpetual"):
+        assert Sweep(one.app, perpetual.grants).once().sent == 100
+
+    (record,) = [each for each in caplog.records if getattr(each, "event", "") == "perpetual.task.resent"]
+    text = record.getMessage()
+    assert text.startswith("perpetual: sent again 100 tasks: ")
+    assert text.endswith(" and 90 more")
+    assert text.count("(app.work, recovery 1)") == 10
+    assert sum(task_id in text for task_id in ids) == 10
