@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from celery_perpetual.beat.cycle import Cycle, CycleResult
-from celery_perpetual.operations.check import Finding, check
+from celery_perpetual.operations.check import check
 from celery_perpetual.operations.exits import ExitOperations
+from celery_perpetual.operations.findings import Finding
 from celery_perpetual.operations.leases import LeaseOperations
 from celery_perpetual.operations.pausing import PauseOperations
 from celery_perpetual.operations.routines import RoutineOperations
@@ -41,7 +42,7 @@ class Perpetual(RoutineOperations, PauseOperations, LeaseOperations, ExitOperati
         return self
 
     def check(self) -> list[Finding]:
-        """Check settings, tasks, scheduler, store and leader; empty if all is well."""
+        """Check settings, tasks, scheduler, store, leader, workers and work; empty if there is no finding."""
         return check(self)
 
     def cycle(self) -> CycleResult:

@@ -24,6 +24,8 @@ class Namespace:
     """One app with its settings, its store, and the parts that write there."""
 
     app: Celery
+    is_wired = True
+    """False where a command has made this for an app that has no ``Perpetual``."""
 
     @cached_property
     def settings(self) -> Settings:

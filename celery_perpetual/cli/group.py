@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
@@ -33,12 +34,32 @@ def verb(function: Callable[..., Any]) -> click.Command:
         app.loader.import_default_modules()
         app.finalize()
         try:
-            return function(getattr(app, "perpetual", None) or Perpetual(app), *args, **options)
+            return function(_perpetual_of(app), *args, **options)
         except PerpetualError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(USAGE)
 
     return click.command(cls=CeleryCommand)(call)
+
+
+def _perpetual_of(app: Any) -> Perpetual:
+    found: Perpetual | None = getattr(app, "perpetual", None)
+    if found is None:
+        found = Perpetual(app)
+        found.is_wired = False
+    return found
+
+
+def with_app(text: str) -> str:
+    """A command to type, with the name of the app as it was given to this one."""
+    given = os.environ.get("APP") or os.environ.get("CELERY_APP") or "proj"
+    words = sys.argv[1:]
+    for at, word in enumerate(words):
+        if word in ("-A", "--app") and at + 1 < len(words):
+            given = words[at + 1]
+        elif word.startswith("--app="):
+            given = word.removeprefix("--app=")
+    return text.replace("celery -A proj ", f"celery -A {given} ")
 
 
 as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")

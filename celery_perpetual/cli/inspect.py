@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, table, verb
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, table, verb, with_app
+from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     from celery_perpetual.operations.units import Unit
     from celery_perpetual.polling.outcome import PollOutcome
 
+LOOKED_AT = "settings, tasks, scheduler, store, leader, workers, pauses, polls, parked tasks and keys"
+
 
 @verb
 @as_json
 def check(perpetual: Perpetual, json_: bool) -> None:
-    """Check settings, tasks, scheduler, store and leader.
+    """Check the set-up, and whether anything stands still now.
 
     Exit code 0 without findings, 1 with warnings, 2 with errors.
     """
@@ -28,10 +31,11 @@ def check(perpetual: Perpetual, json_: bool) -> None:
     if json_:
         show([finding.to_dict() for finding in findings])
     elif not findings:
-        click.echo("all is well")
+        click.echo(f"no finding; looked at: {LOOKED_AT}")
     else:
         for finding in findings:
-            click.echo(f"{finding.level}: {finding.evidence}\n  means: {finding.meaning}\n  helps: {finding.help}")
+            helps = with_app(finding.help)
+            click.echo(f"{finding.level}: {finding.evidence}\n  means: {finding.meaning}\n  helps: {helps}")
     levels = {finding.level for finding in findings}
     sys.exit(2 if "error" in levels else 1 if levels else 0)
 
@@ -44,6 +48,8 @@ def units(perpetual: Perpetual, json_: bool) -> None:
     if json_:
         show([unit.to_dict() for unit in found])
         return
+    if leader_info(perpetual.store) is None:
+        click.echo("no beat holds the lead: nothing is polled", err=True)
     rows = [
         (
             u.task,
@@ -92,7 +98,7 @@ def why(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> Non
     for reason in found.reasons:
         click.echo(f"- {reason.evidence}\n  means: {reason.meaning}")
         if reason.help:
-            click.echo(f"  helps: {reason.help}")
+            click.echo(f"  helps: {with_app(reason.help)}")
     if found.polls:
         click.echo()
         _print_polls(found.polls)

@@ -6,19 +6,19 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual.ledger.ids import made_at
 from celery_perpetual.operations.units import Unit
 from celery_perpetual.polling.outcome import PollOutcome, outcomes
+from celery_perpetual.store.commands.batches import open_batches_of
 from celery_perpetual.store.commands.failed_keys import held_of_unit
 from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.store.commands.leases import parked_tasks
+from celery_perpetual.store.commands.workers import living_workers
 from celery_perpetual.times import format_time, to_datetime
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
     from celery_perpetual.tasks.contract import TaskContract
-
-#: Polls in a row that brought nothing but duplicates, before it is worth saying.
-MANY_DUPLICATES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +56,10 @@ def explain(store: Store, contract: TaskContract, unit: Unit) -> Explanation:
     """Explain a unit from what is stored; asks no worker and no broker."""
     polls = outcomes(store, unit.name, 10)
     reasons = [
-        *_about_leader(store), *_about_state(unit), *_about_room(contract, unit), *_about_parked(store, contract),
-        *_about_held_keys(store, unit), *_about_polls(unit, polls),
+        *_about_leader(store, unit), *_about_state(unit), *_about_room(store, contract, unit),
+        *_about_parked(store, contract), *_about_held_keys(store, unit), *_about_polls(store, unit, polls),
     ]  # fmt: skip
+    reasons = reasons or _about_nothing(polls)
     if not reasons:
         when = "at its next slot" if unit.next_poll_at is None else f"at {format_time(unit.next_poll_at)}"
         reasons = [
@@ -69,9 +70,18 @@ def explain(store: Store, contract: TaskContract, unit: Unit) -> Explanation:
     return Explanation(unit=unit, reasons=tuple(reasons), polls=tuple(polls))
 
 
-def _about_leader(store: Store) -> list[Reason]:
-    if leader_info(store) is not None:
+def _about_leader(store: Store, unit: Unit) -> list[Reason]:
+    leading = leader_info(store)
+    if leading is not None and (unit.next_poll_at is not None or unit.state not in ("active", "backing_off")):
         return []
+    if leading is not None:
+        return [
+            Reason(
+                evidence=f"the leading beat {leading.get('owner')} does not know this task",
+                meaning="it runs other code, or has just begun to lead; it polls the task when it knows it",
+                help="restart that beat",
+            )
+        ]
     return [
         Reason(
             evidence="no beat holds the lead",
@@ -106,9 +116,17 @@ def _named(unit: Unit) -> str:
     return quote(unit.task) if unit.tenant is None else f"{quote(unit.task)} --tenant {quote(unit.tenant)}"
 
 
-def _about_room(contract: TaskContract, unit: Unit) -> list[Reason]:
+def _about_room(store: Store, contract: TaskContract, unit: Unit) -> list[Reason]:
     if unit.in_flight < contract.max_in_flight:
         return []
+    if not living_workers(store):
+        return [
+            Reason(
+                evidence=f"{unit.in_flight} items are in flight, and no worker has reported",
+                meaning=f"there is no room (max_in_flight is {contract.max_in_flight}) until a worker runs",
+                help="celery -A proj worker",
+            )
+        ]
     return [
         Reason(
             evidence=f"{unit.in_flight} items are in flight, max_in_flight is {contract.max_in_flight}",
@@ -149,9 +167,9 @@ def _about_held_keys(store: Store, unit: Unit) -> list[Reason]:
     return reasons
 
 
-def _about_polls(unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
+def _about_polls(store: Store, unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
     if not polls:
-        return [Reason(evidence="no poll has ended yet", meaning="it waits for its first slot")]
+        return []
     if polls[0].gate == "items_in_flight":
         return [
             Reason(
@@ -168,16 +186,25 @@ def _about_polls(unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
                 help="put a version of the row into the key if its changes may be worked on side by side",
             )
         ]
-    newest = polls[:MANY_DUPLICATES]
-    if len(newest) == MANY_DUPLICATES and all(poll.duplicates and not poll.count for poll in newest):
+    last = polls[0]
+    if last.status == "empty" and last.duplicates:
+        oldest = next(open_batches_of(store, unit.name), None)
+        since = "" if oldest is None else f", the oldest batch since {format_time(to_datetime(made_at(oldest[0])))}"
         return [
             Reason(
-                evidence=f"the last {MANY_DUPLICATES} polls found only duplicates ({unit.in_flight} in flight)",
-                meaning="next_batch returns work that is in flight and may hide the rows behind it",
-                help="leave poll.keys() out of the query",
+                evidence=f"the last poll found {last.duplicates} items, and all of them are in flight{since}",
+                meaning="they are enqueued; a query that does not stop at poll.limit may hide the rows behind them",
+                help=f"celery -A proj perpetual items {unit.task}",
             )
         ]
-    last = polls[0]
+    if last.gate == "hanging":
+        return [
+            Reason(
+                evidence=f"{last.reason} for {last.value:g} s",
+                meaning="it is not called again before that; the thread that runs it cannot be ended",
+                help="find what it waits for (a query, a lock, a server without a time-out); a restart of beat ends it",
+            )
+        ]
     if last.status == "skipped":
         is_measured = last.value is not None and last.limit is not None
         detail = f"{last.gate} is {last.value:g} of {last.limit:g}" if is_measured else last.gate
@@ -187,7 +214,15 @@ def _about_polls(unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
                 evidence=f"the last poll was skipped: {last.reason or detail}{times}", meaning="nothing was enqueued"
             )
         ]
-    if last.status == "empty" and not last.duplicates and not last.held_back:
+    return []
+
+
+def _about_nothing(polls: list[PollOutcome]) -> list[Reason]:
+    """Where nothing else explains it."""
+    if not polls:
+        return [Reason(evidence="no poll has ended yet", meaning="it waits for its first slot")]
+    last = polls[0]
+    if last.status == "empty" and not last.held_back:
         times = f" {last.repeated} times in a row" if last.repeated > 1 else ""
         return [Reason(evidence=f"next_batch found nothing{times}", meaning="there is no work to enqueue")]
     return []
