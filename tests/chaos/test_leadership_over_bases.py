@@ -133,6 +133,7 @@ def test_a_standby_of_three_days_does_not_repeat_what_ran_last_night(
     else:
         with DjangoSite(project, monkeypatch, **LEADER) as site:
             site.run("row('nightly', interval=interval(3600), total_run_count=5)")
+            site.run("row('once', interval=interval(1), one_off=True)")
             site.run("PeriodicTask.objects.update(last_run_at=timezone.now() - datetime.timedelta(days=3))")
             proj = site.proj
 
@@ -142,7 +143,8 @@ def test_a_standby_of_three_days_does_not_repeat_what_ran_last_night(
         if base == "perpetual_django":
             code = (
                 "import proj; proj.row('missed', interval=proj.interval(3600)); proj.PeriodicTask.objects.update("
-                "last_run_at=proj.timezone.now() - proj.datetime.timedelta(days=3), total_run_count=5)"
+                "last_run_at=proj.timezone.now() - proj.datetime.timedelta(days=3), total_run_count=5); "
+                "proj.PeriodicTask.objects.filter(name='once').update(enabled=True, total_run_count=0)"
             )
         proj.run_python(code, env=env)
 
@@ -153,6 +155,8 @@ def test_a_standby_of_three_days_does_not_repeat_what_ran_last_night(
         age("late")
     late = start("late")
     wait_until(lambda: queued(store_redis, "nightly"), "the leader runs what was due for days")
+    if base == "perpetual_django":
+        wait_until(lambda: queued(store_redis, "once"), "a row that is to be sent once is sent")
     late.kill9()
     age("standby", MORE="1")
 
@@ -162,4 +166,6 @@ def test_a_standby_of_three_days_does_not_repeat_what_ran_last_night(
     time.sleep(1)
 
     assert len(queued(store_redis, "nightly")) == 1
+    # The row says that it has not been sent: its count was not written before the kill.
+    assert len(queued(store_redis, "once")) == (base == "perpetual_django")
     assert standby.alive
