@@ -262,6 +262,9 @@ WORKER_LEAVES_LEASES = _warning(
 
 # Ends.
 END_DELAYED = _warning("end.delayed", "the end of task %(task_id)s is not stored yet, trying again: %(error)s")
+FOLLOW_UPS_FAILED = _error(
+    "after_success.failed", "after_success of task %(task_id)s (%(task)s) failed; the task has succeeded all the same"
+)
 END_REFUSED = _error("end.refused", "the end of task %(task_id)s could not be stored, trying again later")
 END_NOT_EARLY = _warning(
     "end.not_early", "could not announce the success of task %(task_id)s before its hooks, trying after them: %(error)s"

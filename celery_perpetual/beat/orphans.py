@@ -64,7 +64,7 @@ class Orphans:
         task, tenant = parse_unit_name(unit)
         answer = script("drop_unit")(
             self._store, unit_hash=keys.unit(unit), polls=keys.polls(unit), failed=keys.failed(unit),
-            failures=keys.failures(unit), tenants=keys.tenants(task), unit=unit,
+            failures=keys.failures(unit), follow_ups=keys.follow_ups(unit), tenants=keys.tenants(task), unit=unit,
             tenant=tenant or "", age=AGE_MS, departed=int(departed),
         )  # fmt: skip
         return bool(answer == 1)

@@ -45,6 +45,8 @@ class Registration:
         self._left: deque[TaskUnit] = deque()
         self._waiting: deque[TaskUnit] = deque()
         """Their schedules have not answered yet."""
+        self._together = 0
+        """How many came together: one that comes alone is polled at once, however many there are."""
 
     @property
     def unfinished(self) -> bool:
@@ -70,6 +72,7 @@ class Registration:
         arrived, departed = self._roster.take_changes()
         self.forget(leader, departed)
         self._left.extend(arrived)
+        self._together = max(self._together, len(self._left)) if self._left else 0
         if not self._left:
             self._left, self._waiting = self._waiting, self._left
         now, until = self._store.now() if self._left else 0, time.monotonic() + LONGEST_TURN
@@ -93,7 +96,7 @@ class Registration:
         rows: list[str | int] = []
         for unit in units:
             try:
-                first = self._schedules.first(unit, now, _spread(unit, len(self._roster.units)))
+                first = self._schedules.first(unit, now, _spread(unit, self._together))
             except ScheduleFailed:
                 first = now  # its first poll shows what is wrong
             if first is None:

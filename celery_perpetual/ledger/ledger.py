@@ -57,6 +57,8 @@ class Closing:
     """Why, if there is a delay."""
     cursor: str = ""
     """JSON of the new cursor, or "" to leave it."""
+    follow_ups: int = 0
+    """How many follow-ups the batch was made of; the commit takes them off their list."""
     history_ttl: int
     """The unit's history is forgotten so many ms after its last poll."""
 
@@ -171,10 +173,11 @@ class Ledger:
         reply = script("commit")(
             self.store,
             unit_hash=names.unit(unit.name), polls=names.polls(unit.name), batch=names.poll(poll_id),
-            item_keys=names.item_keys(unit.name), targets=queues,
+            item_keys=names.item_keys(unit.name), follow_ups=names.follow_ups(unit.name), targets=queues,
             poll=poll_id, unit=unit.name, outcome=closing.outcome, history=contract.options.history,
             ttl=closing.history_ttl, slot=closing.slot, following=closing.following,
-            delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor, task=contract.name,
+            delay=closing.delay, trigger=closing.trigger, cursor=closing.cursor,
+            followed=closing.follow_ups, task=contract.name,
             tenant=unit.tenant_json,
             items=len(items), most=contract.max_in_flight, window=_remembered(contract),
             chunk_key=names.chunk_prefix(poll_id), chunks=0 if small else chunk_count(len(items)),

@@ -45,6 +45,8 @@ class ReadBatch:
     """JSON, or "" where the cursor stays."""
     more: bool = False
     watermark: datetime | None = None
+    follow_ups: int = 0
+    """How many follow-ups it was made of, the duplicates included."""
     closed: Closed | None = None
     """A batch with a cursor is taken as a whole or not at all; the gate that keeps it out."""
 
@@ -79,7 +81,7 @@ def read(app: Celery, ledger: Ledger, claim: Claim, result: Any) -> ReadBatch | 
         after = seconds(f"{name}.next_batch: Defer(after)", result.after, error=ContractError)
         return Defer(timedelta(seconds=max(after, SHORTEST_DEFER)))
     batch = result if isinstance(result, Batch) else Batch(result)
-    entries = _entries(name, batch.items)
+    entries = entries_of(f"{name}.next_batch", batch.items)
     try:
         return _found(app, ledger, claim, batch, entries)
     finally:
@@ -106,7 +108,7 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
         found.read += len(part)
         if whole and found.read > longest:
             break
-        part_of = _sorted(ledger, claim, items, seen)
+        part_of = sort_items(ledger, claim, items, seen)
         in_flight += part_of.in_flight
         found.duplicates += part_of.duplicates
         found.held_back += part_of.held_back
@@ -154,11 +156,19 @@ class _Sorted:
     """A key of the fresh ones has failed before."""
 
 
-def _sorted(ledger: Ledger, claim: Claim, items: list[CheckedItem], seen: set[str]) -> _Sorted:
+def sort_items(
+    ledger: Ledger, claim: Claim, items: list[CheckedItem], seen: set[str], *, backs_off: bool = True
+) -> _Sorted:
+    """Tell the new items from those that are left out.
+
+    Args:
+        seen: keys of earlier parts; those of these items are added.
+        backs_off: leave out keys that have failed; what is left out has to be offered again.
+    """
     options = claim.contract.options
     keys = list({item.key for item in items if item.key is not None} - seen)
     since = min(claim.now, claim.store_time - ms(options.dedup_window))
-    backs_off = options.failed_keys is not None
+    backs_off = backs_off and options.failed_keys is not None
     # Without any key nothing is asked.
     taken = ledger.taken(claim.unit.name, keys, claim.poll_id, since=since, backs_off=backs_off)
     found = _Sorted()
@@ -188,12 +198,12 @@ def _rest(items: Iterable[Any], read: int) -> int:
         return 0
 
 
-def _entries(name: str, items: Any) -> Iterator[Any]:
+def entries_of(function: str, items: Any) -> Iterator[Any]:
     """The items one by one; one item by itself is not a list of items."""
     single = (str, bytes, Mapping, Signature, Item)
     if isinstance(items, single) or not isinstance(items, Iterable):
         raise InvalidItem(
-            f"{name}.next_batch returned {type(items).__name__} {str(items)[:80]!r}; return a list (or any iterable) "
+            f"{function} returned {type(items).__name__} {str(items)[:80]!r}; return a list (or any iterable) "
             "of items, a Batch, Skip, Defer, Pause, or None"
         )
     return iter(items)

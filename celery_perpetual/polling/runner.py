@@ -32,6 +32,7 @@ from celery_perpetual.polling.end import (
     timed_out,
     without_items,
 )
+from celery_perpetual.polling.follow_ups import found_follow_ups
 from celery_perpetual.polling.gates import first_closed, full
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS, PollOutcome
 from celery_perpetual.polling.poll import Poll
@@ -39,6 +40,7 @@ from celery_perpetual.polling.reading import Abandoned, ReadBatch, read
 from celery_perpetual.publishing.publisher import Publisher, publish_or_leave
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.commands.failed_keys import left_out_count
+from celery_perpetual.store.commands.follow_ups import drop_follow_ups
 from celery_perpetual.store.connection import Store
 from celery_perpetual.tasks.items import Defer, Pause, Skip
 from celery_perpetual.telemetry import emit
@@ -95,12 +97,16 @@ class Runner:
             return gate_closed(claim, result.closed, duplicates=result.duplicates, held_back=result.held_back)
         if isinstance(result, ReadBatch) and result.items:
             return self._commit(claim, result)
+        if isinstance(result, ReadBatch) and result.follow_ups:
+            drop_follow_ups(self.store, claim.unit.name, claim.poll_id, result.follow_ups)
         return without_items(claim, result)
 
     def evaluate(self, claim: Claim) -> ReadBatch | Skip | Defer | Pause:
         """Call ``next_batch`` and reduce its result to what is new. Runs user code; writes nothing."""
-        contract, loop = claim.contract, Loop(claim.contract.poll_timeout)
         claim.rows = self._rows_worth_reading(claim)
+        if (follow_ups := found_follow_ups(self.ledger, claim)) is not None:
+            return follow_ups
+        contract, loop = claim.contract, Loop(claim.contract.poll_timeout)
         close_old_connections()
         try:
             with polling(claim.unit):
@@ -188,7 +194,8 @@ def _closing(claim: Claim, found: ReadBatch, outcome: PollOutcome) -> Closing:
     """What the commit writes beside the ledger. Where there may be more to read, the unit is polled again at once."""
     contract = claim.contract
     is_full = claim.in_flight + len(found.items) >= contract.max_in_flight
-    may_be_more = found.more or found.read >= claim.rows or len(found.items) >= contract.options.limit
+    is_read_whole = bool(found.follow_ups) or found.read < claim.rows
+    may_be_more = found.more or not is_read_whole or len(found.items) >= contract.options.limit
     drains = not claim.by_hand and not is_full and may_be_more
     return Closing(
         poll_id=claim.poll_id,
@@ -198,5 +205,6 @@ def _closing(claim: Claim, found: ReadBatch, outcome: PollOutcome) -> Closing:
         delay="0" if drains else "",
         trigger="drain" if drains else "",
         cursor=found.cursor,
+        follow_ups=found.follow_ups,
         history_ttl=HISTORY_TTL_MS,
     )

@@ -18,6 +18,7 @@ key                    type    holds                                            
 {P}:u:{unit}           hash    anchor, slot, claim, cursor, in flight, back-off       unit removal
 {P}:polls:{unit}       list    outcomes, newest first                                 length, TTL
 {P}:keys:{unit}        hash    item key -> task id in flight                          end of the task
+{P}:follow_ups:{unit}  list    records that after_success has named, no poll's yet     the commit; unit removal
 {P}:recent:{unit}      zset    item key -> when its task ended                        TTL: longest poll, or window
 {P}:last:{unit}:{key}  string  id of the last task under an item key that was announced  TTL, as its completion
 {P}:failed:{unit}      zset    item key -> until when it is held back, inf = parked   success, ``allow``, trimming
@@ -126,6 +127,9 @@ class Keys:
 
     def unit(self, unit: str) -> str:
         return f"{self.unit_prefix}{unit}"
+
+    def follow_ups(self, unit: str) -> str:
+        return f"{self.prefix}:follow_ups:{unit}"
 
     def tenants(self, task: str) -> str:
         return f"{self.prefix}:tenants:{task}"

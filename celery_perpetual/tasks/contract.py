@@ -24,7 +24,7 @@ MOST_IN_FLIGHT = 10_000
 #: What a task says about being perpetual by attributes; everything else is an option.
 ATTRIBUTES = (
     "poll_every", "next_batch", "tenants", "preflight", "max_in_flight", "poll_timeout", "lease", "on_lost",
-    "perpetual_options",
+    "after_success", "perpetual_options",
 )  # fmt: skip
 OPTIONS = tuple(field.name for field in fields(PerpetualOptions))
 #: An attribute that is less like one of the contract than this is the user's own and no misspelling.
@@ -51,6 +51,8 @@ class TaskContract:
     options: PerpetualOptions
     tenants: Mapping[str, Any] | None = None
     """Name -> value of the tenants that it lists."""
+    after_success: Callable[[Any], Any] | None = None
+    """Called with a task's result; what it returns are further items of the unit."""
     find_tenants: Callable[[], Any] | None = None
     """The function that it has instead; it runs code of the user's."""
 
@@ -121,6 +123,7 @@ def _read(task: Task[Any, Any]) -> TaskContract:
         options=options,
         tenants=tenants,
         find_tenants=find_tenants,
+        after_success=_after_success(task),
     )
 
 
@@ -186,6 +189,17 @@ def _function(task: Task[Any, Any], name: str, found: Any) -> Callable[..., Any]
     if not callable(found):
         raise ContractError(f"{name} must be a function, method or generator function, got {found!r}")
     return found  # type: ignore[no-any-return]
+
+
+def _after_success(task: Task[Any, Any]) -> Callable[[Any], Any] | None:
+    given = getattr(task, "after_success", None)
+    if given is None:
+        return None
+    function = _function(task, "after_success", given)
+    needed = _arguments_needed(function)
+    if len(needed) > 1 or any(each.kind is each.KEYWORD_ONLY for each in needed):
+        raise ContractError(f"after_success must take one argument, the task's result, got {function!r}")
+    return function
 
 
 def _tenants(task: Task[Any, Any]) -> tuple[Mapping[str, Any] | None, Callable[[], Any] | None]:

@@ -30,6 +30,7 @@ from celery_perpetual.tasks.task import HEADER, HEADER_VALUE
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker import successor
 from celery_perpetual.worker.early_success import announce_returned
+from celery_perpetual.worker.follow_ups import name_follow_ups
 from celery_perpetual.worker.how_it_ended import stops_what_waits
 from celery_perpetual.worker.later_release import release_or_keep
 from celery_perpetual.worker.propagation import end_rest
@@ -113,6 +114,7 @@ def _wrap_body(cls: Any) -> None:
                 _must_hold(self, execution)
             raise
         _must_hold(self, execution)
+        name_follow_ups(self, execution, result)
         execution.has_returned = True
         announce_returned(execution, request, result)
         return result

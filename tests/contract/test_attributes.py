@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery import Celery
 
-from celery_perpetual import ContractError, Perpetual
+from celery_perpetual import ContractError, Item, Perpetual
+from celery_perpetual.leases.execution import Execution
 from celery_perpetual.leases.interest import Interest, interest_in
 from celery_perpetual.tasks.discovery import discover
+from celery_perpetual.worker.follow_ups import name_follow_ups
 from tests.support import wait_until
 from tests.support.contract import lose, nothing, queued_tasks, without_test
 
@@ -25,7 +27,16 @@ if TYPE_CHECKING:
 
     from tests.support import Project
 
-ATTRIBUTES = ("poll_every", "next_batch", "max_in_flight", "poll_timeout", "lease", "on_lost", "tenants")
+ATTRIBUTES = (
+    "poll_every",
+    "next_batch",
+    "max_in_flight",
+    "poll_timeout",
+    "lease",
+    "on_lost",
+    "tenants",
+    "after_success",
+)
 
 
 ATTRIBUTES_NOT_YET = ("preflight",)
@@ -88,6 +99,20 @@ def test_attribute_tenants(shop: Callable[..., Perpetual]) -> None:
         assert [outcome.tenant for outcome in outcomes] == ["acme", "7", "umbrella"]
 
     assert seen == [*tenants, *tenants]
+
+
+def test_attribute_after_success(shop: Callable[..., Perpetual]) -> None:
+    """What ``after_success`` names is enqueued by the next poll of the unit, once per key; ``next_batch`` waits for it."""
+    perpetual = shop(lambda: [Item((9,), key="9")], after_success=lambda number: [Item((number + 1,), key=number + 1)])
+    task = perpetual.app.tasks["deliver"]
+    for result in (1, 2, 2):
+        name_follow_ups(task, Execution(task_id="an id"), result)
+
+    first = perpetual.poll("deliver")
+    assert (first.count, first.duplicates) == (2, 1)
+    assert sorted(perpetual.find("deliver", key).key for key in (2, 3)) == ["2", "3"]
+    second = perpetual.poll("deliver")
+    assert (second.count, perpetual.find("deliver", "9").key) == (1, "9")
 
 
 def test_attribute_poll_timeout(shop: Callable[..., Perpetual]) -> None:

@@ -257,3 +257,41 @@ def test_the_program_of_the_page_runs(shop_of: Callable[..., Perpetual]) -> None
     assert looked_up == []
     perpetual.store.close()
     perpetual.app.close()
+
+
+MANY = """
+from celery.schedules import crontab
+
+def steady(poll):
+    ledger.record(poll.late_by, "late" if poll.late_by > 1 else "in time")
+
+def many():
+    return range(0 if os.path.exists("none") else 50_000)
+
+def slow():
+    time.sleep(3600)
+
+def nothing(): ...
+
+every = dict(base=PerpetualTask, next_batch=steady)
+app.task(**every, name="proj.steady", poll_every=0.5)(nothing)
+app.task(**every, name="proj.many", poll_every=crontab(0, 0, day_of_month=29, month_of_year=2), tenants=many,
+         perpetual_options=PerpetualOptions(tenants_ttl=1))(nothing)
+app.task(**every, name="proj.slow", poll_every=0.5, tenants=slow)(nothing)
+"""
+
+
+@pytest.mark.slow
+def test_many_tenants_do_not_stop_the_clock(project: Callable[..., Project], store_redis: redis.Redis) -> None:
+    """Fifty thousand come and go, another function hangs, and what is polled meanwhile keeps its slots."""
+    proj = project(MANY)
+    proj.beat().ready()
+    wait_until(lambda: store_redis.zcard("perpetual:due") == 50_001, "fifty thousand have come", timeout=90)
+    assert store_redis.hlen("perpetual:tenants:proj.many") == 50_000
+
+    proj.write("none", "")
+    wait_until(lambda: store_redis.zcard("perpetual:due") == 1, "all have gone", timeout=90)
+    wait_until(lambda: not store_redis.exists("perpetual:tenants:proj.many"), "the list is empty")
+
+    assert proj.rows("late") == []
+    assert len(proj.rows("in time")) > 10

@@ -281,6 +281,13 @@ CASES = [
     Case("poll_received", "arrived", lambda w: (w.claimed(), w.run("poll_sent", w.poll_sent())), World.poll_received,
          lambda a: a[1:3] == [b"1000", b"schedule"], lambda a, b: a[1:] == b[1:], moving=("P:due",), moving_claim=True),
     Case("poll_received", "claim lost", lambda w: w.claimed(NEXT_POLL), World.poll_received, answers([]), writes=False),
+    # ---- follow-ups
+    Case("add_follow_ups", "not due yet", lambda w: (w.registered(), w.redis.zadd(w.keys.due, {UNIT: 9e12})),
+         World.add_follow_ups, answers(1), moving=("P:due", "P:units")),
+    Case("add_follow_ups", "a poll is open", lambda w: w.claimed(), World.add_follow_ups, answers(1), moving=("P:units",)),
+    Case("drop_follow_ups", "mine", World.followed, World.drop_follow_ups, answers(1)),
+    Case("drop_follow_ups", "claim lost", World.followed, lambda w: w.drop_follow_ups(NEXT_POLL), answers(0), writes=False),
+    Case("commit", "of follow-ups", World.followed, World.commit, answers(b"committed"), then(b"already")),
     # ---- by hand
     Case("nudge", "not due yet", lambda w: (w.registered(), w.redis.zadd(w.keys.due, {UNIT: 9e12})), World.nudge,
          answers(1), moving=("P:due",)),

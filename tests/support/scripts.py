@@ -122,7 +122,7 @@ class World:
         commands = ["LPUSH", 1, len(messages), *messages] if pushed else []
         return {
             "unit_hash": k.unit(UNIT), "polls": k.polls(UNIT), "batch": k.poll(poll), "item_keys": k.item_keys(UNIT),
-            "on_done": 0, "targets": [QUEUE] if pushed else [],
+            "follow_ups": k.follow_ups(UNIT), "followed": 2, "on_done": 0, "targets": [QUEUE] if pushed else [],
             "destinations": f'[["", "{QUEUE}", null, "0-{items - 1}"]]' if pushed else "",
             "poll": poll, "unit": UNIT, "outcome": OUTCOME, "history": 200, "ttl": DAY, "slot": 1000,
             "following": DAY, "delay": delay, "trigger": "drain" if delay else "", "cursor": cursor,
@@ -183,6 +183,21 @@ class World:
             "commands": ["LPUSH", 1, 1, "poll 3", "PEXPIRE", 1, 1, DAY],
         }  # fmt: skip
 
+    def add_follow_ups(self) -> Slots:
+        k = self.keys
+        return {
+            "unit_hash": k.unit(UNIT), "follow_ups": k.follow_ups(UNIT), "receipt": k.receipt("one"), "unit": UNIT,
+            "trigger": "after_success", "receipt_ttl": MINUTE, "records": ["record 0", "record 1", "record 2"],
+        }  # fmt: skip
+
+    def drop_follow_ups(self, poll: str = POLL) -> Slots:
+        k = self.keys
+        return {"unit_hash": k.unit(UNIT), "follow_ups": k.follow_ups(UNIT), "poll": poll, "count": 2}
+
+    def followed(self) -> None:
+        self.claimed()
+        self.redis.rpush(self.keys.follow_ups(UNIT), "record 0", "record 1", "record 2")
+
     def waiting(self, *messages: str) -> None:
         """Messages in the queue, the next one first."""
         self.redis.lpush(QUEUE, *messages)
@@ -227,6 +242,7 @@ class World:
         k = self.keys
         return {
             "unit_hash": k.unit(unit), "polls": k.polls(unit), "failed": k.failed(unit), "failures": k.failures(unit),
+            "follow_ups": k.follow_ups(unit),
             "tenants": k.tenants("deliver"), "unit": unit, "tenant": tenant, "age": DAY, "departed": int(departed),
         }  # fmt: skip
 

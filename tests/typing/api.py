@@ -102,6 +102,13 @@ async def soon(poll: Poll) -> list[Item]:
     return [Item((poll.room,))]
 
 
+# ---- tenants
+
+assert_type(perpetual.tenant(), Any)
+assert_type(perpetual.tenant_context("acme").get("id", lambda: 7, ttl=timedelta(hours=1)), int)
+perpetual.tenant_context().forget("id")
+perpetual.include("shop.accounts")
+
 # ---- tasks
 
 OPTIONS = PerpetualOptions(

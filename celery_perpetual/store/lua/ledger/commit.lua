@@ -8,6 +8,7 @@
 -- KEY   events         stream
 -- KEY   batch          hash    the committed batch
 -- KEY   item_keys      hash    item key -> task id
+-- KEY   follow_ups     list    records that after_success has named
 -- KEY   staged         zset    "poll unit" -> since
 -- KEY   outbox         zset    polls not wholly published
 -- KEY   cursors        set     units that have a cursor
@@ -38,6 +39,7 @@
 -- ARG   retries        text    how a key that fails is held back, see include/failed_key.lua; '' = not at all
 -- ARG   low_water      text    items in flight below which the unit is polled at once; '' = off
 -- ARG   has_failed     flag    1 = a key of the batch has failed before
+-- ARG   followed       int     how many follow-ups, from the oldest, this batch was made of
 -- ARG   destinations   JSON    where the messages that are here go, '' = not known
 -- ARGS  rest           mixed   records, pairs of item key and task id, broker commands
 -- returns 'committed', 'already', 'refused' (claim lost), 'full' (no room) or 'missing' (staged records are gone)
@@ -92,6 +94,9 @@ if has_failed then
 end
 if tenant ~= '' then
   redis.call('HSET', batch, 'tenant', tenant)
+end
+if followed > 0 then
+  redis.call('LTRIM', follow_ups, followed, -1)
 end
 if on_done then
   redis.call('HSET', batch, 'on_done', 1)

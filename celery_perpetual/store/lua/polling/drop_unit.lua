@@ -7,6 +7,7 @@
 -- KEY   polls      list  outcomes of the unit
 -- KEY   failed     zset  item key -> until when it is held back
 -- KEY   failures   hash  item key -> what is known of its failures
+-- KEY   follow_ups list records that after_success has named
 -- KEY   tenants    hash  tenants of its task, as last found
 -- KEY   cursors    set   units that have a cursor
 -- KEY   paused     hash  scope -> JSON
@@ -21,7 +22,7 @@ local cursor, in_flight = unpack(redis.call('HMGET', unit_hash, 'cursor', 'infli
 if not seen or seen > now - age or (tonumber(in_flight) or 0) > 0 then
   return 0
 end
-redis.call('DEL', unit_hash, polls, failed, failures)
+redis.call('DEL', unit_hash, polls, failed, failures, follow_ups)
 redis.call('ZREM', due, unit)
 if tenant ~= '' then
   redis.call('HDEL', tenants, tenant)

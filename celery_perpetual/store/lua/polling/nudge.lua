@@ -6,15 +6,5 @@
 -- ARG   trigger    text  why
 -- returns 1 if it is due now, 0 if the unit is not in the clock
 -- include now
-local at = redis.call('ZSCORE', due, unit)
-if not at then
-  return 0
-end
-if redis.call('HGET', unit_hash, 'claim') then
-  -- The open poll may have read before there was anything to find: its end makes the unit due.
-  redis.call('HSET', unit_hash, 'nudged', trigger)
-elseif tonumber(at) > now then
-  redis.call('ZADD', due, now, unit)
-  redis.call('HSET', unit_hash, 'trigger', trigger)
-end
-return 1
+-- include poll_soon
+return poll_soon(unit_hash, due, unit, trigger)

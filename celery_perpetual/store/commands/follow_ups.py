@@ -1,0 +1,44 @@
+"""Items that tasks have named when they succeeded, and that no poll has taken yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from celery_perpetual.store.chunks import chunks
+from celery_perpetual.store.scripts import script
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+#: Why a unit is polled for which there are some.
+TRIGGER = "after_success"
+#: A client repeats a call whose reply got lost for seconds at most.
+RECEIPT_TTL_MS = 60_000
+
+
+def add_follow_ups(store: Store, unit: str, records: Sequence[bytes]) -> None:
+    """Keep records for the next poll of a unit, and let that come at once."""
+    keys = store.keys
+    for part in chunks(records):
+        script("add_follow_ups")(
+            store, unit_hash=keys.unit(unit), follow_ups=keys.follow_ups(unit), receipt=keys.receipt(uuid4().hex),
+            unit=unit, trigger=TRIGGER, receipt_ttl=RECEIPT_TTL_MS, records=part,
+        )  # fmt: skip
+
+
+def waiting_follow_ups(store: Store, unit: str, most: int) -> list[bytes]:
+    """The oldest of them, as they are stored."""
+    with store.errors("follow-ups"):
+        return list(store.redis.lrange(store.keys.follow_ups(unit), 0, most - 1)) if most > 0 else []
+
+
+def drop_follow_ups(store: Store, unit: str, poll: str, count: int) -> bool:
+    """Forget the oldest ``count``; False where another poll has the claim of the unit."""
+    keys = store.keys
+    return bool(
+        script("drop_follow_ups")(
+            store, unit_hash=keys.unit(unit), follow_ups=keys.follow_ups(unit), poll=poll, count=count
+        )
+    )
