@@ -51,7 +51,9 @@ def status_of(task: Any, state: str | None, retval: Any, leaving: BaseException 
 
 
 def stops_what_waits(task: Any, info: Any) -> str | None:
-    """How a task ended that stops its chain without Celery's saying so: ignored or rejected; None for any other.
+    """How what waits behind a task ends that stops its chain: ignored as it is, or failed if it rejects itself.
+
+    None where it stops nothing, or Celery fails the rest. Newer versions of Celery do that behind a rejected task too.
 
     Args:
         task: that has run.
@@ -62,7 +64,7 @@ def stops_what_waits(task: Any, info: Any) -> str | None:
         goes_on = isinstance(raised, LeaseLost) or getattr(raised, "args", ())[:1] == (REPLACED,)
         return None if goes_on else IGNORED
     if state == states.REJECTED:
-        return None if getattr(raised, "requeue", False) and task.acks_late else REJECTED
+        return None if getattr(raised, "requeue", False) and task.acks_late else FAILURE
     return None
 
 

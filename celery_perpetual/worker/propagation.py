@@ -70,12 +70,12 @@ def goes_back(task: Any, exception: Any) -> bool:
 
 
 def end_rest(app: Celery, request: Any, status: str, exception: Any) -> None:
-    """End what waits behind a task that has ended in this way: the rest of its chain, and the body of its chord.
+    """End what waits behind a task that has ended without a result: the rest of its chain, and the body of its chord.
 
     Args:
         app: of the task.
         request: what Celery says of the task: a mapping with its ``chain`` and ``chord``.
-        status: how the task has ended.
+        status: how these end with it.
         exception: the reason; of an ignored task there is none.
     """
     if not isinstance(request, Mapping):

@@ -195,7 +195,7 @@ def _on_rejected(sender: Any = None, message: Any = None, exc: Any = None, **_: 
     headers = getattr(message, "headers", None) or {}
     announce_refused(sender.app, headers, exc, REJECTED, getattr(sender, "hostname", None))
     refusal = TaskLost(f"message of task {headers.get('id')} could not be used: {exc!r}")
-    end_rest(sender.app, embedded(message), REJECTED, exc if isinstance(exc, Exception) else refusal)
+    end_rest(sender.app, embedded(message), FAILURE, exc if isinstance(exc, Exception) else refusal)
 
 
 def _on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **unknown: Any) -> None:

@@ -1,4 +1,4 @@
-"""Chains and chords that a task stops without an error of its own: what waits behind it ends as the task did."""
+"""Chains and chords that a task stops without an error of its own: what waits behind it ends too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 #: How the first task of a replacement stops it -> how the item ends then.
 STOPS = {
-    "ignored": "ignored", "rejected": "rejected", "revoked": "revoked", "expired": "expired", "unknown": "failure",
+    "ignored": "ignored", "rejected": "failure", "revoked": "revoked", "expired": "expired", "unknown": "failure",
     "purged": "revoked", "ignored member": "ignored", "ignored, twice": "ignored", "goes on": "success",
 }  # fmt: skip
 

@@ -166,7 +166,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def finish(self, task: Task, nonce: str, *, started: bool, status: str = "success") -> None:
         """An end, which counts exactly if no other delivery has the lease, and the task has not ended."""
         mine = task.lease is not None and task.lease.nonce == nonce
-        free = nonce == "*" or (not started and task.lease is None)
+        free = nonce == "*" or (not started and (task.lease is None or task.flag in ("wait", "delegated")))
         counts = mine or (free and not task.final)
         slots = (
             self.world.end_item(task.index, status, nonce=nonce, started=started)

@@ -4,14 +4,14 @@
 -- "lease" and "state" are what is stored of the task, "item" is the open item, and "is_closed" says that the item is
 -- closed already. Needs lease, tombs.
 --
--- What stops a successor before it starts has no delivery of its own. It may come while the lease is still that of the
+-- What stops a successor before it starts has no lease. It may come while the lease is still that of the
 -- execution which has handed on the task: with a successor on record, the lease does not make it late.
 state = state_of(state)
 local worker, holder, nesting, retries
 if lease then
   worker, holder, nesting, retries = holder_of(lease)
 end
-local has_successor = nonce == '' and lease and state and (state.flag == 'wait' or state.flag == 'delegated')
+local has_successor = not started and lease and state and (state.flag == 'wait' or state.flag == 'delegated')
   and (state.nesting ~= tonumber(nesting) or state.retries ~= tonumber(retries))
 local verdict
 if record and head ~= '' and string.sub(record, 1, #head) == head then
