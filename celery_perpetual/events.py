@@ -246,6 +246,11 @@ EXECUTION_CANCELLED = _warning("execution.cancelled", "Celery has cancelled task
 EXECUTION_MISSING = _warning(
     "execution.missing", "task %(task_id)s has a lease of this worker but does not run here: %(verdict)s"
 )
+LEASES_REGAINED = _warning(
+    "leases.regained",
+    "the store has gone back to an older state: of %(running)s tasks that run here and whose leases it has forgotten, "
+    "%(regained)s have one again",
+)
 PROCESS_LOST = _warning("process.lost", "the process that ran task %(task_id)s is gone: %(verdict)s")
 POISON_SUSPECTED = _warning(
     "poison.suspected", "worker %(worker)s died after it received task %(task_id)s: %(verdict)s"

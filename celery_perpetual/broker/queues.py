@@ -38,8 +38,13 @@ def oldest_publication(channel: CapturingChannel, key: str) -> int | None:
 class ListAges:
     """Ages of lists, each read once. For one thread and one moment."""
 
-    def __init__(self, app: Celery) -> None:
-        """Connect to the app's broker."""
+    def __init__(self, app: Celery, latest: int) -> None:
+        """Connect to the app's broker.
+
+        Args:
+            latest: no message can have been published later (ms): one that seems to be says nothing of its age.
+        """
+        self._latest = latest
         self._channel = CapturingChannel(app)
         self._oldest: dict[str, int | None] = {}
         self._lists: dict[Destination, frozenset[str]] = {}
@@ -63,5 +68,6 @@ class ListAges:
         if lists is None:
             lists = self._lists[destination] = destination.lists(self._channel)
         for key in lists - self._oldest.keys():
-            self._oldest[key] = oldest_publication(self._channel, key)
+            oldest = oldest_publication(self._channel, key)
+            self._oldest[key] = 0 if oldest is not None and oldest > self._latest else oldest
         return [self._oldest[key] for key in lists]

@@ -145,6 +145,10 @@ class Grants:
         )  # fmt: skip
 
     def _start(self, task: Any, execution: Execution, request: Any) -> Any:
+        return self._ask_within(task, request)(**self._slots(task, execution, request))
+
+    def _slots(self, task: Any, execution: Execution, request: Any) -> dict[str, Any]:
+        """What the scripts are sent that grant a lease."""
         task_id, where = execution.task_id, item_slots(self.store.keys, execution.task_id)
         worker = "" if self.instance is None else self.instance.name
         most, on_lost = when_run_lost(task, request)
@@ -152,12 +156,35 @@ class Grants:
         # An id that the user has chosen may be used once more, as in plain Celery; only a first delivery is a new use.
         redelivered = (request.get("delivery_info") or {}).get("redelivered") or request.get("redelivered")
         is_new = not (parse_item_id(task_id) is not None or redelivered or nesting or retries)
-        return self._ask_within(task, request)(
-            batch=self.store.keys.poll(str(where.pop("poll"))), **where, id=task_id, worker=worker,
-            nonce=execution.nonce, nesting=nesting, retries=retries, most=most, on_lost=on_lost,
-            tag=execution.tag, task=task.name, copy=execution.copy,
-            ended=int(not is_new), acknowledges=int(execution.acknowledged_by == AT_START),
+        return {
+            "batch": self.store.keys.poll(str(where.pop("poll"))), **where, "id": task_id, "worker": worker,
+            "nonce": execution.nonce, "nesting": nesting, "retries": retries, "most": most, "on_lost": on_lost,
+            "tag": execution.tag, "task": task.name, "copy": execution.copy, "ended": int(not is_new),
+            "acknowledges": int(execution.acknowledged_by == AT_START),
+        }  # fmt: skip
+
+    def regain(self, task: Any, execution: Execution, request: Any) -> bool:
+        """Enter the lease of a running execution anew, where the store has forgotten it.
+
+        Args:
+            task: that it runs.
+            execution: as the worker's main process knows it.
+            request: headers of its message.
+
+        Returns:
+            Whether it holds the lease now: not where another delivery does, or the task has ended.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        slots = self._slots(task, execution, request)
+        del slots["ended"]
+        regained = script("regain")(
+            self.store, held=self.store.keys.held(str(slots["worker"])),
+            completion=self.store.keys.completion(execution.task_id), unacked=self._broker.unacked,
+            unacked_index=self._broker.received, **slots,
         )  # fmt: skip
+        return bool(regained)
 
     def holds(self, execution: Execution) -> bool:
         """Whether an execution still has its lease. Asks the store only where that is in doubt.

@@ -45,6 +45,7 @@ from celery_perpetual.store.commands.batches import batch, open_batches
 from celery_perpetual.store.commands.destinations import published_to, sent_later_to
 from celery_perpetual.store.commands.leases import StateText, leases_of, states_of
 from celery_perpetual.store.commands.records import open_positions, record_at
+from celery_perpetual.store.work_list import AHEAD_MS, pull_back
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class MissingMessages:
         """
         store, gap = self._grants.store, self._grants.store.limits.gap
         now = store.now()
+        pull_back(store, store.keys.open, now)
         found = open_batches(store, self._behind, now - gap, MOST_BATCHES)
         whole = self._behind == "-inf" and len(found) < MOST_BATCHES
         self._behind = f"({found[-1][1]:.0f}" if len(found) == MOST_BATCHES else "-inf"
@@ -102,9 +104,9 @@ class MissingMessages:
             return 0
         workers = self._grants.workers.all()
         claimed = {task_id for worker in workers for task_id in worker.tags.values()}.union(received)
-        with closing(self._queues(workers, claimed)) as queues:
-            for poll in polls:
-                self._examine(queues, poll, now, gap, claimed)
+        with closing(self._queues(workers, claimed, now)) as queues:
+            for poll, committed_at in found:
+                self._examine(queues, poll, int(committed_at), now, gap, claimed)
         patience = gap + self._grants.store.limits.lease_ttl
         oldest_report = min((worker.reported_at for worker in workers), default=0)
         return sum(
@@ -115,15 +117,16 @@ class MissingMessages:
             and now - missing.sure_since > (gap if missing.since <= last_death else patience)
         )
 
-    def _queues(self, workers: Sequence[WorkerState], claimed: Collection[str]) -> ListAges | QueueSizes:
+    def _queues(self, workers: Sequence[WorkerState], claimed: Collection[str], now: int) -> ListAges | QueueSizes:
         """What the broker says of its queues just now."""
         if self._grants.broker_is_redis:
-            return ListAges(self._app)
+            return ListAges(self._app, now + AHEAD_MS)
         newest: dict[Destination, int] = {}
         for task_id in claimed:
             destination = self._published_to(task_id)
             if destination is not None:
-                newest[destination] = max(made_at(task_id), newest.get(destination, 0))
+                made = made_at(task_id)
+                newest[destination] = max(made if made <= now + AHEAD_MS else 0, newest.get(destination, 0))
         # While such a worker runs a task, it reads nothing of what it is sent.
         deaf = [worker.info for worker in workers if worker.info.get("pool") == "solo" and worker.info.get("active")]
         return QueueSizes(self._app, newest, {queue for info in deaf for queue in info.get("queues", ())})
@@ -145,12 +148,15 @@ class MissingMessages:
         bases = {base(poll) for poll in polls}
         self._missing = {task_id: seen for task_id, seen in self._missing.items() if base(task_id) in bases}
 
-    def _examine(self, queues: ListAges | QueueSizes, poll: str, now: int, gap: int, claimed: Collection[str]) -> None:
+    def _examine(
+        self, queues: ListAges | QueueSizes, poll: str, committed_at: int, now: int, gap: int, claimed: Collection[str]
+    ) -> None:
         """Note the items of a batch that have not ended, are not executed, and are with no worker."""
         facts = batch(self._grants.store, poll)
         if facts is None or facts.published < facts.total or facts.published_at is None:
             return
-        at = facts.published_at
+        # Published while the store's clock was ahead, it is as old as its entry on the list, which is pulled back.
+        at = facts.published_at if facts.published_at <= now + AHEAD_MS else committed_at
         if now - at < gap:
             return
         destinations = self._destinations_of(poll, facts.total)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 PUT_OFF = BackOff(first_ms=5_000, longest_ms=300_000)
 
+#: As in clock_step.lua, and how many times are pulled back at once.
+AHEAD_MS, MOST_AHEAD = 1_000, 1_000
+
 
 class WorkList:
     """One list, for one thread; it remembers how often its entries have failed in this process."""
@@ -45,7 +48,9 @@ class WorkList:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        done, entries = 0, due_entries(self._store, self._key, self._store.now() - self._patience_ms, limit)
+        now = self._store.now()
+        pull_back(self._store, self._key, now + PUT_OFF.longest_ms)
+        done, entries = 0, due_entries(self._store, self._key, now - self._patience_ms, limit)
         for entry in entries:
             try:
                 done += work(entry)
@@ -70,6 +75,14 @@ def due_entries(store: Store, key: str, until: int, limit: int) -> list[str]:
     """The oldest entries of a list that were due then (ms)."""
     with store.errors("waiting"):
         return [entry.decode() for entry in store.redis.zrangebyscore(key, "-inf", until, 0, limit)]
+
+
+def pull_back(store: Store, key: str, latest: int) -> None:
+    """Make entries due now whose time lies behind the latest that can be (ms): the store's clock was ahead then."""
+    with store.errors("waiting"):
+        ahead = store.redis.zrangebyscore(key, latest + AHEAD_MS, "+inf", 0, MOST_AHEAD)
+        if ahead:
+            store.redis.zadd(key, dict.fromkeys(ahead, store.now()), xx=True)
 
 
 def put_off(store: Store, key: str, entry: str, until: int) -> None:

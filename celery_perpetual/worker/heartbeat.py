@@ -118,6 +118,8 @@ class Heartbeat(threading.Thread):
         self._halt = self._ends = False
         self._stopping = threading.Lock()
         self._at = 0.0
+        self._report = self._answered = 0
+        """Number of the last report, and of the last one that was answered."""
         self._pulse = Pulse(self._store, self._instance.name, leases.settings.heartbeat, lambda: self._at)
 
     def resend_soon(self) -> None:
@@ -206,20 +208,34 @@ class Heartbeat(threading.Thread):
         # Everything once per interval: the store may have lost its data without our noticing.
         new = [text for tag, task_id in has.items() if due or tag not in self._reported for text in (tag, task_id)]
         keys, name = self._store.keys, self._instance.name
-        held = script("heartbeat")(
+        self._report += 1
+        is_older, held = script("heartbeat")(
             self._store, held=keys.held(name), worker_info=keys.worker(name), received=keys.tags(name), worker=name,
-            info=json.dumps(self._info(len(has))), gone=len(gone), tags=[*gone, *new],
+            info=json.dumps(self._info(len(has))), report=self._report, known=self._answered, gone=len(gone),
+            tags=[*gone, *new],
         )  # fmt: skip
         held_ids = {task_id.decode() for task_id in held}
         if any(each.perpetual_execution and each.time_start and each.id not in held_ids for each in at_hand):
             self._instance.doubt()
+        if is_older:
+            self._regain([each for each in at_hand if each.perpetual_execution and each.id not in held_ids])
+        self._answered = self._report
         self._instance.renewed(now)
-        self._reported = has
+        # An older store has forgotten what was reported since.
+        self._reported = {} if is_older else has
+        if is_older:
+            self.report_soon()
         if due:
             self._at = now
             # A worker that stops has let go of what it cancels, and gives that back at its very end.
             runs = {each.id for each in at_hand if each.time_start} | deliveries.unseen(held_ids, self._worker.pool)
             self._audit(set() if is_stopping() else held_ids - runs)
+
+    def _regain(self, requests: list[Any]) -> None:
+        """The store has gone back to an older state: enter the leases of what runs anew."""
+        running = [each for each in requests if each.time_start]
+        regained = [self._leases.regain(each.task, each.perpetual_execution, each.request_dict) for each in running]
+        emit(events.LEASES_REGAINED, running=len(running), regained=sum(regained))
 
     def _audit(self, missing: set[str]) -> None:
         """Give back what the store thinks that we run, and we do not; another delivery of that task may wait here."""

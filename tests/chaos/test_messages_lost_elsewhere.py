@@ -153,10 +153,10 @@ def test_an_item_without_a_lease_ends_when_its_worker_dies(
     assert final_ends(proj) == {(ids["early"][0], "lost"): 1}
     if "broker" not in broker:
         # A worker of kombu restores when it starts, and then only every hundred seconds.
-        (received,) = (at for _, at in proj.redis.zrange("unacked_index", 0, -1, withscores=True))
+        received = max(at for _, at in proj.redis.zrange("unacked_index", 0, -1, withscores=True))
         wait_until(lambda: time.time() > received + VISIBILITY, "the message may be restored")
         proj.worker("-Q", "fragile").ready()
-    wait_until(lambda: len(proj.rows("late")) == 2, "the other one runs again")
+    wait_until(lambda: len(proj.rows("late")) > 1, "the other one runs again")
     assert proj.redis.hget("perpetual:u:perpetual:proj.early", "inflight") == "0"
     assert other.alive
     proj.write("released", "")

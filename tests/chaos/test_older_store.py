@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_perpetual.events import LEADER_STANDBY, STORE_LOST
+from celery_perpetual.events import LEADER_STANDBY, LEASES_REGAINED, STORE_LOST
 from tests.support import wait_until
 from tests.support.console import Console
 from tests.support.leased_tasks import SETTINGS, TASKS, all_well, final_ends, tokens
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import redis
+
     from celery_perpetual.embedded import EmbeddedServer
     from tests.support import Project
 
@@ -25,26 +28,41 @@ if TYPE_CHECKING:
 def test_what_runs_under_a_forgotten_lease_ends_once(
     project: Callable[..., Project],
     redis_url: str,
+    store_redis: redis.Redis,
     private_redis: Callable[..., EmbeddedServer],
     tmp_path: Path,
     pool: str,
 ) -> None:
-    """The store forgets that an item was begun: its end counts all the same, and it does not run again."""
+    """The store forgets that an item was begun: its end counts all the same, and it does not run again.
+
+    Its worker enters the lease anew, under a greater token, so a message that is back in the queue is adopted.
+    """
     server = private_redis(appendonly=True)
     source = TASKS.replace("ITEMS", "2")
-    proj = project(source, broker=redis_url, store=server.url, **SETTINGS)
+    # The worker takes no more than it runs.
+    proj = project(source, broker=redis_url, store=server.url, worker_prefetch_multiplier=1, **SETTINGS)
     proj.beat()
     wait_until(lambda: proj.redis.hget("perpetual:u:perpetual:proj.deliver", "inflight") == "2", "two items wait")
     wait_until(lambda: not proj.redis.exists("perpetual:outbox"), "and are in their queue")
     copy_files(server, tmp_path / "copy")
     worker = proj.worker(pool=pool, concurrency=2).ready()
     wait_until(lambda: len(tokens(proj, "begin")) == 2, "both run")
+    given = max(max(several) for several in tokens(proj, "begin").values())
+    messages = [json.loads(text)[0] for text in store_redis.hvals("unacked")]
 
     put_back(server, tmp_path / "copy")
     assert not proj.redis.exists("perpetual:leases")
+    assert worker.wait_for_event(LEASES_REGAINED) == {"running": 2, "regained": 2}
+    held = [lease.split("|") for lease in proj.redis.hvals("perpetual:leases")]
+    assert all(int(lease[4]) > given for lease in held)
+    for message in messages:
+        store_redis.lpush("celery", json.dumps(message))
+    other = proj.worker(pool=pool, concurrency=2).ready()
+    wait_until(lambda: int(proj.redis.hget("perpetual:counters", "dropped_adopted") or 0) >= 2, "they are adopted")
     proj.write("released", "")
 
     all_well(proj, 2)
+    assert other.alive
     assert sum(map(len, tokens(proj, "begin").values())) == 2
     assert set(final_ends(proj).values()) == {1}
     assert worker.alive

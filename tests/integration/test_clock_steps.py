@@ -107,3 +107,26 @@ def test_a_worker_that_reported_ahead_and_dies_is_found(project: Callable[..., P
 
     wait_until(lambda: len(tokens(proj, "end")) == 2, "both end", timeout=40)
     all_well(proj, 2)
+
+
+def test_batches_of_the_hour_ahead_are_published_and_watched(project: Callable[..., Project]) -> None:
+    """A batch that waits for its relay goes out at once, and an item without a message is resent in time."""
+    proj = project(f"ITEMS = 2\n{TASKS}", **SETTINGS)
+    proj.run_python(
+        "import proj; assert proj.perpetual.poll(proj.deliver).count == 2; proj.perpetual.pause(everything=True)"
+    )
+    (poll,) = proj.redis.zrange(KEYS.open, 0, -1)
+    later = ahead()
+    proj.redis.zadd(KEYS.open, {poll: later})
+    proj.redis.hset(KEYS.poll(poll), mapping={"pub_at": later, "at": later, "pub": 0})
+    proj.redis.zadd(KEYS.outbox, {poll: later})
+    proj.redis.delete("celery")
+
+    proj.beat().ready()
+    wait_until(lambda: proj.redis.llen("celery") == 2, "it is published")
+    proj.redis.hset(KEYS.poll(poll), "pub_at", later)
+    proj.redis.delete("celery")
+    proj.write("released", "")
+    proj.worker("-Q", "other").ready()
+    wait_until(lambda: proj.redis.llen("celery") == 2, "what is lost is resent", timeout=30)
+    assert proj.redis.zscore(KEYS.open, poll) < ahead() - HOUR_MS / 2

@@ -73,7 +73,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def beat(self, worker: str) -> None:
         first, second = self.twice("heartbeat", {**self.world.heartbeat(worker), "gap": HOUR})
         mine = {task.id.encode() for task in self.model.tasks if task.lease and task.lease.worker == worker}
-        assert set(first) == set(second) == mine
+        assert set(first[1]) == set(second[1]) == mine
         self.contact()
 
     @precondition(lambda self: len(self.live) < 4)

@@ -15,7 +15,14 @@ GAP = 1000
 class LeaseWorld(World):
     """Everybody's first delivery is ``n1``, to the worker ``ONE``, of the second item of a batch."""
 
+    reports = 0
+
     # What differs from call to call of each script.
+
+    def regain(self, nonce: str = "n1", **options: Any) -> Slots:
+        slots = self.start(nonce, **options)
+        del slots["ended"], slots["queue"]
+        return slots
 
     def start(
         self, nonce: str = "n1", task_id: str = ITEM, *, worker: str = ONE, order: tuple[int, int] = (0, 0),
@@ -45,9 +52,11 @@ class LeaseWorld(World):
     def forget_state(self, text: str = "", task_id: str = ITEM) -> Slots:
         return {"id": task_id, "text": text or self.redis.hget(self.keys.states, task_id)}
 
-    def heartbeat(self, worker: str = ONE, gone: tuple[str, ...] = (), **new: str) -> Slots:
+    def heartbeat(self, worker: str = ONE, gone: tuple[str, ...] = (), *, known: int = 0, **new: str) -> Slots:
         k = self.keys
+        self.reports += 1
         return {
+            "report": self.reports, "known": known,
             "held": k.held(worker), "worker_info": k.worker(worker), "received": k.tags(worker), "worker": worker,
             "gap": GAP, "info": "{}", "gone": len(gone),
             "tags": [*gone, *(text for pair in new.items() for text in pair)],

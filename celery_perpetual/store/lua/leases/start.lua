@@ -40,7 +40,8 @@ local asked = {nesting = nesting, retries = retries}
 -- include now
 -- include rfc3339
 -- include lease
--- include tombs
+-- include has_ended
+-- include new_lease
 -- include add_recovery
 -- include types
 -- include acknowledge
@@ -49,20 +50,6 @@ local lease, state = lease_of(redis.call('HGET', leases, id)), state_of(redis.ca
 local recoveries = state and state.recoveries or 0
 if lease and lease.nonce == nonce then
   return {'run', lease.token, recoveries}
-end
-
-local function has_ended()
-  local record = redis.call('GET', completion)
-  if record and string.find(record, '"final": true', 1, true) then
-    return true
-  end
-  if position >= 0 then
-    if redis.call('LINDEX', chunk, position) then
-      return redis.call('GETBIT', done, position) == 1
-    end
-    return redis.call('EXISTS', batch) == 1
-  end
-  return has_tomb(tombstone_days)
 end
 
 local function refuse(verdict)
@@ -130,8 +117,7 @@ end
 if held_before then
   redis.call('SREM', held_before, id)
 end
-redis.call('HSET', leases, id, string.format('%s|%s|%d|%d|%d|%.0f|%s|%s|%s|%s', worker, nonce, asked.nesting, asked.retries,
-  granted, now, most, on_lost, tag, task))
+redis.call('HSET', leases, id, new_lease(granted))
 redis.call('SADD', held, id)
 if waits then
   add_recovery(id, state)  -- the broker was faster than the list of what is to be sent
