@@ -24,6 +24,8 @@ class BaseHealth:
         self._tick_begun: float | None = None
         self._failing_since: float | None = None
         self._error = ""
+        self._unsent_since: float | None = None
+        self._why_unsent = ""
         self._patience = FIRST_PATIENCE
 
     def tick_begins(self) -> None:
@@ -34,10 +36,20 @@ class BaseHealth:
         """The tick has ended."""
         self._tick_begun = None
         if error is None:
-            self._failing_since, self._patience = None, FIRST_PATIENCE
+            self._failing_since = None
+            if not self._why_unsent:
+                self._patience = FIRST_PATIENCE
         else:
             self._error = described(error)
             self._failing_since = self._failing_since or time.monotonic()
+
+    def entry_sent(self, error: BaseException | None = None) -> None:
+        """An entry was sent, or could not be, as the broker is out of reach. Celery's own tick does not say so."""
+        if error is None:
+            self._unsent_since, self._why_unsent = None, ""
+        else:
+            self._why_unsent = described(error)
+            self._unsent_since = self._unsent_since or time.monotonic()
 
     @property
     def trouble(self) -> str | None:
@@ -45,15 +57,17 @@ class BaseHealth:
         begun = self._tick_begun
         if begun is not None and time.monotonic() - begun > LONGEST_TICK:
             return f"a tick of the base scheduler has not returned for {time.monotonic() - begun:.0f} s"
-        return None if self._failing_since is None else f"the base scheduler fails: {self._error}"
+        if self._failing_since is not None:
+            return f"the base scheduler fails: {self._error}"
+        return None if self._unsent_since is None else f"entries of the schedule cannot be sent: {self._why_unsent}"
 
     def why_to_step_down(self) -> str | None:
         """The trouble, if it has lasted for long; asked while this beat leads."""
-        since = self._failing_since
+        since = self._failing_since or self._unsent_since
         lasted = LONGEST_PATIENCE if since is None else time.monotonic() - since
         trouble = self.trouble
         if trouble is None or lasted < self._patience:
             return None
         self._patience = min(2 * self._patience, LONGEST_PATIENCE)
-        self._failing_since = None
+        self._failing_since = self._unsent_since = None
         return trouble

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from celery.beat import Service
+from kombu.exceptions import OperationalError
 
 from celery_perpetual import events
 from celery_perpetual.beat.banner import banner
@@ -102,6 +103,19 @@ class PerpetualScheduler(Base):
     def add(self, **entry: Any) -> Any:
         """Add an entry, as programs do at ``beat_init``."""
         return self._perpetual_add(**entry)
+
+    def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Celery's; a broker that is out of reach is trouble of this beat."""
+        health = self._perpetual_engine.base_health
+        try:
+            result = super().apply_async(entry, *args, **kwargs)
+        except Exception as error:
+            cause = error.__context__ or error
+            if isinstance(cause, (OperationalError, *self.connection.connection_errors)):
+                health.entry_sent(cause)
+            raise
+        health.entry_sent()
+        return result
 
     def close(self) -> None:
         """Release the lead and close the base scheduler.

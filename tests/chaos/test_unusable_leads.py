@@ -9,6 +9,7 @@ from celery_perpetual.events import LEADER_STEPPED_DOWN
 from tests.support import wait_until
 from tests.support.beats import ENTRIES, LEADER, SLOTS, leading, wait_for_more
 from tests.support.console import Console
+from tests.support.proxy import Proxy
 from tests.support.stream_events import statuses
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from celery_perpetual.embedded import EmbeddedServer
     from tests.support import Project
 
 SOURCE = f"{SLOTS}{ENTRIES}\napp.conf.beat_schedule = {{'often': every(0.5)}}\n"
@@ -52,6 +54,58 @@ def test_a_leader_without_its_schedule_file_steps_down(
         if fields["event"] == "leader"
     ]
     assert any("others go first, because the base scheduler fails" in reason for reason in reasons)
+
+
+#: One beat may reach the broker by another way than the rest. A tick counts as hanging early.
+WAYS = """
+app.conf.broker_url = os.environ.get("BROKER", app.conf.broker_url)
+
+from celery.beat import PersistentScheduler
+from celery_perpetual.beat import base_health
+
+base_health.LONGEST_TICK = 2.0
+
+class Hangs(PersistentScheduler):
+    def tick(self, *args, **kwargs):
+        while os.path.exists(f"hang {os.getpid()}"):
+            time.sleep(0.1)
+        return super().tick(*args, **kwargs)
+
+app.conf.perpetual_base_scheduler = "proj:Hangs"
+"""
+
+
+def test_a_leader_that_cannot_reach_its_broker_or_hangs_steps_down(
+    project: Callable[..., Project],
+    redis_url: str,
+    store_redis: redis.Redis,
+    private_redis: Callable[..., EmbeddedServer],
+) -> None:
+    """The broker is out of reach for the leader alone; later a tick of the other beat does not return."""
+    private = private_redis()
+    with Proxy(int(redis_url.rpartition(":")[2].partition("/")[0])) as proxy:
+        proj = project(
+            f"{SOURCE}{WAYS}", broker=redis_url, store=private.url, broker_connection_max_retries=1,
+            task_publish_retry=False, **LEADER,
+        )  # fmt: skip
+        cut_off = proj.beat(env={"BROKER": f"redis://127.0.0.1:{proxy.port}/0"}).ready()
+        wait_for_more(store_redis, 2, cut_off.pid, "entries")
+        other = proj.beat().ready()
+
+        proxy.cut()
+        stepped = cut_off.wait_for_event(LEADER_STEPPED_DOWN)
+        assert "cannot be sent" in stepped["reason"] or "fails" in stepped["reason"]
+        wait_until(lambda: leading(proj.redis, [cut_off, other]) is other, "the other one gets the lead")
+        wait_for_more(store_redis, 2, other.pid, "entries")
+
+        proxy.mend()
+        proj.write(f"hang {other.pid}", "")
+        assert "has not returned" in other.wait_for_event(LEADER_STEPPED_DOWN)["reason"]
+        wait_until(lambda: leading(proj.redis, [cut_off, other]) is cut_off, "the first one leads again")
+        wait_for_more(store_redis, 2, cut_off.pid, "entries")
+        (proj.folder / f"hang {other.pid}").unlink()
+    assert cut_off.alive
+    assert other.alive
 
 
 def test_entries_that_are_added_at_beat_init_run_in_every_beat_that_leads(
