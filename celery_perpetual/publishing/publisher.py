@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 MOST_COMMANDS = 2000
 
 
+#: A batch whose publication goes on somewhere has brought a chunk to the broker in the last so many milliseconds.
+PATIENCE_MS = 5_000
+
+
 class Publisher:
     """Builds and publishes the messages of one app."""
 
@@ -58,10 +62,16 @@ class Publisher:
         self.store = store
         self._local = threading.local()
         self._busy: set[str] = set()
-        self.outbox = WorkList(
-            store, store.keys.outbox, lambda poll_id, error: emit(events.PUBLISH_FAILED, poll_id=poll_id, error=error)
+
+    @cached_property
+    def outbox(self) -> WorkList:
+        """Batches that are left to relay. Where no script publishes, their own publisher may still be at it."""
+        return WorkList(
+            self.store,
+            self.store.keys.outbox,
+            lambda poll_id, error: emit(events.PUBLISH_FAILED, poll_id=poll_id, error=error),
+            patience_ms=0 if self.shares_redis else PATIENCE_MS,
         )
-        """Batches that are left to relay."""
 
     @cached_property
     def shares_redis(self) -> bool:
@@ -254,6 +264,8 @@ def publish_or_leave(publisher: Publisher, poll_id: str, items: Sequence[Checked
         emit(events.PUBLISH_DELAYED, poll_id=poll_id, error=error)
     except Exception as error:
         emit(events.PUBLISH_FAILED, poll_id=poll_id, error=error)
+        with suppress(StoreUnavailable):
+            publisher.outbox.make_due(poll_id)
 
 
 def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature: Any, task_id: str) -> None:

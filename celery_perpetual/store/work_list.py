@@ -63,6 +63,14 @@ class WorkList:
                 self.put_off.pop(entry, None)
         return done
 
+    def make_due(self, entry: str) -> None:
+        """Let an entry be worked off at once: what would have done it has given up.
+
+        Raises:
+            StoreUnavailable: the store did not answer; then the patience goes by.
+        """
+        put_off(self._store, self._key, entry, self._store.now() - self._patience_ms)
+
     def _put_off(self, entry: str, error: Exception) -> None:
         before = self._failures.get(entry, 0)
         self._failures[entry], self.put_off[entry] = before + 1, described(error)

@@ -28,6 +28,8 @@ if destinations ~= '' then
 end
 if last >= total then
   redis.call('ZREM', outbox, poll)
+else
+  redis.call('ZADD', outbox, 'XX', now, poll)  -- its publisher goes on: the relay waits
 end
 push(commands_at)
 return 1
