@@ -290,6 +290,11 @@ DELIVERIES_RESTORED = _warning(
     "delivery.restored",
     "tasks of workers that are gone are back in their queues, %(count)s that had not begun: %(tasks)s",
 )
+ITEM_FOREIGN = _warning(
+    "item.foreign",
+    "task %(task_id)s (%(task)s) is an item of another app, which shares a queue with this one, and is put back; give "
+    "each app queues of its own (task_default_queue) or a broker database of its own",
+)
 MESSAGE_LOST = _warning("message.lost", "the message of task %(task_id)s is in no queue any more: %(verdict)s")
 TASKS_RESENT = _warning("task.resent", "sent again %(count)s tasks: %(tasks)s")
 RESEND_DELAYED = _warning("resend.delayed", "lost tasks are resent later: %(error)s")

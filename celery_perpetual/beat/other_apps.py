@@ -25,8 +25,8 @@ def explain(store: Store, mine: str, other: str, owner: Any) -> str:
     return (
         f"perpetual_key_prefix {store.keys.prefix!r} on {store.shown} is in use by the app {other!r} ({owner}), and "
         f"this app is {mine!r}; give each app a prefix of its own, and queues of its own (task_default_queue) or a "
-        "broker database of its own: apps that share the queue 'celery' receive each other's messages, and discard "
-        "what they do not know"
+        "broker database of its own: apps that share the queue 'celery' receive each other's messages: items are "
+        "put back, and other messages of tasks that an app does not know are discarded"
     )
 
 

@@ -157,6 +157,8 @@ IN_WORKERS = (
             Target("celery.worker.consumer.consumer:Consumer.on_close", "self", "reserved_requests"),
             Target("celery.worker.consumer.consumer:Consumer.start", "self", "on_close"),
             Target("celery.worker.consumer.consumer:Consumer.on_decode_error", "self message exc"),
+            Target("celery.worker.consumer.consumer:Consumer.on_unknown_task", "self body message exc"),
+            Target("celery.worker.consumer.consumer:Consumer.call_soon", "self p"),
             Target("celery.worker.consumer.consumer:Consumer.create_task_handler", "self", "strategies"),
         ),
         why="messages that are malformed, or kill their worker, are refused, counted and parked",

@@ -111,6 +111,7 @@ USED = (
             Target("celery.beat:Service.get_scheduler", "self lazy"),
             Target("celery.beat:Service.sync", "self", "scheduler close"),
             Target("celery.beat:Scheduler.apply_entry", "self entry producer"),
+            Target("celery.beat:Scheduler.apply_async", "self entry producer advance"),
             Target("celery.beat:Scheduler.schedules_equal", "self old_schedules new_schedules"),
             Target("celery.beat:Scheduler.populate_heap", "self", "_heap"),
         ),

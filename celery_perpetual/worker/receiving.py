@@ -15,6 +15,7 @@ from celery import bootsteps
 from celery_perpetual.leases.interest import BUILT_IN
 from celery_perpetual.worker.deliveries import connection_lost
 from celery_perpetual.worker.drop import dropping
+from celery_perpetual.worker.foreign import leaving_foreign_items
 from celery_perpetual.worker.malformed import announcing_undecodable, refusing
 from celery_perpetual.worker.request import leased_request
 
@@ -49,4 +50,5 @@ class ReceivingStep(bootsteps.Step):
         # At a stop Celery's own is called: what has not begun is put back at the very end, and is here until then.
         consumer.on_close = on_close
         consumer.update_strategies = update_strategies
+        consumer.on_unknown_task = leaving_foreign_items(consumer)
         consumer.on_decode_error = announcing_undecodable(consumer)

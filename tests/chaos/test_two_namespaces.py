@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from celery_perpetual.events import ITEM_FOREIGN
 from tests.support import wait_until
 from tests.support.leased_tasks import SETTINGS
 
@@ -46,3 +47,23 @@ def test_messages_sent_by_hand_are_left_to_the_namespace_of_their_worker(project
     assert [
         data for _, data in redis.xrange("ours:events") if data["event"] == "lease.lost" and sent in data["data"]
     ] == []
+
+
+def test_an_item_of_another_app_is_put_back(project: Callable[..., Project]) -> None:
+    """Both consume from one queue, each under its own prefix; the first worker to receive it does not know the task."""
+    theirs = project(
+        SOURCE.replace(', queue="lost"', ""), name="theirs", **{**SETTINGS, "perpetual_key_prefix": "theirs"}
+    )
+    ours = project("", name="ours", **{**SETTINGS, "perpetual_key_prefix": "ours"})
+    other = ours.worker(concurrency=1).ready()
+    theirs.run_python("import theirs; assert theirs.perpetual.poll(theirs.deliver).count == 1")
+    seen = other.wait_for_event(ITEM_FOREIGN)
+    assert seen["task"] == "shop.deliver"
+
+    theirs.worker(concurrency=1).ready()
+
+    wait_until(lambda: theirs.rows("ran"), "a worker of its own app runs it")
+    wait_until(lambda: theirs.redis.exists(f"theirs:completion:{seen['task_id']}"), "it ends")
+    assert json.loads(theirs.redis.get(f"theirs:completion:{seen['task_id']}"))["status"] == "success"
+    assert not theirs.redis.keys("ours:completion:*")
+    other.terminate()
