@@ -191,9 +191,7 @@ POLL_NOT_STORED = _error(
 POLL_GAVE_UP = EventKind(
     "poll.gave_up", logging.ERROR, "%(unit)s is paused until an operator resumes it: %(reason)s", ("poll_id",)
 )
-CLASSIFIER_FAILED = _error(
-    "failure.classifier_failed", "%(classifier)s could not classify an error, and is passed over"
-)
+CLASSIFIER_FAILED = _error("failure.classifier_failed", "%(classifier)s could not classify an error and is passed over")
 HINT_CLAMPED = _warning(
     "failure.hint_clamped", "%(what)s: the other side asks to wait %(asked)s s; waiting %(longest)s s"
 )
@@ -228,9 +226,7 @@ ROUTINE_UNREADABLE = _error(
 
 # The broker.
 ACKNOWLEDGE_FAILED = _warning("message.acknowledge_failed", "could not acknowledge message %(tag)s: %(error)s")
-PUT_BACK_FAILED = _warning(
-    "message.put_back_failed", "could not put message %(tag)s back, the leader does it: %(error)s"
-)
+PUT_BACK_FAILED = _warning("message.put_back_failed", "could not put message %(tag)s back, a leader does it: %(error)s")
 
 # Executions.
 LEASE_WAITING = _warning("lease.waiting", "task %(task_id)s waits for the store")
@@ -246,18 +242,10 @@ EXECUTION_CANCELLED = _warning("execution.cancelled", "Celery has cancelled task
 EXECUTION_MISSING = _warning(
     "execution.missing", "task %(task_id)s has a lease of this worker but does not run here: %(verdict)s"
 )
-LEASES_REGAINED = _warning(
-    "leases.regained",
-    "the store has gone back to an older state: of %(running)s tasks that run here and whose leases it has forgotten, "
-    "%(regained)s have one again",
-)
+LEASES_REGAINED = _warning("leases.regained", "entered %(regained)s of %(running)s leases that the store has forgotten")
 PROCESS_LOST = _warning("process.lost", "the process that ran task %(task_id)s is gone: %(verdict)s")
-POISON_SUSPECTED = _warning(
-    "poison.suspected", "worker %(worker)s died after it received task %(task_id)s: %(verdict)s"
-)
-POISON_MARK_FAILED = _warning(
-    "poison.mark_failed", "could not record which worker received task %(task_id)s: %(error)s"
-)
+POISON_SUSPECTED = _warning("poison.suspected", "worker %(worker)s died after it got task %(task_id)s: %(verdict)s")
+POISON_MARK_FAILED = _warning("poison.mark_failed", "could not note which worker received task %(task_id)s: %(error)s")
 POISON_UNMARK_FAILED = _warning(
     "poison.unmark_failed", "could not record that task %(task_id)s was received whole: %(error)s"
 )
@@ -290,11 +278,7 @@ DELIVERIES_RESTORED = _warning(
     "delivery.restored",
     "tasks of workers that are gone are back in their queues, %(count)s that had not begun: %(tasks)s",
 )
-ITEM_FOREIGN = _warning(
-    "item.foreign",
-    "task %(task_id)s (%(task)s) is an item of another app, which shares a queue with this one, and is put back; give "
-    "each app queues of its own (task_default_queue) or a broker database of its own",
-)
+ITEM_FOREIGN = _warning("item.foreign", "put back %(task_id)s (%(task)s), an item of another app: share no queues")
 MESSAGE_LOST = _warning("message.lost", "the message of task %(task_id)s is in no queue any more: %(verdict)s")
 TASKS_RESENT = _warning("task.resent", "sent again %(count)s tasks: %(tasks)s")
 RESEND_DELAYED = _warning("resend.delayed", "lost tasks are resent later: %(error)s")
