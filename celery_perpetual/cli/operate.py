@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
     """What to pause or resume."""
     for option in (
-        click.option("--all", "everything", is_flag=True, help="Every perpetual task."),
-        click.option("--routine", hidden=True, help="A routine (not available yet)."),
+        click.option("--all", "everything", is_flag=True, help="Every perpetual task, and every routine."),
+        click.option("--routine", help="Id of a routine."),
         click.option("--queue", hidden=True, help="A queue (not available yet)."),
         click.option("--tenant", help="Tenant of the task, or of every task."),
         click.option("--task", help="One perpetual task."),
@@ -34,12 +34,16 @@ def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
 def _one_scope(everything: bool, **scopes: str | None) -> None:
     named = [name for name in ("task", "tenant", "queue", "routine") if scopes[name] is not None]
     if everything == bool(named):
-        raise click.UsageError("nothing to act on was given; add --task NAME, --tenant NAME, or --all")
+        raise click.UsageError("nothing to act on was given; add --task NAME, --tenant NAME, --routine ID, or --all")
 
 
-def _shown(task: str | None, tenant: str | None) -> str:
+def _shown(task: str | None, tenant: str | None, routine: str | None) -> str:
     """The scope in an answer."""
-    named = [f"task {task}" if task and tenant else task, f"tenant {tenant}" if tenant else None]
+    named = [
+        f"task {task}" if task and tenant else task,
+        f"tenant {tenant}" if tenant else None,
+        f"routine {routine}" if routine else None,
+    ]
     return ", ".join(each for each in named if each) or "everything"
 
 
@@ -97,13 +101,13 @@ def pause(
     until: datetime | None,
     json_: bool,
 ) -> None:
-    """Stop polling a task, a tenant, or everything; items that are enqueued run."""
+    """Stop polling a task, a tenant, or everything, or running a routine; what is enqueued runs."""
     _one_scope(everything, task=task, tenant=tenant, queue=queue, routine=routine)
     paused = perpetual.pause(task, tenant, queue, routine, everything, reason=reason, until=until)
     if json_:
         show(paused.to_dict())
     else:
-        click.echo(f"paused {_shown(task, tenant)}: {paused.text}")
+        click.echo(f"paused {_shown(task, tenant, routine)}: {paused.text}")
 
 
 @verb
@@ -133,6 +137,6 @@ def resume(
     if json_:
         show({"resumed": resumed})
     else:
-        shown = _shown(task, tenant)
+        shown = _shown(task, tenant, routine)
         click.echo(f"resumed {shown}" if resumed else f"{shown} was not paused")
     sys.exit(0 if resumed else 1)
