@@ -254,7 +254,7 @@ def test_the_processes_end_with_the_demo(tmp_path, number, status):
         wait_until(lambda: first.search(log.read_text()), "the first delivery", 60)
         text = log.read_text()
         groups = groups_in(text)
-        assert len(groups) == 4
+        assert len(groups) == 5
         assert alive(groups)
         demo.send_signal(number)
         assert demo.wait(30) == status
