@@ -188,13 +188,14 @@ POLL_NOT_STORED = _error(
     "could not store the outcome of the poll of %(unit)s; its claim expires, and the unit is polled again",
     "poll_id",
 )
-POLL_GAVE_UP = EventKind(
-    "poll.gave_up", logging.ERROR, "%(unit)s is paused until an operator resumes it: %(reason)s", ("poll_id",)
+PREFLIGHT_PASSED = _info("preflight.passed", "%(check)s has passed")
+PREFLIGHT_FAILED = _warning("preflight.failed", "%(check)s failed (%(error_class)s), trying again: %(error)s", "unit")
+PREFLIGHT_PARKED = _error("preflight.parked", "%(check)s has failed; its units are not polled", "unit")
+POLL_GAVE_UP = EventKind("poll.gave_up", logging.ERROR, "%(unit)s is paused: %(reason)s", ("poll_id",))
+CLASSIFIER_FAILED = _error(
+    "failure.classifier_failed", "%(classifier)s could not classify an error, and is passed over"
 )
-CLASSIFIER_FAILED = _error("failure.classifier_failed", "%(classifier)s could not classify an error and is passed over")
-HINT_CLAMPED = _warning(
-    "failure.hint_clamped", "%(what)s: the other side asks to wait %(asked)s s; waiting %(longest)s s"
-)
+HINT_CLAMPED = _warning("failure.hint_clamped", "%(what)s: asked to wait %(asked)s s, waiting %(longest)s s")
 DJANGO_CONNECTIONS_KEPT = _warning(
     "poll.django_connections_kept", "Django could not close its old database connections after a poll: %(error)s"
 )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
 from celery_perpetual.completions.announce import Announcer
@@ -11,6 +12,7 @@ from celery_perpetual.errors import PerpetualError
 from celery_perpetual.failures.policies import Policies
 from celery_perpetual.leases.grants import Grants
 from celery_perpetual.pauses import Pauses
+from celery_perpetual.polling.preflights import Preflights
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.settings import Settings
 from celery_perpetual.store.connection import Store
@@ -52,7 +54,16 @@ class Namespace:
     @cached_property
     def runner(self) -> Runner:
         """Runs polls in this process."""
-        return Runner(self.app, self.store, Policies.of(self.settings))
+        settings, policies = self.settings, Policies.of(self.settings)
+        preflights = Preflights(
+            self.store, policies, self.common_preflights, settings.preflight_ttl, fatal=settings.preflight_fatal
+        )
+        return Runner(self.app, self.store, policies, preflights)
+
+    @cached_property
+    def common_preflights(self) -> dict[str, Callable[[], Any]]:
+        """The preflights that every unit needs, by name."""
+        return {}
 
     @cached_property
     def pauses(self) -> Pauses:

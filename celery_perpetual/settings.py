@@ -29,7 +29,7 @@ LONGEST = 1000 * 366 * 24 * 3600.0
 #: Names that are reserved for features which do not exist yet. Accepting one would be a promise without effect.
 NOT_YET = frozenset(
     {
-        "starvation", "starvation_spawn", "max_pool_grow", "preflight_fatal", "preflight_ttl",
+        "starvation", "starvation_spawn", "max_pool_grow",
     }
 )  # fmt: skip
 
@@ -88,6 +88,10 @@ class Settings:
     """How long a starting process waits for its first contact with the store."""
     tenants_ttl: float = 60.0
     """Pause between two calls of a ``tenants`` function."""
+    preflight_ttl: float = 600.0
+    """How long a preflight that has passed counts."""
+    preflight_fatal: bool = False
+    """End beat, with an error, when a preflight raises what no next try mends."""
     error_policies: Mapping[str, tuple[float, float, int]] | None = None
     """By class of error: first wait, longest wait, and tries after the first failure (-1: no bound)."""
     classifiers: tuple[Callable[[BaseException], Any], ...] = ()
@@ -157,6 +161,10 @@ def _checked(name: str, seen: Any) -> Any:
     default = None if field.default is MISSING else field.default
     if isinstance(default, float) or name == "heartbeat_interval":
         return seconds(f"setting {PREFIX}{name}", seen, least=LEAST.get(name, 0.05))
+    if isinstance(default, bool):
+        if not isinstance(seen, bool):
+            raise SettingsError(f"setting {PREFIX}{name} must be True or False, got {seen!r}")
+        return seen
     if isinstance(default, int):
         return whole(f"setting {PREFIX}{name}", seen)
     if isinstance(default, tuple):

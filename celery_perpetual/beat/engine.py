@@ -86,6 +86,11 @@ class Engine:
             self._leadership.lost()
 
     @property
+    def fatal_reason(self) -> str:
+        """Why this beat is to end, "" if it is not."""
+        return self.namespace.runner.preflights.fatal_reason
+
+    @property
     def stopped(self) -> bool:
         """Whether `stop` was called."""
         return self._stop_by is not None

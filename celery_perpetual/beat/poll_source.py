@@ -17,7 +17,7 @@ from celery_perpetual.polling.claims import Claim, Claims
 from celery_perpetual.polling.closing import PollEnds, broke_off
 from celery_perpetual.polling.depths import QueueDepths
 from celery_perpetual.polling.end import PollEnd, failed, gate_closed, still_hanging, timed_out
-from celery_perpetual.polling.gates import first_closed
+from celery_perpetual.polling.gates import Closed, first_closed
 from celery_perpetual.polling.permits import Permits, source_of
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import MOST_ENDS, PollThreads
@@ -52,6 +52,7 @@ class PollSource:
         self._roster = roster
         self._threads = threads
         self._policies = runner.policies
+        self._preflights = runner.preflights
         self._schedules = Schedules()
         self._claims = Claims(store, mark)
         self._permits = Permits(store)
@@ -145,7 +146,7 @@ class PollSource:
             if claim.schedule_error is not None:
                 failure = self._policies.unknown(claim.failures)
                 self._store(failed(claim, claim.schedule_error, failure))
-            elif (closed := first_closed(claim) or self._depths.closed(claim)) is not None:
+            elif (closed := self._closed(claim)) is not None:
                 self._threads.has_ended(gate_closed(claim, closed))
             elif claim.runs_in_worker or worn_out:
                 claim.runs_in_worker = True
@@ -156,6 +157,10 @@ class PollSource:
                 here.append(claim)
         self._threads.start(*here)
         return 0.0 if claims and self._room else NO_ROOM
+
+    def _closed(self, claim: Claim) -> Closed | None:
+        """The first gate that is closed, as far as it is known without a thread."""
+        return first_closed(claim) or self._depths.closed(claim) or self._preflights.known_closed(claim)
 
     def _quiet(self, leader: str, units: list[TaskUnit]) -> dict[str, int]:
         """Until when the sources of these units are to be left alone; units without a permit are left out."""

@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import click
 from celery.beat import Service
 from kombu.exceptions import OperationalError
 
@@ -83,9 +84,16 @@ class PerpetualScheduler(Base):
             raise
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
-        """One tick of the base scheduler if this beat leads; seconds to sleep. Raises nothing but a lost SystemExit."""
+        """One tick of the base scheduler if this beat leads; seconds to sleep.
+
+        Raises:
+            ClickException: a preflight has failed for good, and ``perpetual_preflight_fatal`` is set.
+            SystemExit: the one of SIGTERM was lost.
+        """
         if self._perpetual_engine.stopped:
             raise SystemExit(0)
+        if reason := self._perpetual_engine.fatal_reason:
+            raise click.ClickException(reason)
         self._perpetual_ticking = True
         try:
             if not self._perpetual_engine.leads:

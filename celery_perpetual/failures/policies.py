@@ -53,6 +53,10 @@ class Failure:
     """How long the other side has asked to wait; 0: it has not."""
     gives_up: str = ""
     """Why there is no next try; empty: there is one."""
+    is_by_rule: bool = False
+    """A rule of the task has matched."""
+    has_budget: bool = False
+    """A rule or a policy says how many tries there are."""
 
     def counted(self, counts: Mapping[str, int]) -> dict[str, int]:
         """The counts of failures in a row with this one."""
@@ -98,6 +102,17 @@ class Policies:
             rules: of the task, the first that matches counts.
             about: what has failed, for the log.
         """
+        return self._after(error, counts.get, rules, about)
+
+    def after_tries(
+        self, error: BaseException, tries: int, rules: Sequence[ErrorRule] = (), about: str = ""
+    ) -> Failure:
+        """The same where one count of earlier tries stands for all classes and rules, as Celery's retries do."""
+        return self._after(error, lambda *_: tries, rules, about)
+
+    def _after(
+        self, error: BaseException, count_of: Callable[[str, int], int], rules: Sequence[ErrorRule], about: str
+    ) -> Failure:
         rule = next((rule for rule in rules if rule.matches(error)), None)
         if rule is not None and rule.error_class is not None:
             kind, asked = rule.error_class.value, 0.0
@@ -108,11 +123,14 @@ class Policies:
             return Failure(kind, kind, gives_up=why)
         counter = kind if rule is None else f"rule {rule.name}"
         policy = self._policy(kind) if rule is None else self._policy_of(rule)
-        before = counts.get(counter, 0)
+        before = count_of(counter, 0)
         if policy.max_attempts != UNLIMITED and before >= policy.max_attempts:
             return Failure(kind, counter, gives_up=_spent(counter, before, policy))
         hint = self._hint(error, asked, about) if rule is None or rule.curve is None else 0
-        return Failure(kind, counter, hint or self._spread(policy.curve, before), hint)
+        return Failure(
+            kind, counter, hint or self._spread(policy.curve, before), hint,
+            is_by_rule=rule is not None, has_budget=rule is not None or policy.max_attempts != UNLIMITED,
+        )  # fmt: skip
 
     def unknown(self, counts: Mapping[str, int]) -> Failure:
         """What follows where nothing is known of the error, or nothing was raised. Runs no code of the user's."""

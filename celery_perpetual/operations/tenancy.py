@@ -6,6 +6,7 @@ from functools import cached_property
 from types import ModuleType
 from typing import Any
 
+from celery_perpetual.errors import ContractError
 from celery_perpetual.leases.execution import Execution, current
 from celery_perpetual.ledger.ids import item_slots
 from celery_perpetual.namespace import Namespace
@@ -14,6 +15,7 @@ from celery_perpetual.polling.current import polled_unit
 from celery_perpetual.store.commands.batches import tenant_of_batch
 from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.tasks.modules import include
+from celery_perpetual.tasks.preflights import read_preflight
 from celery_perpetual.tasks.tenants import tenant_of
 
 
@@ -21,7 +23,8 @@ class TenantOperations(Namespace):
     """Tenants, inside tasks and polls."""
 
     def include(self, module: str | ModuleType) -> None:
-        """Add a module of tasks: ``tenants`` there is that of its perpetual tasks which give none themselves.
+        """Add a module of tasks: ``tenants`` and ``preflight`` there are those of its perpetual
+        tasks which give none themselves.
 
         A task of the module that says ``tenants=None`` has none. A name is imported when Celery imports the app's
         modules, so that the module may import the app.
@@ -33,6 +36,27 @@ class TenantOperations(Namespace):
             ContractError: it is neither a module nor a name.
         """
         include(self.app, module)
+
+    def preflight(self, function: Any = None, *, name: str | None = None) -> Any:
+        """Decorate a function that must pass before any unit is polled: ``@perpetual.preflight``.
+
+        It takes no argument, and raises where something is wrong. See the page on preflights.
+
+        Args:
+            function: may be a coroutine function.
+            name: what reports call it; the function's own name unless given.
+
+        Raises:
+            ContractError: it needs arguments, or another preflight has this name.
+        """
+        if function is None:
+            return lambda given: self.preflight(given, name=name)
+        called = str(name or getattr(function, "__name__", ""))
+        known, own = self.common_preflights.get(called), read_preflight(function, may_take_tenant=False).function
+        if not called or (known is not None and _place(known) != _place(own)):
+            raise ContractError(f"preflight {called!r}: give each preflight a name of its own")
+        self.common_preflights[called] = own
+        return function
 
     def tenant(self) -> Any:
         """Inside a task: the tenant whose poll has enqueued it; inside ``next_batch``: that of the poll.
@@ -75,3 +99,8 @@ class TenantOperations(Namespace):
             poll_id = str(item_slots(self.store.keys, execution.task_id)["poll"])
             execution.tenant = tenant_of_batch(self.store, poll_id) if poll_id else None
         return execution.tenant
+
+
+def _place(function: Any) -> tuple[Any, Any]:
+    """Where a function is written: the same module may be imported once more."""
+    return getattr(function, "__module__", None), getattr(function, "__qualname__", function)

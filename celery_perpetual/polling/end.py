@@ -107,8 +107,9 @@ def to_store(
         note["counts"] = json.dumps(counts)
     if hint and (source := claim.contract.options.source_key):
         note |= {"source": source, "hint": str(hint)}
-    if may_rest and (longest := claim.contract.options.max_interval):
-        note |= {"every": str(claim.contract.cadence.every_ms), "longest": str(ms(longest))}
+    every, longest = claim.contract.cadence.every_ms, claim.contract.options.max_interval
+    if may_rest and every and longest:
+        note |= {"every": str(every), "longest": str(ms(longest))}
     return PollEnd(claim, outcome, (outcome.to_json(), json.dumps(note)))
 
 

@@ -36,6 +36,7 @@ from celery_perpetual.polling.follow_ups import found_follow_ups
 from celery_perpetual.polling.gates import first_closed, full
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS, PollOutcome
 from celery_perpetual.polling.poll import Poll
+from celery_perpetual.polling.preflights import Preflights
 from celery_perpetual.polling.reading import Abandoned, ReadBatch, read
 from celery_perpetual.publishing.publisher import Publisher, publish_or_leave
 from celery_perpetual.store.chunks import CHUNK
@@ -56,10 +57,13 @@ MOST_LEFT_OUT = 10_000
 class Runner:
     """Runs polls of one app. Safe to share between threads."""
 
-    def __init__(self, app: Celery, store: Store, policies: Policies = DEFAULTS) -> None:
+    def __init__(
+        self, app: Celery, store: Store, policies: Policies = DEFAULTS, preflights: Preflights | None = None
+    ) -> None:
         self.app = app
         self.store = store
         self.policies = policies
+        self.preflights = preflights or Preflights(store, policies, {}, 0, fatal=False)
         self.ledger = Ledger(store)
         self.ends = PollEnds(store)
         self.publisher = Publisher(app, store)
@@ -86,6 +90,9 @@ class Runner:
         closed = first_closed(claim)
         if closed is not None:
             return gate_closed(claim, closed)
+        closed = self.preflights.closed(claim)
+        if closed is not None:
+            return gate_closed(claim, closed)
         try:
             result = self.evaluate(claim)
         except (Abandoned, SoftTimeLimitExceeded):
@@ -103,6 +110,8 @@ class Runner:
 
     def evaluate(self, claim: Claim) -> ReadBatch | Skip | Defer | Pause:
         """Call ``next_batch`` and reduce its result to what is new. Runs user code; writes nothing."""
+        if claim.abandoned:
+            raise Abandoned  # a preflight took all of its time
         claim.rows = self._rows_worth_reading(claim)
         if (follow_ups := found_follow_ups(self.ledger, claim)) is not None:
             return follow_ups

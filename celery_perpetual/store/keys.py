@@ -31,6 +31,7 @@ key                    type    holds                                            
 {P}:open               zset    unfinished batches -> when they were committed          end of the last item
 {P}:tenants:{task}     hash    name of a tenant -> the tenant, JSON, as last found   the leader, when it has gone
 {P}:source:{key}       hash    pace of a source: last and next permit, wait asked       TTL a minute after the last one
+{P}:preflight:{check}  string  JSON: how a preflight has ended                        TTL: of a pass, else 7 days
 {P}:paused             hash    scope -> JSON: by, reason, at, until                   resume
 {P}:receipt:{call}     string  that a call by hand has had its effect                 TTL one minute
 {P}:base               hash    entry of the base scheduler -> its last run, and count  with the entry
@@ -118,6 +119,9 @@ class Keys:
         self.polls_prefix = f"{prefix}:polls:"
         self.poll_prefix = f"{prefix}:p:"
         self.source_prefix = f"{prefix}:source:"
+
+    def preflight(self, name: str) -> str:
+        return f"{self.prefix}:{name}"
 
     def receipt(self, call: str) -> str:
         return f"{self.prefix}:receipt:{call}"

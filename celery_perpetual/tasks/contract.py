@@ -13,7 +13,8 @@ from celery_perpetual.hints import nearest
 from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.modules import given_by_module
-from celery_perpetual.tasks.options import ATTRIBUTES_NOT_YET, PerpetualOptions
+from celery_perpetual.tasks.options import PerpetualOptions
+from celery_perpetual.tasks.preflights import Preflight, read_preflight
 from celery_perpetual.tasks.task import BATCH_ATTRIBUTE, PerpetualTask, unwrapped
 from celery_perpetual.tasks.tenants import read_list
 
@@ -55,6 +56,8 @@ class TaskContract:
     """Called with a task's result; what it returns are further items of the unit."""
     find_tenants: Callable[[], Any] | None = None
     """The function that it has instead; it runs code of the user's."""
+    preflight: Preflight | None = None
+    """What must pass before a unit of the task is polled."""
 
     @property
     def has_tenants(self) -> bool:
@@ -95,9 +98,6 @@ def read(task: Task[Any, Any]) -> TaskContract:
 
 def _read(task: Task[Any, Any]) -> TaskContract:
     _must_be_spelt_right(task)
-    for name in ATTRIBUTES_NOT_YET:
-        if getattr(task, name, None) is not None:
-            raise ContractError(f"{name} is not available yet; remove it")
     options = getattr(task, "perpetual_options", None)
     if options is None:
         options = PerpetualOptions()
@@ -124,6 +124,7 @@ def _read(task: Task[Any, Any]) -> TaskContract:
         tenants=tenants,
         find_tenants=find_tenants,
         after_success=_after_success(task),
+        preflight=_preflight(task),
     )
 
 
@@ -200,6 +201,17 @@ def _after_success(task: Task[Any, Any]) -> Callable[[Any], Any] | None:
     if len(needed) > 1 or any(each.kind is each.KEYWORD_ONLY for each in needed):
         raise ContractError(f"after_success must take one argument, the task's result, got {function!r}")
     return function
+
+
+def _preflight(task: Task[Any, Any]) -> Preflight | None:
+    """The preflight of a task, or the one of its module."""
+    given = getattr(task, "preflight", None)
+    is_own = given is not None or _says_none(task, "preflight")
+    if not is_own:
+        given = given_by_module(task, "preflight")
+    if given is None:
+        return None
+    return read_preflight(_function(task, "preflight", given) if is_own else given, may_take_tenant=True)
 
 
 def _tenants(task: Task[Any, Any]) -> tuple[Mapping[str, Any] | None, Callable[[], Any] | None]:

@@ -24,13 +24,9 @@ LONGEST_KEY = 200
 #: Options that are reserved for features which do not exist yet.
 NOT_YET = frozenset(
     {
-        "preflight_ttl", "retry_classified",
         "starvation",
     }
 )  # fmt: skip
-
-#: Attributes of a task that are reserved in the same way.
-ATTRIBUTES_NOT_YET = ("preflight",)
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -70,6 +66,10 @@ class PerpetualOptions:
     """Outcomes that are kept per unit."""
     tenants_ttl: float | None
     """Seconds after which a ``tenants`` function is called again; None: ``perpetual_tenants_ttl``."""
+    preflight_ttl: float | None
+    """Seconds for which its preflight counts when it has passed; None: ``perpetual_preflight_ttl``."""
+    retry_classified: bool
+    """True: a body that raises is retried by Celery, when the class of its error says."""
     enabled: bool
     """False: the task is registered but not polled."""
     completions: bool
@@ -99,6 +99,8 @@ class PerpetualOptions:
         max_recoveries: int = 3,
         history: int = 200,
         tenants_ttl: float | timedelta | None = None,
+        preflight_ttl: float | timedelta | None = None,
+        retry_classified: bool = False,
         enabled: bool = True,
         completions: bool = True,
         on_batch_done: Any = None,
@@ -131,6 +133,8 @@ class PerpetualOptions:
             "max_recoveries": whole("perpetual option max_recoveries", max_recoveries, least=0, error=ContractError),
             "history": whole("perpetual option history", history, error=ContractError),
             "tenants_ttl": _pause("tenants_ttl", tenants_ttl),
+            "preflight_ttl": _pause("preflight_ttl", preflight_ttl),
+            "retry_classified": _truth("retry_classified", retry_classified),
             "enabled": _truth("enabled", enabled),
             "completions": _truth("completions", completions),
             "on_batch_done": _signature("on_batch_done", on_batch_done),

@@ -35,6 +35,8 @@ class PerpetualTask(Task):  # type: ignore[type-arg]
     """A function of no argument or one :class:`Poll` that reads what is to be done and returns items."""
     tenants: Any = None
     """A list of tenants, or a function that returns one: the task is polled once per tenant."""
+    preflight: Any = None
+    """A function of no argument or the tenant; it raises if a unit may not be polled yet."""
     max_in_flight: int | None = None
     """Most items that are enqueued and not yet finished; default 10 000."""
     poll_timeout: Any = None

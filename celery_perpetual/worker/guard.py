@@ -29,6 +29,7 @@ from celery_perpetual.leases.interest import BUILT_IN
 from celery_perpetual.tasks.task import HEADER, HEADER_VALUE
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker import successor
+from celery_perpetual.worker.classified_retry import retry_by_class
 from celery_perpetual.worker.early_success import announce_returned
 from celery_perpetual.worker.follow_ups import name_follow_ups
 from celery_perpetual.worker.how_it_ended import stops_what_waits
@@ -112,6 +113,7 @@ def _wrap_body(cls: Any) -> None:
         except Exception as error:
             if not isinstance(error, LeaseLost):
                 _must_hold(self, execution)
+                retry_by_class(self, error)
             raise
         _must_hold(self, execution)
         name_follow_ups(self, execution, result)

@@ -10,15 +10,14 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from celery import Celery
 
-from celery_perpetual import ContractError, Item, Perpetual
+from celery_perpetual import Item, Perpetual
 from celery_perpetual.leases.execution import Execution
 from celery_perpetual.leases.interest import Interest, interest_in
-from celery_perpetual.tasks.discovery import discover
 from celery_perpetual.worker.follow_ups import name_follow_ups
 from tests.support import wait_until
-from tests.support.contract import lose, nothing, queued_tasks, without_test
+from tests.support.contract import lose, queued_tasks, without_test
+from tests.support.leading import LeadingClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,34 +27,14 @@ if TYPE_CHECKING:
     from tests.support import Project
 
 ATTRIBUTES = (
-    "poll_every",
-    "next_batch",
-    "max_in_flight",
-    "poll_timeout",
-    "lease",
-    "on_lost",
-    "tenants",
-    "after_success",
-)
-
-
-ATTRIBUTES_NOT_YET = ("preflight",)
+    "poll_every", "next_batch", "max_in_flight", "poll_timeout", "lease", "on_lost", "tenants", "after_success",
+    "preflight",
+)  # fmt: skip
 
 
 def test_every_accepted_name_has_a_test_of_its_effect() -> None:
     """No name is accepted without a test here that shows what it changes."""
     assert without_test("attribute", ATTRIBUTES, globals()) == []
-
-
-@pytest.mark.parametrize("name", ATTRIBUTES_NOT_YET)
-@pytest.mark.parametrize("value", [False, True, "park", list])
-def test_a_reserved_attribute_is_refused(name: str, value: Any) -> None:
-    """An attribute of the contract whose feature does not exist is refused with the task's name."""
-    app = Celery("shop", set_as_current=False)
-    app.task(name="shop.deliver", poll_every=30, next_batch=list, shared=False, **{name: value})(nothing)
-
-    with pytest.raises(ContractError, match=rf"^task shop\.deliver \(.*\): {name} is not available yet; remove it$"):
-        discover(app)
 
 
 def test_attribute_poll_every(project: Callable[..., Project]) -> None:
@@ -147,3 +126,17 @@ def test_attribute_on_lost(
     assert len(queued_tasks(raw_redis)) == sent
     assert perpetual.completion(task_id).status == status
     assert [lease.task_id for lease in perpetual.parked()] == ([task_id] if on_lost == "park" else [])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_attribute_preflight(shop: Callable[..., Perpetual]) -> None:
+    """A unit is not polled before its preflight has passed."""
+
+    def fail() -> None:
+        raise KeyError("token")
+
+    perpetual = shop(lambda: [(1,)], preflight=fail)
+    clock = LeadingClock(perpetual)
+    (poll,) = clock.until_polled("deliver")
+    clock.close()
+    assert (poll.status, poll.gate, poll.count) == ("skipped", "preflight", 0)

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 OPTIONS = (
     "poll_in", "overlap", "jitter", "limit", "dedup_window", "history", "enabled", "completions", "on_batch_done", "store_args",
     "max_recoveries", "failed_keys", "tenants_ttl", "error_rules", "low_water",
-    "max_interval", "min_interval", "source_key", "max_queue_depth", "window",
+    "max_interval", "min_interval", "source_key", "max_queue_depth", "window", "preflight_ttl", "retry_classified",
 )  # fmt: skip
 
 
 OPTIONS_NOT_YET = (
-    "preflight_ttl", "retry_classified", "starvation",
+    "starvation",
 )  # fmt: skip
 
 
@@ -238,6 +238,48 @@ def test_option_max_queue_depth(turning: Callable[..., Any]) -> None:
     perpetual.app.tasks["deliver"].delay()
     (poll,) = clock.until_polled("deliver")
     assert (poll.status, poll.gate, poll.value, poll.limit) == ("skipped", "max_queue_depth", 1, 1)
+
+
+@ENDS_THREADS
+def test_option_preflight_ttl(shop: Callable[..., Perpetual]) -> None:
+    """When it is over, the preflight runs again."""
+    calls: list[str] = []
+    options = PerpetualOptions(preflight_ttl=0.2)
+    perpetual = shop(
+        lambda poll: [], poll_every=0.02, preflight=lambda: calls.append("called"), perpetual_options=options
+    )
+    clock = LeadingClock(perpetual)
+    clock.until_polled("deliver", 2)
+    assert calls == ["called"]
+    wait_until(lambda: clock.turn() or len(calls) > 1, "it is called again", interval=0.005)
+    clock.close()
+
+
+def test_option_retry_classified(project: Callable[..., Project]) -> None:
+    """True: a body that raises is retried by the class of its error; without it, it fails."""
+    proj = project(
+        """
+        app.conf.perpetual_error_policies = {"node": (0.001, 0.001)}
+
+        def raises(self):
+            ledger.record(self.name, self.request.retries)
+            raise ConnectionError
+
+        for name, value in (("once", False), ("again", True)):
+            app.task(
+                base=PerpetualTask, bind=True, name=name, poll_every=3600, next_batch=lambda: [], max_retries=1,
+                perpetual_options=PerpetualOptions(retry_classified=value),
+            )(raises)
+
+        def both():
+            ids = [app.tasks[name].delay().id for name in ("once", "again")]
+            return [end.status for end in perpetual.wait_all(ids, timeout=30).values()]
+        """
+    )
+    proj.worker(pool="threads", concurrency=1).ready()
+    assert proj.run_python("from proj import both; print(both())").strip() == "['failure', 'failure']"
+    assert [(row.id, row.what) for row in proj.rows()].count(("again", "1")) == 1
+    assert sorted(row.id for row in proj.rows()) == ["again", "again", "once"]
 
 
 @ENDS_THREADS

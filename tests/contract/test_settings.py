@@ -24,6 +24,7 @@ from celery_perpetual.leases.grants import HELD
 from celery_perpetual.settings import Settings
 from tests.support import wait_until
 from tests.support.contract import begin, finish, lose, queued_tasks, without_test
+from tests.support.leading import LeadingClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,12 +36,13 @@ SETTINGS = (
     "max_abandoned_polls", "completions", "completion_ttl", "queue_ttl", "tombstone_ttl", "events_maxlen",
     "on_store_lost", "store_timeout", "store_wait", "disabled", "lease_ttl", "heartbeat_interval", "sweep_limit",
     "leases", "store_down", "tenants_ttl", "error_policies", "classifiers", "max_wait_hint",
+    "preflight_ttl", "preflight_fatal",
 )  # fmt: skip
 
 
 SETTINGS_NOT_YET = (
     "starvation", "starvation_spawn",
-    "max_pool_grow", "preflight_fatal", "preflight_ttl",
+    "max_pool_grow",
 )  # fmt: skip
 
 
@@ -422,3 +424,28 @@ def test_wrong_settings_of_errors_are_refused(name: str, value: Any, message: st
 
     with pytest.raises(SettingsError, match=f"^setting perpetual_{name}.*{message}"):
         Settings.from_app(app)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_setting_preflight_ttl(shop: Callable[..., Perpetual]) -> None:
+    """For so long a preflight that has passed counts."""
+    perpetual = shop(lambda poll: [], {"perpetual_preflight_ttl": 77}, preflight=lambda: None)
+    clock = LeadingClock(perpetual)
+    clock.until_polled("deliver")
+    clock.close()
+    assert 70_000 < perpetual.store.redis.pttl(perpetual.store.keys.preflight("preflight:deliver")) <= 77_000
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("fatal", [False, True])
+def test_setting_preflight_fatal(shop: Callable[..., Perpetual], fatal: bool) -> None:
+    """True: there is a reason for beat to end when a preflight raises what no next try mends."""
+
+    def fail() -> None:
+        raise KeyError("token")
+
+    perpetual = shop(lambda poll: [], {"perpetual_preflight_fatal": fatal}, preflight=fail)
+    clock = LeadingClock(perpetual)
+    clock.until_polled("deliver")
+    clock.close()
+    assert bool(perpetual.runner.preflights.fatal_reason) is fatal

@@ -185,7 +185,7 @@ def test_the_table_of_keys_is_complete() -> None:
         names.tenants("{task}"), names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
         names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"), names.suspect("{id}"),
         names.held("{worker}"), names.worker("{worker}"), names.tags("{worker}"), f"{names.tombs_prefix}{{day}}",
-        f"{names.source_prefix}{{key}}",
+        f"{names.source_prefix}{{key}}", names.preflight("preflight:{check}"),
     }  # fmt: skip
 
     assert made | {key.removeprefix("P:") for key in methods} == table().keys()

@@ -7,8 +7,11 @@ local function poll_soon(unit_hash, due, unit, trigger)
   if redis.call('HGET', unit_hash, 'claim') then
     -- The open poll may have read before there was anything to find: its end makes the unit due.
     redis.call('HSET', unit_hash, 'nudged', trigger)
-  elseif tonumber(at) > now then
-    redis.call('ZADD', due, now, unit)
+  else
+    -- Where it is due already, its poll is told that somebody has asked for it.
+    if tonumber(at) > now then
+      redis.call('ZADD', due, now, unit)
+    end
     redis.call('HSET', unit_hash, 'trigger', trigger)
   end
   return 1
