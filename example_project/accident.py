@@ -1,6 +1,7 @@
 """The demo's accident: a worker is killed at work, another one takes its place, and its tasks are resent."""
 
 import json
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from celery_perpetual import PerpetualError
-from celery_perpetual.events import DELIVERY_RESTORED
+from celery_perpetual.events import DELIVERIES_RESTORED
 from progress import Snapshot
 from stage import BEATS, TASK, WORKERS, Stage
 
@@ -17,6 +18,10 @@ VICTIM = WORKERS[0]
 REPLACEMENT = "worker-3"
 #: Looks in a row: between two tasks a worker executes nothing.
 TRIES = 5
+#: What beat logs of messages that are back in their queue, up to their number.
+PUT_BACK = re.compile(
+    re.escape(DELIVERIES_RESTORED.phrase.partition("%(tasks)s")[0]).replace(re.escape("%(count)s"), r"(\d+)")
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,6 @@ def read_recovery(server: Redis, stage: Stage, kill: Kill) -> Recovery:
     """From the stream of events, whose entries are named by the store's time in ms."""
     from outbox_site.celery import perpetual
 
-    put_back = DELIVERY_RESTORED.phrase.partition("%(task_id)s")[2]
     recovered: set[str] = set()
     deliveries: Counter[int] = Counter()
     last = None
@@ -119,6 +123,6 @@ def read_recovery(server: Redis, stage: Stage, kill: Kill) -> Recovery:
         tasks=frozenset(recovered),
         seconds=None if last is None else round((last - kill.at) / 1000, 2),
         deliveries=deliveries,
-        # The worker held no lease for these, so there is no event of them in the stream; beat logs one for each.
-        put_back=sum(stage.fleet.all[beat].count(put_back) for beat in BEATS),
+        # The worker held no lease for these, so there is no event of them in the stream; beat logs how many they are.
+        put_back=sum(int(count) for beat in BEATS for count in PUT_BACK.findall(stage.fleet.all[beat].text())),
     )

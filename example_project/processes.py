@@ -97,10 +97,6 @@ class Process:
     def tail(self, lines: int = 15) -> str:
         return "\n".join(self.text().splitlines()[-lines:])
 
-    def count(self, words: str) -> int:
-        """Lines of the log with these words."""
-        return sum(words in line for line in self.text().splitlines())
-
 
 class Fleet:
     """All processes that the demo started."""

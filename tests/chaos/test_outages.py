@@ -177,7 +177,7 @@ def test_beat_without_a_store_at_start_says_what_to_do(
     assert code == 1
     assert 2 < took < 8
     assert "hunter2" not in beat.log()
-    (line, *_) = [line for line in beat.log().splitlines() if "StoreUnavailable" in line]
+    (line,) = [line for line in beat.log().splitlines() if "beat does not start" in line]
     assert f"127.0.0.1:{server.port}/3 did not answer" in line
     assert "gave up after 2 s" in line
     assert "perpetual_store_url" in line

@@ -135,7 +135,8 @@ def often(poll):
     polls = poll_events(store_redis, "proj.often")
     check_grid(polls, 0.3)
     after = polls[len(before) :]
-    assert after[0].slot - before[-1].slot > 1.5
+    # Of the stretch, what lies behind the last slot before it.
+    assert after[0].slot - before[-1].slot > 1.5 - 0.3
     assert elected(store_redis) < after[0].written < elected(store_redis) + MOST_LAG
     assert after[1].slot - after[0].slot < 0.301 + MOST_LAG
     assert calls(proj, "hourly") == ["schedule"]

@@ -47,15 +47,15 @@ class Started(Protocol):
 
 def start(argv: Sequence[str], *, folder: Path, env: Mapping[str, str], out: IO[bytes], err: IO[bytes]) -> Started:
     """Start a program in a session of its own, without input."""
-    if _may_be_forked(argv, env):
+    if _may_be_forked(argv, folder, env):
         return Forked(_template(), argv[1:], folder=folder, env=env, out=out, err=err)
     return subprocess.Popen(
         argv, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
     )  # fmt: skip
 
 
-def _may_be_forked(argv: Sequence[str], env: Mapping[str, str]) -> bool:
-    if argv[0] != sys.executable or argv[1] not in ("-m", "-c"):
+def _may_be_forked(argv: Sequence[str], folder: Path, env: Mapping[str, str]) -> bool:
+    if argv[0] != sys.executable or argv[1] not in ("-m", "-c") or (folder / "sitecustomize.py").exists():
         return False
     own = {name: value for name, value in env.items() if name.startswith(READ_AT_START)}
     same = {name: value for name, value in os.environ.items() if name.startswith(READ_AT_START)}
