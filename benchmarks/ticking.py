@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import sys
 import time
@@ -34,10 +35,23 @@ if TYPE_CHECKING:
 FAR = 3_600_000
 
 
+class Errors(logging.Handler):
+    """A clock reports its errors and turns on; what is measured then is no clock."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(self.format(record))
+
+
 class Ticking:
     """The clock, its store and its units; beside them one unit that brings rows when it is told to."""
 
     def __init__(self, url: str, size: int) -> None:
+        self._errors = Errors()
+        logging.getLogger("celery_perpetual").addHandler(self._errors)
         app = Celery("clock", broker=url, set_as_current=False)
         self.perpetual = Perpetual(app)
         self._rows: list[dict[str, int]] = []
@@ -64,7 +78,7 @@ class Ticking:
         self._polled = 1  # how many of them have been polled; the bringer is on its own
         roster: Any = SimpleNamespace(
             units={each.name: each for each in self.units}, disabled=set(), version=0, refresh=lambda _: None,
-            take_changes=lambda: ([], []), may_come=lambda _: False,
+            take_changes=lambda: ([], []), may_come=lambda _: False, has_low_water=False,
         )  # fmt: skip
         self.rss["units"] = rss()
         self.store = self.perpetual.store
@@ -83,6 +97,7 @@ class Ticking:
     def __exit__(self, *_: object) -> None:
         self.leadership.stop(5)
         self.store.close()
+        assert not self._errors.seen, self._errors.seen[0]
 
     def first(self) -> float:
         """Seconds of the first turn; then all units become known."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual.events import DELIVERY_LOST, MESSAGE_LOST
 from tests.support.leased_tasks import SETTINGS, all_well, events, tokens
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def deliver(self, n):
 def test_kills_under_load(project: Callable[..., Project], items: int, kills: int) -> None:
     """``kill -9`` of random workers while thousands of items are worked off."""
     proj = project(f"ITEMS = {items}\n{LOAD}", **SETTINGS)
-    proj.beat().ready()
+    beat = proj.beat().ready()
     workers = [proj.worker().ready() for _ in range(WORKERS)]
     chance = random.Random(5)
 
@@ -43,7 +45,12 @@ def test_kills_under_load(project: Callable[..., Project], items: int, kills: in
         workers.append(proj.worker().ready())
 
     all_well(proj, items, seconds=150)
-    assert len(events(proj, "lease.lost")) == len(events(proj, "lease.recovered"))
+    lost, recovered = (
+        Counter(each["task_id"] for each in events(proj, name)) for name in ("lease.lost", "lease.recovered")
+    )
+    # A worker that dies between popping a message and asking for its lease takes the message along; it had no lease.
+    others = Counter(each["task_id"] for kind in (MESSAGE_LOST, DELIVERY_LOST) for each in beat.events(kind))
+    assert lost <= recovered <= lost + others
     overlapping = overlaps(proj)
     assert overlapping == []
 
