@@ -300,7 +300,8 @@ def test_setting_on_store_lost(project: Callable[..., Project], then: str, pause
 
     beat.wait_for_event(STORE_LOST)
     wait_until(lambda: proj.redis.get("perpetual:leader"), "it leads again")
-    assert bool(proj.redis.hexists("perpetual:paused", "perpetual:proj.fetch")) is paused
+    paused_now = "perpetual:paused", "perpetual:proj.fetch"
+    wait_until(lambda: bool(proj.redis.hexists(*paused_now)) is paused, "the unit is paused, or goes on")
 
 
 def test_setting_events_maxlen(shop: Callable[..., Perpetual], raw_redis: redis.Redis) -> None:
