@@ -51,6 +51,16 @@ class Base(Scheduler):
         self._perpetual_claim(entry)
         return super().reserve(entry)
 
+    def apply_entry(self, entry: Any, producer: Any = None) -> None:
+        """Send an entry whose run has been written.
+
+        Raises:
+            NotLeading: this beat has been frozen since that write, for so long that another one may lead.
+        """
+        if self._perpetual_engine.leader is None:
+            raise NotLeading
+        super().apply_entry(entry, producer=producer)
+
     def _perpetual_claim(self, entry: Any) -> None:
         """Write the run to the store, if this beat leads."""
         leader = self._perpetual_engine.leader
