@@ -8,7 +8,7 @@ ARGS ?=
 COVERED ?= --ignore=tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test matrix oldest coverage lint docs bench bench-quick clean
+.PHONY: help demo example test long matrix oldest coverage lint docs bench bench-quick clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -23,6 +23,9 @@ example: .venv/demo.stamp ## the same, left running to play with
 
 test: .venv/dev.stamp ## all tests, on private servers
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+long: .venv/dev.stamp ## the tests that last for half a minute and more
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long $(ARGS)
 
 matrix: .venv/dev.stamp ## the tests of the rarer pools
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m matrix $(ARGS)
