@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import UUID
 
-from celery import Signature
 from celery.utils.time import maybe_make_aware
 from kombu.serialization import loads
 from kombu.utils.json import dumps as json_dumps
 
 from celery_perpetual.errors import InvalidItem
 from celery_perpetual.ledger.digests import Digests, are_plain
+from celery_perpetual.ledger.entries import as_item, checked_key, checked_shape
 from celery_perpetual.ledger.options import (
-    FROZEN_OPTIONS,
     REFUSED_OPTIONS,
     must_be_a_time,
     must_be_known,
@@ -23,14 +21,12 @@ from celery_perpetual.ledger.options import (
 )
 from celery_perpetual.ledger.reprs import ArgumentReprs
 from celery_perpetual.ledger.serializers import Encode, codec, encoder, is_plain_json
-from celery_perpetual.tasks.items import UNSET, Item
+from celery_perpetual.tasks.items import UNSET
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.tasks.contract import TaskContract
-
-LONGEST_KEY = 1024
 
 #: What headers and events show of arguments that are to be kept out of them.
 HIDDEN = ("...", "...")
@@ -109,11 +105,11 @@ class ItemReader:
             return self._checked(self._target(None), (), entry, {}, UNSET)
         if kind is tuple:
             return self._checked(self._target(None), entry, {}, {}, UNSET)
-        item = _as_item(entry)
+        item = as_item(entry)
         return self._checked(self._target(item.task), item.args, item.kwargs, dict(item.options), item.key)
 
     def _checked(self, target: Target, args: Any, kwargs: Any, options: dict[str, Any], key: Any) -> CheckedItem:
-        args, kwargs = _checked_shape(args, kwargs)
+        args, kwargs = checked_shape(args, kwargs)
         options_json = ""
         serializer = target.serializer
         if options:
@@ -133,7 +129,7 @@ class ItemReader:
         elif key is False:
             key = None
         else:
-            key = _checked_key(key)
+            key = checked_key(key)
         # What pickle brings back shows itself as before; the rest comes back from the ledger as what JSON has.
         reprs, plain = (None, True) if serializer == "pickle" else self._show(args, kwargs)
         if not plain:
@@ -218,38 +214,6 @@ class ItemReader:
         return later
 
 
-def _as_item(entry: Any) -> Item:
-    if isinstance(entry, Item):
-        return entry
-    if isinstance(entry, Signature):
-        if entry.subtask_type:
-            raise InvalidItem(f"a {entry.subtask_type} is not one task; enqueue a small task that starts it")
-        options = {k: v for k, v in entry.options.items() if k not in FROZEN_OPTIONS}
-        return Item(tuple(entry.args or ()), entry.kwargs or {}, task=entry.task, **options)
-    if isinstance(entry, tuple | list):
-        return Item(tuple(entry))
-    if isinstance(entry, Mapping):
-        return Item((), dict(entry))
-    raise InvalidItem(
-        f"got {type(entry).__name__} {_short(entry)}; yield a signature, an Item, a tuple of args or a dict of kwargs"
-    )
-
-
-def _checked_shape(args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if type(args) is not tuple:
-        if isinstance(args, str | bytes | Mapping) or not hasattr(args, "__iter__"):
-            raise InvalidItem(f"args must be a tuple or list, got {type(args).__name__} {_short(args)}")
-        args = tuple(args)
-    if type(kwargs) is not dict:
-        if not isinstance(kwargs, Mapping):
-            raise InvalidItem(f"kwargs must be a dict with names as keys, got {_short(kwargs)}")
-        kwargs = dict(kwargs)
-    for name in kwargs:
-        if not isinstance(name, str):
-            raise InvalidItem(f"kwargs must be a dict with names as keys, got {_short(kwargs)}")
-    return args, kwargs
-
-
 def _must_come_back(body: bytes, serializer: str) -> None:
     """Values with a notation of their own may be written by a serializer that cannot read them."""
     content_type, encoding = codec(serializer)
@@ -257,21 +221,3 @@ def _must_come_back(body: bytes, serializer: str) -> None:
         loads(body, content_type, encoding, accept=[content_type])
     except Exception as error:  # whatever the serializer raises
         raise InvalidItem(f"arguments cannot be read back from {serializer}: {error}") from None
-
-
-def _checked_key(key: Any) -> str:
-    if isinstance(key, bool) or not isinstance(key, str | int | UUID):
-        raise InvalidItem(f"key must be a str, an int, or False to opt out, got {type(key).__name__} {_short(key)}")
-    text = str(key)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidItem(f"key {_short(key)} is not valid Unicode") from None
-    if len(text) > LONGEST_KEY:
-        raise InvalidItem(f"key has {len(text)} characters, at most {LONGEST_KEY} are allowed")
-    return text
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -13,7 +13,8 @@ from celery import Celery, chain, chord, group
 from kombu.serialization import loads
 
 from celery_perpetual import Batch, InvalidItem, Item, PerpetualTask
-from celery_perpetual.ledger.item import LONGEST_KEY, CheckedItem, ItemReader
+from celery_perpetual.ledger.entries import LONGEST_KEY
+from celery_perpetual.ledger.item import CheckedItem, ItemReader
 from celery_perpetual.tasks.discovery import discover
 from celery_perpetual.tasks.items import UNSET
 
