@@ -10,7 +10,7 @@ from celery_perpetual.worker.backend_outages import outlast_outages
 from celery_perpetual.worker.broker_loss import SurviveBrokerLoss
 from celery_perpetual.worker.early_success import watch_results
 from celery_perpetual.worker.guard import watch_tracers
-from celery_perpetual.worker.heartbeat import HeartbeatStep
+from celery_perpetual.worker.heartbeat_step import HeartbeatStep
 from celery_perpetual.worker.holding import HoldingStep
 from celery_perpetual.worker.own_strategy import watch_marks
 from celery_perpetual.worker.propagation import watch_propagation

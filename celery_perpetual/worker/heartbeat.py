@@ -17,9 +17,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from celery import bootsteps
 from celery.bootsteps import TERMINATE  # type: ignore[attr-defined]  # missing in the stubs
-from celery.concurrency.solo import TaskPool as SoloPool
 from celery.worker import state
 
 from celery_perpetual import events
@@ -51,56 +49,9 @@ AWAY_SECONDS = 0.5
 #: How often a worker that stops is asked whether it has stopped.
 ENDING_SECONDS = 0.1
 
-#: How long the next worker of a process waits for the end of the last one, in seconds.
-LONGEST_ENDING = 10.0
-
-CHILDREN_SECONDS = 1.0
-
-
-class HeartbeatStep(bootsteps.StartStopStep):
-    """Makes the process a worker before its pool starts, and starts the thread after it."""
-
-    name = "perpetual-heartbeat"
-    requires = ("celery.worker.components:Pool",)
-
-    def __init__(self, worker: Any, **options: Any) -> None:
-        super().__init__(worker, **options)
-        # A program may start its next worker before the heartbeat of the last one has given back what that held.
-        for thread in threading.enumerate():
-            if isinstance(thread, Heartbeat) and thread.is_ending:
-                thread.join(LONGEST_ENDING)
-        instance = worker.app.perpetual.grants.be_a_worker(worker.hostname)
-        instance.is_deaf = worker.pool_cls is SoloPool
-
-    def start(self, worker: Any) -> None:
-        """Start the thread; once, also where Celery restarts its steps."""
-        grants = worker.app.perpetual.grants
-        if grants.on_lost is None:
-            heartbeat = Heartbeat(worker, grants)
-            grants.on_lost, grants.on_news = heartbeat.resend_soon, heartbeat.report_soon
-            heartbeat.report_first()
-            heartbeat.start()
-            atexit.register(heartbeat.stop)
-            self._heartbeat = heartbeat
-
-    def stop(self, parent: Any) -> None:  # noqa: ARG002  # as Celery calls it
-        """A program that has a worker inside goes on when the worker has stopped; the thread ends after the pool."""
-        heartbeat = getattr(self, "_heartbeat", None)
-        if heartbeat is not None:
-            heartbeat.end_after_worker()
-
-    def terminate(self, parent: Any) -> None:
-        """As at any other stop."""
-        self.stop(parent)
-
-    def register_with_event_loop(self, worker: Any, hub: Any) -> None:
-        """Check for dead pool children every second; Celery itself checks every five seconds."""
-        if getattr(getattr(worker.pool, "_pool", None), "maintain_pool", None) is not None:
-            hub.call_repeatedly(CHILDREN_SECONDS, worker.pool.maintain_pool)
-
 
 class Heartbeat(threading.Thread):
-    """The thread."""
+    """The thread of one worker."""
 
     def __init__(self, worker: Any, leases: Grants) -> None:
         super().__init__(name="perpetual-heartbeat", daemon=True)
