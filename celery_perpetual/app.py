@@ -6,9 +6,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from celery_perpetual.beat.cycle import Cycle, CycleResult
-from celery_perpetual.operations.check import check
 from celery_perpetual.operations.exits import ExitOperations
-from celery_perpetual.operations.findings import Finding
+from celery_perpetual.operations.health import HealthOperations
 from celery_perpetual.operations.leases import LeaseOperations
 from celery_perpetual.operations.pausing import PauseOperations
 from celery_perpetual.operations.routines import RoutineOperations
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
-class Perpetual(RoutineOperations, PauseOperations, LeaseOperations, ExitOperations, TenantOperations):
+class Perpetual(
+    RoutineOperations, PauseOperations, LeaseOperations, ExitOperations, TenantOperations, HealthOperations
+):
     """celery-perpetual for one Celery app; also ``app.perpetual``.
 
     Making it reads no configuration and opens no connection. Its operations may be called from any process and
@@ -40,10 +41,6 @@ class Perpetual(RoutineOperations, PauseOperations, LeaseOperations, ExitOperati
         app.perpetual = self  # type: ignore[attr-defined]
         wire(app)
         return self
-
-    def check(self) -> list[Finding]:
-        """Check settings, tasks, scheduler, store, leader, workers and work; empty if there is no finding."""
-        return check(self)
 
     def cycle(self) -> CycleResult:
         """Run one maintenance pass here, as the leader does every ``perpetual_cycle_interval`` seconds.

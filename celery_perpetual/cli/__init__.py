@@ -10,7 +10,8 @@ from __future__ import annotations
 from celery_perpetual.cli.completions import completions, stream, wait, wait_batch
 from celery_perpetual.cli.cursors import cursor, preview
 from celery_perpetual.cli.group import perpetual
-from celery_perpetual.cli.inspect import check, polls, units, why
+from celery_perpetual.cli.health import check, doctor, status
+from celery_perpetual.cli.inspect import polls, units, why
 from celery_perpetual.cli.items import allow, items
 from celery_perpetual.cli.leases import VERBS
 from celery_perpetual.cli.operate import nudge, pause, poll, resume
@@ -19,8 +20,8 @@ from celery_perpetual.cli.routines import routines
 __all__ = ["perpetual"]
 
 for _verb in (
-    allow, check, completions, cursor, items, nudge, pause, poll, polls, preview, resume, routines, stream, units, wait,
-    why, *VERBS,
+    allow, check, completions, cursor, doctor, items, nudge, pause, poll, polls, preview, resume, routines, status,
+    stream, units, wait, why, *VERBS,
 ):  # fmt: skip
     perpetual.add_command(_verb)
 perpetual.add_command(wait_batch, "wait-batch")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, table, verb
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, verb
+from celery_perpetual.cli.tables import table
 from celery_perpetual.tasks.items import UNSET
 
 if TYPE_CHECKING:

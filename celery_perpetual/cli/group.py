@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -26,15 +26,22 @@ def perpetual() -> None:
 def verb(function: Callable[..., Any]) -> click.Command:
     """A verb: it gets the app's ``Perpetual`` first; our errors become one line and exit code 2."""
 
+    @wraps(function)
+    def with_tasks(app: Any, *args: Any, **options: Any) -> Any:
+        return function(perpetual_of(app), *args, **options)
+
+    return bare_verb(with_tasks)
+
+
+def bare_verb(function: Callable[..., Any]) -> click.Command:
+    """A verb that gets the app, whose modules of tasks are not imported yet."""
+
     @click.pass_context
     @handle_preload_options
     @wraps(function)
     def call(ctx: click.Context, *args: Any, **options: Any) -> Any:
-        app = ctx.obj.app
-        app.loader.import_default_modules()
-        app.finalize()
         try:
-            return function(_perpetual_of(app), *args, **options)
+            return function(ctx.obj.app, *args, **options)
         except PerpetualError as error:
             click.echo(f"Error: {error}", err=True)
             sys.exit(USAGE)
@@ -42,7 +49,10 @@ def verb(function: Callable[..., Any]) -> click.Command:
     return click.command(cls=CeleryCommand)(call)
 
 
-def _perpetual_of(app: Any) -> Perpetual:
+def perpetual_of(app: Any) -> Perpetual:
+    """The app's ``Perpetual``, when its modules are imported; one for this command where it is not wired."""
+    app.loader.import_default_modules()
+    app.finalize()
     found: Perpetual | None = getattr(app, "perpetual", None)
     if found is None:
         found = Perpetual(app)
@@ -72,21 +82,6 @@ def show(value: Any) -> None:
     click.echo(json.dumps(value))
 
 
-def _one_line(cell: object) -> str:
-    """The first line of a text, with the mark of a cut where there are more."""
-    first, _, rest = str(cell).strip().partition("\n")
-    return " ".join(first.split()) + (" ..." if rest else "")
-
-
 def counted(count: int, what: str) -> str:
     """A number and its noun, which gets its plural from an s."""
     return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print aligned columns, a row in one line; the last column may be as long as it likes."""
-    lines = [list(heads), *(["" if cell is None else _one_line(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads) - 1)]
-    for line in lines:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        click.echo("  ".join([*cells, line[-1]]).rstrip())

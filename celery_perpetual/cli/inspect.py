@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, table, verb, with_app
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, verb, with_app
+from celery_perpetual.cli.tables import table
 from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.times import format_time
 
@@ -16,28 +16,6 @@ if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
     from celery_perpetual.operations.units import Unit
     from celery_perpetual.polling.outcome import PollOutcome
-
-LOOKED_AT = "settings, tasks, scheduler, store, leader, workers, pauses, polls, parked tasks and keys"
-
-
-@verb
-@as_json
-def check(perpetual: Perpetual, json_: bool) -> None:
-    """Check the set-up, and whether anything stands still now.
-
-    Exit code 0 without findings, 1 with warnings, 2 with errors.
-    """
-    findings = perpetual.check()
-    if json_:
-        show([finding.to_dict() for finding in findings])
-    elif not findings:
-        click.echo(f"no finding; looked at: {LOOKED_AT}")
-    else:
-        for finding in findings:
-            helps = with_app(finding.help)
-            click.echo(f"{finding.level}: {finding.evidence}\n  means: {finding.meaning}\n  helps: {helps}")
-    levels = {finding.level for finding in findings}
-    sys.exit(2 if "error" in levels else 1 if levels else 0)
 
 
 @verb

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, table, verb
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb
+from celery_perpetual.cli.tables import table
 from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:

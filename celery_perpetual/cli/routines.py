@@ -9,8 +9,9 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from celery_perpetual.cli.group import as_json, show, table, verb
+from celery_perpetual.cli.group import as_json, show, verb
 from celery_perpetual.cli.routine_fields import from_lines, from_options, of_routine
+from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.values import a_json, a_time
 from celery_perpetual.errors import (
     AlreadyExists,

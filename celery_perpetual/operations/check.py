@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Iterator
 
 from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
+from celery_perpetual.health import beat_checks, leaks, store_checks
+from celery_perpetual.health.findings import ERROR, SETUP, WARNING, Finding
+from celery_perpetual.health.reading import Reading
 from celery_perpetual.namespace import Namespace
-from celery_perpetual.operations.findings import Finding, error_of, warning_of
 from celery_perpetual.operations.running import what_stands_still
 from celery_perpetual.operations.tenants import tenants_trouble
 from celery_perpetual.seams.table import unknown_seams
-from celery_perpetual.store.commands.leadership import leader_info
-from celery_perpetual.store.connection import Store
-from celery_perpetual.store.health import store_warnings
-from celery_perpetual.store.work_list import entries_put_off
-from celery_perpetual.tasks.discovery import load, unknown_names
-
-#: Seconds by which two clocks may differ.
-MOST_SKEW = 5.0
+from celery_perpetual.tasks.discovery import Discovery, load, unknown_names
 
 
 def check(namespace: Namespace) -> list[Finding]:
@@ -27,83 +22,92 @@ def check(namespace: Namespace) -> list[Finding]:
 
     It raises no :class:`PerpetualError`.
     """
-    findings = [
-        warning_of(f"seam {seam.name!r} is not as known: {evidence}", seam.without, "use versions that were seen")
-        for seam, evidence in unknown_seams()
-    ]
-    app = namespace.app
-    if not namespace.is_wired:
-        evidence, advice = "this app is not wired: Perpetual(app) is missing", "add Perpetual(app), see the README"
-        findings.append(error_of(evidence, "no worker of it announces ends or holds leases", advice))
-    try:
-        discovery = load(app)
-    except PerpetualError as error:
-        findings.append(error_of(str(error), "beat and workers refuse to start", "correct the task"))
-        discovery = None
-    if discovery is not None:
-        meaning = "a task with only one of poll_every and next_batch is an ordinary task"
-        advice = "add the other attribute, or remove this one"
-        findings += [warning_of(text, meaning, advice) for text in discovery.warnings]
-        if not discovery.tasks:
-            findings.append(
-                warning_of("no task has poll_every and next_batch", "there is nothing to poll", "see the README")
-            )
-        elif (other := other_scheduler(app, PerpetualScheduler)) is not None:
-            advice = f"beat_scheduler = {other.wanted!r}"
-            findings.append(warning_of(other.problem, "perpetual tasks are not polled", advice))
-    try:
-        store = namespace.store
-        if discovery is not None:
-            advice = "correct perpetual_disabled"
-            findings += [
-                warning_of(text, "a task that it should name is polled", advice)
-                for text in unknown_names(discovery, namespace.settings.disabled)
-            ]
-            findings += _check_tenants(namespace)
-    except PerpetualError as error:
-        return [*findings, error_of(str(error), "beat and workers refuse to start", "correct the setting")]
-    try:
-        return findings + _check_store(store) + ([] if discovery is None else what_stands_still(namespace, discovery))
-    except PerpetualError as error:
-        meaning, advice = "nothing is polled and no end is recorded", "start the server or correct the URL"
-        return [*findings, error_of(str(error), meaning, advice)]
+    return _examine(namespace, thorough=False)
 
 
-def _check_tenants(namespace: Namespace) -> list[Finding]:
-    """Call each ``tenants`` function."""
-    meaning, advice = "tenants that come or go are not noticed", "correct the function"
-    contracts = load(namespace.app).tasks.values()
-    troubles = {each.name: tenants_trouble(namespace.app, each) for each in contracts}
-    return [error_of(f"task {name}: {trouble}", meaning, advice) for name, trouble in troubles.items() if trouble]
+def doctor(namespace: Namespace) -> list[Finding]:
+    """Check what :func:`check` does, and what takes longer: how fast the store is, how old, how full, and what leaks.
 
-
-def _check_store(store: Store) -> list[Finding]:
-    """Check what the store says.
-
-    Raises:
-        StoreUnavailable: the store did not answer.
+    It raises no :class:`PerpetualError`.
     """
-    skew = store.now() / 1000 - time.time()
-    findings = [warning_of(text, "work in flight may be lost", "change the server's configuration")
-                for text in store_warnings(store)]  # fmt: skip
-    if abs(skew) > MOST_SKEW:
-        evidence = f"the store's clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
-        findings.append(warning_of(evidence, "slots and leases go by the store's clock", "synchronise the clocks"))
-    findings += [warning_of(f"{count} {what}", "they are tried again, ever later", "see the log of the leading beat")
-                 for what, count in _put_off(store).items() if count]  # fmt: skip
-    leading = leader_info(store)
-    if leading is None:
-        findings.append(warning_of("no beat holds the lead", "nothing is polled", "celery -A proj beat"))
-    elif trouble := leading.get("trouble"):
-        meaning = "it polls, but sends no entry of beat_schedule"
-        advice = "correct what is wrong there; another beat would take the lead"
-        findings.append(error_of(f"the leading beat {leading.get('owner')} is in trouble: {trouble}", meaning, advice))
+    return _examine(namespace, thorough=True)
+
+
+def _examine(namespace: Namespace, *, thorough: bool) -> list[Finding]:
+    findings = [*_seams(), *_wiring(namespace)]
+    discovery: Discovery | None = None
+    try:
+        discovery = load(namespace.app)
+        findings += _tasks(namespace, discovery)
+    except PerpetualError as error:
+        findings.append(_setup("wrong_task", ERROR, str(error), "beat and workers refuse to start", "correct the task"))
+    try:
+        reading = Reading(namespace)
+        if discovery is not None:
+            findings += [*_misnamed(namespace, discovery), *_tenants(namespace, discovery)]
+    except PerpetualError as error:
+        advice = "correct the setting"
+        return [*findings, _setup("wrong_setting", ERROR, str(error), "beat and workers refuse to start", advice)]
+    try:
+        findings += _store(reading, thorough=thorough)
+        if discovery is not None:
+            findings += what_stands_still(reading, discovery)
+    except PerpetualError as error:
+        findings.append(store_checks.unreachable(error))
     return findings
 
 
-def _put_off(store: Store) -> dict[str, int]:
-    keys = store.keys
-    return {
-        "batches could not be published": entries_put_off(store, keys.outbox),
-        "messages on_batch_done could not be sent": entries_put_off(store, keys.batches),
-    }
+def _setup(kind: str, level: str, evidence: str, meaning: str, advice: str) -> Finding:
+    return Finding(kind=kind, area=SETUP, level=level, evidence=evidence, meaning=meaning, help=advice)
+
+
+def _seams() -> Iterator[Finding]:
+    for seam, evidence in unknown_seams():
+        seen, advice = (
+            f"seam {seam.name!r} is not as known: {evidence}",
+            "pip install celery, kombu … of a known version",
+        )
+        yield _setup("seam_unknown", WARNING, seen, seam.without, advice)
+
+
+def _wiring(namespace: Namespace) -> Iterator[Finding]:
+    if not namespace.is_wired:
+        evidence, advice = "this app is not wired: Perpetual(app) is missing", "add Perpetual(app), see the README"
+        yield _setup("not_wired", ERROR, evidence, "no worker of it announces ends or holds leases", advice)
+
+
+def _tasks(namespace: Namespace, discovery: Discovery) -> Iterator[Finding]:
+    meaning = "a task with only one of poll_every and next_batch is an ordinary task"
+    for text in discovery.warnings:
+        yield _setup("half_a_task", WARNING, text, meaning, "add the other attribute, or remove this one")
+    if not discovery.tasks:
+        evidence = "no task has poll_every and next_batch"
+        yield _setup("no_task", WARNING, evidence, "there is nothing to poll", "see the README")
+    elif (other := other_scheduler(namespace.app, PerpetualScheduler)) is not None:
+        advice = f"beat_scheduler = {other.wanted!r}"
+        yield _setup("other_scheduler", WARNING, other.problem, "perpetual tasks are not polled", advice)
+
+
+def _misnamed(namespace: Namespace, discovery: Discovery) -> Iterator[Finding]:
+    """Names in ``perpetual_disabled`` that no task has."""
+    for text in unknown_names(discovery, namespace.settings.disabled):
+        yield _setup("wrong_name", WARNING, text, "a task that it should name is polled", "correct perpetual_disabled")
+
+
+def _tenants(namespace: Namespace, discovery: Discovery) -> Iterator[Finding]:
+    """Call each ``tenants`` function."""
+    for contract in discovery.tasks.values():
+        if trouble := tenants_trouble(namespace.app, contract):
+            meaning, advice = "tenants that come or go are not noticed", "correct the function"
+            yield _setup("tenants_failed", ERROR, f"task {contract.name}: {trouble}", meaning, advice)
+
+
+def _store(reading: Reading, *, thorough: bool) -> Iterator[Finding]:
+    for each in (
+        store_checks.refusing, store_checks.memory, store_checks.eviction, store_checks.persistence, store_checks.clock,
+    ):  # fmt: skip
+        yield from each(reading)
+    if thorough:
+        for each in (store_checks.version, store_checks.clients, store_checks.latency, leaks.keys):
+            yield from each(reading)
+    yield from beat_checks.leader(reading)

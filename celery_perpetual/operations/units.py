@@ -49,6 +49,8 @@ class Unit:
     """Item keys that are left out until an operator allows them."""
     pause: Paused | None = None
     """What pauses it, where it is paused: by whom, since when and until when."""
+    poll_every: float | None = None
+    """Seconds between two slots; None for a calendar, and where no leader has registered it yet."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -66,6 +68,7 @@ class Unit:
             "held_back": self.held_back,
             "parked_keys": self.parked_keys,
             "pause": None if self.pause is None else self.pause.to_dict(),
+            "poll_every": self.poll_every,
         }
 
 
@@ -117,6 +120,7 @@ class Units:
                     held_back=held_back,
                     parked_keys=parked_keys,
                     pause=pause if state == "paused" else None,
+                    poll_every=facts.every,
                 )
             )
         return units

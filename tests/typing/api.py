@@ -46,7 +46,7 @@ from celery_perpetual import (
     UnknownTask,
     UnknownUnit,
 )
-from celery_perpetual.operations.findings import Finding
+from celery_perpetual.health.findings import Finding
 from celery_perpetual.operations.units import Unit
 from celery_perpetual.operations.why import Explanation
 from celery_perpetual.pauses import Paused

@@ -27,6 +27,7 @@ LAYERS = (
     ("waiting",),
     ("namespace",),
     ("routines",),
+    ("health",),
     ("beat",),
     ("seams",),
     ("operations",),

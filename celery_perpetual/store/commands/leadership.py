@@ -44,6 +44,39 @@ def leader_info(store: Store) -> dict[str, Any] | None:
     return json.loads(info) if info else None
 
 
+class Lead(NamedTuple):
+    """What the store has of the lead."""
+
+    info: dict[str, Any] | None
+    """The facts that the living leader has stored about itself, None if no beat leads."""
+    since: int | None
+    """When its term began, ms of the store's time; terms are numbered by that, unless one was shorter than that."""
+    last_contact: int | None
+    """The newest mark of any beat, leading or not: about when it was in contact last, ms; None after a day."""
+
+
+def lead(store: Store) -> Lead:
+    """These facts, of one moment."""
+    keys = store.keys
+    with store.errors("leader"):
+        pipe = store.redis.pipeline()
+        pipe.get(keys.leader_info)
+        pipe.get(keys.leader)
+        pipe.zrange(keys.marks, -1, -1, withscores=True)
+        info, value, marks = pipe.execute()
+    term = value.rpartition(b":")[2] if value else b""
+    return Lead(
+        json.loads(info) if info else None, int(term) if term.isdigit() else None, int(marks[0][1]) if marks else None
+    )
+
+
+def newest_mark(store: Store, host: str) -> int | None:
+    """The newest mark of a beat of one machine, ms of the store's time; None where none was in contact for a day."""
+    with store.errors("marks"):
+        marks = store.redis.zrange(store.keys.marks, 0, -1, desc=True, withscores=True)
+    return next((int(at) for owner, at in marks if owner.decode().partition("/")[0] == host), None)
+
+
 def ask_for_lead(store: Store, owner: str, *, ttl_ms: int) -> None:
     """Ask the leader to hand over, unless another beat has asked already."""
     with store.errors("hand-over"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
+
+
+_EVERY = re.compile(r"every (\d+) ms")
 
 
 class UnitFacts(NamedTuple):
@@ -20,9 +24,17 @@ class UnitFacts(NamedTuple):
     backs_off_until: int
     """Milliseconds of the store's time, 0 = it does not."""
     polled_at: int | None
+    spec: str
+    """Its schedule, as the leader has registered it: ``every {ms} ms``, or a calendar; "" = not registered yet."""
     due_at: float | None
     newest_outcome: bytes | None
     """As ``polling/outcome.py`` reads it."""
+
+    @property
+    def every(self) -> float | None:
+        """Seconds between two slots; None for a calendar, and where it is not registered yet."""
+        found = _EVERY.fullmatch(self.spec)
+        return int(found[1]) / 1000 if found else None
 
 
 def unit_names(store: Store) -> set[str]:
@@ -35,6 +47,20 @@ def is_unit(store: Store, name: str) -> bool:
     """Whether the store remembers a unit."""
     with store.errors("units"):
         return store.redis.zscore(store.keys.units, name) is not None
+
+
+def overdue_units(store: Store, before: int, limit: int) -> list[tuple[str, int]]:
+    """Units that were to be polled before then (ms), and when; the longest overdue first."""
+    with store.errors("due units"):
+        found = store.redis.zrangebyscore(store.keys.due, "-inf", before, 0, limit, withscores=True)
+    return [(name.decode(), int(at)) for name, at in found]
+
+
+def units_page(store: Store, cursor: int, count: int) -> tuple[int, list[str]]:
+    """About so many units, and the cursor of the next page; 0 is the first page and the end."""
+    with store.errors("units"):
+        following, found = store.redis.zscan(store.keys.units, cursor, count=count)
+    return int(following), [name.decode() for name, _ in found]
 
 
 def units_last_known_before(store: Store, before: int, skip: int, limit: int) -> list[str]:
@@ -50,16 +76,16 @@ def unit_facts(store: Store, names: Sequence[str]) -> list[UnitFacts]:
     with store.errors("units"):
         pipe = store.redis.pipeline(transaction=False)
         for name in names:
-            pipe.hmget(keys.unit(name), "cursor", "inflight", "attempt", "backoff", "polled")
+            pipe.hmget(keys.unit(name), "cursor", "inflight", "attempt", "backoff", "polled", "spec")
             pipe.zscore(keys.due, name)
             pipe.lindex(keys.polls(name), 0)
         rows = iter(pipe.execute())
     return [
         UnitFacts(
             cursor, int(in_flight or 0), int(attempt or 0), int(backoff or 0),
-            int(polled) if polled else None, due, newest,
+            int(polled) if polled else None, (spec or b"").decode(), due, newest,
         )
-        for (cursor, in_flight, attempt, backoff, polled), due, newest in zip(rows, rows, rows, strict=True)
+        for (cursor, in_flight, attempt, backoff, polled, spec), due, newest in zip(rows, rows, rows, strict=True)
     ]  # fmt: skip
 
 

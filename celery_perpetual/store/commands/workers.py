@@ -50,3 +50,13 @@ def reported_tags(store: Store, worker: str) -> set[str]:
     """Delivery tags that a worker has reported."""
     with store.errors("worker"):
         return {tag.decode() for tag in store.redis.hkeys(store.keys.tags(worker))}
+
+
+def newest_deadline(store: Store, host: str, name: str | None) -> int | None:
+    """The latest deadline of a worker of one machine, or of this name; ms, None where none is known."""
+    latest = None
+    for instance, deadline in worker_deadlines(store).items():
+        hostname = instance.partition("#")[0]
+        if hostname == name if name is not None else hostname.rpartition("@")[2] == host:
+            latest = max(latest or 0, deadline)
+    return latest

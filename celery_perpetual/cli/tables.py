@@ -1,0 +1,83 @@
+"""Tables that fit the terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+
+import click
+
+#: No column is made narrower.
+NARROWEST = 8
+GAP = "  "
+
+
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[object]], *, whole: Sequence[str] = (), spare: Sequence[str] = ()
+) -> None:
+    """Print aligned columns, a row in one line.
+
+    Where the terminal is too narrow, columns are left out or cut. Nothing is where the output goes into a file.
+
+    Args:
+        whole: columns that are never cut, such as ids.
+        spare: columns that may be left out, the most important one first.
+    """
+    for line in lines_of(heads, rows, width_of_terminal(), whole=whole, spare=spare):
+        click.echo(line)
+
+
+def lines_of(
+    heads: Sequence[str], rows: Iterable[Sequence[object]], width: int | None, *, whole: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> list[str]:  # fmt: skip
+    """The lines of a table.
+
+    Args:
+        width: of the terminal, None = no bound.
+    """
+    lines = [list(heads), *(["" if cell is None else one_line(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
+    columns = list(range(len(heads)))
+    if width is not None:
+        for name in reversed(spare):
+            if _total(widths, columns) <= width:
+                break
+            columns.remove(heads.index(name))
+        _narrow(widths, [column for column in columns if heads[column] not in whole], columns, width)
+    return [
+        GAP.join(_cut(line[column], widths[column]).ljust(widths[column]) for column in columns).rstrip()
+        for line in lines
+    ]
+
+
+def width_of_terminal() -> int | None:
+    """Columns of the terminal; None where the output goes elsewhere, unless COLUMNS says how wide that is."""
+    if os.environ.get("COLUMNS", "").isdigit() or sys.stdout.isatty():
+        return shutil.get_terminal_size().columns
+    return None
+
+
+def one_line(cell: object) -> str:
+    """The first line of a text, with the mark of a cut where there are more."""
+    first, _, rest = str(cell).strip().partition("\n")
+    return " ".join(first.split()) + (" ..." if rest else "")
+
+
+def _total(widths: Sequence[int], columns: Sequence[int]) -> int:
+    return sum(widths[column] for column in columns) + len(GAP) * (len(columns) - 1)
+
+
+def _narrow(widths: list[int], may_be_cut: Sequence[int], columns: Sequence[int], width: int) -> None:
+    """Take from the widest column until it fits, or nothing is left to take."""
+    while _total(widths, columns) > width and may_be_cut:
+        widest = max(may_be_cut, key=widths.__getitem__)
+        if widths[widest] <= NARROWEST:
+            return
+        widths[widest] -= 1
+
+
+def _cut(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else f"{cell[: width - 1]}…"

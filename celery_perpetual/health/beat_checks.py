@@ -1,0 +1,52 @@
+"""The beat that leads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_perpetual.health.findings import BEAT, ERROR, WARNING, Finding
+from celery_perpetual.times import to_datetime
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from celery_perpetual.health.reading import Reading
+
+
+def leader(reading: Reading) -> Iterator[Finding]:
+    """No beat leads, or the leader is in trouble."""
+    lead = reading.lead
+    if lead.info is None:
+        seen = lead.last_contact
+        yield Finding(
+            kind="no_leader", area=BEAT, level=WARNING, stops=True, evidence="no beat holds the lead",
+            since=None if seen is None else to_datetime(seen),
+            meaning="nothing is polled: no beat runs, or it runs with another scheduler (-S)",
+            help="celery -A proj beat",
+        )  # fmt: skip
+    elif trouble := lead.info.get("trouble"):
+        yield Finding(
+            kind="leader_in_trouble", area=BEAT, level=ERROR,
+            evidence=f"the leading beat {lead.info.get('owner')} is in trouble: {trouble}",
+            meaning="it polls, but sends no entry of beat_schedule",
+            help="correct what is wrong there; another beat would take the lead",
+            about={"beat": lead.info.get("owner")},
+        )  # fmt: skip
+
+
+def other_code(reading: Reading, digest: str, tasks: int) -> Iterator[Finding]:
+    """The leader knows other perpetual tasks than this process.
+
+    Args:
+        digest: of the tasks of this process.
+        tasks: how many they are.
+    """
+    info = reading.lead.info
+    if info is None or info.get("digest") in (None, digest):
+        return
+    owner, count = info.get("owner"), info.get("units")
+    yield Finding(
+        kind="leader_other_code", area=BEAT, level=ERROR,
+        evidence=f"the leading beat {owner} knows other perpetual tasks ({count}) than this code ({tasks})",
+        meaning="it runs other code, and may not poll new tasks", help="restart that beat", about={"beat": owner},
+    )  # fmt: skip

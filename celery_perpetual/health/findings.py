@@ -1,0 +1,78 @@
+"""What a check finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from celery_perpetual.times import format_time
+
+WARNING, ERROR = "warning", "error"
+
+#: What a finding is about.
+SETUP, STORE, BEAT, UNITS, WORK, WORKERS = "setup", "store", "beat", "units", "work", "workers"
+
+#: Findings of one kind that are named one by one.
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is not as it should be."""
+
+    kind: str
+    """A name for programs, such as ``no_leader``."""
+    area: str
+    """``setup``, ``store``, ``beat``, ``units``, ``work`` or ``workers``."""
+    level: str
+    """``warning`` or ``error``."""
+    evidence: str
+    """What was seen."""
+    meaning: str
+    """What follows from it."""
+    help: str
+    """The command that helps, or what to do."""
+    since: datetime | None = None
+    """Since when it is so, as far as that is known."""
+    stops: bool = False
+    """Nothing is polled, or no state is kept, until it is mended."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """What it is about: ``unit``, ``task``, ``worker``, ``queue`` …"""
+
+    @property
+    def id(self) -> str:
+        """The same for the same trouble of the same thing."""
+        return " ".join([self.kind, *(str(value) for value in self.about.values())])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "kind": self.kind, "area": self.area, "level": self.level, "evidence": self.evidence,
+            "meaning": self.meaning, "help": self.help,
+            "since": None if self.since is None else format_time(self.since), "stops": self.stops,
+            "about": dict(self.about),
+        }  # fmt: skip
+
+
+def named(found: Sequence[Finding], more: str, advice: str) -> list[Finding]:
+    """The first findings of a kind, and one for the rest.
+
+    Args:
+        more: what the rest is, behind its number.
+    """
+    if len(found) <= MOST_NAMED:
+        return list(found)
+    first = found[0]
+    rest = Finding(
+        kind=first.kind, area=first.area, level=first.level, evidence=f"{len(found) - MOST_NAMED} {more}",
+        meaning=first.meaning, help=advice, about={"more": len(found) - MOST_NAMED},
+    )  # fmt: skip
+    return [*found[:MOST_NAMED], rest]
+
+
+def level_of(findings: Iterable[Finding]) -> int:
+    """Exit code of a check: 0 without findings, 1 with warnings, 2 with errors."""
+    levels = {finding.level for finding in findings}
+    return 2 if ERROR in levels else 1 if levels else 0

@@ -1,0 +1,97 @@
+"""What the checks read of the whole: each part when it is asked for, and once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from celery_perpetual.broker.destinations import Destination
+from celery_perpetual.leases.workers import WorkerState
+from celery_perpetual.store.commands.leadership import Lead, lead
+from celery_perpetual.store.commands.leases import parked_tasks
+from celery_perpetual.store.commands.workers import worker_deadlines
+from celery_perpetual.store.health import ServerInfo, server_info
+from celery_perpetual.times import to_datetime
+
+if TYPE_CHECKING:
+    from celery_perpetual.namespace import Namespace
+    from celery_perpetual.pauses import Paused, Scope
+    from celery_perpetual.polling.outcome import PollOutcome
+
+
+class SeenUnit(Protocol):
+    """What the checks want to know of a unit."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def tenant(self) -> str | None: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def poll_every(self) -> float | None: ...
+    @property
+    def next_poll_at(self) -> datetime | None: ...
+    @property
+    def last_poll(self) -> PollOutcome | None: ...
+    @property
+    def attempt(self) -> int: ...
+
+
+class Reading:
+    """The store as it is now. Every property raises StoreUnavailable where the store does not answer."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.namespace = namespace
+        self.store = namespace.store
+        self.settings = namespace.settings
+        self.destinations: dict[tuple[str, int], Mapping[int, Destination]] = {}
+        """Where the items of chunks went, as far as it was asked."""
+
+    @cached_property
+    def now(self) -> int:
+        """The store's time, ms."""
+        return self.store.now()
+
+    @cached_property
+    def skew(self) -> float:
+        """Seconds by which the store's clock is ahead of this machine's."""
+        before = time.time()
+        now = self.store.now()
+        return now / 1000 - (before + time.time()) / 2
+
+    @cached_property
+    def server(self) -> ServerInfo | None:
+        """What the server says of itself, None where it may not be asked."""
+        return server_info(self.store)
+
+    @cached_property
+    def lead(self) -> Lead:
+        """Who leads."""
+        return lead(self.store)
+
+    @cached_property
+    def pauses(self) -> dict[Scope, Paused]:
+        """What is paused."""
+        return self.namespace.pauses.now()
+
+    @cached_property
+    def workers(self) -> list[WorkerState]:
+        """Workers whose deadline has not passed."""
+        return self.namespace.grants.workers.all()
+
+    @cached_property
+    def dead_workers(self) -> dict[str, datetime]:
+        """Workers whose deadline has passed and that no sweep has found yet, and when it did."""
+        deadlines = worker_deadlines(self.store)
+        return {name: to_datetime(at) for name, at in sorted(deadlines.items()) if at <= self.now}
+
+    @cached_property
+    def parked(self) -> list[dict[str, Any]]:
+        """The facts that are stored of every parked task."""
+        return parked_tasks(self.store)

@@ -1,0 +1,194 @@
+"""Units: paused, failing, silent, too slow for their interval."""
+
+from __future__ import annotations
+
+from shlex import quote
+from typing import TYPE_CHECKING
+
+from celery_perpetual.health.findings import ERROR, UNITS, WARNING, Finding, named
+from celery_perpetual.pauses import EVERYTHING
+from celery_perpetual.polling.outcome import EMPTY, ENQUEUED, FAILED, TIMED_OUT
+from celery_perpetual.times import to_datetime, to_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from celery_perpetual.health.reading import Reading, SeenUnit
+    from celery_perpetual.pauses import Paused
+    from celery_perpetual.polling.outcome import PollOutcome
+
+#: Failed polls in a row that make a finding an error, and an alert.
+MANY_FAILURES = 5
+#: Shares of the interval that a poll may take.
+MUCH_OF_INTERVAL, WHOLE_INTERVAL = 0.8, 1.0
+#: A unit is silent when it is overdue by so many intervals, and at least by so many ms.
+SILENT_INTERVALS, SILENT_MS = 3, 30_000
+
+#: Outcomes of polls that have called ``next_batch``.
+EVALUATED = (ENQUEUED, EMPTY, FAILED, TIMED_OUT)
+
+
+def budget_used(outcome: PollOutcome | None, every: float | None) -> float | None:
+    """The share of its interval that the last poll took; None where that says nothing."""
+    if outcome is None or not every or outcome.status not in EVALUATED:
+        return None
+    return (outcome.finished_at - outcome.started_at).total_seconds() / every
+
+
+def command_of(unit: SeenUnit) -> str:
+    """Task and tenant as a command line has them."""
+    return quote(unit.task) if unit.tenant is None else f"{quote(unit.task)} --tenant {quote(unit.tenant)}"
+
+
+def pauses(reading: Reading, units: Sequence[SeenUnit]) -> Iterator[Finding]:
+    """What is paused, by the widest scope."""
+    found = reading.pauses
+    if EVERYTHING in found:
+        yield _paused("everything is paused", found[EVERYTHING], "nothing is polled", "--all", {"scope": "*"})
+        return
+    by_scope: dict[str, tuple[Paused, list[SeenUnit]]] = {}
+    for unit in units:
+        pause = getattr(unit, "pause", None)
+        if pause is not None:
+            by_scope.setdefault(pause.scope.key, (pause, []))[1].append(unit)
+    yield from named(
+        [
+            _paused(
+                f"{held[0].name} is paused" if len(held) == 1 else f"{len(held)} units are paused",
+                pause, "it is not polled" if len(held) == 1 else "they are not polled", _scope_option(pause, held[0]),
+                {"scope": key},
+            )
+            for key, (pause, held) in by_scope.items()
+        ],
+        "more scopes are paused", "celery -A proj perpetual units --state paused",
+    )  # fmt: skip
+
+
+def _paused(what: str, pause: Paused, meaning: str, option: str, about: dict[str, str]) -> Finding:
+    return Finding(
+        kind="paused", area=UNITS, level=WARNING, evidence=f"{what}: {pause.text}", since=pause.at, meaning=meaning,
+        help=f"celery -A proj perpetual resume {option}", about=about,
+    )  # fmt: skip
+
+
+def _scope_option(pause: Paused, unit: SeenUnit) -> str:
+    """The options of ``resume`` that name the scope of a pause."""
+    scope = pause.scope
+    if scope.kind == "unit":
+        is_whole = unit.tenant is not None and scope.name != unit.name
+        return f"--task {quote(unit.task)}" if is_whole else f"--task {command_of(unit)}"
+    return f"--{scope.kind} {quote(scope.name)}"
+
+
+def failing(units: Sequence[SeenUnit]) -> list[Finding]:
+    """Polls that fail, one after the other."""
+    found = [_failing(unit) for unit in units if unit.attempt and unit.state in ("active", "backing_off")]
+    return named(
+        sorted(found, key=lambda each: -each.about["failures"]), "more units are failing",
+        "celery -A proj perpetual units --state backing_off",
+    )  # fmt: skip
+
+
+def _failing(unit: SeenUnit) -> Finding:
+    last = unit.last_poll
+    trouble = "" if last is None else (last.error or last.reason or last.status).partition("\n")[0]
+    return Finding(
+        kind="unit_failing", area=UNITS, level=ERROR if unit.attempt >= MANY_FAILURES else WARNING,
+        evidence=f"{unit.name} is failing: {unit.attempt} polls in a row failed, the last: {trouble}",
+        meaning="it is polled ever less often", since=None if last is None else last.finished_at,
+        help=f"celery -A proj perpetual why {command_of(unit)}", about={"unit": unit.name, "failures": unit.attempt},
+    )  # fmt: skip
+
+
+def silent(reading: Reading, units: Sequence[SeenUnit]) -> list[Finding]:
+    """Units that are long overdue although a beat leads."""
+    if reading.lead.info is None:
+        return []
+    begun, found = reading.lead.since or 0, []
+    for unit in units:
+        if unit.next_poll_at is None or unit.state not in ("active", "backing_off"):
+            continue
+        since = max(to_ms(unit.next_poll_at), begun)
+        if reading.now - since > max(SILENT_MS, SILENT_INTERVALS * 1000 * (unit.poll_every or 0.0)):
+            found.append((since, unit))
+    owner = reading.lead.info.get("owner")
+    return named(
+        [
+            Finding(
+                kind="unit_silent", area=UNITS, level=ERROR, since=to_datetime(since),
+                evidence=f"{unit.name} is silent: it is due, and is not polled",
+                meaning=f"all threads of the leading beat {owner} are taken, or it hangs",
+                help=f"celery -A proj perpetual why {command_of(unit)}", about={"unit": unit.name},
+            )
+            for since, unit in sorted(found, key=lambda each: each[0])
+        ],
+        "more units are silent", "celery -A proj perpetual units",
+    )  # fmt: skip
+
+
+def slow(units: Sequence[SeenUnit]) -> list[Finding]:
+    """Polls that take nearly their whole interval, or more."""
+    found = []
+    for unit in units:
+        used = budget_used(unit.last_poll, unit.poll_every)
+        if used is None or used < MUCH_OF_INTERVAL or unit.state not in ("active", "backing_off"):
+            continue
+        is_over = used >= WHOLE_INTERVAL
+        found.append(
+            Finding(
+                kind="poll_budget", area=UNITS, level=ERROR if is_over else WARNING,
+                evidence=f"{unit.name}: the last poll took {used:.0%} of its interval of {unit.poll_every:g} s",
+                meaning="it cannot be polled so often" if is_over else "it is nearly too slow for its interval",
+                help=f"make next_batch faster, or poll_every longer; celery -A proj perpetual polls {command_of(unit)}",
+                about={"unit": unit.name, "used": round(used, 3)},
+            )
+        )  # fmt: skip
+    return named(found, "more units are slow", "celery -A proj perpetual top --sort budget")
+
+
+def orphaned(units: Sequence[SeenUnit]) -> list[Finding]:
+    """Units that the store remembers and this code does not know."""
+    found = [
+        Finding(
+            kind="unit_orphaned", area=UNITS, level=WARNING,
+            evidence=f"{unit.name} is orphaned: this code has no such task or tenant",
+            meaning="it is not polled, and is forgotten a week after a beat has known it last",
+            help="deploy code that has it, or leave it; celery -A proj perpetual units --state orphaned",
+            about={"unit": unit.name},
+        )
+        for unit in units if unit.state == "orphaned"
+    ]  # fmt: skip
+    return named(found, "more units are orphaned", "celery -A proj perpetual units --state orphaned")
+
+
+def unevaluated(units: Sequence[SeenUnit]) -> list[Finding]:
+    """Units whose ``next_batch`` hangs, or whose preflight has failed."""
+    found = []
+    for unit in units:
+        last = unit.last_poll
+        if last is None or last.gate not in ("hanging", "preflight") or unit.state not in ("active", "backing_off"):
+            continue
+        hangs = last.gate == "hanging"
+        found.append(
+            Finding(
+                kind="poll_hanging" if hangs else "preflight_failed", area=UNITS, level=ERROR,
+                evidence=f"{unit.name}: {last.reason}" + (f" for {last.value:g} s" if hangs and last.value else ""),
+                meaning="it is not polled until next_batch returns" if hangs else "it is not polled until that passes",
+                help=f"celery -A proj perpetual why {command_of(unit)}", about={"unit": unit.name},
+            )
+        )  # fmt: skip
+    return named(found, "more units are not evaluated", "celery -A proj perpetual units")
+
+
+def parked_keys(units: Sequence[SeenUnit]) -> list[Finding]:
+    """Units that leave out keys for good."""
+    found = [
+        Finding(
+            kind="keys_parked", area=UNITS, level=WARNING,
+            evidence=f"{unit.name} is leaving keys out: {count} item keys are parked",
+            meaning="polls leave them out until an operator allows them",
+            help=f"celery -A proj perpetual items {command_of(unit)} --state parked_key", about={"unit": unit.name},
+        )
+        for unit in units if (count := getattr(unit, "parked_keys", 0))
+    ]  # fmt: skip
+    return named(found, "more units leave keys out", "celery -A proj perpetual units")
