@@ -11,11 +11,20 @@ import os
 import signal
 from itertools import count
 
-_point, _, _nth = os.environ.get("PERPETUAL_CRASH_AT", "").partition(":")
-_visits = count(1)
+_point, _nth, _visits = "", 1, count(1)
+
+
+def read_environment() -> None:
+    """Take the point from the environment: at the import, and where a fork gets another environment."""
+    global _point, _nth, _visits
+    _point, _, nth = os.environ.get("PERPETUAL_CRASH_AT", "").partition(":")
+    _nth, _visits = int(nth or 1), count(1)
 
 
 def reach(point: str) -> None:
     """Kill this process if ``point`` is the one that PERPETUAL_CRASH_AT names."""
-    if point == _point and next(_visits) == int(_nth or 1):
+    if point == _point and next(_visits) == _nth:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+read_environment()

@@ -24,6 +24,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from celery_perpetual import faults
+
 #: What a beat, a worker or a command of a project imports in any case.
 IMPORTED = (
     "celery.bin.celery", "celery.apps.beat", "celery.apps.worker", "celery.backends.redis",
@@ -78,6 +80,7 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
+    faults.read_environment()
     added = request["env"]["PYTHONPATH"].split(os.pathsep)
     sys.path[:] = [str(Path.cwd()), *added, *PATH]
 
