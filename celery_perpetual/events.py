@@ -106,14 +106,10 @@ CONTRACT_REFUSED = EventKind(
 BEAT_REFUSED = EventKind("beat.refused", logging.CRITICAL, "beat does not start: %(error)s")
 APP_OTHER = _warning("app.other", "%(warning)s")
 SCHEDULER_OTHER = _warning("scheduler.other", "%(warning)s")
-SCHEDULER_WITHOUT_POLLS = _warning(
-    "scheduler.without_polls", "this beat does not poll %(tasks)s; start it with -S perpetual"
-)
+SCHEDULER_WITHOUT_POLLS = _warning("scheduler.without_polls", "this beat does not poll %(tasks)s; %(advice)s")
 SEAM_UNKNOWN = _warning("seam.unknown", "seam %(seam)s is not as known, so %(without)s: %(evidence)s")
 VERSIONS_UNSEEN = _info("seam.versions_unseen", "this package was not tried with these versions: %(packages)s")
-WIRING_MISSING = _warning(
-    "wiring.missing", "Perpetual(app) is missing: no worker announces how items end; see the README"
-)
+WIRING_MISSING = _warning("wiring.missing", "this app is not wired: %(means)s; add %(advice)s")
 WIRING_WITHOUT_STORE = _info(
     "wiring.without_store", "the ends of tasks that run in this process are not announced: %(error)s"
 )

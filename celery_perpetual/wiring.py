@@ -13,13 +13,15 @@ from celery.concurrency.prefork import TaskPool as PreforkPool
 from celery_perpetual import events
 from celery_perpetual.beat.other_apps import warn_of_other_app
 from celery_perpetual.beat.scheduler import PerpetualScheduler
-from celery_perpetual.beat.scheduler_setting import other_scheduler
+from celery_perpetual.beat.scheduler_setting import other_scheduler, start_instead_of
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.namespace import namespace_of
 from celery_perpetual.polling.in_worker import TASK as POLL_TASK
 from celery_perpetual.seams.table import install_seams, unknown_seams, unseen_versions
+from celery_perpetual.tasks.contract import is_perpetual
 from celery_perpetual.tasks.discovery import discover, unknown_names
-from celery_perpetual.telemetry import emit
+from celery_perpetual.tasks.task import when_bound
+from celery_perpetual.telemetry import emit, some
 from celery_perpetual.worker.signals import connect
 
 if TYPE_CHECKING:
@@ -104,13 +106,44 @@ def _spawns(worker: Any) -> bool:
     return is_prefork and method != "fork"
 
 
+def warn_if_not_wired(_app: Celery) -> None:
+    """Let beat and workers that start in this process say what they do not do for an app that is not wired."""
+    signals.beat_init.connect(_on_beat_init, weak=False, dispatch_uid="celery_perpetual.scheduler")
+    signals.celeryd_after_setup.connect(_on_worker_setup, weak=False, dispatch_uid="celery_perpetual.unwired")
+
+
+when_bound.append(warn_if_not_wired)
+
+
 def _on_beat_init(sender: Any = None, **_: Any) -> None:
-    """Beat may have been given another scheduler on its command line."""
-    if getattr(sender.app, "perpetual", None) is None or isinstance(sender.scheduler, PerpetualScheduler):
+    """Beat runs another scheduler: it may have been given one on its command line, or the app is not wired."""
+    if isinstance(sender.scheduler, PerpetualScheduler):
         return
-    names = ", ".join(discover(sender.app).tasks)
-    if names:
-        emit(events.SCHEDULER_WITHOUT_POLLS, tasks=names)
+    tasks, advice = _perpetual_tasks(sender.app), start_instead_of(type(sender.scheduler))
+    if not tasks:
+        return
+    if _is_wired(sender.app):
+        emit(events.SCHEDULER_WITHOUT_POLLS, tasks=tasks, advice=advice)
+        return
+    is_celerys = type(sender.scheduler).__module__ == Service.__module__
+    wires = "Perpetual(app)" if is_celerys else f"Perpetual(app), and {advice}"
+    emit(events.WIRING_MISSING, means=f"this beat does not poll {tasks}", advice=wires)
+
+
+def _on_worker_setup(instance: Any = None, **_: Any) -> None:
+    """A worker of an app that is not wired runs its perpetual tasks as Celery runs any."""
+    if _is_wired(instance.app) or not (tasks := _perpetual_tasks(instance.app)):
+        return
+    means = f"this worker runs {tasks} without leases, and announces no ends"
+    emit(events.WIRING_MISSING, means=means, advice="Perpetual(app)")
+
+
+def _is_wired(app: Celery) -> bool:
+    return getattr(app, "perpetual", None) is not None
+
+
+def _perpetual_tasks(app: Celery) -> str:
+    return some([name for name, task in sorted(app.tasks.items()) if is_perpetual(task)])
 
 
 def _after_configure(sender: Celery, **_: Any) -> None:

@@ -114,7 +114,7 @@ class Engine:
         app, settings, store = self.namespace.app, self.settings, self.store
         roster = Roster(app, settings)
         if getattr(app, "perpetual", None) is None:
-            emit(events.WIRING_MISSING)
+            emit(events.WIRING_MISSING, means="no worker announces how items end", advice="Perpetual(app)")
         store.wait(settings.store_wait, meanwhile)
         leadership = Leadership(
             store,

@@ -84,8 +84,7 @@ def _tasks(namespace: Namespace, discovery: Discovery) -> Iterator[Finding]:
         evidence = "no task has poll_every and next_batch"
         yield _setup("no_task", WARNING, evidence, "there is nothing to poll", "see the README")
     elif (other := other_scheduler(namespace.app, PerpetualScheduler)) is not None:
-        advice = f"beat_scheduler = {other.wanted!r}"
-        yield _setup("other_scheduler", WARNING, other.problem, "perpetual tasks are not polled", advice)
+        yield _setup("other_scheduler", WARNING, other.problem, "perpetual tasks are not polled", other.cure)
 
 
 def _misnamed(namespace: Namespace, discovery: Discovery) -> Iterator[Finding]:

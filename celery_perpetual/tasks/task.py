@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from celery import Task
+from celery import Celery, Task
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -18,6 +18,9 @@ ROUTINE_HEADER = "perpetual-routine"
 #: Where ``@task.batch`` leaves the function, on the task's own function: a ``@shared_task`` made before its app
 #: has several task objects but only one function.
 BATCH_ATTRIBUTE = "__perpetual_next_batch__"
+
+#: Called with the app when a perpetual task becomes one of its tasks.
+when_bound: list[Callable[[Celery], None]] = []
 
 
 class PerpetualTask(Task):  # type: ignore[type-arg]
@@ -49,6 +52,13 @@ class PerpetualTask(Task):  # type: ignore[type-arg]
     """A function of the result of a task that has succeeded; what it returns are further items of the task's unit."""
     perpetual_options: Any = None
     """A :class:`PerpetualOptions`."""
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
+        """As Celery's; Celery calls it for each task of the app."""
+        for call in when_bound:
+            call(app)
+        super().on_bound(app)
 
     def batch(self, function: F) -> F:
         """Decorate the function that finds this task's work.

@@ -6,7 +6,7 @@ import time
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from celery_perpetual.events import BASE_ROW_REFUSED, TASK_ROWS_AWAY
+from celery_perpetual.events import BASE_ROW_REFUSED, TASK_ROWS_AWAY, WIRING_MISSING
 from tests.support import wait_until
 from tests.support.django_site import DjangoSite
 from tests.support.stream_events import events, leader, statuses
@@ -74,6 +74,25 @@ def test_rows_are_sent_as_django_celery_beat_does(
         row = site.run("fields('often')")
         assert row["runs"] == len(site.sent("often"))
         assert abs(row["last"] - last) < 0.5
+
+
+def test_who_has_rows_and_no_wiring_is_advised_to_keep_them(
+    project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By beat and by `check`, which names the setting too."""
+    settings = {"beat_scheduler": "django_celery_beat.schedulers:DatabaseScheduler"}
+    source = "from celery_perpetual import Item, PerpetualTask\n" + POLLED
+    with DjangoSite(project, monkeypatch, source, perpetual=False, settings=settings) as site:
+        beat = site.proj.beat()
+
+        advice = "Perpetual(app), and start it with -S perpetual_django"
+        means = "this beat does not poll proj.visit"
+        assert beat.wait_for_event(WIRING_MISSING) == {"means": means, "advice": advice}
+        found = site.proj.celery("perpetual", "check")
+        assert found.returncode == 2
+        assert "this app is not wired" in found.stdout
+        ours = "celery_perpetual.beat.perpetual_django:PerpetualDjangoScheduler"
+        assert f"helps: beat_scheduler = {ours!r}\n" in found.stdout
 
 
 def test_a_perpetual_task_has_a_row_that_an_admin_can_change(

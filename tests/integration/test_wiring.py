@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from celery_perpetual.events import SCHEDULER_OTHER, SCHEDULER_WITHOUT_POLLS
+from celery_perpetual.events import SCHEDULER_OTHER, SCHEDULER_WITHOUT_POLLS, WIRING_MISSING
 from tests.support import wait_until
 
 TASK = """
@@ -77,7 +77,8 @@ def test_a_scheduler_of_the_users_own_is_left_alone_and_warned_about(project):
     beat = shop.beat().ready()
     worker = shop.worker(concurrency=1).ready()
 
-    assert beat.wait_for_event(SCHEDULER_WITHOUT_POLLS) == {"tasks": "proj.work"}
+    advice = "start it with -S perpetual"
+    assert beat.wait_for_event(SCHEDULER_WITHOUT_POLLS) == {"tasks": "proj.work", "advice": advice}
     warning = worker.wait_for_event(SCHEDULER_OTHER)["warning"]
     assert warning == (
         "beat_scheduler is 'celery.beat:Scheduler', which does not poll perpetual tasks; "
@@ -86,6 +87,17 @@ def test_a_scheduler_of_the_users_own_is_left_alone_and_warned_about(project):
     check = shop.celery("perpetual", "check")
     assert check.returncode == 1
     assert "which does not poll perpetual tasks" in check.stdout
+
+
+def test_beat_and_worker_of_an_app_that_is_not_wired_say_so(project):
+    """They know of the perpetual task by its class; of an app without one nothing is said."""
+    shop = project(PLAIN_TASK, perpetual=False)
+    beat, worker = shop.beat(), shop.worker(concurrency=1)
+
+    means = "this beat does not poll proj.work"
+    assert beat.wait_for_event(WIRING_MISSING) == {"means": means, "advice": "Perpetual(app)"}
+    means = "this worker runs proj.work without leases, and announces no ends"
+    assert worker.wait_for_event(WIRING_MISSING) == {"means": means, "advice": "Perpetual(app)"}
 
 
 def test_making_perpetual_reads_no_configuration(project):
