@@ -131,5 +131,8 @@ def _line(completion: Completion) -> str:
     runtime = "" if completion.runtime is None else f"  {completion.runtime:.3f} s"
     error = f"  {completion.error['type']}: {completion.error['message']}" if completion.error else ""
     key = "" if completion.key is None else f"  key {completion.key}"
+    shown = [json.dumps(each) for each in completion.arguments or () if each]
+    arguments = f"  arguments {' '.join(shown)}" if shown else ""
     result = "" if completion.result is None else f"  result {json.dumps(completion.result)}"
-    return f"{at}{completion.status}  {completion.task or '-'}  {completion.task_id}{key}{runtime}{error}{result}"
+    what = f"{completion.status}  {completion.task or '-'}  {completion.task_id}"
+    return f"{at}{what}{key}{arguments}{runtime}{error}{result}"

@@ -60,6 +60,9 @@ class Completion:
     tenant: Any = None
     poll_id: str | None = None
     key: str | None = None
+    arguments: list[Any] | None = None
+    """Of an item: the list of its positional and the dict of its keyword arguments, if they are JSON of at most 256
+    characters and the task does not keep them out of listings (``store_args=False``)."""
     meta: dict[str, Any] = field(default_factory=dict)
     """What the task said by ``annotate``."""
     timed_out: bool = False

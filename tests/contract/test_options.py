@@ -345,13 +345,19 @@ def test_option_on_batch_done(shop: Callable[..., Perpetual], raw_redis: redis.R
 
 
 def test_option_store_args(shop: Callable[..., Perpetual], raw_redis: redis.Redis) -> None:
-    """With ``store_args=False`` no dashboard can show the arguments: Celery's headers and events leave them out."""
-    perpetual = shop(lambda: [("s3cret",)], perpetual_options=PerpetualOptions(store_args=False))
+    """With ``store_args=False`` no dashboard can show the arguments: headers, events and completions leave them out."""
+    perpetual = shop(lambda: [("s3cret",), ("s3cret", 2)], perpetual_options=PerpetualOptions(store_args=False))
 
-    perpetual.poll("deliver")
+    ended, parked = perpetual.poll("deliver").task_ids
 
-    (message,) = raw_redis.lrange("celery", 0, -1)
-    assert "s3cret" not in json.dumps(json.loads(message)["headers"])
+    for message in raw_redis.lrange("celery", 0, -1):
+        assert "s3cret" not in json.dumps(json.loads(message)["headers"])
+    finish(perpetual, ended)
+    for _ in range(4):
+        lose(perpetual, parked)
+    assert [perpetual.completion(each).arguments for each in (ended, parked)] == [None, None]
+    assert b"s3cret" not in b"".join(raw_redis.mget(raw_redis.keys("perpetual:completion:*")))
+    assert "s3cret" not in str(raw_redis.xrange("perpetual:events"))
 
 
 @pytest.mark.parametrize("most", [0, 1])

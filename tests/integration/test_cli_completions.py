@@ -7,7 +7,7 @@ import json
 from tests.support import wait_until
 
 SOURCE = """
-@app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [("good",), ("bad",)])
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [Item((how,), key=how) for how in ("good", "bad")])
 def work(how):
     if how == "bad":
         raise ValueError("boom")
@@ -29,6 +29,7 @@ def test_the_exit_code_of_wait_tells_how_the_task_ended(project):
     assert json.loads(waited.stdout)["result"] == {"done": "good"}
     waited = shop.celery("perpetual", "wait", bad, "--timeout", "20")
     assert waited.returncode == 1
+    assert f'failure  proj.work  {bad}  key bad  arguments ["bad"]' in waited.stdout
     assert "ValueError: boom" in waited.stdout
     nobody = good[:-1] + "9"
     assert shop.celery("perpetual", "wait", nobody, "--timeout", "20").returncode == 3
@@ -36,8 +37,11 @@ def test_the_exit_code_of_wait_tells_how_the_task_ended(project):
 
 
 def test_completions_follows_and_filters(project):
-    """One JSON object per line, of the status that was asked for."""
+    """One JSON object per line, of the status that was asked for; one that does not exist is refused at once."""
     shop = project(SOURCE)
+    for option, value, hint in (("--status", "failed", "failure"), ("--task", "proj.wrok", "did you mean proj.work?")):
+        refused = shop.celery("perpetual", "completions", option, value)
+        assert (refused.returncode, hint in refused.stderr) == (2, True), refused.stderr
     follower = shop.process(
         "follow", ["-m", "celery", "-A", "proj", "perpetual", "completions", "--json", "--status", "failure"]
     )
@@ -49,6 +53,7 @@ def test_completions_follows_and_filters(project):
 
     completion = json.loads(lines[0])
     assert (completion["status"], completion["error"]["message"]) == ("failure", "boom")
+    assert (completion["key"], completion["arguments"]) == ("bad", [["bad"], {}])
     wait_until(lambda: shop.redis.llen("celery") == 0, "both have run")
     assert len([line for line in follower.log().splitlines() if line]) == 1
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import datetime, timezone
 
 import pytest
 
-from celery_perpetual import TaskLost
+from celery_perpetual import Item, TaskLost
 from celery_perpetual.errors import ContractError, NotSuccessful
+from tests.support.contract import finish
 from tests.support.held_tasks import STRANGER
 
 
@@ -35,6 +37,28 @@ def test_results_of_up_to_eight_kib_come_along(shop):
     assert [answers[task_id].result for task_id in ids] == ["x" * 8190, None, ["ä", None, 1.5], 0]
     assert shop.app.AsyncResult(ids[1]).result == "x" * 8191
     assert json.loads(shop.redis.get(f"perpetual:completion:{ids[1]}"))["result"] is None
+
+
+def test_short_arguments_of_items_come_along(watched_app):
+    """Whatever JSON can say of them; others, and those of a task that is no item, are null."""
+    one = watched_app()
+    rows = [
+        Item((17,), {"again": False}, key=17), Item((["ä", {"x": [1.5, None]}],), key='%s \\ "quoted"'),
+        Item(("x" * 300,)), Item((float("nan"),)), Item((datetime.now(timezone.utc),)), Item((1,), priority=3),
+        Item((2,), serializer="pickle"), Item(),
+    ]  # fmt: skip
+    ids = one.poll(rows).task_ids
+    for task_id in ids:
+        finish(one.perpetual, task_id)
+    finish(one.perpetual, "my-own-id")
+
+    found = [one.perpetual.completion(task_id).arguments for task_id in (*ids, "my-own-id")]
+
+    some = [[17], {"again": False}], [[["ä", {"x": [1.5, None]}]], {}]
+    assert found == [*some, None, None, None, [[1], {}], None, [[], {}], None]
+    recorded = one.redis.xrange("perpetual:events")
+    ends = [json.loads(entry["data"]) for _, entry in recorded if entry["event"] == "completion"]
+    assert [end["arguments"] for end in ends] == found
 
 
 def test_raise_for_status_raises_on_everything_but_success(shop):

@@ -4,6 +4,7 @@ local at = rfc3339(now)
 local fields = head .. ', "finished_at": "' .. at .. '", "poll_id": ' .. (item and '"' .. poll .. '"' or 'null')
   .. ', "key": ' .. (item and item.key and cjson.encode(item.key) or 'null') .. ', "recoveries": '
   .. (state and state.recoveries or 0) .. ', "tenant": ' .. tenant_json(item and item.unit)
+  .. ', "arguments": ' .. (item and item.arguments or 'null')
 local final = fields .. '}'
 -- The first write of a plain end, so that a stream of a wrong type fails it before anything is written.
 redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'completion', 'data', fields .. ', "at": "' .. at .. '"}')

@@ -13,7 +13,7 @@ local function open_item()
     return nil, true
   end
   local item = {unit = unit, window = tonumber(window), on_done = on_done, key = key_of(record),
-    retries = retries, has_failed = has_failed, low_water = tonumber(low_water)}
+    arguments = head ~= '' and arguments_of(record), retries = retries, has_failed = has_failed, low_water = tonumber(low_water)}
   if each then
     -- What follows this end: what hears of it, the item, how it ended, and its key.
     item.follows = each .. ' ' .. id .. ' ' .. status .. ' ' .. (item.key or '')

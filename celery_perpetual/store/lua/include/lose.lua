@@ -10,11 +10,11 @@ local function add_event(event, fields)
   redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', event, 'data', cjson.encode(fields))
 end
 
--- The item key of a task whose batch is known, or nil. A chunk has 500 records.
-local function item_key_of(id, poll)
+-- The record of an item whose batch is known, or nil. A chunk has 500 records.
+local function record_of(id, poll)
   local index = tonumber(string.sub(id, 29), 16)
   local record = redis.pcall('LINDEX', prefix .. ':i:' .. poll .. ':' .. math.floor(index / 500), index % 500)
-  return type(record) == 'string' and key_of(record) or nil
+  return type(record) == 'string' and record or nil
 end
 
 -- Park a task until an operator acts. A provisional completion wakes its waiters.
@@ -23,7 +23,8 @@ local function park(id, lease, recoveries, reason)
     flag = 'parked', tag = lease.tag, task = lease.task}, now))
   local poll = string.sub(id, 1, 28) .. 'ffffffff'
   local is_item = redis.call('EXISTS', prefix .. ':p:' .. poll) == 1
-  local key = is_item and item_key_of(id, poll)
+  local item = is_item and record_of(id, poll)
+  local key = item and key_of(item)
   local unit = redis.pcall('HGET', prefix .. ':p:' .. poll, 'unit')
   redis.call('HSET', parked, id, cjson.encode({task_id = id, task = lease.task, worker = lease.worker,
     token = tonumber(lease.token), attempt = lease.retries + 1, recoveries = recoveries, started_at = lease.started,
@@ -31,11 +32,12 @@ local function park(id, lease, recoveries, reason)
   redis.call('ZREM', resend, id)
   local record = string.format('{"v": 1, "task_id": %s, "task": %s, "status": "needs_attention", "final": false,'
     .. ' "runtime": null, "worker": %s, "attempt": %d, "error": {"type": "TaskLost", "message": %s}, "meta": {},'
-    .. ' "result": null, "finished_at": "%s", "poll_id": %s, "key": %s, "recoveries": %d, "tenant": %s}',
+    .. ' "result": null, "finished_at": "%s", "poll_id": %s, "key": %s, "recoveries": %d, "tenant": %s,'
+    .. ' "arguments": %s}',
     cjson.encode(id), cjson.encode(lease.task), cjson.encode(string.match(lease.worker, '^[^#]*')), lease.retries + 1,
     cjson.encode(reason), at,
     is_item and cjson.encode(poll) or 'null', key and cjson.encode(key) or 'null', recoveries,
-    tenant_json(type(unit) == 'string' and unit))
+    tenant_json(type(unit) == 'string' and unit), item and arguments_of(item) or 'null')
   local queue = prefix .. ':done:' .. id .. ':queue'
   redis.call('SET', prefix .. ':completion:' .. id, record, 'PX', completion_ttl)
   redis.call('DEL', queue)

@@ -5,3 +5,24 @@ local function key_of(record)
     return string.sub(record, at, at + tonumber(length) - 1)
   end
 end
+
+-- The arguments of an item as JSON of at most 256 characters, '[[...], {...}]', for people; 'null' where they are longer,
+-- kept out of listings, or not in plain JSON.
+local function arguments_of(record)
+  local key, options, at = string.match(record, '^1 (%S+) (%d+)\n()')
+  local from = at + (tonumber(key) or 0)
+  local to = from + tonumber(options)
+  if #record - to >= 256 then
+    return 'null'
+  end
+  local differing = string.sub(record, from, to - 1)
+  if string.find(differing, '"serializer"', 1, true) or string.find(differing, '"reprs"', 1, true) then
+    return 'null'
+  end
+  local body = string.sub(record, to)
+  -- JSON has no such numbers, and a program's own serializer may have taken the name of JSON's.
+  if string.find(body, 'NaN', 1, true) or string.find(body, 'Infinity', 1, true) or not pcall(cjson.decode, body) then
+    return 'null'
+  end
+  return body
+end
