@@ -15,7 +15,7 @@ from celery_perpetual.namespace import Namespace
 from celery_perpetual.waiting.blocking import Waiting
 from celery_perpetual.waiting.hub import Hub
 from celery_perpetual.waiting.lookup import Lookup, pending
-from celery_perpetual.waiting.streams import Event, stream, subscribe
+from celery_perpetual.waiting.streams import Event, Following, stream, subscribe
 
 if TYPE_CHECKING:
     from celery_perpetual.ledger.ids import TaskRef
@@ -129,4 +129,4 @@ class CompletionOperations(Namespace):
             ContractError: group or consumer is no name, start is neither, or idle is no duration.
             StoreUnavailable: the server answered with an error that no outage explains. An outage raises nothing.
         """
-        return stream(self.store, group, consumer, start=start, idle=idle)
+        return stream(self.store, Following(group=group, consumer=consumer, start=start, idle=idle))

@@ -14,14 +14,16 @@ from concurrent.futures import Future
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from celery_perpetual.completions.batches import BatchResult
 from celery_perpetual.completions.completion import Completion
+from celery_perpetual.waiting.aio_streams import iterate
 from celery_perpetual.waiting.hub import CONFIRM_SECONDS, Hub
 from celery_perpetual.waiting.key_wait import ItemKey, KeyWait
 from celery_perpetual.waiting.lookup import Lookup
 from celery_perpetual.waiting.steps import Answer, Found, Listen, Steps
+from celery_perpetual.waiting.streams import IDLE_SECONDS, Event, Following, stream_steps, subscribe_steps
 from celery_perpetual.waiting.waits import BatchWait, Wait
 
 if TYPE_CHECKING:
@@ -148,6 +150,28 @@ class AsyncWaiting:
         async with aclosing(self._found(search.steps())) as found:
             task_id = await anext(found)
         return item.known(task_id, await self.wait(task_id, search.left)) if task_id else item.pending().late()
+
+    def subscribe(self) -> AsyncGenerator[Completion, None]:
+        """Iterate completions as they happen, from the first iteration on and for ever.
+
+        Raises:
+            StoreUnavailable: the connection was lost; :meth:`stream` misses nothing.
+        """
+        return iterate(partial(subscribe_steps, self._lookup.store))
+
+    def stream(
+        self, group: str, consumer: str, start: Literal["new", "all"] = "all", *, idle: float | timedelta = IDLE_SECONDS
+    ) -> AsyncGenerator[Event, None]:
+        """Iterate events at least once, for ever, with a consumer group.
+
+        An event counts as done when the next one is asked for; one that an iteration was cancelled with comes once
+        more. ``new`` starts a new group with what happens from the first iteration on.
+
+        Raises:
+            ContractError: group or consumer is no name, start is neither, or idle is no duration.
+        """
+        following = Following(group=group, consumer=consumer, start=start, idle=idle).checked()
+        return iterate(partial(stream_steps, self._lookup.store, following))
 
     async def _in_thread(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.wrap_future(self._lookup.readers.submit(partial(call, *arguments)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery_perpetual import events
 from celery_perpetual.completions.completion import Completion, from_json
@@ -28,6 +28,9 @@ from celery_perpetual.times import ms
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
+T = TypeVar("T")
+#: What is found, one after the other, and None at times, so that the thread that asks is never held for long.
+Steps = Generator[T | None, None, None]
 
 BLOCK_SECONDS = 1.0
 #: An entry that its consumer has held for this long is taken over: the consumer is dead or stuck.
@@ -58,6 +61,11 @@ def subscribe(store: Store) -> Iterator[Completion]:
     Raises:
         StoreUnavailable: the connection was lost; :func:`stream` misses nothing.
     """
+    return _found(subscribe_steps(store))
+
+
+def subscribe_steps(store: Store) -> Steps[Completion]:
+    """The same, with a None at least every second in which nothing happens."""
     with store.errors("subscribe"):
         pubsub = open_subscription(store)
         pubsub.subscribe(store.keys.ends_channel)
@@ -67,12 +75,13 @@ def subscribe(store: Store) -> Iterator[Completion]:
     return _messages(store, pubsub)
 
 
-def _messages(store: Store, pubsub: Any) -> Iterator[Completion]:
+def _messages(store: Store, pubsub: Any) -> Steps[Completion]:
     try:
         while True:
             with store.errors("subscribe"):
                 message = pubsub.get_message(timeout=BLOCK_SECONDS)
             if message is None:
+                yield None
                 continue
             if message["type"] == "subscribe":  # redis-py has connected anew by itself
                 raise StoreUnavailable(
@@ -84,34 +93,60 @@ def _messages(store: Store, pubsub: Any) -> Iterator[Completion]:
         pubsub.close()
 
 
-def stream(
-    store: Store, group: str, consumer: str, *, start: str = "all", idle: float | timedelta = IDLE_SECONDS
-) -> Iterator[Event]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Following:
+    """Who follows the stream of events, and from where on; see :func:`stream`."""
+
+    group: str
+    consumer: str
+    start: str = "all"
+    idle: float | timedelta = IDLE_SECONDS
+    """Seconds."""
+
+    def checked(self) -> Following:
+        """The same with ``idle`` in seconds.
+
+        Raises:
+            ContractError: group or consumer is no name, start is neither, or idle is no duration.
+        """
+        for name, value in (("group", self.group), ("consumer", self.consumer)):
+            if not isinstance(value, str) or not value:
+                raise ContractError(f"stream: {name} must be a non-empty string, got {value!r}")
+        if self.start not in ("all", "new"):
+            raise ContractError(f"stream: start must be 'all' or 'new', got {self.start!r}")
+        return replace(self, idle=seconds("stream: idle", self.idle, least=0.05, error=ContractError))
+
+
+def stream(store: Store, following: Following) -> Iterator[Event]:
     """Iterate events at least once, for ever.
 
     An event is acknowledged when the next one is asked for, so the loop's body has seen it through. What a consumer
-    has held for ``idle`` seconds without that is taken over.
-
-    Args:
-        start: where a new group begins: ``all`` with the oldest event that the stream still has, ``new`` with what
-            happens from this call on. A group that exists goes on where it is.
+    has held for ``idle`` seconds without that is taken over. A new group starts with ``all`` that the stream still has,
+    or with what happens from this call on (``new``); a group that exists goes on where it is.
 
     Raises:
         ContractError: group or consumer is no name, start is neither, or idle is no duration.
     """
-    for name, value in (("group", group), ("consumer", consumer)):
-        if not isinstance(value, str) or not value:
-            raise ContractError(f"stream: {name} must be a non-empty string, got {value!r}")
-    if start not in ("all", "new"):
-        raise ContractError(f"stream: start must be 'all' or 'new', got {start!r}")
-    checked = seconds("stream: idle", idle, least=0.05, error=ContractError)
-    if start == "new":
+    return _found(stream_steps(store, following.checked()))
+
+
+def stream_steps(store: Store, following: Following) -> Steps[Event]:
+    """The same, with a None at least every second in which nothing happens."""
+    if following.start == "new":
         with suppress(StoreUnavailable):  # then it begins with what the store has when it is back
-            create_group(store, group, "$")
-    return _stream(store, group, consumer, checked)
+            create_group(store, following.group, "$")
+    return _stream(store, following.group, following.consumer, float(following.idle))  # type: ignore[arg-type]  # checked
 
 
-def _stream(store: Store, group: str, consumer: str, idle: float) -> Iterator[Event]:
+def _found(steps: Steps[T]) -> Iterator[T]:
+    """What the steps find, without the steps that find nothing."""
+    with closing(steps):
+        for found in steps:
+            if found is not None:
+                yield found
+
+
+def _stream(store: Store, group: str, consumer: str, idle: float) -> Steps[Event]:
     mine = True  # what this consumer was given in an earlier life, and did not see through, comes first
     down = False
     while True:
@@ -120,6 +155,8 @@ def _stream(store: Store, group: str, consumer: str, idle: float) -> Iterator[Ev
             down = False
             fresh_until = time.monotonic() + idle / 2
             mine = mine and bool(entries)
+            if not entries:
+                yield None
             for entry in entries:
                 if time.monotonic() > fresh_until:  # others may be about to take over the rest
                     mine = True
@@ -133,6 +170,7 @@ def _stream(store: Store, group: str, consumer: str, idle: float) -> Iterator[Ev
             if not down:
                 emit(events.STORE_UNREACHABLE, part="the stream of events", error=error)
             mine = down = True
+            yield None
             time.sleep(PAUSE_SECONDS)
 
 
