@@ -114,6 +114,10 @@ WIRING_WITHOUT_STORE = _info(
     "wiring.without_store", "the ends of tasks that run in this process are not announced: %(error)s"
 )
 
+QUEUE_UNKNOWN = _warning(
+    "queue.unknown", "no pause of a queue stops the polls of %(task)s, as a router of the app failed: %(error)s"
+)
+
 # Leadership and beat.
 LEADER_ELECTED = _info("leader.elected", "this beat leads, term %(term)s")
 LEADER_STANDBY = _info("leader.standby", "another beat leads, this beat stands by")

@@ -18,8 +18,8 @@ from celery_perpetual.times import format_time, parse_time, to_ms
 RECEIPT_TTL_MS = 60_000
 
 
-#: What the key of a tenant's scope begins with; the name of a unit never does.
-TENANT = "tenant:"
+#: What the keys of other scopes begin with; the name of a unit never does.
+TENANT, QUEUE = "tenant:", "queue:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +27,25 @@ class Scope:
     """What a pause stops."""
 
     kind: str
-    """``everything``, ``tenant`` (of all tasks), or ``unit``: of a task with tenants also all units together."""
+    """``everything``, ``queue``, ``tenant`` (of all tasks), or ``unit``: of a task with tenants also all together."""
     name: str = ""
 
     @property
     def key(self) -> str:
-        """As the store and programs name it: ``*``, ``tenant:{name}``, the name of a unit or of a task's units."""
+        """As stored: ``*``, ``queue:{name}``, ``tenant:{name}``, or the name of a unit or of a task's units."""
         if self.kind == "everything":
             return "*"
-        return f"{TENANT}{self.name}" if self.kind == "tenant" else self.name
+        return {"tenant": TENANT, "queue": QUEUE}.get(self.kind, "") + self.name
 
     @classmethod
     def of(cls, key: str) -> Scope:
         """The scope of a key; the inverse of :attr:`key`."""
         if key == "*":
             return EVERYTHING
-        return cls("tenant", key.removeprefix(TENANT)) if key.startswith(TENANT) else cls("unit", key)
+        for prefix, kind in ((TENANT, "tenant"), (QUEUE, "queue")):
+            if key.startswith(prefix):
+                return cls(kind, key.removeprefix(prefix))
+        return cls("unit", key)
 
     @property
     def about(self) -> dict[str, str]:
@@ -53,12 +56,18 @@ class Scope:
 EVERYTHING = Scope("everything")
 
 
-def scopes_of(unit: str) -> tuple[Scope, ...]:
-    """Every scope whose pause stops the polls of a unit, the widest first."""
+def scopes_of(unit: str, queue: str = "") -> tuple[Scope, ...]:
+    """Every scope whose pause stops the polls of a unit, the widest first.
+
+    Args:
+        unit: its name.
+        queue: of its task; "" where it is not known, and where no queue is paused.
+    """
     task, tenant = parse_unit_name(unit)
+    wide = (EVERYTHING, Scope("queue", queue)) if queue else (EVERYTHING,)
     if tenant is None:
-        return (EVERYTHING, Scope("unit", unit))
-    return (EVERYTHING, Scope("tenant", tenant), Scope("unit", unit_name(task)), Scope("unit", unit))
+        return (*wide, Scope("unit", unit))
+    return (*wide, Scope("tenant", tenant), Scope("unit", unit_name(task)), Scope("unit", unit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_perpetual import events
+from celery_perpetual.broker.depth import known_queue
 from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.contract import TaskContract
@@ -147,7 +148,9 @@ class Roster:
         self.code: Mapping[str, TaskContract] = discovery.tasks
         """The perpetual tasks as their code has them, by name."""
         tasks = {
-            name: replace(each, cadence=self._cadences_in_use.get(name, each.cadence))
+            name: replace(
+                each, cadence=self._cadences_in_use.get(name, each.cadence), queue=known_queue(self._app, each.task)
+            )
             for name, each in discovery.tasks.items()
         }
         self.discovery = replace(discovery, tasks=tasks)

@@ -1,8 +1,11 @@
-"""How many messages wait in the queue of a task."""
+"""The queue of a task, and how many messages wait in it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+
+from celery_perpetual import events
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -15,6 +18,15 @@ def queue_of(app: Celery, task: Any) -> str:
     route: Any = app.amqp.router.route(task._get_exec_options(), task.name)  # noqa: SLF001  # where its messages go
     queue = route.get("queue")
     return str(getattr(queue, "name", queue) or app.conf.task_default_queue)
+
+
+def known_queue(app: Celery, task: Any) -> str:
+    """As :func:`queue_of`; "" where a router raises an error, which is reported."""
+    try:
+        return queue_of(app, task)
+    except Exception as error:
+        emit(events.QUEUE_UNKNOWN, task=task.name, error=error)
+        return ""
 
 
 def depth_of(app: Celery, queue: str) -> int:

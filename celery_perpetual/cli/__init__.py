@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from celery_perpetual.cli.completions import completions, stream, wait, wait_batch
 from celery_perpetual.cli.cursors import cursor, preview
+from celery_perpetual.cli.draining import drain
 from celery_perpetual.cli.group import perpetual
 from celery_perpetual.cli.health import check, doctor, status
 from celery_perpetual.cli.inspect import polls, units, why
@@ -20,8 +21,8 @@ from celery_perpetual.cli.routines import routines
 __all__ = ["perpetual"]
 
 for _verb in (
-    allow, check, completions, cursor, doctor, items, nudge, pause, poll, polls, preview, resume, routines, status,
-    stream, units, wait, why, *VERBS,
+    allow, check, completions, cursor, doctor, drain, items, nudge, pause, poll, polls, preview, resume, routines,
+    status, stream, units, wait, why, *VERBS,
 ):  # fmt: skip
     perpetual.add_command(_verb)
 perpetual.add_command(wait_batch, "wait-batch")

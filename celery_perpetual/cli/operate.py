@@ -23,7 +23,7 @@ def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--all", "everything", is_flag=True, help="Every perpetual task, and every routine."),
         click.option("--routine", help="Id of a routine."),
-        click.option("--queue", hidden=True, help="A queue (not available yet)."),
+        click.option("--queue", help="Every task that the app's routes send to this queue."),
         click.option("--tenant", help="Tenant of the task, or of every task."),
         click.option("--task", help="One perpetual task."),
     ):
@@ -34,14 +34,17 @@ def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
 def _one_scope(everything: bool, **scopes: str | None) -> None:
     named = [name for name in ("task", "tenant", "queue", "routine") if scopes[name] is not None]
     if everything == bool(named):
-        raise click.UsageError("nothing to act on was given; add --task NAME, --tenant NAME, --routine ID, or --all")
+        raise click.UsageError(
+            "nothing to act on was given; add --task NAME, --tenant NAME, --queue NAME, --routine ID, or --all"
+        )
 
 
-def _shown(task: str | None, tenant: str | None, routine: str | None) -> str:
+def _shown(task: str | None, tenant: str | None, queue: str | None, routine: str | None) -> str:
     """The scope in an answer."""
     named = [
         f"task {task}" if task and tenant else task,
         f"tenant {tenant}" if tenant else None,
+        f"queue {queue}" if queue else None,
         f"routine {routine}" if routine else None,
     ]
     return ", ".join(each for each in named if each) or "everything"
@@ -101,13 +104,13 @@ def pause(
     until: datetime | None,
     json_: bool,
 ) -> None:
-    """Stop polling a task, a tenant, or everything, or running a routine; what is enqueued runs."""
+    """Stop polling a task, a tenant, a queue, or everything, or running a routine; what is enqueued runs."""
     _one_scope(everything, task=task, tenant=tenant, queue=queue, routine=routine)
     paused = perpetual.pause(task, tenant, queue, routine, everything, reason=reason, until=until)
     if json_:
         show(paused.to_dict())
     else:
-        click.echo(f"paused {_shown(task, tenant, routine)}: {paused.text}")
+        click.echo(f"paused {_shown(task, tenant, queue, routine)}: {paused.text}")
 
 
 @verb
@@ -137,6 +140,6 @@ def resume(
     if json_:
         show({"resumed": resumed})
     else:
-        shown = _shown(task, tenant, routine)
+        shown = _shown(task, tenant, queue, routine)
         click.echo(f"resumed {shown}" if resumed else f"{shown} was not paused")
     sys.exit(0 if resumed else 1)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import getpass
 import socket
-from datetime import datetime, timezone
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
+from celery_perpetual.broker.depth import known_queue
 from celery_perpetual.errors import ContractError
 from celery_perpetual.namespace import Namespace
+from celery_perpetual.operations.draining import DrainReport, wait_until_drained
 from celery_perpetual.operations.lookup import find, find_contract
 from celery_perpetual.operations.tenants import known_units
 from celery_perpetual.pauses import EVERYTHING, Paused, Scope, scopes_of
 from celery_perpetual.routines.record import PAUSED
 from celery_perpetual.routines.routines import Routines
+from celery_perpetual.settings import seconds
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.names import unit_name
 from celery_perpetual.tasks.tenants import tenant_of
@@ -34,22 +38,23 @@ class PauseOperations(Namespace):
         reason: str = "",
         until: datetime | None = None,
     ) -> Paused:
-        """Stop polling a task, a tenant, or everything, or stop running a routine. Durable; pausing again replaces it.
+        """Stop polling a task, a tenant, a queue, or everything, or stop running a routine.
 
-        What is enqueued runs on.
+        Durable; pausing again replaces it. What is enqueued runs on, a batch that is in the ledger is published to its
+        end, and ends are announced.
 
         Args:
             task: a perpetual task; without a tenant all of its units.
             tenant: a tenant of the task; without a task that tenant of every task, whether or not one has it now.
+            queue: every task that the app's routes send there; items that name another queue themselves do not count.
             routine: id of a routine; its pause is a state of its own, without reason and end.
-            everything: every perpetual task and routine; without it a task, a tenant or a routine must be named.
+            everything: every perpetual task and routine; without it one of the others must be named.
             reason: shown wherever the pause is.
             until: an aware datetime at which it ends by itself.
 
         Raises:
             UnknownTask, UnknownUnit: there is no such unit.
-            ContractError: not exactly one scope is named, one is not available yet, or ``until`` is over or has no time
-                zone.
+            ContractError: not exactly one scope is named, or ``until`` is over or has no time zone.
             StoreUnavailable: the store did not answer.
         """
         scope = self._scope("pause", task, tenant, queue, routine, everything)
@@ -83,16 +88,16 @@ class PauseOperations(Namespace):
         *,
         from_: Literal["now", "kept"] = "now",
     ) -> bool:
-        """End the pause of a task, of a tenant, or of everything; False if just that scope was not paused.
+        """End the pause of a task, a tenant, a queue, or everything; False if just that scope was not paused.
 
         Args:
-            task, tenant: as they were given to :meth:`pause`; what is paused by another scope besides stays paused.
+            task, tenant, queue: as they were given to :meth:`pause`; what another scope pauses too stays paused.
             everything: end the pause of everything; tasks that are paused by themselves stay so.
             from_: ``now`` polls at once, ``kept`` at the next slot of the grid.
 
         Raises:
             UnknownTask, UnknownUnit: there is no such unit.
-            ContractError: not exactly one scope is named, one is not available yet, or ``from_`` is neither.
+            ContractError: not exactly one scope is named, or ``from_`` is neither.
             StoreUnavailable: the store did not answer.
         """
         if from_ not in ("now", "kept"):
@@ -104,20 +109,47 @@ class PauseOperations(Namespace):
             return was_paused
         return self.pauses.resume(scope, datetime.now(timezone.utc), self._units_in(scope) if from_ == "now" else [])
 
+    def drain(
+        self,
+        timeout: float | timedelta,
+        *,
+        reason: str = "drain",
+        progress: Callable[[DrainReport], object] | None = None,
+    ) -> DrainReport:
+        """Pause everything, and wait until no item is in flight.
+
+        Everything stays paused, also after the time is over: the workers may be stopped then, and :meth:`resume` with
+        ``everything=True`` ends it. A pause of everything that there is already keeps its reason and its end. Parked
+        items are not waited for. Calling it again goes on waiting.
+
+        Args:
+            timeout: seconds, or a ``timedelta``; 0 counts once.
+            reason: of the pause.
+            progress: called twice a second with a report of how far it is.
+
+        Raises:
+            ContractError: the timeout is negative or no duration.
+            StoreUnavailable: the store did not answer; what has been paused by then stays so.
+        """
+        longest = seconds("drain: timeout", timeout, error=ContractError)
+        pause = self.pauses.now().get(EVERYTHING) or self.pause(everything=True, reason=reason)
+        return wait_until_drained(self.store, pause, longest, progress or (lambda _: None))
+
     def _scope(
         self, verb: str, task: Any, tenant: Any, queue: str | None, routine: str | None, everything: bool
     ) -> Scope:
-        if queue is not None:
-            raise ContractError(f"{verb} of queue {queue!r} is not available yet; give a task, or everything=True")
-        if routine is not None and task is None and tenant is None and not everything:
-            return Scope("routine", routine)
-        if routine is not None or everything == (task is not None or tenant is not None):
+        named = [task is not None or tenant is not None, queue is not None, routine is not None, everything]
+        if sum(named) != 1 or queue == "":
             raise ContractError(
-                f"{verb}: name a task, a tenant or both, or a routine, or say everything=True, got task {task!r}, "
-                f"tenant {tenant!r}, routine {routine!r} and {everything=}"
+                f"{verb}: name a task, a tenant or both, or a queue, or a routine, or say everything=True, got "
+                f"{task=}, {tenant=}, {queue=}, {routine=} and {everything=}"
             )
         if everything:
             return EVERYTHING
+        if queue is not None:
+            return Scope("queue", queue)
+        if routine is not None:
+            return Scope("routine", routine)
         if task is None:
             return Scope("tenant", tenant_of(tenant)[0])
         contract = find_contract(self.app, task)
@@ -127,6 +159,8 @@ class PauseOperations(Namespace):
 
     def _units_in(self, scope: Scope) -> list[str]:
         """Names of the units that the end of a pause lets go on."""
-        contracts = load(self.app).tasks.values()
-        units = [unit.name for contract in contracts for unit in known_units(self.app, contract)]
-        return [unit for unit in units if scope in scopes_of(unit)]
+        found = []
+        for contract in load(self.app).tasks.values():
+            queue = known_queue(self.app, contract.task) if scope.kind == "queue" else ""
+            found += [unit.name for unit in known_units(self.app, contract) if scope in scopes_of(unit.name, queue)]
+        return found

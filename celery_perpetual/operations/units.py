@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual.broker.depth import known_queue
 from celery_perpetual.operations.tenants import known_units
 from celery_perpetual.pauses import Paused, Pauses, scopes_of
 from celery_perpetual.polling.outcome import PollOutcome, from_entry
@@ -100,9 +101,13 @@ class Units:
         stored = unit_facts(self._store, names)
         pauses, now = self._pauses.now(), self._store.now()
         counts, units = held_counts(self._store, names, now), []
+        tasks = {unit.contract.name: unit.contract.task for unit in known.values()}
+        some_queue = any(scope.kind == "queue" for scope in pauses)
+        queues = {name: known_queue(self._app, task) for name, task in tasks.items()} if some_queue else {}
         for name, facts, (held_back, parked_keys) in zip(names, stored, counts, strict=True):
             newest, due = facts.newest_outcome, facts.due_at
-            pause = next((pauses[scope] for scope in scopes_of(name) if scope in pauses), None)
+            scopes = scopes_of(name, queues.get(parse_unit_name(name)[0], ""))
+            pause = next((pauses[scope] for scope in scopes if scope in pauses), None)
             state, reason = self._state(known.get(name), pause, facts.backs_off_until > now, newest)
             task, tenant = parse_unit_name(name)
             units.append(

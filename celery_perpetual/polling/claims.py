@@ -218,7 +218,7 @@ def _row(wanted: _Wanted) -> str:
     following = wanted.following or "-"
     times = f"{wanted.slot} {following} {wanted.anchor} {valid}"
     facts = f"{wanted.poll_id} {times} {runs_in_worker} {history} {wanted.unit.name}"
-    return "\n".join([facts, *(scope.key for scope in scopes_of(wanted.unit.name))])
+    return "\n".join([facts, *(scope.key for scope in scopes_of(wanted.unit.name, contract.queue))])
 
 
 def _read_claim(wanted: _Wanted, now: int, facts: bytes) -> Claim | Refusal:

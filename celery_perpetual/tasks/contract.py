@@ -58,6 +58,8 @@ class TaskContract:
     """The function that it has instead; it runs code of the user's."""
     preflight: Preflight | None = None
     """What must pass before a unit of the task is polled."""
+    queue: str = ""
+    """Queue to which the app's routes send the task, where a process has asked for it; "" is not known."""
 
     @property
     def has_tenants(self) -> bool:

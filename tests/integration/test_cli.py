@@ -72,9 +72,6 @@ def test_pause_and_resume_take_one_scope(shop):
     assert run(shop, "resume", "--task", "proj.good")[0] == 1
     assert run(shop, "pause")[0] == 2
     assert run(shop, "pause", "--task", "proj.good", "--until", "tomorrow")[0] == 2
-    code, _, err = run(shop, "pause", "--queue", "celery")
-    assert code == 2
-    assert "not available yet" in err
 
 
 def test_tables_for_people_name_state_and_reason(shop):

@@ -111,6 +111,21 @@ def open_batches_of(store: Store, unit: str) -> Iterator[tuple[str, int]]:
             return
 
 
+def items_in_flight(store: Store) -> int:
+    """How many items of the ledger have not ended, those of routines among them."""
+    skip = total = 0
+    while True:
+        with store.errors("batches"):
+            ids = store.redis.zrange(store.keys.open, skip, skip + CHUNK - 1)
+            pipe = store.redis.pipeline(transaction=False)
+            for poll_id in ids:
+                pipe.hget(store.keys.poll(poll_id.decode()), "left")
+            total += sum(int(left or 0) for left in pipe.execute())
+        skip += CHUNK
+        if len(ids) < CHUNK:
+            return total
+
+
 def remove_entry(store: Store, waiting: str, entry: str) -> None:
     """Take an entry off a list of waiting things, a sorted set."""
     with store.errors("waiting"):

@@ -113,6 +113,12 @@ def states_of(store: Store, ids: Sequence[str]) -> list[StateText | None]:
     return [StateText.read(text) if text else None for text in texts]
 
 
+def parked_ids(store: Store) -> list[str]:
+    """Ids of the tasks that wait for an operator."""
+    with store.errors("parked"):
+        return [task_id.decode() for task_id in store.redis.hkeys(store.keys.parked)]
+
+
 def copy_of(store: Store, task_id: str) -> bytes | None:
     """The copy of a task's message, where the ledger does not have it."""
     with store.errors("copy"):

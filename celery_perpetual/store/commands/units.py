@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from celery_perpetual.store.chunks import chunks
+
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
@@ -87,6 +89,18 @@ def unit_facts(store: Store, names: Sequence[str]) -> list[UnitFacts]:
         )
         for (cursor, in_flight, attempt, backoff, polled, spec), due, newest in zip(rows, rows, rows, strict=True)
     ]  # fmt: skip
+
+
+def open_claims(store: Store, now: int) -> set[str]:
+    """Ids of the polls that are under way: their claims are open, and are valid at this time (ms)."""
+    names, found = sorted(unit_names(store)), set[str]()
+    with store.errors("units"):
+        for part in chunks(names):
+            pipe = store.redis.pipeline(transaction=False)
+            for name in part:
+                pipe.hmget(store.keys.unit(name), "claim", "claim_until")
+            found |= {claim.decode() for claim, until in pipe.execute() if claim and int(float(until or 0)) > now}
+    return found
 
 
 def stored_outcomes(store: Store, unit: str, limit: int) -> list[bytes]:

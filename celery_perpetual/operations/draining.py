@@ -1,0 +1,101 @@
+"""Drain: no new work, and a wait until what is in flight has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.pauses import Paused
+from celery_perpetual.store.commands.batches import items_in_flight
+from celery_perpetual.store.commands.leases import parked_ids
+from celery_perpetual.store.commands.records import are_open
+from celery_perpetual.store.commands.units import open_claims
+from celery_perpetual.times import format_time, to_datetime
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
+
+#: Seconds between two counts.
+PAUSE = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainReport:
+    """How far a drain has come."""
+
+    started_at: datetime
+    """The store's time, as all times here."""
+    at: datetime
+    """When this was counted."""
+    pause: Paused
+    """The pause of everything, which stays until it is resumed."""
+    remaining: int
+    """Items in flight that have not ended and are not parked."""
+    polls: int
+    """Polls that were under way when the pause began and have not ended; each may still enqueue a batch."""
+    parked: int
+    """Items that wait for an operator; a drain does not wait for them."""
+
+    @property
+    def completed(self) -> bool:
+        """Whether no item and no poll is left."""
+        return not (self.remaining or self.polls)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether something is left; in a report that :func:`drain` returns, the time is over then."""
+        return not self.completed
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "started_at": format_time(self.started_at), "at": format_time(self.at), "completed": self.completed,
+            "timed_out": self.timed_out, "remaining": self.remaining, "polls": self.polls, "parked": self.parked,
+            "pause": self.pause.to_dict(),
+        }  # fmt: skip
+
+
+def wait_until_drained(
+    store: Store, pause: Paused, timeout: float, progress: Callable[[DrainReport], object]
+) -> DrainReport:
+    """Count until nothing is in flight or the time is over; at least once.
+
+    Everything is paused already: polls that begin later are by hand, and nothing is waited for on their account but
+    the items that they enqueue.
+
+    Args:
+        store: the namespace.
+        pause: that of everything.
+        timeout: seconds.
+        progress: called with each count.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    deadline, started_at = time.monotonic() + timeout, store.now()
+    polls = open_claims(store, started_at)
+    while True:
+        now = store.now()
+        if polls:
+            polls &= open_claims(store, now)
+        # In this order: a poll that ends between the two counts has its items in the second one.
+        in_flight, parked = items_in_flight(store), _parked_items(store)
+        report = DrainReport(
+            started_at=to_datetime(started_at), at=to_datetime(now), pause=pause, polls=len(polls),
+            remaining=max(0, in_flight - parked), parked=parked,
+        )  # fmt: skip
+        progress(report)
+        left = deadline - time.monotonic()
+        if report.completed or left <= 0:
+            return report
+        time.sleep(min(PAUSE, left))
+
+
+def _parked_items(store: Store) -> int:
+    """How many of the parked tasks are items that have not ended."""
+    found = [where.place for task_id in parked_ids(store) if (where := item_address(task_id)) is not None]
+    return sum(are_open(store, found)) if found else 0
