@@ -121,7 +121,7 @@ QUEUE_UNKNOWN = _warning(
 # Leadership and beat.
 LEADER_ELECTED = _info("leader.elected", "this beat leads, term %(term)s")
 LEADER_STANDBY = _info("leader.standby", "another beat leads, this beat stands by")
-LEADER_LOST = _warning("leader.lost", "this beat has lost the lead")
+LEADER_LOST = _warning("leader.lost", "this beat has lost the lead: %(reason)s")
 LEADER_RESIGNED = _info("leader.resigned", "this beat gave up the lead: %(reason)s")
 LEADER_STEPPED_DOWN = _warning("leader.stepped_down", "this beat gave up the lead for others to take: %(reason)s")
 LEADER_RESIGN_FAILED = _warning(

@@ -68,8 +68,9 @@ class Clock(threading.Thread):
         """What goes wrong with one source does not hold up the others."""
         try:
             return self._turn_of(source)
-        except NotLeading:
-            self._leadership.lost()
+        except NotLeading as error:
+            if error.refused is not None:
+                self._leadership.lost(error.refused)
             return STANDBY_PAUSE
         except StoreUnavailable as error:
             emit(events.STORE_UNREACHABLE, part="the clock", error=error)

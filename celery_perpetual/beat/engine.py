@@ -22,6 +22,7 @@ from celery_perpetual.beat.store_identity import StoreIdentity
 from celery_perpetual.beat.tenants import TenantLists
 from celery_perpetual.leases.workers import app_name
 from celery_perpetual.namespace import Namespace
+from celery_perpetual.polling.claims import NotLeading
 from celery_perpetual.polling.end import given_up
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import PollThreads
@@ -80,10 +81,10 @@ class Engine:
         """``owner:term`` of this beat while it may act as leader; it names one period of leadership."""
         return None if self._leadership is None else self._leadership.value
 
-    def lead_is_lost(self) -> None:
-        """Another beat leads, as the store has answered."""
-        if self._leadership is not None:
-            self._leadership.lost()
+    def lead_is_lost(self, error: NotLeading) -> None:
+        """The base scheduler was stopped by this error."""
+        if self._leadership is not None and error.refused is not None:
+            self._leadership.lost(error.refused)
 
     @property
     def fatal_reason(self) -> str:
@@ -147,8 +148,6 @@ class Engine:
         leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
         for thread in self._threads:
             thread.start()
-        if not leadership.leads:
-            emit(events.LEADER_STANDBY)
 
     def stop(self) -> None:
         """Claim nothing more and release the lead; returns within seconds.

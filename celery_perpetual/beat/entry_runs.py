@@ -69,7 +69,7 @@ class EntryRuns:
             emit(events.STORE_UNREACHABLE, part="the base scheduler", error=error)
             return False
         if not leads:
-            raise NotLeading
+            raise NotLeading(leader)
         return True
 
     def add(self, runs: dict[str, EntryRun]) -> None:

@@ -15,6 +15,9 @@ the claim. The entries of the base scheduler are Celery's own and have no such f
 costs at most the TTL and one tick. A standby that knows more units than the leader (a rolling deploy) asks for the
 lead, once in its life; the leader resigns at its next renewal, and for one TTL only that standby may take the lead.
 
+*One thread.* All changes of the lead happen on the thread of this module, which reports each of them as one event: a
+lead is got, lost, given up, left to others, or it could not be given up; a beat that starts without it stands by.
+
 The leader also says which app it belongs to: another app on the same prefix refuses to start.
 """
 
@@ -49,6 +52,8 @@ STANDBY_INTERVAL = 0.5
 STAND_BACK = 3.0
 #: How often a leader looks whether it can work.
 HEALTH_INTERVAL = 1.0
+#: Why a lead is lost that the store does not have any more.
+REFUSED = "it has expired, or another beat leads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +89,14 @@ class Leadership:
         self._health = health
         self._stands_back_until = 0.0
         self._renew_at = 0.0
+        self._refused: str | None = None
+        """A value for which the store has said that another beat leads."""
 
     @property
     def leads(self) -> bool:
         """Whether this process may act as leader right now. Never asks the store."""
         lead = self.lead
-        return lead is not None and steady() < lead.trusted_until and not self._stop.is_set()
+        return lead is not None and self._may_trust(lead) and not self._stop.is_set()
 
     @property
     def value(self) -> str | None:
@@ -127,14 +134,19 @@ class Leadership:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(wait)
 
-    def lost(self) -> None:
-        """Another beat leads, as the store has answered."""
-        self.lead = None
+    def lost(self, value: str) -> None:
+        """The store has refused what this process did as ``owner:term``, because another beat leads.
+
+        It may be called on any thread; the thread of this module draws the conclusion.
+        """
+        self._refused = value
         self._wake.set()
 
     def _run(self) -> None:
         try:
             pause = self._attempt(starting=True)
+            if self.lead is None:
+                emit(events.LEADER_STANDBY)
         except Exception as error:  # raised where the process starts
             self._failure = error
             return
@@ -153,10 +165,27 @@ class Leadership:
             except Exception as error:
                 emit(events.PART_FAILED, part="leadership", error=error)
                 pause = STANDBY_INTERVAL
+            self._drop_if_untrusted()
+        self._drop_if_untrusted()
         self._resign("beat stopped")
+
+    def _may_trust(self, lead: Lead) -> bool:
+        return steady() < lead.trusted_until and lead.value != self._refused
+
+    def _drop_if_untrusted(self) -> None:
+        """A lead that could not be renewed in time is lost, whether another beat has it by now or not."""
+        lead = self.lead
+        if lead is not None and not self._may_trust(lead):
+            self._lose(REFUSED if lead.value == self._refused else "the store has not confirmed it in time")
+
+    def _lose(self, reason: str) -> None:
+        self.lead = None
+        emit(events.LEADER_LOST, reason=reason)
 
     def _turn(self) -> float:
         """Keep the lead or try to take it; seconds until the next turn."""
+        if self.lead is not None and self.lead.value == self._refused:
+            self._lose(REFUSED)
         if self.lead is None:
             left = self._stands_back_until - steady()
             return self._until_renewal(self._attempt()) if left <= 0 else min(left, STANDBY_INTERVAL)
@@ -164,8 +193,8 @@ class Leadership:
         if reason is None:
             left = self._renew_at - steady()
             return self._until_renewal(self._renew() if left <= 0 else left)
-        self._resign(f"others go first, because {reason}")
-        emit(events.LEADER_STEPPED_DOWN, reason=reason)
+        if self._resigned(f"others go first, because {reason}"):
+            emit(events.LEADER_STEPPED_DOWN, reason=reason)
         self._stands_back_until = steady() + STAND_BACK
         return STANDBY_INTERVAL
 
@@ -181,8 +210,9 @@ class Leadership:
         self._saw_epoch(epoch.decode())
         self._epoch = epoch.decode()
         self.mark.was_left(int(mark))
-        if int(term):
+        if int(term) and int(left) > ms(MARGIN):  # else it is an earlier lead of this beat, which ends at once
             reach("leader.elected")
+            self._refused = None
             self._hold(f"{self.owner}:{int(term)}", started, int(left) / 1000)
             emit(events.LEADER_ELECTED, term=int(term))
             return self._ttl / 3
@@ -200,8 +230,7 @@ class Leadership:
         kept, asker, now, mark = script("renew")(self._store, mine=lead.value, ttl=self._ttl_ms, **self._myself())
         self.skew = time.time() - int(now) / 1000
         if not kept:
-            emit(events.LEADER_LOST)
-            self.lead = None
+            self._lose(REFUSED)
             return 0.0
         self.mark.was_left(int(mark))
         if asker and asker.decode() != self.owner:
@@ -214,16 +243,21 @@ class Leadership:
         self.lead = Lead(value, started + left - MARGIN)
 
     def _resign(self, reason: str) -> None:
+        if self._resigned(reason):
+            emit(events.LEADER_RESIGNED, reason=reason)
+
+    def _resigned(self, reason: str) -> bool:
+        """Give up the lead, if there is one; whether that is to be reported."""
         lead, self.lead = self.lead, None
         if lead is None:
-            return
+            return False
         try:
             self._before_resigning()
             script("resign")(self._store, mine=lead.value, reason=reason)
         except Exception as error:  # a beat that stops must stop
             emit(events.LEADER_RESIGN_FAILED, error=error)
-        else:
-            emit(events.LEADER_RESIGNED, reason=reason)
+            return False
+        return True
 
     def _maybe_ask(self, leader: dict[str, Any]) -> None:
         """Ask a leader that knows fewer units for the lead, once."""

@@ -90,7 +90,7 @@ class Registration:
         """
         for part in chunks(units):
             if not script("unschedule")(self._store, mine=leader, units=part):
-                raise NotLeading
+                raise NotLeading(leader)
 
     def _register(self, leader: str, units: Sequence[TaskUnit], now: int) -> None:
         rows: list[str | int] = []
@@ -119,7 +119,7 @@ class Registration:
                 self._call(leader, rows[at : at + 4])
             return
         if pulled_back < 0:
-            raise NotLeading
+            raise NotLeading(leader)
         if pulled_back:
             emit(events.CLOCK_STEPPED, units=pulled_back)
 

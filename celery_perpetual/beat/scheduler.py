@@ -161,9 +161,9 @@ class PerpetualScheduler(Base):
             self._perpetual_take_over()
             self._perpetual_forget_entries()
             pause = super().tick(*args, **kwargs) or 0.0
-        except NotLeading:
+        except NotLeading as error:
             health.tick_ended()
-            self._perpetual_engine.lead_is_lost()
+            self._perpetual_engine.lead_is_lost(error)
             self._perpetual_stand_back()
             return LONGEST_TICK
         except Exception as error:

@@ -108,7 +108,16 @@ class Due(NamedTuple):
 
 
 class NotLeading(Exception):
-    """The leader key holds another owner or term, or the store does not know the leader's mark."""
+    """This process does not lead.
+
+    The leader key holds another owner or term, or the store does not know the leader's mark, or this process has not
+    renewed its lead in time.
+    """
+
+    def __init__(self, refused: str | None = None) -> None:
+        super().__init__(refused)
+        self.refused = refused
+        """The ``owner:term`` that the store has refused, None where this process has not asked."""
 
 
 class Claims:
@@ -188,7 +197,7 @@ class Claims:
             back_off=_back_off(), wanted=[_row(each) for each in wanted],
         )()  # fmt: skip
         if not at:
-            raise NotLeading
+            raise NotLeading(leader)
         if self._mark:
             self._mark.was_left(int(at))
         return [_read_claim(each, int(at), facts) for each, facts in zip(wanted, reply, strict=True)]

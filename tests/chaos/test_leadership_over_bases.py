@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import time
+from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_perpetual.events import LEADER_STANDBY
+from celery_perpetual.events import LEADER_LOST, LEADER_STANDBY
 from tests.support import wait_until
-from tests.support.beats import LEADER, MACHINE, SLOTS, TTL, leading, slot_of, wait_for_more
+from tests.support.beats import LEADER, MACHINE, SLOTS, TTL, is_stopped, leading, slot_of, wait_for_more
 from tests.support.broker import queued
 from tests.support.django_site import DjangoSite
 
@@ -29,17 +31,22 @@ def note_time(headers=None, **_):
 @app.task
 def entry(): ...
 """
-NAMES = ("a", "b", "c")
-SCHEDULE = "app.conf.beat_schedule = {name: {'task': 'proj.entry', 'schedule': 1, 'options': {'queue': name}} for name in 'abc'}"
+NAMES = "abc"
+SCHEDULE = """
+app.conf.beat_schedule = {{
+    name: {{"task": "proj.entry", "schedule": 1, "options": {{"queue": name}}}} for name in {names!r}
+}}
+"""
 BASES = ["perpetual", "perpetual_django", "perpetual_redbeat"]
 
 
-def written(base: str, project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A project with three entries of a second each."""
+def written(base: str, project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, names: str = NAMES) -> Project:
+    """A project with entries of a second each."""
     if base != "perpetual_django":
-        return project(SLOTS + SENT_AT + SCHEDULE + "\napp.conf.redbeat_redis_url = app.conf.broker_url", **LEADER)
+        schedule = SCHEDULE.format(names=names)
+        return project(SLOTS + SENT_AT + schedule + "\napp.conf.redbeat_redis_url = app.conf.broker_url", **LEADER)
     with DjangoSite(project, monkeypatch, SLOTS, **LEADER) as site:
-        for name in NAMES:
+        for name in names:
             site.run(f"row({name!r}, interval=interval(1))")
         return site.proj
 
@@ -48,7 +55,8 @@ def times(store_redis: redis.Redis, name: str) -> list[float]:
     return [message.headers["sent_at"] for message in queued(store_redis, name)]
 
 
-@pytest.mark.parametrize("base", BASES)
+# Over the others in test_a_minute_of_two_beats.py.
+@pytest.mark.parametrize("base", ["perpetual_django"])
 def test_entries_are_sent_once_through_a_freeze_and_a_kill(
     project: Callable[..., Project], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, base: str
 ) -> None:
@@ -80,6 +88,33 @@ def test_entries_are_sent_once_through_a_freeze_and_a_kill(
     assert not [at for at in of_first if woken - 1 < at < killed]
     slots = [slot_of(message) for message in queued(store_redis)]
     assert len(slots) == len(set(slots))
+
+
+@pytest.mark.parametrize("base", ["perpetual", *(pytest.param(base, marks=pytest.mark.long) for base in BASES[1:])])
+def test_an_entry_whose_run_is_written_is_not_sent_late(
+    project: Callable[..., Project], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
+    """A leader frozen between the write of a run and its send leaves it unsent, and so does one that is killed there."""
+    proj = written(base, project, monkeypatch, "a")
+    first = proj.beat("-S", base, env={"PERPETUAL_FREEZE_AT": "entry.written:3"})
+    leading(store_redis, [first])
+    second = proj.beat("-S", base, env={"PERPETUAL_CRASH_AT": "entry.written:4"})
+    second.wait_for_event(LEADER_STANDBY)
+    wait_until(lambda: is_stopped(first), "the leader is frozen")
+    sent = len(queued(store_redis, "a"))
+
+    wait_for_more(store_redis, 2, second.pid, "a")
+    first.cont()
+    first.wait_for_event(LEADER_LOST)
+    assert second.wait() == -signal.SIGKILL
+    wait_for_more(store_redis, 2, first.pid, "a")
+
+    pids = [message.pid for message in queued(store_redis, "a")]
+    assert sent == 2
+    assert pids[:5] == [first.pid] * 2 + [second.pid] * 3
+    assert set(pids[5:]) == {first.pid}
+    gaps = [later - earlier for earlier, later in pairwise(times(store_redis, "a"))]
+    assert min(gaps) > 0.8, gaps
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -123,15 +158,25 @@ def make_old(path):
 def test_a_standby_of_three_days_does_not_repeat_what_ran_last_night(
     project: Callable[..., Project], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, base: str
 ) -> None:
-    """Its own file, or the row in the database, says that the entry has not run for days; the store knows better."""
+    """Its own file, or the row in the database, says that the entry has not run for days; the store knows better.
+
+    One entry is that of a crontab whose time was an hour or two ago, and the leader ran it then.
+    """
+    three = (datetime.now(timezone.utc) - timedelta(hours=2)).replace(minute=0, second=0)
     if base == "perpetual":
+        night = (
+            f"'night': {{'task': 'proj.entry', 'schedule': crontab(0, {three.hour}), 'options': {{'queue': 'night'}}}}"
+        )
         proj = project(
-            SENT_AT + OLD_FILE + f"app.conf.beat_schedule = {{{every_hour('nightly')}}}\n"
+            f"from celery.schedules import crontab\n{SENT_AT}{OLD_FILE}"
+            f"app.conf.beat_schedule = {{{every_hour('nightly')}, {night}}}\n"
             f"if os.environ.get('MORE'): app.conf.beat_schedule |= {{{every_hour('missed')}}}",
             **LEADER,
         )
     else:
         with DjangoSite(project, monkeypatch, **LEADER) as site:
+            crontab = f"CrontabSchedule.objects.create(minute='0', hour='{three.hour}')"
+            site.run(f"row('night', crontab={crontab}, total_run_count=5)")
             site.run("row('nightly', interval=interval(3600), total_run_count=5)")
             site.run("row('once', interval=interval(1), one_off=True)")
             site.run("PeriodicTask.objects.update(last_run_at=timezone.now() - datetime.timedelta(days=3))")
@@ -154,10 +199,12 @@ def test_a_standby_of_three_days_does_not_repeat_what_ran_last_night(
     if base == "perpetual":
         age("late")
     late = start("late")
-    wait_until(lambda: queued(store_redis, "nightly"), "the leader runs what was due for days")
+    for name in ("nightly", "night"):
+        wait_until(lambda name=name: queued(store_redis, name), f"the leader runs {name}, which was due for days")
     if base == "perpetual_django":
         wait_until(lambda: queued(store_redis, "once"), "a row that is to be sent once is sent")
     late.kill9()
+    store_redis.hset("perpetual:base", "night", f"{three.timestamp()} 6")
     age("standby", MORE="1")
 
     standby = start("standby", MORE="1")
@@ -165,7 +212,7 @@ def test_a_standby_of_three_days_does_not_repeat_what_ran_last_night(
     wait_until(lambda: queued(store_redis, "missed"), "the standby leads and catches up", 30)
     time.sleep(1)
 
-    assert len(queued(store_redis, "nightly")) == 1
+    assert [len(queued(store_redis, name)) for name in ("nightly", "night")] == [1, 1]
     # The row says that it has not been sent: its count was not written before the kill.
     assert len(queued(store_redis, "once")) == (base == "perpetual_django")
     assert standby.alive

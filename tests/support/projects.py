@@ -106,7 +106,8 @@ class Project:
     def env(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return the environment of the project's processes."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST", "COV_"))}
-        inherited.pop("PERPETUAL_CRASH_AT", None)
+        for fault in ("PERPETUAL_CRASH_AT", "PERPETUAL_FREEZE_AT"):
+            inherited.pop(fault, None)
         return {
             **inherited,
             "PYTHONPATH": f"{self.folder}{os.pathsep}{PACKAGE_ROOT}",

@@ -12,6 +12,7 @@ from typing import Any
 from celery.beat import Scheduler
 
 from celery_perpetual.beat.engine import BeatThread, Beside, Engine
+from celery_perpetual.faults import reach
 from celery_perpetual.polling.claims import NotLeading
 
 
@@ -57,6 +58,7 @@ class Base(Scheduler):
         Raises:
             NotLeading: this beat has been frozen since that write, for so long that another one may lead.
         """
+        reach("entry.written")
         if self._perpetual_engine.leader is None:
             raise NotLeading
         super().apply_entry(entry, producer=producer)
