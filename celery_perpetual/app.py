@@ -39,7 +39,7 @@ class Perpetual(
         """Connect worker signals, and make ``celery beat`` use our scheduler where the app has Celery's default."""
         self.app = app
         app.perpetual = self  # type: ignore[attr-defined]
-        wire(app)
+        self.unknown_seams = wire(app)
         return self
 
     def cycle(self) -> CycleResult:

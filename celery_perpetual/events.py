@@ -8,73 +8,27 @@ Code reports events of the log with :func:`celery_perpetual.telemetry.emit`. Lua
 from __future__ import annotations
 
 import logging
-import re
-from dataclasses import dataclass
 
-_FIELD = re.compile(r"%\((\w+)\)")
-
-
-@dataclass(frozen=True, slots=True)
-class EventKind:
-    """One row of the table."""
-
-    name: str
-    level: int | None = None
-    """Level of the log record; None for an event of the stream only."""
-    phrase: str = ""
-    """Text of the log record, with ``%(field)s`` for each field and ``%(error)s`` for an exception."""
-    more: tuple[str, ...] = ()
-    """Fields that the phrase does not show."""
-    has_traceback: bool = False
-    """Whether the log record shows the traceback of the exception."""
-    in_stream: bool = False
-    """Whether an entry of this name is in the stream ``{prefix}:events``."""
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the data in the log record, the exception left out."""
-        return (*(name for name in _FIELD.findall(self.phrase) if name != "error"), *self.more)
-
-    @property
-    def has_error(self) -> bool:
-        """Whether the event comes with an exception."""
-        return self.has_traceback or "%(error)" in self.phrase
-
-
-def _stream(name: str) -> EventKind:
-    return EventKind(name, in_stream=True)
-
-
-def _info(name: str, phrase: str, *more: str) -> EventKind:
-    return EventKind(name, logging.INFO, phrase, more)
-
-
-def _warning(name: str, phrase: str, *more: str) -> EventKind:
-    return EventKind(name, logging.WARNING, phrase, more)
-
-
-def _error(name: str, phrase: str, *more: str) -> EventKind:
-    return EventKind(name, logging.ERROR, phrase, more, has_traceback=True)
-
+from celery_perpetual.event_kind import EventKind, error, info, stream, warning
 
 # The stream.
-COMPLETION = _stream("completion")
-POLL = _stream("poll")
-LEADER = _stream("leader")
-LEASE_LOST = _stream("lease.lost")
-LEASE_RECOVERED = _stream("lease.recovered")
-LEASE_PARKED = _stream("lease.parked")
-PAUSE = _stream("pause")
-RESUME = _stream("resume")
-KEY_PARKED = _stream("alert.key_parked")
-ROUTINE_CREATED = _stream("routine.created")
-ROUTINE_UPDATED = _stream("routine.updated")
-ROUTINE_STARTED = _stream("routine.started")
-ROUTINE_RUN = _stream("routine.run")
-ROUTINE_FAILED = _stream("routine.failed")
-ROUTINE_CANCELLED = _stream("routine.cancelled")
-ROUTINE_DELETED = _stream("routine.deleted")
-POLL_KILLED_LEADER = _stream("alert.poll_killed_leader")
+COMPLETION = stream("completion")
+POLL = stream("poll")
+LEADER = stream("leader")
+LEASE_LOST = stream("lease.lost")
+LEASE_RECOVERED = stream("lease.recovered")
+LEASE_PARKED = stream("lease.parked")
+PAUSE = stream("pause")
+RESUME = stream("resume")
+KEY_PARKED = stream("alert.key_parked")
+ROUTINE_CREATED = stream("routine.created")
+ROUTINE_UPDATED = stream("routine.updated")
+ROUTINE_STARTED = stream("routine.started")
+ROUTINE_RUN = stream("routine.run")
+ROUTINE_FAILED = stream("routine.failed")
+ROUTINE_CANCELLED = stream("routine.cancelled")
+ROUTINE_DELETED = stream("routine.deleted")
+POLL_KILLED_LEADER = stream("alert.poll_killed_leader")
 
 # The stream and the log.
 STORE_LOST = EventKind(
@@ -92,64 +46,74 @@ CLOCK_STEPPED = EventKind(
     in_stream=True,
 )
 
+#: Alerts have an entry of the stream for each kind, and one name for all of them in the log.
+ALERTS = [
+    stream(f"alert.{kind}") for kind in (
+        "unit_silent", "unit_failing", "poll_budget", "no_leader", "worker_late", "worker_lost", "store_memory",
+        "eviction_policy", "seam_unknown",
+    )
+]  # fmt: skip
+ALERT_BEGUN = warning("alert.begun", "%(evidence)s; what helps: %(help)s", "alert")
+ALERT_ENDED = info("alert.ended", "alert %(alert)s is over")
+
 # Every process.
-STORE_UNREACHABLE = _warning("store.unreachable", "%(part)s cannot reach the store: %(error)s")
-STORE_AWAITED = _warning("store.awaited", "waiting for the store, at most %(seconds)s s: %(error)s")
-PART_FAILED = _error("part.failed", "unexpected error in %(part)s")
-SINK_FAILED = _error("sink.failed", "the event sink %(sink)s raised an error; its further errors are not logged")
+STORE_UNREACHABLE = warning("store.unreachable", "%(part)s cannot reach the store: %(error)s")
+STORE_AWAITED = warning("store.awaited", "waiting for the store, at most %(seconds)s s: %(error)s")
+PART_FAILED = error("part.failed", "unexpected error in %(part)s")
+SINK_FAILED = error("sink.failed", "the event sink %(sink)s raised an error; its further errors are not logged")
 
 # Configuration.
-CONTRACT_WARNING = _warning("contract.warning", "%(warning)s")
+CONTRACT_WARNING = warning("contract.warning", "%(warning)s")
 CONTRACT_REFUSED = EventKind(
     "contract.refused", logging.ERROR, "refused a task that was registered after the start: %(error)s"
 )
 BEAT_REFUSED = EventKind("beat.refused", logging.CRITICAL, "beat does not start: %(error)s")
-APP_OTHER = _warning("app.other", "%(warning)s")
-SCHEDULER_OTHER = _warning("scheduler.other", "%(warning)s")
-SCHEDULER_WITHOUT_POLLS = _warning("scheduler.without_polls", "this beat does not poll %(tasks)s; %(advice)s")
-SEAM_UNKNOWN = _warning("seam.unknown", "seam %(seam)s is not as known, so %(without)s: %(evidence)s")
-VERSIONS_UNSEEN = _info("seam.versions_unseen", "this package was not tried with these versions: %(packages)s")
-WIRING_MISSING = _warning("wiring.missing", "this app is not wired: %(means)s; add %(advice)s")
-WIRING_WITHOUT_STORE = _info(
+APP_OTHER = warning("app.other", "%(warning)s")
+SCHEDULER_OTHER = warning("scheduler.other", "%(warning)s")
+SCHEDULER_WITHOUT_POLLS = warning("scheduler.without_polls", "this beat does not poll %(tasks)s; %(advice)s")
+SEAM_UNKNOWN = warning("seam.unknown", "seam %(seam)s is not as known, so %(without)s: %(evidence)s")
+VERSIONS_UNSEEN = info("seam.versions_unseen", "this package was not tried with these versions: %(packages)s")
+WIRING_MISSING = warning("wiring.missing", "this app is not wired: %(means)s; add %(advice)s")
+WIRING_WITHOUT_STORE = info(
     "wiring.without_store", "the ends of tasks that run in this process are not announced: %(error)s"
 )
 
-QUEUE_UNKNOWN = _warning(
+QUEUE_UNKNOWN = warning(
     "queue.unknown", "no pause of a queue stops the polls of %(task)s, as a router of the app failed: %(error)s"
 )
 
 # Leadership and beat.
-LEADER_ELECTED = _info("leader.elected", "this beat leads, term %(term)s")
-LEADER_STANDBY = _info("leader.standby", "another beat leads, this beat stands by")
-LEADER_LOST = _warning("leader.lost", "this beat has lost the lead: %(reason)s")
-LEADER_RESIGNED = _info("leader.resigned", "this beat gave up the lead: %(reason)s")
-LEADER_STEPPED_DOWN = _warning("leader.stepped_down", "this beat gave up the lead for others to take: %(reason)s")
-LEADER_RESIGN_FAILED = _warning(
+LEADER_ELECTED = info("leader.elected", "this beat leads, term %(term)s")
+LEADER_STANDBY = info("leader.standby", "another beat leads, this beat stands by")
+LEADER_LOST = warning("leader.lost", "this beat has lost the lead: %(reason)s")
+LEADER_RESIGNED = info("leader.resigned", "this beat gave up the lead: %(reason)s")
+LEADER_STEPPED_DOWN = warning("leader.stepped_down", "this beat gave up the lead for others to take: %(reason)s")
+LEADER_RESIGN_FAILED = warning(
     "leader.resign_failed", "this beat could not give up the lead, which expires by itself: %(error)s"
 )
-LEADER_HANDOVER_ASKED = _info(
+LEADER_HANDOVER_ASKED = info(
     "leader.handover_asked", "this beat knows more units than the leader and asked it to hand over"
 )
-CYCLE_STEP_FAILED = _error("cycle.step_failed", "step %(step)s of the cycle failed")
-BASE_TICK_FAILED = _error("base.tick_failed", "a tick of the base scheduler failed")
-BASE_LOCK_HELD = _warning(
+CYCLE_STEP_FAILED = error("cycle.step_failed", "step %(step)s of the cycle failed")
+BASE_TICK_FAILED = error("base.tick_failed", "a tick of the base scheduler failed")
+BASE_LOCK_HELD = warning(
     "base.lock_held",
     "RedBeat's lock %(lock)s is held: if a RedBeat beat that is not ours still runs, it sends entries too; stop it",
 )
-BASE_ROW_REFUSED = _warning(
+BASE_ROW_REFUSED = warning(
     "base.row_refused", "row %(row)s of the schedule is left out, no entry can be made: %(error)s"
 )
-BASE_SCHEDULE_KEPT = _warning(
+BASE_SCHEDULE_KEPT = warning(
     "base.schedule_kept", "cannot read the schedule from the database, it stays as it was: %(error)s"
 )
-TASK_ROW_REFUSED = _warning(
+TASK_ROW_REFUSED = warning(
     "task_row.refused",
     "row %(row)s cannot say when the task is polled, which keeps the schedule of its code: %(reason)s",
 )
-TASK_ROWS_AWAY = _warning(
+TASK_ROWS_AWAY = warning(
     "task_rows.away", "cannot read or write the rows of the perpetual tasks, which are polled as before: %(error)s"
 )
-BASE_CLOSE_FAILED = _error("base.close_failed", "the base scheduler could not be closed")
+BASE_CLOSE_FAILED = error("base.close_failed", "the base scheduler could not be closed")
 
 # Tenants.
 TENANTS_FAILED = EventKind(
@@ -159,137 +123,135 @@ TENANTS_FAILED = EventKind(
     has_traceback=True,
     in_stream=True,
 )
-TENANTS_SLOW = _warning(
+TENANTS_SLOW = warning(
     "tenants.slow",
     "the tenants function of %(task)s has not returned for %(seconds)s s; the last list, of %(kept)s tenants, is kept",
 )
-TENANTS_REFUSED = _warning(
+TENANTS_REFUSED = warning(
     "tenants.refused", "left out %(count)s values that the tenants function of %(task)s has returned: %(first)s"
 )
-TENANTS_CHANGED = _info(
+TENANTS_CHANGED = info(
     "tenants.changed", "task %(task)s has %(count)s tenants now: %(arrived)s have come, %(departed)s have gone"
 )
 
 # Polls.
-POLL_ENQUEUED = _info("poll.enqueued", "poll of %(unit)s enqueued %(count)s items", "poll_id", "slot")
+POLL_ENQUEUED = info("poll.enqueued", "poll of %(unit)s enqueued %(count)s items", "poll_id", "slot")
 POLL_TIMED_OUT = EventKind(
     "poll.timed_out", logging.ERROR, "poll of %(unit)s took longer than %(limit)s s", ("poll_id", "slot")
 )
-POLL_FAILED = _error("poll.failed", "poll of %(unit)s failed (%(error_class)s)", "poll_id", "slot")
-POLL_SUPERSEDED = _warning(
+POLL_FAILED = error("poll.failed", "poll of %(unit)s failed (%(error_class)s)", "poll_id", "slot")
+POLL_SUPERSEDED = warning(
     "poll.superseded", "the batch of %(unit)s was refused: its claim was taken over or has expired", "poll_id"
 )
-POLL_STALE = _info(
+POLL_STALE = info(
     "poll.stale",
     "poll %(poll_id)s of %(unit)s is not evaluated: its claim has expired or the poll has ended",
 )
-POLL_NOT_STORED = _error(
+POLL_NOT_STORED = error(
     "poll.not_stored",
     "could not store the outcome of the poll of %(unit)s; its claim expires, and the unit is polled again",
     "poll_id",
 )
-PREFLIGHT_PASSED = _info("preflight.passed", "%(check)s has passed")
-PREFLIGHT_FAILED = _warning("preflight.failed", "%(check)s failed (%(error_class)s), trying again: %(error)s", "unit")
-PREFLIGHT_PARKED = _error("preflight.parked", "%(check)s has failed; its units are not polled", "unit")
+PREFLIGHT_PASSED = info("preflight.passed", "%(check)s has passed")
+PREFLIGHT_FAILED = warning("preflight.failed", "%(check)s failed (%(error_class)s), trying again: %(error)s", "unit")
+PREFLIGHT_PARKED = error("preflight.parked", "%(check)s has failed; its units are not polled", "unit")
 POLL_GAVE_UP = EventKind("poll.gave_up", logging.ERROR, "%(unit)s is paused: %(reason)s", ("poll_id",))
-CLASSIFIER_FAILED = _error(
-    "failure.classifier_failed", "%(classifier)s could not classify an error, and is passed over"
-)
-HINT_CLAMPED = _warning("failure.hint_clamped", "%(what)s: asked to wait %(asked)s s, waiting %(longest)s s")
-DJANGO_CONNECTIONS_KEPT = _warning(
+CLASSIFIER_FAILED = error("failure.classifier_failed", "%(classifier)s could not classify an error, and is passed over")
+HINT_CLAMPED = warning("failure.hint_clamped", "%(what)s: asked to wait %(asked)s s, waiting %(longest)s s")
+DJANGO_CONNECTIONS_KEPT = warning(
     "poll.django_connections_kept", "Django could not close its old database connections after a poll: %(error)s"
 )
 
 # Publishing.
-PUBLISH_DELAYED = _warning("publish.delayed", "poll %(poll_id)s is not published yet, the relay tries again: %(error)s")
-ITEM_UNPUBLISHED = _error(
+PUBLISH_DELAYED = warning("publish.delayed", "poll %(poll_id)s is not published yet, the relay tries again: %(error)s")
+ITEM_UNPUBLISHED = error(
     "publish.item_parked", "task %(task_id)s (%(task)s) of poll %(poll_id)s cannot be published and is parked"
 )
-PUBLISH_FAILED = _error("publish.failed", "could not publish poll %(poll_id)s, the relay tries again")
-SUCCESSOR_NOT_NOTED = _warning(
+PUBLISH_FAILED = error("publish.failed", "could not publish poll %(poll_id)s, the relay tries again")
+SUCCESSOR_NOT_NOTED = warning(
     "publish.destination_not_noted", "could not note the retry or replacement of task %(task_id)s: %(error)s"
 )
-SUCCESSOR_NOT_COPIED = _warning(
+SUCCESSOR_NOT_COPIED = warning(
     "publish.successor_not_copied", "could not keep a copy of the retry or replacement %(task_id)s: %(error)s"
 )
-SENDING_SLOW = _warning(
+SENDING_SLOW = warning(
     "publish.slow", "the broker has not taken what is to be sent (%(part)s); sending goes on in the background"
 )
-SENDING_FAILED_LATE = _warning("publish.failed_late", "sending (%(part)s) failed, it is tried again: %(error)s")
-FOLLOW_UP_DELAYED = _error(
+SENDING_FAILED_LATE = warning("publish.failed_late", "sending (%(part)s) failed, it is tried again: %(error)s")
+FOLLOW_UP_DELAYED = error(
     "follow_up.delayed", "could not do what follows an end (%(entry)s), the next cycle tries again"
 )
 
 # Routines.
-ROUTINE_UNREADABLE = _error(
+ROUTINE_UNREADABLE = error(
     "routine.unreadable", "this process cannot read the record of routine %(routine_id)s and does not run it"
 )
 
 # The broker.
-ACKNOWLEDGE_FAILED = _warning("message.acknowledge_failed", "could not acknowledge message %(tag)s: %(error)s")
-PUT_BACK_FAILED = _warning("message.put_back_failed", "could not put message %(tag)s back, a leader does it: %(error)s")
+ACKNOWLEDGE_FAILED = warning("message.acknowledge_failed", "could not acknowledge message %(tag)s: %(error)s")
+PUT_BACK_FAILED = warning("message.put_back_failed", "could not put message %(tag)s back, a leader does it: %(error)s")
 
 # Executions.
-LEASE_WAITING = _warning("lease.waiting", "task %(task_id)s waits for the store")
-LEASE_SKIPPED = _warning("lease.skipped", "task %(task_id)s runs without a lease: %(error)s")
-LEASE_FAILED = _error("lease.failed", "could not ask for the lease of task %(task_id)s, it runs without one")
-RELEASE_FAILED = _warning("lease.release_failed", "could not release the lease of task %(task_id)s yet: %(error)s")
-DELIVERY_DROPPED = _info("delivery.dropped", "dropped a delivery of task %(task_id)s: %(verdict)s")
-EXECUTION_OVERTAKEN = _warning(
+LEASE_WAITING = warning("lease.waiting", "task %(task_id)s waits for the store")
+LEASE_SKIPPED = warning("lease.skipped", "task %(task_id)s runs without a lease: %(error)s")
+LEASE_FAILED = error("lease.failed", "could not ask for the lease of task %(task_id)s, it runs without one")
+RELEASE_FAILED = warning("lease.release_failed", "could not release the lease of task %(task_id)s yet: %(error)s")
+DELIVERY_DROPPED = info("delivery.dropped", "dropped a delivery of task %(task_id)s: %(verdict)s")
+EXECUTION_OVERTAKEN = warning(
     "execution.overtaken", "an execution of task %(task_id)s has lost its lease, its result is dropped"
 )
-DOUBT_NOT_SENT = _warning("execution.doubt_not_sent", "could not ask the workers to check their leases: %(error)s")
-EXECUTION_CANCELLED = _warning("execution.cancelled", "Celery has cancelled task %(task_id)s: %(verdict)s")
-EXECUTION_MISSING = _warning(
+DOUBT_NOT_SENT = warning("execution.doubt_not_sent", "could not ask the workers to check their leases: %(error)s")
+EXECUTION_CANCELLED = warning("execution.cancelled", "Celery has cancelled task %(task_id)s: %(verdict)s")
+EXECUTION_MISSING = warning(
     "execution.missing", "task %(task_id)s has a lease of this worker but does not run here: %(verdict)s"
 )
-LEASES_REGAINED = _warning("leases.regained", "entered %(regained)s of %(running)s leases that the store has forgotten")
-PROCESS_LOST = _warning("process.lost", "the process that ran task %(task_id)s is gone: %(verdict)s")
-POISON_SUSPECTED = _warning("poison.suspected", "worker %(worker)s died after it got task %(task_id)s: %(verdict)s")
-POISON_MARK_FAILED = _warning("poison.mark_failed", "could not note which worker received task %(task_id)s: %(error)s")
-POISON_UNMARK_FAILED = _warning(
+LEASES_REGAINED = warning("leases.regained", "entered %(regained)s of %(running)s leases that the store has forgotten")
+PROCESS_LOST = warning("process.lost", "the process that ran task %(task_id)s is gone: %(verdict)s")
+POISON_SUSPECTED = warning("poison.suspected", "worker %(worker)s died after it got task %(task_id)s: %(verdict)s")
+POISON_MARK_FAILED = warning("poison.mark_failed", "could not note which worker received task %(task_id)s: %(error)s")
+POISON_UNMARK_FAILED = warning(
     "poison.unmark_failed", "could not record that task %(task_id)s was received whole: %(error)s"
 )
-WORKER_LEAVES_LEASES = _warning(
+WORKER_LEAVES_LEASES = warning(
     "worker.leaves_leases", "could not release the leases of this worker, the sweep takes them: %(error)s"
 )
 
 # Ends.
-END_DELAYED = _warning("end.delayed", "the end of task %(task_id)s is not stored yet, trying again: %(error)s")
-FOLLOW_UPS_FAILED = _error(
+END_DELAYED = warning("end.delayed", "the end of task %(task_id)s is not stored yet, trying again: %(error)s")
+FOLLOW_UPS_FAILED = error(
     "after_success.failed", "after_success of task %(task_id)s (%(task)s) failed; the task has succeeded all the same"
 )
-END_REFUSED = _error("end.refused", "the end of task %(task_id)s could not be stored, trying again later")
-END_NOT_EARLY = _warning(
+END_REFUSED = error("end.refused", "the end of task %(task_id)s could not be stored, trying again later")
+END_NOT_EARLY = warning(
     "end.not_early", "could not announce the success of task %(task_id)s before its hooks, trying after them: %(error)s"
 )
-RESULT_NOT_STORED = _error("result.not_stored", "could not store the failure of task %(task_id)s in the result backend")
-RESULT_DELAYED = _warning("result.delayed", "the result of task %(task_id)s is not stored yet, trying again: %(error)s")
-RESULT_REFUSED = _error("result.refused", "Celery's result backend cannot store the result of task %(task_id)s")
-RESULT_FOLLOW_UP_FAILED = _error(
+RESULT_NOT_STORED = error("result.not_stored", "could not store the failure of task %(task_id)s in the result backend")
+RESULT_DELAYED = warning("result.delayed", "the result of task %(task_id)s is not stored yet, trying again: %(error)s")
+RESULT_REFUSED = error("result.refused", "Celery's result backend cannot store the result of task %(task_id)s")
+RESULT_FOLLOW_UP_FAILED = error(
     "result.follow_up_failed", "the result of task %(task_id)s is stored, but Celery's next step has failed"
 )
-STATE_NOT_STORED = _warning("result.state_not_stored", "state %(state)s of task %(task_id)s is not stored: %(error)s")
-RESULT_NOT_READ = _error("result.not_read", "could not read the state of task %(task_id)s from the result backend")
+STATE_NOT_STORED = warning("result.state_not_stored", "state %(state)s of task %(task_id)s is not stored: %(error)s")
+RESULT_NOT_READ = error("result.not_read", "could not read the state of task %(task_id)s from the result backend")
 
 # Recovery.
-WORKER_LOST = _warning("worker.lost", "worker %(worker)s is gone")
-DELIVERY_LOST = _warning("delivery.lost", "the worker that had received task %(task_id)s is gone: %(verdict)s")
-DELIVERIES_RESTORED = _warning(
+WORKER_LOST = warning("worker.lost", "worker %(worker)s is gone")
+DELIVERY_LOST = warning("delivery.lost", "the worker that had received task %(task_id)s is gone: %(verdict)s")
+DELIVERIES_RESTORED = warning(
     "delivery.restored",
     "tasks of workers that are gone are back in their queues, %(count)s that had not begun: %(tasks)s",
 )
-ITEM_FOREIGN = _warning("item.foreign", "put back %(task_id)s (%(task)s), an item of another app: share no queues")
-MESSAGE_LOST = _warning("message.lost", "the message of task %(task_id)s is in no queue any more: %(verdict)s")
-TASKS_RESENT = _warning("task.resent", "sent again %(count)s tasks: %(tasks)s")
-RESEND_DELAYED = _warning("resend.delayed", "lost tasks are resent later: %(error)s")
-RESEND_FAILED = _error("resend.failed", "could not resend lost tasks, the next cycle tries again")
-RESEND_TASK_FAILED = _error("resend.task_failed", "could not resend task %(task_id)s, the next cycle tries again")
+ITEM_FOREIGN = warning("item.foreign", "put back %(task_id)s (%(task)s), an item of another app: share no queues")
+MESSAGE_LOST = warning("message.lost", "the message of task %(task_id)s is in no queue any more: %(verdict)s")
+TASKS_RESENT = warning("task.resent", "sent again %(count)s tasks: %(tasks)s")
+RESEND_DELAYED = warning("resend.delayed", "lost tasks are resent later: %(error)s")
+RESEND_FAILED = error("resend.failed", "could not resend lost tasks, the next cycle tries again")
+RESEND_TASK_FAILED = error("resend.task_failed", "could not resend task %(task_id)s, the next cycle tries again")
 
 # Waiters.
-BACKEND_SILENT = _warning("wait.backend_silent", "could not read results from the result backend: %(error)s")
-SUBSCRIPTION_BROKEN = _info("wait.subscription_broken", "the connection of the subscription is broken: %(error)s")
-SUBSCRIPTION_LOST = _warning("wait.subscription_lost", "lost the subscription, connecting again: %(error)s")
+BACKEND_SILENT = warning("wait.backend_silent", "could not read results from the result backend: %(error)s")
+SUBSCRIPTION_BROKEN = info("wait.subscription_broken", "the connection of the subscription is broken: %(error)s")
+SUBSCRIPTION_LOST = warning("wait.subscription_lost", "lost the subscription, connecting again: %(error)s")
 
 #: Every event by its name.
-TABLE = {kind.name: kind for kind in list(globals().values()) if isinstance(kind, EventKind)}
+TABLE = {kind.name: kind for kind in [*globals().values(), *ALERTS] if isinstance(kind, EventKind)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,8 @@ class Namespace:
     """One app with its settings, its store, and the parts that write there."""
 
     app: Celery
+    unknown_seams: Callable[[], Sequence[tuple[Any, str]]] = staticmethod(tuple)
+    """Returns the seams that are not as known, each with what was seen; set where the app is wired."""
     is_wired = True
     """False where a command has made this for an app that has no ``Perpetual``."""
 

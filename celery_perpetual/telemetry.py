@@ -17,7 +17,8 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery.utils.log import get_logger
 
 from celery_perpetual.errors import described
-from celery_perpetual.events import SINK_FAILED, EventKind
+from celery_perpetual.event_kind import EventKind
+from celery_perpetual.events import SINK_FAILED
 
 logger = get_logger("celery_perpetual")
 

@@ -15,6 +15,7 @@ from celery_perpetual.beat.other_apps import warn_of_other_app
 from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler, start_instead_of
 from celery_perpetual.errors import PerpetualError
+from celery_perpetual.health.alerts import watch_leader
 from celery_perpetual.namespace import namespace_of
 from celery_perpetual.polling.in_worker import TASK as POLL_TASK
 from celery_perpetual.seams.table import install_seams, unknown_seams, unseen_versions
@@ -25,15 +26,19 @@ from celery_perpetual.telemetry import emit, some
 from celery_perpetual.worker.signals import connect
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery import Celery
+
+    from celery_perpetual.seams.seam import Seam
 
 
 DEFAULT_SCHEDULER = "celery.beat:PersistentScheduler"
 OUR_SCHEDULER = "celery_perpetual.beat.scheduler:PerpetualScheduler"
 
 
-def wire(app: Celery) -> None:
-    """Wire an app, configured or not. Wiring twice is harmless."""
+def wire(app: Celery) -> Callable[[], list[tuple[Seam, str]]]:
+    """Wire an app, configured or not; returns what names the seams that are not as known. Wiring twice is harmless."""
     connect()
     install_seams(app)
     register: Any = app.task(name=POLL_TASK, bind=True, shared=False, ignore_result=True, acks_late=False)
@@ -43,6 +48,7 @@ def wire(app: Celery) -> None:
     app.on_after_configure.connect(_after_configure, weak=False, dispatch_uid="celery_perpetual.scheduler")
     if app.configured:  # type: ignore[attr-defined]  # missing in the stubs
         _use_scheduler(app)
+    return unknown_seams
 
 
 def _poll(task: Any, *, task_name: str, poll_id: str, following: str, tenant: Any = None) -> str:
@@ -83,6 +89,7 @@ class WorkerCheck(bootsteps.Step):
             misnamed = unknown_names(discovery, namespace.settings.disabled)
         except PerpetualError as error:
             raise click.ClickException(str(error)) from error
+        namespace.grants.on_report = lambda: watch_leader(namespace)
         if _spawns(worker):
             raise click.ClickException(
                 "worker_pool_start_method: got 'spawn'; processes that are not forked run tasks without leases and "

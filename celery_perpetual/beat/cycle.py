@@ -1,8 +1,8 @@
 """One maintenance pass.
 
 It relays what others left unpublished, removes records whose commit never came, sweeps the leases of dead workers and
-sends their tasks again, works off what follows the last end of a batch, and forgets pauses that are over and units that
-no leader has known for a week. The error of one step never stops the next.
+sends their tasks again, works off what follows the last end of a batch, forgets pauses that are over and units that
+no leader has known for a week, and says what needs a person. The error of one step never stops the next.
 
 The leader runs a pass every ``perpetual_cycle_interval`` seconds; any other process may run one. Two passes at once are
 harmless, because every step works off a list whose entries go in the step that does their work; a short lock keeps the
@@ -21,6 +21,7 @@ from celery_perpetual import events
 from celery_perpetual.beat.orphans import KnownUnits, Orphans
 from celery_perpetual.completions.batches import do_follow_ups, waiting_follow_ups
 from celery_perpetual.errors import StoreUnavailable, described
+from celery_perpetual.health.alerts import Alerts
 from celery_perpetual.ledger.staged import staged_list, sweep_staged
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.pauses import Pauses
@@ -58,6 +59,8 @@ class CycleResult:
     """Items whose message was in no place any more."""
     resent: int = 0
     """Tasks sent again."""
+    alerts: int = 0
+    """Alerts that have begun or ended."""
     held_until: datetime | None = None
     """Until when no lease expires, because the store was away."""
     batches: int = 0
@@ -107,6 +110,7 @@ class Cycle:
             waiting_follow_ups(self._store),
         )
         self._lists = (outbox, staged, follow_ups)
+        alerts = Alerts(namespace)
         relay, batches = Courier("relay"), Courier("batches")
         self._steps: dict[str, Callable[[], dict[str, Any]]] = {
             "relay": lambda: {"relayed": relay.run(lambda: _relay(namespace))},
@@ -117,6 +121,7 @@ class Cycle:
             "batches": lambda: {"batches": batches.run(lambda: do_follow_ups(namespace.app, self._store, follow_ups))},
             "orphans": lambda: {"orphans": orphans.drop()},
             "routines": lambda: {"forgotten": forget_routines(self._store)},
+            "alerts": lambda: {"alerts": alerts.once()},
         }
 
     def once(self) -> CycleResult:

@@ -16,6 +16,21 @@ SETUP, STORE, BEAT, UNITS, WORK, WORKERS = "setup", "store", "beat", "units", "w
 
 #: Findings of one kind that are named one by one.
 MOST_NAMED = 5
+#: What those are that are not named, and what lists them.
+REST = {
+    "paused": ("more scopes are paused", "celery -A proj perpetual units --state paused"),
+    "unit_failing": ("more units are failing", "celery -A proj perpetual units --state backing_off"),
+    "unit_silent": ("more units are silent", "celery -A proj perpetual units"),
+    "poll_budget": ("more units are slow", "celery -A proj perpetual top --sort budget"),
+    "unit_orphaned": ("more units are orphaned", "celery -A proj perpetual units --state orphaned"),
+    "poll_hanging": ("more units are not evaluated", "celery -A proj perpetual units"),
+    "preflight_failed": ("more units are not evaluated", "celery -A proj perpetual units"),
+    "keys_parked": ("more units leave keys out", "celery -A proj perpetual units"),
+    "worker_late": ("more workers are late", "celery -A proj perpetual workers"),
+    "worker_lost": ("more workers are gone", "celery -A proj perpetual workers"),
+}
+#: What a finding is known by, beside its kind.
+IDENTITY = ("unit", "worker", "queue", "scope", "beat", "seam")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +59,7 @@ class Finding:
     @property
     def id(self) -> str:
         """The same for the same trouble of the same thing."""
-        return " ".join([self.kind, *(str(value) for value in self.about.values())])
+        return " ".join([self.kind, *(str(self.about[name]) for name in IDENTITY if name in self.about)])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -56,18 +71,15 @@ class Finding:
         }  # fmt: skip
 
 
-def named(found: Sequence[Finding], more: str, advice: str) -> list[Finding]:
-    """The first findings of a kind, and one for the rest.
-
-    Args:
-        more: what the rest is, behind its number.
-    """
+def named(found: Sequence[Finding]) -> list[Finding]:
+    """The first findings of a kind, and one for the rest."""
     if len(found) <= MOST_NAMED:
         return list(found)
-    first = found[0]
+    first, count = found[0], len(found) - MOST_NAMED
+    more, advice = REST.get(first.kind, (f"more findings of the kind {first.kind}", first.help))
     rest = Finding(
-        kind=first.kind, area=first.area, level=first.level, evidence=f"{len(found) - MOST_NAMED} {more}",
-        meaning=first.meaning, help=advice, about={"more": len(found) - MOST_NAMED},
+        kind=first.kind, area=first.area, level=first.level, evidence=f"{count} {more}", meaning=first.meaning,
+        help=advice, about={"more": count},
     )  # fmt: skip
     return [*found[:MOST_NAMED], rest]
 

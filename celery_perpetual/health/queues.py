@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from celery_perpetual.broker.destinations import Destination, by_index
 from celery_perpetual.broker.queue_sizes import queues_of
-from celery_perpetual.health.findings import WARNING, WORKERS, Finding, named
+from celery_perpetual.health.findings import WARNING, WORKERS, Finding
 from celery_perpetual.ledger.ids import item_id, made_at
 from celery_perpetual.store.chunks import CHUNK, chunk_count
 from celery_perpetual.store.commands.batches import batch, open_batches
@@ -106,8 +106,7 @@ def queue_findings(reading: Reading, waiting: Iterable[Waiting]) -> list[Finding
     """What keeps items waiting; nothing where no worker lives, as that is a finding of its own."""
     if not reading.workers:
         return []
-    found = [each for waits in waiting if (each := _finding(reading, waits)) is not None]
-    return named(found, "more queues have work that waits", "celery -A proj inspect active_queues")
+    return [each for waits in waiting if (each := _finding(reading, waits)) is not None]
 
 
 def _finding(reading: Reading, waits: Waiting) -> Finding | None:

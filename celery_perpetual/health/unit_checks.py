@@ -5,7 +5,7 @@ from __future__ import annotations
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from celery_perpetual.health.findings import ERROR, UNITS, WARNING, Finding, named
+from celery_perpetual.health.findings import ERROR, UNITS, WARNING, Finding
 from celery_perpetual.pauses import EVERYTHING
 from celery_perpetual.polling.outcome import EMPTY, ENQUEUED, FAILED, TIMED_OUT
 from celery_perpetual.times import to_datetime, to_ms
@@ -51,17 +51,10 @@ def pauses(reading: Reading, units: Sequence[SeenUnit]) -> Iterator[Finding]:
         pause = getattr(unit, "pause", None)
         if pause is not None:
             by_scope.setdefault(pause.scope.key, (pause, []))[1].append(unit)
-    yield from named(
-        [
-            _paused(
-                f"{held[0].name} is paused" if len(held) == 1 else f"{len(held)} units are paused",
-                pause, "it is not polled" if len(held) == 1 else "they are not polled", _scope_option(pause, held[0]),
-                {"scope": key},
-            )
-            for key, (pause, held) in by_scope.items()
-        ],
-        "more scopes are paused", "celery -A proj perpetual units --state paused",
-    )  # fmt: skip
+    for key, (pause, held) in by_scope.items():
+        what = f"{held[0].name} is paused" if len(held) == 1 else f"{len(held)} units are paused"
+        meaning = "it is not polled" if len(held) == 1 else "they are not polled"
+        yield _paused(what, pause, meaning, _scope_option(pause, held[0]), {"scope": key})
 
 
 def _paused(what: str, pause: Paused, meaning: str, option: str, about: dict[str, str]) -> Finding:
@@ -83,10 +76,7 @@ def _scope_option(pause: Paused, unit: SeenUnit) -> str:
 def failing(units: Sequence[SeenUnit]) -> list[Finding]:
     """Polls that fail, one after the other."""
     found = [_failing(unit) for unit in units if unit.attempt and unit.state in ("active", "backing_off")]
-    return named(
-        sorted(found, key=lambda each: -each.about["failures"]), "more units are failing",
-        "celery -A proj perpetual units --state backing_off",
-    )  # fmt: skip
+    return sorted(found, key=lambda each: -each.about["failures"])
 
 
 def _failing(unit: SeenUnit) -> Finding:
@@ -112,18 +102,15 @@ def silent(reading: Reading, units: Sequence[SeenUnit]) -> list[Finding]:
         if reading.now - since > max(SILENT_MS, SILENT_INTERVALS * 1000 * (unit.poll_every or 0.0)):
             found.append((since, unit))
     owner = reading.lead.info.get("owner")
-    return named(
-        [
-            Finding(
-                kind="unit_silent", area=UNITS, level=ERROR, since=to_datetime(since),
-                evidence=f"{unit.name} is silent: it is due, and is not polled",
-                meaning=f"all threads of the leading beat {owner} are taken, or it hangs",
-                help=f"celery -A proj perpetual why {command_of(unit)}", about={"unit": unit.name},
-            )
-            for since, unit in sorted(found, key=lambda each: each[0])
-        ],
-        "more units are silent", "celery -A proj perpetual units",
-    )  # fmt: skip
+    return [
+        Finding(
+            kind="unit_silent", area=UNITS, level=ERROR, since=to_datetime(since),
+            evidence=f"{unit.name} is silent: it is due, and is not polled",
+            meaning=f"all threads of the leading beat {owner} are taken, or it hangs",
+            help=f"celery -A proj perpetual why {command_of(unit)}", about={"unit": unit.name},
+        )
+        for since, unit in sorted(found, key=lambda each: each[0])
+    ]  # fmt: skip
 
 
 def slow(units: Sequence[SeenUnit]) -> list[Finding]:
@@ -143,12 +130,12 @@ def slow(units: Sequence[SeenUnit]) -> list[Finding]:
                 about={"unit": unit.name, "used": round(used, 3)},
             )
         )  # fmt: skip
-    return named(found, "more units are slow", "celery -A proj perpetual top --sort budget")
+    return found
 
 
 def orphaned(units: Sequence[SeenUnit]) -> list[Finding]:
     """Units that the store remembers and this code does not know."""
-    found = [
+    return [
         Finding(
             kind="unit_orphaned", area=UNITS, level=WARNING,
             evidence=f"{unit.name} is orphaned: this code has no such task or tenant",
@@ -158,7 +145,6 @@ def orphaned(units: Sequence[SeenUnit]) -> list[Finding]:
         )
         for unit in units if unit.state == "orphaned"
     ]  # fmt: skip
-    return named(found, "more units are orphaned", "celery -A proj perpetual units --state orphaned")
 
 
 def unevaluated(units: Sequence[SeenUnit]) -> list[Finding]:
@@ -177,12 +163,12 @@ def unevaluated(units: Sequence[SeenUnit]) -> list[Finding]:
                 help=f"celery -A proj perpetual why {command_of(unit)}", about={"unit": unit.name},
             )
         )  # fmt: skip
-    return named(found, "more units are not evaluated", "celery -A proj perpetual units")
+    return found
 
 
 def parked_keys(units: Sequence[SeenUnit]) -> list[Finding]:
     """Units that leave out keys for good."""
-    found = [
+    return [
         Finding(
             kind="keys_parked", area=UNITS, level=WARNING,
             evidence=f"{unit.name} is leaving keys out: {count} item keys are parked",
@@ -191,4 +177,3 @@ def parked_keys(units: Sequence[SeenUnit]) -> list[Finding]:
         )
         for unit in units if (count := getattr(unit, "parked_keys", 0))
     ]  # fmt: skip
-    return named(found, "more units leave keys out", "celery -A proj perpetual units")

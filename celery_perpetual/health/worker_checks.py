@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_perpetual.health.findings import WARNING, WORKERS, Finding, named
+from celery_perpetual.health.findings import WARNING, WORKERS, Finding
 from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def late(reading: Reading) -> Sequence[Finding]:
         )
         for name, at in reading.dead_workers.items() if reading.now - at.timestamp() * 1000 > grace
     ]  # fmt: skip
-    return named(found, "more workers are late or gone", "celery -A proj perpetual workers")
+    return found
 
 
 def _host(worker: str) -> str:

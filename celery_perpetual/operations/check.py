@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
-from celery_perpetual.health import beat_checks, leaks, store_checks
+from celery_perpetual.health import beat_checks, leaks, seam_checks, store_checks
 from celery_perpetual.health.findings import ERROR, SETUP, WARNING, Finding
 from celery_perpetual.health.reading import Reading
 from celery_perpetual.namespace import Namespace
@@ -34,7 +34,7 @@ def doctor(namespace: Namespace) -> list[Finding]:
 
 
 def _examine(namespace: Namespace, *, thorough: bool) -> list[Finding]:
-    findings = [*_seams(), *_wiring(namespace)]
+    findings = [*seam_checks.unknown(unknown_seams()), *_wiring(namespace)]
     discovery: Discovery | None = None
     try:
         discovery = load(namespace.app)
@@ -59,15 +59,6 @@ def _examine(namespace: Namespace, *, thorough: bool) -> list[Finding]:
 
 def _setup(kind: str, level: str, evidence: str, meaning: str, advice: str) -> Finding:
     return Finding(kind=kind, area=SETUP, level=level, evidence=evidence, meaning=meaning, help=advice)
-
-
-def _seams() -> Iterator[Finding]:
-    for seam, evidence in unknown_seams():
-        seen, advice = (
-            f"seam {seam.name!r} is not as known: {evidence}",
-            "pip install celery, kombu … of a known version",
-        )
-        yield _setup("seam_unknown", WARNING, seen, seam.without, advice)
 
 
 def _wiring(namespace: Namespace) -> Iterator[Finding]:

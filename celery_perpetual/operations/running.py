@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from celery_perpetual.health import beat_checks, queues, unit_checks, work_checks, worker_checks
-from celery_perpetual.health.findings import Finding
+from celery_perpetual.health.findings import Finding, named
 from celery_perpetual.operations.units import Unit, Units
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def units_of(reading: Reading) -> list[Unit]:
 def judged(reading: Reading, discovery: Discovery, units: Sequence[Unit]) -> list[Finding]:
     """What stands still of these units, and of beats, workers and work."""
     waiting = sum(unit.in_flight for unit in units)
-    return [
+    found = [
         *beat_checks.other_code(reading, discovery.digest(), len(discovery.tasks)),
         *worker_checks.absent(reading, waiting), *worker_checks.late(reading),
         *unit_checks.pauses(reading, units), *unit_checks.silent(reading, units), *unit_checks.unevaluated(units),
@@ -43,3 +43,7 @@ def judged(reading: Reading, discovery: Discovery, units: Sequence[Unit]) -> lis
         *unit_checks.parked_keys(units), *work_checks.parked(reading),
         *(queues.queue_findings(reading, queues.waiting_items(reading).values()) if waiting else ()),
     ]  # fmt: skip
+    by_kind: dict[str, list[Finding]] = {}
+    for finding in found:
+        by_kind.setdefault(finding.kind, []).append(finding)
+    return [finding for kind in by_kind.values() for finding in named(kind)]

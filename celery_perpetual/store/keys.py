@@ -9,6 +9,7 @@ key                    type    holds                                            
 {P}:leader:info        string  JSON: app, owner, term, digest and count of its units  TTL, as the leader
 {P}:leader:handover    string  owner of the standby that asks for the lead            TTL, or the hand-over
 {P}:term               string  the last term                                          never (one key)
+{P}:alerts             hash    alert -> JSON: what is wrong, and since when            its end; a thousand
 {P}:epoch              string  random identity of this store                          never (one key)
 {P}:marks              zset    beat -> its last mark, see leave_mark.lua              a day after its last contact
 {P}:cycle              string  that a maintenance pass is under way                   its end; TTL five seconds
@@ -80,6 +81,7 @@ class Keys:
         self.leader_info = f"{prefix}:leader:info"
         self.handover = f"{prefix}:leader:handover"
         self.term = f"{prefix}:term"
+        self.alerts = f"{prefix}:alerts"
         self.epoch = f"{prefix}:epoch"
         self.marks = f"{prefix}:marks"
         self.cycle = f"{prefix}:cycle"

@@ -40,6 +40,7 @@ PERMANENT = {
     "failures:{unit}": "the same",
     "base": "one entry per entry of the base scheduler",
     "counters": "one key",
+    "alerts": "one entry per alert that is on, at most a thousand",
     "token": "one key",
     "seen": "one key",
     "events": "capped by perpetual_events_maxlen",

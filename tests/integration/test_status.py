@@ -11,11 +11,11 @@ import pytest
 from celery_perpetual import Item
 from celery_perpetual.embedded import EmbeddedServer
 from tests.support.contract import finish
+from tests.support.pretending import lead, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from celery_perpetual import Perpetual
     from celery_perpetual.operations.status import Status
     from tests.support import Project
     from tests.support.watched_app import WatchedApp
@@ -24,26 +24,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def one(watched_app: Callable[..., WatchedApp]) -> WatchedApp:
     return watched_app()
-
-
-def lead(perpetual: Perpetual, seconds_ago: float = 60.0, digest: str | None = None) -> None:
-    """Let a beat lead since then, that knows this app's tasks."""
-    from celery_perpetual.tasks.discovery import load
-
-    keys, redis = perpetual.store.keys, perpetual.store.redis
-    term = perpetual.store.now() - int(1000 * seconds_ago)
-    info = {"app": "app", "owner": "host:1", "units": 1, "digest": digest or load(perpetual.app).digest()}
-    redis.set(keys.leader, f"host:1:{term}", px=60_000)
-    redis.set(keys.leader_info, json.dumps(info), px=60_000)
-
-
-def report(perpetual: Perpetual, name: str = "w@host", *, ago: float = 0.0, **info: Any) -> None:
-    """Let a worker have reported so many seconds ago."""
-    now, keys, redis = perpetual.store.now(), perpetual.store.keys, perpetual.store.redis
-    at = now - int(1000 * ago)
-    redis.zadd(keys.workers, {f"{name}#1": at + 60_000})
-    facts = {"hostname": name, "concurrency": 2, "queues": ["celery"], "active": 0, **info}
-    redis.hset(keys.worker(f"{name}#1"), mapping={"info": json.dumps(facts), "at": at, "report": 1})
 
 
 def kinds(found: Status) -> set[str]:

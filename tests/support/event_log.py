@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pytest
 
-    from celery_perpetual.events import EventKind
+    from celery_perpetual.event_kind import EventKind
 
 # Attributes of every record; the others are what the code that logged it has added.
 COMMON = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "data"}

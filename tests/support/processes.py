@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from celery_perpetual.events import EventKind
+    from celery_perpetual.event_kind import EventKind
 
 # How long children may outlive the main process of their group before the test fails: a pool's children notice the
 # end of their parent by themselves.

@@ -165,6 +165,16 @@ CASES = [
          lambda a, b: a[1:] == b[1:], writes=False, touches=unit_keys),
     Case("due", "nothing is due", lambda w: (w.led(), w.redis.zadd(w.keys.due, {UNIT: 9e12})), World.due,
          lambda a: a[1:] == [b"9000000000000", b""], lambda a, b: a[1:] == b[1:], writes=False),
+    # ---- alerts
+    Case("change_alerts", "one begins", lambda w: None, lambda w: w.change_alerts("begin"), answers(1)),
+    Case("change_alerts", "it is on", lambda w: w.run("change_alerts", w.change_alerts("begin")),
+         lambda w: w.change_alerts("begin"), answers(1), writes=False),
+    Case("change_alerts", "as many as may be are on", lambda w: w.run("change_alerts", w.change_alerts("begin")),
+         lambda w: w.change_alerts("begin", most=1, kind="unit_silent"), answers(1), writes=False),
+    Case("change_alerts", "one ends", lambda w: w.run("change_alerts", w.change_alerts("begin")),
+         lambda w: w.change_alerts("end"), answers(0)),
+    Case("change_alerts", "one that is not on ends", lambda w: None, lambda w: w.change_alerts("end"), answers(0),
+         writes=False),
     # ---- claims
     Case("claim", "by the leader", World.registered, World.claim, verdicts(b"claimed"), same_claims, touches=unit_keys),
     Case("claim", "several units", World.registered, lambda w: w.claim(units=2), verdicts(b"claimed", b"claimed"),

@@ -229,6 +229,9 @@ class World:
     def pause(self, reason: str = "holidays", scope: str = UNIT, until_ms: int | None = None) -> Slots:
         return {"scope": scope, "pause": json.dumps({"by": "me", "reason": reason, "until_ms": until_ms})}
 
+    def change_alerts(self, change: str, most: int = 10, kind: str = "no_leader") -> Slots:
+        return {"most": most, "changes": [change, kind, kind, json.dumps({"change": change})]}
+
     def resume(self, scope: str = UNIT) -> Slots:
         return {
             "receipt": self.keys.receipt("call"), "scope": scope, "about": "{}", "receipt_ttl": MINUTE,

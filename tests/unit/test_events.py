@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import celery_perpetual
 from celery_perpetual import events
-from celery_perpetual.events import TABLE, EventKind
+from celery_perpetual.event_kind import EventKind
+from celery_perpetual.events import TABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
