@@ -1,7 +1,7 @@
 """Attributes of a task: every one changes something or is refused as not available yet.
 
 The table stands here a second time, on purpose. Whoever makes a name available moves it to the accepted ones, and
-then needs a test called ``test_attribute_{name}`` in this file, which shows what it changes.
+then needs a test called ``test_attribute_{name}`` in this folder, which shows what it changes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ATTRIBUTES = (
 
 def test_every_accepted_name_has_a_test_of_its_effect() -> None:
     """No name is accepted without a test here that shows what it changes."""
-    assert without_test("attribute", ATTRIBUTES, globals()) == []
+    assert without_test("attribute", ATTRIBUTES) == []
 
 
 def test_attribute_poll_every(project: Callable[..., Project]) -> None:

@@ -1,7 +1,7 @@
 """``perpetual_*`` settings: every one changes something or is refused as not available yet.
 
 The table stands here a second time, on purpose. Whoever makes a name available moves it to the accepted ones, and
-then needs a test called ``test_setting_{name}`` in this file, which shows what it changes.
+then needs a test called ``test_setting_{name}`` in this folder, which shows what it changes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,13 @@ import redis
 from celery import Celery
 from celery.beat import PersistentScheduler, Scheduler
 
-from celery_perpetual import ContractError, Perpetual, PerpetualScheduler, SettingsError
+from celery_perpetual import ContractError, Perpetual, PerpetualScheduler
 from celery_perpetual.embedded import free_port
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.events import POLL_TIMED_OUT, STORE_LOST
-from celery_perpetual.leases.execution import Execution
-from celery_perpetual.leases.grants import HELD
 from celery_perpetual.settings import Settings
 from tests.support import wait_until
-from tests.support.contract import begin, finish, lose, queued_tasks, without_test
-from tests.support.leading import LeadingClock
+from tests.support.contract import finish, queued_tasks, without_test
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +45,7 @@ SETTINGS_NOT_YET = (
 
 def test_every_accepted_name_has_a_test_of_its_effect() -> None:
     """No name is accepted without a test here that shows what it changes."""
-    assert without_test("setting", SETTINGS, globals()) == []
+    assert without_test("setting", SETTINGS) == []
 
 
 def test_no_other_name_is_accepted() -> None:
@@ -65,73 +62,6 @@ def test_a_reserved_setting_is_refused(name: str, value: Any) -> None:
 
     with pytest.raises(ContractError, match=rf"^setting perpetual_{name} is not available yet; remove it$"):
         Settings.from_app(app)
-
-
-def test_setting_sweep_limit(shop: Callable[..., Perpetual]) -> None:
-    """One pass takes no more leases of dead workers than ``perpetual_sweep_limit``."""
-    perpetual = shop(lambda: [(n,) for n in range(5)], {"perpetual_sweep_limit": 2})
-
-    swept = lose(perpetual, *perpetual.poll("deliver").task_ids)
-
-    assert (swept.leases, len(perpetual.leases())) == (2, 3)
-
-
-def test_setting_lease_ttl(shop: Callable[..., Perpetual]) -> None:
-    """A worker that has reported counts as alive for ``perpetual_lease_ttl``."""
-    perpetual = shop(lambda: [(1,)], {"perpetual_lease_ttl": 7})
-    begin(perpetual, *perpetual.poll("deliver").task_ids)
-
-    (lease,) = perpetual.leases()
-
-    assert lease.deadline is not None
-    assert (lease.deadline - lease.started_at).total_seconds() == 7
-
-
-def test_setting_heartbeat_interval(project: Callable[..., Project]) -> None:
-    """A worker reports every ``perpetual_heartbeat_interval``, however long a lease is."""
-    proj = project("", perpetual_lease_ttl=3600, perpetual_heartbeat_interval=0.1)
-    proj.worker(pool="solo").ready()
-    (key,) = wait_until(lambda: proj.redis.keys("perpetual:w:*"), "the worker has reported")
-    seen = set()
-
-    def three_reports() -> bool:
-        seen.add(proj.redis.hget(key, "at"))
-        return len(seen) == 3
-
-    wait_until(three_reports, "three reports")
-
-
-@pytest.mark.parametrize(("leases", "token"), [("perpetual", "None"), ("all", "1")])
-def test_setting_leases(project: Callable[..., Project], leases: str, token: str) -> None:
-    """With ``all``, tasks that are not perpetual run under a lease too."""
-    proj = project(
-        """
-        @app.task
-        def ordinary():
-            ledger.record(perpetual.lease_token())
-        """,
-        perpetual_leases=leases,
-    )
-    proj.worker(pool="solo").ready()
-    proj.run_python("from proj import *; ordinary.delay()")
-
-    assert [row.id for row in wait_until(proj.rows, "it ran")] == [token]
-
-
-def test_setting_store_down(shop: Callable[..., Perpetual]) -> None:
-    """A task that cannot ask for its lease runs without one, or is held until the store answers."""
-    dead = {"perpetual_store_url": f"redis://127.0.0.1:{free_port()}/0", "perpetual_store_timeout": 0.2}
-    alone = begin(shop(list, {**dead, "perpetual_store_down": "run"}), "an id")
-    assert not alone.leased
-
-    perpetual = shop(lambda: [(1,)], {"perpetual_store_down": "hold", "perpetual_store_timeout": 0.2})
-    (task_id,) = perpetual.poll("deliver").task_ids
-    perpetual.store.redis.client_pause(1000)
-    held = Execution(task_id=task_id, nonce="first")
-    assert perpetual.grants.start(perpetual.app.tasks["deliver"], held, {}) == HELD
-
-    wait_until(lambda: not perpetual.grants.start(perpetual.app.tasks["deliver"], held, {}), "the store answers")
-    assert held.leased
 
 
 def test_setting_store_url(shop: Callable[..., Perpetual], redis_url: str, raw_redis: redis.Redis) -> None:
@@ -355,98 +285,3 @@ def test_setting_tenants_ttl(shop: Callable[..., Perpetual]) -> None:
     found.append("umbrella")
 
     wait_until(lambda: len(perpetual.units()) == 2, "it is called again")
-
-
-class Asked(Exception):
-    """An error that its class and a wait are told of."""
-
-    wait_hint = 7200
-
-
-def asked(error: BaseException) -> str | None:
-    """Classify as a project does."""
-    return "quota" if "quota" in str(error) else None
-
-
-@pytest.mark.parametrize(
-    ("error", "settings", "expected"),
-    [
-        (ValueError("quota"), {}, "degraded"),
-        (ValueError("quota"), {"perpetual_classifiers": [asked]}, "quota"),
-        (ValueError("else"), {"perpetual_classifiers": [asked]}, "degraded"),
-    ],
-)
-def test_setting_classifiers(
-    shop: Callable[..., Perpetual], error: Exception, settings: dict[str, Any], expected: str
-) -> None:
-    """Functions of the project answer the class of an error that no library is known by."""
-
-    def fail() -> None:
-        raise error
-
-    assert shop(fail, settings).poll("deliver").error_class == expected
-
-
-def test_setting_error_policies(shop: Callable[..., Perpetual]) -> None:
-    """Waits and budgets by class: with a budget of one try the second failure pauses the unit."""
-
-    def fail() -> None:
-        raise ConnectionError
-
-    perpetual = shop(fail, {"perpetual_error_policies": {"node": (1, 60, 1)}})
-    assert perpetual.runner.policies.after(ConnectionError(), {}).delay_ms <= 1000
-    assert [perpetual.poll("deliver") and perpetual.units()[0].state for _ in range(2)] == ["active", "paused"]
-
-
-def test_setting_max_wait_hint(shop: Callable[..., Perpetual]) -> None:
-    """For no longer does it count when the other side asks to wait."""
-    assert shop(list).runner.policies.after(Asked(), {}).delay_ms == 3_600_000
-    assert shop(list, {"perpetual_max_wait_hint": 60}).runner.policies.after(Asked(), {}).delay_ms == 60_000
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("error_policies", {"nodes": (1, 2)}, "no error is of the class 'nodes' .* did you mean 'node'"),
-        ("error_policies", {"node": 3}, "'node' must be .first, longest. or .first, longest, attempts., got 3"),
-        ("error_policies", {"node": (0, 3)}, "'node': the first wait must be at least 0.001 seconds, got 0"),
-        ("error_policies", {"node": (5, 3)}, "'node': the longest wait must be at least 5 seconds, got 3"),
-        ("error_policies", {"node": (1, 3, 0)}, "'node': attempts must be a whole number of at least 1, got 0"),
-        ("error_policies", [1], "must be a dict of class to .first, longest., got .1."),
-        ("classifiers", ["no.such.module"], "'no.such.module' cannot be imported"),
-        ("classifiers", 5, "must be a list of functions or of their names .module.function., got 5"),
-        ("classifiers", ["celery.__version__"], "must be a function of the error"),
-    ],
-)
-def test_wrong_settings_of_errors_are_refused(name: str, value: Any, message: str) -> None:
-    """With the setting, what was seen, and the right word."""
-    app = Celery("shop", set_as_current=False)
-    app.conf[f"perpetual_{name}"] = value
-
-    with pytest.raises(SettingsError, match=f"^setting perpetual_{name}.*{message}"):
-        Settings.from_app(app)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_setting_preflight_ttl(shop: Callable[..., Perpetual]) -> None:
-    """For so long a preflight that has passed counts."""
-    perpetual = shop(lambda poll: [], {"perpetual_preflight_ttl": 77}, preflight=lambda: None)
-    clock = LeadingClock(perpetual)
-    clock.until_polled("deliver")
-    clock.close()
-    assert 70_000 < perpetual.store.redis.pttl(perpetual.store.keys.preflight("preflight:deliver")) <= 77_000
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-@pytest.mark.parametrize("fatal", [False, True])
-def test_setting_preflight_fatal(shop: Callable[..., Perpetual], fatal: bool) -> None:
-    """True: there is a reason for beat to end when a preflight raises what no next try mends."""
-
-    def fail() -> None:
-        raise KeyError("token")
-
-    perpetual = shop(lambda poll: [], {"perpetual_preflight_fatal": fatal}, preflight=fail)
-    clock = LeadingClock(perpetual)
-    clock.until_polled("deliver")
-    clock.close()
-    assert bool(perpetual.runner.preflights.fatal_reason) is fatal
