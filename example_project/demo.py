@@ -18,7 +18,9 @@ from processes import LEAVE
 from progress import Display, Snapshot, open_display
 from stage import HERE, TASK, Stage, changed_settings, hide_password, open_stage
 
-SETTLE = 20.0  # seconds that the store gets to agree that nothing is in flight any more
+#: When every row is done, seconds without any change after which no more is waited for: until nothing is in flight
+#: (a dead worker's last tasks are sent again meanwhile), and until endpoints have confirmed what they got.
+SETTLE, CONFIRM = 15.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,10 @@ def explain(options: Options) -> None:
         "Two `celery beat`s (one leads, one stands by) and two `celery worker`s are about to start, and a local\n"
         "receiver that is at times slow and refuses some first attempts. No code enqueues anything: beat finds the\n"
         "rows and makes tasks of them, the workers send them. In the end the receiver's own record decides.\n\n"
-        "Each of the five customers has a routine as well, made when its endpoint was added: a digest of what was\n"
-        "delivered, once a day. A day is three seconds here.\n"
+        "Each of the nine customers has a routine as well, made when its endpoint was added: a digest of what was\n"
+        "delivered, once a day. A day is three seconds here.\n\n"
+        "And each endpoint is asked for its receipts, as a tenant of a task of its own. Five answer. One is down, one\n"
+        "asks for a pause, one has given us no token, and the token of one is wrong: each is treated by itself.\n"
     )
     if not options.keep:
         print(
@@ -89,25 +93,27 @@ def look(items: int) -> Snapshot:
     count = Delivery.objects.aggregate(
         delivered=Count("pk", filter=Q(state=state.DELIVERED)),
         failed=Count("pk", filter=Q(state=state.FAILED)),
+        confirmed=Count("pk", filter=Q(state=state.DELIVERED, confirmed_at__isnull=False)),
     )
     try:
         in_flight = sum(unit.in_flight for unit in perpetual.units() if unit.task == TASK)
     except PerpetualError:
         in_flight = None
-    return Snapshot(items, count["delivered"], count["failed"], in_flight)
+    return Snapshot(items, count["delivered"], count["failed"], in_flight, count["confirmed"])
 
 
 def watch(stage: Stage, items: int, deadline: float, display: Display, accident: Accident) -> Snapshot:
-    """Until no row is pending and nothing is in flight; on the way the accident happens."""
-    settled_by: float | None = None
+    """Until no row is pending, nothing is in flight and all is confirmed; on the way the accident happens."""
+    last, since = None, time.monotonic()
     while True:
         now = time.monotonic()
         snapshot = look(items)
         display.show(snapshot)
-        if snapshot.pending == 0:
-            settled_by = settled_by or now + SETTLE
-            if not snapshot.in_flight or now > settled_by:
-                return snapshot
+        if snapshot != last:
+            last, since = snapshot, now
+        longest = SETTLE if snapshot.in_flight else CONFIRM
+        if snapshot.is_over or (snapshot.pending == 0 and now > since + longest):
+            return snapshot
         for process in stage.fleet.ended():
             raise DemoFailed(f"{process.name} ended by itself with status {process.popen.returncode}")
         if now > deadline:
@@ -119,6 +125,7 @@ def watch(stage: Stage, items: int, deadline: float, display: Display, accident:
 def run(stage: Stage, options: Options, deadline: float) -> int:
     """The whole job; the exit status."""
     from digest_report import read_digests
+    from endpoint_report import read_treatments
     from report import Outcome, compare, show
 
     problem, last = "", None
@@ -135,7 +142,8 @@ def run(stage: Stage, options: Options, deadline: float) -> int:
         stage.stop_celery(grace=5 if problem else 20)
         recovery = accident.recovery()
     comparison = compare(stage.record, options.items, recovery.deliveries)
-    outcome = Outcome(comparison, problem, last.in_flight if last else None, accident.kill, recovery, read_digests())
+    in_flight, treatments = last.in_flight if last else None, read_treatments(stage.record)
+    outcome = Outcome(comparison, problem, in_flight, accident.kill, recovery, read_digests(), treatments)
     stage.failed = not outcome.ok
     show(outcome, stage, options.json_file)
     return 0 if outcome.ok else 1
@@ -186,6 +194,7 @@ def tell_commands(stage: Stage) -> None:
         f"  {celery} units\n"
         f"  {celery} why {TASK}\n"
         f"  {celery} polls {TASK}\n"
+        f"  {celery} why webhooks.receipts.confirm --tenant 'Iris Inks'\n"
         f"  {celery} routines list\n"
         f"  {celery} routines run-now digest-1\n"
         f'  {celery} pause --task {TASK} --reason "lunch"\n'

@@ -16,6 +16,11 @@ class Snapshot:
     delivered: int
     failed: int
     in_flight: int | None
+    confirmed: int  # by their endpoints
+
+    @property
+    def is_over(self) -> bool:
+        return self.pending == 0 and not self.in_flight and self.confirmed == self.delivered
 
     @property
     def pending(self) -> int:
@@ -24,7 +29,7 @@ class Snapshot:
     def text(self, rate: float) -> str:
         in_flight = "?" if self.in_flight is None else self.in_flight
         failed = f", {self.failed} failed" if self.failed else ""
-        return f"{self.pending} pending, {in_flight} in flight, {rate:.0f}/s{failed}"
+        return f"{self.pending} pending, {in_flight} in flight, {self.confirmed} confirmed, {rate:.0f}/s{failed}"
 
 
 class Rate:

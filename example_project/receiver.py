@@ -3,10 +3,14 @@
 It writes down every delivery that it accepts in a SQLite file of its own, which is what the demo counts
 from. Like real endpoints it is sometimes slow and sometimes refuses; whom it refuses, and how often,
 follows from the delivery's id alone, and each delivery is accepted in the end.
+
+Asked with a customer's token, `GET …/receipts?after=N` lists what that endpoint has accepted since receipt N. One
+customer asks for a pause first.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import signal
 import sqlite3
@@ -17,13 +21,18 @@ from collections import Counter
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS accepted (delivery_id INTEGER, endpoint TEXT, at REAL, body_sha256 TEXT);
 CREATE TABLE IF NOT EXISTS refused (delivery_id INTEGER, endpoint TEXT, at REAL, status INTEGER);
+CREATE TABLE IF NOT EXISTS asked (endpoint TEXT, at REAL, status INTEGER);
 """
 #: Seconds that an endpoint takes to answer, usually and at times.
 USUAL_SECONDS, SLOW_SECONDS = 0.05, 0.25
+#: This endpoint answers so many requests for receipts with 429, and wants to be left alone for so many seconds.
+PRESSED, TIMES, PAUSE = "granite-gym", 3, 2
+PAGE = 100
 
 
 def luck(delivery_id: int, purpose: str) -> int:
@@ -54,6 +63,7 @@ class Record:
     def __init__(self, path: Path, suppress: bool) -> None:
         self._lock = threading.Lock()
         self._attempts: Counter[int] = Counter()
+        self._asked: Counter[str] = Counter()
         self._suppress = suppress
         self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=20)
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -79,6 +89,22 @@ class Record:
             self._db.execute("INSERT INTO accepted VALUES (?, ?, ?, ?)", row)
             return 200
 
+    def receipts(self, endpoint: str, token: str, after: int) -> tuple[int, list[dict[str, int]]]:
+        """Status and receipts, and the question on record."""
+        with self._lock:
+            status = 200 if token == f"Bearer token-of-{endpoint}" else 401
+            self._asked[endpoint] += 1
+            if endpoint == PRESSED and self._asked[endpoint] <= TIMES:
+                status = 429
+            self._db.execute("INSERT INTO asked VALUES (?, ?, ?)", (endpoint, time.time(), status))
+            if status != 200:
+                return status, []
+            rows = self._db.execute(
+                "SELECT rowid, delivery_id FROM accepted WHERE endpoint = ? AND rowid > ? ORDER BY rowid LIMIT ?",
+                (f"/hooks/{endpoint}", after, PAGE),
+            )
+            return status, [{"number": number, "delivery": delivery_id} for number, delivery_id in rows]
+
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # connections stay open
@@ -99,12 +125,20 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(SLOW_SECONDS if slow(int(key)) else USUAL_SECONDS)
         self.answer(self.server.record.take(int(key), self.path, body))
 
-    def answer(self, status: int) -> None:
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        endpoint = url.path.removeprefix("/hooks/").removesuffix("/receipts")
+        after = int(parse_qs(url.query).get("after", ["0"])[0])
+        status, found = self.server.record.receipts(endpoint, self.headers.get("Authorization", ""), after)
+        self.answer(status, json.dumps(found).encode(), pause=PAUSE)
+
+    def answer(self, status: int, body: bytes = b"", pause: int = 1) -> None:
         self.send_response(status)
         if status == 429:
-            self.send_header("Retry-After", "1")
-        self.send_header("Content-Length", "0")
+            self.send_header("Retry-After", str(pause))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, *args: object) -> None:
         """Quiet: the record is the log."""

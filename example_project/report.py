@@ -11,6 +11,7 @@ from typing import Any
 
 from accident import Kill, Recovery, tasks
 from digest_report import Digests
+from endpoint_report import Treatments
 from stage import Stage, changed_settings, hide_password
 from webhooks.models import Delivery
 
@@ -99,6 +100,7 @@ class Outcome:
     kill: Kill | None
     recovery: Recovery
     digests: Digests
+    treatments: Treatments
 
     @property
     def ok(self) -> bool:
@@ -110,7 +112,7 @@ class Outcome:
             return [*found, "no worker was killed: it was over before (too few rows?), or never got that far"]
         if forgotten := self.kill.held - self.recovery.tasks:
             found.append(f"{tasks(len(forgotten))} of the killed worker not sent again: {', '.join(sorted(forgotten))}")
-        return [*found, *self.digests.complaints()]
+        return [*found, *self.digests.complaints(), *self.treatments.complaints()]
 
 
 def show(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
@@ -128,6 +130,7 @@ def show(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
     print(f"{result.duplicates} came twice{why if result.duplicates and not result.repeated else ''}.")
     digests = outcome.digests
     print(f"{digests.count} digests of {digests.endpoints} endpoints were made, one for each slot of their routines.")
+    print("\n".join(outcome.treatments.lines()))
     if outcome.in_flight:
         print(f"The store still has {outcome.in_flight} in flight although every row is done.")
     killed = [process.name for process in stage.fleet.all.values() if process.killed]
@@ -143,6 +146,7 @@ def show(outcome: Outcome, stage: Stage, json_file: str | None) -> None:
             "killed": killed,
             "accident": accident(outcome),
             "digests": asdict(outcome.digests),
+            "treatments": outcome.treatments.to_dict(),
             "settings": changed_settings(),
             "broker_url": hide_password(stage.broker_url),
             "pids": stage.pids,

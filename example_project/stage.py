@@ -20,8 +20,14 @@ WORKERS = ("worker-1", "worker-2")
 #: One leads, the other one stands by.
 BEATS = ("beat-1", "beat-2")
 CONCURRENCY = 2
-# By default a worker counts as dead after a minute without a word, and a digest is made once a day.
-HASTE = {"OUTBOX_LEASE_TTL": "5", "OUTBOX_CYCLE_INTERVAL": "1", "OUTBOX_DIGEST_EVERY": "3"}
+# By default a worker counts as dead after a minute without a word, a digest is made once a day, and receipts are asked
+# for once a minute.
+HASTE = {
+    "OUTBOX_LEASE_TTL": "5",
+    "OUTBOX_CYCLE_INTERVAL": "1",
+    "OUTBOX_DIGEST_EVERY": "3",
+    "OUTBOX_RECEIPTS_EVERY": "1",
+}
 
 
 @dataclass
@@ -183,6 +189,7 @@ def changed_settings() -> dict[str, Any]:
         if name.startswith(prefix) and name != "CELERY_BROKER_URL"
     }
     found["outbox_digest_every"] = settings.OUTBOX_DIGEST_EVERY
+    found["outbox_receipts_every"] = settings.OUTBOX_RECEIPTS_EVERY
     found["worker --concurrency"] = CONCURRENCY
     found["deliver.max_retries"] = deliver.max_retries
     return found

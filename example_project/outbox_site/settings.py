@@ -71,6 +71,9 @@ if OUTBOX_CYCLE_INTERVAL := os.environ.get("OUTBOX_CYCLE_INTERVAL"):
 # Seconds between two digests of an endpoint: a day.
 OUTBOX_DIGEST_EVERY = float(os.environ.get("OUTBOX_DIGEST_EVERY", "86400"))
 
+# Seconds between two questions for receipts of an endpoint.
+OUTBOX_RECEIPTS_EVERY = float(os.environ.get("OUTBOX_RECEIPTS_EVERY", "60"))
+
 # One Redis for several projects: a name of its own keeps the queue, the store's keys and the talk of workers apart.
 if OUTBOX_NAMESPACE := os.environ.get("OUTBOX_NAMESPACE"):
     CELERY_TASK_DEFAULT_QUEUE = OUTBOX_NAMESPACE

@@ -5,4 +5,4 @@ class WebhooksConfig(AppConfig):
     name = "webhooks"
 
     def ready(self) -> None:
-        from webhooks import digests  # noqa: F401  # connects signals, registers the task
+        from webhooks import digests, receipts  # noqa: F401  # connects signals, registers tasks

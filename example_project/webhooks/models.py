@@ -14,6 +14,7 @@ class Endpoint(models.Model):
 
     name = models.CharField(max_length=80, unique=True)
     url = models.URLField(max_length=400)
+    token = models.CharField(max_length=80, blank=True, default="")  # by which it knows us; "" until we get one
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     def __str__(self) -> str:
@@ -61,6 +62,7 @@ class Delivery(models.Model):
     next_attempt_at = models.DateTimeField(default=timezone.now)
     delivered_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(default=timezone.now, editable=False)
+    confirmed_at = models.DateTimeField(null=True, blank=True, editable=False)  # by the endpoint
     response_status = models.PositiveSmallIntegerField(null=True, blank=True)
     last_error = models.CharField(max_length=200, blank=True)
 

@@ -9,9 +9,13 @@ from typing import Any
 from webhooks.models import Delivery, Endpoint
 
 CUSTOMERS = ["Alpine Books", "Blue Harbor", "Cedar & Sons", "Delta Bikes", "Elm Street Coffee"]
+# Endpoints that get no deliveries and have other troubles.
+DOWN, PRESSED, NO_TOKEN, WRONG_TOKEN = "Falcon Freight", "Granite Gym", "Hazel Hotel", "Iris Inks"
 CURRENCIES = ["EUR", "USD", "GBP", "CHF"]
 CARRIERS = ["DHL", "UPS", "La Poste", "Royal Mail"]
 STEPS = ["picked_up", "in_transit", "out_for_delivery", "delivered"]
+#: Nobody listens there.
+NOBODY = "http://127.0.0.1:1"
 GOODS = ["espresso beans 1 kg", "bicycle bell", "notebook A5", "rain jacket", "desk lamp"]
 EPOCH = datetime(2026, 1, 5, 8, 0, tzinfo=timezone.utc)
 
@@ -70,13 +74,20 @@ def money(dice: random.Random) -> str:
 
 
 def endpoints(base_url: str) -> list[Endpoint]:
-    """One endpoint for each customer below `base_url`, which is where a receiver listens now."""
+    """One endpoint for each customer below `base_url`, which is where a receiver listens now; then the others."""
     found = []
-    for name in CUSTOMERS:
-        slug = re.sub("[^a-z]+", "-", name.lower())
-        url = f"{base_url.rstrip('/')}/hooks/{slug}"
-        found.append(Endpoint.objects.update_or_create(name=name, defaults={"url": url})[0])
+    for name in [*CUSTOMERS, DOWN, PRESSED, NO_TOKEN, WRONG_TOKEN]:
+        slug = slug_of(name)
+        base = NOBODY if name == DOWN else base_url.rstrip("/")
+        token = {NO_TOKEN: "", WRONG_TOKEN: "the token of last year"}.get(name, f"token-of-{slug}")
+        values = {"url": f"{base}/hooks/{slug}", "token": token}
+        found.append(Endpoint.objects.update_or_create(name=name, defaults=values)[0])
     return found
+
+
+def slug_of(name: str) -> str:
+    """The customer's part of its address."""
+    return re.sub("[^a-z]+", "-", name.lower())
 
 
 def events(count: int, seed: int) -> Iterator[tuple[int, str, dict[str, Any]]]:

@@ -17,6 +17,7 @@ from tests.support.processes import group_members
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "example_project"
 ITEMS = 150
+TROUBLED = {"Falcon Freight", "Granite Gym", "Hazel Hotel", "Iris Inks"}
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -73,6 +74,24 @@ def assert_recovered(output, report):
     assert f"{report['duplicates']} came twice" in output
 
 
+def assert_treated(output, report):
+    """Each endpoint by itself: those with troubles by their kind, and the others have confirmed what they got."""
+    treated = report["treatments"]
+    endpoints = treated["endpoints"]
+    assert treated["confirmed"] == ITEMS
+    assert f"{ITEMS} of {ITEMS} deliveries are confirmed" in output
+    assert list(endpoints["Falcon Freight"]["polls"]) == ["failed node"]
+    assert endpoints["Falcon Freight"]["state"] == "backing_off"
+    assert len(treated["gaps"]) == 3
+    assert min(treated["gaps"]) >= 1.95
+    assert (endpoints["Hazel Hotel"]["asked"], list(endpoints["Hazel Hotel"]["polls"])) == (0, ["skipped preflight"])
+    assert (endpoints["Iris Inks"]["asked"], endpoints["Iris Inks"]["state"]) == (1, "paused")
+    assert "WrongToken" in endpoints["Iris Inks"]["reason"]
+    others = [each for name, each in endpoints.items() if name not in TROUBLED]
+    assert [each["state"] for each in others] == ["active"] * 5
+    assert all(set(each["polls"]) <= {"enqueued", "empty"} for each in others)
+
+
 def answers(url):
     with redis.Redis.from_url(url, socket_timeout=1) as server:
         try:
@@ -92,14 +111,15 @@ def test_every_delivery_arrives_and_nothing_is_left(tmp_path):
     assert report["refused"] > 0, "the receiver refused nobody, so no retry was tried"
     assert report["in_flight"] == 0
     assert report["killed"] == []
-    assert (report["digests"]["endpoints"], report["digests"]["missing"], report["digests"]["off"]) == (5, [], 0)
+    assert (report["digests"]["endpoints"], report["digests"]["missing"], report["digests"]["off"]) == (9, [], 0)
     assert report["digests"]["count"] >= 10, "each endpoint has more than the digest of its first slot"
-    assert f"{report['digests']['count']} digests of 5 endpoints" in output
+    assert f"{report['digests']['count']} digests of 9 endpoints" in output
     assert 0 < report["seconds"] < 120
     assert f"{ITEMS} of {ITEMS} deliveries arrived" in output
     for name, value in report["settings"].items():
         assert f"{name} = {value}" in output
     assert_recovered(output, report)
+    assert_treated(output, report)
     assert_nothing_runs(report)
     assert not answers(report["broker_url"])
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
@@ -200,7 +220,7 @@ def test_only_what_was_recovered_may_come_twice(tmp_path, redis_url, store_redis
     )
 
     assert done.returncode == 0, done.stderr
-    assert store_redis.hlen("perpetual:routines") == 5, "each endpoint that is added has a routine"
+    assert store_redis.hlen("perpetual:routines") == 9, "each endpoint that is added has a routine"
     assert "duplicates 4 repeated [3, 4]" in done.stdout
     assert "2 arrived more than once although no worker had died with them: 3, 4" in done.stdout
 
