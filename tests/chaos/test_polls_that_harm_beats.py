@@ -41,7 +41,7 @@ app.task(base=PerpetualTask, name="proj.deadly", poll_every={every}, next_batch=
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_next_batch_that_kills_beats_goes_to_the_worker_alone(
     project: Callable[..., Project], store_redis: redis.Redis
 ) -> None:
@@ -101,7 +101,7 @@ for number in range(5):
 MOST_THREADS = 8 + 16 + 10
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_hundred_polls_that_hang_cost_a_bounded_number_of_threads(project: Callable[..., Project]) -> None:
     """When beat has no thread left, polls go to the worker: the rest is polled on, and beat lives."""
     proj = project(MANY_HANG)

@@ -125,6 +125,7 @@ def test_every_delivery_arrives_and_nothing_is_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
+@pytest.mark.long
 def test_a_lost_delivery_fails_the_demo(tmp_path):
     status, output, report = run_demo(tmp_path, DEMO_SUPPRESS="1")
 
@@ -258,6 +259,7 @@ def test_a_server_of_ones_own_is_left_as_it_was(tmp_path, private_redis):
     assert left - {"_kombu.binding_deadlines"} == {"somebody's"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143)])
 def test_the_processes_end_with_the_demo(tmp_path, number, status):
     log = tmp_path / "output"
