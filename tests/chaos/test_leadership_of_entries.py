@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from celery_perpetual.events import LEADER_STANDBY
 from tests.support import wait_until
 from tests.support.beats import ENTRIES, LEADER, MACHINE, leading, wait_for_more
+from tests.support.django_site import DjangoSite
 from tests.support.stream_events import events, leader
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     import redis
 
     from tests.support import CeleryProcess, Project
+
+OTHERS = ("perpetual_django", "perpetual_redbeat")
 
 #: The entry in question, and one that tells that a beat is at work.
 RARE = 'app.conf.beat_schedule = {{"rare": every({seconds}), "often": every(0.2, "often")}}'
@@ -89,7 +93,10 @@ def test_an_entry_that_a_killed_leader_sent_is_not_sent_again(
     assert 4.5 < sent - ran < 5 + 1 + MACHINE
 
 
-def test_a_beat_inside_of_a_worker_leads_and_polls(project: Callable[..., Project], store_redis: redis.Redis) -> None:
+@pytest.mark.parametrize("base", ["perpetual", *(pytest.param(name, marks=pytest.mark.long) for name in OTHERS)])
+def test_a_beat_inside_of_a_worker_leads_and_polls(
+    project: Callable[..., Project], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, base: str
+) -> None:
     """`celery worker -B` polls, runs what it found, sends entries, and gives up the lead when it is stopped."""
     source = """
     def slots(poll):
@@ -103,10 +110,15 @@ def test_a_beat_inside_of_a_worker_leads_and_polls(project: Callable[..., Projec
     def entry():
         ledger.record("", "entry")
 
+    app.conf.redbeat_redis_url = app.conf.broker_url
     app.conf.beat_schedule = {"often": {"task": "proj.entry", "schedule": 0.5}}
     """
-    proj = project(source, **LEADER)
-    worker = proj.worker("-B", "-s", str(proj.folder / "schedule"))
+    if base == "perpetual_django":
+        with DjangoSite(project, monkeypatch, dedent(source), **LEADER) as site:
+            proj = site.proj
+    else:
+        proj = project(source, **LEADER)
+    worker = proj.worker("-B", "-s", str(proj.folder / "schedule"), "--scheduler", base)
 
     wait_until(lambda: len(proj.rows("ran")) >= 4 and proj.rows("entry"), "items and entries ran")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from celery_perpetual.events import BASE_ROW_REFUSED, TASK_ROWS_AWAY, WIRING_MISSING
 from tests.support import wait_until
@@ -14,11 +16,24 @@ from tests.support.stream_events import events, leader, statuses
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
     import redis
 
     from tests.support import Project
     from tests.support.postgres import PostgresServer
+
+SUN = """
+def where_it_is_noon(seconds):
+    import ephem
+
+    at = timezone.now().replace(tzinfo=None) + datetime.timedelta(seconds=seconds)
+    sun = ephem.Sun()
+    here = ephem.Observer()
+    here.date = at
+    sun.compute(here)
+    # Where the sun's hour angle is 0.
+    longitude = math.degrees(float(sun.ra) - float(here.sidereal_time()))
+    return {"latitude": 10, "longitude": round((longitude + 180) % 360 - 180, 6)}
+"""
 
 POLLED = """
 @app.task(base=PerpetualTask, poll_every=0.5, next_batch=lambda: [Item((1,), key=False)])
@@ -26,15 +41,25 @@ def visit(n): ...
 """
 
 
+@pytest.fixture(params=["SQLite", pytest.param("PostgreSQL", marks=pytest.mark.long)])
+def database(request: pytest.FixtureRequest) -> dict[str, Any] | None:
+    """Django's settings of the database, None for a file."""
+    return None if request.param == "SQLite" else request.getfixturevalue("postgres").database
+
+
 def test_rows_are_sent_as_django_celery_beat_does(
-    project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, store_redis: redis.Redis
+    project: Callable[..., Project],
+    monkeypatch: pytest.MonkeyPatch,
+    store_redis: redis.Redis,
+    database: dict[str, Any] | None,
 ) -> None:
     """Rows are added, changed, disabled and deleted while beat runs; one that cannot work harms no other."""
     source = (
         POLLED
+        + SUN
         + "app.conf.beat_schedule = {'static': {'task': 'proj.entry', 'schedule': 1, 'options': {'queue': 'static'}}}"
     )
-    with DjangoSite(project, monkeypatch, source) as site:
+    with DjangoSite(project, monkeypatch, source, database=database) as site:
         site.run("row('often', interval=interval(1), kwargs='{\"a\": 1}', headers='{\"x\": 2}')")
         site.run("row('once', interval=interval(1), one_off=True)")
         site.run("row('over', interval=interval(1), expires=timezone.now() - datetime.timedelta(hours=1))")
@@ -42,6 +67,10 @@ def test_rows_are_sent_as_django_celery_beat_does(
         site.run(
             "row('clocked', one_off=True, "
             "clocked=ClockedSchedule.objects.create(clocked_time=timezone.now() + datetime.timedelta(seconds=2)))"
+        )
+        # The sun is at its highest there in a few seconds.
+        site.run(
+            "row('noon', one_off=True, solar=SolarSchedule.objects.create(event='solar_noon', **where_it_is_noon(4)))"
         )
         site.run("broken_row('none')")
         site.run("broken_row('bad', crontab=CrontabSchedule.objects.create(minute='99'))")
@@ -51,6 +80,7 @@ def test_rows_are_sent_as_django_celery_beat_does(
         assert (often[0].headers["x"], often[0].headers["periodic_task_name"]) == (2, "often")
         site.wait_for("static", 2)
         site.wait_for("clocked", 1)
+        site.wait_for("noon", 1)
         assert {event["row"] for event in beat.events(BASE_ROW_REFUSED)} == {"none", "bad"}
 
         site.run("row('added', interval=interval(1))")
@@ -65,7 +95,7 @@ def test_rows_are_sent_as_django_celery_beat_does(
         site.wait_for("often", stopped + 2)
 
         assert (len(site.sent("added")), len(site.sent("static"))) == (changed, deleted)
-        assert len(site.sent("once")) == len(site.sent("clocked")) == 1
+        assert len(site.sent("once")) == len(site.sent("clocked")) == len(site.sent("noon")) == 1
         assert site.run("fields('once')['enabled']") is False
         assert site.sent("over") == site.sent("later") == site.sent("bad") == []
         assert len(statuses(store_redis, "proj.visit")) > 5
@@ -161,11 +191,13 @@ def own(n): ...
         assert site.sent("celery") == []
 
 
+@pytest.mark.parametrize("seconds", [6, pytest.param(30, marks=pytest.mark.long)])
 def test_a_database_that_goes_away_stops_neither_entries_nor_polls(
     project: Callable[..., Project],
     monkeypatch: pytest.MonkeyPatch,
     store_redis: redis.Redis,
     postgres: PostgresServer,
+    seconds: int,
 ) -> None:
     """On PostgreSQL: rows that were read go on, changes are seen when it is back, and no entry runs twice for it."""
     with DjangoSite(project, monkeypatch, POLLED, database=postgres.database) as site:
@@ -179,8 +211,8 @@ def test_a_database_that_goes_away_stops_neither_entries_nor_polls(
         postgres.stop()
         polled, sent = len(statuses(store_redis, "proj.visit")), len(site.sent("often"))
         beat.wait_for_event(TASK_ROWS_AWAY)
-        site.wait_for("often", sent + 8)
-        assert len(statuses(store_redis, "proj.visit")) > polled + 10
+        site.wait_for("often", sent + seconds, seconds + 20)
+        assert len(statuses(store_redis, "proj.visit")) > polled + seconds
         postgres.start()
         site.run("django.db.connections.close_all()")
         site.run("row('added', interval=interval(1))")
@@ -195,3 +227,23 @@ def test_a_database_that_goes_away_stops_neither_entries_nor_polls(
         assert min(gaps) > 0.8, gaps
         assert max(gaps) < 3, gaps
         assert site.run("fields('often')['runs']") == len(site.sent("often"))
+
+
+def test_a_name_that_the_admin_cannot_import_is_refused(
+    project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of periodic tasks would fail at each visit; beat and `manage.py check` say what to write."""
+    more = """
+INSTALLED_APPS += ["django.contrib.admin", "celery_perpetual.contrib.django"]
+CELERY_BEAT_SCHEDULER = "perpetual_django"
+"""
+    wanted = "write CELERY_BEAT_SCHEDULER = 'celery_perpetual.beat.perpetual_django:PerpetualDjangoScheduler'"
+    with DjangoSite(project, monkeypatch, POLLED, site_settings=more) as site:
+        beat = site.beat()
+        checks = "__import__('django.core.checks').core.checks.run_checks()"
+        found = site.run(f"[each.msg for each in {checks} if each.id == 'celery_perpetual.E001']")
+
+        assert beat.wait() == 1
+        assert wanted in beat.log()
+        assert "Traceback" not in beat.log()
+        assert [wanted in text for text in found] == [True]

@@ -27,6 +27,8 @@ DATABASES = {{"default": {database!r}}}
 
 #: Every message says when it was sent; `row` makes or changes a row and tells so, as saving in the admin does.
 SOURCE = """
+import math
+
 import django
 django.setup()
 from django.core.management import call_command
@@ -73,6 +75,7 @@ class DjangoSite:
         source: str = "",
         *,
         database: dict[str, Any] | None = None,
+        site_settings: str = "",
         **config: Any,
     ) -> None:
         # The processes of the project inherit it.
@@ -81,7 +84,7 @@ class DjangoSite:
         sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(self.proj.folder / "site.sqlite")}
         # Two beats and the test write to one file.
         database = database or {**sqlite, "OPTIONS": {"timeout": 20, "transaction_mode": "IMMEDIATE"}}
-        self.proj.write("site_settings.py", SETTINGS.format(database=database))
+        self.proj.write("site_settings.py", SETTINGS.format(database=database) + site_settings)
         self.run = Console(self.proj)
         self.run("call_command('migrate', verbosity=0)")
 

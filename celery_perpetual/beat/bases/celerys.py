@@ -9,17 +9,22 @@ import time
 from datetime import datetime
 from typing import Any
 
+from celery.schedules import schedstate
+
 from celery_perpetual.beat.bases.base import Base
 from celery_perpetual.store.commands.leadership import EntryRun
 
-#: How often the schedule is compared, entry by entry, with what is being run, in seconds.
-COMPARE_EVERY = 1.0
+#: The schedule is compared, entry by entry, with what is being run: after so many seconds, and in such a share of the
+#: time at most.
+COMPARE_EVERY, COMPARE_SHARE = 1.0, 0.001
 
 
 class CelerysBase(Base):
     """``celery.beat.Scheduler`` and ``celery.beat.PersistentScheduler``."""
 
     _perpetual_compare_at = 0.0
+    _perpetual_compared: Any = None
+    """The schedule that was compared last."""
     _perpetual_additions: tuple[dict[str, Any], ...] = ()
     _perpetual_is_set_up = False
 
@@ -59,17 +64,36 @@ class CelerysBase(Base):
             if not (entry.total_run_count and entry.last_run_at > at):
                 entry.last_run_at, entry.total_run_count = at, run.count
 
-    def schedules_equal(self, *args: Any, **kwargs: Any) -> bool:
-        """Whether the schedule is as it was; compared entry by entry at most once a second.
+    def update_from_dict(self, dict_: dict[str, Any]) -> None:
+        """Add entries, or replace those of the same names, as programs do; the next tick goes by them."""
+        super().update_from_dict(dict_)
+        self._perpetual_compare_at = 0.0
 
-        Celery does that at every tick. A schedule of ten thousand entries costs milliseconds each time.
+    def is_due(self, entry: Any) -> Any:
+        """Whether an entry is due; one that was replaced or removed in place is not sent as it was, but found out."""
+        if self.schedule.get(entry.name) != entry:
+            self._perpetual_compare_at = 0.0
+            return schedstate(False, 0.0)
+        return super().is_due(entry)
+
+    def schedules_equal(self, *args: Any, **kwargs: Any) -> bool:
+        """Whether the schedule is as it was.
+
+        Celery compares all entries at every tick, which costs milliseconds where there are ten thousand. Another dict,
+        another number of entries and what Celery's own methods change is seen at once. What is left is code that
+        replaces or changes an entry in place: for that they are compared from time to time, the more rarely the longer
+        it takes.
         """
         old, new = (*args, *kwargs.values())
-        known = old is not None and new is not None and len(old) == len(new)
-        if known and time.monotonic() < self._perpetual_compare_at:
+        begun = time.monotonic()
+        is_known = old is not None and new is self._perpetual_compared and len(old) == len(new)
+        if is_known and begun < self._perpetual_compare_at:
             return True
-        self._perpetual_compare_at = time.monotonic() + COMPARE_EVERY
-        return bool(super().schedules_equal(*args, **kwargs))
+        equal = bool(super().schedules_equal(*args, **kwargs))
+        ended = time.monotonic()
+        self._perpetual_compare_at = ended + max(COMPARE_EVERY, (ended - begun) / COMPARE_SHARE)
+        self._perpetual_compared = new
+        return equal
 
 
 def _seen(entry: Any) -> EntryRun:

@@ -18,9 +18,11 @@ from django.db import Error
 from django_celery_beat.schedulers import DatabaseScheduler
 
 from celery_perpetual import events
+from celery_perpetual.beat.admin_name import fails_in_admin
 from celery_perpetual.beat.bases.base import Base
 from celery_perpetual.beat.bases.task_rows import TaskRows, is_task_row
 from celery_perpetual.beat.engine import Beside
+from celery_perpetual.errors import SettingsError
 from celery_perpetual.telemetry import emit
 
 #: How often the database is asked whether rows have changed, in seconds.
@@ -36,6 +38,16 @@ class DatabaseBase(Base, DatabaseScheduler):  # type: ignore[misc]  # it ships n
     _perpetual_refused: Mapping[str, str] = {}
     """Rows that no entry can be made of, and why: said once."""
     _schedule: Any
+
+    def __init__(self, app: Any, **options: Any) -> None:
+        """Set up.
+
+        Raises:
+            SettingsError: ``CELERY_BEAT_SCHEDULER`` is a name that makes the admin fail.
+        """
+        if reason := fails_in_admin():
+            raise SettingsError(reason)
+        super().__init__(app, **options)
 
     def _perpetual_beside(self, beside: Beside) -> Sequence[TaskRows]:
         return [TaskRows(self.Model, beside, self._perpetual_engine.namespace.pauses)]

@@ -19,6 +19,8 @@ class CeleryPerpetualConfig(AppConfig):  # type: ignore[misc]  # Django ships no
 
     def ready(self) -> None:
         """Wire the apps that exist, and those that are made later when they import their modules."""
+        from celery_perpetual.contrib.django import checks  # noqa: F401  # it registers itself
+
         signals.import_modules.connect(_on_import_modules, weak=False, dispatch_uid=__name__)
         autowire_all()
 
