@@ -45,6 +45,9 @@ CLOCK_STEPPED = EventKind(
     "the store's clock was ahead or has stepped back; pulled back the stored times of %(units)s units",
     in_stream=True,
 )
+ROUTINES_PULLED_BACK = warning(
+    "routines.pulled_back", "the store's clock was ahead; pulled back the stored times of %(routines)s routines"
+)
 
 #: Alerts have an entry of the stream for each kind, and one name for all of them in the log.
 ALERTS = [

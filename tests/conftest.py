@@ -21,7 +21,8 @@ pytest.register_assert_rewrite("tests.support")
 
 from tests.support import Processes, Project, wait_until  # noqa: E402
 from tests.support.postgres import PostgresServer, binaries  # noqa: E402
-from tests.support.rabbitmq import run_folder, server_binary, shared_node  # noqa: E402
+from tests.support.rabbitmq import Node, run_folder, server_binary, shared_node  # noqa: E402
+from tests.support.stepping import SteppingServer, library  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -132,6 +133,16 @@ def system_redis() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
+def stepping_redis(tmp_path: Path) -> Iterator[SteppingServer]:
+    """A private server whose clock the test sets."""
+    faketime = library() or _missing("libfaketime")
+    folder = tmp_path / "stepping"
+    folder.mkdir()
+    with SteppingServer(folder, faketime) as server:
+        yield server
+
+
+@pytest.fixture
 def rabbitmq_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """The address of an empty virtual host on the run's RabbitMQ node."""
     binary = server_binary() or _missing("rabbitmq-server")
@@ -147,6 +158,15 @@ def impatient_rabbitmq_url(tmp_path: Path) -> Iterator[str]:
     arguments = "-rabbit consumer_timeout 2000 -rabbit channel_tick_interval 1000"
     with run_folder(tmp_path / "rabbitmq") as folder, shared_node(folder, binary, arguments).vhost() as url:
         yield url
+
+
+@pytest.fixture
+def own_rabbitmq(tmp_path: Path) -> Iterator[Node]:
+    """A RabbitMQ node of this test alone, with its users' usual virtual host."""
+    binary = server_binary() or _missing("rabbitmq-server")
+    (tmp_path / "rabbitmq").mkdir()
+    with run_folder(tmp_path / "rabbitmq") as folder:
+        yield shared_node(folder, binary)
 
 
 @pytest.fixture

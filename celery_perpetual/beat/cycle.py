@@ -28,8 +28,10 @@ from celery_perpetual.pauses import Pauses
 from celery_perpetual.publishing.courier import Courier
 from celery_perpetual.recovery.old_states import OldStates
 from celery_perpetual.recovery.sweep import Sweep
+from celery_perpetual.routines.clock_steps import pull_back_routines
 from celery_perpetual.routines.forgetting import forget_routines
 from celery_perpetual.store.commands.lock import Lock
+from celery_perpetual.store.connection import Store
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, to_datetime
 
@@ -122,6 +124,7 @@ class Cycle:
             "orphans": lambda: {"orphans": orphans.drop()},
             "routines": lambda: {"forgotten": forget_routines(self._store)},
             "alerts": lambda: {"alerts": alerts.once()},
+            "clock": lambda: _pull_back(self._store),
         }
 
     def once(self) -> CycleResult:
@@ -168,6 +171,11 @@ def _trim(pauses: Pauses) -> dict[str, Any]:
 
 def _forget(states: OldStates) -> dict[str, Any]:
     states.forget()
+    return {}
+
+
+def _pull_back(store: Store) -> dict[str, Any]:
+    pull_back_routines(store)
     return {}
 
 

@@ -97,7 +97,7 @@ class Ledger:
         for part in chunks(keys):
             reply = script("taken")(
                 self.store, item_keys=names.item_keys(unit), recent=names.recent(unit), failed=names.failed(unit),
-                since=since, backs_off=int(backs_off), asked=part,
+                failures=names.failures(unit), since=since, backs_off=int(backs_off), asked=part,
             )  # fmt: skip
             held = {}
             for position, holder, ended, failure in grouped(reply, 4):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
@@ -46,7 +47,8 @@ class DueRuns:
         records = self._decoded(due)
         now = due.now if at is None else at
         self._lose([record for record in records if record.state == RUNNING], now)
-        return self.starter.start_due([record for record in records if record.state != RUNNING], now)
+        waiting = [_marked(record, due.now, now) for record in records if record.state != RUNNING]
+        return self.starter.start_due(waiting, now)
 
     def follow_ends(self) -> None:
         """Do what follows ends of runs and was left by processes that are gone: there may be no leader."""
@@ -90,7 +92,8 @@ class DueRuns:
         record, now = read(self._store, routine_id)
         if record is None or not is_due(record, until):
             return None
-        return self._inline.run(record, now if at is None else at)
+        at = now if at is None else at
+        return self._inline.run(_marked(record, now, at), at)
 
     def _decoded(self, due: DueRoutines) -> list[Record]:
         """The records that this release can read; one that it cannot does not hold up the others."""
@@ -102,6 +105,18 @@ class DueRuns:
                 self._unreadable.add(routine_id)
                 emit(events.ROUTINE_UNREADABLE, routine_id=routine_id, error=error)
         return found
+
+
+def _marked(record: Record, now: int, at: int) -> Record:
+    """A record that says whether its times are to lie ahead.
+
+    Args:
+        record: that is run.
+        now: the store's time, ms.
+        at: the time for which it is run.
+    """
+    ran_ahead = at > now or (record.ran_ahead and record.updated > now)
+    return record if record.ran_ahead == ran_ahead else replace(record, ran_ahead=ran_ahead)
 
 
 def is_due(record: Record, until: int) -> bool:

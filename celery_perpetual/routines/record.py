@@ -72,6 +72,8 @@ class Record:
     error: Mapping[str, str] | None = None
     cancelled: int | None = None
     completed: int | None = None
+    ran_ahead: bool = False
+    """It was run by a call for a later time, so times that lie ahead are meant."""
 
     @property
     def is_terminal(self) -> bool:
@@ -94,7 +96,7 @@ _PLAIN: tuple[tuple[str, str, Any], ...] = (
     ("u", "updated", None), ("n", "next", None), ("l", "slot", None), ("r", "run", ""), ("a", "attempts", 0),
     ("o", "recoveries", 0), ("k", "runs", 0), ("g", "dropped", 0), ("i", "key", ""), ("d", "digest", ""),
     ("lr", "last_run", ""), ("la", "last_at", None), ("e", "error", None), ("x", "cancelled", None),
-    ("z", "completed", None), ("m", "metadata", {}), ("v", "result", ""),
+    ("z", "completed", None), ("f", "ran_ahead", False), ("m", "metadata", {}), ("v", "result", ""),
 )  # fmt: skip
 
 

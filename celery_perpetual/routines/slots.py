@@ -110,6 +110,27 @@ class Timetable:
             return Next(missed[0], missed, dropped)
         return Next(self._within(self._after(done, max(done, at))), (), dropped)
 
+    def pulled_back(self, slot: datetime, now: datetime) -> datetime:
+        """The slot that is next after the clock has stepped back: the first one after now.
+
+        A slot that is next or next but one stays: it was reached before the step, so the one before it has been run.
+
+        Raises:
+            InvalidRoutine: a calendar has no match, or its code raised.
+        """
+        if self.at is not None:
+            return slot
+        at, later = to_ms_floor(now), to_ms_floor(slot)
+        earliest = at if self.start is None else max(at, self.start - 1)
+        if self.calendar is not None:
+            first = self.calendar.match_after(earliest)
+            second = self.calendar.match_after(first)
+        else:
+            assert self.every is not None
+            first = later - max(0, (later - earliest - 1) // self.every) * self.every
+            second = first + self.every
+        return to_datetime(first) if later > second else slot
+
     def due(self, slot: datetime, salt: str) -> datetime:
         """When a slot is to be run: with ``jitter`` a little later, the same in every process.
 

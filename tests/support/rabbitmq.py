@@ -25,7 +25,7 @@ from tests.support.processes import group_members
 from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 START_SECONDS = 60
 
@@ -45,6 +45,7 @@ kill -9 0
 
 # Debian's script on the path changes to the system's user, who may not write here; the real one lies beside it.
 SERVERS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
+CONTROLS = ("/usr/lib/rabbitmq/bin/rabbitmqctl", "rabbitmqctl")
 
 
 def server_binary() -> str | None:
@@ -72,9 +73,11 @@ def run_folder(folder: Path) -> Iterator[Path]:
 class Node:
     """A running node, seen from a test process."""
 
-    def __init__(self, amqp_port: int, http_port: int) -> None:
+    def __init__(self, amqp_port: int, http_port: int, variables: dict[str, str]) -> None:
         self.amqp_port = amqp_port
         self.http_port = http_port
+        self._variables = variables
+        """By which RabbitMQ's own programs find the node."""
 
     @contextmanager
     def vhost(self) -> Iterator[str]:
@@ -97,6 +100,22 @@ class Node:
         with closing(urllib.request.urlopen(request, timeout=20)) as answer:  # noqa: S310 - always http on loopback
             body: bytes = answer.read()
             return body
+
+    def control(self, *arguments: str) -> None:
+        """Run `rabbitmqctl`."""
+        program = next(found for name in CONTROLS if (found := shutil.which(name)))
+        subprocess.run(
+            [program, *arguments], env=_without_own(os.environ) | self._variables, check=True, capture_output=True
+        )
+
+    @contextmanager
+    def alarm(self) -> Iterator[None]:
+        """Inside, the node has a memory alarm: it takes no message of any publisher."""
+        self.control("set_vm_memory_high_watermark", "0")
+        try:
+            yield
+        finally:
+            self.control("set_vm_memory_high_watermark", "0.9")
 
     def listens(self) -> bool:
         """Whether it accepts AMQP connections."""
@@ -126,7 +145,7 @@ def shared_node(folder: Path, binary: str, arguments: str = "") -> Node:
     answer = json.loads(state.read_text())
     if "error" in answer:
         raise RuntimeError(answer["error"])
-    return Node(answer["amqp_port"], answer["http_port"])
+    return Node(answer["amqp_port"], answer["http_port"], answer["variables"])
 
 
 def _start(folder: Path, binary: str, arguments: str) -> dict[str, object]:
@@ -136,6 +155,7 @@ def _start(folder: Path, binary: str, arguments: str) -> dict[str, object]:
     home = folder / "rabbitmq"
     home.mkdir()
     amqp_port, http_port, epmd_port, dist_port = (free_port() for _ in range(4))
+    variables = _environment(home, amqp_port, http_port, epmd_port, dist_port, arguments)
     # Opened here so that the guard cannot miss the end of a run that ends just now, and without waiting for a writer.
     pipe = os.open(folder / "run", os.O_RDONLY | os.O_NONBLOCK)
     os.set_blocking(pipe, True)
@@ -144,7 +164,7 @@ def _start(folder: Path, binary: str, arguments: str) -> dict[str, object]:
             guard = subprocess.Popen(
                 ["/bin/sh", "-c", GUARD, "guard", str(folder), str(home), epmd, binary, str(epmd_port)],
                 cwd=home,
-                env=_environment(home, amqp_port, http_port, epmd_port, dist_port, arguments),
+                env=_without_own(os.environ) | variables,
                 stdin=pipe,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -154,14 +174,19 @@ def _start(folder: Path, binary: str, arguments: str) -> dict[str, object]:
         os.close(pipe)
     _guards.append(guard)
     (folder / "guard").write_text(str(guard.pid))
-    node = Node(amqp_port, http_port)
+    node = Node(amqp_port, http_port, variables)
     deadline = time.monotonic() + START_SECONDS
     while not node.listens():
         if time.monotonic() > deadline:
             tail = (home / "log").read_text(errors="replace")[-4000:]
             return {"error": f"RabbitMQ did not start within {START_SECONDS} s:\n{tail}"}
         time.sleep(0.1)
-    return {"amqp_port": amqp_port, "http_port": http_port}
+    return {"amqp_port": amqp_port, "http_port": http_port, "variables": variables}
+
+
+def _without_own(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without settings of RabbitMQ: the machine's stay out."""
+    return {key: value for key, value in environment.items() if not key.startswith("RABBITMQ_")}
 
 
 def _environment(
@@ -188,7 +213,6 @@ def _environment(
         "SERVER_ADDITIONAL_ERL_ARGS": f"-kernel inet_dist_use_interface {{127,0,0,1}} {arguments}",
     }
     return {
-        **{key: value for key, value in os.environ.items() if not key.startswith("RABBITMQ_")},
         **{f"RABBITMQ_{key}": value for key, value in variables.items()},
         # For the cookie file.
         "HOME": str(home),

@@ -258,3 +258,25 @@ def test_jitter_spreads_routines_of_one_time() -> None:
     assert found[0] < 10
     assert found[-1] > 590
     assert all(later - earlier < 20 for earlier, later in zip(found, found[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("made", "reached", "pulled"),
+    [
+        # An hour ahead: the grid stays, and the first of its slots after now is next.
+        (timetable(every=600, start_at=NOW - timedelta(hours=5)), NOW + timedelta(hours=1, minutes=10), NOW + timedelta(minutes=10)),
+        (timetable(every=600), NOW + timedelta(hours=1, seconds=7), NOW + timedelta(seconds=7)),
+        (timetable(schedule=crontab(minute="*/10", app=APP)), NOW + timedelta(hours=1, minutes=10), NOW + timedelta(minutes=10)),
+        # Two minutes ahead: the slot in between has been run.
+        (timetable(every=3600, start_at=NOW + timedelta(minutes=1)), NOW + timedelta(minutes=61), NOW + timedelta(minutes=61)),
+        (timetable(schedule=crontab(minute=31, app=APP)), NOW + timedelta(minutes=61), NOW + timedelta(minutes=61)),
+        # It has not begun yet, or runs once.
+        (timetable(every=60, start_at=NOW + timedelta(days=1)), NOW + timedelta(days=1), NOW + timedelta(days=1)),
+        (timetable(at=NOW + timedelta(days=1)), NOW + timedelta(days=1), NOW + timedelta(days=1)),
+    ],
+)  # fmt: skip
+def test_where_the_clock_has_stepped_back_the_next_slot_is_near(
+    made: Timetable, reached: datetime, pulled: datetime
+) -> None:
+    """No slot lies more than one slot behind the next one after now."""
+    assert made.pulled_back(reached, NOW) == pulled

@@ -64,6 +64,13 @@ def routines_by_update(store: Store) -> Iterator[list[tuple[str, bytes]]]:
         skip += CHUNK
 
 
+def routines_changed_after(store: Store, at: int, limit: int) -> list[str]:
+    """Ids of routines that were changed behind a time (ms), which cannot be where that lies ahead."""
+    with store.errors("routines"):
+        found = store.redis.zrangebyscore(store.keys.routines_updated, "-inf", f"({-at}", 0, limit)
+    return [each.decode() for each in found]
+
+
 def due_ids(store: Store, until: int, limit: int | None, *, running: bool) -> list[tuple[str, int]]:
     """Ids and times (ms) of the routines that are due by then, or that run since a slot by then, the earliest first."""
     keys = store.keys

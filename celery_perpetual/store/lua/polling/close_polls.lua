@@ -35,6 +35,7 @@
 -- include now
 -- include outcome
 -- include types
+-- include clock_step
 -- include close_poll
 local notes, open, newest = {}, {}, {}
 for i = ends_at, #ARGV, 2 do
@@ -58,8 +59,12 @@ for i = ends_at, #ARGV, 2 do
     close_poll(poll, unit, note)
     if note.hint then
       local source = source_prefix .. note.source
-      local quiet = math.max(now + tonumber(note.hint), tonumber(redis.call('HGET', source, 'quiet')) or 0)
-      redis.call('HSET', source, 'quiet', quiet)
+      local asked, at = unpack(redis.call('HMGET', source, 'quiet', 'at'))
+      local quiet = now + tonumber(note.hint)
+      if not is_ahead(at) then
+        quiet = math.max(quiet, tonumber(asked) or 0)
+      end
+      redis.call('HSET', source, 'quiet', quiet, 'at', now)
       redis.call('PEXPIRE', source, math.max(quiet - now + 60000, redis.call('PTTL', source)))
     end
     if note.pause then

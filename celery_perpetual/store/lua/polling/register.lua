@@ -22,9 +22,10 @@ if redis.call('GET', leader) ~= mine then
 end
 
 local function stored_of(unit_hash)
-  local spec, anchor, claim_by, claim_slot, claim_trigger, slot, polled, claim_started, claim_until = unpack(redis.call('HMGET',
-    unit_hash, 'spec', 'anchor', 'claim_by', 'claim_slot', 'claim_trigger', 'slot', 'polled', 'claim_started', 'claim_until'))
-  return {spec = spec, anchor = anchor, claim_by = claim_by, claim_slot = claim_slot, claim_trigger = claim_trigger,
+  local spec, anchor, claim_by, claim_slot, claim_trigger, slot, polled, claim_started, claim_until, permit = unpack(
+    redis.call('HMGET', unit_hash, 'spec', 'anchor', 'claim_by', 'claim_slot', 'claim_trigger', 'slot', 'polled',
+      'claim_started', 'claim_until', 'permit'))
+  return {permit = tonumber(permit), spec = spec, anchor = anchor, claim_by = claim_by, claim_slot = claim_slot, claim_trigger = claim_trigger,
     slot = slot, polled = polled, claim_started = claim_started, claim_until = claim_until}
 end
 
@@ -73,6 +74,9 @@ for i = rows_at, #ARGV, 4 do
       if stored.claim_trigger ~= 'schedule' then
         redis.call('HSET', unit_hash, 'trigger', stored.claim_trigger)
       end
+    end
+    if stored.permit and stored.permit > now then
+      redis.call('ZADD', due, 'LT', now, unit)  -- it asks once more when it may be polled
     end
   end
 end

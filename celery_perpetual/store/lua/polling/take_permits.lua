@@ -14,22 +14,26 @@
 -- returns per unit: 0 it may be polled now, -1 it has a permit for later, or until when the source has asked to be left alone
 -- include now
 -- include types
+-- include clock_step
 local KEPT = 60000
 for i = rows_at, #ARGV, 3 do
   must_be(unit_prefix .. ARGV[i], 'hash')
   must_be(source_prefix .. ARGV[i + 1], 'hash')
 end
 
--- Times that lie too far ahead were written while the store's clock was ahead.
-local function sane(time, most)
-  time = tonumber(time) or 0
-  return time - now > most and 0 or time
+-- If the last change of a source lies ahead, the store's clock was ahead then, and so are its times.
+local function source_of(key)
+  local quiet, last, free, by, at = unpack(redis.call('HMGET', key, 'quiet', 'last', 'free', 'by', 'at'))
+  if is_ahead(at) then
+    redis.call('HDEL', key, 'quiet', 'last', 'free', 'at')
+    return 0, 0, 0, by
+  end
+  return tonumber(quiet) or 0, tonumber(last) or 0, tonumber(free) or 0, by
 end
 
 local function permit_of(unit, source, pace)
   local key, unit_hash = source_prefix .. source, unit_prefix .. unit
-  local quiet, last, free, by = unpack(redis.call('HMGET', key, 'quiet', 'last', 'free', 'by'))
-  quiet, last, free = sane(quiet, 86400000), sane(last, 1000), tonumber(free) or 0
+  local quiet, last, free, by = source_of(key)
   if by == call .. unit then
     return 0
   elseif quiet > now then
@@ -39,7 +43,7 @@ local function permit_of(unit, source, pace)
   end
   local permit, earliest = tonumber(redis.call('HGET', unit_hash, 'permit')) or 0, last + pace
   if earliest <= now and (permit == 0 and free <= now or permit > 0 and permit <= now) then
-    redis.call('HSET', key, 'last', now, 'by', call .. unit, 'free', math.max(free, now + pace))
+    redis.call('HSET', key, 'last', now, 'by', call .. unit, 'free', math.max(free, now + pace), 'at', now)
     redis.call('PEXPIRE', key, math.max(free - now, 0) + pace + KEPT)
     redis.call('HDEL', unit_hash, 'permit')
     return 0
@@ -47,7 +51,7 @@ local function permit_of(unit, source, pace)
   if permit <= now - 2 * pace or permit > free then
     -- None yet, or missed.
     permit = math.max(free, earliest, now)
-    redis.call('HSET', key, 'free', permit + pace)
+    redis.call('HSET', key, 'free', permit + pace, 'at', now)
     redis.call('PEXPIRE', key, permit + pace - now + KEPT)
     redis.call('HSET', unit_hash, 'permit', string.format('%.0f', permit))
   end
