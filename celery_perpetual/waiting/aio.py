@@ -96,6 +96,9 @@ class KeyOperations(Protocol):
     def nudge(self, task: Any, tenant: Any = None) -> bool:
         """Let the leader poll a unit at once."""
 
+    def completion(self, task_id: TaskRef) -> Completion:
+        """As the method of the coroutines, and blocks."""
+
 
 class AsyncWaiting:
     """``perpetual.aio``."""
@@ -136,6 +139,15 @@ class AsyncWaiting:
         """
         async with aclosing(self._found(BatchWait(self._lookup, poll_id, timeout).steps())) as found:
             return await anext(found)
+
+    async def completion(self, task_id: TaskRef) -> Completion:
+        """How a task ended, as far as it is known now; ``pending`` and ``unknown`` are answers too.
+
+        Raises:
+            ContractError: the id is none.
+            StoreUnavailable: the store did not answer.
+        """
+        return await self._in_thread(self._keys.completion, task_id)
 
     async def find(self, task: Any, key: Any, tenant: Any = None) -> Completion | None:
         """The item in flight under a key, or its last end; None where neither is known."""

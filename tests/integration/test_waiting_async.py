@@ -50,6 +50,8 @@ def test_the_waits_are_the_same_as_coroutines(shop):
         failed = await aio.wait(ids[3], 30)
         assert (failed.status, failed.error["message"]) == ("failure", "boom")
         assert (await aio.wait(STRANGER, 30)).status == "unknown"
+        now = [await aio.completion(each) for each in (ids[3], ids[0], STRANGER)]
+        assert [each.status for each in now] == ["failure", "pending", "unknown"]
         assert await aio.wait_any(ids[:3], 0.2) == {}
         assert (await aio.wait_batch(poll.poll_id, 0.2)).timed_out
 
