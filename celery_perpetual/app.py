@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from celery_perpetual.beat.cycle import Cycle, CycleResult
+from celery_perpetual.beat.cycle import Cycle
+from celery_perpetual.beat.cycle_result import CycleResult
 from celery_perpetual.operations.exits import ExitOperations
 from celery_perpetual.operations.health import HealthOperations
 from celery_perpetual.operations.leases import LeaseOperations

@@ -251,6 +251,31 @@ RESEND_DELAYED = warning("resend.delayed", "lost tasks are resent later: %(error
 RESEND_FAILED = error("resend.failed", "could not resend lost tasks, the next cycle tries again")
 RESEND_TASK_FAILED = error("resend.task_failed", "could not resend task %(task_id)s, the next cycle tries again")
 
+# Starvation.
+STARVATION_NOTICE = warning(
+    "starvation.notice", "task %(task_id)s waits in queue %(queue)s for %(seconds)s s (%(cause)s)", in_stream=True
+)
+STARVATION_WAKE = warning(
+    "starvation.wake", "asked %(workers)s workers to open their consumers of queue %(queue)s anew", in_stream=True
+)
+STARVATION_SPAWN = warning(
+    "starvation.spawn", "asked for more workers of queue %(queue)s (%(cause)s) by %(how)s", in_stream=True
+)
+STARVATION_STARVED = warning(
+    "starvation.starved", "task %(task_id)s has waited in queue %(queue)s for %(seconds)s s", in_stream=True
+)
+STARVATION_PARKED = EventKind(
+    "starvation.parked",
+    logging.ERROR,
+    "task %(task_id)s is parked: no worker has consumed its queue %(queue)s for %(seconds)s s",
+    in_stream=True,
+)
+STARVATION_STEP_FAILED = warning(
+    "starvation.step_failed",
+    "nothing came of step %(step)s for queue %(queue)s, it is tried again in a minute: %(reason)s",
+)
+CONSUMER_REOPENED = info("consumer.reopened", "opened the consumer of queue %(queue)s anew")
+
 # Waiters.
 BACKEND_SILENT = warning("wait.backend_silent", "could not read results from the result backend: %(error)s")
 SUBSCRIPTION_BROKEN = info("wait.subscription_broken", "the connection of the subscription is broken: %(error)s")

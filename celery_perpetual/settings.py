@@ -15,23 +15,14 @@ from typing import TYPE_CHECKING, Any
 from celery.beat import Scheduler
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 
-from celery_perpetual.errors import ContractError, SettingsError
+from celery_perpetual.errors import SettingsError
 from celery_perpetual.hints import nearest
+from celery_perpetual.thresholds import DEFAULT, LONGEST, Thresholds, read_thresholds
 
 if TYPE_CHECKING:
     from celery import Celery
 
 PREFIX = "perpetual_"
-
-#: No duration is longer than a thousand years; the comparison refuses infinity and NaN too.
-LONGEST = 1000 * 366 * 24 * 3600.0
-
-#: Names that are reserved for features which do not exist yet. Accepting one would be a promise without effect.
-NOT_YET = frozenset(
-    {
-        "starvation", "starvation_spawn", "max_pool_grow",
-    }
-)  # fmt: skip
 
 CHOICES = {
     "completions": ("perpetual", "all"), "on_store_lost": ("pause", "run"), "leases": ("perpetual", "all"),
@@ -98,6 +89,12 @@ class Settings:
     """Functions that classify errors which no library is known by."""
     max_wait_hint: float = 3600.0
     """For no longer does it count when the other side asks to be left alone."""
+    starvation: Thresholds = DEFAULT
+    """Seconds after which a step of the starvation ladder follows, by step; a dict, None switches a step off."""
+    starvation_spawn: Callable[..., Any] | None = None
+    """A function, or its name, that starts workers; called with ``queue, waiting, oldest_seconds, cause``."""
+    max_pool_grow: int = 0
+    """Most processes that the ladder adds to the pool of a worker; 0: it adds none."""
     disabled: tuple[str, ...] = ()
     """Names of perpetual tasks that are not polled."""
 
@@ -107,12 +104,9 @@ class Settings:
 
         Raises:
             SettingsError: an unknown name (the nearest right one is named) or an impossible value.
-            ContractError: a name whose feature is not available yet.
         """
         values: dict[str, Any] = {}
         for name, seen in _configured(app).items():
-            if name in NOT_YET:
-                raise ContractError(f"setting {PREFIX}{name} is not available yet; remove it")
             if name not in _FIELDS:
                 raise SettingsError(_unknown(name))
             values[name] = _checked(name, seen)
@@ -149,7 +143,7 @@ def _configured(app: Celery) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> str:
-    near = nearest(name, [*_FIELDS, *NOT_YET])
+    near = nearest(name, list(_FIELDS))
     hint = f", did you mean {PREFIX}{near}?" if near else f"; known are {', '.join(PREFIX + n for n in _FIELDS)}"
     return f"unknown setting {PREFIX}{name}{hint}"
 
@@ -209,16 +203,18 @@ def _classifiers(seen: Any) -> tuple[Callable[[BaseException], Any], ...]:
         seen = (seen,)
     if not isinstance(seen, Iterable):
         raise SettingsError(f"{what} must be a list of functions or of their names (module.function), got {seen!r}")
-    found = []
-    for each in seen:
-        try:
-            function = symbol_by_name(each)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise SettingsError(f"{what}: {each!r} cannot be imported: {error}") from None
-        if not callable(function):
-            raise SettingsError(f"{what}: {each!r} must be a function of the error, got {function!r}")
-        found.append(function)
-    return tuple(found)
+    return tuple(_function(what, each, "of the error") for each in seen)
+
+
+def _function(what: str, seen: Any, kind: str) -> Callable[..., Any]:
+    """A function, or its name."""
+    try:
+        function = symbol_by_name(seen)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SettingsError(f"{what}: {seen!r} cannot be imported: {error}") from None
+    if not callable(function):
+        raise SettingsError(f"{what}: {seen!r} must be a function {kind}, got {function!r}")
+    return function  # type: ignore[no-any-return]
 
 
 def _must_know_classes(settings: Settings) -> None:
@@ -232,7 +228,20 @@ def _must_know_classes(settings: Settings) -> None:
             )
 
 
-_READERS: Mapping[str, Callable[[Any], Any]] = {"error_policies": _error_policies, "classifiers": _classifiers}
+def _starvation(seen: Any) -> Thresholds:
+    what = f"setting {PREFIX}starvation"
+    return DEFAULT.replaced(what, read_thresholds(what, seen), SettingsError)
+
+
+def _spawn(seen: Any) -> Callable[..., Any]:
+    return _function(f"setting {PREFIX}starvation_spawn", seen, "that takes keywords")
+
+
+_READERS: Mapping[str, Callable[[Any], Any]] = {
+    "error_policies": _error_policies, "classifiers": _classifiers, "starvation": _starvation,
+    "starvation_spawn": _spawn,
+    "max_pool_grow": lambda seen: whole(f"setting {PREFIX}max_pool_grow", seen, least=0),
+}  # fmt: skip
 
 
 def _scheduler(name: str, seen: str) -> str:

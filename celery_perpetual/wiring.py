@@ -20,7 +20,7 @@ from celery_perpetual.namespace import namespace_of
 from celery_perpetual.polling.in_worker import TASK as POLL_TASK
 from celery_perpetual.seams.table import install_seams, unknown_seams, unseen_versions
 from celery_perpetual.tasks.contract import is_perpetual
-from celery_perpetual.tasks.discovery import discover, unknown_names
+from celery_perpetual.tasks.discovery import discover, must_climb, unknown_names
 from celery_perpetual.tasks.task import when_bound
 from celery_perpetual.telemetry import emit, some
 from celery_perpetual.worker.signals import connect
@@ -87,6 +87,7 @@ class WorkerCheck(bootsteps.Step):
             discovery, namespace = discover(app), namespace_of(app)
             namespace.store  # noqa: B018  # made from the settings, which are checked by that
             misnamed = unknown_names(discovery, namespace.settings.disabled)
+            must_climb(discovery, namespace.settings.starvation)
         except PerpetualError as error:
             raise click.ClickException(str(error)) from error
         namespace.grants.on_report = lambda: watch_leader(namespace)

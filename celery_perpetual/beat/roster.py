@@ -12,7 +12,7 @@ from celery_perpetual.broker.depth import known_queue
 from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.contract import TaskContract
-from celery_perpetual.tasks.discovery import Discovery, discover, unknown_names
+from celery_perpetual.tasks.discovery import Discovery, discover, must_climb, unknown_names
 from celery_perpetual.tasks.names import parse_unit_name
 from celery_perpetual.tasks.unit import TaskUnit
 from celery_perpetual.telemetry import emit
@@ -56,7 +56,7 @@ class Roster:
         self.version = 0
         self._cadences: Mapping[str, Cadence] = {}
         self._cadences_in_use: Mapping[str, Cadence] = self._cadences
-        self._use(discover(app))
+        self._use(self._discovered())
         for warning in unknown_names(self.discovery, settings.disabled):
             emit(events.CONTRACT_WARNING, warning=warning)
 
@@ -128,11 +128,16 @@ class Roster:
         self._names = frozenset(self._app.tasks)
         self._cadences_in_use = self._cadences
         try:
-            self._use(discover(self._app))
+            self._use(self._discovered())
         except ContractError as error:
             emit(events.CONTRACT_REFUSED, error=error)
         else:
             self.version += 1
+
+    def _discovered(self) -> Discovery:
+        found = discover(self._app)
+        must_climb(found, self._settings.starvation)
+        return found
 
     def _accept(self, offer: _Offer) -> None:
         before = self._found[offer.task].units if offer.task in self._found else {}

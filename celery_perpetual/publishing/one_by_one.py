@@ -110,6 +110,6 @@ def park(store: Store, poll_id: str, unpublished: list[Unpublished]) -> None:
         task_id, reason = item_id(poll_id, index), f"it cannot be published: {described(error)}"
         where = item_slots(store.keys, task_id)
         del where["poll"]
-        parked = script("park_unpublished")(store, **where, id=task_id, task=item.task, reason=reason)
+        parked = script("park_item")(store, **where, id=task_id, task=item.task, seen="", reason=reason, starved="")
         if parked:
             emit(events.ITEM_UNPUBLISHED, task_id=task_id, task=item.task, poll_id=poll_id, error=error)

@@ -8,6 +8,7 @@ and list change in one step.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,6 +96,8 @@ class Resender:
         self._store = store
         self._redis_broker = broker_is_redis
         self._shares = shares_redis(app, store)
+        self.recent: deque[str] = deque(maxlen=100)
+        """Ids of the tasks that were sent last; who reads them takes them out."""
 
     def send_all(self, limit: int = 1000) -> int:
         """Send the tasks on the list, newest entries last; returns how many were sent.
@@ -136,7 +139,10 @@ class Resender:
         sent = self._publish(lost) if capture is None else self._push(capture, lost)
         if sent is None:
             self._fail(lost, "nothing is left of its message")
-        return [f"{task_id} ({lost.task or 'unknown task'}, recovery {lost.recoveries})"] if sent else []
+        if not sent:
+            return []
+        self.recent.append(task_id)
+        return [f"{task_id} ({lost.task or 'unknown task'}, recovery {lost.recoveries})"]
 
     def _read(self, task_id: str, since: float) -> _LostTask:
         state, text = state_of(self._store, task_id) or UNKNOWN, copy_of(self._store, task_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
@@ -35,6 +35,8 @@ class Swept:
     """Items whose message was nowhere any more."""
     sent: int = 0
     """Tasks resent."""
+    sent_ids: list[str] = field(default_factory=list)
+    """Ids of the last hundred of them."""
     held_until: int = 0
     """Until when nothing expires, because the store was away: ms of its time, 0 = not held."""
 
@@ -78,6 +80,8 @@ class Sweep:
             self._find_lost_messages(swept)
             if swept.missed or swept.restored:
                 swept.sent += self._courier.run(lambda: self._resender.send_all(limit))
+        recent = self._resender.recent
+        swept.sent_ids = [recent.popleft() for _ in range(len(recent))]
         return swept
 
     def _find_lost_messages(self, swept: Swept) -> None:

@@ -28,6 +28,7 @@ key                    type    holds                                            
 {P}:i:{poll}:{chunk}   list    at most 500 records of items                           end of its last item; TTL
 {P}:d:{poll}:{chunk}   string  bitmap of the items that have ended                    with the chunk
 {P}:staged             zset    ``poll unit`` whose records wait for their commit      commit, or the cycle
+{P}:starving           hash    queue -> JSON: how far the starvation ladder has come  when nothing waits too long
 {P}:outbox             zset    committed polls that are not wholly published          publish of the last message
 {P}:open               zset    unfinished batches -> when they were committed          end of the last item
 {P}:tenants:{task}     hash    name of a tenant -> the tenant, JSON, as last found   the leader, when it has gone
@@ -53,6 +54,7 @@ key                    type    holds                                            
 {P}:seen               string  when a process was last in contact                     never (one key)
 {P}:hold               string  until when no lease expires                            TTL
 {P}:tombs:{day}        set     ids that ended on that day and are not in the ledger   TTL ``perpetual_tombstone_ttl``
+{P}:stats              hash    what the cycles have done, added up                    never (one key)
 {P}:counters           hash    late ends and the like                                 never (one key)
 {P}:routines           hash    routine -> its record                                  delete, clear, the cycle
 {P}:routines:due       zset    routine -> when it runs next                           start of the run, pause, cancel
@@ -89,6 +91,8 @@ class Keys:
         self.due = f"{prefix}:due"
         self.cursors = f"{prefix}:cursors"
         self.staged = f"{prefix}:staged"
+        self.stats = f"{prefix}:stats"
+        self.starving = f"{prefix}:starving"
         self.outbox = f"{prefix}:outbox"
         self.open = f"{prefix}:open"
         self.paused = f"{prefix}:paused"

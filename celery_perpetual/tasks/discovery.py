@@ -14,6 +14,7 @@ from celery_perpetual.tasks.contract import TaskContract, is_perpetual, missing_
 from celery_perpetual.tasks.modules import belongs_to, included_in
 from celery_perpetual.tasks.names import parse_unit_name
 from celery_perpetual.tasks.unit import TaskUnit, units_of
+from celery_perpetual.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -86,6 +87,26 @@ def unknown_names(discovery: Discovery, disabled: Sequence[str]) -> list[str]:
             raise SettingsError(f"setting perpetual_disabled names {name!r}, did you mean {near}?")
         warnings.append(f"setting perpetual_disabled names {name!r}, and no perpetual task has this name")
     return warnings
+
+
+def must_climb(discovery: Discovery, thresholds: Thresholds) -> None:
+    """Refuse tasks of which a step of the starvation ladder would come before an earlier one.
+
+    Args:
+        discovery: the tasks.
+        thresholds: of the app; they hold for the steps of which a task says nothing.
+
+    Raises:
+        ContractError: there is such a task; every one is named.
+    """
+    errors = []
+    for contract in discovery.tasks.values():
+        try:
+            thresholds.replaced("perpetual option starvation", contract.options.starvation or {}, ContractError)
+        except ContractError as error:
+            errors.append(f"task {contract.name}: {error}")
+    if errors:
+        raise ContractError("\n".join(errors))
 
 
 def discover(app: Celery) -> Discovery:

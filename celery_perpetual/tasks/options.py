@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
@@ -15,18 +15,12 @@ from celery_perpetual.hints import nearest
 from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.retries import Retries
 from celery_perpetual.tasks.window import Window, read_window
+from celery_perpetual.thresholds import read_thresholds
 
 DEFAULT_RETRIES = Retries()
 
 #: Of a source's key, which is part of a key of the store.
 LONGEST_KEY = 200
-
-#: Options that are reserved for features which do not exist yet.
-NOT_YET = frozenset(
-    {
-        "starvation",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -78,6 +72,8 @@ class PerpetualOptions:
     """A signature that is sent once when a whole batch has ended; it gets the batch's counters as first argument."""
     error_rules: tuple[ErrorRule, ...]
     """What its own errors mean; the first rule that matches counts, before all other classification."""
+    starvation: Mapping[str, float | None] | None
+    """Steps of the starvation ladder that come at other times than the app's: seconds by step, None: off."""
     store_args: bool
     """False: arguments are kept out of events and listings."""
 
@@ -105,13 +101,14 @@ class PerpetualOptions:
         completions: bool = True,
         on_batch_done: Any = None,
         error_rules: Sequence[ErrorRule] = (),
+        starvation: Mapping[str, float | timedelta | None] | None = None,
         store_args: bool = True,
         **unknown: Any,
     ) -> None:
         """Check the options.
 
         Raises:
-            ContractError: an unknown name, a name that is not available yet, or an impossible value.
+            ContractError: an unknown name, or an impossible value.
         """
         for name in unknown:
             raise ContractError(_refusal(name))
@@ -139,6 +136,9 @@ class PerpetualOptions:
             "completions": _truth("completions", completions),
             "on_batch_done": _signature("on_batch_done", on_batch_done),
             "error_rules": read_rules(error_rules),
+            "starvation": None
+            if starvation is None
+            else read_thresholds("perpetual option starvation", starvation, ContractError),
             "store_args": _truth("store_args", store_args),
         }
         for name, value in values.items():
@@ -182,10 +182,8 @@ def _signature(name: str, seen: Any) -> Any:
 
 def _refusal(name: str) -> str:
     known = [field.name for field in fields(PerpetualOptions)]
-    if name in NOT_YET:
-        return f"perpetual option {name} is not available yet; remove it"
     if name in ("max_in_flight", "poll_timeout", "poll_every", "next_batch"):
         return f"{name} is an attribute of the task, not a perpetual option; give it to the decorator or the class"
-    near = nearest(name, [*known, *NOT_YET])
+    near = nearest(name, known)
     hint = f", did you mean {near}?" if near else f"; known are {', '.join(known)}"
     return f"unknown perpetual option {name}{hint}"

@@ -9,8 +9,9 @@ from math import isfinite
 from typing import Any
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.settings import LONGEST, seconds, whole
+from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.items import UNSET
+from celery_perpetual.thresholds import LONGEST
 
 
 @dataclass(frozen=True, slots=True, init=False)

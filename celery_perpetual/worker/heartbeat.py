@@ -212,6 +212,7 @@ class Heartbeat(threading.Thread):
             "concurrency": worker.concurrency,
             "queues": sorted(queues.consume_from) if queues is not None else [],
             "active": len(list(state.active_requests)),
+            "started": sum(state.total_count.values()),
             "reserved": reserved,
             "stopping": is_stopping(),
         }

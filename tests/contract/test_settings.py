@@ -1,4 +1,4 @@
-"""``perpetual_*`` settings: every one changes something or is refused as not available yet.
+"""``perpetual_*`` settings: every one changes something.
 
 The table stands here a second time, on purpose. Whoever makes a name available moves it to the accepted ones, and
 then needs a test called ``test_setting_{name}`` in this folder, which shows what it changes.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import redis
-from celery import Celery
 from celery.beat import PersistentScheduler, Scheduler
 
-from celery_perpetual import ContractError, Perpetual, PerpetualScheduler
+from celery_perpetual import Perpetual, PerpetualScheduler
 from celery_perpetual.embedded import free_port
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.events import POLL_TIMED_OUT, STORE_LOST
@@ -26,6 +25,8 @@ from tests.support.contract import finish, queued_tasks, without_test
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery import Celery
+
     from tests.support import Project
 
 SETTINGS = (
@@ -33,13 +34,7 @@ SETTINGS = (
     "max_abandoned_polls", "completions", "completion_ttl", "queue_ttl", "tombstone_ttl", "events_maxlen",
     "on_store_lost", "store_timeout", "store_wait", "disabled", "lease_ttl", "heartbeat_interval", "sweep_limit",
     "leases", "store_down", "tenants_ttl", "error_policies", "classifiers", "max_wait_hint",
-    "preflight_ttl", "preflight_fatal",
-)  # fmt: skip
-
-
-SETTINGS_NOT_YET = (
-    "starvation", "starvation_spawn",
-    "max_pool_grow",
+    "preflight_ttl", "preflight_fatal", "starvation", "starvation_spawn", "max_pool_grow",
 )  # fmt: skip
 
 
@@ -51,17 +46,6 @@ def test_every_accepted_name_has_a_test_of_its_effect() -> None:
 def test_no_other_name_is_accepted() -> None:
     """What the code accepts is what the table above lists."""
     assert {field.name for field in fields(Settings)} == set(SETTINGS)
-
-
-@pytest.mark.parametrize("name", SETTINGS_NOT_YET)
-@pytest.mark.parametrize("value", [0, False, "perpetual", 60.0, {}])
-def test_a_reserved_setting_is_refused(name: str, value: Any) -> None:
-    """A setting of the contract whose feature does not exist is refused."""
-    app = Celery("shop", set_as_current=False)
-    app.conf[f"perpetual_{name}"] = value
-
-    with pytest.raises(ContractError, match=rf"^setting perpetual_{name} is not available yet; remove it$"):
-        Settings.from_app(app)
 
 
 def test_setting_store_url(shop: Callable[..., Perpetual], redis_url: str, raw_redis: redis.Redis) -> None:

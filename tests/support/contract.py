@@ -11,6 +11,7 @@ from uuid import uuid4
 from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.leases.execution import Execution
 from celery_perpetual.recovery.sweep import Sweep, Swept
+from celery_perpetual.store.scripts import script
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -63,3 +64,13 @@ def lose(perpetual: Perpetual, *ids: str) -> Swept:
     for worker in store.redis.zrange(store.keys.workers, 0, -1):
         store.redis.zadd(store.keys.workers, {worker: 1})
     return Sweep(perpetual.app, perpetual.grants).once()
+
+
+def report(perpetual: Perpetual, number: int, queues: tuple[str, ...] = ("celery",), **info: Any) -> None:
+    """Report as a worker does that lives."""
+    keys, name = perpetual.store.keys, "w@host#1"
+    script("heartbeat")(
+        perpetual.store, held=keys.held(name), worker_info=keys.worker(name), received=keys.tags(name), worker=name,
+        info=json.dumps({"hostname": "w@host", "queues": queues, "active": 0, "started": 0, **info}), report=number,
+        known=number - 1, gone=0, tags=[],
+    )  # fmt: skip

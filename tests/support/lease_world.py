@@ -85,10 +85,28 @@ class LeaseWorld(World):
     def recover(self, task_id: str = ITEM) -> Slots:
         return {"completion": self.keys.completion(task_id), "queue": self.keys.queue(task_id), "id": task_id}
 
-    def park_unpublished(self, task_id: str = ITEM) -> Slots:
+    def park_item(self, task_id: str = ITEM, *, starved: str = "", seen: str = "") -> Slots:
         where = item_slots(self.keys, task_id)
         del where["poll"]
-        return {**where, "id": task_id, "task": "deliver", "reason": "it cannot be published: KeyError: 'nowhere'"}
+        return {
+            **where, "id": task_id, "task": "deliver", "reason": "it cannot be published: KeyError: 'nowhere'",
+            "starved": starved, "seen": seen,
+        }  # fmt: skip
+
+    def note_starved(self, task_id: str = ITEM, *, seen: str = "") -> Slots:
+        where = item_slots(self.keys, task_id)
+        batch = self.keys.poll(str(where.pop("poll")))
+        return {**where, "batch": batch, "id": task_id, "index": 1, "seen": seen, "since": "7", "about": "{}"}
+
+    def note_starving(self, seen: str = "", noted: str = "{}", step: str = "notice") -> Slots:
+        return {"queue": QUEUE, "seen": seen, "noted": noted, "step": step, "about": "{}"}
+
+    def starving(self) -> None:
+        self.redis.hset(self.keys.starving, QUEUE, "{}")
+
+    def written(self) -> str:
+        """When the state of the item was written, as callers read it."""
+        return str(int(self.redis.hget(self.keys.states, ITEM).split(b"|")[0]))
 
     def declare_lost(
         self, task_id: str = ITEM, *, on_lost: str = "requeue", most: int = 3, recoveries: int = 0, counts: bool = True,

@@ -12,7 +12,7 @@ NAME = "celery_perpetual"
 
 # Each may import itself, those of its own line and those above.
 LAYERS = (
-    ("errors", "hints", "settings", "times", "event_kind", "events", "telemetry", "faults", "failures"),
+    ("errors", "hints", "thresholds", "settings", "times", "event_kind", "events", "telemetry", "faults", "failures"),
     ("store",),
     ("tasks",),
     ("pauses",),
@@ -27,6 +27,7 @@ LAYERS = (
     ("waiting",),
     ("namespace",),
     ("routines",),
+    ("starvation",),
     ("health",),
     ("beat",),
     ("seams",),

@@ -116,12 +116,6 @@ def test_attributes_are_told_from_options(name: str) -> None:
         PerpetualOptions(**{name: 5})
 
 
-def test_a_reserved_name_is_not_available_yet() -> None:
-    """A name of the contract whose feature does not exist is refused, instead of accepted without effect."""
-    with pytest.raises(ContractError, match=r"^perpetual option starvation is not available yet; remove it$"):
-        PerpetualOptions(starvation="skip")
-
-
 def test_options_have_names_only() -> None:
     """There is no order of options to remember."""
     with pytest.raises(TypeError):

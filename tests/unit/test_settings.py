@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_perpetual.errors import ContractError, PerpetualError, SettingsError
+from celery_perpetual.errors import PerpetualError, SettingsError
 from celery_perpetual.settings import Settings
 
 
@@ -170,12 +170,6 @@ def test_refusals_are_ours_and_ordinary_errors_too() -> None:
     """A refused setting can be caught as `PerpetualError` and as `ValueError`."""
     assert issubclass(SettingsError, PerpetualError)
     assert issubclass(SettingsError, ValueError)
-
-
-def test_a_reserved_name_is_not_available_yet() -> None:
-    """A name of the contract whose feature does not exist is refused, instead of accepted without effect."""
-    with pytest.raises(ContractError, match=r"^setting perpetual_starvation is not available yet; remove it$"):
-        read(perpetual_starvation={})
 
 
 def test_a_heartbeat_may_be_missed() -> None:

@@ -35,10 +35,24 @@ class Batch(NamedTuple):
 
 def batch(store: Store, poll_id: str) -> Batch | None:
     """The facts of a batch, None if the store does not know it."""
+    return batches_of(store, [poll_id])[0]
+
+
+def batches_of(store: Store, poll_ids: Sequence[str]) -> list[Batch | None]:
+    """The facts of batches, in their order; None for those that the store does not know."""
+    if not poll_ids:
+        return []
     with store.errors("batch"):
-        task, total, left, published, at, moved, owner = store.redis.hmget(
-            store.keys.poll(poll_id), "task", "n", "left", "pub", "pub_at", "moved", "owner"
-        )
+        pipe = store.redis.pipeline(transaction=False)
+        for poll_id in poll_ids:
+            pipe.hmget(store.keys.poll(poll_id), "task", "n", "left", "pub", "pub_at", "moved", "owner")
+        return [_batch(*facts) for facts in pipe.execute()]
+
+
+def _batch(
+    task: bytes | None, total: bytes, left: bytes, published: bytes, at: bytes | None, moved: bytes | None,
+    owner: bytes | None,
+) -> Batch | None:  # fmt: skip
     if task is None:
         return None
     return Batch(
@@ -82,14 +96,15 @@ def remove_unsent(store: Store, poll_id: str) -> None:
     remove_entry(store, store.keys.batches, poll_id)
 
 
-def open_batches(store: Store, since: str, until: int, limit: int) -> list[tuple[str, float]]:
+def open_batches(store: Store, since: str, until: int, limit: int, skip: int = 0) -> list[tuple[str, float]]:
     """Unfinished batches that were committed from ``since`` to ``until`` (ms), and when.
 
     Args:
         since: as ZRANGEBYSCORE takes it: ``-inf``, or ``(`` and a time that is left out.
+        skip: how many of the oldest are left out.
     """
     with store.errors("batches"):
-        found = store.redis.zrangebyscore(store.keys.open, since, until, 0, limit, withscores=True)
+        found = store.redis.zrangebyscore(store.keys.open, since, until, skip, limit, withscores=True)
     return [(poll_id.decode(), at) for poll_id, at in found]
 
 

@@ -1,0 +1,1 @@
+"""What follows when work waits and no worker starts it: the starvation ladder."""
