@@ -1,7 +1,7 @@
 """``perpetual_*`` settings: every one changes something.
 
-The table stands here a second time, on purpose. Whoever makes a name available moves it to the accepted ones, and
-then needs a test called ``test_setting_{name}`` in this folder, which shows what it changes.
+The table stands here a second time, on purpose. Whoever adds a name adds it here, and then needs
+a test called ``test_setting_{name}`` in this folder, which shows what it changes.
 """
 
 from __future__ import annotations
