@@ -1,4 +1,4 @@
-"""What a row of the table of events is."""
+"""The row type of the table of events."""
 
 from __future__ import annotations
 

@@ -18,13 +18,13 @@ from celery_perpetual.times import format_time, parse_time, to_ms
 RECEIPT_TTL_MS = 60_000
 
 
-#: What the keys of other scopes begin with; the name of a unit never does.
+#: The keys of other scopes begin with these; the name of a unit never does.
 TENANT, QUEUE = "tenant:", "queue:"
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a pause stops."""
+    """The scope of a pause."""
 
     kind: str
     """``everything``, ``queue``, ``tenant`` (of all tasks), or ``unit``: of a task with tenants also all together."""
@@ -49,7 +49,7 @@ class Scope:
 
     @property
     def about(self) -> dict[str, str]:
-        """What events say of it, beside the key."""
+        """Its fields in events, beside the key."""
         return {} if self.kind == "everything" else {self.kind: self.name}
 
 

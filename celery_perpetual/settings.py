@@ -54,7 +54,7 @@ class Settings:
     leases: str = "perpetual"
     """Which tasks run under a lease: ``perpetual`` ones and items, or ``all`` tasks of the app."""
     store_down: str = "run"
-    """What a task does that is about to start while the store does not answer: ``run`` without a lease, or ``hold``."""
+    """A task that is about to start while the store does not answer may ``run`` without a lease, or ``hold``."""
     cycle_interval: float = 5.0
     """Pause between two maintenance passes of the leader."""
     poll_threads: int = 8
@@ -265,7 +265,7 @@ def _scheduler(name: str, seen: str) -> str:
 
 
 def _imported(scheduler: str) -> Any:
-    """What a dotted path or a name of the entry points stands for, as ``celery beat -S`` reads it."""
+    """The object behind a dotted path or a name of the entry points, as ``celery beat -S`` reads it."""
     names: Any = load_extension_class_names("celery.beat_schedulers")
     return symbol_by_name(scheduler, aliases=dict(names))
 

@@ -1,4 +1,4 @@
-"""What beat's banner says about perpetual tasks."""
+"""The lines of beat's banner about perpetual tasks."""
 
 from __future__ import annotations
 

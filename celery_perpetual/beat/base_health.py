@@ -18,7 +18,7 @@ FIRST_PATIENCE, LONGEST_PATIENCE = 3.0, 600.0
 
 
 class BaseHealth:
-    """What the ticks of the base scheduler say; they come on the main thread, the questions on the leader's."""
+    """The errors of the base scheduler's ticks; they come on the main thread, the questions on the leader's."""
 
     def __init__(self) -> None:
         self._tick_begun: float | None = None
@@ -53,7 +53,7 @@ class BaseHealth:
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong now."""
+        """The present fault."""
         begun = self._tick_begun
         if begun is not None and time.monotonic() - begun > LONGEST_TICK:
             return f"a tick of the base scheduler has not returned for {time.monotonic() - begun:.0f} s"

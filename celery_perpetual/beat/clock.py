@@ -65,7 +65,7 @@ class Clock(threading.Thread):
         return min(self._guarded(source) for source in self._sources)
 
     def _guarded(self, source: DueSource[Any, Any]) -> float:
-        """What goes wrong with one source does not hold up the others."""
+        """An error of one source does not hold up the others."""
         try:
             return self._turn_of(source)
         except NotLeading as error:

@@ -1,4 +1,4 @@
-"""What one maintenance pass did."""
+"""The result of one maintenance pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNTED = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleResult:
-    """What one pass did."""
+    """The result of one pass."""
 
     started_at: datetime
     """The store's time."""
@@ -86,7 +86,7 @@ class CycleResult:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What :meth:`~celery_perpetual.Perpetual.stats` adds up."""
+        """The counts that :meth:`~celery_perpetual.Perpetual.stats` adds up."""
         own = {name: getattr(self, name) for name in COUNTED}
         return own | {
             "noticed": len(self.noticed), "woken": len(self.woken), "spawned": len(self.spawned),

@@ -16,7 +16,7 @@ from celery_perpetual.polling.claims import Claims, Due
 AHEAD = 8
 #: And no more than this, unless there is room for more.
 MOST_AHEAD = 100
-#: What is older is read again, in seconds: a unit that has become due meanwhile may be older than the rest.
+#: An answer that is older is read again, in seconds: a unit that has become due meanwhile may be older than the rest.
 LONGEST = 0.05
 
 

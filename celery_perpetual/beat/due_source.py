@@ -1,4 +1,4 @@
-"""What the clock asks for due things. Units to be polled are one source, routines are another."""
+"""Sources of due things, which the clock asks. Units to be polled are one source, routines are another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class DueSource(Protocol[D, C]):
         ...
 
     def due(self, leader: str) -> D | float:
-        """What is due and has room, or seconds until something may be.
+        """The things that are due and have room, or seconds until one may be.
 
         Raises:
             NotLeading: ``leader`` (``owner:term``) does not lead any more.

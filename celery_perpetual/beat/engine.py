@@ -29,7 +29,7 @@ from celery_perpetual.polling.threads import PollThreads
 from celery_perpetual.routines.due import DueRuns
 from celery_perpetual.telemetry import emit
 
-#: What a stopping beat waits for the release of its lead; SIGTERM must end it within seconds.
+#: How long a stopping beat waits for the release of its lead; SIGTERM must end it within seconds.
 STOP_WAIT = 3.0
 
 
@@ -45,7 +45,7 @@ class BeatThread(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """What a thread of the base scheduler may use."""
+    """The part of the engine that a thread of the base scheduler may use."""
 
     leader: Callable[[], str | None]
     """``owner:term`` while this beat leads."""
@@ -163,7 +163,7 @@ class Engine:
             self._leadership.stop(max(0.0, self._stop_by - time.monotonic()))
 
     def _let_go(self, runner: Runner, polls: PollThreads) -> None:
-        """What the next leader should not have to wait for, while this one still holds the lead."""
+        """Work that the next leader should not wait for, done while this one still holds the lead."""
         self.entry_runs.save()
         for claim in polls.running:
             if not claim.committed:

@@ -18,7 +18,7 @@ AGE_MS = 7 * 24 * 3600 * 1000
 
 
 class KnownUnits(Protocol):
-    """What the code of one process says about units."""
+    """The units that the code of one process has."""
 
     def is_known(self, unit: str) -> bool:
         """Whether the code has it, or may have it."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def explain(store: Store, mine: str, other: str, owner: Any) -> str:
-    """What is wrong when a process of the other app uses this app's prefix, and what to do."""
+    """The error for a process of another app that uses this app's prefix, with its mend."""
     return (
         f"perpetual_key_prefix {store.keys.prefix!r} on {store.shown} is in use by the app {other!r} ({owner}), and "
         f"this app is {mine!r}; give each app a prefix of its own, and queues of its own (task_default_queue) or a "

@@ -26,7 +26,7 @@ MANY_UNITS = 20
 LONGEST_SPREAD_MS = 10_000
 #: Units are registered again this often, in seconds; one that is not for a week is unknown to every leader.
 EVERY = 3600
-#: What one turn may spend on it, in seconds.
+#: The longest time of one turn for it, in seconds.
 LONGEST_TURN = 0.02
 
 

@@ -99,7 +99,7 @@ class Roster:
         return [each for each in self.discovery.tasks.values() if each.find_tenants and self._is_polled(each)]
 
     def may_come(self, unit: str) -> bool:
-        """Whether a unit that is not known belongs to a task whose tenants nobody has found yet in this term."""
+        """Whether a unit that is not known belongs to a task whose tenants have not been found yet in this term."""
         contract = self._with_function(unit)
         return contract is not None and contract.name not in self._found
 

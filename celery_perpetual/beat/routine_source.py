@@ -22,7 +22,7 @@ AFTER_ERROR = 1.0
 class RoutineSource:
     """Starts runs of due routines on a thread of its own, because a router or a signal may be code of the user's.
 
-    No lead is needed for it: a run starts only if its routine is as it was read, whoever starts it.
+    No lead is needed for it: a run starts only if its routine is as it was read, whichever process starts it.
     """
 
     def __init__(self, runs: DueRuns) -> None:

@@ -37,7 +37,7 @@ SHORTEST_TICK = 0.001
 #: When a leader removes the last runs of entries that are gone, in seconds: once behind its start, as programs add
 #: entries then, and from time to time.
 FORGET_AFTER, FORGET_EVERY = 60.0, 3600.0
-#: What closing the broker's connection may take.
+#: The longest time for closing the broker's connection.
 HANG_UP_SECONDS = 1.0
 
 

@@ -30,14 +30,14 @@ class OtherScheduler(NamedTuple):
 
     problem: str
     cure: str
-    """What to set instead, so that beat polls and keeps the entries that it has."""
+    """The setting with which beat polls and keeps the entries that it has."""
 
     def __str__(self) -> str:
         return f"{self.problem}; set {self.cure}"
 
 
 def other_scheduler(app: Celery, own: type[Scheduler]) -> OtherScheduler | None:
-    """What is wrong with ``beat_scheduler`` and what to do, or None where it names ``own`` or a subclass."""
+    """The fault of ``beat_scheduler`` and its mend, or None where it names ``own`` or a subclass."""
     name: Any = app.conf.beat_scheduler
     classes: Any = load_extension_class_names("celery.beat_schedulers")
     try:

@@ -1,4 +1,4 @@
-"""What a beat remembers of its store, to notice that it was lost, or has gone back to an older state.
+"""A beat's memory of its store, to notice that it was lost, or has gone back to an older state.
 
 The store has an identity, the *epoch*: a random value, set once. A beat that sees another one than it remembers knows
 that the state is gone (an empty replica took over, the data was flushed), and with it the cursors. Reading every source
@@ -8,7 +8,7 @@ learns of it late, when the operator has set the cursor and resumed the unit, le
 
 A store that comes back from an older snapshot, or from a replica that had not heard of everything, has the same epoch
 and old cursors. So each beat leaves a *mark* there whenever it asks for the lead, renews it or claims, and remembers
-it. Where the mark is missing, a claim is refused, and whoever asks for the lead or renews it gives the store a new
+it. Where the mark is missing, a claim is refused, and a beat that asks for the lead or renews it gives the store a new
 epoch in the same step, which ends the lead. What follows is as after a loss. A state that is younger than the last mark
 of every beat goes unnoticed: nothing has been claimed since.
 """

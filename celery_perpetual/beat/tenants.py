@@ -67,7 +67,7 @@ class _Call:
 
 @dataclass(slots=True)
 class _Known:
-    """What this leader knows of the tenants of one task."""
+    """This leader's facts on the tenants of one task."""
 
     stored: dict[str, Any]
     """As the store has them."""

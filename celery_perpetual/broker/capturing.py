@@ -28,7 +28,7 @@ class CapturingChannel:
         channel._next_delivery_tag = self._next_tag(channel._next_delivery_tag)
         self.kombu = channel
         self.prefix: str = getattr(channel, "global_keyprefix", None) or ""
-        """What all names of keys begin with."""
+        """The beginning of all names of keys."""
         self._commands: list[Command] = []
         self._tag: str | None = None
 

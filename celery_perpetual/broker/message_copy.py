@@ -16,7 +16,7 @@ PROPERTIES = ("correlation_id", "reply_to", "priority", "delivery_mode", "expira
 
 
 class Copy(NamedTuple):
-    """What one message said."""
+    """The facts of one message."""
 
     body: bytes
     headers: dict[str, Any]
@@ -73,7 +73,7 @@ def from_json(text: bytes) -> Copy:
 
 
 def request_of(copy: Copy) -> Context:
-    """What Celery knows of the task behind a message: its chain, its callbacks, its group."""
+    """Celery's facts on the task behind a message: its chain, its callbacks, its group."""
     content_type, encoding = copy.content_type, copy.content_encoding
     args, kwargs, embed = loads(copy.body, content_type, encoding, accept=[content_type])
     return Context({**copy.headers, **(embed or {}), "args": args, "kwargs": kwargs})

@@ -1,4 +1,4 @@
-"""What the lists of a Redis broker say about the age of their messages."""
+"""The age of messages, read from the lists of a Redis broker."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def preview(perpetual: Perpetual, task: str, tenant: str | None, cursor: Any, li
 
 
 def _would(found: Preview) -> str:
-    """What a poll would do, in one line."""
+    """The result that a poll would have, in one line."""
     if found.status == "enqueued":
         what = f"would enqueue {found.count} of {counted(found.read, 'item')}"
     elif found.status == "empty":

@@ -154,7 +154,7 @@ def purge(perpetual: Perpetual, queue: str, yes: bool, json_: bool) -> None:
 
 
 def _follows(once: bool) -> str:
-    """What becomes of the key of an item that an operator ends."""
+    """How the key of an item is left that an operator ends."""
     if once:
         return "The next poll that finds its row enqueues it again."
     return "Polls leave its key out until you allow it; with --once the next poll enqueues it again."

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What to pause or resume."""
+    """The options that name the scope to pause or resume."""
     for option in (
         click.option("--all", "everything", is_flag=True, help="Every perpetual task, and every routine."),
         click.option("--routine", help="Id of a routine."),

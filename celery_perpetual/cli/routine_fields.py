@@ -13,7 +13,7 @@ from celery_perpetual.cli.values import read_duration, read_json, read_time
 from celery_perpetual.errors import ContractError, InvalidRoutine
 from celery_perpetual.tasks.retries import Retries
 
-#: What is written to take a field away.
+#: The text that takes a field away.
 NONE = "none"
 
 _TIMES = ("at", "start_at", "end_at", "next_run_at")

@@ -64,7 +64,7 @@ class Announcer:
         return ExpectedEnd(self._scripts, self._store.keys, task_id, task, **facts)
 
     def result_to_store(self, backend: Any, task_id: str, result: Any, request: Any) -> ResultToStore | None:
-        """What Celery's result backend would store, if it can be stored with the end; see :mod:`.result_in_script`."""
+        """Celery's result as its backend has it, if it can be stored with the end; see :mod:`.result_in_script`."""
         return result_to_store(self._store, backend, task_id, result, request)
 
     def announce(self, end: TaskEnd) -> None:

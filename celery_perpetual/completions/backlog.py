@@ -40,7 +40,7 @@ class UnstoredResult:
     store: Callable[[], object]
     """Stores it; called until it succeeds."""
     follow: Callable[[], object]
-    """What Celery does after it, such as counting a chord; called once."""
+    """Celery's own work after it, such as counting a chord; called once."""
     passes: Callable[[BaseException], bool]
     """Whether an error of the backend is an outage, so that trying again may help."""
 

@@ -1,4 +1,4 @@
-"""What follows ends: a message when a whole batch has ended (``on_batch_done``), or the next step of the item's owner.
+"""Steps that follow ends: a message when a whole batch has ended (``on_batch_done``), or that of the item's owner.
 
 The script that closes an item puts what follows onto the list ``{prefix}:batches``: the poll id when the last item of a
 batch with ``on_batch_done`` has ended; ``{owner} {task id} {status} {key}`` for each item of a batch whose owner hears
@@ -68,7 +68,7 @@ def follow_up(app: Celery, store: Store, entry: str) -> None:
 
 
 def waiting_follow_ups(store: Store) -> WorkList:
-    """What follows ends and is not done."""
+    """The steps that follow ends and are not done."""
     return WorkList(
         store, store.keys.batches, lambda entry, error: emit(events.FOLLOW_UP_DELAYED, entry=entry, error=error)
     )
@@ -85,7 +85,7 @@ def do_follow_ups(app: Celery, store: Store, waiting: WorkList, limit: int = 100
 
 
 def _follow_up(app: Celery, store: Store, entry: str) -> None:
-    """What follows is a matter of the owner's kind, which the entry or the batch names."""
+    """The owner's kind, which the entry or the batch names, decides on the next step."""
     owner, _, rest = entry.partition(" ")
     if not rest:
         found = batch(store, entry)

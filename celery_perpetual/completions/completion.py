@@ -26,10 +26,10 @@ LONGEST_RESULT = 8 * 1024
 LONGEST_MESSAGE = 2 * 1024
 
 
-#: What ``json.loads`` comes to in the end; all around it looks for white space, which records have not.
+#: The function that ``json.loads`` calls in the end; the rest of it skips white space, which records do not have.
 _scan: Any = json.scanner.make_scanner(json.JSONDecoder())  # type: ignore[attr-defined]
 _strict = json.JSONEncoder(allow_nan=False).encode
-#: What JSON writes for the results that most tasks have, without an encoder that is made for each.
+#: JSON of the results that most tasks have, without an encoder that is made for each.
 _plain: dict[type, Callable[[Any], str]] = {
     type(None): lambda _: "null", bool: lambda value: "true" if value else "false", int: int.__repr__,
     float: lambda value: repr(value) if isfinite(value) else "null", str: json.encoder.encode_basestring_ascii,
@@ -64,7 +64,7 @@ class Completion:
     """Of an item: the list of its positional and the dict of its keyword arguments, if they are JSON of at most 256
     characters and the task does not keep them out of listings (``store_args=False``)."""
     meta: dict[str, Any] = field(default_factory=dict)
-    """What the task said by ``annotate``."""
+    """The values that the task gave to ``annotate``."""
     timed_out: bool = False
     """The wait ended before the task."""
 

@@ -25,7 +25,7 @@ _HEAD = (
 )
 
 
-#: What becomes of the key of an item that does not end by success: it is held back as its task's options say, or until
+#: The fate of the key of an item that does not end by success: it is held back as its task's options say, or until
 #: an operator allows it, or not at all.
 BACK_OFF, UNTIL_ALLOWED, NOT_HELD = "back_off", "until_allowed", "none"
 
@@ -55,17 +55,17 @@ class TaskEnd:
     tag: str = ""
     """Delivery tag of a message that stays unacked until this end is stored."""
     hold: str = ""
-    """What an operator does with the item key: :data:`UNTIL_ALLOWED` or :data:`NOT_HELD`; "" for an end that came by
+    """How an operator leaves the item key: :data:`UNTIL_ALLOWED` or :data:`NOT_HELD`; "" for an end that came by
     itself."""
 
 
 class EndReply(NamedTuple):
-    """What ``end_item.lua`` and ``end_task.lua`` answer."""
+    """The answer of ``end_item.lua`` and ``end_task.lua``."""
 
     verdict: bytes
     """:data:`FIRST`, :data:`FORBIDDEN`, :data:`UNREADABLE`, or another word where the end did not count."""
     follows: bytes | int
-    """What follows and is to be done now, as :mod:`.batches` reads it; 0 if nothing is."""
+    """The step that follows and is due now, as :mod:`.batches` reads it; 0 if there is none."""
     result_stored: int
     """1 if Celery's result is stored."""
 

@@ -40,7 +40,7 @@ _IN_SCRIPT = "_perpetual_result_in_script"
 
 
 class ResultToStore(NamedTuple):
-    """What is to be stored for Celery."""
+    """The value that the script stores for Celery."""
 
     result: str
     """The key."""
@@ -50,7 +50,7 @@ class ResultToStore(NamedTuple):
 
 
 def result_to_store(store: Store, backend: Any, task_id: str, result: Any, request: Any) -> ResultToStore | None:
-    """What Celery's backend would store for a success, or None where Celery has to do it."""
+    """The value that Celery's backend would store for a success, or None where Celery has to store it."""
     fits: bool | None = backend.__dict__.get(_IN_SCRIPT)
     if fits is None:
         fits = backend.__dict__[_IN_SCRIPT] = _is_at(store, backend)

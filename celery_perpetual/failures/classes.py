@@ -10,7 +10,7 @@ LONGEST_CHAIN = 20
 
 
 class ErrorClass(str, Enum):
-    """What kind of trouble an error is: it decides how soon a next try makes sense."""
+    """The kind of trouble that an error is: it decides how soon a next try makes sense."""
 
     NODE = "node"
     """The way to the other side: connections, names, TLS, timeouts. It recovers by itself, and soon."""

@@ -22,7 +22,7 @@ DEGRADED = BackOff(first_ms=30_000, longest_ms=300_000)
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What follows from the errors of one class."""
+    """The treatment of the errors of one class."""
 
     curve: Curve
     max_attempts: int = UNLIMITED
@@ -35,7 +35,7 @@ POLICIES: Mapping[str, Policy] = {
     ErrorClass.DEGRADED.value: Policy(DEGRADED),
 }
 
-#: What a user's classifier answers: a class, the name of one, one with seconds to wait, or None for "I do not know".
+#: A user's classifier answers a class, the name of one, one with seconds to wait, or None for "I do not know".
 Classifier = Callable[[BaseException], Any]
 
 
@@ -95,7 +95,7 @@ class Policies:
     def after(
         self, error: BaseException, counts: Mapping[str, int], rules: Sequence[ErrorRule] = (), about: str = ""
     ) -> Failure:
-        """What follows from an error. Runs rules and classifiers, which are code of the user's.
+        """Class and wait of an error. Runs rules and classifiers, which are code of the user's.
 
         Args:
             counts: failures in a row before this one, by :attr:`Failure.counter`.
@@ -133,7 +133,7 @@ class Policies:
         )  # fmt: skip
 
     def unknown(self, counts: Mapping[str, int]) -> Failure:
-        """What follows where nothing is known of the error, or nothing was raised. Runs no code of the user's."""
+        """Class and wait where nothing is known of the error, or nothing was raised. Runs no code of the user's."""
         kind = ErrorClass.DEGRADED.value
         policy, before = self._policy(kind), counts.get(kind, 0)
         if policy.max_attempts != UNLIMITED and before >= policy.max_attempts:

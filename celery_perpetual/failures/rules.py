@@ -65,7 +65,7 @@ class ErrorRule:
 
     @property
     def name(self) -> str:
-        """What its counter is called, and what reports call it."""
+        """The name of its counter, also in reports."""
         types = self.match if isinstance(self.match, tuple) else (self.match,)
         return ", ".join(getattr(each, "__qualname__", repr(type(each))) for each in types)
 

@@ -45,7 +45,7 @@ SERVER_KINDS = frozenset({"store_memory", "eviction_policy", "seam_unknown"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitNow:
-    """What a pass knows of a unit."""
+    """The facts on a unit that a pass has read."""
 
     name: str
     task: str
@@ -103,7 +103,7 @@ class Alerts:
 
 
 def units_now(reading: Reading, names: list[str]) -> list[UnitNow]:
-    """What the store has of these units."""
+    """The store's facts on these units."""
     found = []
     for name, facts in zip(names, unit_facts(reading.store, names) if names else (), strict=True):
         task, tenant = parse_unit_name(name)
@@ -112,7 +112,7 @@ def units_now(reading: Reading, names: list[str]) -> list[UnitNow]:
         found.append(
             UnitNow(
                 name=name, task=task, tenant=tenant, attempt=facts.attempt, poll_every=facts.every,
-                # Out of the clock it is disabled, or nobody knows it.
+                # Out of the clock it is disabled, or not known any more.
                 state="paused" if is_paused else "disabled" if due is None else "active",
                 next_poll_at=None if due is None else to_datetime(due),
                 last_poll=None if facts.newest_outcome is None else from_entry(facts.newest_outcome),

@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""Findings: the answers of a check."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from celery_perpetual.times import format_time
 
 WARNING, ERROR = "warning", "error"
 
-#: What a finding is about.
+#: The areas of findings.
 SETUP, STORE, BEAT, UNITS, WORK, WORKERS = "setup", "store", "beat", "units", "work", "workers"
 
 #: Findings of one kind that are named one by one.
 MOST_NAMED = 5
-#: What those are that are not named, and what lists them.
+#: Words for the findings that are not named, and the command that lists them.
 REST = {
     "paused": ("more scopes are paused", "celery -A proj perpetual units --state paused"),
     "unit_failing": ("more units are failing", "celery -A proj perpetual units --state backing_off"),
@@ -29,7 +29,7 @@ REST = {
     "worker_late": ("more workers are late", "celery -A proj perpetual workers"),
     "worker_lost": ("more workers are gone", "celery -A proj perpetual workers"),
 }
-#: What a finding is known by, beside its kind.
+#: The fields that identify a finding, beside its kind.
 IDENTITY = ("unit", "worker", "queue", "scope", "beat", "seam")
 
 
@@ -44,9 +44,9 @@ class Finding:
     level: str
     """``warning`` or ``error``."""
     evidence: str
-    """What was seen."""
+    """The facts that were seen."""
     meaning: str
-    """What follows from it."""
+    """The consequence."""
     help: str
     """The command that helps, or what to do."""
     since: datetime | None = None
@@ -54,7 +54,7 @@ class Finding:
     stops: bool = False
     """Nothing is polled, or no state is kept, until it is mended."""
     about: Mapping[str, Any] = field(default_factory=dict)
-    """What it is about: ``unit``, ``task``, ``worker``, ``queue`` …"""
+    """Its object: ``unit``, ``task``, ``worker``, ``queue`` …"""
 
     @property
     def id(self) -> str:

@@ -44,7 +44,7 @@ class Waiting:
 
 
 def waiting_items(reading: Reading, polls: Iterable[str] | None = None) -> dict[str, Waiting]:
-    """What waits for a worker, by queue.
+    """The items that wait for a worker, by queue.
 
     Args:
         polls: ids of the batches that are read; the oldest of all unless given.
@@ -103,7 +103,7 @@ def is_busy(worker: WorkerState) -> bool:
 
 
 def queue_findings(reading: Reading, waiting: Iterable[Waiting]) -> list[Finding]:
-    """What keeps items waiting; nothing where no worker lives, as that is a finding of its own."""
+    """The cause that keeps items waiting; none where no worker lives, as that is a finding of its own."""
     if not reading.workers:
         return []
     return [each for waits in waiting if (each := _finding(reading, waits)) is not None]

@@ -1,4 +1,4 @@
-"""What the checks read of the whole: each part when it is asked for, and once."""
+"""The facts that the checks read: each part when it is asked for, and once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class SeenUnit(Protocol):
-    """What the checks want to know of a unit."""
+    """The facts on a unit that the checks need."""
 
     @property
     def name(self) -> str: ...
@@ -67,17 +67,17 @@ class Reading:
 
     @cached_property
     def server(self) -> ServerInfo | None:
-        """What the server says of itself, None where it may not be asked."""
+        """The server's facts on itself, None where it may not be asked."""
         return server_info(self.store)
 
     @cached_property
     def lead(self) -> Lead:
-        """Who leads."""
+        """The beat that leads."""
         return lead(self.store)
 
     @cached_property
     def pauses(self) -> dict[Scope, Paused]:
-        """What is paused."""
+        """The pauses."""
         return self.namespace.pauses.now()
 
     @cached_property

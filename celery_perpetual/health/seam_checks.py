@@ -9,7 +9,7 @@ from celery_perpetual.health.findings import SETUP, WARNING, Finding
 
 
 class KnownSeam(Protocol):
-    """What is said of a seam."""
+    """A finding for each seam that is not as known."""
 
     @property
     def name(self) -> str: ...

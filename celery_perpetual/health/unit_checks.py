@@ -41,7 +41,7 @@ def command_of(unit: SeenUnit) -> str:
 
 
 def pauses(reading: Reading, units: Sequence[SeenUnit]) -> Iterator[Finding]:
-    """What is paused, by the widest scope."""
+    """A finding for each paused scope, the widest first."""
     found = reading.pauses
     if EVERYTHING in found:
         yield _paused("everything is paused", found[EVERYTHING], "nothing is polled", "--all", {"scope": "*"})

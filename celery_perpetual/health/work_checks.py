@@ -29,7 +29,7 @@ def parked(reading: Reading) -> Iterator[Finding]:
 
 
 def put_off(reading: Reading) -> Iterator[Finding]:
-    """What is left to do and cannot be done just now."""
+    """Findings on work that waits because it cannot be done just now."""
     keys = reading.store.keys
     for kind, what, waiting in (
         ("batches_unpublished", "batches could not be published", keys.outbox),

@@ -1,4 +1,4 @@
-"""What a running task says about itself."""
+"""Annotations: values that a running task adds to its completion."""
 
 from __future__ import annotations
 

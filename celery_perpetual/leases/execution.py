@@ -64,7 +64,7 @@ class Execution:
     since: float = 0.0
     """When it began: seconds of the machine's monotonic clock."""
     around: BaseException | None = None
-    """What was being handled when it began; anything else at its end is on its way out of Celery's code."""
+    """The error that was being handled when it began; any other else at its end is on its way out of Celery's code."""
     end: ExpectedEnd | None = None
     """Its end, written as far as it is known."""
     is_entered: bool = False
@@ -80,7 +80,7 @@ class Execution:
     unstored: UnstoredResult | None = None
     """Its result, where Celery's backend could not store it."""
     meta: dict[str, Any] | None = None
-    """What the task has said about itself."""
+    """The values that the task has given to ``annotate``."""
     tenant: Any = UNSET
     """The tenant whose poll has enqueued it, None without one; unset until somebody asks."""
     is_by_signal: bool = False
@@ -96,7 +96,7 @@ class Execution:
 
     @property
     def delivery(self) -> tuple[str, str, str, str]:
-        """What the request brings to the process that runs the task."""
+        """The fields that the request brings to the process that runs the task."""
         return self.nonce, self.tag, self.copy, self.acknowledged_by
 
     @property

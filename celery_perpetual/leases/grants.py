@@ -150,7 +150,7 @@ class Grants:
         return self._ask_within(task, request)(**self._slots(task, execution, request))
 
     def _slots(self, task: Any, execution: Execution, request: Any) -> dict[str, Any]:
-        """What the scripts are sent that grant a lease."""
+        """The slots of the scripts that grant a lease."""
         task_id, where = execution.task_id, item_slots(self.store.keys, execution.task_id)
         worker = "" if self.instance is None else self.instance.name
         most, on_lost = when_run_lost(task, request)
@@ -251,7 +251,7 @@ class Grants:
 
     @cached_property
     def workers(self) -> Workers:
-        """What the workers say of themselves."""
+        """The last reports of the workers."""
         return Workers(self.store)
 
     def be_a_worker(self, hostname: str) -> WorkerRun:

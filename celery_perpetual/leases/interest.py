@@ -19,7 +19,7 @@ BUILT_IN = ("celery.", "celery_perpetual.")
 
 
 class Interest(Flag):
-    """What we do for a task; nothing for a task of others."""
+    """The services that a task gets from us; none for a task of others."""
 
     NONE = 0
     LEASE = auto()

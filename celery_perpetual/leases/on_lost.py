@@ -20,7 +20,7 @@ def when_lost(task: Any) -> tuple[int, str]:
     """
     options = getattr(task, "perpetual_options", None) or DEFAULTS
     on_lost = getattr(task, "on_lost", None)
-    # What an ordinary task calls so may be anything.
+    # An ordinary task may use this name for anything.
     return options.max_recoveries, on_lost if on_lost in ON_LOST else PerpetualTask.on_lost
 
 

@@ -64,7 +64,7 @@ class WorkerRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerState:
-    """What one living worker last said of itself."""
+    """The last report of one living worker."""
 
     name: str
     """Its instance: a restarted worker is another one."""
@@ -92,13 +92,13 @@ class WorkerState:
 
 
 class Workers:
-    """What is stored of workers."""
+    """The stored reports of workers."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def all(self) -> list[WorkerState]:
-        """What the workers say of themselves whose deadline has not passed.
+        """The last reports of workers whose deadline has not passed.
 
         Raises:
             StoreUnavailable: the store did not answer.

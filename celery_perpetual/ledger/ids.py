@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from celery_perpetual.store.keys import Keys
 
-    #: What callers may give where an id is asked for.
+    #: The types that callers may give where an id is asked for.
     TaskRef: TypeAlias = str | AsyncResult[Any]
 
 POLL_INDEX = "ffffffff"
@@ -83,7 +83,7 @@ def new_poll_ids(now: int, count: int) -> list[str]:
 
 
 def base(poll_id: str) -> str:
-    """What all ids of one poll start with."""
+    """The beginning of all ids of one poll."""
     return poll_id[:28]
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from celery_perpetual.tasks.contract import TaskContract
 
-#: What headers and events show of arguments that are to be kept out of them.
+#: Headers and events show this in place of arguments that are to be kept out of them.
 HIDDEN = ("...", "...")
 
 
@@ -54,7 +54,7 @@ class CheckedItem(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What is the same for all items of one task."""
+    """The facts that all items of one task share."""
 
     name: str
     task: Any
@@ -130,7 +130,7 @@ class ItemReader:
             key = None
         else:
             key = checked_key(key)
-        # What pickle brings back shows itself as before; the rest comes back from the ledger as what JSON has.
+        # A value that pickle brings back shows itself as before; any other comes back from the ledger in its JSON form.
         reprs, plain = (None, True) if serializer == "pickle" else self._show(args, kwargs)
         if not plain:
             _must_come_back(body, serializer)

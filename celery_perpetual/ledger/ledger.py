@@ -68,7 +68,7 @@ HELD_BACK = 2
 
 
 class Taken(NamedTuple):
-    """What the ledger knows of the item keys that a poll has read; a key may be in more than one of the sets."""
+    """The ledger's facts on the item keys that a poll has read; a key may be in more than one of the sets."""
 
     in_flight: set[str]
     """In flight, or ended of late."""

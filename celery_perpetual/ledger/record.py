@@ -91,7 +91,7 @@ def read_item(record: bytes, unit_task: str) -> CheckedItem:
 
 
 class Differing(NamedTuple):
-    """What differs from the unit's task and its defaults. Nobody may change it: it is kept for the next record."""
+    """The fields that differ from the unit's task and its defaults. Never changed: it is kept for the next record."""
 
     task: str | None
     serializer: str
@@ -102,7 +102,7 @@ class Differing(NamedTuple):
 
 @lru_cache(256)
 def _differing(text: bytes) -> Differing:
-    """What differs, which is the same text in many records."""
+    """The text of the fields that differ, which is the same in many records."""
     found = json_loads(text)
     options = found.get("options")
     return Differing(

@@ -27,7 +27,7 @@ class ArgumentReprs:
         self._quick = not self._levels or self._levels > 0
 
     def show(self, args: Any, kwargs: Any) -> tuple[str, str]:
-        """What the headers ``argsrepr`` and ``kwargsrepr`` say."""
+        """The texts of the headers ``argsrepr`` and ``kwargsrepr``."""
         quick = self._quickly(args, kwargs)
         return quick or (
             saferepr(args, self._longest_args, maxlevels=self._levels),

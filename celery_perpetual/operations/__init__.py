@@ -1,1 +1,1 @@
-"""What an operator asks and does."""
+"""The operations of an operator: questions and acts."""

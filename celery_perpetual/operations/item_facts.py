@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ItemFacts(NamedTuple):
-    """What the ledger has of one item, for people."""
+    """The ledger's facts on one item, for people."""
 
     key: str | None = None
     """None for a task that is no item, or whose item opted out."""

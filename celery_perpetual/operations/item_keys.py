@@ -1,4 +1,4 @@
-"""The part of ``Perpetual`` that is about items by their keys: outside of a poll nobody knows their ids."""
+"""The part of ``Perpetual`` that is about items by their keys: their ids are not known outside of a poll."""
 
 from __future__ import annotations
 

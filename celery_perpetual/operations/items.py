@@ -31,7 +31,7 @@ WAITING, RUNNING, RETRYING, REPLACED, LOST, PARKED = "waiting", "running", "retr
 HELD_BACK, PARKED_KEY = "held_back", "parked_key"
 STATES = (WAITING, RUNNING, RETRYING, REPLACED, LOST, PARKED, HELD_BACK, PARKED_KEY)
 
-#: What the flag of a stored state means for the item.
+#: The meaning of the flag of a stored state for the item.
 _BY_FLAG = {"wait": RETRYING, "delegated": REPLACED, "resend": LOST, "fail": LOST, "parked": PARKED}
 
 

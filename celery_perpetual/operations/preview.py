@@ -1,4 +1,4 @@
-"""What a poll would bring, without bringing it."""
+"""A poll without its effects: the items that it would bring."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Preview:
     read: int = 0
     """How many items next_batch returned; of a generator those that were read."""
     bound: str | None = None
-    """What kept the count from being higher: ``limit`` or ``max_in_flight``; None where nothing did."""
+    """The bound of the count: ``limit`` or ``max_in_flight``; None where nothing did."""
     duplicates: int = 0
     held_back: int = 0
     """Items whose key has failed: left out until its back-off is over, or until an operator allows it."""
@@ -110,7 +110,7 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
 
 
 def _bound(claim: Claim, result: ReadBatch) -> str | None:
-    """What cut the batch short, by us or by a query that stops at ``poll.limit``."""
+    """The bound that cut the batch short, by us or by a query that stops at ``poll.limit``."""
     contract = claim.contract
     room, asked = contract.max_in_flight - claim.in_flight, claim.rows if contract.takes_poll else None
     is_cut = result.left_out > 0 or (asked is not None and result.read >= asked)

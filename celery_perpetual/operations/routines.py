@@ -35,7 +35,7 @@ class RoutineOperations(KeyOperations):
         return operations
 
     def slot(self) -> datetime | None:
-        """The time for which the task runs that calls it; None where it is no run of a routine. Asks nobody.
+        """The time for which the task runs that calls it; None where it is no run of a routine. Asks no server.
 
         It is the same for all attempts, however late they are.
         """

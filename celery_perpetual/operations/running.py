@@ -1,4 +1,4 @@
-"""What stands still now: no leader that knows the tasks, no worker, pauses, failing polls, parked tasks and keys."""
+"""Findings on standstill: no leader that knows the tasks, no worker, pauses, failing polls, parked tasks and keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def units_of(reading: Reading) -> list[Unit]:
 
 
 def judged(reading: Reading, discovery: Discovery, units: Sequence[Unit]) -> list[Finding]:
-    """What stands still of these units, and of beats, workers and work."""
+    """Findings on these units, and on beats, workers and work."""
     waiting = sum(unit.in_flight for unit in units)
     found = [
         *beat_checks.other_code(reading, discovery.digest(), len(discovery.tasks)),

@@ -39,7 +39,7 @@ class Area:
     facts: Mapping[str, Any]
     """The same as numbers."""
     findings: tuple[Finding, ...]
-    """What is not well, the worst first."""
+    """The findings, the worst first."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

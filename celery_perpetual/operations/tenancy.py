@@ -78,7 +78,7 @@ class TenantOperations(Namespace):
         return None
 
     def tenant_context(self, tenant: Any = UNSET) -> TenantContext:
-        """What this process remembers of a tenant: ``tenant_context(tenant).get("id", look_up)`` looks up once.
+        """Values that this process keeps for a tenant: ``tenant_context(tenant).get("id", look_up)`` looks up once.
 
         Args:
             tenant: the tenant, or its name; by default that of :meth:`tenant`.

@@ -1,4 +1,4 @@
-"""What one process remembers of a tenant: data that is costly to look up, such as the id of an account at some API."""
+"""One process's memory of a tenant: data that is costly to look up, such as the id of an account at some API."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ NAMED = 5
 
 @dataclass(slots=True)
 class _Answer:
-    """What a function returned in this process."""
+    """The values that a function returned in this process."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     trouble: str = ""
@@ -109,7 +109,7 @@ def unit_of(app: Celery, contract: TaskContract, tenant: Any) -> TaskUnit:
 
 
 def tenants_trouble(app: Celery, contract: TaskContract) -> str:
-    """What is wrong with the tenants function of a contract, called here; "" if nothing is."""
+    """The fault of the tenants function of a contract, called here; "" without one."""
     return "" if contract.find_tenants is None else _answer(app, contract).trouble
 
 

@@ -49,7 +49,7 @@ class Unit:
     parked_keys: int = 0
     """Item keys that are left out until an operator allows them."""
     pause: Paused | None = None
-    """What pauses it, where it is paused: by whom, since when and until when."""
+    """The pause that holds it, where it is paused: by whom, since when and until when."""
     poll_every: float | None = None
     """Seconds between two slots; None for a calendar, and where no leader has registered it yet."""
 

@@ -25,7 +25,7 @@ from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.unit import TaskUnit
 from celery_perpetual.times import ms
 
-#: What a claim outlives its poll's time limit by, so that the poll itself has the first word.
+#: A claim outlives its poll's time limit by this, so that the poll itself has the first word.
 GRACE_MS = 1000
 #: How long a poll may wait in a queue before it is given up.
 QUEUED_MS = 60_000

@@ -38,7 +38,7 @@ class PollEnd:
     outcome: PollOutcome | None
     """None where the poll goes on in a worker."""
     row: tuple[str, str] | None = None
-    """What stores it, as the script takes it; None where there is nothing left to store."""
+    """The end in the form that the script takes; None where there is nothing left to store."""
 
     @property
     def stored(self) -> bool:
@@ -194,7 +194,7 @@ def refused(claim: Claim) -> PollEnd:
 
 
 def about(outcome: PollOutcome) -> dict[str, Any]:
-    """What events about a poll carry."""
+    """The fields that events about a poll carry."""
     return {"unit": outcome.unit, "poll_id": outcome.poll_id, "slot": format_time(outcome.slot)}
 
 

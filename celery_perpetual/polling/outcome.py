@@ -46,11 +46,11 @@ class PollOutcome:
     left_out: int = 0
     """Items that did not fit; they are offered again by the next poll."""
     gate: str | None = None
-    """What was closed, for ``skipped``: ``max_in_flight``, ``busy`` …"""
+    """The gate that was closed, for ``skipped``: ``max_in_flight``, ``busy`` …"""
     value: float | None = None
-    """What the gate measured."""
+    """The value that the gate measured."""
     limit: float | None = None
-    """What it allows."""
+    """The value that it allows."""
     reason: str | None = None
     error: str | None = None
     """Type and message of what was raised."""
@@ -104,7 +104,7 @@ _NAMES = tuple(field.name for field in fields(PollOutcome))
 _TIMES = ("slot", "started_at", "finished_at", "watermark")
 
 
-#: What most polls have in common. The text of it is not made anew for each of them.
+#: The facts that most polls have in common; their text is not made anew for each poll.
 _SHARED = tuple(
     name for name in _NAMES if name not in ("poll_id", "unit", "task", "slot", "started_at", "finished_at", "cursor")
 )

@@ -1,4 +1,4 @@
-"""What ``next_batch`` is given."""
+"""The argument of ``next_batch``."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from celery_perpetual.times import format_time, ms, steady, to_datetime
 PASSED, FAILED, PARKED = "passed", "failed", "parked"
 #: By these an operator asks for another try of what is parked or waits.
 ASKED = ("nudge", "resume")
-#: What has failed is remembered for so long, ms.
+#: A failure is remembered for so long, ms.
 KEPT_MS = 7 * 24 * 3600 * 1000
 #: First wait of a unit while another one runs a preflight that both need, ms; then as long as it has run already.
 SHORTEST_WAIT = 250

@@ -31,7 +31,7 @@ SHORTEST_DEFER = 0.1
 
 @dataclass(slots=True)
 class ReadBatch:
-    """What one poll brought."""
+    """The items that one poll brought."""
 
     items: list[CheckedItem] = field(default_factory=list)
     """New items, in order; they fit, unless a gate is closed."""
@@ -52,7 +52,7 @@ class ReadBatch:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the poll's outcome says of it."""
+        """The counts for the poll's outcome."""
         return {
             "cursor": self.cursor, "duplicates": self.duplicates, "held_back": self.held_back,
             "left_out": self.left_out, "watermark": self.watermark,
@@ -128,7 +128,7 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
 
 
 def _gate_of_whole(claim: Claim, found: ReadBatch, in_flight: int) -> Closed | None:
-    """What keeps a batch with a cursor out."""
+    """The gate that keeps a batch with a cursor out."""
     options, needed = claim.contract.options, claim.in_flight + len(found.items)
     if needed > claim.contract.max_in_flight:
         return full(claim, needed)
@@ -191,7 +191,7 @@ def sort_items(
 
 
 def _rest(items: Iterable[Any], read: int) -> int:
-    """What was not even read; a generator does not say."""
+    """How many entries were not even read; a generator does not say."""
     try:
         return max(0, len(items) - read)  # type: ignore[arg-type]
     except TypeError:

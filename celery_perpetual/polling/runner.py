@@ -200,7 +200,7 @@ class Runner:
 
 
 def _closing(claim: Claim, found: ReadBatch, outcome: PollOutcome) -> Closing:
-    """What the commit writes beside the ledger. Where there may be more to read, the unit is polled again at once."""
+    """The commit's values beside the ledger. Where there may be more to read, the unit is polled again at once."""
     contract = claim.contract
     is_full = claim.in_flight + len(found.items) >= contract.max_in_flight
     is_read_whole = bool(found.follow_ups) or found.read < claim.rows

@@ -1,4 +1,4 @@
-"""What differs between the messages of one kind, but for their numbers: the body, and how the arguments are shown."""
+"""The parts that differ between messages of one kind, but for numbers: the body, and how the arguments are shown."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Confirmed:
         return messages
 
     def caught(self, record: Record, task_id: str, after_publish: AfterPublish | None = None) -> list[Parcel]:
-        """What would be published for one record. Queues are declared, nothing else happens."""
+        """The message that would be published for one record. Queues are declared, nothing else happens."""
         kept, self._sender.after_publish = self._sender.after_publish, after_publish or AfterPublish()
         caught: list[Parcel] = []
         self._caught = caught

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 #: The exchange at which native delayed delivery begins.
 DELAYED_EXCHANGE = level_name(MAX_LEVEL)
 
-#: What the names of all exchanges of native delayed delivery begin with.
+#: The beginning of the names of all exchanges of native delayed delivery.
 DELAYED_PREFIX = level_name(0).rpartition("_")[0]
 
 

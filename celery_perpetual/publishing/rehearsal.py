@@ -45,7 +45,7 @@ class Rehearsal:
         self._sender = QuietSender(app, is_silent=True) if is_celerys_own(app.amqp) else _send_nothing
 
     def fault(self, record: Record) -> Exception | None:
-        """What is raised when the message of a record is built; None if nothing is."""
+        """The error that building the message of a record raises; None without one."""
         try:
             if has_own_sender(self._app.tasks.get(record.task)):
                 route(self._app, record)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Makes the sender, as a closure over one app.
 _MAKER: Any = getattr(AMQP, "_create_task_sender", None)
 
-#: What that sender is called; anything else in its place was put there by other code.
+#: The name of that sender; anything else in its place was put there by other code.
 _SENDER = "AMQP._create_task_sender.<locals>.send_task_message"
 
 

@@ -1,1 +1,1 @@
-"""What becomes of the dead: leases, received messages and lost messages of workers that are gone."""
+"""Recovery from deaths: leases, received messages and lost messages of workers that are gone."""

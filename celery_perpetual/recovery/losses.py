@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TakenLeases(NamedTuple):
-    """What one call took."""
+    """The leases that one call took."""
 
     held_until: int
     """Until when nothing expires, because the store was away: ms of its time, 0 = not held."""
@@ -76,7 +76,7 @@ def declare_lost(
     del where["poll"]
     most, on_lost = when_lost(task)
     if Interest.LEASE not in interest:
-        counts, on_lost = True, "fail"  # whether it ran, nobody can tell
+        counts, on_lost = True, "fail"  # it is not known whether it ran
     state = state_of(grants.store, task_id)
     verdict = script("declare_lost")(
         grants.store, **where, id=task_id, task=name, most=most, on_lost=on_lost,

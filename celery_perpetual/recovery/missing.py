@@ -118,7 +118,7 @@ class MissingMessages:
         )
 
     def _queues(self, workers: Sequence[WorkerState], claimed: Collection[str], now: int) -> ListAges | QueueSizes:
-        """What the broker says of its queues just now."""
+        """The broker's facts on its queues just now."""
         if self._grants.broker_is_redis:
             return ListAges(self._app, now + AHEAD_MS)
         newest: dict[Destination, int] = {}

@@ -1,7 +1,7 @@
 """States of tasks that go on nowhere.
 
 A task that was retried, replaced or given back has a state until its next execution. If the message of that is gone (a
-queue was purged by other means, a broker has lost it), nobody would ever remove the state. The ledger finds items whose
+queue was purged by other means, a broker has lost it), the state would stay for ever. The ledger finds items whose
 message is gone and has them resent. Of any other task nothing more is known, so its state is forgotten when it is as
 old as a tombstone may be.
 """

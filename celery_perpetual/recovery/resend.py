@@ -111,7 +111,7 @@ class Resender:
         sent: list[str] = []
         capture = Capture(self._app) if self._redis_broker else None
         try:
-            # What is pushed to the front last comes first.
+            # The message that is pushed to the front last comes first.
             for task_id, since in reversed(entries):
                 sent += self._try(capture, task_id, since)
         finally:

@@ -25,7 +25,7 @@ AT_ONCE = 100
 
 @dataclass(slots=True, kw_only=True)
 class Swept:
-    """What one pass found."""
+    """The finds of one pass."""
 
     leases: int = 0
     """Leases of dead workers that were taken."""

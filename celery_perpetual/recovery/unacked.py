@@ -60,7 +60,7 @@ class UnackedMessages:
         self._app = app
         self._grants = grants
         self._restored: list[str] = []
-        """What this pass has put back and not reported yet."""
+        """The messages that this pass has put back and not reported yet."""
         self._seen: dict[str, _Seen] = {}
         """By tag."""
         self._foreign: dict[str, float] = {}

@@ -18,7 +18,7 @@ from celery_perpetual.errors import InvalidRoutine, described
 from celery_perpetual.tasks.cadence import Cadence, is_plain, zone_of
 
 _STORABLE = "a crontab, a solar schedule, or one of a class of a module whose fields are JSON"
-#: What a schedule keeps of its app, and not of itself.
+#: The attributes that a schedule keeps of its app, and not of itself.
 _OF_THE_APP = {"nowfun", "app", "_app", "tz", "utc_enabled"}
 
 
@@ -107,7 +107,7 @@ def _facts(seen: BaseSchedule) -> dict[str, Any]:
 
 
 def _parts(seen: BaseSchedule) -> dict[str, Any]:
-    """What a schedule of one's own is made from, as it is pickled; ``args`` is None where it is made without a call."""
+    """Class and arguments of a user's own schedule, as it is pickled; ``args`` is None if it is made without a call."""
     reduced: Any = seen.__reduce_ex__(2)
     made_by, args, *state = reduced
     if made_by is copyreg.__newobj__:  # type: ignore[attr-defined]  # missing in the stubs

@@ -38,7 +38,7 @@ class DueRuns:
         self._inline = Inline(app, store)
 
     def read(self) -> DueRoutines:
-        """What is due now, for beat; while everything is paused, nothing."""
+        """The routines that are due now, for beat; none while everything is paused."""
         found = due_routines(self._store, None, MOST_RUNS + len(self._unreadable), obeys_pauses=True)
         return found._replace(records=[each for each in found.records if each[0] not in self._unreadable])
 

@@ -1,4 +1,4 @@
-"""What follows the end of a run: the next step of its routine.
+"""The step that follows the end of a run: the next state of its routine.
 
 The script that ends the task puts the end onto the list of what follows. The process that stored the end comes here at
 once, and the leader's cycle does what is left. The entry goes in the step that changes the record, so the end of a run

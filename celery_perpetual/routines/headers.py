@@ -1,4 +1,4 @@
-"""What the message of a run says of it, and what the task can read there."""
+"""The headers of a run's message, and what the task can read there."""
 
 from __future__ import annotations
 

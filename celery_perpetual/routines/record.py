@@ -25,7 +25,7 @@ TERMINAL = frozenset({COMPLETED, EXHAUSTED, CANCELLED})
 #: Of a routine that says nothing: one attempt.
 NO_RETRIES = Retries(max_attempts=1, backoff=0, multiplier=1, max_backoff=None, jitter=False)
 
-#: What a run belongs to: by the routine's times, or by hand.
+#: The cause of a run: the routine's times, or a call by hand.
 SCHEDULED, BY_HAND = "routine", "routine-by-hand"
 
 _FORM = "1"

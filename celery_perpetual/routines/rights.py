@@ -1,4 +1,4 @@
-"""What may be done to a routine in which state."""
+"""The operations that each state of a routine allows."""
 
 from __future__ import annotations
 

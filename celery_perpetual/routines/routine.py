@@ -1,4 +1,4 @@
-"""What programs see of a routine and of its runs."""
+"""The records of a routine and of its runs that programs see."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from celery_perpetual.times import format_time, to_datetime
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
-#: What the runs of all routines are in flight of; no unit has this name.
+#: The runs of all routines are in flight under this name, which no unit has.
 UNIT = "routines"
 
 #: Most runs that one step starts, so that it does not hold up the store.

@@ -31,7 +31,7 @@ _dumps = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
 
 
 class Next(NamedTuple):
-    """What follows a slot."""
+    """The slots after a slot."""
 
     slot: datetime | None
     """The slot that is next: the first of ``missed``, else the first one after now; None: there is none."""
@@ -90,7 +90,7 @@ class Timetable:
         return self._within(self.calendar.match_after(at))
 
     def following(self, slot: datetime, now: datetime, runs: int = 0) -> Next:
-        """What comes after a slot that has been run, or was given up.
+        """The slots after one that has been run, or was given up.
 
         Args:
             slot: the slot; one that is off the grid, because ``next_run_at`` was given, is followed by the grid again.

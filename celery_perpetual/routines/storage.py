@@ -28,9 +28,9 @@ class Change(NamedTuple):
     after: Record | None
     """None: it is removed."""
     event: str = ""
-    """What is reported: the name of the event behind ``routine.``, "" for nothing."""
+    """The name of the event that reports it, behind ``routine.``; "" for none."""
     facts: Mapping[str, Any] = {}
-    """What the event says besides."""
+    """Further fields of the event."""
     believed: int | None = None
     """Until when its caller is believed that runs it, ms; None: it is not run by its caller."""
 
@@ -70,7 +70,7 @@ def rows_of(store: Store, changes: Sequence[Change]) -> list[Any]:
 
 
 def words_of(reply: Sequence[bytes]) -> list[str]:
-    """What a script answered for each change."""
+    """The script's answer for each change."""
     return [word.decode() for word in reply]
 
 

@@ -22,7 +22,7 @@ FIELDS = (
 KINDS = FIELDS[:3]
 #: A change of one of these makes the next slot be computed anew.
 NEW_SLOTS = frozenset(FIELDS[:5])
-#: What each kind may be given besides the jitter.
+#: The fields that each kind may be given besides the jitter.
 GOES_WITH = {
     "at": frozenset({"jitter"}),
     "every": frozenset({"start_at", "end_at", "max_runs", "jitter", "catch_up", "max_catch_up"}),

@@ -35,7 +35,7 @@ class Target:
     """Names that its code mentions, functions inside of it included."""
 
     def difference(self) -> str:
-        """What is not as known, or "". Never raises."""
+        """The part that is not as known, or "". Never raises."""
         module_name, _, name = self.path.partition(":")
         try:
             found: Any = import_module(module_name)
@@ -63,14 +63,14 @@ class Seam:
     name: str
     targets: tuple[Target, ...]
     why: str
-    """What it is for."""
+    """Its purpose."""
     without: str
-    """What does not work where it is not as known."""
+    """The feature that does not work where it is not as known."""
     install: Callable[[Celery], object] | None = None
     """Wraps it when an app is wired, harmless when repeated; None where it is only used."""
 
     def differences(self) -> list[str]:
-        """What is not as known; empty if all is."""
+        """The parts that are not as known; empty if all are."""
         return [found for target in self.targets if (found := target.difference())]
 
     def versions(self) -> str:

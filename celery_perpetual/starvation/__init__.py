@@ -1,1 +1,1 @@
-"""What follows when work waits and no worker starts it: the starvation ladder."""
+"""The starvation ladder: the steps that follow when work waits and no worker starts it."""

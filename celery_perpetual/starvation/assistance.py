@@ -1,4 +1,4 @@
-"""What the ladder asks others for: workers that open their consumers anew, and more workers.
+"""The help that the ladder asks for: workers that open their consumers anew, and more workers.
 
 Both may take long, and one is the user's code, so neither runs on the thread of the cycle.
 """
@@ -62,7 +62,7 @@ class Assistance:
         self._hanging: threading.Thread | None = None
 
     def how(self, cause: str) -> str:
-        """What can be done for more workers: ``hook``, ``pool_grow``, or "" for nothing."""
+        """The way to more workers: ``hook``, ``pool_grow``, or "" for none."""
         if self._hook is not None:
             return "hook"
         return "pool_grow" if self._most and cause == SATURATED else ""

@@ -19,7 +19,7 @@ class _Seen(NamedTuple):
 
 
 class Consumers:
-    """What workers report, compared from pass to pass. For one thread.
+    """The reports of workers, compared from pass to pass. For one thread.
 
     A worker is busy while it has a message, and if it has begun a task between its last two reports: a worker with
     short tasks may have none at the moment of a report. So of one that has reported once only nothing is known yet.
@@ -30,7 +30,7 @@ class Consumers:
         self._workers: Sequence[WorkerState] = ()
 
     def read(self, workers: Sequence[WorkerState]) -> None:
-        """What the living workers say now."""
+        """The newest reports of the living workers."""
         self._seen = {worker.name: self._next(worker) for worker in workers}
         self._workers = workers
 

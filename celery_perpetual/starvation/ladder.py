@@ -39,7 +39,7 @@ QUEUE_STEPS = ("notice", "wake", "spawn")
 
 @dataclass(slots=True)
 class Climbed:
-    """What one pass found and did."""
+    """The result of one pass."""
 
     starving: dict[str, str] = field(default_factory=dict)
     """Queues in which the oldest item waits for longer than the first step allows, and why."""
@@ -239,7 +239,7 @@ class Ladder:
 
 
 def _about(wait: Wait, cause: str, now: int) -> dict[str, Any]:
-    """What the event of an item says."""
+    """The fields of the event of an item."""
     return {
         "at": format_time(to_datetime(now)), "task_id": wait.task_id, "task": wait.task, "queue": wait.queue,
         "cause": cause, "seconds": round((now - wait.since) / 1000, 1),

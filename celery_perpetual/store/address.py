@@ -15,7 +15,7 @@ from celery_perpetual.errors import SettingsError
 REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "socket", "sentinel")
 
 
-#: What may stand in the query of a URL, besides the options of TLS.
+#: The options that may stand in the query of a URL, besides those of TLS.
 QUERY = ("db", "virtual_host", "credential_provider")
 
 

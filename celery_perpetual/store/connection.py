@@ -47,10 +47,10 @@ class Store:
         self.keys = Keys(prefix)
         self.limits = limits
         self.key_table: Mapping[str, str] = vars(self.keys)
-        """What fills the keys of scripts, by name."""
+        """The values for the keys of scripts, by name."""
         prefixes = {name: key for name, key in self.key_table.items() if name.endswith("prefix")}
         self.constants: Mapping[str, str | int] = {**prefixes, **asdict(limits)}
-        """What fills the arguments of scripts, by name."""
+        """The values for the arguments of scripts, by name."""
         self.timeout = timeout
         self.shown = shown
         self.redis: Any = _client(where, timeout, patient=patient)

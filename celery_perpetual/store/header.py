@@ -50,7 +50,7 @@ class Of(str):
     __slots__ = ()
 
 
-#: What a slot is filled with for good: a value, or its parts, of which some are arguments of the call.
+#: The fixed content of a slot: a value, or its parts, of which some are arguments of the call.
 Filling = str | int | tuple[str, ...]
 
 

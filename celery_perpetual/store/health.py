@@ -1,4 +1,4 @@
-"""What a Redis server says of itself."""
+"""A Redis server's facts on itself."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ServerInfo:
     memory_limit: int
     """Bytes, 0 = none."""
     policy: str
-    """What it does at this limit: ``maxmemory-policy``."""
+    """The policy at this limit: ``maxmemory-policy``."""
     evicted: int
     """Keys that it has removed to make room, since its start."""
     is_persistent: bool
@@ -54,7 +54,7 @@ class ServerInfo:
 
 
 def server_info(store: Store) -> ServerInfo | None:
-    """What the server says of itself, None where its user may not ask.
+    """The server's facts on itself, None where its user may not ask.
 
     Raises:
         StoreUnavailable: it did not answer.

@@ -74,7 +74,7 @@ from __future__ import annotations
 class Keys:
     """Names of the keys under one prefix."""
 
-    #: What the name of a queue has behind that of its channel.
+    #: The name of a queue is that of its channel with this behind it.
     QUEUE = ":queue"
 
     def __init__(self, prefix: str) -> None:

@@ -26,7 +26,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """What these settings say."""
+        """The limits of these settings."""
         gap = 2 * max(settings.heartbeat, settings.cycle_interval)
         return cls(
             events_maxlen=settings.events_maxlen,

@@ -1,1 +1,1 @@
-"""What a perpetual task is."""
+"""The perpetual task: contract, unit, discovery, cadence, items."""

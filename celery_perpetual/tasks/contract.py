@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from celery import Task
 
 MOST_IN_FLIGHT = 10_000
-#: What a task says about being perpetual by attributes; everything else is an option.
+#: The attributes of a perpetual task; everything else is an option.
 ATTRIBUTES = (
     "poll_every", "next_batch", "tenants", "preflight", "max_in_flight", "poll_timeout", "lease", "on_lost",
     "after_success", "perpetual_options",
@@ -57,7 +57,7 @@ class TaskContract:
     find_tenants: Callable[[], Any] | None = None
     """The function that it has instead; it runs code of the user's."""
     preflight: Preflight | None = None
-    """What must pass before a unit of the task is polled."""
+    """The preflights that must pass before a unit of the task is polled."""
     queue: str = ""
     """Queue to which the app's routes send the task, where a process has asked for it; "" is not known."""
 

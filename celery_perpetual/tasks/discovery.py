@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Discovery:
-    """What the app's registry holds."""
+    """The perpetual tasks of the app's registry."""
 
     tasks: Mapping[str, TaskContract]
     """Perpetual tasks by name, in order of their names."""

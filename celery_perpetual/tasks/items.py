@@ -1,4 +1,4 @@
-"""What ``next_batch`` may return."""
+"""The values that ``next_batch`` may return."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def belongs_to(task: Task[Any, Any], module: str) -> bool:
 
 
 def given_by_module(task: Task[Any, Any], name: str) -> Any:
-    """What the nearest included module of a task says for the tasks that say nothing themselves; None for nothing."""
+    """The value of the nearest included module, for a task that gives none itself; None without one."""
     names = sorted((each for each in included_in(task.app) if belongs_to(task, each)), key=len, reverse=True)
     for each in names:
         found = getattr(sys.modules.get(each), name, None)

@@ -25,7 +25,7 @@ LONGEST_KEY = 200
 
 @dataclass(frozen=True, slots=True, init=False)
 class PerpetualOptions:
-    """What a perpetual task may say beyond its attributes: ``perpetual_options = PerpetualOptions(limit=500)``.
+    """The options of a perpetual task beyond its attributes: ``perpetual_options = PerpetualOptions(limit=500)``.
 
     Durations are seconds as a number or a ``timedelta``. Unknown names and impossible values are refused at once.
     """
@@ -49,7 +49,7 @@ class PerpetualOptions:
     min_interval: float
     """Seconds between two polls of all units with one ``source_key``, or of one unit without a key."""
     source_key: str | None
-    """What units share that read the same source: their pace, and the waits that the source asks for."""
+    """Units that read the same source share its pace, and the waits that it asks for."""
     max_queue_depth: int | None
     """Messages in the task's queue from which on the unit is not polled."""
     window: Window | None
@@ -71,7 +71,7 @@ class PerpetualOptions:
     on_batch_done: Any
     """A signature that is sent once when a whole batch has ended; it gets the batch's counters as first argument."""
     error_rules: tuple[ErrorRule, ...]
-    """What its own errors mean; the first rule that matches counts, before all other classification."""
+    """The meaning of its own errors; the first rule that matches counts, before all other classification."""
     starvation: Mapping[str, float | None] | None
     """Steps of the starvation ladder that come at other times than the app's: seconds by step, None: off."""
     store_args: bool

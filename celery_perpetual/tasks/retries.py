@@ -28,7 +28,7 @@ class Retries:
     backoff: float
     """The first wait, seconds; 0: none."""
     multiplier: float
-    """What each further failure multiplies the wait by; at least 1."""
+    """Each further failure multiplies the wait by this; at least 1."""
     max_backoff: float | None
     """The longest wait, seconds; None: any."""
     jitter: bool

@@ -47,7 +47,7 @@ class PerpetualTask(Task):  # type: ignore[type-arg]
     lease: bool = True
     """False: it runs without a lease: it may run twice at once, and is not resent when its worker dies."""
     on_lost: str = "requeue"
-    """What becomes of it when its worker dies: ``requeue``, ``fail`` or ``park``."""
+    """How it goes on when its worker dies: ``requeue``, ``fail`` or ``park``."""
     after_success: Any = None
     """A function of the result of a task that has succeeded; what it returns are further items of the task's unit."""
     perpetual_options: Any = None

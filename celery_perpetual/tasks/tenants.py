@@ -23,12 +23,12 @@ SHOWN = 80
 
 @dataclass(frozen=True, slots=True)
 class TenantList:
-    """What one reading of ``tenants`` has brought."""
+    """The result of one reading of ``tenants``."""
 
     values: Mapping[str, Any]
     """Name -> value, in the order of the reading."""
     refused: tuple[str, ...] = field(default=())
-    """What is wrong with the values that were left out."""
+    """The faults of the values that were left out."""
 
 
 def read_list(found: Any) -> TenantList:

@@ -26,7 +26,7 @@ _FURTHEST = 41 * 366
 
 
 class Crontab(Protocol):
-    """What counts of Celery's crontab: the numbers that its fields stand for. All five must match; 0 is Sunday."""
+    """The numbers that the fields of Celery's crontab stand for. All five must match; 0 is Sunday."""
 
     minute: set[int]
     hour: set[int]

@@ -85,7 +85,7 @@ class _Inbox:
 
 
 class KeyOperations(Protocol):
-    """What knows the units of the app."""
+    """The operations on the units and items of the app."""
 
     def item_key(self, task: Any, key: Any, tenant: Any = None) -> ItemKey:
         """The item key that a caller names."""

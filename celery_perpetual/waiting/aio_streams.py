@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def iterate(begin: Callable[[], Steps[T]]) -> AsyncGenerator[T, None]:
-    """What the steps find. The event loop never blocks.
+    """The finds of the steps. The event loop never blocks.
 
     The thread ends within about a second of the iteration. What it finds for one that was cancelled is dropped.
     """

@@ -1,6 +1,6 @@
 """Waiting for an item key: first for the task that gets it, then for the end of that task.
 
-Nobody outside of a poll knows the id of an item. The store says which task holds a key, and publishes on a channel of
+The id of an item is not known outside of a poll. The store says which task holds a key, and publishes on a channel of
 the unit that a poll of it has ended, so the search wakes when a coming poll may have made the item.
 """
 
@@ -42,7 +42,7 @@ class ItemKey:
         )  # fmt: skip
 
     def known(self, task_id: str, completion: Completion | None) -> Completion:
-        """What is known of the item's task, with task and key also while it has not ended."""
+        """The completion of the item's task, with task and key also while it has not ended."""
         if completion is None or completion.status == PENDING:
             timed_out = completion is not None and completion.timed_out
             return replace(self.pending(task_id), timed_out=timed_out)
@@ -107,7 +107,7 @@ class KeyWait(TimedWait):
                 self.read_again_in(RETRY_SECONDS)
 
     def _read_holder(self) -> Generator[Step, Any, KeyHolder | None]:
-        """What the store knows of the key now; None where it does not answer."""
+        """The store's record of the key now; None where it does not answer."""
         is_late = self.is_late
         self.read_again_in(READ_AGAIN_SECONDS)
         try:

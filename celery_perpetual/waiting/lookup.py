@@ -1,4 +1,4 @@
-"""What is known of some ids: the records, then the ledger, then Celery's own results."""
+"""The ends that are known of some ids: from the records, then the ledger, then Celery's own results."""
 
 from __future__ import annotations
 

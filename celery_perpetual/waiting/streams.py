@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
 T = TypeVar("T")
-#: What is found, one after the other, and None at times, so that the thread that asks is never held for long.
+#: Finds, one after the other, and None at times, so that the thread that asks is never held for long.
 Steps = Generator[T | None, None, None]
 
 BLOCK_SECONDS = 1.0
@@ -95,7 +95,7 @@ def _messages(store: Store, pubsub: Any) -> Steps[Completion]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Following:
-    """Who follows the stream of events, and from where on; see :func:`stream`."""
+    """The consumer that follows the stream of events, and its start; see :func:`stream`."""
 
     group: str
     consumer: str
@@ -139,7 +139,7 @@ def stream_steps(store: Store, following: Following) -> Steps[Event]:
 
 
 def _found(steps: Steps[T]) -> Iterator[T]:
-    """What the steps find, without the steps that find nothing."""
+    """The finds of the steps, without the steps that find nothing."""
     with closing(steps):
         for found in steps:
             if found is not None:

@@ -60,7 +60,7 @@ class Subscription:
         self._send("UNSUBSCRIBE", channels)
 
     def read(self, seconds: float) -> list[list[Any]]:
-        """What has come, as frames ``[kind, channel, data]`` of bytes; waits so long for the first.
+        """The frames that have come, ``[kind, channel, data]`` of bytes; waits so long for the first.
 
         Raises:
             RedisError, OSError: the connection is gone, or the server refused a command.
@@ -149,7 +149,7 @@ def frames(data: bytes) -> tuple[list[list[Any]], bytes]:
 
 
 def only_message(data: bytes) -> list[Any] | None:
-    """What nearly always comes, and what a waiter waits for: one whole message."""
+    """One whole message, which is what nearly always comes and a waiter waits for."""
     parts = data.split(b"\r\n", 6)
     if len(parts) < 7 or parts[2] != b"message":
         return None

@@ -23,7 +23,7 @@ PUT_BACK_SECONDS = 1.0
 
 
 def leaving_foreign_items(consumer: Any) -> Any:
-    """What the consumer calls for a message of a task that it does not know."""
+    """The function that the consumer calls for a message of a task that it does not know."""
     discard = consumer.on_unknown_task
 
     def on_unknown_task(body: Any, message: Any, exc: Any) -> Any:
@@ -51,7 +51,7 @@ def _is_foreign(store: Store, task_id: Any) -> bool:
     if where is None:
         return False
     try:
-        # What is older was an item of this namespace perhaps, and is forgotten.
+        # An older message was perhaps an item of this namespace that is forgotten.
         return made_at(task_id) > store.now() - store.limits.tombstone_ttl and not known_batches(store, [where.poll_id])
     except StoreUnavailable:
         return True

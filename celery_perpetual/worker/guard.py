@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
 
 
-#: What a class is marked with whose body is wrapped.
+#: The mark of a class whose body is wrapped.
 WRAPPED = "_perpetual_body"
 
 

@@ -14,7 +14,7 @@ from celery_perpetual.errors import TaskLost
 from celery_perpetual.leases.execution import LeaseLost
 from celery_perpetual.worker.propagation import goes_back
 
-#: What ``Task.replace`` raises; only its text distinguishes it from an ``Ignore`` of the task's own.
+#: The error that ``Task.replace`` raises; only its text distinguishes it from an ``Ignore`` of the task's own.
 REPLACED = "Replaced by new task"
 
 #: Celery 5.7 reports from the main process a rejected task, a body that left a pool child by ``SystemExit`` or the

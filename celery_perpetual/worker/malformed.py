@@ -20,7 +20,7 @@ from celery_perpetual.completions.completion import LOST
 from celery_perpetual.leases.interest import Interest, interest_in
 from celery_perpetual.worker.signals import announce_refused
 
-#: What a message of the wrong shape makes Celery's receiving code raise.
+#: The errors that Celery's receiving code raises over a message of the wrong shape.
 SHAPE_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 
 

@@ -31,7 +31,7 @@ def _announcing(original: Callable[..., Any], status: str, fact: str) -> Any:
     def marking(self: Any, task_id: Any, outcome: Any, *args: Any, **kwargs: Any) -> Any:
         reply = original(self, task_id, outcome, *args, **kwargs)
         request = kwargs.get("request")
-        # What celery-batches gives to a body says "name" where Celery's request says "task".
+        # The requests of celery-batches say "name" where Celery's request says "task".
         task = self.app.tasks.get(getattr(request, "name", None))
         if task is not None:
             announce_outside(self.app, task, task_id, getattr(request, "request_dict", None), status, **{fact: outcome})

@@ -89,7 +89,7 @@ def end_rest(app: Celery, request: Any, status: str, exception: Any) -> None:
 
 
 def embedded(message: Any) -> Any:
-    """What a message says of chain and chord, if it can be read."""
+    """Chain and chord of a message, if it can be read."""
     try:
         _, _, found = message.payload
     except Exception:  # of any kind: it may be why the message is refused

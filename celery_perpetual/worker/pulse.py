@@ -26,7 +26,7 @@ LATE = 1.25
 
 
 def real_threads() -> tuple[Callable[..., Any], Callable[[float], Any]] | None:
-    """What starts a thread of the operating system and what lets it sleep, where those of Python are patched."""
+    """Functions that start a thread of the operating system and let it sleep, where those of Python are patched."""
     gevent: Any = sys.modules.get("gevent.monkey")
     if gevent is not None and gevent.is_module_patched("threading"):
         start = gevent.get_original("_thread", "start_new_thread")

@@ -1,4 +1,4 @@
-"""What the worker's main process does for a delivery: it names it, and it speaks for a child that cannot."""
+"""The main process's part of a delivery: it names the delivery, and speaks for a child that cannot."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
 
 
-#: What comes behind the mixin is Celery's request class, or the user's own.
+#: Behind the mixin comes Celery's request class, or the user's own.
 _Request: Any = object
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from celery_perpetual.completions.end import ExpectedEnd
 
 
-#: What a pool child that goes waits for a store that does not answer.
+#: How long a pool child that ends waits for a store that does not answer, in seconds.
 FAREWELL_SECONDS = 10.0
 
 _UID = "celery_perpetual.completions"

@@ -1,4 +1,4 @@
-"""What our scheduler asks of the one behind it, and how a scheduler that nobody here knows answers.
+"""The questions of our scheduler to the one behind it, and the answers for a scheduler that has no file here.
 
 A class of this package stands between the two (:mod:`.choice`): ``PerpetualScheduler`` → the class of the base's kind
 → the base. So ``super()`` means the base here. All methods are called on the thread that ticks.

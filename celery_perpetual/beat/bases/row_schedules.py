@@ -38,7 +38,7 @@ def schedule_of(cadence: Cadence) -> dict[str, Any]:
 
 
 def text_of(row: Any) -> str:
-    """What a row says about its schedule; two rows that say the same have the same text."""
+    """The fields of a row's schedule as text; two rows that say the same have the same text."""
     texts = []
     for kind in KINDS:
         if (schedule := getattr(row, kind)) is not None:

@@ -34,7 +34,7 @@ from celery_perpetual.telemetry import emit
 #: How often the rows are read, in seconds; and after so many readings last run and count are written.
 EVERY = 1.0
 READINGS_PER_WRITE = 5
-#: What a pause says that a row has made. Only such a pause is ended by enabling the row.
+#: The reason of a pause that a row has made. Only such a pause is ended by enabling the row.
 BY, REASON = "django-celery-beat", "disabled in the admin"
 HEADER = "celery_perpetual"
 DESCRIPTION = (
@@ -56,7 +56,7 @@ def is_task_row(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a row was written from, kept in its headers."""
+    """The values that a row was written from, kept in its headers."""
 
     code: str = ""
     """The code's cadence."""
@@ -156,7 +156,7 @@ class TaskRows(threading.Thread):
         return row
 
     def _follow_the_code(self, row: Any, contract: TaskContract) -> None:
-        """Write the code's new schedule to a row whose schedule nobody has changed."""
+        """Write the code's new schedule to a row whose schedule is unchanged."""
         written = Written.of(row)
         if text_of(row) == written.row and contract.cadence.spec != written.code:
             self._write(row, contract)

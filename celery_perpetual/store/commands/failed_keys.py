@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class KeyFailures(NamedTuple):
-    """What the store has of one key that has failed."""
+    """The store's facts on one key that has failed."""
 
     times: int
     """Ends in a row that were no success."""
@@ -79,7 +79,7 @@ def left_out_count(store: Store, unit: str, now: int) -> int:
 
 
 def failed_key(store: Store, unit: str, key: str) -> FailedKey | None:
-    """What is known of the failures of one item key, None where it has none."""
+    """The failures of one item key, None where it has none."""
     keys = store.keys
     with store.errors("failed keys"):
         until, text = store.redis.zscore(keys.failed(unit), key), store.redis.hget(keys.failures(unit), key)
@@ -116,7 +116,7 @@ def held_counts(store: Store, units: Sequence[str], now: int) -> list[tuple[int,
 
 
 def held_of_unit(store: Store, unit: str, now: int) -> HeldKeys:
-    """What the polls of a unit leave out at ``now`` (ms)."""
+    """The keys that polls of a unit leave out at ``now`` (ms)."""
     ((held_back, parked),) = held_counts(store, [unit], now)
     with store.errors("failed keys"):
         first = store.redis.zrangebyscore(store.keys.failed(unit), f"({now}", "+inf", 0, 100, withscores=True)

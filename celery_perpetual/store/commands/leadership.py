@@ -45,7 +45,7 @@ def leader_info(store: Store) -> dict[str, Any] | None:
 
 
 class Lead(NamedTuple):
-    """What the store has of the lead."""
+    """The store's facts on the lead."""
 
     info: dict[str, Any] | None
     """The facts that the living leader has stored about itself, None if no beat leads."""

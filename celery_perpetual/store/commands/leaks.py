@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Leaks(NamedTuple):
-    """What a walk through the keys of a namespace has found."""
+    """The finds of a walk through the keys of a namespace."""
 
     keys: list[str]
     """Those without an owner and without a TTL."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LeaseText(NamedTuple):
-    """What the store has of an execution."""
+    """The store's facts on an execution."""
 
     worker: str
     nonce: str
@@ -38,7 +38,7 @@ class LeaseText(NamedTuple):
 
 
 class StateText(NamedTuple):
-    """What the store has of a task that has not ended."""
+    """The store's facts on a task that has not ended."""
 
     nesting: int
     retries: int

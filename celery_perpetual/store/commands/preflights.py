@@ -1,4 +1,4 @@
-"""What is known of preflights."""
+"""The stored results of preflights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def stored_preflights(store: Store, names: Sequence[str]) -> list[bytes | None]:
-    """What was stored of each, None for nothing."""
+    """The stored result of each, None without one."""
     with store.errors("preflights"):
         found: list[bytes | None] = store.redis.mget([store.keys.preflight(name) for name in names])
     return found

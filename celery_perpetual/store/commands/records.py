@@ -28,7 +28,7 @@ class Stored(NamedTuple):
 
 
 class KeyFacts(NamedTuple):
-    """What the store has of one item key."""
+    """The store's facts on one item key."""
 
     holder: str | None
     """Task id that holds it, also of a batch that is not committed."""
@@ -129,7 +129,7 @@ def item_keys(store: Store, unit: str) -> dict[str, str]:
 
 
 def key_facts(store: Store, unit: str, key: str) -> KeyFacts:
-    """What the store has of an item key of a unit."""
+    """The store's facts on an item key of a unit."""
     keys = store.keys
     with store.errors("item key"):
         pipe = store.redis.pipeline(transaction=False)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class DueRoutines(NamedTuple):
-    """What is due."""
+    """The routines that are due."""
 
     now: int
     """The store's time."""

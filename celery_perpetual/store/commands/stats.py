@@ -1,4 +1,4 @@
-"""What the cycles of a namespace have done, added up, and what there is to do now."""
+"""The work of the cycles of a namespace, added up, and the work that there is now."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def add_pass(store: Store, counts: Mapping[str, int], errors: Mapping[str, str],
 
 
 def stored_stats(store: Store) -> tuple[dict[str, str], dict[str, int]]:
-    """What passes have added up, by field, and the counters that scripts keep."""
+    """The sums of all passes, by field, and the counters that scripts keep."""
     keys = store.keys
     with store.errors("stats"):
         pipe = store.redis.pipeline(transaction=False)

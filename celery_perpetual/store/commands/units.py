@@ -16,7 +16,7 @@ _EVERY = re.compile(r"every (\d+) ms")
 
 
 class UnitFacts(NamedTuple):
-    """What the store has of one unit; a unit that it does not know has nothing."""
+    """The store's facts on one unit; a unit that it does not know has none."""
 
     cursor: bytes | None
     """JSON."""

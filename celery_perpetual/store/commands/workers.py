@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class WorkerReport(NamedTuple):
-    """What one worker last reported."""
+    """The last report of one worker."""
 
     name: str
     deadline: int

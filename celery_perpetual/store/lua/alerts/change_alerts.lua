@@ -1,5 +1,5 @@
 -- Begin and end alerts. An alert that is on does not begin, and one that is not on does not end, so that each of both is
--- said once, whoever sees it.
+-- said once, however many processes see it.
 --
 -- KEY   alerts         hash    alert -> JSON: what is wrong, and since when
 -- KEY   events         stream

@@ -1,4 +1,4 @@
--- What the end of an item means for the ledger. Reads the locals batch, chunk, done, batches, id, position, status, head,
+-- The effect of an item's end on the ledger. Reads the locals batch, chunk, done, batches, id, position, status, head,
 -- prefix, poll, completion_ttl, tombstone_ttl, now; needs types, failed_key.
 
 -- The open item, or nil and whether it is closed. Probes every key that closing writes to.
@@ -15,7 +15,7 @@ local function open_item()
   local item = {unit = unit, window = tonumber(window), on_done = on_done, key = key_of(record),
     arguments = head ~= '' and arguments_of(record), retries = retries, has_failed = has_failed, low_water = tonumber(low_water)}
   if each then
-    -- What follows this end: what hears of it, the item, how it ended, and its key.
+    -- The entry for the step that follows this end: the owner, the item, how it ended, and its key.
     item.follows = each .. ' ' .. id .. ' ' .. status .. ' ' .. (item.key or '')
   end
   probe('HEXISTS', prefix .. ':u:' .. unit, 'inflight')

@@ -1,11 +1,11 @@
--- What the end of an item means for later polls: after a success nothing is remembered of its key, and after any other end
+-- The effect of an item's end on later polls: after a success nothing is remembered of its key, and after any other end
 -- the key is held back. An item has unit, key, holds, has_failed (a key of its batch has failed before) and retries: the
 -- curve "{most attempts, 0 = any}|{first ms}|{multiplier}|{longest ms}|{1 = with jitter}", or nil where failures are not
 -- remembered. Reads the locals prefix, status, hold, head, events, events_maxlen, now; needs rfc3339, types.
 local WEEK = 604800000
 local LONGEST_ERROR = 300
 
--- What the end does to the key, or nil. Meets every key that this writes to.
+-- The effect of the end on the key, or nil. Meets every key that this writes to.
 local function plan_for_key(item)
   local plan
   if not item.holds or hold == 'none' then

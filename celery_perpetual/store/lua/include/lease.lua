@@ -1,4 +1,4 @@
--- What is kept of an execution and of a task, as text with bars, so that scripts need not decode JSON.
+-- The record of an execution and of a task, as text with bars, so that scripts need not decode JSON.
 -- A lease: worker|nonce|nesting|retries|token|started|most|on_lost|tag|task
 -- A state: since|nesting|retries|recoveries|flag|tag|task, where since is when it was written and flag is one of
 --   run  only its order and its recoveries are kept

@@ -1,5 +1,5 @@
 -- Each beat leaves a mark that only grows. Where its last one is missing, the store has gone back to an older state: it is
--- another store from now on, and nobody leads it until he has learned that. Who notices it later finds the new identity.
+-- another store from now on, and no process leads it until it has learned that. A process that notices it later finds the new identity.
 -- Marks are kept for a day. Reads the locals marks, owner, mark, epoch, epoch_known, epoch_new, leader, leader_info, now.
 local DAY = 86400000
 

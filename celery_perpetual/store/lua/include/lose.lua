@@ -1,4 +1,4 @@
--- What becomes of a task whose execution ended without an end. Reads the locals of its script: leases, states, resend,
+-- The next step of a task whose execution ended without an end. Reads the locals of its script: leases, states, resend,
 -- parked, events, counters, prefix, events_maxlen, completion_ttl, queue_ttl, now.
 -- include types
 -- include unit_name

@@ -4,7 +4,7 @@
 -- "lease" and "state" are what is stored of the task, "item" is the open item, and "is_closed" says that the item is
 -- closed already. Needs lease, tombs.
 --
--- What stops a successor before it starts has no lease. It may come while the lease is still that of the
+-- An end that stops a successor before it starts has no lease. It may come while the lease is still that of the
 -- execution which has handed on the task: with a successor on record, the lease does not make it late.
 state = state_of(state)
 local worker, holder, nesting, retries
