@@ -10,6 +10,7 @@ From a shell: ``python -m celery_perpetual.embedded``.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import random
@@ -289,6 +290,10 @@ def embedded_server(
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m celery_perpetual.embedded",
+        description="Start a private Redis server and print its address. It ends with this process.",
+    ).parse_args()
     with contextlib.suppress(KeyboardInterrupt), embedded_server() as running:
         print(running.url, flush=True)
         signal.pause()
