@@ -1,4 +1,4 @@
-"""Rules of the house that no tool checks: file sizes, machine paths, headers of Lua scripts."""
+"""Rules of the house that no tool checks: file sizes, machine paths, first words, headers of Lua scripts."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ PRIVATE = [
         r"(?i)design " + r"page",
     )
 ]
+
+#: Texts that begin so say of which thing they speak only at their end, if at all.
+NO_SUBJECT = re.compile(
+    r'(?:"""|^\s*#:? |^\s*-- ?)(What|Whatever|Who|Whoever|Nobody|Everybody)\b(?! if\b)', re.MULTILINE
+)
 
 INCLUDE = re.compile(r"^ *-- include (\w+)$", re.MULTILINE)
 #: The body may reach for what is sent only behind the named arguments.
@@ -100,6 +105,19 @@ def test_nothing_names_the_machine_it_was_written_on() -> None:
             for number, line in enumerate(text.splitlines(), 1)
             if any(pattern.search(line) for pattern in PRIVATE)
         ]
+
+    assert found == []
+
+
+def test_docstrings_and_comments_begin_with_their_subject() -> None:
+    """A docstring of the package begins with a noun of the glossary or a verb, and so does a comment."""
+    found = [
+        f"{file.relative_to(PACKAGE)}: {text[match.start() : match.start() + 80].strip()}"
+        for file in PACKAGE.rglob("*")
+        if file.suffix in {".py", ".lua"}
+        for text in [file.read_text()]
+        for match in NO_SUBJECT.finditer(text)
+    ]
 
     assert found == []
 
