@@ -46,9 +46,10 @@ WRAPPED = "_perpetual_body"
 
 def watch_tracers() -> None:
     """Wrap the building of tracers, retries and replacements; once per process."""
+    receiving: Any = consumer
+    if getattr(receiving.build_tracer, "perpetual", False):
+        return  # others may have wrapped the one in Celery's module of tracers meanwhile
     build_tracer = trace.build_tracer
-    if getattr(build_tracer, "perpetual", False):
-        return
     retry, replace = Task.retry, Task.replace
 
     @wraps(build_tracer)
@@ -84,9 +85,15 @@ def watch_tracers() -> None:
         with successor.handing_on(self, "delegated", is_one_message=successor.is_one_message(sig)):
             return replace(self, sig)
 
-    building.perpetual = True  # type: ignore[attr-defined]
+    @wraps(build_tracer)
+    def building_latest(*args: Any, **kwargs: Any) -> Any:
+        # Celery's consumer has its own name for it, bound when its module is imported, which happens here and now: what
+        # others (Sentry) put around the one in the module of tracers later must count there too.
+        return trace.build_tracer(*args, **kwargs)
+
+    building_latest.perpetual = True  # type: ignore[attr-defined]
     trace.build_tracer = building  # type: ignore[assignment]
-    consumer.build_tracer = building  # type: ignore[attr-defined]
+    receiving.build_tracer = building_latest
     Task.retry, Task.replace = retrying, replacing  # type: ignore[method-assign]
     successor.connect()
 
@@ -95,8 +102,8 @@ def _wrap_body(cls: Any) -> None:
     if WRAPPED in cls.__dict__:
         return
     original = cls.__call__
-    # Where no other code has replaced ``__call__``, a tracer calls ``run``.
-    is_celerys = original.__module__ in (Task.__module__, trace.__name__)
+    # Where no other code has replaced ``__call__``, a tracer calls ``run``. A wrapper bears the name of what it wraps.
+    is_celerys = original.__module__ in (Task.__module__, trace.__name__) and not hasattr(original, "__wrapped__")
 
     @wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
