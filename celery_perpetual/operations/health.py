@@ -6,6 +6,7 @@ from celery_perpetual.health.findings import Finding
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.check import check, doctor
 from celery_perpetual.operations.status import Status, status
+from celery_perpetual.tasks.discovery import load, unknown_names
 
 
 class HealthOperations(Namespace):
@@ -17,6 +18,22 @@ class HealthOperations(Namespace):
         It raises no :class:`~celery_perpetual.errors.PerpetualError`: what goes wrong is a finding.
         """
         return check(self)
+
+    def check_tasks(self) -> list[str]:
+        """Check settings and perpetual tasks as beat and workers do at their start, without a store; for a test.
+
+        Imports the modules of the app. Connects nowhere.
+
+        Returns:
+            The names of the perpetual tasks, sorted.
+
+        Raises:
+            ContractError: a task has a wrong value; each wrong task is named.
+            SettingsError: a setting is wrong.
+        """
+        settings, discovery = self.settings, load(self.app)
+        unknown_names(discovery, settings.disabled)
+        return list(discovery.tasks)
 
     def doctor(self) -> list[Finding]:
         """Check what :meth:`check` does, and what takes longer.

@@ -38,4 +38,4 @@ def test_the_page_about_tests_runs_as_it_stands(tmp_path: Path) -> None:
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"]
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=90)
 
-    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert "4 passed" in done.stdout, done.stdout + done.stderr
