@@ -23,6 +23,7 @@ import many
 import recovery
 import routines
 import sweep
+import tenants
 import worker_cost
 from measuring import HERE, Row, keep, show
 
@@ -107,6 +108,12 @@ def recovering(*, quick: bool) -> list[Row]:
     return recovery.measure(rounds=1 if quick else 3)
 
 
+def many_tenants(*, quick: bool) -> list[Row]:
+    """Real beats; most of its time is waiting for slots."""
+    fleets = [(2_000, 10.0)] if quick else [(10_000, 30.0), (50_000, 150.0)]
+    return tenants.measure(fleets=fleets, rounds=1 if quick else 2, refills=50 if quick else 300)
+
+
 BENCHES: dict[str, Callable[..., list[Row]]] = {
     "enqueue": on_redis,
     "rabbitmq": on_rabbitmq,
@@ -119,6 +126,7 @@ BENCHES: dict[str, Callable[..., list[Row]]] = {
     "sweep": sweeping,
     "recovery": recovering,
     "routines": a_million_jobs,
+    "tenants": many_tenants,
 }
 
 

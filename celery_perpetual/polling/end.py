@@ -26,6 +26,8 @@ from celery_perpetual.tasks.items import Defer, Pause, Skip
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, ms, to_datetime
 
+#: A unit whose ``next_batch`` hangs is asked for so many seconds later, at the least and at most.
+SHORTEST_HANGING, LONGEST_HANGING = 1.0, 300.0
 #: Polls that are claimed and end together share their times.
 _at = lru_cache(256)(to_datetime)
 
@@ -180,10 +182,17 @@ def given_up(claim: Claim) -> PollEnd:
 
 
 def still_hanging(claim: Claim, hanging: Claim) -> PollEnd:
-    """An earlier ``next_batch`` of the unit has not returned yet: a second call would hang beside it."""
-    since = round(claim.started - hanging.started)
+    """An earlier ``next_batch`` of the unit has not returned yet: a second call would hang beside it.
+
+    It may return at any moment, and the next slot may be a day away: the unit is due again when the call has hung for
+    twice as long, or at its slot if that is sooner.
+    """
+    age = claim.started - hanging.started
     reason = f"next_batch of poll {hanging.poll_id} has not returned"
-    return to_store(claim, outcome_of(claim, status.SKIPPED, gate="hanging", value=since, reason=reason), "keep")
+    outcome = outcome_of(claim, status.SKIPPED, gate="hanging", value=round(age), reason=reason)
+    wait = ms(min(max(age, SHORTEST_HANGING), LONGEST_HANGING))
+    at_slot = int(claim.following) - claim.store_time if claim.following else wait
+    return to_store(claim, outcome, "keep", delay=wait if wait < at_slot else None, trigger="backoff")
 
 
 def refused(claim: Claim) -> PollEnd:

@@ -200,19 +200,24 @@ class Runner:
 
 
 def _closing(claim: Claim, found: ReadBatch, outcome: PollOutcome) -> Closing:
-    """The commit's values beside the ledger. Where there may be more to read, the unit is polled again at once."""
-    contract = claim.contract
-    is_full = claim.in_flight + len(found.items) >= contract.max_in_flight
+    """The commit's values beside the ledger.
+
+    The unit is polled again at once where there may be more to read, and where few items are in flight all the same: no
+    end of a task would fall below ``low_water`` then.
+    """
+    contract, in_flight = claim.contract, claim.in_flight + len(found.items)
     is_read_whole = bool(found.follow_ups) or found.read < claim.rows
     may_be_more = found.more or not is_read_whole or len(found.items) >= contract.options.limit
-    drains = not claim.by_hand and not is_full and may_be_more
+    is_low = in_flight < contract.options.low_water
+    goes_on = not claim.by_hand and in_flight < contract.max_in_flight and (may_be_more or is_low)
+    trigger = "drain" if may_be_more else "refill"
     return Closing(
         poll_id=claim.poll_id,
         outcome=outcome.to_json(),
         slot=claim.slot,
         following=claim.following,
-        delay="0" if drains else "",
-        trigger="drain" if drains else "",
+        delay="0" if goes_on else "",
+        trigger=trigger if goes_on else "",
         cursor=found.cursor,
         follow_ups=found.follow_ups,
         history_ttl=HISTORY_TTL_MS,

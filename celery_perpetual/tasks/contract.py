@@ -111,8 +111,9 @@ def _read(task: Task[Any, Any]) -> TaskContract:
     if on_lost not in ON_LOST:
         raise ContractError(f"on_lost must be one of {', '.join(ON_LOST)}, got {on_lost!r}")
     cadence = Cadence(_attribute(task, "poll_every"), jitter=options.jitter, salt=str(task.name), app=task.app)
-    _must_fit(options, cadence)
-    most = getattr(task, "max_in_flight", None)
+    given = getattr(task, "max_in_flight", None)
+    most = MOST_IN_FLIGHT if given is None else whole("max_in_flight", given, error=ContractError)
+    _must_fit(options, cadence, most)
     next_batch = _function(task, "next_batch", _attribute(task, "next_batch"))
     tenants, find_tenants = _tenants(task)
     return TaskContract(
@@ -120,7 +121,7 @@ def _read(task: Task[Any, Any]) -> TaskContract:
         cadence=cadence,
         next_batch=next_batch,
         takes_poll=_takes_poll(next_batch),
-        max_in_flight=MOST_IN_FLIGHT if most is None else whole("max_in_flight", most, error=ContractError),
+        max_in_flight=most,
         poll_timeout=_timeout(getattr(task, "poll_timeout", None), cadence),
         options=options,
         tenants=tenants,
@@ -148,8 +149,12 @@ def _must_be_spelt_right(task: Task[Any, Any]) -> None:
                 raise ContractError(f"attribute {name} has no effect, did you mean {near}?")
 
 
-def _must_fit(options: PerpetualOptions, cadence: Cadence) -> None:
-    """Refuse paces that contradict the interval."""
+def _must_fit(options: PerpetualOptions, cadence: Cadence, most_in_flight: int) -> None:
+    """Refuse paces that contradict the interval or the room."""
+    if options.low_water > most_in_flight:
+        raise ContractError(
+            f"perpetual option low_water ({options.low_water}) must be at most max_in_flight ({most_in_flight})"
+        )
     longest, every = options.max_interval, cadence.seconds
     if longest is not None and every is None:
         raise ContractError(f"perpetual option max_interval needs a poll_every of seconds, got {cadence}")

@@ -76,6 +76,8 @@ class PerpetualOptions:
     """Steps of the starvation ladder that come at other times than the app's: seconds by step, None: off."""
     store_args: bool
     """False: arguments are kept out of events and listings."""
+    poll_queue: str | None
+    """Where polls that workers evaluate are sent; None: to the queue of the perpetual task."""
 
     def __init__(
         self,
@@ -103,6 +105,7 @@ class PerpetualOptions:
         error_rules: Sequence[ErrorRule] = (),
         starvation: Mapping[str, float | timedelta | None] | None = None,
         store_args: bool = True,
+        poll_queue: str | None = None,
         **unknown: Any,
     ) -> None:
         """Check the options.
@@ -140,6 +143,7 @@ class PerpetualOptions:
             if starvation is None
             else read_thresholds("perpetual option starvation", starvation, ContractError),
             "store_args": _truth("store_args", store_args),
+            "poll_queue": _queue("poll_queue", poll_queue),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -153,6 +157,12 @@ def _pause(name: str, seen: Any) -> float | None:
 def _source(name: str, seen: Any) -> str | None:
     if seen is not None and not (isinstance(seen, str) and 0 < len(seen) <= LONGEST_KEY):
         raise ContractError(f"perpetual option {name} must be a text of at most {LONGEST_KEY} characters, got {seen!r}")
+    return seen
+
+
+def _queue(name: str, seen: Any) -> str | None:
+    if seen is not None and not (isinstance(seen, str) and seen):
+        raise ContractError(f"perpetual option {name} must be the name of a queue, got {seen!r}")
     return seen
 
 

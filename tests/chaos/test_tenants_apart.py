@@ -27,6 +27,8 @@ TIMEOUT = 60
 MIXED = f"""
 import sys
 
+POLLED = []  # filled in each process by itself
+
 def due(poll):
     kind = poll.tenant.rstrip("0123456789")
     if kind == "hang":
@@ -40,6 +42,9 @@ def due(poll):
         return object()
     if kind == "exit":
         sys.exit(1)
+    if poll.task == "proj.there" and not POLLED:
+        POLLED.append(os.getpid())
+        ledger.record("process", "polls")
     if poll.late_by > (2 if poll.task == "proj.here" else 8):
         ledger.record(poll.task, f"late by {{poll.late_by}}")
     return []
@@ -70,7 +75,7 @@ def test_bad_tenants_do_not_hold_up_the_others(project: Callable[..., Project], 
     When the beat is killed while a poll hangs, that poll begins alone in the next beat, and then the others go on.
     """
     proj = project(MIXED, perpetual_leader_ttl=3)
-    proj.worker(concurrency=4).ready()
+    workers = [proj.worker(concurrency=2).ready() for _ in range(2)]
     beats = [proj.beat().ready(), proj.beat().ready()]
 
     def fine(task: str) -> dict[str, list[Any]]:
@@ -79,6 +84,9 @@ def test_bad_tenants_do_not_hold_up_the_others(project: Callable[..., Project], 
     def late(task: str) -> list[str]:
         return [row.what for row in proj.rows() if row.id == f"proj.{task}" and row.what != "hangs"]
 
+    def polled_there() -> set[int]:
+        return {row.pid for row in proj.rows("polls")}
+
     wait_until(lambda: len(proj.rows("hangs")) == 2, "polls hang in both places", timeout=60)
     for task in ("here", "there"):
         wait_until(
@@ -86,6 +94,7 @@ def test_bad_tenants_do_not_hold_up_the_others(project: Callable[..., Project], 
             f"the others are polled twice in {task}",
             timeout=60,
         )
+    assert all(polled_there() & set(worker.children()) for worker in workers), "polls spread over the workers"
     assert store_redis.llen("celery") > 1000, "polls come before the items of a tenant that floods"
     for task, every in (("here", HERE), ("there", THERE)):
         polled = {tenant: (seen[-1].slot - seen[0].slot, polls_behind(seen)) for tenant, seen in fine(task).items()}

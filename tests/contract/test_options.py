@@ -30,6 +30,7 @@ OPTIONS = (
     "poll_in", "overlap", "jitter", "limit", "dedup_window", "history", "enabled", "completions", "on_batch_done", "store_args",
     "max_recoveries", "failed_keys", "tenants_ttl", "error_rules", "low_water",
     "max_interval", "min_interval", "source_key", "max_queue_depth", "window", "preflight_ttl", "retry_classified",
+    "poll_queue",
     "starvation",
 )  # fmt: skip
 

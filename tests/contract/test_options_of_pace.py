@@ -9,7 +9,7 @@ import pytest
 
 from celery_perpetual import Perpetual, PerpetualOptions
 from tests.support import wait_until
-from tests.support.contract import finish
+from tests.support.contract import finish, queued_tasks
 from tests.support.leading import LeadingClock
 
 if TYPE_CHECKING:
@@ -45,6 +45,16 @@ def test_option_low_water(turning: Callable[..., Any]) -> None:
 
 def nothing() -> list[Any]:
     return []
+
+
+@ENDS_THREADS
+@pytest.mark.parametrize("queue", [None, "polls"])
+def test_option_poll_queue(turning: Callable[..., Any], queue: str | None) -> None:
+    """Polls that workers evaluate go to this queue, and not to the task's own."""
+    perpetual, clock = turning(nothing, poll_in="worker", poll_queue=queue)
+    redis = perpetual.store.redis
+    wait_until(lambda: clock.turn() or redis.llen(queue or "celery"), "the poll is on its way", interval=0.005)
+    assert queued_tasks(redis) == ([] if queue else ["celery_perpetual.poll"])
 
 
 @ENDS_THREADS

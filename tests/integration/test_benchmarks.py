@@ -51,5 +51,6 @@ def test_every_bench_is_there():
         "sweep",
         "recovery",
         "routines",
+        "tenants",
     ):
         assert name in shown

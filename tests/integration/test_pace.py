@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timedelta, timezone
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -149,6 +150,23 @@ def test_a_unit_is_refilled_when_few_items_are_left(shop: Shop) -> None:
     assert [poll.trigger for _, poll in shop.polls] == ["schedule", "refill"]
     assert polls[-1].count == 4
     assert shop.clock.source._longest_pause < 0.1
+
+
+def test_small_pages_follow_each_other_up_to_low_water(shop: Shop) -> None:
+    """Ten rows at a time would never reach it, and no end of a task would fall below it: each poll asks for the next."""
+    rows = iter(range(30))
+    task = shop.task("work", lambda: [(n,) for n in islice(rows, 10)], low_water=25)
+    polls = shop.clock.until_polled(task, 3)
+    for _ in range(20):
+        shop.clock.turn()
+    assert [poll.count for poll in polls] == [10, 10, 10]
+    assert [poll.trigger for _, poll in shop.polls] == ["schedule", "refill", "refill"]
+    for task_id in polls[0].task_ids[:6]:
+        finish(shop.perpetual, task_id)
+    assert shop.clock.until_polled(task, 4)[-1].count == 0
+    for _ in range(20):
+        shop.clock.turn()
+    assert len(shop.polls) == 4, "a poll that brings nothing new is not followed by another one"
 
 
 def test_refill_leaves_a_back_off_alone(shop: Shop) -> None:

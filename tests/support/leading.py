@@ -36,6 +36,7 @@ class LeadingClock:
         self.threads._queue = _Ending()
         roster = Roster(perpetual.app, perpetual.settings)
         self.source = PollSource(self.store.clone(), roster, perpetual.runner, self.threads, None)  # type: ignore[arg-type]  # no mark
+        self.source._senders._queue = _Ending()
 
     def turn(self) -> None:
         """Store what has ended, and start what is due."""
@@ -56,8 +57,9 @@ class LeadingClock:
         return wait_until(polled, f"{times} polls have ended", timeout=20, interval=0.005)
 
     def close(self) -> None:
-        for _ in range(self.threads._threads):
-            self.threads._queue.put(None)
+        for threads in (self.threads, self.source._senders):
+            for _ in range(threads._threads):
+                threads._queue.put(None)
         self.source._ends.store.close()
         self.source._claims.store.close()
 
