@@ -251,6 +251,8 @@ RESEND_DELAYED = warning("resend.delayed", "lost tasks are resent later: %(error
 RESEND_FAILED = error("resend.failed", "could not resend lost tasks, the next cycle tries again")
 RESEND_TASK_FAILED = error("resend.task_failed", "could not resend task %(task_id)s, the next cycle tries again")
 
+OPERATOR = stream("operator")
+
 # Starvation.
 STARVATION_NOTICE = warning(
     "starvation.notice", "task %(task_id)s waits in queue %(queue)s for %(seconds)s s (%(cause)s)", in_stream=True

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from celery_perpetual.cli.group import as_json, show, verb
+from celery_perpetual.cli.group import as_json, counted, show, verb
+from celery_perpetual.cli.inspect import detail
 from celery_perpetual.cli.tables import table
+from celery_perpetual.operations.forcing import MOST
 from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
+    from celery_perpetual.operations.forcing import Forced
 
-a_task_id = click.argument("task_id", metavar="ID")
+some_task_ids = click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
 a_limit = click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many.")
 a_once = click.option("--once", is_flag=True, help="Let the next poll that finds its row enqueue it again.")
+a_reason = click.option("--reason", default="", help="Why; on record with the event `operator`.")
+NOT_ENDED = "was not ended: it has ended before, or is unknown"
 a_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
@@ -72,71 +78,141 @@ def workers(perpetual: Perpetual, json_: bool) -> None:
     table(("WORKER", "STATE", "POOL", "CONCURRENCY", "ACTIVE", "RESERVED", "REPORTED", "QUEUES"), rows)
 
 
-def _exit(done: bool, json_: bool, what: str, done_text: str, otherwise: str) -> None:
-    if json_:
-        show({what: done})
+def _end(
+    act: Callable[[list[str]], list[Forced]], ids: Sequence[str], json_: bool, key: str, done: str, otherwise: str,
+) -> NoReturn:  # fmt: skip
+    """Do it to each, show the results, and end: with 0 if it was done to all."""
+    results = _each_in_parts(act, ids, quiet=json_)
+    if json_ and len(ids) == 1:
+        (only,) = results
+        show({key: only.done} | ({"new_task_id": only.new_task_id} if only.new_task_id else {}))
+        if only.error:
+            click.echo(f"Error: {only.error}", err=True)
+    elif json_:
+        show([each.to_dict() for each in results])
     else:
-        click.echo(done_text if done else otherwise)
-    sys.exit(0 if done else 1)
+        for each in results:
+            new = f" as {each.new_task_id}" if each.new_task_id else ""
+            click.echo(f"{each.task_id} {done if each.done else each.error or otherwise}{new}")
+    sys.exit(0 if all(each.done for each in results) else 1)
 
 
 @verb
-@a_task_id
+@some_task_ids
+@a_reason
 @as_json
-def recover(perpetual: Perpetual, task_id: str, json_: bool) -> None:
-    """Let a parked task run again. Exit code 1 if it is not parked."""
-    _exit(perpetual.recover(task_id), json_, "recovered", f"{task_id} runs again", f"{task_id} is not parked")
+def recover(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, json_: bool) -> None:
+    """Let parked tasks run again. Exit code 1 if one of them is not parked.
+
+    Example: celery -A proj perpetual recover ID ID --reason "the disk has room again"
+    """
+    _end(
+        lambda ids: perpetual.recover(ids, reason=reason), task_ids, json_, "recovered", "runs again",
+        "is not parked",
+    )  # fmt: skip
 
 
 @verb
-@a_task_id
+@some_task_ids
+@a_reason
 @a_yes
 @as_json
-def release(perpetual: Perpetual, task_id: str, yes: bool, json_: bool) -> None:
-    """Take the lease of a running task away and resend the task. Exit code 1 if it holds none."""
-    _ask(yes, f"Take the lease of {task_id} away? Its result is dropped, and the task is resent.")
-    _exit(perpetual.release(task_id), json_, "released", f"{task_id} is resent", f"{task_id} holds no lease")
+def release(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, yes: bool, json_: bool) -> None:
+    """Take the leases of running tasks away and resend the tasks. Exit code 1 if one of them holds none.
+
+    Example: celery -A proj perpetual release ID --yes
+    """
+    _ask(yes, f"Take the lease of {_named(task_ids)} away? The result is dropped, and the task is resent.")
+    _end(
+        lambda ids: perpetual.release(ids, reason=reason), task_ids, json_, "released", "is resent",
+        "holds no lease",
+    )  # fmt: skip
 
 
 @verb
-@a_task_id
+@some_task_ids
 @click.option("--reason", required=True, help="Why; the waiters of the task get this text.")
 @a_once
 @a_yes
 @as_json
-def fail(perpetual: Perpetual, task_id: str, reason: str, once: bool, yes: bool, json_: bool) -> None:
-    """End a task as failed. Exit code 1 if it has ended before, or is unknown.
+def fail(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, once: bool, yes: bool, json_: bool) -> None:
+    """End tasks as failed. Exit code 1 if one of them has ended before, or is unknown.
 
     Polls leave the key of an item out until it is allowed (`allow TASK KEY`).
+
+    Example: celery -A proj perpetual fail ID --reason "bad address" --yes
     """
-    _ask(yes, f"End {task_id} as failed? {_follows(once)}")
-    _exit(
-        perpetual.fail(task_id, reason, once),
-        json_,
-        "failed",
-        f"{task_id} has failed",
-        f"{task_id} was not ended: it has ended before, or is unknown",
-    )
+    _ask(yes, f"End {_named(task_ids)} as failed? {_follows(once)}")
+    _end(
+        lambda ids: perpetual.fail(ids, reason, once), task_ids, json_, "failed", "has failed", NOT_ENDED
+    )  # fmt: skip
 
 
 @verb
-@a_task_id
+@some_task_ids
 @a_once
+@a_reason
 @a_yes
 @as_json
-def cancel(perpetual: Perpetual, task_id: str, once: bool, yes: bool, json_: bool) -> None:
-    """End a task as revoked, running or not. Exit code 1 if it has ended before, or is unknown.
+def cancel(perpetual: Perpetual, task_ids: tuple[str, ...], once: bool, reason: str, yes: bool, json_: bool) -> None:
+    """End tasks as revoked, running or not. Exit code 1 if one of them has ended before, or is unknown.
 
     Polls leave the key of an item out until it is allowed (`allow TASK KEY`).
+
+    Example: celery -A proj perpetual cancel ID --once --yes
     """
-    _ask(yes, f"Cancel {task_id}? {_follows(once)}")
-    _exit(
-        perpetual.cancel(task_id, once),
-        json_,
-        "cancelled",
-        f"{task_id} is revoked",
-        f"{task_id} was not ended: it has ended before, or is unknown",
-    )
+    _ask(yes, f"Cancel {_named(task_ids)}? {_follows(once)}")
+    _end(
+        lambda ids: perpetual.cancel(ids, once, reason=reason), task_ids, json_, "cancelled", "is revoked",
+        NOT_ENDED,
+    )  # fmt: skip
+
+
+@verb
+@some_task_ids
+@a_reason
+@as_json
+def retry(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, json_: bool) -> None:
+    """Enqueue items again that have ended otherwise than by success. Exit code 1 if one of them was not enqueued.
+
+    Each has a new id, and the completion of the new task names the old one (`replay_of`).
+
+    Example: celery -A proj perpetual retry ID
+    """
+    _end(
+        lambda ids: perpetual.retry(ids, reason=reason), task_ids, json_, "retried", "is enqueued again",
+        "was not enqueued: its key is in flight, its unit has no room, or a poll of it is under way",
+    )  # fmt: skip
+
+
+@verb
+@click.argument("poll_id", metavar="POLL")
+@click.option("--all", "all_", is_flag=True, help="Also those that have succeeded, as far as their records are there.")
+@a_reason
+@as_json
+def replay(perpetual: Perpetual, poll_id: str, all_: bool, reason: str, json_: bool) -> None:
+    """Enqueue the items of a poll again that have ended otherwise than by success. Exit code 1 if none was enqueued.
+
+    Example: celery -A proj perpetual replay POLL --reason "the bank is back"
+    """
+    outcome = perpetual.replay(poll_id, only_failed=not all_, reason=reason)
+    if json_:
+        show(outcome.to_dict())
+    else:
+        facts = [f"{outcome.status}: {counted(outcome.count, 'item')}", detail(outcome)]
+        click.echo(", ".join(fact for fact in facts if fact))
+    sys.exit(0 if outcome.count else 1)
+
+
+def _each_in_parts(act: Callable[[list[str]], list[Forced]], ids: Sequence[str], *, quiet: bool) -> list[Forced]:
+    """Call a verb for at most 50 tasks at a time, and show on a terminal how far it is."""
+    results: list[Forced] = []
+    unique = list(dict.fromkeys(ids))
+    for at in range(0, len(unique), MOST):
+        results += act(unique[at : at + MOST])
+        if len(unique) > MOST and not quiet and sys.stderr.isatty():
+            click.echo(f"\r{len(results)} of {len(unique)}", err=True, nl=len(results) == len(unique))
+    return results
 
 
 @verb
@@ -153,6 +229,10 @@ def purge(perpetual: Perpetual, queue: str, yes: bool, json_: bool) -> None:
         click.echo(f"deleted {count} messages of queue {queue}")
 
 
+def _named(task_ids: Sequence[str]) -> str:
+    return task_ids[0] if len(task_ids) == 1 else counted(len(task_ids), "task")
+
+
 def _follows(once: bool) -> str:
     """How the key of an item is left that an operator ends."""
     if once:
@@ -165,4 +245,4 @@ def _ask(yes: bool, question: str) -> None:
         click.confirm(question, abort=True, err=True)
 
 
-VERBS: tuple[click.Command, ...] = (leases, parked, workers, recover, release, fail, cancel, purge)
+VERBS: tuple[click.Command, ...] = (leases, parked, workers, recover, release, fail, cancel, retry, replay, purge)

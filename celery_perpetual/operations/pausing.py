@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
@@ -12,6 +10,7 @@ from celery_perpetual.broker.depth import known_queue
 from celery_perpetual.errors import ContractError
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.draining import DrainReport, wait_until_drained
+from celery_perpetual.operations.forcing import who
 from celery_perpetual.operations.lookup import find, find_contract
 from celery_perpetual.operations.tenants import known_units
 from celery_perpetual.pauses import EVERYTHING, Paused, Scope, scopes_of
@@ -67,7 +66,7 @@ class PauseOperations(Namespace):
             raise ContractError(f"pause: until must be in the future, got {seen}; the store's clock says {here}")
         paused = Paused(
             scope=scope,
-            by=f"{getpass.getuser()}@{socket.gethostname()}",
+            by=who(),
             reason=reason or "no reason given",
             at=datetime.now(timezone.utc),
             until=until,

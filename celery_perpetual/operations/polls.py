@@ -27,7 +27,7 @@ def poll_by_hand(store: Store, runner: Runner, unit: TaskUnit) -> PollOutcome:
         StoreUnavailable: the store did not answer.
     """
     answer = Claims(store).by_hand(unit)
-    return _busy(answer) if isinstance(answer, Refusal) else _run(runner, answer)
+    return busy(answer) if isinstance(answer, Refusal) else _run(runner, answer)
 
 
 def nudge(store: Store, unit: TaskUnit) -> bool:
@@ -77,7 +77,7 @@ def _run(runner: Runner, claim: Claim) -> PollOutcome:
     return outcome_of_run
 
 
-def _busy(refusal: Refusal) -> PollOutcome:
+def busy(refusal: Refusal) -> PollOutcome:
     """A poll that did not take place: returned, but not stored."""
     now, unit = to_datetime(refusal.now), refusal.unit
     return PollOutcome(

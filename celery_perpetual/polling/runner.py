@@ -14,6 +14,7 @@ from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.failures.policies import DEFAULTS, Policies
 from celery_perpetual.faults import reach
+from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.ledger import Closing, Ledger
 from celery_perpetual.polling import in_worker
 from celery_perpetual.polling import outcome as status
@@ -37,9 +38,9 @@ from celery_perpetual.polling.gates import first_closed, full
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS, PollOutcome
 from celery_perpetual.polling.poll import Poll
 from celery_perpetual.polling.preflights import Preflights
-from celery_perpetual.polling.reading import Abandoned, ReadBatch, read
+from celery_perpetual.polling.reading import Abandoned, ReadBatch, read, sort_items
 from celery_perpetual.publishing.publisher import Publisher, publish_or_leave
-from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.chunks import CHUNK, chunks
 from celery_perpetual.store.commands.failed_keys import left_out_count
 from celery_perpetual.store.commands.follow_ups import drop_follow_ups
 from celery_perpetual.store.connection import Store
@@ -107,6 +108,29 @@ class Runner:
         if isinstance(result, ReadBatch) and result.follow_ups:
             drop_follow_ups(self.store, claim.unit.name, claim.poll_id, result.follow_ups)
         return without_items(claim, result)
+
+    def enqueue(self, claim: Claim, items: list[CheckedItem]) -> tuple[PollEnd, list[CheckedItem]]:
+        """Enqueue items that are given, as a claimed poll does what ``next_batch`` has found; returns which it took.
+
+        Keys that are in flight or parked are left out, and what does not fit; back-offs are passed over.
+
+        Raises:
+            StoreUnavailable: the store went away; the claim expires by itself.
+        """
+        closed = first_closed(claim)
+        if closed is not None:
+            return gate_closed(claim, closed), []
+        found, seen = ReadBatch(read=len(items)), set[str]()
+        for part in chunks(items):
+            sorted_ = sort_items(self.ledger, claim, list(part), seen, backs_off=False)
+            found.items += sorted_.fresh
+            found.duplicates += sorted_.duplicates
+            found.held_back += sorted_.held_back
+            found.has_failed |= sorted_.has_failed
+        most = min(claim.contract.options.limit, claim.contract.max_in_flight - claim.in_flight)
+        found.left_out = max(0, len(found.items) - most)
+        del found.items[most:]
+        return self._commit(claim, found) if found.items else without_items(claim, found), found.items
 
     def evaluate(self, claim: Claim) -> ReadBatch | Skip | Defer | Pause:
         """Call ``next_batch`` and reduce its result to what is new. Runs user code; writes nothing."""

@@ -27,6 +27,7 @@ key                    type    holds                                            
 {P}:p:{poll}           hash    one committed batch: unit, n, counters, destinations   TTL after its last item
 {P}:i:{poll}:{chunk}   list    at most 500 records of items                           end of its last item; TTL
 {P}:d:{poll}:{chunk}   string  bitmap of the items that have ended                    with the chunk
+{P}:ended:{poll}       hash    task id -> record of an item that ended, not by success  TTL a day; when it is replayed
 {P}:staged             zset    ``poll unit`` whose records wait for their commit      commit, or the cycle
 {P}:starving           hash    queue -> JSON: how far the starvation ladder has come  when nothing waits too long
 {P}:outbox             zset    committed polls that are not wholly published          publish of the last message
@@ -188,6 +189,9 @@ class Keys:
 
     def chunk(self, poll_id: str, chunk: int) -> str:
         return f"{self.prefix}:i:{poll_id}:{chunk}"
+
+    def ended(self, poll_id: str) -> str:
+        return f"{self.prefix}:ended:{poll_id}"
 
     def done(self, poll_id: str, chunk: int) -> str:
         return f"{self.prefix}:d:{poll_id}:{chunk}"

@@ -14,6 +14,8 @@ HEADER = "perpetual"
 HEADER_VALUE = 1
 #: In the messages of routines' runs: of which routine, for which slot, which attempt.
 ROUTINE_HEADER = "perpetual-routine"
+#: In the message of an item that an operator has enqueued again: the id of the task that it repeats.
+REPLAY_HEADER = "perpetual-replay-of"
 
 #: Where ``@task.batch`` leaves the function, on the task's own function: a ``@shared_task`` made before its app
 #: has several task objects but only one function.

@@ -28,6 +28,7 @@ from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.errors import TaskLost
 from celery_perpetual.leases.execution import Execution, current, enter, execution_of, leave
 from celery_perpetual.leases.interest import Interest, announces, has_own_strategy, interest_in, wired
+from celery_perpetual.tasks.task import REPLAY_HEADER
 from celery_perpetual.worker.how_it_ended import PARENT_ANNOUNCES, reason_of, status_of
 from celery_perpetual.worker.propagation import embedded, end_rest, goes_back
 
@@ -120,6 +121,8 @@ def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
         execution = Execution(task_id=task_id, is_by_signal=True)
         enter(execution)
     execution.task, execution.interest = sender, interest
+    if (repeated := sender.request.get(REPLAY_HEADER)) is not None and execution.meta is None:
+        execution.meta = {"replay_of": repeated}
     execution.since, execution.around = time.monotonic(), sys.exc_info()[1]
     execution.end = sender.app.perpetual.announcer.expect(
         task_id, sender.name, announce=Interest.ANNOUNCE in interest,

@@ -57,6 +57,26 @@ def open_records(
     return [(at, record) for at, record in enumerate(records, first) if not done_bits(done, at)]
 
 
+def done_records(store: Store, poll_id: str) -> dict[str, bytes]:
+    """Task id -> record of the items of a batch that have ended, as far as other items of their chunks have not."""
+    found: dict[str, bytes] = {}
+    for chunk in count():
+        with store.errors("records"):
+            pipe = store.redis.pipeline(transaction=False)
+            pipe.hget(store.keys.poll(poll_id), "n")
+            pipe.lrange(store.keys.chunk(poll_id, chunk), 0, -1)
+            pipe.get(store.keys.done(poll_id, chunk))
+            total, records, done = pipe.execute()
+        found |= {
+            f"{poll_id[:28]}{chunk * CHUNK + at:08x}": record
+            for at, record in enumerate(records)
+            if done_bits(done, at)
+        }
+        if (chunk + 1) * CHUNK >= int(total or 0):
+            return found
+    return found
+
+
 def open_positions(store: Store, poll_id: str, chunk: int) -> list[int]:
     """Positions of those items of a chunk that have not ended."""
     with store.errors("records"):

@@ -14,6 +14,10 @@ local function open_item()
   end
   local item = {unit = unit, window = tonumber(window), on_done = on_done, key = key_of(record),
     arguments = head ~= '' and arguments_of(record), retries = retries, has_failed = has_failed, low_water = tonumber(low_water)}
+  if status ~= 'success' and not each then
+    item.record = record
+    probe('HLEN', prefix .. ':ended:' .. poll)
+  end
   if each then
     -- The entry for the step that follows this end: the owner, the item, how it ended, and its key.
     item.follows = each .. ' ' .. id .. ' ' .. status .. ' ' .. (item.key or '')
@@ -68,6 +72,11 @@ local function close_item(item)
     redis.call('ZADD', batches, now, item.follows)
   end
   redis.call('SETBIT', done, position, 1)
+  if item.record then
+    -- For a day an operator may enqueue it again.
+    redis.call('HSET', prefix .. ':ended:' .. poll, id, item.record)
+    redis.call('PEXPIRE', prefix .. ':ended:' .. poll, 86400000)
+  end
   redis.call('HINCRBY', batch, status, 1)
   local in_flight = redis.call('HINCRBY', prefix .. ':u:' .. item.unit, 'inflight', -1)
   if item.low_water and in_flight == item.low_water - 1 then

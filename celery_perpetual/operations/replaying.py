@@ -1,0 +1,103 @@
+"""Enqueues again what has ended otherwise than by success: the items of a batch, or one of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kombu.utils.json import dumps as json_dumps
+
+from celery_perpetual.errors import NotFound
+from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.ledger.record import read_item
+from celery_perpetual.operations.lookup import find
+from celery_perpetual.operations.polls import busy
+from celery_perpetual.polling.claims import Claims, Refusal
+from celery_perpetual.store.commands.ended import ended_records, forget_ended
+from celery_perpetual.store.commands.records import done_records
+from celery_perpetual.store.scripts import script
+from celery_perpetual.tasks.names import parse_unit_name
+from celery_perpetual.tasks.task import REPLAY_HEADER
+
+if TYPE_CHECKING:
+    from celery_perpetual.namespace import Namespace
+    from celery_perpetual.polling.outcome import PollOutcome
+    from celery_perpetual.store.connection import Store
+
+#: Why such a poll takes place.
+TRIGGER = "replay"
+
+
+def replay(namespace: Namespace, poll_id: str, task_ids: list[str] | None, *, only_failed: bool) -> PollOutcome:
+    """Enqueue items of a batch again, under new ids, as one poll by hand of their unit.
+
+    Args:
+        namespace: of the app.
+        poll_id: of the batch.
+        task_ids: of these items only; None: of all.
+        only_failed: leave those out that have succeeded.
+
+    Raises:
+        NotFound: the store does not know the batch, or has the records of none of these items any more.
+        UnknownTask, UnknownUnit: its unit is not there any more.
+        StoreUnavailable: the store did not answer.
+    """
+    store = namespace.store
+    unit_name, unit_task, records = ended_records(store, poll_id)
+    if unit_name is None:
+        raise NotFound(
+            f"replay: the store knows no batch {poll_id!r} of a perpetual task; it forgets one a week after its end"
+        )
+    if not only_failed:
+        records |= done_records(store, poll_id)
+    wanted = [each for each in records if task_ids is None or each in task_ids]
+    if not wanted:
+        raise NotFound(
+            f"replay: no item of {poll_id} can be enqueued again; records are kept for a day, of items that have ended "
+            "otherwise than by success"
+        )
+    task, tenant = parse_unit_name(unit_name)
+    unit = find(namespace.app, task, tenant, or_departed=True)
+    items = [_again(read_item(records[each], unit_task), each) for each in sorted(wanted)]
+    if task_ids is not None:
+        _allow(store, unit_name, items)
+    claim = Claims(store).by_hand(unit)
+    if isinstance(claim, Refusal):
+        return busy(claim)
+    claim.trigger = TRIGGER
+    runner = namespace.runner
+    try:
+        end, taken = runner.enqueue(claim, items)
+        outcome = runner.ends.store_one(end)
+    finally:
+        runner.publisher.release()
+    assert outcome is not None, "a poll by hand does not travel"
+    if outcome.count:
+        forget_ended(store, poll_id, [item.options["headers"][REPLAY_HEADER] for item in taken])
+    return outcome
+
+
+def _allow(store: Store, unit: str, items: list[CheckedItem]) -> None:
+    """Let the keys of items be enqueued that are named one by one, also parked ones."""
+    failed, failures = store.keys.failed(unit), store.keys.failures(unit)
+    for key in {item.key for item in items if item.key is not None}:
+        script("allow")(store, failed=failed, failures=failures, item_key=key)
+
+
+def _again(item: CheckedItem, task_id: str) -> CheckedItem:
+    """An item whose message says which one it repeats; times that it was given are over."""
+    options = {name: value for name, value in item.options.items() if name not in ("eta", "expires")}
+    options["headers"] = {**(options.get("headers") or {}), REPLAY_HEADER: task_id}
+    return item._replace(options=options, options_json=str(json_dumps(options)))
+
+
+def poll_of(task_id: str) -> str:
+    """The poll whose item a task is.
+
+    Raises:
+        NotFound: it is no item.
+    """
+    where = item_address(task_id)
+    if where is None:
+        raise NotFound(f"retry: {task_id!r} is no item of a perpetual task; send it again as any task of Celery")
+    return where.poll_id
