@@ -31,7 +31,7 @@ MOST = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forced:
-    """What became of one task of several."""
+    """The result of a verb for one task of several."""
 
     task_id: str
     done: bool

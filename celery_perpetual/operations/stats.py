@@ -1,4 +1,4 @@
-"""What the cycles of a namespace have done since it exists, added up."""
+"""The sums over what the cycles of a namespace have done."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Stats:
     last_error: Mapping[str, Any] | None
     """``step``, ``error`` and ``at`` of the last one."""
     counters: Mapping[str, int]
-    """What scripts count by the way: recoveries, leases lost, late ends, dropped deliveries."""
+    """Counters that scripts keep: recoveries, leases lost, late ends, dropped deliveries."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class EndedRecords(NamedTuple):
-    """What is left of the items of one batch."""
+    """The records that are left of one batch."""
 
     unit: str | None
     """Name of its unit; None where the store does not know the batch, or it is of routines."""
