@@ -104,7 +104,7 @@ BASE_LOCK_HELD = warning(
     "RedBeat's lock %(lock)s is held: if a RedBeat beat that is not ours still runs, it sends entries too; stop it",
 )
 BASE_ROW_REFUSED = warning(
-    "base.row_refused", "row %(row)s of the schedule is left out, no entry can be made: %(error)s"
+    "base.row_refused", "row or entry %(row)s of the schedule cannot be used and is left out: %(error)s"
 )
 BASE_SCHEDULE_KEPT = warning(
     "base.schedule_kept", "cannot read the schedule from the database, it stays as it was: %(error)s"

@@ -56,7 +56,6 @@ def test_rows_are_sent_as_django_celery_beat_does(
     """Rows are added, changed, disabled and deleted while beat runs; one that cannot work harms no other."""
     source = (
         POLLED
-        + SUN
         + "app.conf.beat_schedule = {'static': {'task': 'proj.entry', 'schedule': 1, 'options': {'queue': 'static'}}}"
     )
     with DjangoSite(project, monkeypatch, source, database=database) as site:
@@ -68,10 +67,6 @@ def test_rows_are_sent_as_django_celery_beat_does(
             "row('clocked', one_off=True, "
             "clocked=ClockedSchedule.objects.create(clocked_time=timezone.now() + datetime.timedelta(seconds=2)))"
         )
-        # The sun is at its highest there in a few seconds.
-        site.run(
-            "row('noon', one_off=True, solar=SolarSchedule.objects.create(event='solar_noon', **where_it_is_noon(4)))"
-        )
         site.run("broken_row('none')")
         site.run("broken_row('bad', crontab=CrontabSchedule.objects.create(minute='99'))")
         beat = site.beat()
@@ -80,7 +75,6 @@ def test_rows_are_sent_as_django_celery_beat_does(
         assert (often[0].headers["x"], often[0].headers["periodic_task_name"]) == (2, "often")
         site.wait_for("static", 2)
         site.wait_for("clocked", 1)
-        site.wait_for("noon", 1)
         assert {event["row"] for event in beat.events(BASE_ROW_REFUSED)} == {"none", "bad"}
 
         site.run("row('added', interval=interval(1))")
@@ -95,7 +89,7 @@ def test_rows_are_sent_as_django_celery_beat_does(
         site.wait_for("often", stopped + 2)
 
         assert (len(site.sent("added")), len(site.sent("static"))) == (changed, deleted)
-        assert len(site.sent("once")) == len(site.sent("clocked")) == len(site.sent("noon")) == 1
+        assert len(site.sent("once")) == len(site.sent("clocked")) == 1
         assert site.run("fields('once')['enabled']") is False
         assert site.sent("over") == site.sent("later") == site.sent("bad") == []
         assert len(statuses(store_redis, "proj.visit")) > 5
@@ -123,6 +117,23 @@ def test_who_has_rows_and_no_wiring_is_advised_to_keep_them(
         assert "this app is not wired" in found.stdout
         ours = "celery_perpetual.beat.perpetual_django:PerpetualDjangoScheduler"
         assert f"helps: beat_scheduler = {ours!r}\n" in found.stdout
+
+
+@pytest.mark.long
+def test_a_row_of_the_sun_is_sent(project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is at its highest there in a few seconds; the next time is a day later."""
+    with DjangoSite(project, monkeypatch, SUN) as site:
+        sun = "SolarSchedule.objects.create(event='solar_noon', **where_it_is_noon(6))"
+        site.run(f"row('noon', solar={sun})")
+        site.run("row('often', interval=interval(1))")
+        beat = site.beat()
+        site.wait_for("often", 1)
+        assert site.sent("noon") == []
+        site.wait_for("noon", 1)
+        site.wait_for("often", len(site.sent("often")) + 3)
+
+        assert len(site.sent("noon")) == 1
+        assert beat.events(BASE_ROW_REFUSED) == []
 
 
 def test_a_perpetual_task_has_a_row_that_an_admin_can_change(
