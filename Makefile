@@ -21,7 +21,8 @@ demo: .venv/demo.stamp ## the example project's main job, with faults, checked; 
 example: .venv/demo.stamp ## the same, left running to play with
 	cd example_project && ../$(BIN)/python demo.py --keep
 
-test: .venv/dev.stamp ## all tests, on private servers
+test: .venv/dev.stamp ## all tests, on private servers; about eight minutes on two cores
+	@echo "about eight minutes on two cores; a dot is a test"
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 long: .venv/dev.stamp ## the tests that last for half a minute and more
@@ -68,11 +69,13 @@ clean: ## remove .venv and everything that was built
 
 # What `make test` needs includes what `make demo` needs.
 .venv/dev.stamp: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@echo "installing this package and its tools into .venv, once; about a minute"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch .venv/demo.stamp $@
 
 .venv/demo.stamp: pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
+	@echo "installing this package and what the demo needs into .venv, once; about half a minute"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
 	@touch $@
 
 .venv/oldest.stamp: pyproject.toml | .venv/bin/python

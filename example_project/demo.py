@@ -63,6 +63,10 @@ def explain(options: Options) -> None:
         "And each endpoint is asked for its receipts, as a tenant of a task of its own. Five answer. One is down, one\n"
         "asks for a pause, one has given us no token, and the token of one is wrong: each is treated by itself.\n"
     )
+    print(
+        "The receiver sets the pace: it is made as slow as a real one. The number per second is its speed, and not\n"
+        "that of beat, workers and store.\n"
+    )
     if not options.keep:
         print(
             f"With a third of the rows delivered, {VICTIM} is killed at work, all its processes at once and without\n"
@@ -146,6 +150,10 @@ def run(stage: Stage, options: Options, deadline: float) -> int:
     outcome = Outcome(comparison, problem, in_flight, accident.kill, recovery, read_digests(), treatments)
     stage.failed = not outcome.ok
     show(outcome, stage, options.json_file)
+    if outcome.ok:
+        print(
+            "Next: `make example` leaves it running, with commands to try. docs/start.md begins a project of your own."
+        )
     return 0 if outcome.ok else 1
 
 
