@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).with_name("template.py")
 
 #: Environment that an interpreter or a module reads while it starts: PYTHONHASHSEED, LD_PRELOAD.
-READ_AT_START = ("PYTHON", "LD_", "COVERAGE", "DJANGO")
+READ_AT_START = ("PYTHON", "LD_", "COVERAGE")
 #: Pools that patch the interpreter before Celery is imported.
 PATCHING = ("gevent", "eventlet")
 #: In the environment where a process shall be a fresh interpreter: of all tests, or of one project.
