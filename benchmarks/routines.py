@@ -181,7 +181,7 @@ class Filled:
             self.routines.update(each.decode(), next_run_at=at)
         self.redis.config_resetstat()
         begun = time.perf_counter()
-        while (found := self.due.read()).records:
+        while (found := self.due.read()) and found.records:
             self.due.start(found)
         seconds = time.perf_counter() - begun
         assert self.redis.llen("celery") - before == count

@@ -28,6 +28,7 @@ ROUTINE_RUN = stream("routine.run")
 ROUTINE_FAILED = stream("routine.failed")
 ROUTINE_CANCELLED = stream("routine.cancelled")
 ROUTINE_DELETED = stream("routine.deleted")
+ROUTINE_CLEARED = stream("routine.cleared")
 POLL_KILLED_LEADER = stream("alert.poll_killed_leader")
 
 # The stream and the log.
@@ -186,6 +187,9 @@ FOLLOW_UP_DELAYED = error(
 )
 
 # Routines.
+ROUTINES_DUE = EventKind(
+    "routines.due", logging.DEBUG, "%(started)s of %(due)s routines that were due were started", ("seconds",)
+)
 ROUTINE_UNREADABLE = error(
     "routine.unreadable", "this process cannot read the record of routine %(routine_id)s and does not run it"
 )

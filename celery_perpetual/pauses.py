@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import socket
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,7 +21,8 @@ RECEIPT_TTL_MS = 60_000
 
 
 #: The keys of other scopes begin with these; the name of a unit never does.
-TENANT, QUEUE = "tenant:", "queue:"
+TENANT, QUEUE, ROUTINE = "tenant:", "queue:", "routine:"
+_PREFIXES = {"tenant": TENANT, "queue": QUEUE, "routine": ROUTINE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +30,21 @@ class Scope:
     """The scope of a pause."""
 
     kind: str
-    """``everything``, ``queue``, ``tenant`` (of all tasks), or ``unit``: of a task with tenants also all together."""
+    """``everything``, ``queue``, ``tenant`` (of all tasks), ``routine`` (``*`` for all), or ``unit``: of a task with
+    tenants also all together."""
     name: str = ""
 
     @property
     def key(self) -> str:
-        """As stored: ``*``, ``queue:{name}``, ``tenant:{name}``, or the name of a unit or of a task's units."""
-        if self.kind == "everything":
-            return "*"
-        return {"tenant": TENANT, "queue": QUEUE}.get(self.kind, "") + self.name
+        """As stored: ``*``, ``queue:{name}``, ``tenant:{name}``, ``routine:{id}``, or the name of a unit."""
+        return "*" if self.kind == "everything" else _PREFIXES.get(self.kind, "") + self.name
 
     @classmethod
     def of(cls, key: str) -> Scope:
         """The scope of a key; the inverse of :attr:`key`."""
         if key == "*":
             return EVERYTHING
-        for prefix, kind in ((TENANT, "tenant"), (QUEUE, "queue")):
+        for kind, prefix in _PREFIXES.items():
             if key.startswith(prefix):
                 return cls(kind, key.removeprefix(prefix))
         return cls("unit", key)
@@ -54,6 +56,12 @@ class Scope:
 
 
 EVERYTHING = Scope("everything")
+ALL_ROUTINES = Scope("routine", "*")
+
+
+def operator() -> str:
+    """The user and the host of this process, for people."""
+    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def scopes_of(unit: str, queue: str = "") -> tuple[Scope, ...]:

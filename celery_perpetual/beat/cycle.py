@@ -35,7 +35,6 @@ from celery_perpetual.routines.routine import ENQUEUED
 from celery_perpetual.starvation.ladder import Ladder
 from celery_perpetual.store.commands.lock import Lock
 from celery_perpetual.store.commands.stats import add_pass, work_counts
-from celery_perpetual.store.connection import Store
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import to_datetime
 
@@ -46,11 +45,13 @@ LOCK_SECONDS = 5.0
 class Cycle:
     """Runs passes of one namespace, one after the other; it remembers from pass to pass what was missing."""
 
-    def __init__(self, namespace: Namespace, known: Callable[[], KnownUnits]) -> None:
+    def __init__(self, namespace: Namespace, known: Callable[[], KnownUnits], due: DueRuns | None = None) -> None:
         """Nothing is done yet.
 
         Args:
+            namespace: whose passes they are.
             known: returns what the code of this process says about units.
+            due: starts due routines; that of a beat knows its mark.
         """
         self._store = namespace.store
         self._lock = Lock(self._store, self._store.keys.cycle, LOCK_SECONDS)
@@ -62,13 +63,14 @@ class Cycle:
             waiting_follow_ups(self._store),
         )
         self._lists = (outbox, staged, follow_ups)
-        relay, batches, starter = Courier("relay"), Courier("batches"), Courier("routines")
+        # Sending may wait, and schedules of routines may be code of the user's.
+        relay, batches, starter, clock = (Courier(part) for part in ("relay", "batches", "routines", "clock"))
         ladder, alerts = Ladder(namespace), Alerts(namespace)
-        due = DueRuns(namespace.app, self._store, namespace.runner.publisher)
+        runs = due or DueRuns(namespace.app, self._store, namespace.runner.publisher)
         self._steps: dict[str, Callable[[], dict[str, Any]]] = {
             "sweep": lambda: _swept(sweep),
             "relay": lambda: {"relayed": relay.run(lambda: _relay(namespace))},
-            "routines_due": lambda: {"routines_started": starter.run(lambda: _start(namespace, due))},
+            "routines_due": lambda: {"routines_started": starter.run(lambda: _start(namespace, runs))},
             "batches": lambda: {"batches": batches.run(lambda: do_follow_ups(namespace.app, self._store, follow_ups))},
             "staged": lambda: {"unstaged": sweep_staged(self._store, staged)},
             "counts": lambda: work_counts(self._store)._asdict(),
@@ -78,7 +80,7 @@ class Cycle:
             "orphans": lambda: {"orphans": orphans.drop()},
             "routines": lambda: {"forgotten": forget_routines(self._store)},
             "alerts": lambda: {"alerts": alerts.once()},
-            "clock": lambda: _pull_back(self._store),
+            "clock": lambda: {"pulled_back": clock.run(lambda: pull_back_routines(self._store))},
         }
 
     def once(self) -> CycleResult:
@@ -126,7 +128,8 @@ def _relay(namespace: Namespace) -> int:
 def _start(namespace: Namespace, due: DueRuns) -> int:
     """Start what is due; where a beat leads, its clock is mostly faster."""
     try:
-        return sum(run.status == ENQUEUED for run in due.start(due.read()))
+        found = due.read()
+        return 0 if found is None else sum(run.status == ENQUEUED for run in due.start(found))
     finally:
         namespace.runner.publisher.release()  # the connection of this thread, which ends
 
@@ -138,11 +141,6 @@ def _trim(pauses: Pauses) -> dict[str, Any]:
 
 def _forget(states: OldStates) -> dict[str, Any]:
     states.forget()
-    return {}
-
-
-def _pull_back(store: Store) -> dict[str, Any]:
-    pull_back_routines(store)
     return {}
 
 

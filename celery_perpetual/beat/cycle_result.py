@@ -70,6 +70,8 @@ class CycleResult:
     """Items that were parked because their queue has no consumer."""
     orphans: int = 0
     """Units that were forgotten."""
+    pulled_back: int = 0
+    """Routines whose times were stored while the store's clock was ahead."""
     forgotten: int = 0
     """Routines that had ended long ago and were removed."""
     alerts: int = 0

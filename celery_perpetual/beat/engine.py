@@ -127,7 +127,7 @@ class Engine:
         runner = self.namespace.runner
         polls = PollThreads(runner.poll, settings.poll_threads, settings.max_abandoned_polls)
         source = PollSource(store.clone(), roster, runner, polls, leadership.mark)
-        routines = RoutineSource(DueRuns(app, store.clone(), runner.publisher))
+        routines = RoutineSource(self._due_runs(leadership))
         clock = Clock(leadership, self.entry_runs, [source, routines])
         self.entry_runs.on_run = clock.wake
         source.call_when_ready(clock.wake)
@@ -141,13 +141,18 @@ class Engine:
         )
         tenants = TenantLists(store.clone(), roster, leadership, settings.tenants_ttl)
         tenants.on_change = clock.wake
-        cycle = Cycle(self.namespace, lambda: roster)
+        cycle = Cycle(self.namespace, lambda: roster, self._due_runs(leadership))
         maintenance = Maintenance(cycle, leadership, settings.cycle_interval, memory.refresh)
         more = beside(Beside(lambda: self.leader, roster, source.counts))
         self._leadership, self._threads = leadership, [clock, maintenance, tenants, *more]
         leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
         for thread in self._threads:
             thread.start()
+
+    def _due_runs(self, leadership: Leadership) -> DueRuns:
+        """For one thread."""
+        publisher = self.namespace.runner.publisher
+        return DueRuns(self.namespace.app, self.store.clone(), publisher, leadership.owner, leadership.mark)
 
     def stop(self) -> None:
         """Claim nothing more and release the lead; returns within seconds.

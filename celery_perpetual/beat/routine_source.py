@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from celery_perpetual import events
+from celery_perpetual.polling.claims import NotLeading
 from celery_perpetual.routines.due import DueRuns
 from celery_perpetual.routines.runs import NOT_THE_RUNS
 from celery_perpetual.store.commands.routines import DueRoutines
@@ -22,7 +23,8 @@ AFTER_ERROR = 1.0
 class RoutineSource:
     """Starts runs of due routines on a thread of its own, because a router or a signal may be code of the user's.
 
-    No lead is needed for it: a run starts only if its routine is as it was read, whichever process starts it.
+    A run starts only if its routine is as it was read, whichever process starts it. Due routines are read only where
+    the store still has the last mark of this beat: in an older state routines are due that have run since.
     """
 
     def __init__(self, runs: DueRuns) -> None:
@@ -43,11 +45,13 @@ class RoutineSource:
         """There are no ends to store."""
         return lambda: LONGEST_PAUSE
 
-    def due(self, leader: str) -> DueRoutines | float:  # noqa: ARG002  # see the class
+    def due(self, leader: str) -> DueRoutines | float:  # noqa: ARG002  # the store has this beat's mark
         pause = self._ask_at - time.monotonic()
         if self._works or pause > 0:
             return max(pause, 0.001) if not self._works else LONGEST_PAUSE
         found = self._runs.read()
+        if found is None:
+            raise NotLeading
         if found.records:
             return found
         pause = LONGEST_PAUSE

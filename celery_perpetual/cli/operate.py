@@ -22,7 +22,7 @@ def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options that name the scope to pause or resume."""
     for option in (
         click.option("--all", "everything", is_flag=True, help="Every perpetual task, and every routine."),
-        click.option("--routine", help="Id of a routine."),
+        click.option("--routine", help="Id of a routine, or '*' for all of them."),
         click.option("--queue", help="Every task that the app's routes send to this queue."),
         click.option("--tenant", help="Tenant of the task, or of every task."),
         click.option("--task", help="One perpetual task."),

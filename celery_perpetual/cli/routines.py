@@ -11,7 +11,7 @@ import click
 
 from celery_perpetual.cli.group import as_json, show, verb
 from celery_perpetual.cli.routine_fields import from_lines, from_options, of_routine
-from celery_perpetual.cli.tables import table
+from celery_perpetual.cli.routine_tables import show_deleted, show_many, show_one, show_runs
 from celery_perpetual.cli.values import a_json, a_time
 from celery_perpetual.errors import (
     AlreadyExists,
@@ -25,7 +25,6 @@ from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
-    from celery_perpetual.routines.routine import Routine, RoutineRun
 
 REFUSED, UNKNOWN = 1, 3
 _REFUSALS = (AlreadyExists, IdempotencyConflict, RoutineBusy, RoutineTerminal, StaleVersion)
@@ -85,7 +84,7 @@ def _filters(function: Callable[..., Any]) -> Callable[..., Any]:
 @as_json
 def list_(perpetual: Perpetual, limit: int, json_: bool, **filters: Any) -> None:
     """List routines, the one that was changed last first."""
-    _show_many(perpetual.routines.list(**filters, limit=limit + 1), limit, json_)
+    show_many(perpetual.routines.list(**filters, limit=limit + 1), limit, json_)
 
 
 @_verb("due")
@@ -95,7 +94,7 @@ def list_(perpetual: Perpetual, limit: int, json_: bool, **filters: Any) -> None
 @as_json
 def due(perpetual: Perpetual, at: Any, limit: int, include_claimed: bool, json_: bool) -> None:
     """List the routines that are due, the earliest first."""
-    _show_many(perpetual.routines.list_due(at, limit + 1, include_claimed), limit, json_)
+    show_many(perpetual.routines.list_due(at, limit + 1, include_claimed), limit, json_)
 
 
 @_verb("next")
@@ -115,7 +114,7 @@ def next_(perpetual: Perpetual, json_: bool) -> None:
 @as_json
 def show_(perpetual: Perpetual, routine_id: str, json_: bool) -> None:
     """Show a routine."""
-    _show(perpetual.routines.get(routine_id), json_)
+    show_one(perpetual.routines.get(routine_id), json_)
 
 
 @_verb("create")
@@ -135,7 +134,7 @@ def create(perpetual: Perpetual, task: str | None, lines: IO[str] | None, json_:
     if lines is None:
         if task is None:
             raise click.UsageError("give the name of a task, or --from FILE")
-        _show(perpetual.routines.create(task, **fields), json_)
+        show_one(perpetual.routines.create(task, **fields), json_)
         return
     if fields or task is not None:
         raise click.UsageError("--from FILE goes alone: the fields are in its lines")
@@ -158,7 +157,7 @@ def update(perpetual: Perpetual, routine_id: str, if_version: int | None, json_:
     patch = from_options(options)
     if not patch:
         raise click.UsageError("nothing to change was given; see --help for the fields")
-    _show(perpetual.routines.update(routine_id, if_version, **patch), json_)
+    show_one(perpetual.routines.update(routine_id, if_version, **patch), json_)
 
 
 @_verb("run-now")
@@ -166,7 +165,7 @@ def update(perpetual: Perpetual, routine_id: str, if_version: int | None, json_:
 @as_json
 def run_now(perpetual: Perpetual, routine_id: str, json_: bool) -> None:
     """Enqueue a run besides the routine's times."""
-    _show_runs([perpetual.routines.run_now(routine_id)], json_, one=True)
+    show_runs([perpetual.routines.run_now(routine_id)], json_, one=True)
 
 
 @_verb("run-due")
@@ -176,7 +175,10 @@ def run_now(perpetual: Perpetual, routine_id: str, json_: bool) -> None:
 @as_json
 def run_due(perpetual: Perpetual, at: Any, limit: int | None, inline: bool, json_: bool) -> None:
     """Run what is due, with or without a beat. Exit code 1 if a run failed here, or could not be enqueued."""
-    _show_runs(perpetual.routines.run_due(at, limit, run_inline=inline), json_)
+    runs = perpetual.routines.each_due(at, limit, run_inline=inline)
+    ran = list(_progress(runs, "running" if inline else "starting"))
+    show_runs(ran, json_)
+    sys.exit(REFUSED if any(run.status == "failure" for run in ran) else 0)
 
 
 def _of_many(name: str, text: str, *more: Callable[[Any], Any]) -> None:
@@ -201,7 +203,7 @@ def _of_many(name: str, text: str, *more: Callable[[Any], Any]) -> None:
         act = getattr(perpetual.routines, name)
         if len(ids) == 1 and not is_filtered:
             found = act(ids[0], **options)
-            _show(found, json_) if found else show({"id": ids[0], "deleted": True}) if json_ else click.echo("deleted")
+            show_one(found, json_) if found else show_deleted(ids[0], json_)
             return
         done, refused = 0, list[str]()
         for routine_id in _progress(ids, name):
@@ -226,8 +228,15 @@ a_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 a_revoke = click.option("--revoke", is_flag=True, help="Revoke the run that is under way, if it has not begun.")
 a_terminate = click.option("--terminate", is_flag=True, help="End the run that is under way, even if it has begun.")
 
-_of_many("pause", "Stop running routines until they are resumed.")
-_of_many("resume", "Let routines run again; one whose time has passed is due at once.")
+a_reason = click.option("--reason", default="", help="Why; shown with the routine.")
+an_until = click.option("--until", metavar="TIME", callback=a_time, help="When it ends by itself.")
+a_from = click.option(
+    "--from", "from_", type=click.Choice(["now", "kept"]), default="now", show_default=True,
+    help="Run a slot whose time has passed at once, or go on with the next one.",
+)  # fmt: skip
+
+_of_many("pause", "Stop running routines until they are resumed.", an_until, a_reason)
+_of_many("resume", "Let routines run again.", a_from)
 _of_many("cancel", "End routines for good.", a_yes, a_terminate, a_revoke)
 _of_many("delete", "Remove routines that have ended.", a_yes)
 
@@ -239,57 +248,3 @@ def _progress(items: Iterable[T], label: str) -> Iterator[T]:
         return
     with click.progressbar(items, label=label, file=sys.stderr, show_pos=True) as bar:
         yield from bar
-
-
-def _show(routine: Routine, json_: bool) -> None:
-    if json_:
-        show(routine.to_dict())
-        return
-    for name, value in routine.to_dict().items():
-        if value not in (None, {}, []):
-            click.echo(f"{name.replace('_', ' ')}: {routine.schedule if name == 'schedule' else value}")
-
-
-def _show_many(found: list[Routine], limit: int, json_: bool) -> None:
-    shown = found[:limit]
-    if json_:
-        show([routine.to_dict() for routine in shown])
-    else:
-        rows = [
-            (
-                r.id,
-                r.task,
-                r.state,
-                r.next_run_at and format_time(r.next_run_at),
-                r.run_count,
-                str(r.schedule),
-                _error(r),
-            )
-            for r in shown
-        ]
-        table(("ID", "TASK", "STATE", "NEXT RUN", "RUNS", "SCHEDULE", "LAST ERROR"), rows)
-    if len(found) > limit:
-        click.echo(f"there are more than {limit}; --limit {limit * 10} shows more of them", err=True)
-
-
-def _show_runs(runs: list[RoutineRun], json_: bool, *, one: bool = False) -> None:
-    if json_:
-        show(runs[0].to_dict() if one else [run.to_dict() for run in runs])
-    else:
-        rows = [
-            (
-                run.routine_id,
-                format_time(run.slot),
-                run.attempt,
-                run.task_id,
-                run.status,
-                run.error and run.error["message"],
-            )
-            for run in runs
-        ]
-        table(("ID", "SLOT", "ATTEMPT", "TASK ID", "STATUS", "ERROR"), rows)
-    sys.exit(REFUSED if any(run.status == "failure" for run in runs) else 0)
-
-
-def _error(routine: Routine) -> str:
-    return f"{routine.last_error['type']}: {routine.last_error['message']}" if routine.last_error else ""

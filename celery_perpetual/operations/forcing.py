@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual import events
 from celery_perpetual.errors import ContractError, StoreUnavailable, described
 from celery_perpetual.ledger.ids import id_of
+from celery_perpetual.pauses import operator
 from celery_perpetual.store.commands.events import add_event
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, to_datetime
@@ -48,11 +47,6 @@ class Forced:
         }  # fmt: skip
 
 
-def who() -> str:
-    """User and host of this process."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
-
-
 def for_each(tasks: Sequence[TaskRef], verb: Callable[[str], Any]) -> list[Forced]:
     """Call a verb for each of the tasks, each once; the error of one does not stop the next.
 
@@ -83,7 +77,7 @@ def on_record(store: Store, verb: str, reason: str, task_ids: Sequence[str], **a
     """
     try:
         data = {
-            "at": format_time(to_datetime(store.now())), "verb": verb, "by": who(), "reason": reason,
+            "at": format_time(to_datetime(store.now())), "verb": verb, "by": operator(), "reason": reason,
             "task_ids": list(task_ids), **about,
         }  # fmt: skip
         add_event(store, events.OPERATOR.name, json.dumps(data), maxlen=store.limits.events_maxlen)

@@ -10,10 +10,9 @@ from celery_perpetual.broker.depth import known_queue
 from celery_perpetual.errors import ContractError
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.draining import DrainReport, wait_until_drained
-from celery_perpetual.operations.forcing import who
 from celery_perpetual.operations.lookup import find, find_contract
 from celery_perpetual.operations.tenants import known_units
-from celery_perpetual.pauses import EVERYTHING, Paused, Scope, scopes_of
+from celery_perpetual.pauses import ALL_ROUTINES, EVERYTHING, Paused, Scope, operator, scopes_of
 from celery_perpetual.routines.record import PAUSED
 from celery_perpetual.routines.routines import Routines
 from celery_perpetual.settings import seconds
@@ -46,19 +45,18 @@ class PauseOperations(Namespace):
             task: a perpetual task; without a tenant all of its units.
             tenant: a tenant of the task; without a task that tenant of every task, whether or not one has it now.
             queue: every task that the app's routes send there; items that name another queue themselves do not count.
-            routine: id of a routine; its pause is a state of its own, without reason and end.
+            routine: id of a routine, whose state becomes ``paused``; ``*`` stops every routine, also for ``run_due``.
             everything: every perpetual task and routine; without it one of the others must be named.
             reason: shown wherever the pause is.
             until: an aware datetime at which it ends by itself.
 
         Raises:
             UnknownTask, UnknownUnit: there is no such unit.
+            NotFound, RoutineBusy, RoutineTerminal: there is no such routine, or it runs, or has ended.
             ContractError: not exactly one scope is named, or ``until`` is over or has no time zone.
             StoreUnavailable: the store did not answer.
         """
         scope = self._scope("pause", task, tenant, queue, routine, everything)
-        if routine is not None and until is not None:
-            raise ContractError(f"pause of routine {routine!r}: until is not available for a routine; resume it then")
         if until is not None and until.tzinfo is None:
             raise ContractError(f"pause: until must be an aware datetime, got {until!r} without a time zone")
         if until is not None and until <= (now := to_datetime(self.store.now())):
@@ -66,13 +64,13 @@ class PauseOperations(Namespace):
             raise ContractError(f"pause: until must be in the future, got {seen}; the store's clock says {here}")
         paused = Paused(
             scope=scope,
-            by=who(),
+            by=operator(),
             reason=reason or "no reason given",
             at=datetime.now(timezone.utc),
             until=until,
         )
-        if routine is not None:
-            Routines(self).pause(routine)
+        if routine is not None and scope != ALL_ROUTINES:
+            Routines(self).pause(routine, reason=paused.reason, until=until)
         else:
             self.pauses.pause(paused)
         return paused
@@ -91,8 +89,10 @@ class PauseOperations(Namespace):
 
         Args:
             task, tenant, queue: as they were given to :meth:`pause`; what another scope pauses too stays paused.
+            routine: id of a routine, or ``*`` for the pause of all; those that are paused by themselves stay so.
             everything: end the pause of everything; tasks that are paused by themselves stay so.
-            from_: ``now`` polls at once, ``kept`` at the next slot of the grid.
+            from_: ``now`` polls at once, ``kept`` at the next slot of the grid. Of routines, ``now`` runs a slot whose
+                time has passed, and ``kept`` leaves it out where there is a later one.
 
         Raises:
             UnknownTask, UnknownUnit: there is no such unit.
@@ -102,9 +102,11 @@ class PauseOperations(Namespace):
         if from_ not in ("now", "kept"):
             raise ContractError(f"resume: from_ must be 'now' or 'kept', got {from_!r}")
         scope = self._scope("resume", task, tenant, queue, routine, everything)
-        if routine is not None:
+        if scope == ALL_ROUTINES and from_ == "kept":
+            Routines(self).leave_out_missed()
+        elif routine is not None and scope != ALL_ROUTINES:
             was_paused = Routines(self).get(routine).state == PAUSED
-            Routines(self).resume(routine)
+            Routines(self).resume(routine, from_=from_)
             return was_paused
         return self.pauses.resume(scope, datetime.now(timezone.utc), self._units_in(scope) if from_ == "now" else [])
 

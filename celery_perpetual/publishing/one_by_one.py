@@ -1,6 +1,7 @@
 """Publishes a chunk item by item after it could not be published as a whole, so that one item does not hold up all.
 
-An item that cannot be published is parked with its reason: an operator mends the cause and lets it run, or fails it.
+An item that cannot be published is parked with its reason: an operator mends the cause and lets it run, or fails it. A
+run of a routine fails with this reason, so that its routine goes on.
 A broker that does not answer, or does not confirm, is no fault of an item: that is raised, and the relay tries again.
 """
 
@@ -100,14 +101,18 @@ def _broker_answers(app: Celery) -> bool:
     return True
 
 
-def park(store: Store, poll_id: str, unpublished: list[Unpublished]) -> None:
-    """Leave items to an operator; harmless where that has been done.
+def leave(app: Celery, store: Store, poll_id: str, unpublished: list[Unpublished]) -> None:
+    """Leave items to an operator, and let runs of routines fail; harmless where that has been done.
 
     Raises:
         StoreUnavailable: the store did not answer.
     """
+    perpetual: Any = getattr(app, "perpetual", None)
     for index, item, error in unpublished:
         task_id, reason = item_id(poll_id, index), f"it cannot be published: {described(error)}"
+        if item.run is not None and perpetual is not None:
+            perpetual.fail(task_id, reason)
+            continue
         where = item_slots(store.keys, task_id)
         del where["poll"]
         parked = script("park_item")(store, **where, id=task_id, task=item.task, seen="", reason=reason, starved="")

@@ -28,7 +28,7 @@ from celery_perpetual.ledger.record import Record, read_item
 from celery_perpetual.publishing.builder import Builder, Messages
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.message import has_own_sender, send
-from celery_perpetual.publishing.one_by_one import PublishChunk, park, publish_apart
+from celery_perpetual.publishing.one_by_one import PublishChunk, leave, publish_apart
 from celery_perpetual.publishing.rehearsal import first_fault
 from celery_perpetual.publishing.sender import AfterPublish
 from celery_perpetual.publishing.stampable import is_sent_in_pairs
@@ -143,7 +143,7 @@ class Publisher:
                     by_kind.clear()
                     stack.close()
                     messages, unpublished = publish_apart(self.app, open_publisher, indexed, error)
-                    park(self.store, poll_id, unpublished)
+                    leave(self.app, self.store, poll_id, unpublished)
                 if first % CHUNK == 0:
                     destinations = Destinations()
                 destinations.extend(messages.destinations)

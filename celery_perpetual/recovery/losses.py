@@ -9,7 +9,8 @@ from celery_perpetual.completions.completion import EXPIRED
 from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.leases.interest import Interest, announces, interest_by
 from celery_perpetual.leases.on_lost import when_lost
-from celery_perpetual.ledger.ids import item_slots
+from celery_perpetual.ledger.ids import item_address, item_slots
+from celery_perpetual.store.commands.batches import UNIT, batch
 from celery_perpetual.store.commands.leases import state_of
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.task import HEADER
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.leases.grants import Grants
+    from celery_perpetual.store.connection import Store
 
 
 class TakenLeases(NamedTuple):
@@ -78,11 +80,21 @@ def declare_lost(
     if Interest.LEASE not in interest:
         counts, on_lost = True, "fail"  # it is not known whether it ran
     state = state_of(grants.store, task_id)
+    if _is_run(grants.store, task_id):
+        # A run of a routine is not parked: it ends, and the routine decides how it goes on.
+        on_lost = "fail" if (0 if state is None else state.recoveries) + counts > most else "requeue"
     verdict = script("declare_lost")(
         grants.store, **where, id=task_id, task=name, most=most, on_lost=on_lost,
         recoveries=0 if state is None else state.recoveries, counts=int(counts), tag=tag, copy=copy,
     )  # fmt: skip
     return str(verdict.decode())
+
+
+def _is_run(store: Store, task_id: str) -> bool:
+    """Whether an item is a run of a routine."""
+    where = item_address(task_id)
+    found = None if where is None else batch(store, where.poll_id)
+    return found is not None and found.owner != UNIT
 
 
 def end_as_expired(app: Celery, task_id: str, name: str) -> None:

@@ -152,7 +152,7 @@ class UnackedMessages:
         if tag not in self._reported:
             kept = "" if item_address(task_id) is not None and not copy.headers.get("retries") else copy.to_json()
             verdict = declare_lost(self._app, self._grants, task_id, name, counts=True, tag=tag, copy=kept)
-            if verdict == "parked":
+            if verdict in ("parked", "fail"):
                 unacked.acknowledge(tag)
             if verdict != "gone":
                 emit(events.DELIVERY_LOST, task_id=task_id, verdict=verdict)

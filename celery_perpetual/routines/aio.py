@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from celery_perpetual.routines.routine import Routine, RoutineRun
 from celery_perpetual.routines.routines import Found, Routines, Started
@@ -48,11 +48,11 @@ class AsyncRoutines:
     async def update(self, routine_id: str, if_version: int | None = None, **patch: Any) -> Routine:
         return await asyncio.to_thread(self._routines.update, routine_id, if_version, **patch)
 
-    async def pause(self, routine_id: str) -> Routine:
-        return await asyncio.to_thread(self._routines.pause, routine_id)
+    async def pause(self, routine_id: str, *, reason: str = "", until: datetime | None = None) -> Routine:
+        return await asyncio.to_thread(self._routines.pause, routine_id, reason=reason, until=until)
 
-    async def resume(self, routine_id: str) -> Routine:
-        return await asyncio.to_thread(self._routines.resume, routine_id)
+    async def resume(self, routine_id: str, *, from_: Literal["now", "kept"] = "now") -> Routine:
+        return await asyncio.to_thread(self._routines.resume, routine_id, from_=from_)
 
     async def cancel(self, routine_id: str, *, revoke: bool = False, terminate: bool = False) -> Routine:
         return await asyncio.to_thread(self._routines.cancel, routine_id, revoke=revoke, terminate=terminate)

@@ -85,8 +85,14 @@ class Calendar:
             message = f"routine field schedule must have a next match, got {self}: {described(error)}"
             raise InvalidRoutine(message, "schedule", self) from error
 
+    def matches_between(self, after: int, until: int) -> int | None:
+        """How many matches of a crontab there are after a time and up to another; None for any other calendar."""
+        return _read(self.text).matches_between(after, until)
+
     def __str__(self) -> str:
         facts = json.loads(self.text)
+        if "class" in facts:  # which this process may not have
+            return f"{facts['class']} ({facts['zone']})"
         name = f"crontab {facts['cron']}" if "cron" in facts else repr(self.schedule)
         return f"{name} ({facts['zone']})" if "zone" in facts else name
 

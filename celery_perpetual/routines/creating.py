@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import AlreadyExists, IdempotencyConflict, InvalidRoutine, StoreUnavailable
@@ -23,13 +23,23 @@ if TYPE_CHECKING:
 MOST_TRIES = 20
 
 
-def create_records(app: Celery, store: Store, routines: Iterable[Mapping[str, Any]]) -> list[Routine]:
-    """See :meth:`Routines.create_many`."""
+def create_records(
+    app: Celery, store: Store, routines: Iterable[Mapping[str, Any]], must_be_allowed: Callable[[Record], None]
+) -> list[Routine]:  # fmt: skip
+    """See :meth:`Routines.create_many`.
+
+    Args:
+        app: of the tasks.
+        store: where they are kept.
+        routines: the fields of each.
+        must_be_allowed: raises for a routine that may not be created.
+    """
     reader, now, made = Reader(app), store.now(), list[Record]()
     for given in routines:
         if not isinstance(given, Mapping):
             raise InvalidRoutine(f"create_many: a routine must be a dict of fields, got {given!r}", "routines", given)
         made.append(reader.new(given, now))
+        must_be_allowed(made[-1])
     return [routine for part in chunks(made) for routine in _create(store, part)]
 
 

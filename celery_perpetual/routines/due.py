@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
 from celery_perpetual.completions.batches import do_follow_ups, waiting_follow_ups
+from celery_perpetual.errors import InvalidRoutine, described
+from celery_perpetual.pauses import ALL_ROUTINES, Pauses
 from celery_perpetual.publishing.publisher import Publisher
+from celery_perpetual.routines.fields import Reader
 from celery_perpetual.routines.inline import Inline
-from celery_perpetual.routines.record import ACTIVE, RETRY_WAITING, RUNNING, Record, decode
-from celery_perpetual.routines.routine import RoutineRun
+from celery_perpetual.routines.record import ACTIVE, PAUSED, RETRY_WAITING, RUNNING, Record, decode
+from celery_perpetual.routines.routine import ENQUEUED, RoutineRun
 from celery_perpetual.routines.runs import MOST_RUNS, Starter
-from celery_perpetual.routines.storage import read
+from celery_perpetual.routines.steps import paused
+from celery_perpetual.routines.storage import Change, read, write
+from celery_perpetual.store.commands.leadership import Mark
 from celery_perpetual.store.commands.routines import DueRoutines, due_ids, due_routines
 from celery_perpetual.telemetry import emit
 
@@ -27,98 +33,130 @@ MOST_FOLLOW_UPS = 1000
 
 
 class DueRuns:
-    """The due routines of one app."""
+    """The due routines of one app. For one thread."""
 
-    def __init__(self, app: Celery, store: Store, publisher: Publisher) -> None:
+    def __init__(
+        self, app: Celery, store: Store, publisher: Publisher, owner: str = "", mark: Mark | None = None
+    ) -> None:  # fmt: skip
+        """Do nothing yet.
+
+        Args:
+            app: that sends the messages.
+            store: of the routines.
+            publisher: of the app.
+            owner: of the beat that starts what is due, "" where it is none.
+            mark: the last one that the beat has left in the store.
+        """
         self._app = app
+        self._owner = owner
+        self._mark = mark or Mark()
         self._store = store
         self.starter = Starter(store, publisher)
         self._unreadable: set[str] = set()
         """Routines that this process cannot read; they are passed over."""
         self._inline = Inline(app, store)
 
-    def read(self) -> DueRoutines:
-        """The routines that are due now, for beat; none while everything is paused."""
-        found = due_routines(self._store, None, MOST_RUNS + len(self._unreadable), obeys_pauses=True)
+    def read(self) -> DueRoutines | None:
+        """The routines that are due now; none while everything is paused. None: the store has gone back in time."""
+        most = MOST_RUNS + len(self._unreadable)
+        found = due_routines(self._store, None, most, obeys=True, owner=self._owner, mark=self._mark.value)
+        if found is None:
+            return None
         return found._replace(records=[each for each in found.records if each[0] not in self._unreadable])
 
     def start(self, due: DueRoutines, at: int | None = None) -> list[RoutineRun]:
-        """Start what is due, and end the runs whose callers are gone."""
-        records = self._decoded(due)
-        now = due.now if at is None else at
-        self._lose([record for record in records if record.state == RUNNING], now)
-        waiting = [_marked(record, due.now, now) for record in records if record.state != RUNNING]
-        return self.starter.start_due(waiting, now)
+        """Start what is due; end the runs whose callers are gone, and the pauses that are over."""
+        started = self._start(self._by_state(due), due.now, at)
+        if self._owner and any(run.status == ENQUEUED for run in started):
+            self._mark.was_left(due.now)  # or a later one, with the start
+        return started
+
+    def _start(
+        self, states: dict[str, list[Record]], now: int, at: int | None, most: int = MOST_RUNS
+    ) -> list[RoutineRun]:  # fmt: skip
+        begun = time.monotonic()
+        self._tidy(states, now)
+        wanted = [record for state in (ACTIVE, RETRY_WAITING) for record in states.get(state, [])]
+        wanted.sort(key=lambda record: (record.next or 0, record.id))
+        started = self.starter.start_due(wanted[:most], now, at, self._owner)
+        emit(events.ROUTINES_DUE, due=len(wanted), started=len(started), seconds=time.monotonic() - begun)
+        return started
 
     def follow_ends(self) -> None:
         """Do what follows ends of runs and was left by processes that are gone: there may be no leader."""
         do_follow_ups(self._app, self._store, waiting_follow_ups(self._store), MOST_FOLLOW_UPS)
 
-    def run(self, at: int | None, limit: int | None) -> list[RoutineRun]:
+    def run(self, at: int | None, limit: int | None) -> Iterator[RoutineRun]:
         """Start every routine that is due, each once."""
         self.follow_ends()
-        results: list[RoutineRun] = []
-        seen: set[str] = set()
-        while limit is None or len(results) < limit:
-            most = MOST_RUNS if limit is None else min(MOST_RUNS, limit - len(results))
-            due = due_routines(self._store, at, most, obeys_pauses=False)
-            fresh = [(name, text) for name, text in due.records if name not in seen]
-            if not fresh:
+        count, seen = 0, set[str]()
+        while limit is None or count < limit:
+            most = MOST_RUNS if limit is None else min(MOST_RUNS, limit - count)
+            due = due_routines(self._store, at, most + len(self._unreadable))
+            assert due is not None
+            fresh = [each for each in due.records if each[0] not in seen]
+            states = self._by_state(due._replace(records=fresh))
+            if not states:
                 break
-            seen.update(name for name, _ in fresh)
-            results += self.start(due._replace(records=fresh), at)
-        return results
+            # One whose pause is over may be due afterwards.
+            seen.update(record.id for state, records in states.items() if state != PAUSED for record in records)
+            for run in self._start(states, due.now, at, most):
+                count += 1
+                yield run
 
-    def run_inline(self, at: int | None, limit: int | None) -> list[RoutineRun]:
+    def run_inline(self, at: int | None, limit: int | None) -> Iterator[RoutineRun]:
         """Run every routine that is due in this process, each once, one after the other."""
         self.follow_ends()
-        first = due_routines(self._store, at, MOST_RUNS, obeys_pauses=False)
-        self._lose([record for record in self._decoded(first) if record.state == RUNNING], first.now)
-        results: list[RoutineRun] = []
-        until = first.now if at is None else at
+        first = due_routines(self._store, at, MOST_RUNS)
+        assert first is not None
+        self._tidy(self._by_state(first), first.now)
+        if ALL_ROUTINES in Pauses(self._store).now():
+            return
+        count, until = 0, first.now if at is None else at
         for routine_id, _ in due_ids(self._store, until, None, running=False):
-            if limit is not None and len(results) >= limit:
+            if limit is not None and count >= limit:
                 break
             found = self._run_one(routine_id, at, until)
             if found is not None:
-                results.append(found)
-        return results
+                count += 1
+                yield found
 
-    def _lose(self, records: list[Record], now: int) -> None:
-        for record in records:
+    def _tidy(self, states: dict[str, list[Record]], now: int) -> None:
+        """End the runs whose callers are gone, and the pauses that are over."""
+        for record in states.get(RUNNING, []):
             self._inline.lose(record, now)
+        for record in states.get(PAUSED, []):
+            after, facts = resumed(self._app, record, now), {"fields": ["paused"]}
+            write(self._store, [Change(record, after, "updated", facts)])  # if it was changed meanwhile, that counts
 
     def _run_one(self, routine_id: str, at: int | None, until: int) -> RoutineRun | None:
         record, now = read(self._store, routine_id)
         if record is None or not is_due(record, until):
             return None
-        at = now if at is None else at
-        return self._inline.run(_marked(record, now, at), at)
+        return self._inline.run(record, now, at)
 
-    def _decoded(self, due: DueRoutines) -> list[Record]:
+    def _by_state(self, due: DueRoutines) -> dict[str, list[Record]]:
         """The records that this release can read; one that it cannot does not hold up the others."""
-        found = []
+        found: dict[str, list[Record]] = {}
         for routine_id, text in due.records:
             try:
-                found.append(decode(routine_id, text))
+                record = decode(routine_id, text)
             except Exception as error:  # of another release
                 self._unreadable.add(routine_id)
                 emit(events.ROUTINE_UNREADABLE, routine_id=routine_id, error=error)
+                continue
+            found.setdefault(record.state, []).append(record)
         return found
-
-
-def _marked(record: Record, now: int, at: int) -> Record:
-    """A record that says whether its times are to lie ahead.
-
-    Args:
-        record: that is run.
-        now: the store's time, ms.
-        at: the time for which it is run.
-    """
-    ran_ahead = at > now or (record.ran_ahead and record.updated > now)
-    return record if record.ran_ahead == ran_ahead else replace(record, ran_ahead=ran_ahead)
 
 
 def is_due(record: Record, until: int) -> bool:
     """Whether a routine is to be run at a time."""
     return record.state in (ACTIVE, RETRY_WAITING) and record.next is not None and record.next <= until
+
+
+def resumed(app: Celery, record: Record, now: int) -> Record:
+    """A paused routine whose pause is over."""
+    try:
+        return Reader(app).patched(record, {"paused": False}, now)
+    except InvalidRoutine as error:  # it had no next run, and the code of its schedule raises
+        return paused(record, now, by="celery-perpetual", reason=f"its schedule fails: {described(error)}")

@@ -50,18 +50,11 @@ def follow_end(app: Celery, store: Store, entry: str) -> None:
         if owner == BY_HAND:
             change = Change(record, ended_by_hand(record, end, now))
         else:
-            change = change_of_end(
-                record, record, end, _time_of_end(record, now), most_recoveries=most_recoveries(app, record)
-            )
+            change = change_of_end(record, record, end, now, most_recoveries=most_recoveries(app, record))
         if are_written(write(store, [change], entry)):
             reach("routine.followed")
             return
     raise StoreUnavailable(f"routine {routine_id} was changed {MOST_TRIES} times while the end of a run was noted")
-
-
-def _time_of_end(record: Record, now: int) -> int:
-    """The end is not before the start, which may have been a time that the caller has given."""
-    return max(now, record.last_at or 0)
 
 
 def most_recoveries(app: Celery, record: Record) -> int:

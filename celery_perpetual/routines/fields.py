@@ -16,6 +16,7 @@ from celery_perpetual.hints import nearest
 from celery_perpetual.ledger.digests import Digests
 from celery_perpetual.ledger.item import HIDDEN, CheckedItem, ItemReader
 from celery_perpetual.ledger.record import encode, opened, read_item
+from celery_perpetual.routines.asking import asked
 from celery_perpetual.routines.record import ACTIVE, NO_RETRIES, PAUSED, Record
 from celery_perpetual.routines.slots import Timetable
 from celery_perpetual.routines.steps import scheduled
@@ -86,6 +87,7 @@ class Reader:
             changes["key"] = _name("idempotency_key", patch["idempotency_key"]) or ""
         if "paused" in patch:
             changes["state"] = PAUSED if _truth("paused", patch["paused"]) else ACTIVE
+            changes["pause"] = None
         of_timetable = {name: patch[name] for name in OF_TIMETABLE if name in patch}
         if of_timetable:
             changes["timetable"] = changed(record.timetable, of_timetable, self._app)
@@ -109,7 +111,7 @@ class Reader:
             if at is not None and not (isinstance(at, datetime) and at.utcoffset() is not None):
                 raise _refusal("next_run_at", at, "a datetime with a time zone")
             return {"next": None if at is None else to_ms_floor(at), "slot": None}
-        slot = table.first(to_datetime(now))
+        slot = asked(table, lambda: table.first(to_datetime(now)))
         if slot is None:
             message = f"routine has no slot: end_at is before its first one, got {table}"
             raise InvalidRoutine(message, "end_at", given.get("end_at"))

@@ -42,16 +42,21 @@ class Inline:
         self._app = app
         self._store = store
 
-    def run(self, record: Record, now: int) -> RoutineRun | None:
+    def run(self, record: Record, now: int, at: int | None) -> RoutineRun | None:
         """Run the slot that is due; None where the routine has changed since it was read.
 
         What the task raises is in the result.
 
+        Args:
+            record: the routine.
+            now: when it was read, ms.
+            at: the time that the caller has given instead.
+
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        run = run_of_slot(record, item_id(new_poll_id(now), 0), now)
-        believed = self._store.now() + self._store.limits.lease_ttl
+        run = run_of_slot(record, item_id(new_poll_id(now), 0), now, at)
+        believed = now + self._store.limits.lease_ttl
         if not are_written(write(self._store, [run.change._replace(believed=believed)])):
             return None
         reach("routine.inline")
@@ -62,9 +67,9 @@ class Inline:
             end = RunEnd(run.task_id, status, result=short_result(value))
         else:
             end = RunEnd(run.task_id, status, error=error_of(value))
-        stored, at = read(self._store, record.id)
+        stored, ended = read(self._store, record.id)
         if stored is not None and stored.run == run.task_id:
-            self._end(stored, end, max(at, now))
+            self._end(stored, end, ended)
         return run.result(status=status, result=value if status == SUCCESS else None, error=end.error)
 
     def lose(self, record: Record, now: int) -> None:

@@ -52,6 +52,8 @@ class Record:
     digest: str = ""
     """Of the fields with which it was created, where it has an idempotency key."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    pause: Mapping[str, Any] | None = None
+    """Of a paused one ``by``, ``reason``, ``at`` and ``until`` (ms), as far as its pause has them."""
     next: int | None = None
     """When it runs next."""
     slot: int | None = None
@@ -72,12 +74,15 @@ class Record:
     error: Mapping[str, str] | None = None
     cancelled: int | None = None
     completed: int | None = None
-    ran_ahead: bool = False
-    """It was run by a call for a later time, so times that lie ahead are meant."""
 
     @property
     def is_terminal(self) -> bool:
         return self.state in TERMINAL
+
+    @property
+    def paused_until(self) -> int | None:
+        """When its pause ends by itself."""
+        return self.pause.get("until") if self.pause is not None and self.state == PAUSED else None
 
     @property
     def due_slot(self) -> int:
@@ -96,7 +101,7 @@ _PLAIN: tuple[tuple[str, str, Any], ...] = (
     ("u", "updated", None), ("n", "next", None), ("l", "slot", None), ("r", "run", ""), ("a", "attempts", 0),
     ("o", "recoveries", 0), ("k", "runs", 0), ("g", "dropped", 0), ("i", "key", ""), ("d", "digest", ""),
     ("lr", "last_run", ""), ("la", "last_at", None), ("e", "error", None), ("x", "cancelled", None),
-    ("z", "completed", None), ("f", "ran_ahead", False), ("m", "metadata", {}), ("v", "result", ""),
+    ("z", "completed", None), ("m", "metadata", {}), ("v", "result", ""), ("p", "pause", None),
 )  # fmt: skip
 
 

@@ -36,6 +36,8 @@ class Routine:
     options: Mapping[str, Any]
     """``apply_async`` options of its runs."""
     metadata: Mapping[str, Any]
+    pause: Mapping[str, Any] | None
+    """Of a paused one ``by``, ``reason``, ``at`` and ``until``, as far as they are known."""
     idempotency_key: str | None
     attempt_count: int
     """Attempts of the slot that is run, or is to be tried again; of an exhausted one, of its last slot."""
@@ -73,6 +75,10 @@ class Routine:
         for each in fields(self):
             value = getattr(self, each.name)
             values[each.name] = format_time(value) if isinstance(value, datetime) else value
+        if self.pause is not None:
+            values["pause"] = {
+                name: format_time(value) if isinstance(value, datetime) else value for name, value in self.pause.items()
+            }
         values["schedule"] = self.schedule.to_dict()
         values["retries"] = {name: getattr(self.retries, name) for name in _OF_RETRIES}
         if self.hides_args:
@@ -113,6 +119,7 @@ def shown(record: Record, *, created: bool = True) -> Routine:
     return Routine(
         id=record.id, task=item.task, args=item.args, kwargs=item.kwargs, schedule=record.timetable, state=record.state,
         next_run_at=_time(record.next), retries=record.retries, options=item.options, metadata=record.metadata,
+        pause=None if record.pause is None else {**record.pause, **_times_of(record.pause)},
         idempotency_key=record.key or None, attempt_count=record.attempts, recovery_count=record.recoveries,
         run_count=record.runs, dropped_count=record.dropped, current_run_id=record.run or None,
         current_slot_at=_time(record.slot) if is_busy else None, last_run_id=record.last_run or None,
@@ -121,6 +128,10 @@ def shown(record: Record, *, created: bool = True) -> Routine:
         cancelled_at=_time(record.cancelled), completed_at=_time(record.completed), version=record.version,
         hides_args=item.reprs == HIDDEN, created=created,
     )  # fmt: skip
+
+
+def _times_of(pause: Mapping[str, Any]) -> dict[str, datetime]:
+    return {name: to_datetime(pause[name]) for name in ("at", "until") if pause.get(name) is not None}
 
 
 def _time(at: int | None) -> datetime | None:

@@ -2,57 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import Any
 
-from celery_perpetual.errors import (
-    IdempotencyConflict,
-    NotFound,
-    RoutineBusy,
-    RoutineTerminal,
-    StaleVersion,
-    StoreUnavailable,
-)
+from celery_perpetual.errors import RoutineTerminal
 from celery_perpetual.routines import listing
+from celery_perpetual.routines.changing import MOST_TRIES, RoutineChanges, busy_store
 from celery_perpetual.routines.creating import create_records
 from celery_perpetual.routines.due import DueRuns
-from celery_perpetual.routines.fields import Reader
 from celery_perpetual.routines.listing import checked_limit, checked_time
-from celery_perpetual.routines.record import CANCELLED, Record
-from celery_perpetual.routines.rights import must_be_open, must_not_be_busy
-from celery_perpetual.routines.routine import Routine, RoutineRun, shown
-from celery_perpetual.routines.steps import cancelled
-from celery_perpetual.routines.storage import KEY, Change, are_written, read, write
+from celery_perpetual.routines.record import CANCELLED
+from celery_perpetual.routines.rights import must_not_be_busy
+from celery_perpetual.routines.routine import Routine, RoutineRun
 from celery_perpetual.store.commands.routines import clear_routines, next_routine
 from celery_perpetual.times import to_datetime
-
-if TYPE_CHECKING:
-    from celery_perpetual.namespace import Namespace
-    from celery_perpetual.store.connection import Store
 
 #: In a class that has a method of the name ``list``.
 Found = list[Routine]
 Started = list[RoutineRun]
 
-#: A change is made to the record that was read; where another one comes in between, it is read again, so many times.
-MOST_TRIES = 50
 
-
-class Routines:
+class Routines(RoutineChanges):
     """The routines of one namespace. May be used from any process and thread that has the app.
 
     Every change is one step of the store. Every method raises StoreUnavailable if the store does not answer.
     """
-
-    def __init__(self, namespace: Namespace) -> None:
-        """Read and connect nothing yet."""
-        self._namespace = namespace
-
-    @property
-    def _store(self) -> Store:
-        return self._namespace.store
 
     @cached_property
     def _due(self) -> DueRuns:
@@ -94,15 +70,7 @@ class Routines:
 
         Raises as :meth:`create`. All fields are checked before the first step. What an earlier step has created stays.
         """
-        return create_records(self._namespace.app, self._store, routines)
-
-    def get(self, routine_id: str) -> Routine:
-        """Read a routine.
-
-        Raises:
-            NotFound: there is none of this id.
-        """
-        return shown(self._read(routine_id)[0])
+        return create_records(self._namespace.app, self._store, routines, partial(self._must_be_allowed, "create"))
 
     def list(
         self,
@@ -165,6 +133,12 @@ class Routines:
         Raises:
             InvalidRoutine: an argument has an impossible value.
         """
+        return list(self.each_due(at, limit, run_inline))
+
+    def each_due(
+        self, at: datetime | None = None, limit: int | None = None, run_inline: bool = False
+    ) -> Iterator[RoutineRun]:
+        """As :meth:`run_due`, one result after the other while it works; what is not read any more is not started."""
         time, most = checked_time("at", at), checked_limit(limit)
         return self._due.run_inline(time, most) if run_inline else self._due.run(time, most)
 
@@ -184,110 +158,8 @@ class Routines:
             run = self._due.starter.start_by_hand(record, now)
             if run is not None:
                 return run
-        raise _busy_store(routine_id)
-
-    def update(self, routine_id: str, if_version: int | None = None, **patch: Any) -> Routine:
-        """Change fields of an active or paused routine, in one step; what is not named stays.
-
-        Another schedule computes the next run anew, also while paused; ``next_run_at=None`` takes the next run away.
-
-        Args:
-            routine_id: which one.
-            if_version: change it only if this is still its version.
-            **patch: fields of :meth:`create` but ``id``.
-
-        Raises:
-            NotFound: there is no such routine.
-            RoutineBusy: it runs, or is to be tried again.
-            RoutineTerminal: it has ended.
-            StaleVersion: it has another version by now.
-            InvalidRoutine: a field is unknown, or its value is impossible.
-            IdempotencyConflict: another routine has this idempotency key.
-        """
-        reader = Reader(self._namespace.app)
-
-        def patched(record: Record, now: int) -> Change:
-            must_be_open(record, "be changed")
-            return Change(record, reader.patched(record, patch, now), "updated", {"fields": sorted(patch)})
-
-        return shown(self._change(routine_id, patched, if_version))
-
-    def pause(self, routine_id: str) -> Routine:
-        """Stop running it until it is resumed; its next run keeps its time. Raises as :meth:`update`."""
-        return self.update(routine_id, paused=True)
-
-    def resume(self, routine_id: str) -> Routine:
-        """Let it run again; if its time has passed meanwhile, it is due at once. Raises as :meth:`update`."""
-        return self.update(routine_id, paused=False)
-
-    def cancel(self, routine_id: str, *, revoke: bool = False, terminate: bool = False) -> Routine:
-        """Let it run no more, in whatever state it is; what it has run stays on record.
-
-        Args:
-            revoke: revoke the run that is under way, too, if no worker has begun it. Without that it ends by itself,
-                and its end changes nothing.
-            terminate: end the run even if it has begun.
-
-        Raises:
-            NotFound: there is no such routine.
-        """
-        runs: list[str] = []
-
-        def change(record: Record, now: int) -> Change:
-            runs[:] = [record.run] if record.run else []
-            return Change(record, cancelled(record, now), "cancelled", {"task_id": record.run or None})
-
-        found = self._change(routine_id, change)
-        if runs and (revoke or terminate):
-            self._namespace.app.control.revoke(runs[0], terminate=terminate)
-        return shown(found)
-
-    def delete(self, routine_id: str) -> None:
-        """Remove a routine that has ended.
-
-        Raises:
-            NotFound: there is no such routine.
-            RoutineBusy: it has not ended; cancel it first.
-        """
-
-        def change(record: Record, _: int) -> Change:
-            if not record.is_terminal:
-                raise RoutineBusy(f"routine {routine_id} is {record.state} and cannot be deleted; cancel it first")
-            return Change(record, None, "deleted")
-
-        self._change(routine_id, change)
+        raise busy_store(routine_id)
 
     def clear(self) -> None:
         """Remove every routine, in whatever state, in one step. Runs that are under way end by themselves."""
         clear_routines(self._store)
-
-    def _read(self, routine_id: str) -> tuple[Record, int]:
-        if not isinstance(routine_id, str):
-            raise NotFound(f"there is no routine {routine_id!r}: the id of a routine is text")
-        record, now = read(self._store, routine_id)
-        if record is None:
-            raise NotFound(f"there is no routine {routine_id!r}; it was never created, or was deleted, or has expired")
-        return record, now
-
-    def _change(
-        self, routine_id: str, change: Callable[[Record, int], Change], if_version: int | None = None
-    ) -> Record:
-        """Make a change to the record as it is now; returns what it has become, or what it was if it is removed."""
-        for _ in range(MOST_TRIES):
-            record, now = self._read(routine_id)
-            if if_version is not None and record.version != if_version:
-                raise StaleVersion(
-                    f"routine {routine_id} has version {record.version} by now, not {if_version}; read it again"
-                )
-            made = change(record, now)
-            (word,) = write(self._store, [made])
-            if are_written([word]):
-                return made.after or record
-            if word.startswith(KEY):
-                key, holder = getattr(made.after, "key", ""), word.removeprefix(KEY)
-                raise IdempotencyConflict(f"routine {routine_id}: idempotency key {key!r} belongs to routine {holder}")
-        raise _busy_store(routine_id)
-
-
-def _busy_store(routine_id: str) -> StoreUnavailable:
-    return StoreUnavailable(f"routine {routine_id} was changed {MOST_TRIES} times by others meanwhile; try again")

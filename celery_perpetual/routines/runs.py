@@ -71,9 +71,9 @@ class Run(NamedTuple):
         )
 
 
-def run_of_slot(record: Record, task_id: str, now: int) -> Run:
+def run_of_slot(record: Record, task_id: str, now: int, at: int | None) -> Run:
     """The next attempt of the slot that is due."""
-    after = started(record, task_id, now)
+    after = started(record, task_id, now, at)
     return Run(record, after, task_id, record.due_slot, after.attempts)
 
 
@@ -89,13 +89,17 @@ class Starter:
         self._store = store
         self._publisher = publisher
 
-    def start_due(self, records: Sequence[Record], now: int) -> list[RoutineRun]:
+    def start_due(
+        self, records: Sequence[Record], now: int, at: int | None = None, owner: str = ""
+    ) -> list[RoutineRun]:  # fmt: skip
         """Start a run of each of these that is still as it was read; at most :data:`MOST_RUNS`.
 
         A run whose message cannot be built counts as a failed attempt, and does not hold up the others.
 
         Args:
             now: when it starts, ms.
+            at: the time that the caller has given instead.
+            owner: the beat that starts it, "" for none.
 
         Raises:
             StoreUnavailable: the store did not answer.
@@ -104,7 +108,7 @@ class Starter:
         left, failed = list(records), list[RoutineRun]()
         while left:
             poll_id = new_poll_id(now)
-            runs = [run_of_slot(record, item_id(poll_id, index), now) for index, record in enumerate(left)]
+            runs = [run_of_slot(record, item_id(poll_id, index), now, at) for index, record in enumerate(left)]
             items = [run.item for run in runs]
             try:
                 messages = self._publisher.build(poll_id, items)
@@ -117,7 +121,7 @@ class Starter:
                     raise
                 left = [record for record in left if record.id not in broken]
                 continue
-            words = self._commit(poll_id, SCHEDULED, runs, items, messages)
+            words = self._commit(poll_id, SCHEDULED, runs, items, messages, owner)
             if are_written(words):
                 return failed + [run.result() for run in runs]
             left = [record for record, word in zip(left, words, strict=True) if word == "ok"]
@@ -137,8 +141,9 @@ class Starter:
         return run.result() if are_written(words) else None
 
     def _commit(
-        self, poll_id: str, each: str, runs: Sequence[Run], items: Sequence[CheckedItem], messages: Messages
-    ) -> list[str]:
+        self, poll_id: str, each: str, runs: Sequence[Run], items: Sequence[CheckedItem], messages: Messages,
+        owner: str = "",
+    ) -> list[str]:  # fmt: skip
         keys = self._store.keys
         commands, targets = messages.commands.packed()
         rows = rows_of(self._store, [run.change for run in runs])
@@ -146,7 +151,7 @@ class Starter:
         words = words_of(
             script("start_runs")(
                 self._store, unit_hash=keys.unit(UNIT), batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, 0),
-                targets=targets, poll=poll_id, unit=UNIT, each=each, count=len(runs),
+                targets=targets, poll=poll_id, unit=UNIT, each=each, owner=owner, count=len(runs),
                 pushed=len(items) if commands else 0, destinations=messages.destinations.to_json() if commands else "",
                 rest=[*rows, *(encode(item, "") for item in items), *commands],
             )

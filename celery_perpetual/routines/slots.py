@@ -23,7 +23,7 @@ from celery_perpetual.times import format_time, to_datetime, to_ms_floor
 LAST = 253_402_214_400_000
 #: How many missed slots are run where a routine does not say it.
 MAX_CATCH_UP = 100
-#: Missed slots of a calendar are counted so far.
+#: Missed slots of a calendar that is no crontab are counted so far.
 MOST_COUNTED = 10_000
 
 _HOUR = 3_600_000
@@ -38,7 +38,8 @@ class Next(NamedTuple):
     missed: tuple[datetime, ...] = ()
     """Slots up to now that are still to be run, one by one, oldest first; empty without ``catch_up``."""
     dropped: int = 0
-    """How many more slots were missed and are given up, the oldest; of a calendar up to 10 000 are counted."""
+    """How many more slots were missed and are given up, the oldest; of a calendar that is no crontab up to
+    10 000 are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +109,18 @@ class Timetable:
         missed = tuple(found for each in kept[:left] if (found := self._within(each)))
         if missed:
             return Next(missed[0], missed, dropped)
-        return Next(self._within(self._after(done, max(done, at))), (), dropped)
+        return Next(self.after(slot, now), (), dropped)
+
+    def after(self, slot: datetime, now: datetime) -> datetime | None:
+        """The first slot after another one that lies after now, whatever was missed; None if there is none.
+
+        Raises:
+            InvalidRoutine: a calendar has no match, or its code raised.
+        """
+        if self.at is not None:
+            return None
+        done = to_ms_floor(slot)
+        return self._within(self._after(done, max(done, to_ms_floor(now))))
 
     def pulled_back(self, slot: datetime, now: datetime) -> datetime:
         """The slot that is next after the clock has stepped back: the first one after now.
@@ -211,7 +223,15 @@ class Timetable:
                 break
             span *= 4
         kept = slots[-self.max_catch_up :]
-        return kept, sum(1 for _ in islice(self._matches(done, done, kept[0] - 1), MOST_COUNTED)) if kept else 0
+        return kept, self._count(done, kept[0] - 1) if kept else 0
+
+    def _count(self, done: int, until: int) -> int:
+        """The matches of the calendar after the slot that is done."""
+        assert self.calendar is not None
+        counted = self.calendar.matches_between(done if self.start is None else max(done, self.start - 1), until)
+        if counted is not None:
+            return counted
+        return sum(1 for _ in islice(self._matches(done, done, until), MOST_COUNTED))
 
     def _matches(self, done: int, since: int, until: int) -> Iterator[int]:
         """The matches of the calendar after a time, and after the slot that is done, up to another time."""

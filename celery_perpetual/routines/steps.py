@@ -8,11 +8,13 @@ active again, at its next slot. Times are milliseconds of the store's clock.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from celery_perpetual.completions.completion import IGNORED, LOST, REVOKED, SUCCESS
 from celery_perpetual.errors import InvalidRoutine, described
+from celery_perpetual.routines.asking import asked
 from celery_perpetual.routines.record import (
     ACTIVE,
     CANCELLED,
@@ -52,11 +54,11 @@ def scheduled(timetable: Timetable, routine_id: str, slot: int | None) -> dict[s
     return {"next": due, "slot": None if due == slot else slot}
 
 
-def started(record: Record, task_id: str, now: int) -> Record:
-    """A run of the slot that is due begins."""
+def started(record: Record, task_id: str, now: int, at: int | None = None) -> Record:
+    """A run of the slot that is due begins; ``at`` is the time that the caller has given instead of now."""
     return record.changed(
         now, state=RUNNING, run=task_id, slot=record.due_slot, next=None, attempts=record.attempts + 1,
-        last_run=task_id, last_at=now,
+        last_run=task_id, last_at=now if at is None else max(now, at),
     )  # fmt: skip
 
 
@@ -70,7 +72,8 @@ def ended(record: Record, end: RunEnd, now: int, most_recoveries: int) -> Record
     if (most is not None and record.attempts >= most) or recoveries > most_recoveries:
         return _after_slot(record, now, EXHAUSTED, lost=recoveries - record.recoveries, result="", error=error)
     return record.changed(
-        now, state=RETRY_WAITING, run="", next=now + delay_after(record.retries, record.id, record.attempts),
+        now, state=RETRY_WAITING, run="",
+        next=_time_of_end(record, now) + delay_after(record.retries, record.id, record.attempts),
         recoveries=recoveries, error=error,
     )  # fmt: skip
 
@@ -82,15 +85,24 @@ def ended_by_hand(record: Record, end: RunEnd, now: int) -> Record:
     return record.changed(now, error=end.error or {"type": end.status, "message": ""})
 
 
+def _time_of_end(record: Record, now: int) -> int:
+    """The end is not before the start: a caller may have started it for a time that is ahead."""
+    at = record.last_at
+    return now if at is None or at <= record.updated else max(now, at)
+
+
 def _after_slot(record: Record, now: int, final: str, *, lost: int = 0, **outcome: Any) -> Record:
     """The slot is done: the next one, or the end of the routine."""
     assert record.slot is not None
     usual = {"run": "", "attempts": 0, "recoveries": 0, "runs": record.runs + 1, **outcome}
     try:
-        following = record.timetable.following(to_datetime(record.slot), to_datetime(now), record.runs + 1)
+        ended_at = to_datetime(_time_of_end(record, now))
+        slot, table = to_datetime(record.slot), record.timetable
+        following = asked(table, lambda: table.following(slot, ended_at, record.runs + 1))
     except InvalidRoutine as error:  # the code of a schedule of the user's
         problem = {"type": "InvalidRoutine", "message": described(error)}
-        return record.changed(now, state=PAUSED, next=None, slot=None, **{**usual, "error": problem})
+        pause = {"by": "celery-perpetual", "reason": f"its schedule fails: {described(error)}", "at": now}
+        return record.changed(now, state=PAUSED, pause=pause, next=None, slot=None, **{**usual, "error": problem})
     usual["dropped"] = record.dropped + following.dropped
     if following.slot is None:
         state = final if record.timetable.kind == "once" else COMPLETED
@@ -116,5 +128,19 @@ def delay_after(retries: Retries, routine_id: str, attempts: int) -> int:
 def cancelled(record: Record, now: int) -> Record:
     """It runs no more."""
     return record.changed(
-        now, state=CANCELLED, cancelled=now, next=None, slot=None, run="", attempts=0, recoveries=0
+        now, state=CANCELLED, cancelled=now, pause=None, next=None, slot=None, run="", attempts=0, recoveries=0
     )  # fmt: skip
+
+
+def paused(record: Record, now: int, **pause: Any) -> Record:
+    """It does not run until it is resumed, or until its pause ends by itself."""
+    return record.changed(now, state=PAUSED, pause={**pause, "at": now})
+
+
+def without_missed(record: Record, now: int) -> Record:
+    """The same routine, due at its first slot after now; as it was, if it is not due yet or has no later slot."""
+    if record.next is None or record.next > now:
+        return record
+    table, due = record.timetable, to_datetime(record.due_slot)
+    slot = asked(table, lambda: table.after(due, to_datetime(now)))
+    return record if slot is None else replace(record, **scheduled(record.timetable, record.id, to_ms(slot)))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celery_perpetual.routines.record import RUNNING, Record, decode, encode
+from celery_perpetual.routines.record import PAUSED, RUNNING, Record, decode, encode
 from celery_perpetual.store.commands.routines import routine_and_time, routine_records
 from celery_perpetual.store.scripts import script
 
@@ -43,9 +43,11 @@ class Change(NamedTuple):
         before, after = self.before, self.after
         found = after or before
         assert found is not None
+        was = "" if before is None else _listed(before, keeps)[0]
         listed, at = ("none", 0) if after is None else _listed(after, keeps)
         return [
-            found.id, "" if before is None else before.version, b"" if after is None else encode(after), listed, at,
+            found.id, "" if before is None else before.version, was,
+            b"" if after is None else encode(after), listed, at,
             "" if self.believed is None else self.believed, 0 if after is None else after.updated,
             "" if before is None else before.key, "" if after is None else after.key, self.event,
             _json({"routine_id": found.id, "state": found.state, **self.facts})[:-1] if self.event else "",
@@ -58,9 +60,9 @@ def _listed(record: Record, keeps: int) -> tuple[str, int]:
     if record.state == RUNNING:
         assert record.slot is not None
         return "running", record.slot
-    if record.next is not None and record.state != "paused":
-        return "due", record.next
-    return "none", 0
+    if record.state == PAUSED:
+        return ("none", 0) if record.paused_until is None else ("paused", record.paused_until)
+    return ("none", 0) if record.next is None else ("due", record.next)
 
 
 def rows_of(store: Store, changes: Sequence[Change]) -> list[Any]:

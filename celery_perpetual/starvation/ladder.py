@@ -204,12 +204,12 @@ class Ladder:
                 return
 
     def _step_item(self, wait: Wait, episode: Episode, now: int, climbed: Climbed) -> None:
-        """Report an item whose queue has no consumer, and park it."""
+        """Report an item whose queue has no consumer, and park it; the run of a routine waits on."""
         thresholds = self._of(wait.polled_by)
         is_reported = self._reported.get(wait.task_id) == wait.since
         if not is_reported and episode.is_time("event", wait.since, now, thresholds):
             self._report(wait, episode.cause, now, climbed)
-        if episode.is_time("park", wait.since, now, thresholds):
+        if wait.polled_by and episode.is_time("park", wait.since, now, thresholds):
             self._park(wait, episode.cause, now, climbed)
 
     def _report(self, wait: Wait, cause: str, now: int, climbed: Climbed) -> None:

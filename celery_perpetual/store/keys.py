@@ -62,6 +62,7 @@ key                    type    holds                                            
 {P}:routines:running   zset    routine that runs now -> its slot                      end of the run, cancel
 {P}:routines:inline    zset    routine run by its caller -> until when that is        end of the run; its expiry
                                believed
+{P}:routines:pauses    zset    paused routine -> when its pause ends by itself        the end of the pause
 {P}:routines:updated   zset    routine -> minus the time of its last change               with the routine
 {P}:routines:over      zset    routine that has ended -> when it is forgotten         with the routine
 {P}:routines:keys      hash    idempotency key -> routine                             with the routine
@@ -111,6 +112,7 @@ class Keys:
         self.routines_due = f"{prefix}:routines:due"
         self.routines_running = f"{prefix}:routines:running"
         self.routines_inline = f"{prefix}:routines:inline"
+        self.routines_pauses = f"{prefix}:routines:pauses"
         self.routines_updated = f"{prefix}:routines:updated"
         self.routines_over = f"{prefix}:routines:over"
         self.routines_keys = f"{prefix}:routines:keys"

@@ -17,7 +17,7 @@ from celery import current_app
 from celery.schedules import BaseSchedule, crontab, schedule, solar
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.tasks.wall_clock import Crontab, next_match
+from celery_perpetual.tasks.wall_clock import Crontab, count_matches, next_match
 from celery_perpetual.times import ms, to_datetime
 
 #: Below this a cadence would be a busy loop.
@@ -109,12 +109,19 @@ class Cadence:
         share = int.from_bytes(blake2b(f"{self._salt} {slot}".encode(), digest_size=4).digest(), "big") / 2**32
         return slot + int(share * self.jitter_ms)
 
+    def matches_between(self, after: int, until: int) -> int | None:
+        """How many matches of a crontab there are after a time and up to another; None for any other calendar."""
+        calendar = self.calendar
+        if calendar is None or not is_plain(calendar):
+            return None
+        return count_matches(*_of_crontab(calendar, self.zone), after, until)
+
     def match_after(self, now: int) -> int:
         """The first match of the calendar after ``now``, whole milliseconds. May run user code."""
         calendar = self.calendar
         assert calendar is not None
         if is_plain(calendar):
-            return next_match(calendar, self.zone or current_app.timezone, now)
+            return next_match(*_of_crontab(calendar, self.zone), now)
         # copy.copy would call its __init__, and lose what a subclass keeps beside Celery's fields.
         fixed: Any = object.__new__(type(self.calendar))
         fixed.__dict__.update(self.calendar.__dict__)
@@ -134,6 +141,10 @@ class Cadence:
         if left <= timedelta(0):
             left = PAST_ANSWER
         return now + max(1, ms(left.total_seconds()))
+
+
+def _of_crontab(calendar: Crontab, zone: tzinfo | None) -> tuple[Crontab, tzinfo]:
+    return calendar, zone or current_app.timezone
 
 
 def is_plain(calendar: BaseSchedule) -> TypeGuard[Crontab]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual import Perpetual
 from celery_perpetual.events import LEADER_STANDBY, LEASES_REGAINED, STORE_LOST
 from tests.support import wait_until
 from tests.support.console import Console
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import redis
+    from celery import Celery
 
     from celery_perpetual.embedded import EmbeddedServer
     from tests.support import Project
@@ -156,3 +159,59 @@ def test_no_source_is_read_from_an_old_cursor(
     wait_until(lambda: ids(proj) == list(range(15)), "it continues where it was told to")
     assert [len(beat.events(STORE_LOST)) for beat in running] == [1] * beats
     assert not proj.redis.exists("perpetual:paused")
+
+
+WORK = """
+@app.task
+def work(name):
+    ledger.record(name, str(perpetual.slot()))
+"""
+
+
+def test_no_slot_of_a_routine_runs_again_by_itself(
+    project: Callable[..., Project],
+    redis_url: str,
+    private_redis: Callable[..., EmbeddedServer],
+    make_app: Callable[..., Celery],
+    tmp_path: Path,
+) -> None:
+    """In the older state a slot is due that has run: all routines wait for the operator, who leaves it out.
+
+    In a lost store there is nothing that could run again, and what is created from then on runs.
+    """
+    server = private_redis(appendonly=True)
+    proj = project(WORK, broker=redis_url, store=server.url, perpetual_leader_ttl=60, perpetual_cycle_interval=0.2)
+    perpetual = Perpetual(make_app("proj", perpetual_store_url=server.url))
+    routines, start = perpetual.routines, datetime.now(timezone.utc) + timedelta(seconds=6)
+    routines.create("proj.work", ["daily"], every=timedelta(days=1), start_at=start, id="daily")
+    routines.create("proj.work", ["hourly"], every=3600, start_at=start, id="hourly", paused=True)
+    beat = proj.beat()
+    wait_until(lambda: leader(proj.redis), "a beat leads")
+    proj.worker(pool="solo").ready()
+    copy_files(server, tmp_path / "copy")
+    wait_until(lambda: routines.get("daily").run_count == 1, "its first slot has run")
+
+    put_back(server, tmp_path / "copy")
+    beat.wait_for_event(STORE_LOST)
+    assert list(proj.redis.hgetall("perpetual:paused")) == ["routine:*"]
+    assert [each.id for each in routines.list_due()] == ["daily"]
+    assert routines.run_due() == []
+    (lost,) = events(proj.redis, "store.lost")
+    assert lost["paused"] == ["routine:*"]
+    passed = proj.redis.info("commandstats")["cmdstat_smembers"]["calls"]
+    wait_until(
+        lambda: proj.redis.info("commandstats")["cmdstat_smembers"]["calls"] >= passed + 8, "the beat leads again"
+    )
+    assert perpetual.resume(routine="*", from_="kept")
+    assert routines.get("daily").next_run_at == start.replace(microsecond=start.microsecond // 1000 * 1000) + timedelta(
+        1
+    )
+    routines.create("proj.work", ["after it"], at=start)
+    wait_until(lambda: [row.id for row in proj.rows()] == ["daily", "after it"], "others run")
+
+    proj.redis.flushall()
+    beat.wait_for_event(STORE_LOST, count=2)
+    routines.create("proj.work", ["new"], at=start)
+    wait_until(lambda: [row.id for row in proj.rows()] == ["daily", "after it", "new"], "what is created runs")
+    assert not proj.redis.exists("perpetual:paused")
+    perpetual.store.close()

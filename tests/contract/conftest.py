@@ -8,11 +8,14 @@ import pytest
 
 from celery_perpetual import Perpetual, PerpetualScheduler, PerpetualTask
 from tests.support.contract import nothing
+from tests.support.routines import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from datetime import datetime
     from pathlib import Path
 
+    import redis
     from celery import Celery
 
 
@@ -47,3 +50,17 @@ def beat(make_app: Callable[..., Celery], tmp_path: Path) -> Iterator[Callable[.
     yield start
     for scheduler in running:
         scheduler.close()
+
+
+@pytest.fixture
+def world(make_app: Callable[..., Celery], store_redis: redis.Redis) -> Iterator[World]:
+    """An app in this process with routines of its own."""
+    world = World(make_app(), store_redis)
+    yield world
+    world.perpetual.store.close()
+
+
+@pytest.fixture
+def now(world: World) -> datetime:
+    """The store's time."""
+    return world.now()

@@ -1,16 +1,21 @@
-"""Routines through the nights in which clocks are changed, from the store's records: no waiting, each slot is run at
-the time that the record says.
+"""Routines through the nights in which clocks are changed, and with a store whose clock was ahead: no waiting, each slot is
+run at the time that the record says.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
+import pytest
 from celery.schedules import crontab
 
-from tests.support.routines import World
+from celery_perpetual import Retries
+from celery_perpetual.routines.storage import Change, read, write
+from tests.support.routines import World, after
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,3 +57,95 @@ def test_a_year_of_slots_in_two_zones(make_app: Callable[..., Celery], store_red
     assert {slot.astimezone(BERLIN).hour for slot in found["interval"]} == {0, 1}
     assert world.slots == sorted(slot for slots in found.values() for slot in slots)
     world.perpetual.store.close()
+
+
+HOUR = timedelta(hours=1)
+
+
+def as_if_ahead(world: World, routine_id: str) -> None:
+    """Leave a routine as its last change leaves it while the store's clock is an hour ahead."""
+    record, _ = read(world.perpetual.store, routine_id)
+    assert record is not None
+    ms = int(HOUR.total_seconds() * 1000)
+    moved = {
+        name: value + ms for name in ("created", "updated", "next", "slot", "last_at", "completed")
+        if (value := getattr(record, name)) is not None
+    }  # fmt: skip
+    changed = replace(record, version=record.version + 1, **moved)
+    assert write(world.perpetual.store, [Change(record, changed)]) == ["ok"]
+
+
+def test_times_that_were_stored_an_hour_ahead(world: World, now: datetime) -> None:
+    """One pass of the cycle: what was reckoned from the clock is reckoned anew, what a caller has given stays."""
+    grid = after(now, -3000)
+    world.create(every=10, id="created")
+    world.create(every=10, start_at=grid, id="ran")
+    world.create(every=10, start_at=grid, id="caught up", catch_up=True)
+    world.fails = 0
+    world.run(limit=3)
+    world.create(schedule=crontab(minute="*/5"), id="crontab")
+    world.create(every=10, id="begun")
+    given = after(now, 3 * HOUR.total_seconds() * 1000)
+    world.create(every=10, next_run_at=given, id="given")
+    world.create(at=given, id="once")
+    world.create(every=10, start_at=now, id="paused", paused=True)
+    world.create(at=now, id="done")
+    world.fails = 1
+    world.create(at=after(now, -10), id="failed", retries=Retries(max_attempts=2, backoff=7))
+    world.run(limit=1)
+    world.routines.run_now("once")
+    for each in world.routines.list():
+        as_if_ahead(world, each.id)
+    assert world.routines.list_due() == []
+
+    assert world.perpetual.cycle().pulled_back == 10
+
+    here = world.now()
+    found = {each.id: each for each in world.routines.list()}
+    assert all(each.updated_at <= here and each.created_at <= here for each in found.values())
+    assert all(each.last_run_at is None or each.last_run_at <= here for each in found.values())
+    next_run = {name: each.next_run_at for name, each in found.items()}
+    assert next_run["created"] is not None
+    for name in ("created", "ran", "begun", "paused", "failed"):
+        at = next_run[name]
+        assert at is not None
+        assert at - here < timedelta(seconds=10), name
+    assert (next_run["ran"] - grid) % timedelta(seconds=10) == timedelta(0)  # type: ignore[operator]
+    assert next_run["crontab"] - here <= timedelta(minutes=5)  # type: ignore[operator]
+    assert (next_run["given"], next_run["once"]) == (given + HOUR, given + HOUR)
+    assert next_run["caught up"] == after(grid, 10_000 + HOUR.total_seconds() * 1000)
+    (data,) = [
+        json.loads(fields["data"]) for _, fields in world.redis.xrange("perpetual:events")
+        if fields["event"] == "alert.clock_stepped"
+    ]  # fmt: skip
+    assert data["routines"] == 10
+    assert world.perpetual.cycle().pulled_back == 0
+
+
+def test_a_run_that_began_an_hour_ahead(world: World, now: datetime) -> None:
+    """Its end counts from now; a caller that runs one itself, and is gone, is not believed for an hour."""
+    for name in ("worker", "caller"):
+        world.create(every=10, start_at=after(now, -1), id=name, retries=Retries(max_attempts=2, backoff=0))
+    world.routines.pause("caller")
+    (run,) = world.routines.run_due()
+    as_if_ahead(world, "worker")
+    world.routines.resume("caller")
+    world.dies = 1
+    with pytest.raises(SystemExit):
+        world.run()
+    as_if_ahead(world, "caller")
+    believed = world.redis.zscore("perpetual:routines:inline", "caller")
+    assert believed is not None
+    world.redis.zadd("perpetual:routines:inline", {"caller": believed + 3_600_000})
+
+    world.ends(run)
+    assert world.perpetual.cycle().pulled_back == 2
+
+    here = world.now()
+    ended = world.routines.get("worker")
+    assert ended.state == "active"
+    assert ended.next_run_at - here <= timedelta(seconds=10)  # type: ignore[operator]
+    lease = world.perpetual.store.limits.lease_ttl
+    believed = world.redis.zscore("perpetual:routines:inline", "caller")
+    assert believed is not None
+    assert believed <= here.timestamp() * 1000 + lease

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_perpetual import ContractError, NotFound, PerpetualOptions, PerpetualTask, Retries, RoutineBusy
+from celery_perpetual import (
+    ContractError,
+    InvalidRoutine,
+    NotFound,
+    PerpetualOptions,
+    PerpetualTask,
+    Retries,
+    RoutineBusy,
+)
 from celery_perpetual.routines.due import DueRuns
 from tests.support.routines import World, after, note
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    import redis
-    from celery import Celery
-
-
-@pytest.fixture
-def world(make_app: Callable[..., Celery], store_redis: redis.Redis) -> Iterator[World]:
-    world = World(make_app(), store_redis)
-    yield world
-    world.perpetual.store.close()
-
-
-@pytest.fixture
-def now(world: World) -> datetime:
-    return world.now()
+from tests.support.waiting import wait_until
 
 
 def test_every_operation_is_a_coroutine_too(world: World, now: datetime) -> None:
@@ -57,19 +47,24 @@ def test_every_operation_is_a_coroutine_too(world: World, now: datetime) -> None
 
 
 def test_a_routine_is_a_scope_of_pauses(world: World, now: datetime) -> None:
-    """``pause(routine=…)`` is the pause of the routine; it goes with no other scope and has no end."""
+    """``pause(routine=…)`` is the pause of the routine; it says who, why and until when, and goes with no other scope."""
     made = world.create(every=60, start_at=now)
 
     assert world.perpetual.pause(routine=made.id, reason="holidays").scope.name == made.id
-    assert world.routines.get(made.id).state == "paused"
+    found = world.routines.get(made.id)
+    assert (found.state, found.pause["reason"]) == ("paused", "holidays")  # type: ignore[index]
+    assert "@" in found.to_dict()["pause"]["by"]
     assert world.run() == []
     assert world.perpetual.resume(routine=made.id)
     assert not world.perpetual.resume(routine=made.id)
-    assert world.routines.get(made.id).state == "active"
+    assert (world.routines.get(made.id).state, world.routines.get(made.id).pause) == ("active", None)
     with pytest.raises(NotFound):
         world.perpetual.pause(routine="nobody")
     with pytest.raises(ContractError, match="until"):
-        world.perpetual.pause(routine=made.id, until=after(now, 1000))
+        world.perpetual.pause(routine=made.id, until=after(now, -1000))
+    with pytest.raises(InvalidRoutine, match="until"):
+        world.routines.pause(made.id, until=after(now, -1000))
+    assert world.routines.get(made.id).state == "active"
     with pytest.raises(ContractError, match="routine"):
         world.perpetual.pause(routine=made.id, everything=True)
 
@@ -80,12 +75,56 @@ def test_while_everything_is_paused_beat_runs_nothing(world: World, now: datetim
     runs = DueRuns(world.app, world.perpetual.store, world.perpetual.runner.publisher)
     world.perpetual.pause(everything=True)
 
-    assert runs.read().records == []
+    assert due(runs) == []
     assert len(world.run()) == 1
 
     world.create(at=after(now, -1))
     world.perpetual.resume(everything=True)
-    assert len(runs.read().records) == 1
+    assert len(due(runs)) == 1
+
+
+def due(runs: DueRuns) -> list[str]:
+    """What a beat would start now."""
+    found = runs.read()
+    assert found is not None
+    return [name for name, _ in found.records]
+
+
+def test_a_pause_that_ends_by_itself(world: World, now: datetime) -> None:
+    """It is over at its time, in whatever process looks first; a slot that has passed meanwhile is due at once."""
+    world.create(every=60, start_at=now, id="a")
+    world.create(every=60, start_at=after(now, 3_600_000), id="b")
+    for name in "ab":
+        world.routines.pause(name, until=after(now, 700))
+    assert world.run() == []
+    assert [each.id for each in world.routines.list_due()] == []
+
+    wait_until(lambda: [run.routine_id for run in world.run()] == ["a"], "the pause is over", interval=0.05)
+    assert world.now() >= after(now, 700)
+    assert [(each.id, each.state, each.pause) for each in world.routines.list()] == [
+        ("a", "active", None), ("b", "active", None),
+    ]  # fmt: skip
+    assert not world.redis.exists("perpetual:routines:pauses")
+
+
+def test_all_routines_are_a_scope_too(world: World, now: datetime) -> None:
+    """``pause(routine="*")`` holds each of them, for callers too; ``from_="kept"`` leaves out what has passed."""
+    world.create(every=60, start_at=now, id="interval")
+    world.create(at=now, id="once")
+    world.create(every=60, start_at=now, id="paused", paused=True)
+    runs = DueRuns(world.app, world.perpetual.store, world.perpetual.runner.publisher)
+    world.perpetual.pause(routine="*", reason="deployment", until=after(now, 60_000))
+
+    assert world.run() == world.routines.run_due() == due(runs) == []
+    assert world.routines.run_now("interval").status == "enqueued"
+    assert world.perpetual.resume(routine="*", from_="kept")
+
+    assert [run.routine_id for run in world.run()] == ["once"], "it has no other slot"
+    assert world.routines.get("interval").next_run_at == after(now, 60_000)
+    assert world.routines.get("paused").next_run_at == now
+    assert world.perpetual.resume(routine="paused", from_="kept")
+    assert world.routines.get("paused").next_run_at == after(now, 60_000)
+    assert not world.perpetual.resume(routine="*")
 
 
 def test_hidden_arguments_stay_hidden(world: World, now: datetime) -> None:

@@ -138,7 +138,9 @@ def test_a_caller_that_dies(
     routines, now = perpetual.routines, datetime.now(timezone.utc)
     proj.worker(pool="threads").ready()
     made, begun = {}, {}
-    for point in ("routine.inline", "routine.executed", "routine.starting", "routine.started"):
+    # On another broker the messages come after the step that starts the runs.
+    later = ("poll.publishing", "poll.published") if broker else ()
+    for point in ("routine.inline", "routine.executed", "routine.starting", "routine.started", *later):
         made[point] = routines.create("proj.work", [point], at=now, retries=Retries(max_attempts=2)).id
         inline = point in ("routine.inline", "routine.executed")
         call = f"import proj; proj.perpetual.routines.run_due(run_inline={inline})"
@@ -151,8 +153,34 @@ def test_a_caller_that_dies(
         assert (routines.get(routine_id).state, routines.get(routine_id).last_result) == ("completed", point)
     assert [begun[point] for point in ("routine.inline", "routine.executed", "routine.starting")] == [1, 1, 0]
     assert {point: len(runs(proj, point)) for point in begun} == {
-        "routine.starting": 1, "routine.started": 1, "routine.inline": 1, "routine.executed": 2,
+        "routine.starting": 1, "routine.started": 1, "routine.inline": 1, "routine.executed": 2, **dict.fromkeys(later, 1),
     }  # fmt: skip
+
+
+@ANY_BROKER
+def test_a_beat_that_dies(
+    project: Callable[..., Project], client: Callable[[Project], Perpetual], broker: dict[str, Any]
+) -> None:
+    """Killed at any step: the next one goes on, the slot runs once, and nothing stays running."""
+    proj = project(TASKS, **SETTINGS, **broker)
+    perpetual = client(proj)
+    routines, now = perpetual.routines, datetime.now(timezone.utc)
+    proj.worker(pool="threads").ready()
+    points = ["routine.starting", "routine.started", *(["poll.publishing", "poll.published"] if broker else [])]
+    for point in points:
+        routines.create("proj.work", [point], at=now, id=point)
+        # The lead of a beat that was killed is over when its time is.
+        proj.redis.delete("perpetual:leader")
+        beat = proj.beat(env={"PERPETUAL_CRASH_AT": point})
+        wait_until(lambda beat=beat: not beat.alive, f"it is dead at {point}")
+        assert beat.exit_code == -signal.SIGKILL
+
+    proj.redis.delete("perpetual:leader")
+    proj.beat().ready()
+    wait_until(lambda: all(routines.get(each).state == "completed" for each in points), "all have ended")
+    assert {each: len(runs(proj, each)) for each in points} == dict.fromkeys(points, 1)
+    assert {routines.get(each).attempt_count for each in points} == {0}
+    assert not proj.redis.exists("perpetual:routines:running")
 
 
 def test_a_worker_that_dies_after_the_end(
@@ -161,16 +189,19 @@ def test_a_worker_that_dies_after_the_end(
     """Its task has ended, and what follows has not been done: the next process that runs what is due does it."""
     proj = project(TASKS, **SETTINGS)
     perpetual = client(proj)
-    made = perpetual.routines.create("proj.work", ["it"], every=3600)
-    worker = proj.worker(pool="threads", env={"PERPETUAL_CRASH_AT": "routine.following"}).ready()
+    routines = perpetual.routines
+    for point, is_followed in (("routine.following", False), ("routine.followed", True)):
+        made = routines.create("proj.work", [point], every=3600)
+        worker = proj.worker(pool="threads", env={"PERPETUAL_CRASH_AT": point}).ready()
 
-    perpetual.routines.run_due()
-    wait_until(lambda: not worker.alive, "the worker is dead")
-    assert perpetual.routines.get(made.id).state == "running"
+        routines.run_due()
+        wait_until(lambda worker=worker: not worker.alive, "the worker is dead")
+        assert (routines.get(made.id).state == "active") is is_followed
 
-    perpetual.routines.run_due()
-    after = perpetual.routines.get(made.id)
-    assert (after.state, after.run_count, after.last_result) == ("active", 1, "it")
+        routines.run_due()
+        after = routines.get(made.id)
+        assert (after.state, after.run_count, after.last_result) == ("active", 1, point)
+        assert len(runs(proj, point)) == 1
 
 
 def test_many_beats_and_callers(project: Callable[..., Project], client: Callable[[Project], Perpetual]) -> None:

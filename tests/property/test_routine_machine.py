@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
@@ -19,49 +18,10 @@ from celery_perpetual.store.commands.routines import DueRoutines, due_routines
 from celery_perpetual.store.scripts import script
 from celery_perpetual.times import to_datetime, to_ms
 from tests.support.machines import run_machine
+from tests.support.routine_model import BACKOFF, Modelled
 
-EVERY, BACKOFF = 1000, 300
 BUSY, TERMINAL = {"running", "retry_waiting"}, {"completed", "exhausted", "cancelled"}
 WHICH = st.integers(0, 99)
-
-
-@dataclass
-class Modelled:
-    """What a routine must be by now; times are ms after the start of the test."""
-
-    id: str
-    once: bool
-    catch_up: bool
-    start: int
-    next: int | None
-    most: int
-    state: str = "active"
-    slot: int | None = None
-    run: str = ""
-    began: int = 0
-    attempts: int = 0
-
-    def due(self, at: int) -> bool:
-        return self.state in ("active", "retry_waiting") and self.next is not None and self.next <= at
-
-    def starts(self, run: str, at: int) -> None:
-        if self.state == "active":
-            self.slot = self.next
-        self.state, self.next, self.run, self.began, self.attempts = "running", None, run, at, self.attempts + 1
-
-    def ends(self, *, well: bool) -> None:
-        self.run = ""
-        if not well and self.attempts < self.most:
-            self.state, self.next = "retry_waiting", self.began + BACKOFF
-            return
-        if self.once:
-            self.state, self.next = ("completed" if well else "exhausted"), None
-            self.attempts = 0 if well else self.attempts
-            return
-        assert self.slot is not None
-        after = self.slot if self.catch_up else max(self.slot, self.began)
-        self.state, self.attempts = "active", 0
-        self.next = self.start + ((after - self.start) // EVERY + 1) * EVERY
 
 
 class RoutineMachine(RuleBasedStateMachine):
@@ -74,7 +34,11 @@ class RoutineMachine(RuleBasedStateMachine):
         self.processes = []
         for _ in range(2):
             app = Celery("machine", broker=self.url, set_as_current=False)
-            app.task(name="machine.work", shared=False)(_nothing)
+
+            def work() -> None:
+                self._work()
+
+            app.task(name="machine.work", shared=False)(work)
             self.processes.append(Perpetual(app))
         self.store = self.processes[0].store
         self.store.redis.flushall()
@@ -89,7 +53,8 @@ class RoutineMachine(RuleBasedStateMachine):
         """Ends whose follow-up has not been done, as a process died that would have done it."""
         self.old: list[str] = []
         """Runs that are no routine's any more."""
-        self.made = 0
+        self.by_hand: list[str] = []
+        self.made = self.dies = 0
         for once, catch_up, most in ((True, False, 2), (False, True, 3), (False, False, 2)):
             self.create(once, catch_up, most, -1)
 
@@ -99,6 +64,11 @@ class RoutineMachine(RuleBasedStateMachine):
                 each.runner.publisher.release()
                 each.store.close()
                 each.app.close()
+
+    def _work(self) -> None:
+        if self.dies:
+            self.dies = 0
+            raise SystemExit
 
     def time(self, at: int) -> datetime:
         return to_datetime(self.base + at)
@@ -121,23 +91,30 @@ class RoutineMachine(RuleBasedStateMachine):
         self.model[made.id] = Modelled(made.id, once, catch_up and not once, start, start, most)
 
     @precondition(lambda self: self.model)
-    @rule(which=WHICH, change=st.sampled_from(["pause", "resume", "move", "touch"]))
+    @rule(which=WHICH, change=st.sampled_from(["pause", "pause for a while", "resume", "move", "touch"]))
     def change(self, which: int, change: str) -> None:
         found = self.some(which)
         moved = found.start + 350
         patch: dict[str, Any] = {
-            "pause": {"paused": True}, "resume": {"paused": False}, "touch": {"metadata": {"at": self.at}},
+            "pause": {"paused": True}, "pause for a while": {"paused": True}, "resume": {"paused": False}, "touch": {"metadata": {"at": self.at}},
             "move": {"at": self.time(moved)} if found.once else {"every": 1, "start_at": self.time(moved)},
         }[change]  # fmt: skip
         if found.state in BUSY | TERMINAL:
             with pytest.raises(RoutineBusy if found.state in BUSY else RoutineTerminal):
                 self.routines.update(found.id, **patch)
             return
-        self.routines.update(found.id, **patch)
+        if change == "pause":
+            self.routines.pause(found.id, reason="for the test")
+        elif change == "pause for a while":
+            self.routines.pause(found.id, until=self.time(0))  # in 2040
+        elif change == "resume":
+            self.routines.resume(found.id, from_="kept")  # nothing is due by the store's clock
+        else:
+            self.routines.update(found.id, **patch)
         if change == "move":
             found.start = found.next = moved
         elif change != "touch":
-            found.state = "paused" if change == "pause" else "active"
+            found.state = "active" if change == "resume" else "paused"
 
     @precondition(lambda self: self.model)
     @rule(which=WHICH, removes=st.booleans())
@@ -152,16 +129,35 @@ class RoutineMachine(RuleBasedStateMachine):
             with pytest.raises(RoutineBusy):
                 self.routines.delete(found.id)
         self.routines.cancel(found.id)
-        if found.run:
+        if found.run and not found.inline:
             self.old.append(found.run)
+        found.inline = False
         found.state, found.next, found.run, found.slot, found.attempts = "cancelled", None, "", None, 0
 
     @precondition(lambda self: len(self.model) > 5)
     @rule()
     def clear(self) -> None:
         self.routines.clear()
-        self.old += [each.run for each in self.model.values() if each.run]
+        self.old += [each.run for each in self.model.values() if each.run and not each.inline]
         self.model.clear()
+
+    @precondition(lambda self: self.model)
+    @rule(which=WHICH)
+    def run_now(self, which: int) -> None:
+        """A run by hand, where it is allowed, leaves the routine as it is."""
+        found = self.some(which)
+        if found.state in BUSY or found.state == "cancelled":
+            with pytest.raises(RoutineBusy if found.state in BUSY else RoutineTerminal):
+                self.routines.run_now(found.id)
+            return
+        self.by_hand.append(self.routines.run_now(found.id).task_id)
+
+    @precondition(lambda self: self.by_hand)
+    @rule(well=st.booleans())
+    def end_by_hand(self, well: bool) -> None:
+        entry = self.end_of(self.by_hand.pop(), "success" if well else "failure")
+        assert entry is not None
+        follow_up(self.processes[0].app, self.store, entry)
 
     # ---- time and runners
 
@@ -170,7 +166,7 @@ class RoutineMachine(RuleBasedStateMachine):
         """What is usual: what is due runs, and then a run ends."""
         self.run_due(steps, 0, None)
         if any(each.run for each in self.model.values()):
-            self.end(which, well, 0)
+            self.end(which, well, 0, lost=False)
 
     @rule(steps=st.integers(0, 5), which=st.integers(0, 1), limit=st.sampled_from([None, None, 1]))
     def run_due(self, steps: int, which: int, limit: int | None) -> None:
@@ -178,13 +174,44 @@ class RoutineMachine(RuleBasedStateMachine):
         self.at += steps * 290
         self.follow_left()
         due = sorted((m for m in self.model.values() if m.due(self.at)), key=lambda m: (m.next, m.id))
-        self.began(self.runs[which].run(self.base + self.at, limit), [each.id for each in due[:limit]], self.at)
+        self.began(list(self.runs[which].run(self.base + self.at, limit)), [each.id for each in due[:limit]], self.at)
+
+    @rule(steps=st.integers(0, 5), limit=st.sampled_from([None, 1]), dies=st.booleans())
+    def run_inline(self, steps: int, limit: int | None, dies: bool) -> None:
+        """A caller executes what is due itself, or dies in the first run."""
+        self.at += steps * 290
+        self.follow_left()
+        due = sorted((m for m in self.model.values() if m.due(self.at)), key=lambda m: (m.next, m.id))[:limit]
+        self.dies = int(dies and bool(due))
+        if self.dies:
+            with pytest.raises(SystemExit):
+                list(self.runs[0].run_inline(self.base + self.at, limit))
+            due[0].starts(self.routines.get(due[0].id).current_run_id or "", self.at)
+            due[0].inline = True
+            return
+        results = list(self.runs[0].run_inline(self.base + self.at, limit))
+        self.began(results, [each.id for each in due], self.at)
+        for each in due:
+            each.ends(well=True)
+
+    @precondition(lambda self: any(each.inline for each in self.model.values()))
+    @rule(which=st.integers(0, 1))
+    def miss_caller(self, which: int) -> None:
+        """What a dead caller ran is found by another one."""
+        gone = [each for each in self.model.values() if each.inline]
+        self.store.redis.zadd(self.store.keys.routines_inline, {each.id: 1 for each in gone})
+        self.follow_left()
+        assert list(self.runs[which].run(self.base - 10**9, None)) == []
+        for each in gone:
+            each.ends(well=False)
 
     @rule()
     def read_only(self) -> None:
         """A runner reads what is due, and is slow."""
         self.at += 290
-        self.stale.append((self.at, due_routines(self.store, self.base + self.at, 100, obeys_pauses=False)))
+        due = due_routines(self.store, self.base + self.at, 100)
+        assert due is not None
+        self.stale.append((self.at, due))
 
     @precondition(lambda self: self.stale)
     @rule()
@@ -210,17 +237,18 @@ class RoutineMachine(RuleBasedStateMachine):
     def all_end(self, well: bool, steps: int) -> None:
         """Every run ends, and time goes on."""
         for _ in [each for each in self.model.values() if each.run]:
-            self.end(0, well, 0)
+            self.end(0, well, 0, lost=False)
         self.at += steps * 290
 
-    @rule(which=WHICH, well=st.booleans(), dies=st.integers(0, 3))
-    def end(self, which: int, well: bool, dies: int) -> None:
-        """A run ends; the process that stored the end may die before it does what follows."""
-        running = [each for each in self.model.values() if each.run and not any(each.run in one for one in self.left)]
+    @rule(which=WHICH, well=st.booleans(), dies=st.integers(0, 3), lost=st.booleans())
+    def end(self, which: int, well: bool, dies: int, lost: bool) -> None:
+        """A run ends, or is lost; the process that stored the end may die before it does what follows."""
+        ended = [run for entry in self.left for run in [entry.split(" ")[1]]]
+        running = [each for each in self.model.values() if each.run and not each.inline and each.run not in ended]
         if not running:
             return
         found = running[which % len(running)]
-        entry = self.end_of(found.run, "success" if well else "failure")
+        entry = self.end_of(found.run, "success" if well else "lost" if lost else "failure")
         assert entry is not None
         if dies == 1:
             self.left.append(entry)
@@ -276,10 +304,6 @@ class RoutineMachine(RuleBasedStateMachine):
         assert [each.id for each in self.routines.list_due(self.time(self.at))] == [each.id for each in due]
         running = {each.id for each in self.model.values() if each.state == "running"}
         assert {each.decode() for each in self.store.redis.zrange(self.store.keys.routines_running, 0, -1)} == running
-
-
-def _nothing() -> None:
-    """Never called."""
 
 
 def test_routines_do_as_the_model_says(redis_url: str) -> None:

@@ -53,7 +53,8 @@ def start(w: World, records: Sequence[Record] = (), *, pushed: bool = True) -> S
     commands = ["LPUSH", 1, len(messages), *messages] if pushed else []
     return {
         "unit_hash": k.unit(ROUTINES), "batch": k.poll(POLL), "chunk": k.chunk(POLL, 0),
-        "targets": [QUEUE] if pushed else [], "poll": POLL, "unit": ROUTINES, "each": SCHEDULED, "count": len(records),
+        "targets": [QUEUE] if pushed else [], "poll": POLL, "unit": ROUTINES, "each": SCHEDULED, "owner": "beat",
+        "count": len(records),
         "pushed": len(messages), "destinations": f'[["", "{QUEUE}", null, "0-1"]]' if pushed else "",
         "rest": [*rows_of(w.store, changes), *(encode(work(each.id), "") for each in records), *commands],
     }  # fmt: skip
@@ -71,8 +72,13 @@ def inline(w: World) -> Slots:
     return write(w, Change(before, started(before, "by its caller", 2000), "started", believed=FAR))
 
 
-def due(until: int | str = "", *, obeys: bool = False) -> Slots:
-    return {"until_": until, "limit": 10, "obeys": int(obeys)}
+def due(until: int | str = "", *, obeys: bool = False, owner: str = "", mark: int = 0) -> Slots:
+    return {"until_": until, "limit": 10, "obeys": int(obeys), "owner": owner, "mark": mark}
+
+
+def paused_until(w: World) -> None:
+    """The pause of a routine is over."""
+    stored(routine(state=PAUSED, pause={"until": 1}))(w)
 
 
 def follow_end(w: World) -> Slots:
@@ -103,6 +109,9 @@ ROUTINE_CASES = [
     Case("write_routines", "run by its caller", stored(routine()), inline, answers([b"ok"]), then([b"done"])),
     Case("write_routines", "its run has ended", lambda w: (running(w), w.redis.zadd(w.keys.batches, {ENTRY: 1})), ends,
          answers([b"ok"]), then([b"done"])),
+    Case("clear_routines", "some", stored(KEYED, routine("b", state=PAUSED, pause={"until": FAR})), lambda w: {}, answers(2),
+         then(0)),
+    Case("clear_routines", "none", lambda w: w.led(), lambda w: {}, answers(0), then(0), writes=False),
     Case("start_runs", "with their messages", stored(routine(), routine("b")), start, answers([b"ok", b"ok"]),
          then([b"done", b"done"])),
     Case("start_runs", "to be published", stored(routine(), routine("b")), lambda w: start(w, pushed=False),
@@ -122,4 +131,11 @@ ROUTINE_CASES = [
     Case("due_routines", "everything is paused",
          lambda w: (stored(routine())(w), w.run("pause", w.pause(scope="*"))), lambda w: due(obeys=True),
          lambda a: a[1:] == [b""], lambda a, b: a[1:] == b[1:], writes=False),
+    Case("due_routines", "all routines are paused",
+         lambda w: (stored(routine())(w), w.run("pause", w.pause(scope="routine:*"))), lambda w: due(),
+         lambda a: a[1:] == [b""], lambda a, b: a[1:] == b[1:], writes=False),
+    Case("due_routines", "its pause is over", paused_until, lambda w: due(), lambda a: a[2] == b"a",
+         lambda a, b: a[1:] == b[1:], writes=False),
+    Case("due_routines", "the store has gone back", stored(routine()), lambda w: due(owner="beat", mark=1000),
+         answers([0, b""]), then([0, b""]), writes=False),
 ]  # fmt: skip

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import Perpetual
+from celery_perpetual.completions.end import TaskEnd
+from tests.support.waiting import wait_until
 
 if TYPE_CHECKING:
     import redis
@@ -59,6 +61,15 @@ class World:
     def run(self, at: datetime | None = None, **options: Any) -> list[RoutineRun]:
         """Run what is due in this process."""
         return self.routines.run_due(at, run_inline=True, **options)
+
+    def ends(
+        self, run: RoutineRun, status: str = "success", *, result: Any = None, raised: Exception | None = None
+    ) -> None:
+        """A worker stores the end of a run, and does what follows."""
+        self.perpetual.announcer.announce(
+            TaskEnd(task_id=run.task_id, task="app.work", status=status, result=result, exception=raised, nonce="*")
+        )
+        wait_until(lambda: not self.redis.exists("perpetual:batches"), "what follows is done")
 
     def events(self, *names: str) -> list[tuple[str, dict[str, Any]]]:
         """Events of routines on the stream, name and data."""

@@ -11,7 +11,7 @@ from celery import Celery
 from celery.schedules import BaseSchedule, crontab, schedule
 
 from celery_perpetual import InvalidRoutine, PerpetualError
-from celery_perpetual.routines.slots import Timetable
+from celery_perpetual.routines.slots import MOST_COUNTED, Timetable
 from celery_perpetual.routines.timetables import FIELDS, changed, fields_of, timetable
 
 UTC = timezone.utc
@@ -215,3 +215,10 @@ def test_a_new_crontab_stays_in_the_zone_of_the_routine() -> None:
     assert to_zone(changed(made, {"schedule": crontab(hour=9, app=APP)}, APP)) == "Europe/Berlin"
     assert to_zone(changed(made, {"schedule": tokyo}, APP)) == "Asia/Tokyo"
     assert to_zone(changed(made, {"timezone": "America/New_York"}, APP)) == "America/New_York"
+
+
+def test_counting_the_slots_of_a_schedule_of_ones_own_has_an_end() -> None:
+    """It can only be asked for one after the other."""
+    made = timetable(schedule=EveryThirdSecond(step=3), catch_up=True)
+
+    assert made.following(NOW - timedelta(days=2), NOW).dropped == MOST_COUNTED

@@ -12,7 +12,7 @@ from celery.schedules import crontab
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_perpetual.tasks.wall_clock import next_match
+from celery_perpetual.tasks.wall_clock import count_matches, next_match
 from celery_perpetual.times import to_datetime, to_ms
 
 UTC = timezone.utc
@@ -152,3 +152,24 @@ def test_a_zone_of_pytz_is_one_like_any_other() -> None:
     found = next_match(crontab(hour=9, minute=0, app=APP), Pytz(), to_ms(datetime(2026, 7, 1, tzinfo=UTC)))  # type: ignore[arg-type]
 
     assert to_datetime(found) == datetime(2026, 7, 1, 7, tzinfo=UTC)
+
+
+@given(
+    st.sampled_from(["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC"]),
+    st.sampled_from(["2026-03-07", "2026-03-27", "2026-04-03", "2026-10-02", "2026-10-24", "2026-10-31", "2026-12-31"]),
+    st.integers(0, 3 * 86_400_000),
+    st.integers(0, 4 * 86_400_000),
+    st.sets(st.sampled_from([0, 15, 30, 59]), min_size=1),
+    st.sets(st.integers(0, 23), min_size=1) | st.just(set(range(24))),
+)
+def test_matches_are_counted_as_they_come(
+    zone: str, day: str, later: int, span: int, minute: set[int], hour: set[int]
+) -> None:
+    """Whole days at once, the nights in which a clock is changed one match after the other: the same number."""
+    cron, tz = crontab(minute, hour, app=APP), ZoneInfo(zone)
+    at = after = to_ms(datetime.fromisoformat(day).replace(tzinfo=tz)) + later
+    until, count = after + span, 0
+    while (at := next_match(cron, tz, at)) <= until:
+        count += 1
+
+    assert count_matches(cron, tz, after, until) == count

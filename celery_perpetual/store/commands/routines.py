@@ -20,14 +20,31 @@ class DueRoutines(NamedTuple):
     following: int | None
     """When the next one is due, where none is now; None where there is none."""
     records: list[tuple[str, bytes]]
-    """Id and record of each: first those whose caller is gone that ran them, then by the time at which they are due."""
+    """Id and record of each: those whose caller is gone that ran them, those whose pause is over, then what is due, by
+    time."""
 
 
-def due_routines(store: Store, until: int | None, limit: int, *, obeys_pauses: bool) -> DueRoutines:
-    """The routines that are due at a time (ms), or now; with ``obeys_pauses`` none while everything is paused."""
+def due_routines(
+    store: Store, until: int | None, limit: int, *, obeys: bool = False, owner: str = "", mark: int = 0
+) -> DueRoutines | None:
+    """The routines that are due at a time (ms), or now; none while all routines are paused.
+
+    Args:
+        store: where they are.
+        until: the time; None is now.
+        limit: most of each kind.
+        obeys: whether there are none while everything is paused, either.
+        owner: the beat that asks, "" where it is none.
+        mark: the last mark of that beat, 0 for none.
+
+    Returns:
+        What is due; None where the store does not have the mark: it has gone back to an older state.
+    """
     now, following, *rows = script("due_routines")(
-        store, until_="" if until is None else until, limit=limit, obeys=int(obeys_pauses)
+        store, until_="" if until is None else until, limit=limit, obeys=int(obeys), owner=owner, mark=mark
     )
+    if not now:
+        return None
     records = [(name.decode(), text) for name, text in grouped(rows, 2) if text]
     return DueRoutines(int(now), int(float(following)) if following else None, records)
 
@@ -101,11 +118,21 @@ def believe_inline(store: Store, routine_id: str, until: int) -> None:
         store.redis.zadd(store.keys.routines_inline, {routine_id: until}, xx=True)
 
 
-def clear_routines(store: Store) -> None:
-    """Remove every routine, in one step."""
-    keys = store.keys
+def clear_routines(store: Store) -> int:
+    """Remove every routine, in one step; returns how many there were."""
+    return int(script("clear_routines")(store))
+
+
+def oldest_change(store: Store) -> int | None:
+    """When the routine was changed that has not been changed for the longest, ms; None where there is none."""
     with store.errors("routines"):
-        store.redis.delete(
-            keys.routines, keys.routines_due, keys.routines_running, keys.routines_inline, keys.routines_updated,
-            keys.routines_over, keys.routines_keys,
-        )  # fmt: skip
+        found = store.redis.zrange(store.keys.routines_updated, -1, -1, withscores=True)
+    return -int(found[0][1]) if found else None
+
+
+def doubt_inline(store: Store, latest: int, until: int) -> None:
+    """Believe callers that run routines themselves no longer than until then, if it is after the latest that can be."""
+    with store.errors("routines"):
+        ahead = store.redis.zrangebyscore(store.keys.routines_inline, f"({latest}", "+inf")
+        if ahead:
+            store.redis.zadd(store.keys.routines_inline, dict.fromkeys(ahead, until), xx=True)

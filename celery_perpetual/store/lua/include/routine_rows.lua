@@ -1,11 +1,11 @@
--- Rows of changes to routines, all or nothing. A row is eleven arguments: the routine, the version that is to be changed
--- ('' = there is none), its new record ('' = remove it), its list ('due', 'running', 'over', or 'none'), its time on that
--- list, until when its caller is believed that runs it ('' = it is no caller's), when it was updated (ms), its idempotency
--- key before and after ('' = none), and an event with its JSON, which has no closing brace ('' = none). A record begins
--- with "1 {version} ", so a version changes once.
--- Reads the locals routines, routines_due, routines_running, routines_inline, routines_updated, routines_over, routines_keys,
--- events, events_maxlen, now; needs rfc3339.
-local WIDTH = 11
+-- Rows of changes to routines, all or nothing. A row is twelve arguments: the routine, the version that is to be changed
+-- ('' = there is none), the list that it is on in that version ('due', 'running', 'paused', 'over', or 'none'), its new
+-- record ('' = remove it), its new list, its time on that list, until when its caller is believed that runs it ('' = it is no
+-- caller's), when it was updated (ms), its idempotency key before and after ('' = none), and an event with its JSON, which
+-- has no closing brace ('' = none). A record begins with "1 {version} ", so a version changes once.
+-- Reads the locals routines, routines_due, routines_running, routines_inline, routines_pauses, routines_updated, routines_over,
+-- routines_keys, events, events_maxlen, now; needs rfc3339.
+local WIDTH = 12
 local EVENTS = {created = 'routine.created', updated = 'routine.updated', started = 'routine.started', run = 'routine.run',
   failed = 'routine.failed', cancelled = 'routine.cancelled', deleted = 'routine.deleted'}
 
@@ -13,7 +13,7 @@ local EVENTS = {created = 'routine.created', updated = 'routine.updated', starte
 local function verdicts_of(at, count)
   local words, refused, fresh = {}, false, false
   for row = 1, count do
-    local id, version, text, key = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 8]
+    local id, version, text, key = ARGV[at], ARGV[at + 1], ARGV[at + 3], ARGV[at + 9]
     local stored, word = redis.call('HGET', routines, id), 'ok'
     if text ~= '' and stored == text then
       word = 'done'
@@ -25,7 +25,7 @@ local function verdicts_of(at, count)
       word = 'gone'
     elseif version ~= '' and string.match(stored, '^%d+ (%d+) ') ~= version then
       word = 'stale'
-    elseif key ~= '' and key ~= ARGV[at + 7] then
+    elseif key ~= '' and key ~= ARGV[at + 8] then
       local holder = redis.call('HGET', routines_keys, key)
       if holder and holder ~= id then
         word = 'key ' .. holder
@@ -39,16 +39,18 @@ local function verdicts_of(at, count)
   return words, refused, fresh
 end
 
-local LISTS = {due = routines_due, running = routines_running, over = routines_over}
+local LISTS = {due = routines_due, running = routines_running, paused = routines_pauses, over = routines_over}
 
 -- Commands on one key with many members cost less than many commands, and new routines come by hundreds.
 local function add_row(at, added)
-  local id, version, text, list, score, believed, updated, before, after, event, data = unpack(ARGV, at, at + WIDTH - 1)
+  local id, version, was, text, list, score, believed, updated, before, after, event, data = unpack(ARGV, at, at + WIDTH - 1)
   if version ~= '' then
-    redis.call('ZREM', routines_due, id)
-    redis.call('ZREM', routines_running, id)
-    redis.call('ZREM', routines_inline, id)
-    redis.call('ZREM', routines_over, id)
+    if LISTS[was] then
+      redis.call('ZREM', LISTS[was], id)
+    end
+    if was == 'running' and list ~= was then
+      redis.call('ZREM', routines_inline, id)
+    end
     if before ~= '' and before ~= after then
       redis.call('HDEL', routines_keys, before)
     end
@@ -78,7 +80,8 @@ local function add_row(at, added)
 end
 
 local function write_rows(at, count, words)
-  local added = {texts = {}, updates = {}, lists = {due = {}, running = {}, over = {}}, at = ', "at": "' .. rfc3339(now) .. '"}'}
+  local added = {texts = {}, updates = {}, lists = {due = {}, running = {}, paused = {}, over = {}},
+    at = ', "at": "' .. rfc3339(now) .. '"}'}
   for row = 1, count do
     if words[row] == 'ok' then
       add_row(at, added)

@@ -1,22 +1,30 @@
--- Read which routines are due, and which were run by a caller that is gone. Changes nothing.
+-- Read which routines are due, which were run by a caller that is gone, and whose pause is over. Changes nothing.
 --
 -- KEY   routines         hash  routine -> record
 -- KEY   routines_due     zset  routine -> when it runs next
 -- KEY   routines_inline  zset  routine that its caller runs -> until when that is believed
+-- KEY   routines_pauses  zset  paused routine -> when its pause ends by itself
 -- KEY   paused           hash  scope -> pause
+-- KEY   marks            zset  beat -> its last mark
 -- ARG   until_           text  ms: what is due by then, '' = now
 -- ARG   limit            text  most routines to answer
 -- ARG   obeys            flag  1 = nothing is due while everything is paused
--- returns {now, next due time or '', then per routine: its name and its record}
+-- ARG   owner            text  the beat that asks, '' = it is none
+-- ARG   mark             int   its last mark; where the store does not have it, the store has gone back to an older state
+-- returns {now, or 0 where the store has gone back; next due time or ''; then per routine: its name and its record}
 -- include now
 -- include pause_holds
-local reply = {now, ''}
-if obeys and holds(redis.call('HGET', paused, '*')) then
-  return reply
+if owner ~= '' and mark > 0 and (tonumber(redis.call('ZSCORE', marks, owner)) or 0) < mark then
+  return {0, ''}
 end
+local reply = {now, ''}
+local everything, all_routines = unpack(redis.call('HMGET', paused, '*', 'routine:*'))
+local is_held = holds(all_routines) or (obeys and holds(everything))
 local gone = redis.call('ZRANGEBYSCORE', routines_inline, '-inf', now, 'LIMIT', 0, limit)
-local due = redis.call('ZRANGEBYSCORE', routines_due, '-inf', until_ ~= '' and until_ or now, 'LIMIT', 0, limit)
-for _, ids in ipairs({gone, due}) do
+local paused_before = redis.call('ZRANGEBYSCORE', routines_pauses, '-inf', now, 'LIMIT', 0, limit)
+local due = is_held and {}
+  or redis.call('ZRANGEBYSCORE', routines_due, '-inf', until_ ~= '' and until_ or now, 'LIMIT', 0, limit)
+for _, ids in ipairs({gone, paused_before, due}) do
   if #ids > 0 then
     local texts = redis.call('HMGET', routines, unpack(ids))
     for i, id in ipairs(ids) do
@@ -24,7 +32,7 @@ for _, ids in ipairs({gone, due}) do
     end
   end
 end
-if #reply == 2 then
+if #reply == 2 and not is_held then
   reply[2] = redis.call('ZRANGE', routines_due, 0, 0, 'WITHSCORES')[2] or ''
 end
 return reply

@@ -6,6 +6,7 @@
 -- KEY   routines_due      zset    routine -> when it runs next
 -- KEY   routines_running  zset    routine that runs now -> its slot
 -- KEY   routines_inline   zset    routine that its caller runs -> until when that is believed
+-- KEY   routines_pauses   zset    paused routine -> when its pause ends by itself
 -- KEY   routines_updated  zset    routine -> when it was changed last
 -- KEY   routines_over     zset    routine that has ended -> when it is forgotten
 -- KEY   routines_keys     hash    idempotency key -> routine
@@ -15,10 +16,12 @@
 -- KEY   chunk             list    records of its items
 -- KEY   outbox            zset    batches not wholly published
 -- KEY   open              zset    batches that are not finished -> when they were committed
+-- KEY   marks             zset    beat -> its last mark
 -- KEYS  targets           list    what the broker commands name
 -- ARG   poll              text    id of the batch
 -- ARG   unit              text    what its items are in flight of
 -- ARG   each              text    what hears of the end of each item
+-- ARG   owner             text    the beat that starts them, '' = none: it leaves its mark with the start
 -- ARG   count             int     rows and items
 -- ARG   pushed            int     messages that are here
 -- ARG   destinations      JSON    where the messages that are here go, '' = not known
@@ -34,6 +37,9 @@ if refused or redis.call('EXISTS', batch) == 1 then
   return words
 end
 write_rows(rest_at, count, words)
+if owner ~= '' and (tonumber(redis.call('ZSCORE', marks, owner)) or 0) < now then
+  redis.call('ZADD', marks, now, owner)
+end
 local at = rest_at + WIDTH * count
 redis.call('RPUSH', chunk, unpack(ARGV, at, at + count - 1))
 redis.call('HSET', batch, 'owner', 'routine', 'each', each, 'unit', unit, 'task', '', 'n', count, 'left', count, 'pub', pushed,

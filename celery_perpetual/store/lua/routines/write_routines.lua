@@ -4,6 +4,7 @@
 -- KEY   routines_due      zset    routine -> when it runs next
 -- KEY   routines_running  zset    routine that runs now -> its slot
 -- KEY   routines_inline   zset    routine that its caller runs -> until when that is believed
+-- KEY   routines_pauses   zset    paused routine -> when its pause ends by itself
 -- KEY   routines_updated  zset    routine -> when it was changed last
 -- KEY   routines_over     zset    routine that has ended -> when it is forgotten
 -- KEY   routines_keys     hash    idempotency key -> routine

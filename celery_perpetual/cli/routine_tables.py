@@ -1,0 +1,66 @@
+"""Routines and their runs as commands print them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from celery_perpetual.cli.group import show
+from celery_perpetual.cli.tables import table
+from celery_perpetual.times import format_time
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from celery_perpetual.routines.routine import Routine, RoutineRun
+
+
+def show_one(routine: Routine, json_: bool) -> None:
+    """Each field that has a value, on a line."""
+    if json_:
+        show(routine.to_dict())
+        return
+    for name, value in routine.to_dict().items():
+        if value not in (None, {}, []):
+            click.echo(f"{name.replace('_', ' ')}: {routine.schedule if name == 'schedule' else value}")
+
+
+def show_deleted(routine_id: str, json_: bool) -> None:
+    """That it is gone."""
+    if json_:
+        show({"id": routine_id, "deleted": True})
+    else:
+        click.echo("deleted")
+
+
+def show_many(found: list[Routine], limit: int, json_: bool) -> None:
+    """A row each; one more than the limit was asked for, to say whether there are more."""
+    shown = found[:limit]
+    if json_:
+        show([routine.to_dict() for routine in shown])
+    else:
+        rows = [(r.id, r.task, r.state, _time(r.next_run_at), r.run_count, str(r.schedule), _error(r)) for r in shown]
+        table(("ID", "TASK", "STATE", "NEXT RUN", "RUNS", "SCHEDULE", "LAST ERROR"), rows)
+    if len(found) > limit:
+        click.echo(f"there are more than {limit}; --limit {limit * 10} shows more of them", err=True)
+
+
+def show_runs(runs: list[RoutineRun], json_: bool, *, one: bool = False) -> None:
+    """A row each."""
+    if json_:
+        show(runs[0].to_dict() if one else [run.to_dict() for run in runs])
+    else:
+        rows = [
+            (r.routine_id, format_time(r.slot), r.attempt, r.task_id, r.status, r.error and r.error["message"])
+            for r in runs
+        ]
+        table(("ID", "SLOT", "ATTEMPT", "TASK ID", "STATUS", "ERROR"), rows)
+
+
+def _time(at: datetime | None) -> str:
+    return "" if at is None else format_time(at)
+
+
+def _error(routine: Routine) -> str:
+    return f"{routine.last_error['type']}: {routine.last_error['message']}" if routine.last_error else ""
