@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import time
+from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual import Perpetual
 from tests.support import wait_until
+from tests.support.contract import finish
 from tests.support.stream_events import poll_events, polls_behind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import redis
+    from celery import Celery
 
     from tests.support import Project
 
@@ -106,3 +112,33 @@ def test_a_deep_queue_of_rabbitmq_closes_the_gate(
         lambda: sum(event.data["count"] for event in poll_events(store_redis, "proj.work")) > enqueued,
         "it is polled when workers have taken messages",
     )
+
+
+LOW = """
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [Item((n,), key=False) for n in range(4)],
+          perpetual_options=PerpetualOptions(low_water=3))
+def work(n): ...
+"""
+
+
+def test_a_unit_is_refilled_within_a_tenth_of_a_second(
+    project: Callable[..., Project], store_redis: redis.Redis, make_app: Callable[..., Celery]
+) -> None:
+    """From the end that leaves too few items to the messages of the next batch in the broker, by a real beat."""
+    proj = project(LOW)
+    proj.beat()
+    perpetual = Perpetual(make_app("proj", broker_url=proj.url))
+    taken = []
+    for _ in range(15):
+        wait_until(lambda: store_redis.llen("celery") >= 4, "a batch is there")
+        ids = [json.loads(message)["headers"]["id"] for message in store_redis.lrange("celery", 0, -1)]
+        store_redis.delete("celery")
+        for task_id in ids[:-2]:
+            begun = time.monotonic()
+            finish(perpetual, task_id)
+        wait_until(lambda: store_redis.llen("celery"), "the next batch", interval=0.001)
+        taken.append(time.monotonic() - begun)
+        for task_id in ids[-2:]:
+            finish(perpetual, task_id)
+    perpetual.store.close()
+    assert median(taken) < 0.1

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_perpetual import ContractError, Defer, ErrorRule, PerpetualOptions, PerpetualTask, Poll
+from celery_perpetual import Batch, ContractError, Defer, ErrorRule, PerpetualOptions, PerpetualTask, Poll
 from tests.support import wait_until
-from tests.support.contract import nothing
+from tests.support.contract import finish, nothing
 from tests.support.leading import LeadingClock
 
 if TYPE_CHECKING:
@@ -200,3 +200,26 @@ def test_one_permanent_error_pauses_one_unit(loop: Loop) -> None:
     (paused,) = (unit for unit in loop.perpetual.units() if unit.state == "paused")
     assert loop.status(task, paused.tenant) == ["failed"]
     assert loop.calls.count(f"work {paused.tenant}") == 1
+
+
+ODD = ["a:b", "100%", "%3A", "東京 🙂", "x" * 10_240, "perpetual:work:a", " ", "*?[a]"]
+
+
+def test_odd_names_of_tenants(loop: Loop) -> None:
+    """Colons, percent signs, other scripts, ten kilobytes: polls, cursors, ends, pauses and waits name them as they are."""
+    task = loop.task("work", *[lambda poll: Batch([(poll.tenant,)], cursor=poll.tenant)] * len(ODD), tenants=ODD)
+    loop.until(lambda: len(loop.calls) == len(ODD), "all are polled")
+    loop.until(lambda: all(loop.status(task, name) for name in ODD), "all have an outcome")
+    perpetual = loop.perpetual
+
+    assert [unit.tenant for unit in perpetual.units()] == sorted(ODD)
+    for name in ODD:
+        assert perpetual.cursor(task, name) == name
+        (task_id,) = perpetual.polls(task, name)[0].task_ids
+        finish(perpetual, task_id)
+        assert perpetual.completion(task_id).tenant == name
+        assert perpetual.why(task, name).unit.tenant == name
+        assert perpetual.pause(tenant=name, reason="an odd name")
+        assert [unit.tenant for unit in perpetual.units() if unit.state == "paused"] == [name]
+        assert perpetual.resume(tenant=name) is True
+        assert perpetual.nudge(task, name) is True
