@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 PREFIX = "perpetual"
 UNITS = (
-    "perpetual:proj.batched", "perpetual:proj.empty", "perpetual:proj.failing", "perpetual:proj.fetch", "perpetual:proj.large",
-    "perpetual:proj.own", "perpetual:proj.pausing", "perpetual:proj.skipping", "perpetual:proj.timing%3Aout",
+    "perpetual:proj.batched", "perpetual:proj.empty", "perpetual:proj.failing", "perpetual:proj.fan:acme", "perpetual:proj.fan:shop",
+    "perpetual:proj.fetch", "perpetual:proj.large", "perpetual:proj.own", "perpetual:proj.pausing", "perpetual:proj.skipping",
+    "perpetual:proj.timing%3Aout",
 )  # fmt: skip
 
 #: Keys that may stay without a TTL when everything has ended, and what bounds them.
@@ -41,10 +42,19 @@ PERMANENT = {
     "base": "one entry per entry of the base scheduler",
     "counters": "one key",
     "alerts": "one entry per alert that is on, at most a thousand",
+    "stats": "one key, with a field for each number of a pass",
     "token": "one key",
     "seen": "one key",
     "events": "capped by perpetual_events_maxlen",
+    "routines": "one entry per routine; one that has ended is forgotten after perpetual_tombstone_ttl",
+    "routines:due": "the same",
+    "routines:updated": "the same",
+    "routines:over": "the same",
+    "routines:keys": "the same",
 }
+
+#: Counters of the namespace.
+COUNTERS = {"late", "recovered", "leases_lost", *(f"dropped_{why}" for why in ("final", "parked", "old", "adopted"))}
 
 #: Fields of a unit's hash. A new one needs a bound, and its place here.
 UNIT_FIELDS = {
@@ -88,6 +98,23 @@ def large(row): ...
 
 @app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [Item((n,), expires=-5) for n in range(3)])
 def batched(row): ...
+
+seen = set()
+
+def more(result):
+    # What follows is found once, and has nothing behind it.
+    return [Item(("followed",), key="followed")] if result == "first" else None
+
+def fan_out(poll):
+    fresh, _ = poll.tenant not in seen, seen.add(poll.tenant)
+    return [Item(("first",), key="first")] if fresh else []
+
+paced = PerpetualOptions(source_key="api", min_interval=0.01, low_water=1, max_interval=5)
+
+@app.task(base=PerpetualTask, poll_every=0.3, next_batch=fan_out, tenants=["acme", "shop"], after_success=more,
+          preflight=lambda tenant: None, perpetual_options=paced)
+def fan(what):
+    return what
 
 class Own(PerpetualTask):
     "Messages of its own, so that they are sent one by one."
@@ -140,7 +167,7 @@ def row_of(key: str, names: Iterable[str]) -> str | None:
 PATTERNS = {
     "check": r".+",
     "task": r"[^:]+",
-    "unit": r"perpetual:[^:]+(:[^:]+)?",
+    "unit": r"(?:perpetual:[^:]+(?::[^:]+)?|routines)",
     "poll": r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{4}ffffffff",
     "chunk": r"\d+",
     "key": r".+",
@@ -184,7 +211,7 @@ def test_the_table_of_keys_is_complete() -> None:
     methods = {
         names.unit("{unit}"), names.polls("{unit}"), names.item_keys("{unit}"), names.recent("{unit}"),
         names.last("{unit}", "{key}"), names.failed("{unit}"), names.failures("{unit}"),
-        names.tenants("{task}"), names.follow_ups("{unit}"), names.poll("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
+        names.tenants("{task}"), names.follow_ups("{unit}"), names.poll("{poll}"), names.ended("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
         names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"), names.suspect("{id}"),
         names.held("{worker}"), names.worker("{worker}"), names.tags("{worker}"), f"{names.tombs_prefix}{{day}}",
         f"{names.source_prefix}{{key}}", names.preflight("preflight:{check}"),
@@ -205,6 +232,12 @@ def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Projec
         """
         import dataclasses
         from proj import *
+        for name, fields in {"once": {"at": datetime.datetime.now(datetime.timezone.utc)}, "often": {"every": 0.2},
+                             "cancelled": {"every": 0.2}, "deleted": {"every": 0.2}}.items():
+            perpetual.routines.create("proj.ordinary", id=name, idempotency_key=f"key of {name}", **fields)
+        perpetual.routines.cancel("cancelled")
+        perpetual.routines.cancel("deleted")
+        perpetual.routines.delete("deleted")
         perpetual.pause("proj.fetch", reason="for a moment")
         perpetual.resume("proj.fetch")
         perpetual.poll("proj.fetch")
@@ -217,6 +250,7 @@ def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Projec
     )
     paused = f"{PREFIX}:paused"
     wait_until(lambda: not proj.redis.hexists(paused, "perpetual:proj.skipping"), "a pause that is over is forgotten")
+    wait_until(lambda: routine_runs(proj) >= {"once", "often"}, "routines have run")
     proj.run_python("from proj import *; perpetual.pause(everything=True, reason='the end of it')")
     wait_until(lambda: in_flight(proj.redis) == 0 and not proj.redis.exists(f"{PREFIX}:outbox"), "all has ended", 60)
     assert beat.terminate()[0] == 0
@@ -229,15 +263,53 @@ def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Projec
                 if entry["event"] == "poll"}  # fmt: skip
     assert {"enqueued", "empty", "skipped", "failed", "paused", "timed_out"} <= statuses
     assert complaints(proj.redis) == []
+    assert strays(proj.redis) == {}
     assert proj.redis.zcard(f"{PREFIX}:units") == proj.redis.zcard(f"{PREFIX}:due") == len(UNITS)
-    assert set(proj.redis.hkeys(f"{PREFIX}:base")) <= {"ordinary", "celery.backend_cleanup"}
     assert set().union(*(proj.redis.hkeys(f"{PREFIX}:u:{unit}") for unit in UNITS)) <= UNIT_FIELDS
     assert all(proj.redis.llen(f"{PREFIX}:polls:{unit}") <= 200 for unit in UNITS)
     assert proj.redis.llen(f"{PREFIX}:polls:perpetual:proj.fetch") <= 5
 
 
+#: Who may be in which key that stays: names, or the most entries where those are names of the package's own.
+OWNERS: dict[str, set[str] | int] = {
+    "marks": 1, "units": set(UNITS), "due": set(UNITS), "cursors": set(UNITS), "tenants:{task}": {"acme", "shop"},
+    # Rows 1, 3 and 4 fail; three items expire.
+    "failed:{unit}": 3, "failures:{unit}": 3,
+    "base": {"ordinary", "celery.backend_cleanup"}, "counters": COUNTERS, "alerts": 9, "stats": 40,
+    "routines": {"once", "often", "cancelled"}, "routines:due": {"often"}, "routines:over": {"once", "cancelled"},
+    "routines:updated": {"once", "often", "cancelled"}, "routines:keys": {f"key of {each}" for each in ("once", "often", "cancelled")},
+}  # fmt: skip
+
+
+def members(client: redis.Redis, key: str) -> set[str]:
+    """The fields or members of a hash, set or sorted set."""
+    read: dict[str, Any] = {
+        "hash": client.hkeys, "set": client.smembers, "zset": lambda name: client.zrange(name, 0, -1)
+    }  # fmt: skip
+    return set(read[client.type(key)](key))
+
+
+def strays(client: redis.Redis) -> dict[str, set[str]]:
+    """What is in keys without a TTL, and belongs to nobody that is there."""
+    found = {}
+    for key in client.scan_iter(f"{PREFIX}*", count=1000):
+        name = row_of(key.removeprefix(f"{PREFIX}:"), PERMANENT)
+        if name in (None, "u:{unit}") or client.type(key) not in ("hash", "set", "zset") or client.pttl(key) >= 0:
+            continue
+        inside, owners = members(client, key), OWNERS[name]
+        if (isinstance(owners, set) and not inside <= owners) or (isinstance(owners, int) and len(inside) > owners):
+            found[key] = inside
+    return found
+
+
+def routine_runs(proj: Project) -> set[str]:
+    """Routines that a run of which has ended."""
+    events = proj.redis.xrange(f"{PREFIX}:events")
+    return {json.loads(entry["data"])["routine_id"] for _, entry in events if entry["event"] == "routine.run"}
+
+
 def in_flight(client: redis.Redis) -> int:
-    return sum(int(client.hget(f"{PREFIX}:u:{unit}", "inflight") or 0) for unit in UNITS)
+    return sum(int(client.hget(key, "inflight") or 0) for key in client.scan_iter(f"{PREFIX}:u:*"))
 
 
 def complaints_about_types(client: redis.Redis) -> list[str]:
@@ -293,6 +365,10 @@ def test_the_check_sees_each_kind_of_leak(store_redis: redis.Redis) -> None:
     for key, value in values.items():
         store_redis.set(f"{PREFIX}:{key}", value)
     store_redis.hset(f"{PREFIX}:u:perpetual:shop%3Adeliver:acme", "slot", 1)
+    store_redis.hset(f"{PREFIX}:counters", "odd", 1)
+    store_redis.zadd(f"{PREFIX}:due", {UNITS[0]: 1})
+
+    assert strays(store_redis) == {f"{PREFIX}:counters": {"odd"}}
 
     assert complaints(store_redis) == [
         f"{PREFIX}:d:{poll}:0 has no TTL, and nothing bounds it",
