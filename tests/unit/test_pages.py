@@ -1,13 +1,42 @@
-"""The pages about the code say what is so: CONTRIBUTING's table of rooms, the index of the docs."""
+"""The pages about the code say what is so: CONTRIBUTING's table of rooms, the verbs, the index of the docs."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import click
+
+from celery_perpetual.cli import perpetual
 from tests.unit.test_layers import LAYERS, PACKAGE
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 ROOT = Path(__file__).parents[2]
+
+
+def verbs(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command of the group, with the words to type."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from verbs(command, f"{name} ")
+        elif not command.hidden:
+            yield before + name, command
+
+
+def test_verbs_and_their_exit_codes() -> None:
+    """In the reference page; the codes are those that the verb's help says, besides 0 and 2, which all have."""
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8").partition("| verb |")[2].partition("\n\n")[0]
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    listed = {row[0].strip("`| "): set(re.findall(r"\b[1-9]\b", row[2])) - {"2"} for row in rows}
+    said = {}
+    for words, command in verbs(perpetual):
+        _, _, codes = (command.help or "").split("Example")[0].partition("Exit code")
+        said[words] = set(re.findall(r"\b[1-9]\b", codes)) - {"2"}
+
+    assert listed == said
 
 
 def is_there(part: str) -> bool:

@@ -8,11 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
 import pytest
 
 from celery_perpetual import Batch, Completion, Item, Poll, PollOutcome
-from celery_perpetual.cli import perpetual
 from celery_perpetual.cli.completions import STATUSES
 from celery_perpetual.completions.completion import PENDING, UNKNOWN
 from celery_perpetual.operations.items import STATES
@@ -68,27 +66,6 @@ def test_words() -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py"))
     assert sorted(column("gate")) == sorted({*re.findall(r'\bgate="(\w+)"', code), PREFIX})
     assert {"gate", "value", "limit"} <= {field.name for field in fields(PollOutcome)}
-
-
-def verbs(group: click.Group, before: str = "") -> Iterator[tuple[str, click.Command]]:
-    """Every command of the group, with the words to type."""
-    for name, command in group.commands.items():
-        if isinstance(command, click.Group):
-            yield from verbs(command, f"{name} ")
-        elif not command.hidden:
-            yield before + name, command
-
-
-def test_verbs_and_their_exit_codes() -> None:
-    """The codes are those that the verb's help says, besides 0 and 2, which all have."""
-    (rows,) = [rows for rows in tables() if rows[0][0].strip("| ") == "verb"]
-    listed = {row[0].strip("`| "): set(re.findall(r"\b[1-9]\b", row[2])) - {"2"} for row in rows[1:]}
-    said = {}
-    for words, command in verbs(perpetual):
-        _, _, codes = (command.help or "").split("Example")[0].partition("Exit code")
-        said[words] = set(re.findall(r"\b[1-9]\b", codes)) - {"2"}
-
-    assert listed == said
 
 
 def test_the_redis_surface() -> None:
