@@ -107,6 +107,9 @@ BASE_LOCK_HELD = warning(
 BASE_ROW_REFUSED = warning(
     "base.row_refused", "row or entry %(row)s of the schedule cannot be used and is left out: %(error)s"
 )
+BASE_RUNS_AHEAD = warning(
+    "base.runs_ahead", "last runs lie ahead of this beat's clock and count as made now: %(entries)s"
+)
 BASE_SCHEDULE_KEPT = warning(
     "base.schedule_kept", "cannot read the schedule from the database, it stays as it was: %(error)s"
 )

@@ -92,7 +92,7 @@ class Clock(threading.Thread):
             return LONGEST_PAUSE
         if leader is None:
             return STANDBY_PAUSE
-        self._entry_runs.save()
+        self._entry_runs.save(leader)
         due = source.due(leader)
         if isinstance(due, float):
             return due

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -145,7 +146,7 @@ class Engine:
         maintenance = Maintenance(cycle, leadership, settings.cycle_interval, memory.refresh)
         more = beside(Beside(lambda: self.leader, roster, source.counts))
         self._leadership, self._threads = leadership, [clock, maintenance, tenants, *more]
-        leadership.start(before_resigning=lambda: self._let_go(runner, polls), saw_epoch=memory.saw)
+        leadership.start(before_resigning=lambda leader: self._let_go(leader, runner, polls), saw_epoch=memory.saw)
         for thread in self._threads:
             thread.start()
 
@@ -167,9 +168,10 @@ class Engine:
         if self._leadership is not None:
             self._leadership.stop(max(0.0, self._stop_by - time.monotonic()))
 
-    def _let_go(self, runner: Runner, polls: PollThreads) -> None:
+    def _let_go(self, leader: str, runner: Runner, polls: PollThreads) -> None:
         """Work that the next leader should not wait for, done while this one still holds the lead."""
-        self.entry_runs.save()
+        with suppress(NotLeading):
+            self.entry_runs.save(leader)
         for claim in polls.running:
             if not claim.committed:
                 runner.ends.store_one(given_up(claim))

@@ -8,21 +8,30 @@ leader writes each run to the store right before it sends the entry, in a script
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from celery_perpetual import events
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.polling.claims import NotLeading
-from celery_perpetual.store.commands.leadership import EntryRun, entry_runs, remove_entry_runs, save_entry_runs
+from celery_perpetual.store.chunks import chunks
+from celery_perpetual.store.commands.leadership import EntryRun, entry_runs
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
-from celery_perpetual.telemetry import emit
+from celery_perpetual.telemetry import emit, some
+
+#: A run that lies further ahead than so many seconds was written by a wrong clock. It would keep its entry from running
+#: until then.
+FURTHEST_AHEAD = 60.0
+#: How long the last run of an entry is kept that the leader does not know, in seconds: a newer code may know it.
+KEPT_UNKNOWN = 7 * 86_400.0
 
 
 class EntryRuns:
-    """The last runs by name of the entry; all methods but `save` are called on the thread that ticks."""
+    """The last runs by name of the entry; all methods but `save` are called on the thread that ticks.
+
+    What is written is refused unless this beat leads: one that was frozen does not overwrite what another one has run.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -41,9 +50,12 @@ class EntryRuns:
             StoreUnavailable: the store did not answer.
         """
         self._unsaved.clear()
-        # A run that lies ahead was written by a beat whose machine was ahead: it would hold its entry back.
+        self._known = entry_runs(self._store)
         now = time.time()
-        self._known = {name: replace(run, at=min(run.at, now)) for name, run in entry_runs(self._store).items()}
+        ahead = [name for name, run in self._known.items() if run.at > now + FURTHEST_AHEAD]
+        if ahead:
+            self._known |= {name: EntryRun(now, self._known[name].count) for name in ahead}
+            emit(events.BASE_RUNS_AHEAD, entries=some(sorted(ahead)))
 
     def of(self, name: str) -> EntryRun | None:
         """The last run of an entry, by whichever beat."""
@@ -59,33 +71,37 @@ class EntryRuns:
             NotLeading: ``leader`` (``owner:term``) does not lead any more; the entry must not be sent.
         """
         run = EntryRun(time.time(), entry.total_run_count + 1)
-        if self._unsaved or not self._write(leader, entry.name, run):
+        if self._unsaved or not self._is_written(leader, entry.name, run):
             self._unsaved[entry.name] = run
             self.on_run()
         self._known[entry.name] = run
 
-    def _write(self, leader: str, name: str, run: EntryRun) -> bool:
-        """Whether the store has it."""
+    def _is_written(self, leader: str, name: str, run: EntryRun) -> bool:
         try:
-            leads = script("run_entry")(self._of_ticks, mine=leader, name=name, run=run.to_text())
+            _write(self._of_ticks, leader, {name: run})
         except StoreUnavailable as error:
             emit(events.STORE_UNREACHABLE, part="the base scheduler", error=error)
             return False
-        if not leads:
-            raise NotLeading(leader)
         return True
 
-    def add(self, runs: dict[str, EntryRun]) -> None:
-        """Remember entries that no beat has seen before, with the time from which their first run is counted."""
-        if runs:
-            self._known |= runs
-            save_entry_runs(self._store, runs)
+    def add(self, leader: str, runs: Mapping[str, EntryRun]) -> None:
+        """Remember entries that no beat has seen before, with the time from which their first run is counted.
 
-    def save(self) -> None:
-        """Write what `begin` could not write; called by the clock while this beat leads."""
+        Raises:
+            NotLeading: ``leader`` does not lead any more.
+        """
+        self._known |= runs
+        _write(self._store, leader, runs)
+
+    def save(self, leader: str) -> None:
+        """Write what `begin` could not write; called by the clock while this beat leads.
+
+        Raises:
+            NotLeading: ``leader`` does not lead any more.
+        """
         runs = dict(self._unsaved)
         if runs:
-            save_entry_runs(self._store, runs)
+            _write(self._store, leader, runs)
             for name, run in runs.items():
                 if self._unsaved.get(name) == run:
                     del self._unsaved[name]
@@ -94,10 +110,26 @@ class EntryRuns:
         """Another beat leads by now: what is not written yet is older than its runs."""
         self._unsaved.clear()
 
-    def keep_only(self, names: Iterable[str]) -> None:
-        """Remove from the store the runs of entries that do not exist any more."""
-        gone = self._known.keys() - set(names)
-        if gone:
-            remove_entry_runs(self._store, gone)
-            for name in gone:
-                del self._known[name]
+    def keep_only(self, leader: str, names: Iterable[str]) -> None:
+        """Remove from the store the runs of entries that do not exist any more, and did not run for a week.
+
+        Raises:
+            NotLeading: ``leader`` does not lead any more.
+        """
+        unknown, until = self._known.keys() - set(names), time.time() - KEPT_UNKNOWN
+        gone = dict.fromkeys(name for name in unknown if self._known[name].at < until)
+        _write(self._store, leader, gone)
+        for name in gone:
+            del self._known[name]
+
+
+def _write(store: Store, leader: str, runs: Mapping[str, EntryRun | None]) -> None:
+    """Store runs, or remove those that are None.
+
+    Raises:
+        NotLeading: ``leader`` does not lead any more.
+    """
+    for part in chunks(list(runs.items())):
+        rows = [text for name, run in part for text in (name, "" if run is None else run.to_text())]
+        if not script("run_entries")(store, mine=leader, rows=rows):
+            raise NotLeading(leader)

@@ -82,7 +82,7 @@ class Leadership:
         self._tried = threading.Event()
         self._failure: Exception | None = None
         self._thread: threading.Thread | None = None
-        self._before_resigning: Callable[[], None] = lambda: None
+        self._before_resigning: Callable[[str], None] = lambda _: None
         self._saw_epoch: Callable[[str], None] = lambda _: None
         self.mark = Mark()
         self._epoch = ""
@@ -108,11 +108,11 @@ class Leadership:
         """Say which units this process knows."""
         self._units = (count, digest)
 
-    def start(self, *, before_resigning: Callable[[], None], saw_epoch: Callable[[str], None]) -> None:
+    def start(self, *, before_resigning: Callable[[str], None], saw_epoch: Callable[[str], None]) -> None:
         """Try once now, then keep trying on a thread.
 
         Args:
-            before_resigning: called while the lead is still held.
+            before_resigning: called with ``owner:term`` while the lead is still held.
             saw_epoch: called with the store's identity before this process acts as leader.
 
         Raises:
@@ -252,7 +252,7 @@ class Leadership:
         if lead is None:
             return False
         try:
-            self._before_resigning()
+            self._before_resigning(lead.value)
             script("resign")(self._store, mine=lead.value, reason=reason)
         except Exception as error:  # a beat that stops must stop
             emit(events.LEADER_RESIGN_FAILED, error=error)

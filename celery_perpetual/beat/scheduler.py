@@ -196,7 +196,7 @@ class PerpetualScheduler(Base):
             self._perpetual_forget_at = time.monotonic() + FORGET_EVERY
             names = self._perpetual_names()
             if names is not None:
-                self._perpetual_engine.entry_runs.keep_only(names)
+                self._perpetual_engine.entry_runs.keep_only(self._perpetual_leader(), names)
 
     def _perpetual_stand_back(self) -> None:
         """Let go of the base scheduler's file and connections; another beat may lead by now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,10 @@ import pytest
 
 from celery_perpetual import Perpetual
 from celery_perpetual.beat.entry_runs import EntryRuns
+from celery_perpetual.events import BASE_RUNS_AHEAD
 from celery_perpetual.polling.claims import NotLeading
 from celery_perpetual.store.commands.leadership import EntryRun
+from tests.support.event_log import logged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +76,7 @@ def test_while_the_store_is_away_runs_are_kept_and_written_later(
     assert len(woken) == 2
     assert not store_redis.exists(BASE)
 
-    of_leader.save()
+    of_leader.save("a:1")
 
     assert store_redis.hkeys(BASE) == ["nightly", "hourly"]
     of_leader.begin("a:1", NIGHTLY)
@@ -81,11 +84,64 @@ def test_while_the_store_is_away_runs_are_kept_and_written_later(
 
 
 def test_entries_that_are_gone_are_forgotten(runs: Callable[[], EntryRuns], store_redis: redis.Redis) -> None:
-    """New ones are remembered with the time from which their first run counts."""
-    of_leader = runs()
-    of_leader.add({"old": EntryRun(1.5, 0), "kept": EntryRun(2.5, 7)})
+    """After a week, as a newer code may know them; new ones are remembered with the time from which they count."""
+    store_redis.set(LEADER, "a:1")
+    of_leader, lately = runs(), EntryRun(time.time() - 3600, 1)
+    of_leader.add("a:1", {"old": EntryRun(1.5, 0), "kept": EntryRun(2.5, 7), "newer": lately})
 
-    of_leader.keep_only({"kept", "other"})
+    of_leader.keep_only("a:1", {"kept", "other"})
 
-    assert store_redis.hgetall(BASE) == {"kept": "2.5 7"}
+    assert store_redis.hgetall(BASE) == {"kept": "2.5 7", "newer": lately.to_text()}
     assert of_leader.of("old") is None
+
+
+def test_a_beat_that_was_frozen_overwrites_no_run(runs: Callable[[], EntryRuns], store_redis: redis.Redis) -> None:
+    """Neither with runs that it could not write, nor with first sights, nor by forgetting what it does not know."""
+    store_redis.set(LEADER, "a:1")
+    frozen = runs()
+    frozen.add("a:1", {"nightly": EntryRun(1.5, 4)})
+    store_redis.config_set("maxmemory", "1")
+    try:
+        frozen.begin("a:1", NIGHTLY)
+    finally:
+        store_redis.config_set("maxmemory", "0")
+    store_redis.set(LEADER, "b:2")
+    store_redis.hset(BASE, "nightly", "1000.5 9")
+
+    for write in (
+        lambda: frozen.save("a:1"),
+        lambda: frozen.add("a:1", {"nightly": EntryRun(2.5, 0)}),
+        lambda: (frozen.load(), frozen.keep_only("a:1", set())),
+    ):
+        with pytest.raises(NotLeading) as raised:
+            write()
+        assert raised.value.refused == "a:1"
+
+    assert store_redis.hgetall(BASE) == {"nightly": "1000.5 9"}
+
+
+def test_times_that_cannot_be(
+    runs: Callable[[], EntryRuns], store_redis: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A wrong clock wrote a time of next week: it counts as now, or the entry would not run until then."""
+    now = time.time()
+    stored = {
+        "ahead": f"{now + 7 * 86_400} 3",
+        "skewed": f"{now + 5} 2",
+        "odd": "x y z",
+        "endless": "inf 1",
+        "nan": "nan 1",
+    }
+    store_redis.hset(BASE, mapping=stored)
+    of_leader = runs()
+
+    of_leader.load()
+
+    ahead, skewed = of_leader.of("ahead"), of_leader.of("skewed")
+    assert ahead is not None
+    assert skewed is not None
+    assert ahead.at == pytest.approx(now, abs=5)
+    assert (ahead.count, skewed.count) == (3, 2)
+    assert skewed.at == pytest.approx(now + 5)
+    assert [of_leader.of(name) for name in ("odd", "endless", "nan")] == [None, None, None]
+    assert logged(caplog, BASE_RUNS_AHEAD) == [{"entries": "ahead"}]

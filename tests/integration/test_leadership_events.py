@@ -37,7 +37,7 @@ class Candidate:
 
     def start(self) -> str | None:
         """Begin; what it leads as."""
-        self.leadership.start(before_resigning=lambda: None, saw_epoch=lambda _: None)
+        self.leadership.start(before_resigning=lambda _: None, saw_epoch=lambda _: None)
         return self.leadership.value
 
     def another_leads(self) -> None:

@@ -144,8 +144,8 @@ CASES = [
          lambda a, b: a[:2] == b[:2], writes=False),
     Case("resign", "mine", World.led, World.resign, answers(1)),
     Case("resign", "somebody else's", World.led, lambda w: w.resign("a:1"), answers(1), writes=False),
-    Case("run_entry", "leading", World.led, World.run_entry, answers(1)),
-    Case("run_entry", "somebody else leads", World.led, lambda w: w.run_entry("a:1"), answers(0), writes=False),
+    Case("run_entries", "leading", World.led, World.run_entries, answers(1)),
+    Case("run_entries", "somebody else leads", World.led, lambda w: w.run_entries("a:1"), answers(0), writes=False),
     # ---- the clock
     Case("register", "new units", World.led, World.register, answers(0), moving=("P:units",), touches=unit_keys),
     Case("register", "another schedule", lambda w: w.claimed(), lambda w: w.register(every=7000), answers(0),

@@ -75,8 +75,8 @@ class World:
     def resign(self, mine: str | None = None) -> Slots:
         return {"mine": mine or self.leader, "reason": "beat stopped"}
 
-    def run_entry(self, mine: str | None = None) -> Slots:
-        return {"mine": mine or self.leader, "name": "nightly", "run": "1000.5 3"}
+    def run_entries(self, mine: str | None = None) -> Slots:
+        return {"mine": mine or self.leader, "rows": ["nightly", "1000.5 3", "gone", ""]}
 
     def register(self, every: int = MINUTE, mine: str | None = None) -> Slots:
         rows = [UNIT, f"every {every} ms", every, 1000, OTHER_UNIT, "at noon", "", DAY]

@@ -59,13 +59,20 @@ class Base(Scheduler):
             NotLeading: this beat has been frozen since that write, for so long that another one may lead.
         """
         reach("entry.written")
-        if self._perpetual_engine.leader is None:
-            raise NotLeading
+        self._perpetual_leader()
         super().apply_entry(entry, producer=producer)
 
     def _perpetual_claim(self, entry: Any) -> None:
         """Write the run to the store, if this beat leads."""
+        self._perpetual_engine.entry_runs.begin(self._perpetual_leader(), entry)
+
+    def _perpetual_leader(self) -> str:
+        """``owner:term`` of this beat.
+
+        Raises:
+            NotLeading: it may not act as the leader.
+        """
         leader = self._perpetual_engine.leader
         if leader is None:
             raise NotLeading
-        self._perpetual_engine.entry_runs.begin(leader, entry)
+        return leader

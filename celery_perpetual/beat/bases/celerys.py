@@ -6,12 +6,13 @@ Neither knows what another beat has sent, so their last runs come from the store
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from celery.schedules import schedstate
 
 from celery_perpetual.beat.bases.base import Base
+from celery_perpetual.beat.entry_runs import FURTHEST_AHEAD
 from celery_perpetual.store.commands.leadership import EntryRun
 
 #: The schedule is compared, entry by entry, with what is being run: after so many seconds, and in such a share of the
@@ -36,7 +37,8 @@ class CelerysBase(Base):
         for entry in schedule.values():
             self._perpetual_restore(entry)
         # A time from which all beats count the first run: else each new leader would count from its own start.
-        runs.add({name: _seen(entry) for name, entry in schedule.items() if runs.of(name) is None})
+        new = {name: _seen(entry) for name, entry in schedule.items() if runs.of(name) is None}
+        runs.add(self._perpetual_leader(), new)
         self._perpetual_is_set_up = True
 
     def _perpetual_end(self) -> None:
@@ -57,12 +59,18 @@ class CelerysBase(Base):
         return added
 
     def _perpetual_restore(self, entry: Any) -> None:
-        """Set the last run of an entry from the store, unless this beat's own file knows a newer one."""
-        run = self._perpetual_engine.entry_runs.of(entry.name)
-        if run is not None:
-            at = datetime.fromtimestamp(run.at, tz=self.app.timezone)
-            if not (entry.total_run_count and entry.last_run_at > at):
-                entry.last_run_at, entry.total_run_count = at, run.count
+        """Set the last run of an entry from the store, unless this beat's own file knows a newer one.
+
+        A time of the file that lies ahead was written by a wrong clock.
+        """
+        run, now = self._perpetual_engine.entry_runs.of(entry.name), datetime.now(self.app.timezone)
+        is_ahead = entry.last_run_at > now + timedelta(seconds=FURTHEST_AHEAD)
+        if run is None:
+            entry.last_run_at = now if is_ahead else entry.last_run_at
+            return
+        at = datetime.fromtimestamp(run.at, tz=self.app.timezone)
+        if is_ahead or not (entry.total_run_count and entry.last_run_at > at):
+            entry.last_run_at, entry.total_run_count = at, run.count
 
     def update_from_dict(self, dict_: dict[str, Any]) -> None:
         """Add entries, or replace those of the same names, as programs do; the next tick goes by them."""

@@ -22,6 +22,7 @@ from celery_perpetual.beat.admin_name import fails_in_admin
 from celery_perpetual.beat.bases.base import Base
 from celery_perpetual.beat.bases.task_rows import TaskRows, is_task_row
 from celery_perpetual.beat.engine import Beside
+from celery_perpetual.beat.entry_runs import FURTHEST_AHEAD
 from celery_perpetual.errors import SettingsError
 from celery_perpetual.telemetry import emit
 
@@ -122,9 +123,10 @@ class DatabaseBase(Base, DatabaseScheduler):  # type: ignore[misc]  # it ships n
         self._perpetual_check_at = 0.0
 
     def _perpetual_restore(self, entry: Any) -> None:
-        """Set last run and count from the store, if they are later than those of the row."""
+        """Set last run and count from the store, if they are later than those of the row, or the row's lies ahead."""
         run = self._perpetual_engine.entry_runs.of(entry.name)
-        if run is None or run.at <= maybe_make_aware(entry.last_run_at).timestamp():
+        by_row = maybe_make_aware(entry.last_run_at).timestamp()
+        if run is None or run.at <= by_row <= time.time() + FURTHEST_AHEAD:
             return
         at = datetime.fromtimestamp(run.at, tz=self.app.timezone)
         if entry.last_run_at.tzinfo is None:  # a project without time zones, whose naive times are UTC

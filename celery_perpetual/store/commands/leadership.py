@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -128,26 +128,19 @@ class EntryRun:
         return f"{self.at!r} {self.count}"
 
     @classmethod
-    def of(cls, text: str) -> EntryRun:
-        """The inverse of :meth:`to_text`."""
-        at, count = text.split()
-        return cls(float(at), int(count))
+    def of(cls, text: str) -> EntryRun | None:
+        """The inverse of :meth:`to_text`, None where it is no such text."""
+        try:
+            at, count = text.split()
+            run = cls(float(at), int(count))
+        except ValueError:
+            return None
+        return run if math.isfinite(run.at) else None
 
 
 def entry_runs(store: Store) -> dict[str, EntryRun]:
     """The last run of each entry of the base scheduler."""
     with store.errors("base runs"):
         stored = store.redis.hgetall(store.keys.base)
-    return {name.decode(): EntryRun.of(run.decode()) for name, run in stored.items()}
-
-
-def save_entry_runs(store: Store, runs: Mapping[str, EntryRun]) -> None:
-    """Store runs; whether the caller leads is not checked."""
-    with store.errors("base runs"):
-        store.redis.hset(store.keys.base, mapping={name: run.to_text() for name, run in runs.items()})
-
-
-def remove_entry_runs(store: Store, names: Iterable[str]) -> None:
-    """Forget entries that the schedule does not have any more."""
-    with store.errors("base runs"):
-        store.redis.hdel(store.keys.base, *names)
+    runs = {name.decode(): EntryRun.of(run.decode(errors="replace")) for name, run in stored.items()}
+    return {name: run for name, run in runs.items() if run is not None}
