@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, verb, with_app
 from celery_perpetual.cli.tables import table
+from celery_perpetual.cli.times import duration, localized, shown
+from celery_perpetual.operations.units import STATES
 from celery_perpetual.store.commands.leadership import leader_info
-from celery_perpetual.times import format_time
+
+#: Rows of a table, unless more are asked for.
+MOST_ROWS = 100
+UNIT_HEADS = (
+    "TASK", "TENANT", "STATE", "IN FLIGHT", "BACKLOG", "PER MIN", "LAG", "BUDGET", "HELD BACK", "NEXT POLL",
+    "LAST POLL", "REASON",
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
@@ -19,29 +27,63 @@ if TYPE_CHECKING:
 
 
 @verb
+@click.option("--task", help="Only the units of this task.")
+@click.option("--tenant", help="Only those of this tenant.")
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
+@click.option("--limit", type=click.IntRange(1), help="How many; 100 in a table, all with --json, unless given.")
+@click.option("--after", metavar="NAME", help="Only those behind this name: the next page.")
 @as_json
-def units(perpetual: Perpetual, json_: bool) -> None:
-    """List the units with their state, next and last poll."""
-    found = perpetual.units()
+def units(
+    perpetual: Perpetual,
+    task: str | None,
+    tenant: str | None,
+    state: str | None,
+    limit: int | None,
+    after: str | None,
+    json_: bool,
+) -> None:
+    """List the units with their state, how far they are behind, next and last poll.
+
+    \b
+    Examples:
+      celery -A proj perpetual units
+      celery -A proj perpetual units --state backing_off
+    """
     if json_:
-        show([unit.to_dict() for unit in found])
+        show([unit.to_dict() for unit in perpetual.units(task, tenant, state=state, limit=limit, after=after)])
         return
+    most = limit or MOST_ROWS
+    found = perpetual.units(task, tenant, state=state, limit=most + 1, after=after)
     if leader_info(perpetual.store) is None:
         click.echo("no beat holds the lead: nothing is polled", err=True)
-    rows = [
-        (
-            u.task,
-            u.tenant,
-            u.state,
-            u.in_flight,
-            _held(u),
-            _time(u.next_poll_at),
-            _summary(u.last_poll),
-            u.pause.text if u.pause else u.reason,
-        )
-        for u in found
-    ]
-    table(("TASK", "TENANT", "STATE", "IN FLIGHT", "HELD BACK", "NEXT POLL", "LAST POLL", "REASON"), rows)
+    has_tenants = any(unit.tenant is not None for unit in found)
+    table(
+        [head for head in UNIT_HEADS if head != "TENANT" or has_tenants],
+        [_unit_row(unit, has_tenants=has_tenants) for unit in found[:most]],
+        spare=("LAST POLL", "LAG", "PER MIN", "BACKLOG", "BUDGET", "HELD BACK"),
+    )
+    if len(found) > most:
+        click.echo(f"more units follow: --after {quote(found[most - 1].name)}", err=True)
+
+
+def _unit_row(unit: Unit, *, has_tenants: bool) -> list[object]:
+    lag = unit.lag
+    names = [unit.task, unit.tenant] if has_tenants else [unit.task]
+    behind = (
+        [None, None, None, None]
+        if lag is None
+        else [
+            lag.backlog,
+            f"{60 * lag.rate_1m:.0f}",
+            None if lag.poll_lag is None else duration(lag.poll_lag),
+            None if lag.budget_used is None else f"{lag.budget_used:.0%}",
+        ]
+    )
+    reason = localized(unit.pause.text) if unit.pause else unit.reason
+    return [
+        *names, unit.state, unit.in_flight, *behind, _held(unit), shown(unit.next_poll_at), _summary(unit.last_poll),
+        reason,
+    ]  # fmt: skip
 
 
 @verb
@@ -71,10 +113,10 @@ def why(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> Non
     unit = found.unit
     named = "" if unit.tenant is None else f", tenant {unit.tenant}"
     click.echo(
-        f"{unit.task}{named}: {unit.state}, {unit.in_flight} in flight, next poll {_time(unit.next_poll_at) or '-'}"
+        f"{unit.task}{named}: {unit.state}, {unit.in_flight} in flight, next poll {shown(unit.next_poll_at) or '-'}"
     )
     for reason in found.reasons:
-        click.echo(f"- {reason.evidence}\n  means: {reason.meaning}")
+        click.echo(f"- {localized(reason.evidence)}\n  means: {localized(reason.meaning)}")
         if reason.help:
             click.echo(f"  helps: {with_app(reason.help)}")
     if found.polls:
@@ -83,7 +125,7 @@ def why(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> Non
 
 
 def _print_polls(found: Any) -> None:
-    rows = [(_time(p.slot), p.trigger, p.status, p.count, p.repeated, detail(p)) for p in found]
+    rows = [(shown(p.slot), p.trigger, p.status, p.count, p.repeated, localized(detail(p))) for p in found]
     table(("SLOT", "TRIGGER", "STATUS", "ITEMS", "TIMES", "DETAIL"), rows)
 
 
@@ -111,7 +153,3 @@ def detail(outcome: PollOutcome) -> str:
         outcome.error,
     ]
     return ", ".join(fact for fact in facts if fact)
-
-
-def _time(at: datetime | None) -> str | None:
-    return None if at is None else format_time(at)

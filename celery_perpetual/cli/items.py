@@ -9,7 +9,7 @@ import click
 
 from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb
 from celery_perpetual.cli.tables import table
-from celery_perpetual.times import format_time
+from celery_perpetual.cli.times import shown
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
@@ -39,12 +39,13 @@ def items(
     else:
         rows = [
             (
-                each.key, each.state, each.task_id, each.since and format_time(each.since),
-                each.until and format_time(each.until), each.failures or None, each.error or each.arguments,
+                each.key, each.state, each.task_id, shown(each.since),
+                shown(each.until), each.failures or None, each.error or each.arguments,
             )
             for each in found
         ]  # fmt: skip
-        table(("KEY", "STATE", "ID", "SINCE", "UNTIL", "FAILURES", "ERROR OR ARGUMENTS"), rows)
+        heads = ("KEY", "STATE", "ID", "SINCE", "UNTIL", "FAILURES", "ERROR OR ARGUMENTS")
+        table(heads, rows, whole=("ID",), spare=("SINCE", "ERROR OR ARGUMENTS", "UNTIL", "FAILURES"))
     sys.exit(1 if key is not None and not found else 0)
 
 

@@ -11,8 +11,8 @@ import click
 from celery_perpetual.cli.group import as_json, counted, show, verb
 from celery_perpetual.cli.inspect import detail
 from celery_perpetual.cli.tables import table
+from celery_perpetual.cli.times import shown
 from celery_perpetual.operations.forcing import MOST
-from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
@@ -37,12 +37,14 @@ def leases(perpetual: Perpetual, limit: int, json_: bool) -> None:
         return
     rows = [
         (
-            x.task_id, x.task, x.key, x.worker, x.token, x.attempt, x.recoveries, format_time(x.started_at),
+            x.task_id, x.task, x.key, x.worker, x.token, x.attempt, x.recoveries, shown(x.started_at),
             x.item.arguments,
         )
         for x in found
     ]  # fmt: skip
-    table(("ID", "TASK", "KEY", "WORKER", "TOKEN", "ATTEMPT", "RECOVERIES", "SINCE", "ARGUMENTS"), rows)
+    heads = ("ID", "TASK", "KEY", "WORKER", "TOKEN", "ATTEMPT", "RECOVERIES", "SINCE", "ARGUMENTS")
+    spare = ("SINCE", "KEY", "WORKER", "ARGUMENTS", "RECOVERIES", "ATTEMPT", "TOKEN")
+    table(heads, rows, whole=("ID",), spare=spare)
 
 
 @verb
@@ -54,13 +56,12 @@ def parked(perpetual: Perpetual, limit: int, json_: bool) -> None:
     if json_:
         show([lease.to_dict() for lease in found])
         return
-    rows = [
-        (x.task_id, x.task, x.key, x.recoveries, x.parked_at and format_time(x.parked_at), x.reason, x.item.arguments)
-        for x in found
-    ]
-    table(("ID", "TASK", "KEY", "RECOVERIES", "SINCE", "REASON", "ARGUMENTS"), rows) if rows else click.echo(
-        "no task is parked"
-    )
+    rows = [(x.task_id, x.task, x.key, x.recoveries, shown(x.parked_at), x.reason, x.item.arguments) for x in found]
+    if not rows:
+        click.echo("no task is parked")
+        return
+    heads = ("ID", "TASK", "KEY", "RECOVERIES", "SINCE", "REASON", "ARGUMENTS")
+    table(heads, rows, whole=("ID",), spare=("KEY", "REASON", "SINCE", "ARGUMENTS", "RECOVERIES"))
 
 
 @verb
@@ -72,10 +73,11 @@ def workers(perpetual: Perpetual, json_: bool) -> None:
         show([worker.to_dict() for worker in found])
         return
     rows = [
-        (x.name, x.state, x.pool, x.concurrency, x.active, x.reserved, format_time(x.reported_at), ",".join(x.queues))
+        (x.name, x.state, x.pool, x.concurrency, x.active, x.reserved, shown(x.reported_at), ",".join(x.queues))
         for x in found
     ]
-    table(("WORKER", "STATE", "POOL", "CONCURRENCY", "ACTIVE", "RESERVED", "REPORTED", "QUEUES"), rows)
+    heads = ("WORKER", "STATE", "POOL", "CONCURRENCY", "ACTIVE", "RESERVED", "REPORTED", "QUEUES")
+    table(heads, rows, spare=("REPORTED", "QUEUES", "RESERVED", "POOL"))
 
 
 def _end(

@@ -8,11 +8,9 @@ import click
 
 from celery_perpetual.cli.group import show
 from celery_perpetual.cli.tables import table
-from celery_perpetual.times import format_time
+from celery_perpetual.cli.times import shown
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from celery_perpetual.routines.routine import Routine, RoutineRun
 
 
@@ -36,12 +34,12 @@ def show_deleted(routine_id: str, json_: bool) -> None:
 
 def show_many(found: list[Routine], limit: int, json_: bool) -> None:
     """A row each; one more than the limit was asked for, to say whether there are more."""
-    shown = found[:limit]
+    page = found[:limit]
     if json_:
-        show([routine.to_dict() for routine in shown])
+        show([routine.to_dict() for routine in page])
     else:
-        rows = [(r.id, r.task, r.state, _time(r.next_run_at), r.run_count, str(r.schedule), _error(r)) for r in shown]
-        table(("ID", "TASK", "STATE", "NEXT RUN", "RUNS", "SCHEDULE", "LAST ERROR"), rows)
+        rows = [(r.id, r.task, r.state, shown(r.next_run_at), r.run_count, str(r.schedule), _error(r)) for r in page]
+        table(("ID", "TASK", "STATE", "NEXT RUN", "RUNS", "SCHEDULE", "LAST ERROR"), rows, whole=("ID",))
     if len(found) > limit:
         click.echo(f"there are more than {limit}; --limit {limit * 10} shows more of them", err=True)
 
@@ -52,14 +50,9 @@ def show_runs(runs: list[RoutineRun], json_: bool, *, one: bool = False) -> None
         show(runs[0].to_dict() if one else [run.to_dict() for run in runs])
     else:
         rows = [
-            (r.routine_id, format_time(r.slot), r.attempt, r.task_id, r.status, r.error and r.error["message"])
-            for r in runs
+            (r.routine_id, shown(r.slot), r.attempt, r.task_id, r.status, r.error and r.error["message"]) for r in runs
         ]
-        table(("ID", "SLOT", "ATTEMPT", "TASK ID", "STATUS", "ERROR"), rows)
-
-
-def _time(at: datetime | None) -> str:
-    return "" if at is None else format_time(at)
+        table(("ID", "SLOT", "ATTEMPT", "TASK ID", "STATUS", "ERROR"), rows, whole=("ID", "TASK ID"))
 
 
 def _error(routine: Routine) -> str:

@@ -12,6 +12,7 @@ import click
 from celery_perpetual.cli.group import as_json, show, verb
 from celery_perpetual.cli.routine_fields import from_lines, from_options, of_routine
 from celery_perpetual.cli.routine_tables import show_deleted, show_many, show_one, show_runs
+from celery_perpetual.cli.times import shown
 from celery_perpetual.cli.values import a_json, a_time
 from celery_perpetual.errors import (
     AlreadyExists,
@@ -105,7 +106,7 @@ def next_(perpetual: Perpetual, json_: bool) -> None:
     if json_:
         show({"next_due_at": None if at is None else format_time(at)})
     else:
-        click.echo("no routine is due" if at is None else format_time(at))
+        click.echo("no routine is due" if at is None else shown(at))
     sys.exit(REFUSED if at is None else 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -54,10 +53,8 @@ def lines_of(
 
 
 def width_of_terminal() -> int | None:
-    """Columns of the terminal; None where the output goes elsewhere, unless COLUMNS says how wide that is."""
-    if os.environ.get("COLUMNS", "").isdigit() or sys.stdout.isatty():
-        return shutil.get_terminal_size().columns
-    return None
+    """Columns of the terminal; None where the output goes elsewhere."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def one_line(cell: object) -> str:

@@ -55,6 +55,7 @@ class UnitNow:
     next_poll_at: datetime | None
     last_poll: PollOutcome | None
     attempt: int
+    in_flight: int
 
 
 class Alerts:
@@ -111,7 +112,8 @@ def units_now(reading: Reading, names: list[str]) -> list[UnitNow]:
         due = facts.due_at
         found.append(
             UnitNow(
-                name=name, task=task, tenant=tenant, attempt=facts.attempt, poll_every=facts.every,
+                name=name, task=task, tenant=tenant, attempt=facts.attempt, in_flight=facts.in_flight,
+                poll_every=facts.every,
                 # Out of the clock it is disabled, or not known any more.
                 state="paused" if is_paused else "disabled" if due is None else "active",
                 next_poll_at=None if due is None else to_datetime(due),

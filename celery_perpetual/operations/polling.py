@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery_perpetual.errors import ContractError
+from celery_perpetual.hints import nearest
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.cursors import forget_cursor, write_cursor
 from celery_perpetual.operations.lookup import find, find_contract
 from celery_perpetual.operations.polls import nudge, poll_by_hand, poll_in_worker
 from celery_perpetual.operations.preview import Preview, preview
-from celery_perpetual.operations.units import Unit, Units
+from celery_perpetual.operations.units import STATES, Unit, Units, Wanted
 from celery_perpetual.operations.why import Explanation, explain
 from celery_perpetual.polling.outcome import PollOutcome, outcomes
+from celery_perpetual.settings import whole
 from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.tasks.tenants import tenant_of
 from celery_perpetual.tasks.unit import TaskUnit
@@ -24,13 +27,38 @@ class PollOperations(Namespace):
     def _units(self) -> Units:
         return Units(self.app, self.settings, self.store, self.pauses)
 
-    def units(self) -> list[Unit]:
-        """Every unit, by name, with its state, next and last poll.
+    def units(
+        self,
+        task: Any = None,
+        tenant: Any = None,
+        *,
+        state: str | None = None,
+        limit: int | None = None,
+        after: str | None = None,
+    ) -> list[Unit]:
+        """Units by name, with their state, next and last poll, and how far they are behind.
+
+        Args:
+            task: only those of this task (its name, or the task itself).
+            tenant: only those of this tenant.
+            state: only those in this state.
+            limit: no more than these; all unless given.
+            after: only those whose name comes behind this one, for the next page.
 
         Raises:
+            UnknownTask: no perpetual task has this name.
+            ContractError: there is no such state, or the limit is no whole number of at least 1.
             StoreUnavailable: the store did not answer.
         """
-        return self._units.all()
+        if state is not None and state not in STATES:
+            near = nearest(state, STATES)
+            hint = f"did you mean {near}?" if near else f"known are {', '.join(STATES)}"
+            raise ContractError(f"units: there is no state {state!r}; {hint}")
+        if limit is not None:
+            whole("units: limit", limit, error=ContractError)
+        name = None if task is None else find_contract(self.app, task).name
+        tenant_name = None if tenant is None else tenant_of(tenant)[0]
+        return self._units.some(Wanted(task=name, tenant=tenant_name, state=state, after=after, limit=limit))
 
     def poll(self, task: Any, tenant: Any = None) -> PollOutcome:
         """Evaluate ``next_batch`` and enqueue, now and in this process, without moving the cadence.

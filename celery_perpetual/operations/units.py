@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.broker.depth import known_queue
+from celery_perpetual.operations.lag import Lag, lags
 from celery_perpetual.operations.tenants import known_units
 from celery_perpetual.pauses import Paused, Pauses, scopes_of
 from celery_perpetual.polling.outcome import PollOutcome, from_entry
+from celery_perpetual.store.chunks import chunks
 from celery_perpetual.store.commands.failed_keys import held_counts
 from celery_perpetual.store.commands.units import unit_facts, unit_names
 from celery_perpetual.tasks.discovery import load
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 #: States in which the due time says nothing.
 RESTING = ("paused", "disabled", "orphaned")
+STATES = ("active", "paused", "backing_off", "disabled", "orphaned")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +57,8 @@ class Unit:
     """The pause that holds it, where it is paused: by whom, since when and until when."""
     poll_every: float | None = None
     """Seconds between two slots; None for a calendar, and where no leader has registered it yet."""
+    lag: Lag | None = None
+    """How far it is behind; None where that was not asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -70,7 +77,27 @@ class Unit:
             "parked_keys": self.parked_keys,
             "pause": None if self.pause is None else self.pause.to_dict(),
             "poll_every": self.poll_every,
+            "lag": None if self.lag is None else self.lag.to_dict(),
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which units are asked for."""
+
+    task: str | None = None
+    tenant: str | None = None
+    state: str | None = None
+    after: str | None = None
+    """Only those whose name comes behind this one."""
+    limit: int | None = None
+
+    def may_be(self, name: str) -> bool:
+        """Whether a unit may be one of them, as far as its name says."""
+        if self.after is not None and name <= self.after:
+            return False
+        task, tenant = parse_unit_name(name)
+        return self.task in (None, task) and self.tenant in (None, tenant)
 
 
 class Units:
@@ -83,19 +110,33 @@ class Units:
         self._pauses = pauses
 
     def all(self) -> list[Unit]:
-        """Every unit that the code or the store knows, by name.
+        """Every unit that the code or the store knows, by name, without its lag.
 
         Raises:
             StoreUnavailable: the store did not answer.
             ContractError: a perpetual task has a wrong value.
         """
-        contracts = load(self._app).tasks.values()
-        known = {unit.name: unit for contract in contracts for unit in known_units(self._app, contract)}
-        return self._read(sorted(known.keys() | unit_names(self._store)), known)
+        return list(self._find(Wanted()))
+
+    def some(self, wanted: Wanted) -> list[Unit]:
+        """Those of them that are wanted, with their lag. Raises as :meth:`all`."""
+        found = list(islice(self._find(wanted), wanted.limit))
+        histories = {name: each.options.history for name, each in load(self._app).tasks.items()}
+        return [
+            replace(unit, lag=lag) for unit, lag in zip(found, lags(self._store, found, histories), strict=True)
+        ]  # fmt: skip
 
     def one(self, unit: TaskUnit) -> Unit:
-        """One unit that the code knows."""
+        """One unit that the code knows, without its lag."""
         return self._read([unit.name], {unit.name: unit})[0]
+
+    def _find(self, wanted: Wanted) -> Iterator[Unit]:
+        """The facts of no more units are read than are asked for, some at once."""
+        contracts = load(self._app).tasks.values()
+        known = {unit.name: unit for contract in contracts for unit in known_units(self._app, contract)}
+        names = sorted(filter(wanted.may_be, known.keys() | unit_names(self._store)))
+        for part in chunks(names):
+            yield from (unit for unit in self._read(list(part), known) if wanted.state in (None, unit.state))
 
     def _read(self, names: list[str], known: dict[str, TaskUnit]) -> list[Unit]:
         stored = unit_facts(self._store, names)

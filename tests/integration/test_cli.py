@@ -81,7 +81,24 @@ def test_tables_for_people_name_state_and_reason(shop):
     units = run(shop, "units")[1].splitlines()
     why = run(shop, "why", "proj.bad")[1]
 
-    heads = ["TASK", "TENANT", "STATE", "IN", "FLIGHT", "HELD", "BACK", "NEXT", "POLL", "LAST", "POLL", "REASON"]
+    heads = [
+        "TASK",
+        "STATE",
+        "IN",
+        "FLIGHT",
+        "BACKLOG",
+        "PER",
+        "MIN",
+        "LAG",
+        "BUDGET",
+        "HELD",
+        "BACK",
+        "NEXT",
+        "POLL",
+        "LAST",
+        "POLL",
+        "REASON",
+    ]
     assert units[0].split() == heads
     assert units[1].startswith("proj.bad")
     assert "no beat holds the lead" in why

@@ -163,6 +163,9 @@ CASES = [
     Case("drop_unit", "known of late", World.registered, World.drop_unit, answers(0), writes=False),
     Case("due", "one is due", World.registered, World.due, lambda a: a[2].startswith(f"1000 - - 0 {UNIT}\n".encode()),
          lambda a, b: a[1:] == b[1:], writes=False, touches=unit_keys),
+    Case("rates", "of a unit that was never polled", lambda w: None, World.rates, answers([b"0 0 900000 -"]), writes=False),
+    Case("rates", "of one that was", lambda w: (w.claimed(), w.run("close_polls", w.close_polls())), World.rates,
+         answers([b"0 0 900000 -"]), writes=False),
     Case("due", "nothing is due", lambda w: (w.led(), w.redis.zadd(w.keys.due, {UNIT: 9e12})), World.due,
          lambda a: a[1:] == [b"9000000000000", b""], lambda a, b: a[1:] == b[1:], writes=False),
     # ---- alerts

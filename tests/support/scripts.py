@@ -92,6 +92,9 @@ class World:
     def due(self) -> Slots:
         return {"limit": 100, "mine": self.leader}
 
+    def rates(self) -> Slots:
+        return {"short": MINUTE, "long": 15 * MINUTE, "step": 20, "histories": [200], "polls": [self.keys.polls(UNIT)]}
+
     def claim(
         self, poll: str = POLL, *, mine: str | None = None, slot: int = 1000, valid: int = MINUTE, units: int = 1,
         seen: int | None = None,

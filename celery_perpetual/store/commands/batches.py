@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.chunks import CHUNK, chunks
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -73,6 +73,30 @@ def ends_of_batch(store: Store, poll_id: str, statuses: Sequence[str]) -> dict[s
     with store.errors("batch"):
         counts = store.redis.hmget(store.keys.poll(poll_id), statuses)
     return {status: int(count) for status, count in zip(statuses, counts, strict=True) if count}
+
+
+class Commit(NamedTuple):
+    """Whose batch it is, and when it was committed."""
+
+    unit: str
+    at: int
+    """Milliseconds of the store's time."""
+
+
+def commits(store: Store, poll_ids: Sequence[str]) -> dict[str, Commit]:
+    """The commits of these batches, as far as the store knows them and they are those of units."""
+    found: dict[str, Commit] = {}
+    for part in chunks(poll_ids):
+        with store.errors("batches"):
+            pipe = store.redis.pipeline(transaction=False)
+            for poll_id in part:
+                pipe.hmget(store.keys.poll(poll_id), "unit", "at")
+            rows = pipe.execute()
+        found |= {
+            poll_id: Commit(unit.decode(), int(at))
+            for poll_id, (unit, at) in zip(part, rows, strict=True) if unit and at
+        }  # fmt: skip
+    return found
 
 
 def known_batches(store: Store, poll_ids: Sequence[str]) -> set[str]:

@@ -29,6 +29,13 @@ def add_event(store: Store, event: str, data: str, *, maxlen: int) -> None:
         store.redis.xadd(store.keys.events, {"event": event, "data": data}, maxlen=maxlen, approximate=True)
 
 
+def newest_events(store: Store, event: str, count: int) -> list[bytes]:
+    """Data of those among the newest ``count`` entries that have this name, the newest first."""
+    with store.errors("events"):
+        entries = store.redis.xrevrange(store.keys.events, count=count)
+    return [fields[b"data"] for _, fields in entries if fields.get(b"event") == event.encode()]
+
+
 def create_group(store: Store, group: str, first: str = "0") -> None:
     """Create a consumer group, unless there is one.
 

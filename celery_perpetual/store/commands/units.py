@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_perpetual.store.chunks import chunks
+from celery_perpetual.store.scripts import script
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -100,6 +101,44 @@ def open_claims(store: Store, now: int) -> set[str]:
             for name in part:
                 pipe.hmget(store.keys.unit(name), "claim", "claim_until")
             found |= {claim.decode() for claim, until in pipe.execute() if claim and int(float(until or 0)) > now}
+    return found
+
+
+class Rates(NamedTuple):
+    """What the stored outcomes of a unit say of the last minute and of the last fifteen."""
+
+    short: int
+    """Items that were enqueued within the shorter span."""
+    long: int
+    """The same for the longer one."""
+    covered_ms: int
+    """How far the outcomes go back, at most the longer span."""
+    watermark: str | None
+    """The newest one, RFC 3339."""
+
+
+#: The spans of rates, ms.
+SHORT_MS, LONG_MS = 60_000, 900_000
+#: Units of one call, and outcomes that it reads at once.
+RATES_AT_ONCE, OUTCOMES_AT_ONCE = 25, 20
+
+
+def rates(store: Store, units: Sequence[tuple[str, int]]) -> list[Rates]:
+    """The rates of units, in their order.
+
+    Args:
+        units: each with the number of outcomes that are kept of it.
+    """
+    found: list[Rates] = []
+    for first in range(0, len(units), RATES_AT_ONCE):
+        part = units[first : first + RATES_AT_ONCE]
+        reply = script("rates")(
+            store, polls=[store.keys.polls(name) for name, _ in part], short=SHORT_MS, long=LONG_MS,
+            step=OUTCOMES_AT_ONCE, histories=[history for _, history in part],
+        )  # fmt: skip
+        for line in reply:
+            short, long, covered, watermark = line.decode().split(" ", 3)
+            found.append(Rates(int(short), int(long), int(covered), None if watermark == "-" else watermark))
     return found
 
 
