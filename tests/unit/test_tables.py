@@ -41,7 +41,7 @@ def test_a_table_fits_the_terminal(width: int) -> None:
 
 def test_a_cell_is_one_line_and_none_is_empty() -> None:
     assert lines_of(("A", "B"), [("one\ntwo", None), ("tab\there", 3)], None) == [
-        "A        B",
+        "A         B",
         "one ...",
         "tab here  3",
     ]
