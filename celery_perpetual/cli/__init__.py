@@ -17,12 +17,13 @@ from celery_perpetual.cli.items import allow, items
 from celery_perpetual.cli.leases import VERBS
 from celery_perpetual.cli.operate import nudge, pause, poll, resume
 from celery_perpetual.cli.routines import routines
+from celery_perpetual.cli.top import top
 
 __all__ = ["perpetual"]
 
 for _verb in (
     allow, check, completions, cursor, doctor, drain, items, nudge, pause, poll, polls, preview, resume, routines,
-    status, stream, units, wait, why, *VERBS,
+    status, stream, top, units, wait, why, *VERBS,
 ):  # fmt: skip
     perpetual.add_command(_verb)
 perpetual.add_command(wait_batch, "wait-batch")

@@ -9,20 +9,16 @@ import click
 
 from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, verb, with_app
 from celery_perpetual.cli.tables import table
-from celery_perpetual.cli.times import duration, localized, shown
+from celery_perpetual.cli.times import localized, shown
+from celery_perpetual.cli.unit_rows import SPARE, heads, row
 from celery_perpetual.operations.units import STATES
 from celery_perpetual.store.commands.leadership import leader_info
 
 #: Rows of a table, unless more are asked for.
 MOST_ROWS = 100
-UNIT_HEADS = (
-    "TASK", "TENANT", "STATE", "IN FLIGHT", "BACKLOG", "PER MIN", "LAG", "BUDGET", "HELD BACK", "NEXT POLL",
-    "LAST POLL", "REASON",
-)  # fmt: skip
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
-    from celery_perpetual.operations.units import Unit
     from celery_perpetual.polling.outcome import PollOutcome
 
 
@@ -56,34 +52,10 @@ def units(
     found = perpetual.units(task, tenant, state=state, limit=most + 1, after=after)
     if leader_info(perpetual.store) is None:
         click.echo("no beat holds the lead: nothing is polled", err=True)
-    has_tenants = any(unit.tenant is not None for unit in found)
-    table(
-        [head for head in UNIT_HEADS if head != "TENANT" or has_tenants],
-        [_unit_row(unit, has_tenants=has_tenants) for unit in found[:most]],
-        spare=("LAST POLL", "LAG", "PER MIN", "BACKLOG", "BUDGET", "HELD BACK"),
-    )
+    columns = heads(found)
+    table(columns, [row(unit, columns) for unit in found[:most]], spare=SPARE)
     if len(found) > most:
         click.echo(f"more units follow: --after {quote(found[most - 1].name)}", err=True)
-
-
-def _unit_row(unit: Unit, *, has_tenants: bool) -> list[object]:
-    lag = unit.lag
-    names = [unit.task, unit.tenant] if has_tenants else [unit.task]
-    behind = (
-        [None, None, None, None]
-        if lag is None
-        else [
-            lag.backlog,
-            f"{60 * lag.rate_1m:.0f}",
-            None if lag.poll_lag is None else duration(lag.poll_lag),
-            None if lag.budget_used is None else f"{lag.budget_used:.0%}",
-        ]
-    )
-    reason = localized(unit.pause.text) if unit.pause else unit.reason
-    return [
-        *names, unit.state, unit.in_flight, *behind, _held(unit), shown(unit.next_poll_at), _summary(unit.last_poll),
-        reason,
-    ]  # fmt: skip
 
 
 @verb
@@ -127,17 +99,6 @@ def why(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> Non
 def _print_polls(found: Any) -> None:
     rows = [(shown(p.slot), p.trigger, p.status, p.count, p.repeated, localized(detail(p))) for p in found]
     table(("SLOT", "TRIGGER", "STATUS", "ITEMS", "TIMES", "DETAIL"), rows)
-
-
-def _held(unit: Unit) -> str:
-    parked = f", {unit.parked_keys} parked" if unit.parked_keys else ""
-    return f"{unit.held_back}{parked}"
-
-
-def _summary(outcome: PollOutcome | None) -> str:
-    if outcome is None:
-        return "-"
-    return f"{outcome.status} ({outcome.count})" if outcome.count else outcome.status
 
 
 def detail(outcome: PollOutcome) -> str:

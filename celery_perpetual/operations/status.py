@@ -41,6 +41,11 @@ class Area:
     findings: tuple[Finding, ...]
     """The findings, the worst first."""
 
+    @property
+    def is_absent(self) -> bool:
+        """Whether there is no beat or no worker, or nothing is known: then the finding says all."""
+        return not self.facts.get("leader", True) or not self.facts.get("workers", True) or not self.facts
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         return {
@@ -62,6 +67,11 @@ class Status:
     def exit_code(self) -> int:
         """0 well, 1 degraded, 2 down."""
         return STATES.index(self.state)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether the store does not answer, so that nothing is known."""
+        return any(finding.kind == "store_unreachable" for finding in self.findings)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
