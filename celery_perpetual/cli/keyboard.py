@@ -10,7 +10,7 @@ import tty
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: What terminals send for keys without a letter.
+#: Names of the keys without a letter, by the bytes that terminals send for them.
 NAMES = {
     b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down",
     b"\x1b[5~": "page up", b"\x1b[6~": "page down",

@@ -32,7 +32,7 @@ OTHER_LINES = 9
 
 
 class Screen:
-    """What is on the terminal while ``top`` runs."""
+    """The terminal while ``top`` runs."""
 
     def __init__(self, sort: str, console: Console | None = None) -> None:
         self._console = console or Console()

@@ -1,4 +1,4 @@
-"""What one line says: of a unit, and of a part of the whole."""
+"""Units and parts of the whole, a line each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADS = (
     "TASK", "TENANT", "STATE", "IN FLIGHT", "BACKLOG", "PER MIN", "15 MIN", "LAG", "SOURCE", "WAIT", "BUDGET",
     "HELD BACK", "NEXT POLL", "LAST POLL", "REASON",
 )  # fmt: skip
-#: What goes where the terminal is narrow, the most important first.
+#: Columns that go where the terminal is narrow, the most important first.
 SPARE = (
     "REASON",
     "LAST POLL",

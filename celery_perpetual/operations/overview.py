@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """What was read at one moment."""
+    """The whole at one moment."""
 
     status: Status
     units: tuple[Unit, ...]

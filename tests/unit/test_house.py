@@ -130,7 +130,7 @@ def test_lua_headers_tell_the_truth() -> None:
 
     assert scripts
     assert problems == {}
-    assert all(Header.of(text).keys for text in scripts.values())
+    assert all(Header.of(text).keys or Header.of(text).more_keys for text in scripts.values())
 
 
 def test_a_wrong_lua_header_is_seen() -> None:

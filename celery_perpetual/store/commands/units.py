@@ -105,7 +105,7 @@ def open_claims(store: Store, now: int) -> set[str]:
 
 
 class Rates(NamedTuple):
-    """What the stored outcomes of a unit say of the last minute and of the last fifteen."""
+    """Items that a unit has enqueued in the last minute and in the last fifteen, by its stored outcomes."""
 
     short: int
     """Items that were enqueued within the shorter span."""

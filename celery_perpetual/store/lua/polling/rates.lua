@@ -19,7 +19,7 @@ local function rates_of(list, history)
       if watermark == '-' then
         watermark = string.match(outcome, '"watermark": "([^"]+)"') or '-'
       end
-      -- What is folded is as old as the first poll of its run, so only what is never folded says how old the rest is.
+      -- A folded outcome is as old as the first poll of its run; one that is never folded says how old the rest is.
       if string.find(outcome, '"status": "enqueued"', 1, true) then
         if now - at > long then
           return few, many, long, watermark
