@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ from celery_perpetual.operations.exits import ExitOperations
 from celery_perpetual.operations.health import HealthOperations
 from celery_perpetual.operations.leases import LeaseOperations
 from celery_perpetual.operations.pausing import PauseOperations
+from celery_perpetual.operations.rebuilding import Rebuild, RebuildResult
 from celery_perpetual.operations.routines import RoutineOperations
+from celery_perpetual.operations.stats import Stats, read_stats
 from celery_perpetual.operations.tenancy import TenantOperations
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.wiring import wire
@@ -54,6 +57,31 @@ class Perpetual(
             StoreUnavailable: the store did not answer. Errors of single steps are in the result.
         """
         return self._cycle.once()
+
+    def stats(self) -> Stats:
+        """The sums over all passes of all processes, and the counters that scripts keep.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        return read_stats(self.store)
+
+    def rebuild(self, *, progress: Callable[[str, int], object] | None = None) -> RebuildResult:
+        """Derive every index from the records, and report what was wrong.
+
+        For a store that was repaired by hand, or restored in parts: which batches are open and to be published, how
+        many of their items are left, which keys they hold, how many items a unit has in flight, which units are due
+        and have a cursor, what a worker holds, what is to be sent again, what is parked, and the lists of routines. It
+        reads every record of the namespace, and holds the store up for some milliseconds at a time. Work may go on
+        meanwhile.
+
+        Args:
+            progress: called with a kind of records and how many of them were read.
+
+        Raises:
+            StoreUnavailable: the store did not answer at all. Errors of single parts are in the result.
+        """
+        return Rebuild(self, progress).run()
 
     @cached_property
     def _cycle(self) -> Cycle:

@@ -43,18 +43,19 @@ class Change(NamedTuple):
         before, after = self.before, self.after
         found = after or before
         assert found is not None
-        was = "" if before is None else _listed(before, keeps)[0]
-        listed, at = ("none", 0) if after is None else _listed(after, keeps)
+        was = "" if before is None else listed(before, keeps)[0]
+        where, at = ("none", 0) if after is None else listed(after, keeps)
         return [
             found.id, "" if before is None else before.version, was,
-            b"" if after is None else encode(after), listed, at,
+            b"" if after is None else encode(after), where, at,
             "" if self.believed is None else self.believed, 0 if after is None else after.updated,
             "" if before is None else before.key, "" if after is None else after.key, self.event,
             _json({"routine_id": found.id, "state": found.state, **self.facts})[:-1] if self.event else "",
         ]  # fmt: skip
 
 
-def _listed(record: Record, keeps: int) -> tuple[str, int]:
+def listed(record: Record, keeps: int) -> tuple[str, int]:
+    """The list of a routine, and its time there (ms); ``none`` for a paused one."""
     if record.is_terminal:
         return "over", record.updated + keeps
     if record.state == RUNNING:
