@@ -167,7 +167,7 @@ class Rebuild:
             self._repaired["routines"] += int(script("trim_routines")(self._store, wrong_lists=part))
 
     def _places(self, records: list[Record]) -> Iterator[tuple[Record, bool, set[str]]]:
-        """For each: whether it is missed on its list or its key is not known, and the lists on which it should not be."""
+        """For each: whether its list or its key misses it, and the lists on which it should not be."""
         keys, ids = self._store.keys, [record.id for record in records]
         lists = {"due": keys.routines_due, "running": keys.routines_running, "over": keys.routines_over}
         times = {name: times_of(self._store, key, ids) for name, key in lists.items()}

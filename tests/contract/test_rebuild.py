@@ -147,6 +147,7 @@ def test_everything_runs_after_a_rebuild(project: Callable[..., Project]) -> Non
         lambda: proj.redis.zcard("perpetual:open") or proj.redis.llen("perpetual:polls:perpetual:proj.deliver") > 1,
         "it is polled again",
     )
+    wait_until(lambda: proj.redis.hget("perpetual:stats", "cycles"), "a pass has ended")
     sums = json.loads(proj.celery("perpetual", "stats", "--json").stdout)
     assert (sums["rebuilds"], sums["cycles"] >= 1, sums["errors"]) == (2, True, 0)
     assert None not in (sums["last_cycle_at"], sums["last_rebuild_at"])
