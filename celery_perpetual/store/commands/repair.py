@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def suffixes(store: Store, prefix: str) -> Iterator[str]:
-    """What the names of all keys that begin with a prefix have behind it, none twice."""
+    """The rests of the names of all keys that begin with a prefix, none twice."""
     pattern, seen = "".join(f"\\{each}" if each in "*?[]\\^" else each for each in prefix) + "*", set[bytes]()
     with store.errors("scan"):
         for key in store.redis.scan_iter(match=pattern, count=1000):
