@@ -24,6 +24,8 @@ AT_ONCE = 100
 #: First polls of more units than this are spread over the interval, at most over ten seconds.
 MANY_UNITS = 20
 LONGEST_SPREAD_MS = 10_000
+#: Or over so long for each unit, if that is longer: their slots stay as far apart, and a beat keeps up with them.
+APART_MS = 1
 #: Units are registered again this often, in seconds; one that is not for a week is unknown to every leader.
 EVERY = 3600
 #: The longest time of one turn for it, in seconds.
@@ -129,4 +131,5 @@ def _spread(unit: TaskUnit, units: int) -> float:
     if units <= MANY_UNITS:
         return 0
     share = int.from_bytes(blake2b(unit.name.encode(), digest_size=4).digest(), "big") / 2**32
-    return share * min(unit.contract.cadence.every_ms or LONGEST_SPREAD_MS, LONGEST_SPREAD_MS)
+    longest = max(LONGEST_SPREAD_MS, units * APART_MS)
+    return share * min(unit.contract.cadence.every_ms or LONGEST_SPREAD_MS, longest)

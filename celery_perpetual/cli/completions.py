@@ -58,18 +58,24 @@ def wait(perpetual: Perpetual, task_id: str, timeout: float, json_: bool) -> Non
 @click.option(
     "--status", multiple=True, type=click.Choice(STATUSES), help="Only this status; may be given more than once."
 )
+@click.option("--tenant", metavar="NAME", help="Only ends of items of this tenant.")
 @as_json
-def completions(perpetual: Perpetual, task: str | None, status: tuple[str, ...], json_: bool) -> None:
+def completions(
+    perpetual: Perpetual, task: str | None, status: tuple[str, ...], tenant: str | None, json_: bool
+) -> None:
     """Follow ends as they happen, one line each, until interrupted."""
     if task is not None and task not in (tasks := perpetual.app.tasks):
         near = nearest(task, tasks, 0.4)
         raise click.BadParameter(f"no task {task} is registered" + (f"; did you mean {near}?" if near else ""))
     for completion in perpetual.subscribe():
-        if (task is None or completion.task == task) and (not status or completion.status in status):
-            if json_:
-                show(completion.to_dict())
-            else:
-                click.echo(_line(completion))
+        if task not in (None, completion.task) or tenant not in (None, completion.tenant):
+            continue
+        if status and completion.status not in status:
+            continue
+        if json_:
+            show(completion.to_dict())
+        else:
+            click.echo(_line(completion))
             sys.stdout.flush()
 
 
@@ -130,9 +136,10 @@ def _line(completion: Completion) -> str:
     at = "" if completion.finished_at is None else f"{format_time(completion.finished_at)}  "
     runtime = "" if completion.runtime is None else f"  {completion.runtime:.3f} s"
     error = f"  {completion.error['type']}: {completion.error['message']}" if completion.error else ""
+    tenant = "" if completion.tenant is None else f"  tenant {completion.tenant}"
     key = "" if completion.key is None else f"  key {completion.key}"
     shown = [json.dumps(each) for each in completion.arguments or () if each]
     arguments = f"  arguments {' '.join(shown)}" if shown else ""
     result = "" if completion.result is None else f"  result {json.dumps(completion.result)}"
     what = f"{completion.status}  {completion.task or '-'}  {completion.task_id}"
-    return f"{at}{what}{key}{arguments}{runtime}{error}{result}"
+    return f"{at}{what}{tenant}{key}{arguments}{runtime}{error}{result}"

@@ -141,7 +141,7 @@ def gate_closed(claim: Claim, closed: Closed, *, duplicates: int = 0, held_back:
         reason=closed.reason,
     )
     delay = None if closed.until is None else max(0, closed.until - claim.store_time)
-    return to_store(claim, outcome, "keep", delay=delay, trigger=closed.gate)
+    return to_store(claim, outcome, "keep", delay=delay, trigger=closed.gate, hint=closed.hint)
 
 
 def failed(claim: Claim, error: BaseException, failure: Failure) -> PollEnd:

@@ -23,6 +23,8 @@ class Closed:
     reason: str | None = None
     until: int | None = None
     """When the unit is polled next, instead of at its next slot; ms of the store's time."""
+    hint: int = 0
+    """How long its source has just asked to be left alone, ms; 0: it has not."""
 
 
 Gate = Callable[[Claim], "Closed | None"]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from celery_perpetual import events
@@ -33,6 +33,8 @@ PASSED, FAILED, PARKED = "passed", "failed", "parked"
 ASKED = ("nudge", "resume")
 #: A failure is remembered for so long, ms.
 KEPT_MS = 7 * 24 * 3600 * 1000
+#: So many are remembered by one process.
+MOST_KNOWN = 100_000
 #: First wait of a unit while another one runs a preflight that both need, ms; then as long as it has run already.
 SHORTEST_WAIT = 250
 
@@ -169,16 +171,18 @@ class Preflights:
             if known is not None and known.at >= claim.now:  # another unit has run it since
                 return None if known.state == PASSED else known.closed(check.name)
             begun = self._running[check.name] = steady()
-        loop = Loop(claim.contract.poll_timeout)
+        loop, hint = Loop(claim.contract.poll_timeout), 0
         try:
             loop.resolve(check.preflight(claim.unit.tenant_value))
         except BaseException as error:  # user code may raise anything, even SystemExit
-            passage = self._after(error, check, claim, before)
+            passage, hint = self._after(error, check, claim, before)
         else:
             passage = Passage(PASSED, claim.store_time, until=claim.store_time + ms(check.ttl))
         finally:
             loop.close()
         with self._lock:
+            if len(self._known) > MOST_KNOWN:
+                self._known.clear()  # of tenants that have departed, above all; the store has what is needed again
             self._known[check.name] = passage
             if self._running.get(check.name) == begun:
                 del self._running[check.name]
@@ -187,9 +191,10 @@ class Preflights:
         if passage.state == PASSED:
             emit(events.PREFLIGHT_PASSED, check=check.name)
             return None
-        return passage.closed(check.name)
+        return replace(passage.closed(check.name), hint=hint)
 
-    def _after(self, error: BaseException, check: _Check, claim: Claim, before: Passage | None) -> Passage:
+    def _after(self, error: BaseException, check: _Check, claim: Claim, before: Passage | None) -> tuple[Passage, int]:
+        """How it has ended; and for how long its task's source asks to be left alone, ms."""
         failures = before.failures if before is not None and before.state == FAILED else {}
         rules = claim.contract.options.error_rules if check.is_own else ()
         failure = self._policies.after(error, failures, rules, check.name)
@@ -198,7 +203,8 @@ class Preflights:
             emit(events.PREFLIGHT_PARKED, check=check.name, unit=claim.unit.name, error=error)
             if self._is_fatal:
                 self.fatal_reason = f"{check.name} has failed: {described(error)}; correct it, and start beat again"
-            return Passage(PARKED, now, attempt=attempt, error=described(error))
+            return Passage(PARKED, now, attempt=attempt, error=described(error)), 0
         emit(events.PREFLIGHT_FAILED, check=check.name, unit=claim.unit.name, error_class=failure.kind, error=error)
         counts = failure.counted(failures)
-        return Passage(FAILED, now, now + failure.delay_ms, attempt, counts, described(error))
+        passage = Passage(FAILED, now, now + failure.delay_ms, attempt, counts, described(error))
+        return passage, failure.hint_ms if check.is_own else 0

@@ -58,6 +58,29 @@ def test_completions_follows_and_filters(project):
     assert len([line for line in follower.log().splitlines() if line]) == 1
 
 
+def test_completions_of_one_tenant(project):
+    """Ends of its items and of no other one; a line names the tenant."""
+    shop = project(
+        """
+        @app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda poll: [(poll.tenant,)], tenants=["acme", "umbrella"])
+        def work(name): ...
+        """
+    )
+    follower = shop.process(
+        "follow", ["-m", "celery", "-A", "proj", "perpetual", "completions", "--tenant", "umbrella"]
+    )
+    wait_until(lambda: shop.redis.pubsub_numsub("perpetual:done")[0][1] == 1, "the follower listens")
+    for tenant in ("acme", "umbrella"):
+        shop.celery("perpetual", "poll", "proj.work", "--tenant", tenant)
+    shop.worker(concurrency=1)
+
+    (line,) = wait_until(lambda: [line for line in follower.log().splitlines() if line], "a line comes")
+    assert "success  proj.work" in line
+    assert "tenant umbrella" in line
+    wait_until(lambda: shop.redis.llen("celery") == 0, "both have run")
+    assert len([line for line in follower.log().splitlines() if line]) == 1
+
+
 def test_the_exit_code_of_wait_batch_tells_how_the_items_ended(project):
     """0 all succeeded, 1 some have not, 3 unknown poll, 4 time-out."""
     shop = project(SOURCE)

@@ -45,7 +45,9 @@ class Flights:
     def task(self, name: str, *errors: BaseException, **attributes: Any) -> Any:
         """Make a task whose preflight raises these errors, one after the other."""
         self.errors[f"{name}?"] = list(errors)
-        options = {key: attributes.pop(key) for key in ("preflight_ttl", "error_rules") if key in attributes}
+        options = {
+            key: attributes.pop(key) for key in ("preflight_ttl", "error_rules", "source_key") if key in attributes
+        }
         given = {"preflight": lambda tenant: self.call(f"{name}?" if tenant is None else f"{name}? {tenant}")}
         return self.app.task(
             name=name, base=PerpetualTask, shared=False, poll_every=attributes.pop("poll_every", 3600),
@@ -132,6 +134,26 @@ def test_the_wait_of_a_preflight_outlives_its_beat(flights: Flights) -> None:
     flights.redis.zadd("perpetual:due", {"perpetual:work": flights.perpetual.store.now()})
     flights.restarted().until_polled(task, 2)
     assert flights.calls == ["work?"]
+
+
+def test_a_hint_of_a_preflight_counts_for_its_source(flights: Flights) -> None:
+    """All units with the same source_key leave it alone; units of other sources are polled."""
+
+    class Asked(Exception):
+        retry_after = 300
+
+    first = flights.task("first", Asked(), source_key="api")
+    second = flights.task("second", source_key="api", poll_every=0.1)
+    other = flights.task("other", source_key="another")
+    flights.clock.until_polled(first)
+    wait_until(
+        lambda: flights.clock.turn() or any(poll.gate == "wait_hint" for poll in flights.perpetual.polls(second)),
+        "the other unit of the source is held back",
+        interval=0.005,
+    )
+    assert flights.clock.until_polled(other)[-1].status == "empty"
+    (held,) = (poll for poll in flights.perpetual.polls(second) if poll.gate == "wait_hint")
+    assert 290 < held.value <= 300
 
 
 def test_one_tenant_holds_up_no_other(flights: Flights) -> None:
