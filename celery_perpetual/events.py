@@ -162,6 +162,7 @@ POLL_NOT_STORED = error(
 PREFLIGHT_PASSED = info("preflight.passed", "%(check)s has passed")
 PREFLIGHT_FAILED = warning("preflight.failed", "%(check)s failed (%(error_class)s), trying again: %(error)s", "unit")
 PREFLIGHT_PARKED = error("preflight.parked", "%(check)s has failed; its units are not polled", "unit")
+POLL_PAUSED = warning("poll.paused", "%(unit)s has paused itself: %(reason)s", "poll_id")
 POLL_GAVE_UP = EventKind("poll.gave_up", logging.ERROR, "%(unit)s is paused: %(reason)s", ("poll_id",))
 CLASSIFIER_FAILED = error("failure.classifier_failed", "%(classifier)s could not classify an error, and is passed over")
 HINT_CLAMPED = warning("failure.hint_clamped", "%(what)s: asked to wait %(asked)s s, waiting %(longest)s s")

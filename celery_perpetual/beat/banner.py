@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
 
-def banner(app: Celery, settings: Settings, store: Store, own: type[Scheduler]) -> str:
-    """Store, leader and perpetual tasks, one line each, as Celery indents them."""
+def banner(app: Celery, settings: Settings, store: Store, own: type[Scheduler], base: type[Scheduler]) -> str:
+    """Store, leader, base scheduler and perpetual tasks, one line each, as Celery indents them."""
     with closing(store.clone(patient=False)) as asked:  # a start does not wait for its banner
-        return _banner(app, settings, asked, own)
+        return _banner(app, settings, asked, own, base)
 
 
-def _banner(app: Celery, settings: Settings, store: Store, own: type[Scheduler]) -> str:
-    lines = [f"store -> {store.shown} (prefix {settings.key_prefix})", f"leader -> {_leader(store)}"]
+def _banner(app: Celery, settings: Settings, store: Store, own: type[Scheduler], base: type[Scheduler]) -> str:
+    lines = [
+        f"store -> {store.shown} (prefix {settings.key_prefix})",
+        f"leader -> {_leader(store)}",
+        f"base scheduler -> {base.__module__}:{base.__qualname__}",
+    ]
     try:
         tasks = discover(app).tasks.values()
     except PerpetualError as error:

@@ -19,7 +19,7 @@ from kombu.exceptions import OperationalError
 from celery_perpetual import events
 from celery_perpetual.beat.banner import banner
 from celery_perpetual.beat.bases.base import Base
-from celery_perpetual.beat.bases.choice import over
+from celery_perpetual.beat.bases.choice import base_of, over
 from celery_perpetual.beat.engine import Engine
 from celery_perpetual.beat.refusal import called_from, in_one_line
 from celery_perpetual.namespace import namespace_of
@@ -150,7 +150,7 @@ class PerpetualScheduler(Base):
     def info(self) -> str:
         """Text for beat's banner."""
         engine = self._perpetual_engine
-        lines = banner(self.app, engine.settings, engine.store, PerpetualScheduler)
+        lines = banner(self.app, engine.settings, engine.store, PerpetualScheduler, base_of(type(self)))
         return "\n".join(filter(None, (lines, super().info)))
 
     def _perpetual_tick_base(self, *args: Any, **kwargs: Any) -> float:

@@ -141,5 +141,5 @@ def resume(
         show({"resumed": resumed})
     else:
         shown = _shown(task, tenant, queue, routine)
-        click.echo(f"resumed {shown}" if resumed else f"{shown} was not paused")
+        click.echo(f"resumed {shown}" if resumed else f"there is no pause of {shown} to end")
     sys.exit(0 if resumed else 1)

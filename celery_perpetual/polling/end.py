@@ -216,6 +216,7 @@ def _deferred(claim: Claim, defer: Defer) -> PollEnd:
 def _paused(claim: Claim, pause: Pause) -> PollEnd:
     reason = readable(pause.reason or "next_batch asked for it")
     outcome = outcome_of(claim, status.PAUSED, reason=reason)
+    emit(events.POLL_PAUSED, unit=claim.unit.name, poll_id=claim.poll_id, reason=reason)
     return to_store(claim, outcome, "keep", pause=_pause_of(claim, outcome, "next_batch", reason))
 
 

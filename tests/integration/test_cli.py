@@ -68,6 +68,9 @@ def test_pause_and_resume_take_one_scope(shop):
     good = next(u for u in json.loads(run(shop, "units", "--json")[1]) if u["task"] == "proj.good")
 
     assert (good["state"], good["reason"]) == ("paused", "upgrade")
+    code, out, _ = run(shop, "poll", "proj.good")
+    assert code == 0
+    assert "it is paused (upgrade); a poll by hand takes place all the same" in out
     assert run(shop, "resume", "--task", "proj.good", "--from", "kept")[0] == 0
     assert run(shop, "resume", "--task", "proj.good")[0] == 1
     assert run(shop, "pause")[0] == 2

@@ -6,6 +6,7 @@ import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
+from celery_perpetual.events import POLL_PAUSED
 from tests.support import wait_until
 from tests.support.broker import queued
 from tests.support.clock import CLOCK, MOST_LAG, calls, check_grid
@@ -42,8 +43,9 @@ def stops(poll):
     return Pause("the contract has ended")
 """
     )
-    proj.beat().ready()
+    beat = proj.beat().ready()
     wait_until(lambda: len(calls(proj, "two")) >= 2, "the units are polled")
+    assert beat.wait_for_event(POLL_PAUSED)["reason"] == "the contract has ended"
 
     def polls_while(stretch: float) -> dict[str, int]:
         # The stretch in which something must not happen.

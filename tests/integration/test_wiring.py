@@ -47,6 +47,7 @@ def test_perpetual_app_is_all_the_wiring(project, args):
 
     log = beat.log()
     assert "scheduler -> celery_perpetual.beat.scheduler.PerpetualScheduler" in log
+    assert "base scheduler -> celery.beat:PersistentScheduler" in log
     assert "perpetual -> proj.work, every 1 s" in log
 
 

@@ -21,9 +21,7 @@ KINDS = {
 
 def over(scheduler: type[S], configured: type[Scheduler]) -> type[S]:
     """``scheduler`` over the configured base; one that has a base by itself keeps it, or gets a subclass of it."""
-    own = next(
-        (cls for cls in scheduler.__mro__ if not issubclass(cls, Base) and issubclass(cls, Scheduler)), Scheduler
-    )
+    own = base_of(scheduler)
     base = configured if issubclass(configured, own) else own
     kind = _kind_of(base)
     if issubclass(scheduler, base) and issubclass(scheduler, kind):
@@ -31,6 +29,13 @@ def over(scheduler: type[S], configured: type[Scheduler]) -> type[S]:
     bases = (scheduler, kind) if issubclass(kind, base) else (scheduler, kind, base)
     made: Any = type(scheduler.__name__, bases, {"__module__": scheduler.__module__})
     return made  # type: ignore[no-any-return]
+
+
+def base_of(scheduler: type[Scheduler]) -> type[Scheduler]:
+    """The base scheduler behind a class of ours."""
+    return next(
+        (cls for cls in scheduler.__mro__ if not issubclass(cls, Base) and issubclass(cls, Scheduler)), Scheduler
+    )
 
 
 def _kind_of(base: type[Scheduler]) -> type[Base]:
