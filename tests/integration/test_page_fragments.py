@@ -56,6 +56,13 @@ BEFORE = {
     "README.md": "from datetime import timedelta",
     "waiting.md": "class order: pk, save = 1, staticmethod(lambda: None)",
     "diagnosing.md": "page = print",
+    # The framework is not installed for the tests; its decorators are all that is used of it.
+    "async.md": """
+        import sys, types
+        framework = sys.modules["fastapi"] = types.ModuleType("fastapi")
+        framework.HTTPException = Exception
+        framework.FastAPI = lambda: types.SimpleNamespace(post=lambda path: lambda function: function)
+        """,
     "failures.md": "due = list; api = None",
     "leases.md": "due = list",
     "operating.md": "due = list; kubernetes = None",
@@ -68,6 +75,11 @@ BEFORE = {
         django.setup()
         from django.db import transaction
         """,
+}
+
+#: What a page has defined is called.
+AFTER = {
+    "async.md": "assert asyncio.run(send(1))['status'] == 'success'; assert asyncio.run(poll()) == {'nudged': True}",
 }
 
 RUN = """
@@ -84,6 +96,7 @@ for page in json.loads(pathlib.Path("pages.json").read_text()):
         made = eval(compile(code, page["name"], "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
         if inspect.iscoroutine(made):
             asyncio.run(made)
+    exec(page["after"], names)
     perpetual.wait_batch(poll.poll_id, 30)
     print("ran", page["name"], len(page["blocks"]))
 """
@@ -98,7 +111,7 @@ def fragments(page: str) -> list[str]:
 def test_fragments_run(project: Callable[..., Project]) -> None:
     """Each page by itself, its blocks in their order."""
     pages = [
-        {"name": name, "before": dedent(BEFORE.get(name, "")), "blocks": blocks}
+        {"name": name, "before": dedent(BEFORE.get(name, "")), "after": AFTER.get(name, ""), "blocks": blocks}
         for name in sorted(PAGES.keys() - ELSEWHERE.keys())
         if (blocks := fragments(name))
     ]
