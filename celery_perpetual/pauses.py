@@ -7,6 +7,7 @@ import json
 import socket
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
@@ -64,6 +65,7 @@ def operator() -> str:
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
+@lru_cache(20_000)
 def scopes_of(unit: str, queue: str = "") -> tuple[Scope, ...]:
     """Every scope whose pause stops the polls of a unit, the widest first.
 

@@ -224,11 +224,17 @@ def _each_in_parts(act: Callable[[list[str]], list[Forced]], ids: Sequence[str],
 def purge(perpetual: Perpetual, queue: str, yes: bool, json_: bool) -> None:
     """Empty a queue; the tasks in it end as revoked."""
     _ask(yes, f"Delete all messages of queue {queue}?")
-    count = perpetual.purge(queue)
+    is_shown = sys.stderr.isatty() and not json_
+    count = perpetual.purge(queue, progress=_show_count if is_shown else None)
     if json_:
         show({"purged": count})
     else:
         click.echo(f"deleted {count} messages of queue {queue}")
+
+
+def _show_count(count: int) -> None:
+    """Show on a terminal how far it is."""
+    click.echo(f"\r\033[K{counted(count, 'message')}", err=True, nl=False)
 
 
 def _named(task_ids: Sequence[str]) -> str:

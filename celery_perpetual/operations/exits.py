@@ -176,16 +176,20 @@ class ExitOperations(Namespace):
             on_record(self.store, "replay", reason, list(outcome.task_ids), poll_id=poll_id)
         return outcome
 
-    def purge(self, queue: str) -> int:
+    def purge(self, queue: str, *, progress: Callable[[int], object] | None = None) -> int:
         """Take every message out of a queue and end its tasks as revoked; returns how many messages there were.
 
         A task that a worker runs just now, of which the queue had a second message, goes on.
+
+        Args:
+            queue: its name.
+            progress: called with the number of messages after each hundred.
 
         Raises:
             NotFound: neither the app nor the broker knows such a queue.
             StoreUnavailable: the store did not answer; what has been taken out by then is missed, and sent again.
         """
-        return purge(self, queue)
+        return purge(self, queue, progress)
 
     def _force(self, verb: str, tasks: TaskRef | Tasks, reason: str, act: Callable[[str], T]) -> T | list[Forced]:
         """Do it for one task or for each of several, and put on record what was done."""

@@ -10,6 +10,7 @@ from celery_perpetual.broker.depth import known_queue
 from celery_perpetual.errors import ContractError
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.draining import DrainReport, wait_until_drained
+from celery_perpetual.operations.forcing import on_record
 from celery_perpetual.operations.lookup import find, find_contract
 from celery_perpetual.operations.tenants import known_units
 from celery_perpetual.pauses import ALL_ROUTINES, EVERYTHING, Paused, Scope, operator, scopes_of
@@ -134,7 +135,10 @@ class PauseOperations(Namespace):
         """
         longest = seconds("drain: timeout", timeout, error=ContractError)
         pause = self.pauses.now().get(EVERYTHING) or self.pause(everything=True, reason=reason)
-        return wait_until_drained(self.store, pause, longest, progress or (lambda _: None))
+        report = wait_until_drained(self.store, pause, longest, progress or (lambda _: None))
+        result = "completed" if report.completed else f"{report.remaining} items remain"
+        on_record(self.store, "drain", reason, [], result=result)
+        return report
 
     def _scope(
         self, verb: str, task: Any, tenant: Any, queue: str | None, routine: str | None, everything: bool

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from celery.exceptions import TaskRevokedError
 
 from celery_perpetual.completions import celery_results
@@ -13,10 +15,15 @@ from celery_perpetual.namespace import Namespace
 from celery_perpetual.worker.propagation import embedded, end_rest
 
 
-def purge(namespace: Namespace, queue: str) -> int:
+def purge(namespace: Namespace, queue: str, progress: Callable[[int], object] | None = None) -> int:
     """Take every message out of a queue and end its tasks as revoked; returns how many messages there were.
 
     A task that a worker runs just now, of which the queue had a second message, goes on.
+
+    Args:
+        namespace: of the app.
+        queue: its name.
+        progress: called with the number of messages after each hundred.
 
     Raises:
         NotFound: neither the app nor the broker knows such a queue.
@@ -35,6 +42,8 @@ def purge(namespace: Namespace, queue: str) -> int:
                 ) from error
         while (message := bound.get(no_ack=True)) is not None:
             count += 1
+            if progress is not None and count % 100 == 0:
+                progress(count)
             headers = message.headers or {}
             task_id, name = str(headers.get("id")), str(headers.get("task"))
             task = namespace.app.tasks.get(name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import Item, PerpetualOptions
 from celery_perpetual.beat.cycle import Cycle
-from celery_perpetual.starvation import assistance, ladder
+from celery_perpetual.starvation import assistance, ladder, waits
 from celery_perpetual.tasks.discovery import load
 from tests.support import wait_until
 from tests.support.contract import begin, report
@@ -314,3 +314,38 @@ def test_option_starvation(shop: Callable[..., Perpetual]) -> None:
     perpetual.poll("deliver")
 
     wait_until(lambda: perpetual.cycle().noticed == ("celery",), "it is noticed long before two minutes are over")
+
+
+def test_a_paused_unit_finishes_the_publishing_of_its_batch(
+    shop: Callable[..., Perpetual], store_redis: redis.Redis
+) -> None:
+    """What a dead process has committed and not wholly published is published while everything is paused."""
+    perpetual = shop(lambda: [(n,) for n in range(600)])
+    poll = perpetual.poll("deliver").poll_id
+    store_redis.ltrim("celery", 100, -1)
+    store_redis.hset(f"perpetual:p:{poll}", "pub", 500)
+    store_redis.zadd("perpetual:outbox", {poll: 1})
+    perpetual.pause(everything=True)
+
+    found = perpetual.cycle()
+
+    assert (found.relayed, found.paused, found.errors) == (100, True, {})
+    assert store_redis.llen("celery") == 600
+
+
+def test_batches_are_read_part_by_part(
+    shop: Callable[..., Perpetual], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A round takes several passes: each queue is found once, and none is thought to be empty in the middle of it."""
+    monkeypatch.setattr(waits, "MOST_BATCHES", 2)
+    rows: list[Item] = []
+    perpetual = shop(lambda: rows, {"perpetual_starvation": NEVER | {"notice": 0.1, "wake": 0.3}})
+    for queue in ("a", "a", "b", "a", "c"):
+        rows[:] = [Item((), queue=queue, key=False)]
+        perpetual.poll("deliver")
+
+    Beat(perpetual).passes(1)
+
+    assert sorted(each["queue"] for each in events(store_redis, "starvation.notice")) == ["a", "b", "c"]
+    assert sorted(each["queue"] for each in events(store_redis, "starvation.wake")) == ["a", "b", "c"]
+    assert set(store_redis.hkeys("perpetual:starving")) == {"a", "b", "c"}

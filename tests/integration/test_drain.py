@@ -48,6 +48,8 @@ def test_it_waits_for_the_items_in_flight_and_reports(shop: HeldTasks) -> None:
 
     assert (result[0].completed, result[0].timed_out, result[0].remaining) == (True, False, 0)
     assert result[0].started_at <= result[0].at
+    records = [(each["verb"], each["reason"], each["result"]) for each in events(shop, "operator")]
+    assert records == [("drain", "migration 42", "2 items remain"), ("drain", "drain", "completed")]
     assert result[0].to_dict()["pause"]["reason"] == "migration 42"  # of the pause that there was
     units = {unit.name: unit.state for unit in shop.perpetual.units()}
     assert units["perpetual:proj.find"] == "paused"
