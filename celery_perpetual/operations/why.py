@@ -13,12 +13,17 @@ from celery_perpetual.store.commands.batches import open_batches_of
 from celery_perpetual.store.commands.failed_keys import held_of_unit
 from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.store.commands.leases import parked_tasks
+from celery_perpetual.store.commands.units import open_poll
 from celery_perpetual.store.commands.workers import living_workers
 from celery_perpetual.times import format_time, to_datetime
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
     from celery_perpetual.tasks.contract import TaskContract
+
+
+#: A poll that has been open for so long is worth a word.
+LONG_OPEN_MS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,8 @@ def explain(store: Store, contract: TaskContract, unit: Unit) -> Explanation:
     polls = outcomes(store, unit.name, 10)
     reasons = [
         *_about_leader(store, unit), *_about_state(unit), *_about_room(store, contract, unit),
-        *_about_parked(store, contract), *_about_held_keys(store, unit), *_about_polls(store, unit, polls),
+        *_about_parked(store, contract), *_about_held_keys(store, unit), *_about_open_poll(store, contract, unit),
+        *_about_polls(store, unit, polls),
     ]  # fmt: skip
     reasons = reasons or _about_nothing(polls)
     if not reasons:
@@ -109,6 +115,22 @@ def _about_state(unit: Unit) -> list[Reason]:
             )
         ]
     return []
+
+
+def _about_open_poll(store: Store, contract: TaskContract, unit: Unit) -> list[Reason]:
+    """A poll that has been open for a while: above all one that no worker takes."""
+    poll = open_poll(store, unit.name)
+    if poll is None or store.now() - poll.since < LONG_OPEN_MS:
+        return []
+    evidence = f"a poll has been open since {format_time(to_datetime(poll.since))}"
+    until = format_time(to_datetime(poll.until))
+    if not poll.is_in_worker:
+        meaning = f"next_batch has not returned; it is given up after poll_timeout ({contract.poll_timeout:g} s)"
+        return [Reason(evidence=evidence, meaning=meaning)]
+    queue = contract.options.poll_queue
+    where = "in the queue of the task" if queue is None else f"in the queue {queue}"
+    meaning = f"a worker evaluates it, or it waits {where} for one; it is given up at {until}"
+    return [Reason(evidence=evidence, meaning=meaning, help="celery -A proj inspect active_queues")]
 
 
 def _named(unit: Unit) -> str:

@@ -55,6 +55,9 @@ def test_option_poll_queue(turning: Callable[..., Any], queue: str | None) -> No
     redis = perpetual.store.redis
     wait_until(lambda: clock.turn() or redis.llen(queue or "celery"), "the poll is on its way", interval=0.005)
     assert queued_tasks(redis) == ([] if queue else ["celery_perpetual.poll"])
+    wait_until(lambda: "a poll has been open since" in str(perpetual.why("deliver").to_dict()), "why explains it")
+    (reason,) = (each for each in perpetual.why("deliver").reasons if "open since" in each.evidence)
+    assert f"it waits in the queue {queue or 'of the task'} for one" in reason.meaning
 
 
 @ENDS_THREADS

@@ -40,6 +40,24 @@ class UnitFacts(NamedTuple):
         return int(found[1]) / 1000 if found else None
 
 
+class OpenPoll(NamedTuple):
+    """A poll of a unit that has no outcome yet. Times are milliseconds of the store's time."""
+
+    since: int
+    until: int
+    """When its claim expires."""
+    is_in_worker: bool
+    """It was sent to the workers, or is evaluated by one."""
+
+
+def open_poll(store: Store, unit: str) -> OpenPoll | None:
+    """The poll of a unit that has no outcome yet."""
+    with store.errors("open poll"):
+        found = store.redis.hmget(store.keys.unit(unit), ["claim", "claim_started", "claim_until", "claim_by"])
+    claim, since, until, by = found
+    return OpenPoll(int(since or 0), int(until or 0), by == b"") if claim else None
+
+
 def unit_names(store: Store) -> set[str]:
     """Every unit that the store remembers."""
     with store.errors("units"):
