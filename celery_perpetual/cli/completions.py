@@ -63,7 +63,7 @@ def wait(perpetual: Perpetual, task_id: str, timeout: float, json_: bool) -> Non
 def completions(
     perpetual: Perpetual, task: str | None, status: tuple[str, ...], tenant: str | None, json_: bool
 ) -> None:
-    """Follow ends as they happen, one line each, until interrupted."""
+    """Follow ends as they happen until interrupted, one line each."""
     if task is not None and task not in (tasks := perpetual.app.tasks):
         near = nearest(task, tasks, 0.4)
         raise click.BadParameter(f"no task {task} is registered" + (f"; did you mean {near}?" if near else ""))
@@ -94,7 +94,7 @@ def completions(
 def stream(
     perpetual: Perpetual, group: str, consumer: str, start: Literal["new", "all"], event: tuple[str, ...], json_: bool
 ) -> None:
-    """Follow the stream of events, one line each, until interrupted.
+    """Follow the stream of events until interrupted, one line each.
 
     Every event reaches one member of the group at least once; it is acknowledged when the next one is asked for.
     """

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @click.group("cursor")
 def cursor() -> None:
-    """Show, set or reset the cursor of a task: the place from which it reads its source."""
+    """Show, set or reset the cursor of a task.
+
+    The cursor is the place from which the task reads its source.
+    """
 
 
 def _value(_ctx: click.Context, _param: click.Parameter, text: str | None) -> Any:

@@ -42,7 +42,9 @@ def check(perpetual: Perpetual, json_: bool) -> None:
 @verb
 @as_json
 def doctor(perpetual: Perpetual, json_: bool) -> None:
-    """Check what `check` does and what takes longer: version, speed and connections of the store, keys that leak.
+    """Check what `check` does, and what takes longer.
+
+    That is version, speed and connections of the store, and keys that leak.
 
     Exit code 0 without findings, 1 with warnings, 2 with errors.
 
@@ -82,7 +84,9 @@ def _time(finding: Finding) -> str:
 @click.option("--name", help="With --liveness: name of the worker, such as celery@host; else any of this machine.")
 @as_json
 def status(app: Any, liveness: str | None, name: str | None, json_: bool) -> None:
-    """Say in five lines whether all is well, and if not what, since when, and which command helps.
+    """Say in five lines whether all is well.
+
+    If not, it says what is wrong, since when, and which command helps.
 
     Exit code 0 well, 1 degraded, 2 down: nothing is polled, or no state is kept.
 

@@ -38,7 +38,7 @@ def units(
     after: str | None,
     json_: bool,
 ) -> None:
-    """List the units with their state, how far they are behind, next and last poll.
+    """List the units: state, lag, next and last poll.
 
     \b
     Examples:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def items(
     perpetual: Perpetual, task: str, tenant: str | None, key: str | None, state: str | None, limit: int, json_: bool
 ) -> None:
-    """List the items of a task that are in flight, then the item keys that its polls leave out.
+    """List items in flight, and item keys that polls leave out.
 
     Exit code 1 if a key is given of which nothing is known.
     """
@@ -55,7 +55,7 @@ def items(
 @a_tenant
 @as_json
 def allow(perpetual: Perpetual, task: str, key: str, tenant: str | None, json_: bool) -> None:
-    """Let an item key be enqueued again that is held back or parked. Exit code 1 if nothing held it."""
+    """Free an item key that is held back or parked. Exit code 1 if nothing held it."""
     allowed = perpetual.allow(task, key, tenant)
     if json_:
         show({"allowed": allowed})

@@ -175,7 +175,7 @@ def cancel(perpetual: Perpetual, task_ids: tuple[str, ...], once: bool, reason: 
 @a_reason
 @as_json
 def retry(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, json_: bool) -> None:
-    """Enqueue items again that have ended otherwise than by success. Exit code 1 if one of them was not enqueued.
+    """Enqueue items again that have not succeeded. Exit code 1 if one of them was not enqueued.
 
     Each has a new id, and the completion of the new task names the old one (`replay_of`).
 
@@ -193,7 +193,7 @@ def retry(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, json_: b
 @a_reason
 @as_json
 def replay(perpetual: Perpetual, poll_id: str, all_: bool, reason: str, json_: bool) -> None:
-    """Enqueue the items of a poll again that have ended otherwise than by success. Exit code 1 if none was enqueued.
+    """Enqueue items of a poll again that have not succeeded. Exit code 1 if none was enqueued.
 
     Example: celery -A proj perpetual replay POLL --reason "the bank is back"
     """

@@ -55,7 +55,7 @@ def _shown(task: str | None, tenant: str | None, queue: str | None, routine: str
 @a_tenant
 @as_json
 def poll(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> None:
-    """Evaluate a task's next_batch here and now, and enqueue its items.
+    """Poll a task here and now, and enqueue what it finds.
 
     Exit code 1 if the poll failed or timed out.
     """
@@ -104,7 +104,10 @@ def pause(
     until: datetime | None,
     json_: bool,
 ) -> None:
-    """Stop polling a task, a tenant, a queue, or everything, or running a routine; what is enqueued runs."""
+    """Stop polls or routines; what is enqueued runs.
+
+    Name a task, a tenant, a queue or a routine, or --all.
+    """
     _one_scope(everything, task=task, tenant=tenant, queue=queue, routine=routine)
     paused = perpetual.pause(task, tenant, queue, routine, everything, reason=reason, until=until)
     if json_:

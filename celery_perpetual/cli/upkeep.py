@@ -19,7 +19,7 @@ a_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 @verb
 @as_json
 def stats(perpetual: Perpetual, json_: bool) -> None:
-    """Show what all maintenance passes have done, added up, and what is counted by the way.
+    """Show the sums of all maintenance passes, and other counts.
 
     Example: celery -A proj perpetual stats --json
     """
@@ -36,7 +36,9 @@ def stats(perpetual: Perpetual, json_: bool) -> None:
 @verb
 @as_json
 def cycle(perpetual: Perpetual, json_: bool) -> None:
-    """Make one maintenance pass here, as the leader does every few seconds. Exit code 1 if a step failed.
+    """Make one maintenance pass here. Exit code 1 if a step failed.
+
+    The leader makes one every few seconds.
 
     Example: celery -A proj perpetual cycle
     """

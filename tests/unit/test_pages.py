@@ -39,6 +39,13 @@ def test_verbs_and_their_exit_codes() -> None:
     assert listed == said
 
 
+def test_summaries_of_verbs_are_whole() -> None:
+    """In the list of verbs on a terminal of 80 columns."""
+    shown = {words: command.get_short_help_str(limit=62) for words, command in verbs(perpetual) if " " not in words}
+
+    assert {words: text for words, text in shown.items() if text.endswith("...")} == {}
+
+
 def is_there(part: str) -> bool:
     """Whether a part of the package exists; a layer may name one that is to come."""
     return (PACKAGE / part).is_dir() or (PACKAGE / f"{part}.py").is_file()
