@@ -45,13 +45,13 @@ class RoutineSource:
         """There are no ends to store."""
         return lambda: LONGEST_PAUSE
 
-    def due(self, leader: str) -> DueRoutines | float:  # noqa: ARG002  # the store has this beat's mark
+    def due(self, leader: str) -> DueRoutines | float:
         pause = self._ask_at - time.monotonic()
         if self._works or pause > 0:
             return max(pause, 0.001) if not self._works else LONGEST_PAUSE
         found = self._runs.read()
         if found is None:
-            raise NotLeading
+            raise NotLeading(leader)
         if found.records:
             return found
         pause = LONGEST_PAUSE

@@ -48,8 +48,6 @@ class StoreIdentity:
         self._pause = pause
         self._mark = mark
         self._epoch: str | None = None
-        self._known_until = 0
-        """The store's time (ms) up to which this process has seen it as the one that it knows."""
         self._with_cursor: set[str] = set()
         self._without_theirs: set[str] = set()
         """Units that lost their cursor; while they are paused for it, another loss must not set them free."""
@@ -59,7 +57,6 @@ class StoreIdentity:
         mark = self._mark.value
         now = identity(self._store, self._owner)
         if now.epoch is not None and now.epoch == self._epoch and now.mark >= mark:
-            self._known_until = now.mark
             self._without_theirs &= now.paused
             self._with_cursor = now.with_cursor | self._without_theirs
 
@@ -72,7 +69,6 @@ class StoreIdentity:
         if self._epoch not in (None, epoch):
             self._lost(epoch)
         self._epoch = epoch
-        self._known_until = max(self._known_until, self._mark.value)
 
     def _lost(self, epoch: str) -> None:
         at = datetime.now(timezone.utc)
@@ -96,7 +92,7 @@ class StoreIdentity:
     def _has_old_routines(self) -> bool:
         """Whether routines are of an older state, and not created since the data were lost."""
         oldest = oldest_change(self._store)
-        return oldest is not None and oldest <= self._known_until
+        return oldest is not None and oldest <= self._mark.value
 
     def _is_reported(self, unit: str, epoch: str) -> bool:
         """Whether another beat has paused this unit, or the routines, for the same loss."""

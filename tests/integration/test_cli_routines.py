@@ -52,6 +52,14 @@ def test_a_routine_from_its_creation_to_its_end(shop):
     assert shop.celery("perpetual", "pause", "--routine", "digest-7").stdout.startswith("paused routine digest-7: ")
     assert shop.celery("perpetual", "resume", "--routine", "digest-7").stdout == "resumed routine digest-7\n"
     assert shop.celery("perpetual", "resume", "--routine", "digest-7").returncode == 1
+    paused = run_json(shop, "pause", "digest-7", "--reason", "holidays", "--until", "2099-01-31T18:00:00Z")
+    assert (paused["pause"]["reason"], paused["pause"]["until"]) == ("holidays", "2099-01-31T18:00:00.000Z")
+    assert run(shop, "pause", "digest-7", "--until", "2020-01-31T18:00:00Z")[0] == 2
+    assert run_json(shop, "resume", "digest-7", "--from", "kept")["next_run_at"] > "2026"
+    assert run(shop, "update", "digest-7", "--next-run-at", "2020-01-01T00:00:00Z")[0] == 0
+    assert shop.celery("perpetual", "pause", "--routine", "*", "--reason", "deployment").returncode == 0
+    assert run_json(shop, "run-due") == []
+    assert shop.celery("perpetual", "resume", "--routine", "*").stdout == "resumed routine *\n"
     assert run_json(shop, "next") == {"next_due_at": "2020-01-01T00:00:00.000Z"}
     assert [each["id"] for each in run_json(shop, "due")] == ["digest-7"]
 
