@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from kombu.serialization import loads
 from kombu.utils.json import dumps as json_dumps
 from kombu.utils.json import loads as json_loads
 
 from celery_perpetual.ledger.item import CheckedItem
-from celery_perpetual.ledger.serializers import codec
+from celery_perpetual.ledger.serializers import loaded
 from celery_perpetual.tasks.task import ROUTINE_HEADER
 
 VERSION = b"1"
@@ -127,12 +126,6 @@ def arguments(body: bytes, serializer: str) -> tuple[tuple[Any, ...], dict[str, 
     """The arguments behind the body of a record, as the task will get them."""
     args, kwargs = loaded(body, serializer)
     return tuple(args), kwargs
-
-
-def loaded(body: bytes, serializer: str) -> Any:
-    """The value behind bytes of a serializer; only for what this process or the ledger has serialised."""
-    content_type, encoding = codec(serializer)
-    return loads(body, content_type, encoding, accept=[content_type])
 
 
 def decode(record: bytes, unit_task: str) -> Record:

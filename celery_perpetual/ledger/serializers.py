@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kombu import serialization
-from kombu.serialization import dumps
+from kombu.serialization import dumps, loads
 from kombu.utils import json as kombu_json
 
 Encode = Callable[[Any], bytes]
@@ -42,6 +42,14 @@ def encoder(serializer: str) -> Encode:
         return data.encode() if isinstance(data, str) else bytes(data)
 
     return encoded
+
+
+def loaded(body: bytes, serializer: str) -> Any:
+    """The value behind bytes of a serializer; only for what this process or the ledger has serialised."""
+    if is_plain_json(serializer):
+        return kombu_json.loads(body.decode())
+    content_type, encoding = codec(serializer)
+    return loads(body, content_type, encoding, accept=[content_type])
 
 
 def codec(serializer: str) -> tuple[str, str]:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.ledger.item import CheckedItem
-from celery_perpetual.ledger.record import arguments, loaded
+from celery_perpetual.ledger.record import arguments
 from celery_perpetual.ledger.reprs import ArgumentReprs
-from celery_perpetual.ledger.serializers import encoder, is_plain_json
+from celery_perpetual.ledger.serializers import encoder, is_plain_json, loaded
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -10,7 +10,7 @@ from celery_perpetual.ledger.record import read_item
 from celery_perpetual.routines.fields import Reader
 from celery_perpetual.routines.record import Record
 from celery_perpetual.routines.routine import Routine, shown
-from celery_perpetual.routines.storage import EXISTS, KEY, Change, are_written, read_many, write
+from celery_perpetual.routines.storage import EXISTS, KEY, Change, are_written, begin_write, read_many
 from celery_perpetual.store.chunks import chunks
 from celery_perpetual.times import format_time, to_datetime
 
@@ -57,9 +57,11 @@ def _create(store: Store, records: Any) -> list[Routine]:
     """By idempotency key: routines that are there already."""
     for _ in range(MOST_TRIES):
         new = [each for each in records if not each.key or (each.key not in found and by_key[each.key] is each)]
-        words = write(store, [Change(None, each, "created", _facts(each)) for each in new]) if new else []
+        words_of = begin_write(store, [Change(None, each, "created", _facts(each)) for each in new]) if new else list
+        results = [_result(each, by_key, found) for each in records]  # while the store writes
+        words = words_of()
         if are_written(words):
-            return [_result(each, by_key, found) for each in records]
+            return results
         found |= _holders(store, zip(new, words, strict=True))
     raise StoreUnavailable(f"routines were created and removed {MOST_TRIES} times by others meanwhile; try again")
 

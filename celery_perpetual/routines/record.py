@@ -1,7 +1,9 @@
 """The record of a routine, as the store keeps it: one short text.
 
-``1 {version} {JSON}\\n{item}``: a version of the form, the version of the routine, what differs from the usual, and the
-task with its arguments as the ledger keeps an item. Scripts read the version and nothing else.
+``1 {version} {n} {timetable}{JSON}\\n{item}``: a version of the form, the version of the routine, the length of its
+timetable's JSON and that JSON, its other fields where they differ from the usual, and the task with its arguments as
+the ledger keeps an item. Scripts read the version and nothing else. Many routines have the same timetable, so it is
+read once.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 from celery_perpetual.routines.slots import Timetable
+from celery_perpetual.routines.texts import text_of
 from celery_perpetual.tasks.retries import Retries
 
 ACTIVE, PAUSED, RUNNING, RETRY_WAITING = "active", "paused", "running", "retry_waiting"
@@ -31,7 +35,6 @@ SCHEDULED, BY_HAND = "routine", "routine-by-hand"
 _FORM = "1"
 _LETTERS = dict(zip(STATES, "aprwcex", strict=True))
 _WORDS = {letter: state for state, letter in _LETTERS.items()}
-_dumps = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,28 +101,30 @@ class Record:
 
 #: Name in JSON, field, and the value that is left out.
 _PLAIN: tuple[tuple[str, str, Any], ...] = (
-    ("u", "updated", None), ("n", "next", None), ("l", "slot", None), ("r", "run", ""), ("a", "attempts", 0),
+    ("n", "next", None), ("l", "slot", None), ("r", "run", ""), ("a", "attempts", 0),
     ("o", "recoveries", 0), ("k", "runs", 0), ("g", "dropped", 0), ("i", "key", ""), ("d", "digest", ""),
     ("lr", "last_run", ""), ("la", "last_at", None), ("e", "error", None), ("x", "cancelled", None),
     ("z", "completed", None), ("m", "metadata", {}), ("v", "result", ""), ("p", "pause", None),
 )  # fmt: skip
 
 
+_values = attrgetter(*(attribute for _, attribute, _ in _PLAIN))
+
+
 def encode(record: Record) -> bytes:
     """The text of a record."""
-    facts: dict[str, Any] = {"s": _LETTERS[record.state], "c": record.created}
-    for name, attribute, usual in _PLAIN:
-        value = getattr(record, attribute)
+    texts = [f'"s":"{_LETTERS[record.state]}","c":{record.created}']
+    for (name, _, usual), value in zip(_PLAIN, _values(record), strict=True):
         if value != usual:
-            facts[name] = value
-    if record.updated == record.created:
-        del facts["u"]
+            texts.append(f'"{name}":{text_of(value)}')
+    if record.updated != record.created:
+        texts.append(f'"u":{record.updated}')
     if record.retries != NO_RETRIES:
         retries = record.retries
-        facts["y"] = [
-            retries.max_attempts, retries.backoff, retries.multiplier, retries.max_backoff, int(retries.jitter)
-        ]  # fmt: skip
-    text = f'{_FORM} {record.version} {_dumps(facts)[:-1]},"t":{record.timetable.to_json()}}}\n'
+        facts = [retries.max_attempts, retries.backoff, retries.multiplier, retries.max_backoff, int(retries.jitter)]
+        texts.append(f'"y":{text_of(facts)}')
+    table = record.timetable.to_json()
+    text = f"{_FORM} {record.version} {len(table)} {table}{{{','.join(texts)}}}\n"
     return text.encode() + record.item
 
 
@@ -136,15 +141,14 @@ def decode(routine_id: str, text: bytes) -> Record:
             f"the record of routine {routine_id} has form {form!r}, and this release reads {_FORM}; run one release "
             "everywhere"
         )
-    version, _, body = rest.partition(b" ")
-    facts = json.loads(body)
+    version, length, body = rest.split(b" ", 2)
+    table, facts = body[: int(length)], json.loads(body[int(length) :])
     values = {attribute: facts[name] for name, attribute, _ in _PLAIN if name in facts}
-    values.setdefault("updated", facts["c"])
+    values["updated"] = facts.get("u", facts["c"])
     if "y" in facts:
         values["retries"] = _retries(*facts["y"])
-    timetable = _timetable(_dumps(facts["t"]))
     return Record(
-        id=routine_id, version=int(version), item=item, timetable=timetable, state=_WORDS[facts["s"]],
+        id=routine_id, version=int(version), item=item, timetable=_timetable(table), state=_WORDS[facts["s"]],
         created=facts["c"], **values,
     )  # fmt: skip
 
@@ -155,5 +159,5 @@ def _retries(most: int | None, backoff: float, multiplier: float, longest: float
 
 
 @lru_cache(1024)
-def _timetable(text: str) -> Timetable:
+def _timetable(text: bytes) -> Timetable:
     return Timetable.from_json(text)

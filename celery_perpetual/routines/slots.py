@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from celery_perpetual.routines.calendars import Calendar
+from celery_perpetual.routines.texts import text_of
 from celery_perpetual.tasks.cadence import SHORTEST_CALENDAR_MS
 from celery_perpetual.times import format_time, to_datetime, to_ms_floor
 
@@ -157,12 +158,12 @@ class Timetable:
 
     def to_json(self) -> str:
         """The form that the store keeps: the fields that are not as usual."""
-        facts = {}
-        for name, usual in _USUAL:
+        texts = []
+        for name, usual in _BY_NAME:
             value = getattr(self, name)
             if value != usual:
-                facts[name] = json.loads(value.text) if isinstance(value, Calendar) else value
-        return _dumps(facts)
+                texts.append(f'"{name}":{value.text if isinstance(value, Calendar) else text_of(value)}')
+        return f"{{{','.join(texts)}}}"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Timetable:
@@ -243,5 +244,6 @@ class Timetable:
 
 #: Each field and the value that is left out.
 _USUAL = tuple((field.name, field.default) for field in fields(Timetable))
+_BY_NAME = sorted(_USUAL, key=lambda each: each[0])
 #: As create() calls the fields that are named otherwise here.
 _NAMES = {"start": "start_at", "end": "end_at", "calendar": "schedule"}

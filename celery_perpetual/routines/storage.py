@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_perpetual.routines.record import PAUSED, RUNNING, Record, decode, encode
+from celery_perpetual.routines.texts import text_of
 from celery_perpetual.store.commands.routines import routine_and_time, routine_records
 from celery_perpetual.store.scripts import script
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
-
-_json = json.JSONEncoder().encode
 
 #: Words of the scripts about one change.
 OK, DONE = "ok", "done"
@@ -50,8 +48,13 @@ class Change(NamedTuple):
             b"" if after is None else encode(after), where, at,
             "" if self.believed is None else self.believed, 0 if after is None else after.updated,
             "" if before is None else before.key, "" if after is None else after.key, self.event,
-            _json({"routine_id": found.id, "state": found.state, **self.facts})[:-1] if self.event else "",
+            self._data(found) if self.event else "",
         ]  # fmt: skip
+
+    def _data(self, found: Record) -> str:
+        """The JSON of the event, without its closing brace."""
+        about = {"routine_id": found.id, "state": found.state, **self.facts}
+        return "{" + ", ".join([f'"{name}": {text_of(value)}' for name, value in about.items()])
 
 
 def listed(record: Record, keeps: int) -> tuple[str, int]:
@@ -91,7 +94,13 @@ def write(store: Store, changes: Sequence[Change], entry: str = "") -> list[str]
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    return words_of(script("write_routines")(store, entry=entry, count=len(changes), rows=rows_of(store, changes)))
+    return begin_write(store, changes, entry)()
+
+
+def begin_write(store: Store, changes: Sequence[Change], entry: str = "") -> Callable[[], list[str]]:
+    """Begin what :func:`write` does; what is returned waits for the words, and raises as it."""
+    reply = script("write_routines").begin(store, entry=entry, count=len(changes), rows=rows_of(store, changes))
+    return lambda: words_of(reply())
 
 
 def read(store: Store, routine_id: str) -> tuple[Record | None, int]:
