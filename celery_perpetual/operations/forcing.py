@@ -18,11 +18,13 @@ from celery_perpetual.times import format_time, to_datetime
 if TYPE_CHECKING:
     from typing import TypeAlias
 
+    from celery.result import AsyncResult
+
     from celery_perpetual.ledger.ids import TaskRef
     from celery_perpetual.store.connection import Store
 
     #: Several tasks.
-    Tasks: TypeAlias = list[TaskRef] | list[str] | tuple[TaskRef, ...]
+    Tasks: TypeAlias = list[TaskRef] | list[str] | list[AsyncResult[Any]] | tuple[TaskRef, ...]
 
 #: Tasks that one call may name.
 MOST = 50

@@ -47,6 +47,7 @@ from celery_perpetual import (
     UnknownUnit,
 )
 from celery_perpetual.health.findings import Finding
+from celery_perpetual.operations.forcing import Forced
 from celery_perpetual.operations.units import Unit
 from celery_perpetual.operations.why import Explanation
 from celery_perpetual.pauses import Paused
@@ -243,6 +244,21 @@ def steer() -> None:
     perpetual.set_cursor(deliver, {"after": 7})
     perpetual.reset_cursor("shop.deliver")
     perpetual.preview(deliver, cursor=None)
+
+
+def have_the_last_word(ids: list[str]) -> None:
+    assert_type(perpetual.recover(ids[0]), bool)
+    assert_type(perpetual.recover(ids, reason="the disk has room"), list[Forced])
+    assert_type(perpetual.release([deliver.delay(1)]), list[Forced])
+    assert_type(perpetual.fail(ids[0], "bad address"), bool)
+    assert_type(perpetual.cancel(ids, once=True), list[Forced])
+    assert_type(perpetual.retry(ids[0]), str | None)
+    assert_type(perpetual.retry(ids)[0].new_task_id, str | None)
+    assert_type(perpetual.replay(ids[0], only_failed=False), PollOutcome)
+    assert_type(perpetual.drain(timedelta(minutes=5)).completed, bool)
+    assert_type(perpetual.rebuild().repaired["open"], int)
+    assert_type(perpetual.stats().cycles, int)
+    assert_type(perpetual.cycle().parked_ids, tuple[str, ...])
 
 
 def recover(error: PerpetualError) -> str:
