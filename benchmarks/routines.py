@@ -52,9 +52,10 @@ def measure(*, sizes: tuple[int, int], due: int, seconds: int) -> list[Row]:
         filled = {size: stack.enter_context(Filled(stack.enter_context(EmbeddedServer()).url)) for size in sizes}
         rows = []
         for size, each in filled.items():
-            rate, taken = each.fill(size)
+            rate, cpu, taken = each.fill(size)
             rows += [
                 Row("create", f"create_many, {size} routines", rate, "/s", 10_000 if size == many else None),
+                Row("create", f"the same, CPU of the caller, {size} routines", cpu * 1e6, "us/routine"),
                 Row("memory", f"store, {size} routines, per routine", taken, "B"),
             ]
         redbeat = stack.enter_context(RedBeat()) if Peer.installed() else None
@@ -125,20 +126,20 @@ class Filled:
         self.leadership.stop(5)
         self.store.close()
 
-    def fill(self, count: int) -> tuple[float, float]:
-        """Create routines of an hour and more; how many a second, and bytes that each takes."""
+    def fill(self, count: int) -> tuple[float, float, float]:
+        """Create routines of an hour and more; how many a second, and the seconds of CPU and the bytes of each."""
         self.list_due()  # opens the connection
         before = self.redis.info("memory")["used_memory"]
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         given = self._fields(count)
         while part := list(islice(given, 10_000)):
             made = self.routines.create_many(part)
             assert all(each.created for each in made)
-        seconds = time.perf_counter() - begun
+        seconds, cpu = time.perf_counter() - begun, (time.process_time() - worked) / count
         assert self.redis.hlen(self.store.keys.routines) == count
         # Each has left an event; there are no more of these, however many routines there are.
         self.redis.xtrim(self.store.keys.events, maxlen=0, approximate=False)
-        return count / seconds, (self.redis.info("memory")["used_memory"] - before) / count
+        return count / seconds, cpu, (self.redis.info("memory")["used_memory"] - before) / count
 
     def _fields(self, count: int) -> Iterator[dict[str, Any]]:
         start = datetime.now(timezone.utc) + timedelta(days=1)

@@ -196,10 +196,11 @@ def test_no_slot_of_a_routine_runs_again_by_itself(
 
     put_back(server, tmp_path / "copy")
     beat.wait_for_event(STORE_LOST)
+    wait_until(lambda: proj.redis.exists("perpetual:paused"), "it has paused")
     assert list(proj.redis.hgetall("perpetual:paused")) == ["routine:*"]
     assert [each.id for each in routines.list_due()] == ["daily"]
     assert routines.run_due() == []
-    (lost,) = events(proj.redis, "store.lost")
+    (lost,) = wait_until(lambda: events(proj.redis, "store.lost"), "it has said so")
     assert lost["paused"] == ["routine:*"]
     passed = proj.redis.info("commandstats")["cmdstat_smembers"]["calls"]
     wait_until(

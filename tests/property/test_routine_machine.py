@@ -12,13 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from celery_perpetual import Perpetual, Retries, RoutineBusy, RoutineTerminal
 from celery_perpetual.completions.batches import follow_up
-from celery_perpetual.ledger.ids import item_slots
 from celery_perpetual.routines.due import DueRuns
 from celery_perpetual.store.commands.routines import DueRoutines, due_routines
-from celery_perpetual.store.scripts import script
 from celery_perpetual.times import to_datetime, to_ms
 from tests.support.machines import run_machine
-from tests.support.routine_model import BACKOFF, Modelled
+from tests.support.routine_model import BACKOFF, Modelled, end_run
 
 BUSY, TERMINAL = {"running", "retry_waiting"}, {"completed", "exhausted", "cancelled"}
 WHICH = st.integers(0, 99)
@@ -155,7 +153,7 @@ class RoutineMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.by_hand)
     @rule(well=st.booleans())
     def end_by_hand(self, well: bool) -> None:
-        entry = self.end_of(self.by_hand.pop(), "success" if well else "failure")
+        entry = end_run(self.store, self.by_hand.pop(), "success" if well else "failure")
         assert entry is not None
         follow_up(self.processes[0].app, self.store, entry)
 
@@ -248,7 +246,7 @@ class RoutineMachine(RuleBasedStateMachine):
         if not running:
             return
         found = running[which % len(running)]
-        entry = self.end_of(found.run, "success" if well else "lost" if lost else "failure")
+        entry = end_run(self.store, found.run, "success" if well else "lost" if lost else "failure")
         assert entry is not None
         if dies == 1:
             self.left.append(entry)
@@ -260,7 +258,7 @@ class RoutineMachine(RuleBasedStateMachine):
     @rule(dies=st.booleans())
     def end_late(self, dies: bool) -> None:
         """The end of a run that is nobody's any more changes nothing."""
-        entry = self.end_of(self.old.pop(), "failure")
+        entry = end_run(self.store, self.old.pop(), "failure")
         if entry is not None and not dies:
             follow_up(self.processes[0].app, self.store, entry)
         elif entry is not None:
@@ -273,17 +271,6 @@ class RoutineMachine(RuleBasedStateMachine):
             for found in [each for each in self.model.values() if each.run == run]:
                 found.ends(well=status == "success")
         self.left.clear()
-
-    def end_of(self, run: str, status: str) -> str | None:
-        keys = self.store.keys
-        where = item_slots(keys, run)
-        poll = str(where["poll"])
-        reply = script("end_item")(
-            self.store, **where, id=run, batch=keys.poll(poll), batch_channel=keys.channel(poll), status=status, head="",
-            completion=keys.completion(run), queue=keys.queue(run), channel=keys.channel(run), nonce="", started=0, tag="",
-            hold="back_off", result="", value="", expires=0, unacked="unacked", unacked_index="unacked_index",
-        )  # fmt: skip
-        return reply[1].decode() if isinstance(reply[1], bytes) else None
 
     # ---- what must hold
 

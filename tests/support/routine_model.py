@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from celery_perpetual.ledger.ids import item_slots
+from celery_perpetual.store.scripts import script
+
+if TYPE_CHECKING:
+    from celery_perpetual.store.connection import Store
 
 EVERY, BACKOFF = 1000, 300
 
@@ -46,3 +53,15 @@ class Modelled:
         after = self.slot if self.catch_up else max(self.slot, self.began)
         self.state, self.attempts = "active", 0
         self.next = self.start + ((after - self.start) // EVERY + 1) * EVERY
+
+
+def end_run(store: Store, run: str, status: str) -> str | None:
+    """The end of a run through the script, as a worker stores it; returns what follows and is to be done now."""
+    keys, where = store.keys, item_slots(store.keys, run)
+    poll = str(where["poll"])
+    reply = script("end_item")(
+        store, **where, id=run, batch=keys.poll(poll), batch_channel=keys.channel(poll), status=status, head="",
+        completion=keys.completion(run), queue=keys.queue(run), channel=keys.channel(run), nonce="", started=0, tag="",
+        hold="back_off", result="", value="", expires=0, unacked="unacked", unacked_index="unacked_index",
+    )  # fmt: skip
+    return reply[1].decode() if isinstance(reply[1], bytes) else None
