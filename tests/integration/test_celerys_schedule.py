@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import time
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from celery.beat import Scheduler
+from celery.beat import PersistentScheduler, ScheduleEntry, Scheduler
 
 from celery_perpetual import Perpetual, PerpetualScheduler
 from tests.support import wait_until
+from tests.support.broker import queued
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import redis
     from celery import Celery
 
 DAY = {"task": "app.entry", "schedule": 86_400}
-#: Due sooner than any tick is late.
+HOUR = {"task": "app.entry", "schedule": 3600}
 SOON = {"task": "app.entry", "schedule": 0.3}
 
 
@@ -35,8 +37,11 @@ def beat(make_app: Callable[..., Celery], tmp_path: Path) -> Iterator[PerpetualS
         scheduler.close()
 
 
-def goes_by_it(beat: PerpetualScheduler) -> bool:
-    return beat.tick() < 0.31
+def goes_by(beat: PerpetualScheduler, name: str, seconds: float) -> bool:
+    """Whether the next tick goes by this entry with this interval."""
+    beat.tick()
+    found = [event.entry for event in beat._heap or () if event.entry.name == name]
+    return [entry.schedule.run_every.total_seconds() for entry in found] == [seconds]
 
 
 def test_entries_are_not_compared_at_every_tick(beat: PerpetualScheduler, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,26 +62,57 @@ def test_entries_are_not_compared_at_every_tick(beat: PerpetualScheduler, monkey
 
 def test_changes_are_seen(beat: PerpetualScheduler) -> None:
     """At the next tick by Celery's own methods, with another number of entries, or another schedule; else in a while."""
-    beat.update_from_dict({"entry-1": SOON})
-    assert goes_by_it(beat)
-    beat.update_from_dict({"entry-1": DAY})
-    assert not goes_by_it(beat)
-
-    beat.add(name="added", **SOON)
-    assert goes_by_it(beat)
+    beat.update_from_dict({"entry-1": HOUR})
+    assert goes_by(beat, "entry-1", 3600)
+    beat.add(name="added", **HOUR)
+    assert goes_by(beat, "added", 3600)
     del beat.schedule["added"]
-    assert not goes_by_it(beat)
+    assert not goes_by(beat, "added", 3600)
 
     changed = dict(beat.schedule)
     changed["entry-2"] = beat.Entry(name="entry-2", app=beat.app, **SOON)
     beat.schedule = changed
-    assert goes_by_it(beat)
+    assert goes_by(beat, "entry-2", 0.3)
 
     # Replaced in place: seen when it is due at the latest, so what is gone is not sent.
-    changed["entry-2"] = beat.Entry(name="entry-2", app=beat.app, **DAY)
-    time.sleep(0.35)
-    assert beat.tick() == 0
-    assert not goes_by_it(beat)
-    assert changed["entry-2"].total_run_count == 0
-    changed["entry-3"] = beat.Entry(name="entry-3", app=beat.app, **SOON)
-    wait_until(lambda: goes_by_it(beat), "an entry that was replaced in place", 10)
+    ran = changed["entry-2"].total_run_count
+    changed["entry-2"] = beat.Entry(name="entry-2", app=beat.app, total_run_count=ran, **HOUR)
+    wait_until(lambda: goes_by(beat, "entry-2", 3600), "an entry that was to be due", 10)
+    assert changed["entry-2"].total_run_count == ran
+    changed["entry-3"] = beat.Entry(name="entry-3", app=beat.app, **HOUR)
+    wait_until(lambda: goes_by(beat, "entry-3", 3600), "an entry that was replaced in place", 30)
+
+
+def test_a_move_from_celerys_beat_and_back(
+    make_app: Callable[..., Celery], tmp_path: Path, store_redis: redis.Redis
+) -> None:
+    """The file says when the entries ran last, to us at first and to Celery afterwards.
+
+    One time there is of next week, by a wrong clock, and one has no zone.
+    """
+    file = str(tmp_path / "schedule")
+    hourly = {"task": "app.entry", "schedule": 3600, "options": {"queue": "entries"}}
+    app = make_app(beat_schedule=dict.fromkeys(("due", "ran", "ahead"), hourly), result_expires=None)
+    Perpetual(app)
+    before = PersistentScheduler(app, schedule_filename=file)
+    before.schedule["due"].last_run_at = (before.schedule["due"].last_run_at - timedelta(hours=2)).replace(tzinfo=None)
+    before.schedule["ahead"].last_run_at += timedelta(days=7)
+    for entry in before.schedule.values():
+        entry.total_run_count = 7
+    before.close()
+
+    ours = PerpetualScheduler(app, schedule_filename=file)
+    try:
+        for _ in range(3):
+            ours.tick()
+    finally:
+        ours.close()
+
+    assert [message.headers["task"] for message in queued(store_redis, "entries")] == ["app.entry"]
+    after = PersistentScheduler(app, schedule_filename=file)
+    counts = {name: entry.total_run_count for name, entry in after.schedule.items()}
+    ages = [(datetime.now(timezone.utc) - entry.last_run_at).total_seconds() for entry in after.schedule.values()]
+    assert counts == {"due": 8, "ran": 7, "ahead": 7}
+    assert max(ages) < 60
+    assert {type(entry) for entry in after.schedule.values()} == {ScheduleEntry}
+    after.close()

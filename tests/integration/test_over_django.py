@@ -240,6 +240,29 @@ def test_a_database_that_goes_away_stops_neither_entries_nor_polls(
         assert site.run("fields('often')['runs']") == len(site.sent("often"))
 
 
+@pytest.mark.long
+def test_a_database_that_freezes_holds_up_no_stop(
+    project: Callable[..., Project],
+    monkeypatch: pytest.MonkeyPatch,
+    store_redis: redis.Redis,
+    postgres: PostgresServer,
+) -> None:
+    """Its connections stay open, and it says nothing: SIGTERM ends beat all the same, which gives up the lead."""
+    with DjangoSite(project, monkeypatch, POLLED, database=postgres.database) as site:
+        site.run("row('often', interval=interval(1))")
+        beat = site.beat()
+        site.wait_for("often", 2)
+        try:
+            postgres.freeze()
+            code, seconds = beat.terminate()
+        finally:
+            postgres.thaw()
+
+        assert code == 0
+        assert seconds < 15
+        assert leader(store_redis) is None
+
+
 def test_a_name_that_the_admin_cannot_import_is_refused(
     project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:

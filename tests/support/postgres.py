@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from celery_perpetual.embedded import free_port
 from tests.support.waiting import wait_until
 
@@ -74,6 +76,20 @@ class PostgresServer:
             self._run("pg_ctl", "stop", "-D", "data", "-m", "fast")
             self._server.wait(20)
             self._server = None
+
+    def freeze(self) -> None:
+        """Stop all its processes by SIGSTOP: connections stay open, and nobody answers."""
+        self._signal("suspend")
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._signal("resume")
+
+    def _signal(self, how: str) -> None:
+        assert self._server is not None
+        main = psutil.Process(self._server.pid)
+        for process in [main, *main.children()]:
+            getattr(process, how)()
 
     def _run(self, name: str, *args: str) -> None:
         done = self._ask(name, *args)

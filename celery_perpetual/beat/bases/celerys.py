@@ -6,10 +6,13 @@ Neither knows what another beat has sent, so their last runs come from the store
 from __future__ import annotations
 
 import time
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from celery.schedules import schedstate
+from celery.utils.time import maybe_make_aware
 
 from celery_perpetual.beat.bases.base import Base
 from celery_perpetual.beat.entry_runs import FURTHEST_AHEAD
@@ -26,12 +29,13 @@ class CelerysBase(Base):
     _perpetual_compare_at = 0.0
     _perpetual_compared: Any = None
     """The schedule that was compared last."""
-    _perpetual_additions: tuple[dict[str, Any], ...] = ()
+    _perpetual_additions: Mapping[Any, dict[str, Any]] = MappingProxyType({})
+    """Entries that programs have added, by name."""
     _perpetual_is_set_up = False
 
     def _perpetual_begin(self) -> None:
         super()._perpetual_begin()
-        for added in self._perpetual_additions:
+        for added in self._perpetual_additions.values():
             super()._perpetual_add(**added)
         schedule, runs = self.schedule, self._perpetual_engine.entry_runs
         for entry in schedule.values():
@@ -50,7 +54,7 @@ class CelerysBase(Base):
 
     def _perpetual_add(self, **entry: Any) -> Any:
         """Programs add entries at ``beat_init``; a standby adds them when it takes the lead, and so each time."""
-        self._perpetual_additions += (entry,)
+        self._perpetual_additions = {**self._perpetual_additions, entry.get("name"): entry}
         if not self._perpetual_is_set_up:
             return self.Entry(app=self.app, **entry)
         added = super()._perpetual_add(**entry)
@@ -63,14 +67,14 @@ class CelerysBase(Base):
 
         A time of the file that lies ahead was written by a wrong clock.
         """
-        run, now = self._perpetual_engine.entry_runs.of(entry.name), datetime.now(self.app.timezone)
-        is_ahead = entry.last_run_at > now + timedelta(seconds=FURTHEST_AHEAD)
+        run, known, now = self._perpetual_engine.entry_runs.of(entry.name), _last_run(entry), time.time()
+        is_ahead = known > now + FURTHEST_AHEAD
         if run is None:
-            entry.last_run_at = now if is_ahead else entry.last_run_at
-            return
-        at = datetime.fromtimestamp(run.at, tz=self.app.timezone)
-        if is_ahead or not (entry.total_run_count and entry.last_run_at > at):
-            entry.last_run_at, entry.total_run_count = at, run.count
+            if is_ahead:
+                entry.last_run_at = datetime.fromtimestamp(now, tz=self.app.timezone)
+        elif is_ahead or not (entry.total_run_count and known > run.at):
+            entry.last_run_at = datetime.fromtimestamp(run.at, tz=self.app.timezone)
+            entry.total_run_count = run.count
 
     def update_from_dict(self, dict_: dict[str, Any]) -> None:
         """Add entries, or replace those of the same names, as programs do; the next tick goes by them."""
@@ -105,4 +109,9 @@ class CelerysBase(Base):
 
 
 def _seen(entry: Any) -> EntryRun:
-    return EntryRun(entry.last_run_at.timestamp(), entry.total_run_count)
+    return EntryRun(_last_run(entry), entry.total_run_count)
+
+
+def _last_run(entry: Any) -> float:
+    """Seconds since 1970; a time without a zone is UTC, as Celery takes it."""
+    return float(maybe_make_aware(entry.last_run_at).timestamp())

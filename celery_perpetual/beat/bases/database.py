@@ -8,13 +8,14 @@ no entries of the schedule (:mod:`.task_rows`).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from celery.utils.time import maybe_make_aware
-from django.db import Error
+from django.db import Error, connections
 from django_celery_beat.schedulers import DatabaseScheduler
 
 from celery_perpetual import events
@@ -28,6 +29,8 @@ from celery_perpetual.telemetry import emit
 
 #: How often the database is asked whether rows have changed, in seconds.
 CHECK_EVERY = 1.0
+#: How long the end of beat waits for the database.
+CLOSE_SECONDS = 3.0
 
 
 class DatabaseBase(Base, DatabaseScheduler):  # type: ignore[misc]  # it ships no types
@@ -64,6 +67,33 @@ class DatabaseBase(Base, DatabaseScheduler):  # type: ignore[misc]  # it ships n
     def _perpetual_end(self) -> None:
         self._dirty.clear()  # the next leader's runs are newer
         super()._perpetual_end()
+
+    def close(self) -> None:
+        """Write the last runs to the rows, and let go; the database gets a moment for that.
+
+        A frozen one says nothing, and SIGTERM must end beat. So another thread waits for it, on another connection.
+
+        Raises:
+            TimeoutError: it did not answer. The rows do not show the last runs; the store has them.
+        """
+        close, failed = super().close, list[Exception]()
+
+        def close_base() -> None:
+            try:
+                close()
+            except Exception as error:
+                failed.append(error)
+            finally:
+                connections.close_all()
+
+        thread = threading.Thread(target=close_base, name="perpetual-close", daemon=True)
+        thread.start()
+        thread.join(CLOSE_SECONDS)
+        if thread.is_alive():
+            self._finalize.cancel()  # it would try once more when the process exits
+            raise TimeoutError(f"the database has not answered for {CLOSE_SECONDS:g} s")
+        if failed:
+            raise failed[0]
 
     def _perpetual_names(self) -> set[str]:
         return set(self.Model.objects.values_list("name", flat=True))
