@@ -94,8 +94,16 @@ class Paused:
     @property
     def text(self) -> str:
         """Reason, who, since when and until when, in one line."""
-        until = "until it is resumed" if self.until is None else f"until {format_time(self.until)}"
-        return f"{self.reason} (by {self.by} since {format_time(self.at)}, {until})"
+        return f"{self.reason} (by {self.by} since {format_time(self.at)}, {self._until_text})"
+
+    @property
+    def text_without_since(self) -> str:
+        """The same where the time of its begin stands elsewhere."""
+        return f"{self.reason} (by {self.by}, {self._until_text})"
+
+    @property
+    def _until_text(self) -> str:
+        return "until it is resumed" if self.until is None else f"until {format_time(self.until)}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, verb
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb
 from celery_perpetual.cli.tables import table
 from celery_perpetual.tasks.items import UNSET
+from celery_perpetual.wording import counted
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual

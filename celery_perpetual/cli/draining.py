@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from celery_perpetual.cli.group import as_json, counted, show, verb
+from celery_perpetual.cli.group import as_json, show, verb
 from celery_perpetual.cli.values import a_duration
+from celery_perpetual.wording import counted
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual

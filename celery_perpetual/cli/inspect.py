@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, counted, show, verb, with_app
+from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb, with_app
 from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.times import localized, shown
 from celery_perpetual.cli.unit_rows import SPARE, heads, row
 from celery_perpetual.operations.units import STATES
 from celery_perpetual.store.commands.leadership import leader_info
+from celery_perpetual.wording import counted
 
 #: Rows of a table, unless more are asked for.
 MOST_ROWS = 100

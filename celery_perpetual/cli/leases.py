@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from celery_perpetual.cli.group import as_json, counted, show, verb
+from celery_perpetual.cli.group import as_json, show, verb
 from celery_perpetual.cli.inspect import detail
 from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.times import shown
 from celery_perpetual.operations.forcing import MOST
+from celery_perpetual.wording import counted
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual

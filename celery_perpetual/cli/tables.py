@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 import click
 
+from celery_perpetual.wording import one_line
+
 #: No column is made narrower.
 NARROWEST = 8
 GAP = "  "
@@ -55,12 +57,6 @@ def lines_of(
 def width_of_terminal() -> int | None:
     """Columns of the terminal; None where the output goes elsewhere."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def one_line(cell: object) -> str:
-    """The first line of a text, with the mark of a cut where there are more."""
-    first, _, rest = str(cell).strip().partition("\n")
-    return " ".join(first.split()) + (" ..." if rest else "")
 
 
 def _total(widths: Sequence[int], columns: Sequence[int]) -> int:

@@ -9,6 +9,7 @@ from celery_perpetual.health.findings import ERROR, UNITS, WARNING, Finding
 from celery_perpetual.pauses import EVERYTHING
 from celery_perpetual.polling.outcome import EMPTY, ENQUEUED, FAILED, TIMED_OUT
 from celery_perpetual.times import to_datetime, to_ms
+from celery_perpetual.wording import counted_are
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,8 +60,8 @@ def pauses(reading: Reading, units: Sequence[SeenUnit]) -> Iterator[Finding]:
 
 def _paused(what: str, pause: Paused, meaning: str, option: str, about: dict[str, str]) -> Finding:
     return Finding(
-        kind="paused", area=UNITS, level=WARNING, evidence=f"{what}: {pause.text}", since=pause.at, meaning=meaning,
-        help=f"celery -A proj perpetual resume {option}", about=about,
+        kind="paused", area=UNITS, level=WARNING, evidence=f"{what}: {pause.text_without_since}", since=pause.at,
+        meaning=meaning, help=f"celery -A proj perpetual resume {option}", about=about,
     )  # fmt: skip
 
 
@@ -171,7 +172,7 @@ def parked_keys(units: Sequence[SeenUnit]) -> list[Finding]:
     return [
         Finding(
             kind="keys_parked", area=UNITS, level=WARNING,
-            evidence=f"{unit.name} is leaving keys out: {count} item keys are parked",
+            evidence=f"{unit.name} is leaving keys out: {counted_are(count, 'item key')} parked",
             meaning="polls leave them out until an operator allows them",
             help=f"celery -A proj perpetual items {command_of(unit)} --state parked_key", about={"unit": unit.name},
         )

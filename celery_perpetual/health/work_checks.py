@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from celery_perpetual.health.findings import WARNING, WORK, Finding
 from celery_perpetual.store.work_list import entries_put_off
 from celery_perpetual.times import to_datetime
+from celery_perpetual.wording import counted_are
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,7 @@ def parked(reading: Reading) -> Iterator[Finding]:
     last = found[times.index(max(times))]
     yield Finding(
         kind="tasks_parked", area=WORK, level=WARNING, since=to_datetime(min(times)),
-        evidence=f"{len(found)} tasks are parked, the last one because {last['reason']}",
+        evidence=f"{counted_are(len(found), 'task')} parked, the last one because {last['reason']}",
         meaning="they keep their keys and their room until an operator acts",
         help="celery -A proj perpetual parked; then recover, fail or cancel them", about={"tasks": len(found)},
     )  # fmt: skip

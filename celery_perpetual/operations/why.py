@@ -16,6 +16,7 @@ from celery_perpetual.store.commands.leases import parked_tasks
 from celery_perpetual.store.commands.units import open_poll
 from celery_perpetual.store.commands.workers import living_workers
 from celery_perpetual.times import format_time, to_datetime
+from celery_perpetual.wording import counted_are, one_line
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -165,7 +166,7 @@ def _about_parked(store: Store, contract: TaskContract) -> list[Reason]:
     last = max(found, key=lambda each: each["parked_at"])
     return [
         Reason(
-            evidence=f"{len(found)} tasks are parked, the last one because {last['reason']}",
+            evidence=f"{counted_are(len(found), 'task')} parked, the last one because {last['reason']}",
             meaning="they keep their keys and their room until an operator recovers, fails or cancels them",
             help="celery -A proj perpetual parked",
         )
@@ -175,17 +176,21 @@ def _about_parked(store: Store, contract: TaskContract) -> list[Reason]:
 def _about_held_keys(store: Store, unit: Unit) -> list[Reason]:
     """Item keys that polls leave out because they have failed."""
     held = held_of_unit(store, unit.name, store.now())
-    last = "" if held.last is None else f"; the last ended as {held.last.status}: {held.last.error or 'no error'}"
+    last = ""
+    if held.last is not None:
+        last = f"; the last ended as {held.last.status}: {one_line(held.last.error or 'no error')}"
     command, reasons = f"celery -A proj perpetual allow {_named(unit)} KEY", []
     if held.next_free_at is not None:
         when = format_time(to_datetime(held.next_free_at))
         meaning = f"polls leave them out until their back-off is over, the first one until {when}"
         reasons.append(
-            Reason(evidence=f"{held.held_back} item keys are held back{last}", meaning=meaning, help=command)
+            Reason(evidence=f"{counted_are(held.held_back, 'item key')} held back{last}", meaning=meaning, help=command)
         )
     if held.parked:
         meaning = "polls leave them out until an operator allows them"
-        reasons.append(Reason(evidence=f"{held.parked} item keys are parked{last}", meaning=meaning, help=command))
+        reasons.append(
+            Reason(evidence=f"{counted_are(held.parked, 'item key')} parked{last}", meaning=meaning, help=command)
+        )
     return reasons
 
 

@@ -48,7 +48,7 @@ def test_check_names_everything_that_stands_still(one: WatchedApp) -> None:
     assert "no worker has reported" in found
     assert "perpetual:app.work is paused: upgrade (by " in found
     assert "until it is resumed)" in found
-    assert "perpetual:app.work is leaving keys out: 1 item keys are parked" in found
+    assert "perpetual:app.work is leaving keys out: 1 item key is parked" in found
     one.perpetual.resume(task)
     rows[0] = None
     assert one.perpetual.poll(task).status == "failed"

@@ -246,7 +246,7 @@ def test_an_operator_allows_a_key(one: WatchedApp, most: int | None) -> None:
     rows = Rows(one, retries=Retries(max_attempts=most))
     rows.fail(rows.poll().task_ids[0], error=ValueError("bad row"))
     assert rows.poll().held_back == 1
-    what = "1 item keys are " + ("parked" if most else "held back") + "; the last ended as failure: ValueError: bad row"
+    what = "1 item key is " + ("parked" if most else "held back") + "; the last ended as failure: ValueError: bad row"
     assert what in [reason.evidence for reason in one.perpetual.why(rows.task).reasons]
 
     assert one.perpetual.allow(rows.task, 0) is True

@@ -12,7 +12,8 @@ NAME = "celery_perpetual"
 
 # Each may import itself, those of its own line and those above.
 LAYERS = (
-    ("errors", "hints", "thresholds", "settings", "times", "event_kind", "events", "telemetry", "faults", "failures"),
+    ("errors", "hints", "thresholds", "settings", "times", "wording"),
+    ("event_kind", "events", "telemetry", "faults", "failures"),
     ("store",),
     ("tasks",),
     ("pauses",),
