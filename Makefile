@@ -8,7 +8,7 @@ ARGS ?=
 COVERED ?= --ignore=tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test long matrix oldest coverage lint docs bench bench-quick clean
+.PHONY: help demo example test long matrix oldest coverage lint docs bench bench-quick figures clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -53,6 +53,9 @@ docs: .venv/dev.stamp ## the documentation as a site, in build/docs; a warning i
 
 bench: .venv/dev.stamp .venv/peers.stamp ## all benchmarks, minutes; a table, and benchmarks/results.json
 	$(BIN)/python benchmarks/run.py $(ARGS)
+
+figures: .venv/dev.stamp ## the table of figures in docs/benchmarks.md, from the last make bench
+	$(BIN)/python benchmarks/figures.py
 
 bench-quick: .venv/dev.stamp .venv/peers.stamp ## the same with fewer rounds
 	$(BIN)/python benchmarks/run.py --quick $(ARGS)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import redis
 from measuring import HERE, Row, executed, median
 from peers import Peer
+from servers import bench_server
 from ticking import Ticking
-
-from celery_perpetual.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +27,7 @@ def measure(*, sizes: tuple[int, int]) -> list[Row]:
     """Rows for few and many units, and for as many entries of RedBeat; what is compared is taken in turns."""
     few, many = sizes
     with ExitStack() as stack:
-        clocks = {size: stack.enter_context(Ticking(stack.enter_context(EmbeddedServer()).url, size)) for size in sizes}
+        clocks = {size: stack.enter_context(Ticking(stack.enter_context(bench_server()).url, size)) for size in sizes}
         rows = [
             Row("start", f"first turn, {size} units", ticking.first(), "s", 0.1, False)
             for size, ticking in clocks.items()
@@ -93,7 +92,7 @@ def memory_of_processes(sizes: Sequence[int]) -> list[Row]:
     """RSS of processes of their own: what the clock adds to its app and to the list of units that it is given."""
     seen = {}
     for size in sizes:
-        with EmbeddedServer() as server:
+        with bench_server() as server:
             argv = [sys.executable, str(HERE / "ticking.py"), server.url, str(size)]
             seen[size] = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
     few, many = sizes
@@ -109,7 +108,7 @@ class RedBeat:
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
-        server = self._stack.enter_context(EmbeddedServer())
+        server = self._stack.enter_context(bench_server())
         self._peer = self._stack.enter_context(Peer("peer_redbeat.py", server.url))
         self._client: redis.Redis = redis.Redis.from_url(server.url)
         self._used = 0

@@ -143,7 +143,7 @@ class Enqueue:
         microseconds = {name: round(median(values) * 1e6, 2) for name, values in self.times.items()}
         detail = {"items": items, "us_per_item": microseconds, "run_by_a_worker": sum(self.counted.values())}
         control = median([b / a for a, b in zip(self.times["loop"], self.times["loop again"], strict=True)])
-        must = (4, 4) if self.rabbit else (22, 28)
+        must = (8, 8) if self.rabbit else (28, 36)
         rows = [
             Row("enqueue", f"{where}: one poll of {items}, item keys", ratio("keyed"), "x loop", must[0], True, detail),
             Row("enqueue", f"{where}: the same, key=False", ratio("unkeyed"), "x loop", must[1]),

@@ -9,8 +9,7 @@ from statistics import mean
 
 from entry_ticks import BASES
 from measuring import HERE, Row
-
-from celery_perpetual.embedded import EmbeddedServer
+from servers import bench_server
 
 #: A bare tick compares all entries, or asks the database; ours does neither at every tick. RedBeat's asks Redis, as
 #: ours over it does.
@@ -21,7 +20,7 @@ def measure(*, entries: int, ticks: int) -> list[Row]:
     """Three rows for each base."""
     rows = []
     for base in BASES:
-        with EmbeddedServer() as server:
+        with bench_server() as server:
             argv = [sys.executable, str(HERE / "entry_ticks.py"), base, server.url, str(entries), str(ticks)]
             seen = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
         bare, ours = mean(seen["bare"]), mean(seen["ours"])

@@ -53,9 +53,10 @@ def show(rows: Sequence[Row]) -> None:
         print(f"{row.bench:<12} {row.what:<52} {seen:>10} {row.unit:<10} {must:>10} {row.verdict}", flush=True)
 
 
-def keep(rows: Sequence[Row], file: Path) -> None:
+def keep(surroundings: dict[str, str], rows: Sequence[Row], file: Path) -> None:
     """Write what there is so far as JSON."""
-    file.write_text(json.dumps([{**asdict(row), "verdict": row.verdict} for row in rows], indent=1))
+    seen = [{**asdict(row), "verdict": row.verdict} for row in rows]
+    file.write_text(json.dumps({"surroundings": surroundings, "rows": seen}, indent=1))
 
 
 def median(values: Sequence[float]) -> float:

@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import redis
 from celery import Celery
 from measuring import Row, executed, median
-
-from celery_perpetual.embedded import EmbeddedServer
+from servers import bench_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,7 +178,7 @@ def measure(*, rounds: int) -> list[Row]:
     """Rows for both kills and every way; each round has a server and workers of its own."""
     taken: dict[tuple[str, str], list[Taken]] = {}
     for number in range(rounds):
-        with EmbeddedServer() as server, tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        with bench_server() as server, tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             (Path(folder) / "recovery_app.py").write_text(MODULE)
             url = server.url.removesuffix("/0")
             ways = [Way(name, Path(folder), f"{url}/{n}", f"way-{n}", stack) for n, name in enumerate(WAYS)]

@@ -18,6 +18,7 @@ from celery import Celery
 from clock import RedBeat
 from measuring import HERE, Row, executed, median, percentile
 from peers import Peer
+from servers import bench_server
 
 from celery_perpetual import Perpetual
 from celery_perpetual.beat.base_health import BaseHealth
@@ -25,7 +26,6 @@ from celery_perpetual.beat.clock import Clock
 from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.routine_source import RoutineSource
-from celery_perpetual.embedded import EmbeddedServer
 from celery_perpetual.routines.due import DueRuns
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def measure(*, sizes: tuple[int, int], due: int, seconds: int) -> list[Row]:
     """
     few, many = sizes
     with ExitStack() as stack:
-        filled = {size: stack.enter_context(Filled(stack.enter_context(EmbeddedServer()).url)) for size in sizes}
+        filled = {size: stack.enter_context(Filled(stack.enter_context(bench_server()).url)) for size in sizes}
         rows = []
         for size, each in filled.items():
             rate, cpu, taken = each.fill(size)
@@ -192,7 +192,7 @@ class Filled:
 def _lateness(seconds: int) -> list[Row]:
     """How late a real beat starts 500 routines a second, by the events that the store writes."""
     count = PER_SECOND * seconds
-    with EmbeddedServer() as server, tempfile.TemporaryDirectory() as folder:
+    with bench_server() as server, tempfile.TemporaryDirectory() as folder:
         paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         env = {**os.environ, "PYTHONPATH": paths, "BENCH_BROKER": server.url, "BENCH_STORE": server.url}
         env |= {"BENCH_ITEMS": "0", "BENCH_ROUNDS": "0"}

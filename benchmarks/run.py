@@ -6,6 +6,7 @@ Every figure that says "x" is a ratio of things measured in turns within this ru
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -26,8 +27,8 @@ import sweep
 import tenants
 import worker_cost
 from measuring import HERE, Row, keep, show
+from servers import APPEND_ONLY, bench_server, surroundings
 
-from celery_perpetual.embedded import EmbeddedServer
 from tests.support.rabbitmq import run_folder, server_binary, shared_node
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ ITEMS, ROUNDS = 10_000, 5
 
 def on_redis(*, quick: bool) -> list[Row]:
     """Broker and store are one server."""
-    with EmbeddedServer() as server, tempfile.TemporaryDirectory() as folder:
+    with bench_server() as server, tempfile.TemporaryDirectory() as folder:
         return enqueue.measure(server.url, server.url, Path(folder), items=ITEMS, rounds=3 if quick else ROUNDS)
 
 
@@ -51,7 +52,7 @@ def on_rabbitmq(*, quick: bool) -> list[Row]:
     # The node's guard removes the folder with the node.
     folder = Path(tempfile.mkdtemp(prefix="perpetual-bench-"))
     with ExitStack() as stack:
-        store = stack.enter_context(EmbeddedServer())
+        store = stack.enter_context(bench_server())
         place = stack.enter_context(tempfile.TemporaryDirectory())
         stack.enter_context(run_folder(folder))
         url = stack.enter_context(shared_node(folder, binary).vhost())
@@ -82,19 +83,19 @@ def entry_ticks(*, quick: bool) -> list[Row]:
 
 def awake(*, quick: bool) -> list[Row]:
     """One waiter, one id."""
-    with EmbeddedServer() as server:
+    with bench_server() as server:
         return latency.measure(server.url, samples=100 if quick else 1000)
 
 
 def waiting_for_many(*, quick: bool) -> list[Row]:
     """One waiter, all ids."""
-    with EmbeddedServer() as server:
+    with bench_server() as server:
         return many.measure(server.url, number=2000 if quick else 10_000, rounds=1 if quick else 3)
 
 
 def cost(*, quick: bool) -> list[Row]:
     """Tasks that do nothing."""
-    with EmbeddedServer() as server:
+    with bench_server() as server:
         return worker_cost.measure(server, tasks=500 if quick else 1000, rounds=5 if quick else 15)
 
 
@@ -135,14 +136,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*BENCHES, []], help="benches to run; default all")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, smaller numbers")
+    parser.add_argument(
+        "--no-append-only", action="store_true", help="stores that write nothing to disk; default is append-only"
+    )
     options = parser.parse_args()
+    if options.no_append_only:
+        os.environ[APPEND_ONLY] = "no"
+    where = surroundings()
+    print(", ".join(f"{name} {value}" for name, value in where.items()))
     rows: list[Row] = []
     for name in options.names or BENCHES:
         print(f"\n{name} …", flush=True)
         found = BENCHES[name](quick=options.quick)
         show(found)
         rows += found
-        keep(rows, HERE / "results.json")
+        keep(where, rows, HERE / "results.json")
     return int(any(row.verdict == "MISSED" for row in rows))
 
 

@@ -14,10 +14,10 @@ from uuid import uuid4
 
 from celery import Celery
 from measuring import Row, executed, longest_script_ms, median
+from servers import bench_server
 from workers import cpu_of
 
 from celery_perpetual import Perpetual, PerpetualTask
-from celery_perpetual.embedded import EmbeddedServer
 from celery_perpetual.leases.execution import Execution
 from celery_perpetual.recovery.losses import take_leases
 from celery_perpetual.recovery.sweep import AT_ONCE
@@ -104,7 +104,7 @@ class Leased:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._server = stack.enter_context(EmbeddedServer())
+            self._server = stack.enter_context(bench_server())
             app = Celery("sweep", broker=self._server.url, set_as_current=False)
             # Nobody reports here: who lives, lives for longer than the bench runs.
             app.conf.perpetual_lease_ttl = 86_400

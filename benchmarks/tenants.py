@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from celery import Celery
 from measuring import HERE, Row, percentile
+from servers import bench_server
 
 from celery_perpetual import Perpetual
 from celery_perpetual.completions.end import TaskEnd
-from celery_perpetual.embedded import EmbeddedServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,7 @@ class Beat:
 @contextmanager
 def beat(*, tenants: int, every: float) -> Iterator[Beat]:
     """Start it on a server of its own."""
-    with EmbeddedServer() as server, tempfile.TemporaryDirectory() as folder:
+    with bench_server() as server, tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "seen")
         paths = os.pathsep.join([str(HERE), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
         env = {**os.environ, "PYTHONPATH": paths, "BENCH_BROKER": server.url, "BENCH_FILE": str(file)}
