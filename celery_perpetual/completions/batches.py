@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
 from celery_perpetual.ledger.ids import BATCH_INDEX, base
-from celery_perpetual.publishing.publisher import publish_once
+from celery_perpetual.publishing.once import publish_once
 from celery_perpetual.store.commands.batches import UNIT, batch, ends_of_batch, remove_unsent
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.work_list import WorkList

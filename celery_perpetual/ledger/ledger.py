@@ -17,7 +17,7 @@ poll read it is still free when the poll commits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,7 @@ from celery_perpetual.store.commands.batches import known_batches
 from celery_perpetual.store.commands.failed_keys import held_keys
 from celery_perpetual.store.commands.records import item_keys
 from celery_perpetual.store.connection import Store
+from celery_perpetual.store.one_ahead import OneAhead
 from celery_perpetual.store.scripts import script
 from celery_perpetual.times import ms
 
@@ -93,26 +94,46 @@ class Ledger:
         Args:
             backs_off: False: a key is not held back for its back-off, only while it is parked.
         """
-        names, found = self.store.keys, Taken(set(), set(), set())
-        for part in chunks(keys):
-            reply = script("taken")(
+        return self.begin_taken(unit, keys, poll_id, since=since, backs_off=backs_off)()
+
+    def begin_taken(
+        self, unit: str, keys: Sequence[str], poll_id: str, *, since: int, backs_off: bool = True
+    ) -> Callable[[], Taken]:
+        """Ask for :meth:`taken`, and return what waits for the answer."""
+        names = self.store.keys
+
+        def ask(part: Sequence[str]) -> Callable[[], Any]:
+            return script("taken").begin(
                 self.store, item_keys=names.item_keys(unit), recent=names.recent(unit), failed=names.failed(unit),
                 failures=names.failures(unit), since=since, backs_off=int(backs_off), asked=part,
             )  # fmt: skip
-            held = {}
-            for position, holder, ended, failure in grouped(reply, 4):
-                key = part[position]
-                if failure == HELD_BACK:
-                    found.held_back.add(key)
-                elif failure:
-                    found.failed.add(key)
-                if ended:
-                    found.in_flight.add(key)
-                elif holder:
-                    held[key] = base(_text(holder))
-            committed = self._committed(set(held.values()) - {base(poll_id)})
-            found.in_flight.update(key for key, holder in held.items() if holder in committed)
-        return found
+
+        first, rest = keys[:CHUNK], keys[CHUNK:]
+        answer: Callable[[], Any] = ask(first) if first else list
+
+        def finish() -> Taken:
+            found = Taken(set(), set(), set())
+            self._add_taken(found, first, answer(), poll_id)
+            for part in chunks(rest):
+                self._add_taken(found, part, ask(part)(), poll_id)
+            return found
+
+        return finish
+
+    def _add_taken(self, found: Taken, keys: Sequence[str], reply: Sequence[Any], poll_id: str) -> None:
+        held = {}
+        for position, holder, ended, failure in grouped(reply, 4):
+            key = keys[position]
+            if failure == HELD_BACK:
+                found.held_back.add(key)
+            elif failure:
+                found.failed.add(key)
+            if ended:
+                found.in_flight.add(key)
+            elif holder:
+                held[key] = base(_text(holder))
+        committed = self._committed(set(held.values()) - {base(poll_id)})
+        found.in_flight.update(key for key, holder in held.items() if holder in committed)
 
     def left_out_keys(self, unit: str, now: int) -> set[str]:
         """The item keys of this unit that a poll leaves out: in flight, held back at ``now`` (ms), or parked."""
@@ -131,18 +152,26 @@ class Ledger:
     def stage(self, unit: TaskUnit, poll_id: str, items: Sequence[CheckedItem]) -> bool:
         """Put the records of a large batch beside the ledger; False if the claim is lost."""
         names = self.store.keys
-        for chunk, part in enumerate(chunks(items)):
-            records = [encode(item, unit.contract.name) for item in part]
-            accepted = script("stage")(
-                self.store,
-                unit_hash=names.unit(unit.name), chunk=names.chunk(poll_id, chunk),
-                item_keys=names.item_keys(unit.name), poll=poll_id, unit=unit.name, ttl=STAGED_TTL_MS,
-                records=len(records), rest=[*records, *_pairs(poll_id, part, chunk * CHUNK)],
-            )  # fmt: skip
-            reach("poll.staged")
-            if not accepted:
-                return False
-        return True
+        with OneAhead[int]() as call:
+            for chunk, part in enumerate(chunks(items)):
+                records = [encode(item, unit.contract.name) for item in part]
+                rest = [*records, *_pairs(poll_id, part, chunk * CHUNK)]
+                if call.is_owed and not self._staged(call):
+                    return False
+                call.begin(
+                    script("stage").begin(
+                        self.store,
+                        unit_hash=names.unit(unit.name), chunk=names.chunk(poll_id, chunk),
+                        item_keys=names.item_keys(unit.name), poll=poll_id, unit=unit.name, ttl=STAGED_TTL_MS,
+                        records=len(records), rest=rest,
+                    )
+                )  # fmt: skip
+            return self._staged(call)
+
+    def _staged(self, call: OneAhead[int]) -> bool:
+        accepted = call.reply()
+        reach("poll.staged")
+        return bool(accepted)
 
     def commit(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
@@ -13,11 +13,12 @@ from celery import Signature
 
 from celery_perpetual.errors import BatchTooLarge, ContractError, InvalidItem
 from celery_perpetual.ledger.item import CheckedItem, ItemReader
-from celery_perpetual.ledger.ledger import Ledger
+from celery_perpetual.ledger.ledger import Ledger, Taken
 from celery_perpetual.polling.claims import Claim
 from celery_perpetual.polling.gates import Closed, full
 from celery_perpetual.settings import seconds
 from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.one_ahead import OneAhead
 from celery_perpetual.tasks.items import UNSET, Batch, Defer, Item, Pause, Skip
 from celery_perpetual.times import ms
 
@@ -49,6 +50,13 @@ class ReadBatch:
     """How many follow-ups it was made of, the duplicates included."""
     closed: Closed | None = None
     """A batch with a cursor is taken as a whole or not at all; the gate that keeps it out."""
+
+    def add(self, part: _Sorted) -> None:
+        """Add the next part."""
+        self.duplicates += part.duplicates
+        self.held_back += part.held_back
+        self.has_failed |= part.has_failed
+        self.items += part.fresh
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -97,23 +105,24 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
     found.watermark = _watermark(contract.name, batch.watermark)
     room, longest = contract.max_in_flight - claim.in_flight, max(contract.options.limit, claim.rows)
     most = longest if whole else min(room, contract.options.limit)
-    reader, seen, in_flight = ItemReader(app, contract), set[str](), 0
-    while len(found.items) < most:
-        part = list(islice(entries, CHUNK))
-        if claim.abandoned:
-            raise Abandoned
-        if not part:
-            break
-        items = [reader.read(found.read + at, entry) for at, entry in enumerate(part)]
-        found.read += len(part)
-        if whole and found.read > longest:
-            break
-        part_of = sort_items(ledger, claim, items, seen)
-        in_flight += part_of.in_flight
-        found.duplicates += part_of.duplicates
-        found.held_back += part_of.held_back
-        found.has_failed |= part_of.has_failed
-        found.items += part_of.fresh
+    reader, seen, in_flight, asked = ItemReader(app, contract), set[str](), 0, 0
+    with OneAhead[_Sorted]() as call:
+        while True:
+            # A part is read while the store is asked for the keys of the one before, unless that one may be enough.
+            is_enough = len(found.items) + asked >= most
+            part = [] if is_enough else list(islice(entries, CHUNK))
+            if claim.abandoned:
+                raise Abandoned
+            items = [reader.read(found.read + at, entry) for at, entry in enumerate(part)]
+            found.read += len(part)
+            if (part_of := call.reply()) is not None:
+                in_flight += part_of.in_flight
+                found.add(part_of)
+            asked = len(items)
+            if (whole and found.read > longest) or (not part and (not is_enough or len(found.items) >= most)):
+                break
+            if part:
+                call.begin(begin_sorting(ledger, claim, items, seen))
     if whole and (found.read > longest or next(entries, None) is not None):
         raise BatchTooLarge(
             f"{contract.name}.next_batch returned a Batch with a cursor and more than {longest} "
@@ -165,12 +174,23 @@ def sort_items(
         seen: keys of earlier parts; those of these items are added.
         backs_off: leave out keys that have failed; what is left out has to be offered again.
     """
+    return begin_sorting(ledger, claim, items, seen, backs_off=backs_off)()
+
+
+def begin_sorting(
+    ledger: Ledger, claim: Claim, items: list[CheckedItem], seen: set[str], *, backs_off: bool = True
+) -> Callable[[], _Sorted]:
+    """Ask the store for the keys of items, and return what waits for the answer and sorts them."""
     options = claim.contract.options
     keys = list({item.key for item in items if item.key is not None} - seen)
     since = min(claim.now, claim.store_time - ms(options.dedup_window))
     backs_off = backs_off and options.failed_keys is not None
     # Without any key nothing is asked.
-    taken = ledger.taken(claim.unit.name, keys, claim.poll_id, since=since, backs_off=backs_off)
+    answer = ledger.begin_taken(claim.unit.name, keys, claim.poll_id, since=since, backs_off=backs_off)
+    return lambda: _sorted(items, answer(), seen)
+
+
+def _sorted(items: list[CheckedItem], taken: Taken, seen: set[str]) -> _Sorted:
     found = _Sorted()
     for item in items:
         if item.key is None:

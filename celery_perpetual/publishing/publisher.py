@@ -24,20 +24,21 @@ from celery_perpetual.broker.unacked import shares_redis
 from celery_perpetual.errors import InvalidItem, StoreUnavailable, described
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger.item import CheckedItem
-from celery_perpetual.ledger.record import Record, read_item
+from celery_perpetual.ledger.record import read_item
 from celery_perpetual.publishing.builder import Builder, Messages
 from celery_perpetual.publishing.capture import Capture
-from celery_perpetual.publishing.message import has_own_sender, send
+from celery_perpetual.publishing.message import has_own_sender
 from celery_perpetual.publishing.one_by_one import PublishChunk, leave, publish_apart
 from celery_perpetual.publishing.rehearsal import first_fault
-from celery_perpetual.publishing.sender import AfterPublish
+from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.publishing.stampable import is_sent_in_pairs
 from celery_perpetual.publishing.transports import open_transport
 from celery_perpetual.store.chunks import CHUNK
-from celery_perpetual.store.commands.batches import batch, remove_entry, remove_unpublished
+from celery_perpetual.store.commands.batches import batch, remove_unpublished
 from celery_perpetual.store.commands.destinations import published_to
 from celery_perpetual.store.commands.records import open_records
 from celery_perpetual.store.connection import Store
+from celery_perpetual.store.one_ahead import OneAhead
 from celery_perpetual.store.scripts import script
 from celery_perpetual.store.work_list import WorkList
 from celery_perpetual.telemetry import emit
@@ -45,11 +46,8 @@ from celery_perpetual.telemetry import emit
 if TYPE_CHECKING:
     from celery import Celery
 
-
 #: Broker commands that one script may run at once; a queue that expires takes several per message.
 MOST_COMMANDS = 2000
-
-
 #: A batch whose publication goes on somewhere has brought a chunk to the broker in the last so many milliseconds.
 PATIENCE_MS = 5_000
 
@@ -127,30 +125,65 @@ class Publisher:
     def _publish(self, poll_id: str, items: Sequence[CheckedItem]) -> int:
         sent, state = 0, self._state(poll_id)
         destinations = self._destinations(poll_id, state)
-        with ExitStack() as stack:
+        with ExitStack() as stack, OneAhead[int]() as call:
             by_kind: dict[bool, PublishChunk] = {}
+            built: Messages | None = None
             while state is not None and state[1] < state[2]:
                 task, first, total = state
-                last = first + 1 if is_sent_in_pairs() else min(total, (first // CHUNK + 1) * CHUNK)
-                indexed = self._indexed(task, poll_id, first, last, items)
-                singly = self._one_by_one(item for _, item in indexed)
-                open_publisher = partial(self._chunk_publisher, poll_id, one_by_one=singly)
-                try:
-                    if singly not in by_kind:
-                        by_kind[singly] = open_publisher(stack)
-                    messages = by_kind[singly](indexed)
-                except Exception as error:
-                    by_kind.clear()
-                    stack.close()
-                    messages, unpublished = publish_apart(self.app, open_publisher, indexed, error)
-                    leave(self.app, self.store, poll_id, unpublished)
+                last = _end_of_part(first, total)
+                messages = built or self._built(
+                    stack, by_kind, poll_id, self._indexed(task, poll_id, first, last, items)
+                )
                 if first % CHUNK == 0:
                     destinations = Destinations()
                 destinations.extend(messages.destinations)
-                done = self._publish_part(messages, poll_id, first, last, destinations)
-                sent += last - first if done else 0
+                call.begin(self._begin_part(messages, poll_id, first, last, destinations))
+                if last < total and self.shares_redis and not is_sent_in_pairs():
+                    following = self._indexed(task, poll_id, last, _end_of_part(last, total), items)
+                    built = self._built_ahead(stack, by_kind, following)
+                done = call.reply() or 0
+                if done:
+                    messages.after_publish.send()
+                    reach("poll.published")
+                    sent += last - first
+                if done != 1:
+                    built = None
                 state = (task, last, total) if done == 1 else self._state(poll_id) if done else None
         return sent
+
+    def _built(
+        self, stack: ExitStack, by_kind: dict[bool, PublishChunk], poll_id: str, indexed: IndexedItems
+    ) -> Messages:
+        """The messages of a part; where no script brings them to the broker, they are there already."""
+        singly = self._one_by_one(item for _, item in indexed)
+        open_publisher = partial(self._chunk_publisher, poll_id, one_by_one=singly)
+        try:
+            if singly not in by_kind:
+                by_kind[singly] = open_publisher(stack)
+            return by_kind[singly](indexed)
+        except Exception as error:
+            by_kind.clear()
+            stack.close()
+            messages, unpublished = publish_apart(self.app, open_publisher, indexed, error)
+            leave(self.app, self.store, poll_id, unpublished)
+            return messages
+
+    def _built_ahead(
+        self, stack: ExitStack, by_kind: dict[bool, PublishChunk], indexed: IndexedItems
+    ) -> Messages | None:
+        """The messages of the next part, built while the store pushes the one before; None where it is not its turn.
+
+        An error is left to its turn, when the items of the part are tried one by one.
+        """
+        build = by_kind.get(False)
+        if build is None or self._one_by_one(item for _, item in indexed):
+            return None
+        try:
+            return build(indexed)
+        except Exception:  # of the user's code or Celery's
+            by_kind.clear()
+            stack.close()
+            return None
 
     def _destinations(self, poll_id: str, state: tuple[str, int, int] | None) -> Destinations:
         """Where the items of a chunk went of which another publisher has published a part."""
@@ -161,21 +194,15 @@ class Publisher:
                 found.note(destination, (index,))
         return found
 
-    def _publish_part(
+    def _begin_part(
         self, messages: Messages, poll_id: str, first: int, last: int, destinations: Destinations
-    ) -> int:  # fmt: skip
+    ) -> Callable[[], int]:  # fmt: skip
         commands, targets = messages.commands.packed()
         reach("poll.publishing")
-        done = int(
-            script("publish")(
-                self.store, batch=self.store.keys.poll(poll_id), targets=targets, poll=poll_id, first=first, last=last,
-                chunk=first // CHUNK, destinations=destinations.to_json(), commands=commands,
-            )
+        return script("publish").begin(
+            self.store, batch=self.store.keys.poll(poll_id), targets=targets, poll=poll_id, first=first, last=last,
+            chunk=first // CHUNK, destinations=destinations.to_json(), commands=commands,
         )  # fmt: skip
-        if done:
-            messages.after_publish.send()
-            reach("poll.published")
-        return done
 
     def _chunk_publisher(self, poll_id: str, stack: ExitStack, *, one_by_one: bool) -> PublishChunk:
         """How chunks get to the broker: within the script, or before it."""
@@ -268,29 +295,6 @@ def publish_or_leave(publisher: Publisher, poll_id: str, items: Sequence[Checked
             publisher.outbox.make_due(poll_id)
 
 
-def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature: Any, task_id: str) -> None:
-    """Send a signature and take ``entry`` out of the zset ``waiting``.
-
-    On the store's own Redis in one step, so exactly once; elsewhere the message goes first, with the same id each time.
-    """
-    record = Record(
-        task=signature.task,
-        args=tuple(signature.args or ()),
-        kwargs=dict(signature.kwargs or {}),
-        options={name: value for name, value in signature.options.items() if name != "task_id"},
-        key=None,
-        reprs=None,
-    )
-    if not shares_redis(app, store):
-        with app.connection_for_write() as connection:
-            send(app, app.amqp.Producer(connection, auto_declare=False), record, task_id)
-        remove_entry(store, waiting, entry)
-        return
-    capture, after_publish = Capture(app), AfterPublish()
-    try:
-        commands = BrokerCommands(capture.commands(record, task_id, after_publish))
-    finally:
-        capture.close()
-    packed, targets = commands.packed()
-    if script("push_once")(store, waiting=waiting, targets=targets, entry=entry, commands=packed):
-        after_publish.send()
+def _end_of_part(first: int, total: int) -> int:
+    """Index behind the part that begins with item ``first``: a chunk, or one item."""
+    return first + 1 if is_sent_in_pairs() else min(total, (first // CHUNK + 1) * CHUNK)
