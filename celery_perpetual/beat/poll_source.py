@@ -16,7 +16,7 @@ from celery_perpetual.failures.policies import DEGRADED
 from celery_perpetual.polling.claims import Claim, Claims
 from celery_perpetual.polling.closing import PollEnds, broke_off
 from celery_perpetual.polling.depths import QueueDepths
-from celery_perpetual.polling.end import PollEnd, failed, gate_closed, still_hanging, timed_out
+from celery_perpetual.polling.end import PollEnd, failed, gate_closed, kept_waiting, still_hanging, timed_out
 from celery_perpetual.polling.gates import Closed, first_closed
 from celery_perpetual.polling.permits import Permits, source_of
 from celery_perpetual.polling.runner import Runner
@@ -81,6 +81,8 @@ class PollSource:
     def begin_storing(self) -> Callable[[], float]:
         for claim in self._threads.overdue():
             self._store(timed_out(claim, self._policies.unknown(claim.failures)))
+        for claim in self._threads.kept_waiting():
+            self._threads.has_ended(kept_waiting(claim))
         ends = self._threads.ended()
         if not ends:
             return lambda: self._longest_pause

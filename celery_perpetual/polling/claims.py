@@ -11,14 +11,15 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from celery_perpetual.failures.policies import DEGRADED
 from celery_perpetual.ledger.ids import new_poll_id, new_poll_ids
-from celery_perpetual.pauses import scopes_of
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS
 from celery_perpetual.store.commands.leadership import Mark
 from celery_perpetual.store.connection import Store
+from celery_perpetual.store.prepared import Prepared
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.cadence import Occurrence
 from celery_perpetual.tasks.contract import TaskContract
@@ -50,6 +51,9 @@ class Claim:
     now: int
     """The store's time of the claim, ms."""
     started: float = field(default_factory=time.monotonic)
+    """When it was taken; monotonic."""
+    begun: float = field(default_factory=time.monotonic)
+    """When its poll began, which may be a moment later; before that, when it was taken."""
     runs_in_worker: bool = False
     """It is evaluated by a worker."""
     abandoned: bool = False
@@ -79,8 +83,8 @@ class Claim:
 
     @property
     def age(self) -> float:
-        """Seconds since it was taken."""
-        return time.monotonic() - self.started
+        """Seconds since it was taken, or since its poll began."""
+        return time.monotonic() - self.begun
 
     @property
     def overdue(self) -> bool:
@@ -132,9 +136,13 @@ class Claims:
         self.store = store
         self._mark = mark
 
+    @cached_property
+    def _due(self) -> Prepared:
+        return Prepared(self.store, "due")
+
     def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
         """The store's time, the next due time where nothing is due, and what is."""
-        now, following, lines = script("due")(self.store, limit=limit, mine=leader)
+        now, following, lines = self._due(limit=limit, mine=leader)
         found = [_read_due(line) for line in lines.decode().split("\n")] if lines else []
         return int(now), int(float(following)) if following else None, found
 
@@ -226,8 +234,7 @@ def _row(wanted: _Wanted) -> str:
     runs_in_worker, history = int(contract.options.poll_in == "worker"), contract.options.history
     following = wanted.following or "-"
     times = f"{wanted.slot} {following} {wanted.anchor} {valid}"
-    facts = f"{wanted.poll_id} {times} {runs_in_worker} {history} {wanted.unit.name}"
-    return "\n".join([facts, *(scope.key for scope in scopes_of(wanted.unit.name, contract.queue))])
+    return f"{wanted.poll_id} {times} {runs_in_worker} {history} {wanted.unit.name}\n{contract.queue}"
 
 
 def _read_claim(wanted: _Wanted, now: int, facts: bytes) -> Claim | Refusal:

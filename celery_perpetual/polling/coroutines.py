@@ -29,6 +29,8 @@ class Loop:
 
     def resolve(self, result: Any) -> Any:
         """A plain result: coroutines are run, asynchronous iterators become iterators."""
+        if result is None or type(result) is list:
+            return result
         if inspect.isawaitable(result):
             result = self._run(result)
         if isinstance(result, AsyncIterator):

@@ -95,7 +95,8 @@ def to_store(
         "unit": claim.unit.name,
         "slot": str(claim.slot),
         "following": claim.following,
-        "failures": failures,
+        # After a poll without failures before it, there are none to forget.
+        "failures": "keep" if failures == "reset" and not claim.attempt else failures,
         "history": str(claim.contract.options.history),
         "sign": outcome.sign,
     }
@@ -109,9 +110,11 @@ def to_store(
         note["counts"] = json.dumps(counts)
     if hint and (source := claim.contract.options.source_key):
         note |= {"source": source, "hint": str(hint)}
-    every, longest = claim.contract.cadence.every_ms, claim.contract.options.max_interval
-    if may_rest and every and longest:
-        note |= {"every": str(every), "longest": str(ms(longest))}
+    if longest := claim.contract.options.max_interval:
+        if may_rest and (every := claim.contract.cadence.every_ms):
+            note |= {"every": str(every), "longest": str(ms(longest))}
+        elif failures == "reset":
+            note["moves"] = "1"
     return PollEnd(claim, outcome, (outcome.to_json(), json.dumps(note)))
 
 
@@ -178,6 +181,13 @@ def given_up(claim: Claim) -> PollEnd:
     """The process stops; the next leader need not wait for the claim to expire."""
     claim.abandoned = True
     outcome = outcome_of(claim, status.ABANDONED, reason="the beat that ran this poll was stopped")
+    return to_store(claim, outcome, "keep", delay=0, trigger="retry")
+
+
+def kept_waiting(claim: Claim) -> PollEnd:
+    """The polls before it have become slow all at once; the unit is due again when a thread is free."""
+    reason = "every poll thread was taken by a slow poll; perpetual_poll_threads sets their number"
+    outcome = outcome_of(claim, status.SKIPPED, gate="poll_threads", value=round(claim.age, 3), reason=reason)
     return to_store(claim, outcome, "keep", delay=0, trigger="retry")
 
 

@@ -66,4 +66,7 @@ def first_closed(claim: Claim) -> Closed | None:
         wait = (claim.quiet_until - claim.now) / 1000
         reason = f"the source has asked to be left alone until {format_time(to_datetime(claim.quiet_until))}"
         return Closed(gate="wait_hint", value=wait, limit=0, reason=reason, until=claim.quiet_until)
-    return next((closed for gate in GATES if (closed := gate(claim)) is not None), None)
+    for gate in GATES:
+        if (closed := gate(claim)) is not None:
+            return closed
+    return None

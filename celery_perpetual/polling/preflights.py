@@ -100,6 +100,8 @@ class Preflights:
 
     def known_closed(self, claim: Claim) -> Closed | None:
         """The gate as this process knows it; reads nothing and runs nothing."""
+        if claim.contract.preflight is None and not self._common:
+            return None
         for check in self._checks(claim):
             if (closed := self._closed(check, claim, self._known.get(check.name))) is not None:
                 return closed

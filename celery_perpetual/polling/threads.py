@@ -5,13 +5,15 @@ that outlives its time limit is abandoned and its thread replaced, until too man
 is not started a second time in this process. When none is left, polls go to the workers.
 
 A thread that has the end of a poll which enqueues nothing hands it over and is free for the next poll: the clock stores
-all ends that wait in one call. So claims are open for at most as many polls as there are threads, and for as many ends
-that are on their way to the store.
+all ends that wait in one call. As long as polls are quick, claims are taken ahead of the threads too, so that one call
+claims many units: as many as the threads are expected to begin within a moment. One that was not begun in time, because
+the polls before it are slow all at once, is handed back.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
@@ -24,6 +26,14 @@ from celery_perpetual.polling.end import PollEnd
 SLOW_SECONDS = 1.0
 #: Most outcomes that are taken out at once: more would keep other calls of the store waiting.
 MOST_ENDS = 50
+#: Most claims that wait for a thread.
+MOST_WAITING = 50
+#: As many wait as the threads are expected to begin within so many seconds.
+AHEAD_SECONDS = 0.02
+#: A claim that has waited for so long is handed back; well below the time that a claim outlives its poll.
+LONGEST_WAIT = 0.25
+#: Weight of the latest poll in the time that polls are expected to take.
+WEIGHT = 1 / 8
 
 
 class PollThreads:
@@ -38,8 +48,14 @@ class PollThreads:
         self._poll = poll
         self._size = size
         self._most_abandoned = most_abandoned
-        self._queue: SimpleQueue[Claim] = SimpleQueue()
+        self._queue: SimpleQueue[bool] = SimpleQueue()
+        """A call for one thread, to take what waits."""
+        self._called = False
+        """A call that no thread has heard yet; more of them would only wake threads that find nothing."""
         self._lock = threading.Lock()
+        self._waiting: deque[Claim] = deque()
+        self._expected = SLOW_SECONDS
+        """Seconds that the latest polls took, the last ones above all."""
         self._running: dict[str, Claim] = {}
         self._hanging: dict[str, Claim] = {}
         self._ending: dict[str, Claim] = {}
@@ -53,10 +69,9 @@ class PollThreads:
     def free(self) -> int:
         """How many more polls can start now."""
         with self._lock:
-            slow = sum(claim.age > SLOW_SECONDS for claim in self._running.values())
-            lost = max(0, slow + len(self._hanging) - self._most_abandoned)
-            threads = self._size - lost - len(self._running) + slow
-            return max(0, threads - max(0, len(self._ending) - self._size))
+            ahead = min(MOST_WAITING, int(AHEAD_SECONDS * self._size / self._expected))
+            room = self._most_at_once() - len(self._running) - len(self._waiting)
+            return max(0, room + ahead - max(0, len(self._ending) - self._size - ahead))
 
     @property
     def worn_out(self) -> bool:
@@ -68,23 +83,23 @@ class PollThreads:
     def running(self) -> list[Claim]:
         """Polls whose end is not stored yet, without the abandoned ones."""
         with self._lock:
-            return [*self._running.values(), *self._ending.values()]
+            return [*self._running.values(), *self._waiting, *self._ending.values()]
 
     def hanging(self, unit: str) -> Claim | None:
         """The abandoned poll of a unit whose ``next_batch`` has not returned yet."""
         with self._lock:
-            return next((c for c in self._hanging.values() if c.unit.name == unit), None)
+            return next((c for c in self._hanging.values() if c.unit.name == unit), None) if self._hanging else None
 
     def start(self, *claims: Claim) -> None:
-        """Run claims on free threads."""
+        """Run claims on free threads, or on the next ones that are free."""
         with self._lock:
-            self._running.update((claim.poll_id, claim) for claim in claims)
-            missing = max(0, len(self._running) + len(self._hanging) - self._threads)
+            self._waiting += claims
+            wanted = min(len(self._running) + len(self._waiting), self._most_at_once()) + len(self._hanging)
+            missing = max(0, wanted - self._threads)
             self._threads += missing
         for _ in range(missing):
             threading.Thread(target=self._work, name="perpetual-poll", daemon=True).start()
-        for claim in claims:
-            self._queue.put(claim)
+        self._call()
 
     def has_ended(self, end: PollEnd) -> None:
         """A poll has ended without a thread: a gate was closed."""
@@ -103,6 +118,14 @@ class PollThreads:
             for end in ends:
                 self._ending.pop(end.claim.poll_id, None)
 
+    def kept_waiting(self) -> list[Claim]:
+        """Take out the claims that have waited too long for a thread."""
+        with self._lock:
+            late: list[Claim] = []
+            while self._waiting and self._waiting[0].age > LONGEST_WAIT:
+                late.append(self._waiting.popleft())
+        return late
+
     def overdue(self) -> list[Claim]:
         """Take out the polls whose time limit has passed; their threads are given up."""
         with self._lock:
@@ -111,18 +134,51 @@ class PollThreads:
                 self._hanging[claim.poll_id] = self._running.pop(claim.poll_id)
         return late
 
+    def _most_at_once(self) -> int:
+        """How many polls may run now. With the lock."""
+        slow = sum(claim.age > SLOW_SECONDS for claim in self._running.values())
+        return self._size - max(0, slow + len(self._hanging) - self._most_abandoned) + slow
+
+    def _call(self) -> None:
+        """Call a thread to what waits. A poll may take long, so the thread that takes one calls the next thread first;
+        where polls are quick, the first thread has taken everything before the next one hears it.
+        """
+        with self._lock:
+            if self._called or not self._waiting:
+                return
+            self._called = True
+        self._queue.put(True)
+
     def _work(self) -> None:
         while True:
-            claim = self._queue.get()
-            end: PollEnd | None = None
-            try:
-                end = self._poll(claim)
-            except BaseException as error:  # a thread that ends here would cost a place for good
-                broke_off(claim, error)
-            with self._lock:
-                self._running.pop(claim.poll_id, None)
-                self._hanging.pop(claim.poll_id, None)
-                if end is not None and not end.stored:
-                    self._ending[claim.poll_id] = claim
-                    self._ends.append(end)
-            self.on_end()
+            self._queue.get()
+            self._called = False
+            while (claim := self._taken()) is not None:
+                self._call()
+                self._run(claim)
+
+    def _taken(self) -> Claim | None:
+        """The next claim, if there is one that may run now."""
+        with self._lock:
+            while self._waiting and len(self._running) < self._most_at_once():
+                claim = self._waiting.popleft()
+                if not claim.abandoned:  # a beat that stops has given it up
+                    claim.begun = time.monotonic()
+                    self._running[claim.poll_id] = claim
+                    return claim
+        return None
+
+    def _run(self, claim: Claim) -> None:
+        end: PollEnd | None = None
+        try:
+            end = self._poll(claim)
+        except BaseException as error:  # a thread that ends here would cost a place for good
+            broke_off(claim, error)
+        with self._lock:
+            self._running.pop(claim.poll_id, None)
+            self._hanging.pop(claim.poll_id, None)
+            self._expected += WEIGHT * (claim.age - self._expected)
+            if end is not None and not end.stored:
+                self._ending[claim.poll_id] = claim
+                self._ends.append(end)
+        self.on_end()

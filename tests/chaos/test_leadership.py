@@ -166,7 +166,9 @@ def test_a_claim_of_a_leader_that_froze_before_it_is_refused(
     leading(store_redis, [other])
     term = leader(store_redis)
     # Its own claim of just that slot stays open while the frozen one wakes.
-    wait_until(lambda: store_redis.hget(unit, "claim_slot") == f"{due:.0f}", "the successor polls that slot")
+    wait_until(
+        lambda: (store_redis.hget(unit, "claimed") or "").startswith(f"{due:.0f} "), "the successor polls that slot"
+    )
     claim = store_redis.hget(unit, "claim")
     frozen.cont()
     # It tries to claim at once and leaves no trace of that: the stretch in which nothing may happen to the claim.

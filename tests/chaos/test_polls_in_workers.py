@@ -219,10 +219,11 @@ def test_a_poll_message_whose_claim_has_expired_does_nothing(
     proj = project(ONE)
     proj.beat()
     wait_until(lambda: store_redis.llen("celery"), "the poll is on its way")
-    wait_until(lambda: store_redis.hget(f"perpetual:u:{UNIT}", "claim_by") == "", "and belongs to no term")
+    wait_until(lambda: store_redis.hget(f"perpetual:u:{UNIT}", "claimed").endswith(" "), "and belongs to no term")
 
     # As if the minutes that it may wait were over.
-    store_redis.hset(f"perpetual:u:{UNIT}", "claim_until", 1)
+    slot, started, _, trigger, _ = store_redis.hget(f"perpetual:u:{UNIT}", "claimed").split(" ")
+    store_redis.hset(f"perpetual:u:{UNIT}", "claimed", f"{slot} {started} 1 {trigger} ")
     store_redis.zadd("perpetual:due", {UNIT: 1})
     wait_until(lambda: poll_events(store_redis), "the claim has an end")
     proj.worker(concurrency=1).wait_for_event(POLL_STALE)

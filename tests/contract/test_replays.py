@@ -101,9 +101,9 @@ def test_an_item_is_retried_once(shop: Callable[..., Perpetual], store_redis: re
 
     # What has failed again may be retried again.
     finish(perpetual, new, "failure", ValueError("no"))
-    store_redis.hset("perpetual:u:perpetual:deliver", mapping={"claim": "other", "claim_until": 10**15})
+    store_redis.hset("perpetual:u:perpetual:deliver", mapping={"claim": "other", "claimed": f"1 1 {10**15} manual "})
     assert perpetual.retry(new) is None
-    store_redis.hdel("perpetual:u:perpetual:deliver", "claim", "claim_until")
+    store_redis.hdel("perpetual:u:perpetual:deliver", "claim", "claimed")
     assert perpetual.retry(new) is not None
     assert len(events(store_redis, "operator")) == 2
 

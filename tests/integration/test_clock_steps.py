@@ -60,8 +60,7 @@ def test_a_claim_that_was_taken_ahead_is_no_obstacle(project: Callable[..., Proj
     proj.beat().ready()
     wait_until(lambda: poll_events(proj.redis), "it is polled")
     later = ahead()
-    claim = {"claim": "gone", "claim_slot": later, "claim_trigger": "schedule", "claim_by": "gone:1"}
-    polled_ahead(proj, **claim, claim_started=later, claim_until=later + 1000)
+    polled_ahead(proj, claim="gone", claimed=f"{later:.0f} {later:.0f} {later + 1000:.0f} schedule gone:1")
 
     with Console(proj) as console:
         wait_until(

@@ -76,11 +76,11 @@ def test_an_open_poll_is_waited_for(shop: HeldTasks) -> None:
     assert shop.perpetual.drain(30).completed  # of what an earlier test has left
     shop.poll()
     now = int(shop.redis.time()[0]) * 1000
-    shop.redis.hset(key, mapping={"claim": "some-poll", "claim_until": now + 60_000})
+    shop.redis.hset(key, mapping={"claim": "some-poll", "claimed": f"1 1 {now + 60_000} schedule a:1"})
     assert shop.perpetual.drain(0).polls == 1
-    shop.redis.hset(key, "claim_until", now - 1)
+    shop.redis.hset(key, "claimed", f"1 1 {now - 1} schedule a:1")
     assert shop.perpetual.drain(0).completed
-    shop.redis.hdel(key, "claim", "claim_until")
+    shop.redis.hdel(key, "claim", "claimed")
 
 
 @pytest.mark.parametrize("timeout", [-1, "soon", float("nan")])

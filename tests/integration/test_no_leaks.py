@@ -59,7 +59,7 @@ COUNTERS = {"late", "recovered", "leases_lost", *(f"dropped_{why}" for why in ("
 #: Fields of a unit's hash. A new one needs a bound, and its place here.
 UNIT_FIELDS = {
     "spec", "slot", "anchor", "cursor", "inflight", "attempt", "backoff", "polled", "last", "trigger",
-    "claim", "claim_slot", "claim_trigger", "claim_started", "claim_until", "claim_by", "killed", "banned", "lost",
+    "claim", "claimed", "killed", "banned", "lost",
     "waits", "nudged", "failures", "idle", "permit",
 }  # fmt: skip
 

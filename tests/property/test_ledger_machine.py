@@ -66,7 +66,8 @@ class LedgerMachine(LedgerStore):
             assert self.redis.zscore(self.names.due, UNIT) > now
             return
         if mine:
-            until = self.redis.hget(self.names.unit(UNIT), "claim_until")
+            claimed = self.redis.hget(self.names.unit(UNIT), "claimed")
+            until = claimed and claimed.split()[2]
             due = {"busy": until, "claimed": min(following, float(until or 0))}.get(expected, following)
         assert self.redis.zscore(self.names.due, UNIT) == (due if due is None else float(due))
 

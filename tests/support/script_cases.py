@@ -14,7 +14,7 @@ def after(client: Any, case: Case) -> dict[str, Any]:
     """The keyspace without what may differ between two calls of this case."""
     found = dump(client, case.moving)
     if case.moving_claim:
-        found["P:u:" + UNIT][1].pop(b"claim_until")
+        found["P:u:" + UNIT][1].pop(b"claimed")
     return found
 
 

@@ -99,8 +99,8 @@ class World:
         self, poll: str = POLL, *, mine: str | None = None, slot: int = 1000, valid: int = MINUTE, units: int = 1,
         seen: int | None = None,
     ) -> Slots:  # fmt: skip
-        rows = [f"{poll} {slot} {DAY} - {valid} 0 200 {UNIT}\n*\n{UNIT}"]
-        rows += [f"{poll[:-1]}0 {slot} {DAY} - {valid} 0 200 {OTHER_UNIT}\n*\n{OTHER_UNIT}"] * (units - 1)
+        rows = [f"{poll} {slot} {DAY} - {valid} 0 200 {UNIT}"]
+        rows += [f"{poll[:-1]}0 {slot} {DAY} - {valid} 0 200 {OTHER_UNIT}"] * (units - 1)
         return {
             "mine": self.leader if mine is None else mine, "mark": 0, "ttl": DAY, "seen": FAR if seen is None else seen,
             "back_off": "30000 60000 300000", "wanted": rows,

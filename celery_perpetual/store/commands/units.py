@@ -53,9 +53,14 @@ class OpenPoll(NamedTuple):
 def open_poll(store: Store, unit: str) -> OpenPoll | None:
     """The poll of a unit that has no outcome yet."""
     with store.errors("open poll"):
-        found = store.redis.hmget(store.keys.unit(unit), ["claim", "claim_started", "claim_until", "claim_by"])
-    claim, since, until, by = found
-    return OpenPoll(int(since or 0), int(until or 0), by == b"") if claim else None
+        claimed = store.redis.hget(store.keys.unit(unit), "claimed")
+    return _open_poll(claimed) if claimed else None
+
+
+def _open_poll(claimed: bytes) -> OpenPoll:
+    """The facts of a claim, as scripts store them: slot, start, end, trigger and by whom."""
+    _, since, until, _, by = claimed.split(b" ", 4)
+    return OpenPoll(int(since), int(until), by == b"")
 
 
 def unit_names(store: Store) -> set[str]:
@@ -117,8 +122,8 @@ def open_claims(store: Store, now: int) -> set[str]:
         for part in chunks(names):
             pipe = store.redis.pipeline(transaction=False)
             for name in part:
-                pipe.hmget(store.keys.unit(name), "claim", "claim_until")
-            found |= {claim.decode() for claim, until in pipe.execute() if claim and int(float(until or 0)) > now}
+                pipe.hmget(store.keys.unit(name), "claim", "claimed")
+            found |= {claim.decode() for claim, facts in pipe.execute() if claim and _open_poll(facts).until > now}
     return found
 
 

@@ -1,5 +1,8 @@
 -- Close a poll whose claim is still open: outcome, event, cursor, counters of failure, next due time. In the note,
--- what is '' or left out does not apply. Reads the locals events, events_maxlen, now of its script; needs outcome.
+-- what is '' or left out does not apply. Reads the locals events, events_maxlen, now, channel_prefix of its script; needs
+-- outcome.
+local now_text, is_trimmed = string.format('%.0f', now), false
+
 local function given(text)
   return text and text ~= ''
 end
@@ -13,7 +16,12 @@ local function report_poll(outcome, repeated)
     end
     outcome = string.gsub(outcome, '"repeated": 1([,}])', string.format('"repeated": %d%%1', repeated), 1)
   end
-  redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'poll', 'data', outcome)
+  if is_trimmed then
+    redis.call('XADD', events, '*', 'event', 'poll', 'data', outcome)
+  else
+    redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'poll', 'data', outcome)
+    is_trimmed = true
+  end
 end
 
 -- The next due time on the grid. Where nothing is found again and again it is twice as far away each time, up to the longest
@@ -33,8 +41,8 @@ local function close_poll(poll, unit, note)
   if given(note.cursor) then
     outcome = string.sub(outcome, 1, -2) .. ', "cursor": ' .. note.cursor .. '}'
   end
-  local repeated = write_outcome(note.polls, tonumber(note.history), note.ttl, note.sign or '', string.format('%.0f', now),
-    outcome, note.newest)
+  local repeated = write_outcome(note.polls, tonumber(note.history), note.ttl, note.sign or '', now_text, outcome, note.newest,
+    note.polled)
   report_poll(note.outcome, repeated)
   if given(note.nudged) and redis.call('ZSCORE', due, unit) then
     -- A nudge came while this poll was open, so the next poll must find the rows that came after the start of this one.
@@ -53,13 +61,11 @@ local function close_poll(poll, unit, note)
     redis.call('ZADD', due, 'XX', now, unit)
   end
   if note.failures == 'reset' then
-    redis.call('HDEL', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed',
-      'waits', 'nudged', 'attempt', 'backoff', 'failures')
+    redis.call('HDEL', unit_hash, 'claim', 'claimed', 'killed', 'waits', 'nudged', 'attempt', 'backoff', 'failures')
   else
-    redis.call('HDEL', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'killed',
-      'waits', 'nudged')
+    redis.call('HDEL', unit_hash, 'claim', 'claimed', 'killed', 'waits', 'nudged')
   end
-  if note.failures == 'reset' and not note.longest then
+  if note.moves then
     redis.call('HDEL', unit_hash, 'idle')
   end
   if note.failures == 'add' then
@@ -70,11 +76,28 @@ local function close_poll(poll, unit, note)
     end
   end
   if given(note.cursor) then
-    redis.call('HSET', unit_hash, 'last', poll, 'polled', now, 'cursor', note.cursor)
+    redis.call('HSET', unit_hash, 'last', poll, 'polled', now_text, 'cursor', note.cursor)
     redis.call('SADD', note.cursors, unit)
   else
-    redis.call('HSET', unit_hash, 'last', poll, 'polled', now)
+    redis.call('HSET', unit_hash, 'last', poll, 'polled', now_text)
   end
-  -- Wakes those who wait for an item of a coming poll. A user of Redis who may not publish must not fail it half-way.
-  redis.pcall('PUBLISH', note.channel_prefix .. unit, string.format('{"unit": %s, "poll_id": "%s"}', cjson.encode(unit), poll))
+end
+
+-- Wake those who wait for an item of a coming poll, given the poll that has ended by unit. Most of the time nobody waits,
+-- and asking for many units at once costs less than publishing for each. A user of Redis who may not ask or publish must not
+-- fail the script half-way.
+local function wake_waiters(ended)
+  local channels, units = {}, {}
+  for unit in pairs(ended) do
+    channels[#channels + 1], units[#units + 1] = channel_prefix .. unit, unit
+  end
+  if #units == 0 then
+    return
+  end
+  local waiting = redis.pcall('PUBSUB', 'NUMSUB', unpack(channels))
+  for i, unit in ipairs(units) do
+    if waiting.err or tonumber(waiting[2 * i]) > 0 then
+      redis.pcall('PUBLISH', channels[i], string.format('{"unit": %s, "poll_id": "%s"}', cjson.encode(unit), ended[unit]))
+    end
+  end
 end

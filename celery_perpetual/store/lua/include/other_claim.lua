@@ -1,17 +1,17 @@
--- The claim of another poll. Reads the locals events, events_maxlen, leader, now, polls_prefix, ttl; needs clock_step, outcome,
--- rfc3339, unit_name.
+-- The claim of another poll. Reads the locals events, events_maxlen, leader, now, polls_prefix, ttl; needs claimed,
+-- clock_step, outcome, rfc3339, unit_name.
 
 -- The stored claim of a poll, with times that do not lie ahead.
 local function claim_of(unit_hash, poll)
-  local slot, trigger, started, till, by, killed = unpack(redis.call('HMGET', unit_hash, 'claim_slot', 'claim_trigger',
-    'claim_started', 'claim_until', 'claim_by', 'killed'))
+  local facts = redis.call('HMGET', unit_hash, 'claimed', 'killed')
+  local slot, started, till, trigger, by = claimed_facts(facts[1])
   till = tonumber(till)
   if is_ahead(started) then
     -- It was taken while the store's clock was ahead: it lasts from now for as long as it was to last.
     till, started = now + till - tonumber(started), now
-    redis.call('HSET', unit_hash, 'claim_started', now, 'claim_until', till)
+    redis.call('HSET', unit_hash, 'claimed', claimed_text(slot, started, till, trigger, by))
   end
-  return {poll = poll, slot = slot, trigger = trigger, started = started, till = till, by = by, killed = tonumber(killed) or 0}
+  return {poll = poll, slot = slot, trigger = trigger, started = started, till = till, by = by, killed = tonumber(facts[2]) or 0}
 end
 
 -- Whether the poll is still expected to end: its time is not over, and the beat that claimed it leads. The claim of a

@@ -15,20 +15,21 @@ local function forget_old(list, at)
   end
 end
 
--- "newest" is the list's first entry, where the sign is not ''. Returns how many outcomes the newest entry stands for.
-local function write_outcome(list, history, ttl, sign, at, json, newest)
-  local repeated, first = 1, at
+-- "newest" is the list's first entry, where the sign is not ''; "polled" is when a poll of the unit has ended before. Returns
+-- how many outcomes the newest entry stands for.
+local function write_outcome(list, history, ttl, sign, at, json, newest, polled)
+  local repeated, first, length = 1, at, 0
   if newest and sign ~= '' then
     local times, since, same = string.match(newest, '^(%d+) (%d+) ([^\n]*)\n')
     if same == sign then
       repeated, first = tonumber(times) + 1, since
     end
   end
-  local entry = string.format('%d %s %s\n%s', repeated, first, sign, json)
+  local entry = repeated .. ' ' .. first .. ' ' .. sign .. '\n' .. json
   if repeated > 1 then
     redis.call('LSET', list, 0, entry)
   else
-    local length = redis.call('LPUSH', list, entry)
+    length = redis.call('LPUSH', list, entry)
     if length > history then
       redis.call('LTRIM', list, 0, history - 1)
     end
@@ -36,6 +37,9 @@ local function write_outcome(list, history, ttl, sign, at, json, newest)
       forget_old(list, tonumber(at))
     end
   end
-  redis.call('PEXPIRE', list, ttl)
+  -- The list lives for weeks after the last poll, so its time is set anew once a day.
+  if length == 1 or not polled or math.floor(tonumber(polled) / DAY) ~= math.floor(tonumber(at) / DAY) then
+    redis.call('PEXPIRE', list, ttl)
+  end
   return repeated
 end

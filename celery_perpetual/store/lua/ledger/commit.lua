@@ -51,12 +51,12 @@
 for chunk = 0, math.max(chunks - 1, 0) do
   must_be(chunk_key .. chunk, 'list')
 end
-local found = redis.call('HMGET', unit_hash, 'claim', 'last', 'inflight', 'nudged')
+local found = redis.call('HMGET', unit_hash, 'claim', 'inflight', 'nudged', 'polled')
 if redis.call('EXISTS', batch) == 1 then
   return 'already'
 elseif found[1] ~= poll then
   return 'refused'
-elseif (tonumber(found[3]) or 0) + items > most then
+elseif (tonumber(found[2]) or 0) + items > most then
   return 'full'
 end
 for chunk = 0, chunks - 1 do
@@ -106,8 +106,9 @@ redis.call('ZREM', staged, poll .. ' ' .. unit)
 close_poll(poll, unit, {
   unit_hash = unit_hash, due = due, cursors = cursors, polls = polls, outcome = outcome, sign = '', history = history,
   ttl = ttl, slot = slot, following = following, delay = delay, trigger = trigger,
-  failures = 'reset', cursor = cursor, nudged = found[4], channel_prefix = channel_prefix,
+  failures = 'reset', moves = true, cursor = cursor, nudged = found[3], polled = found[4],
 })
+wake_waiters({[unit] = poll})
 if pushed < items then
   redis.call('ZADD', outbox, now, poll)
 else

@@ -22,8 +22,8 @@
 -- ARG   ttl            text    ms: how long outcomes are kept
 -- ARG   seen           ms      when the due units were read
 -- ARG   back_off       text    ms: "{after one failure} {after two} …", the last one for all further ones
--- ARGS  wanted         text    per unit, none twice: "{poll} {slot} {next} {anchor} {valid} {travels} {history} {unit}", and
---   on a line each the scopes whose pause stops it; anchor is a calendar's slot that is due next; times and durations are
+-- ARGS  wanted         text    per unit, none twice: "{poll} {slot} {next} {anchor} {valid} {travels} {history} {unit}", and on
+--   a line of its own the queue of its task, '' where it is not known; anchor is a calendar's slot that is due next; times and durations are
 --   ms, and '-' is none
 -- returns {now or 0 when not leading, then per unit:
 -- "{verdict} {travels} {in flight} {attempt} {last poll at} {trigger} {cursor}", and on a line of its own its failures in a
@@ -35,6 +35,7 @@
 -- include types
 -- include clock_step
 -- include unit_name
+-- include claimed
 -- include other_claim
 if mine ~= '' and redis.call('GET', leader) ~= mine then
   return {0}
@@ -48,8 +49,8 @@ end
 
 -- Most of the time nothing is paused, and no scope need be read.
 local any_paused = mine ~= '' and redis.call('HLEN', paused) > 0
-local function is_paused(scopes)
-  for scope in string.gmatch(any_paused and scopes or '', '[^\n]+') do
+local function is_paused(unit, queue)
+  for _, scope in ipairs(any_paused and scopes_of(unit, queue) or {}) do
     if holds(redis.call('HGET', paused, scope)) then
       return true
     end
@@ -80,27 +81,34 @@ local function ban_if_it_kills(unit_hash, unit, times)
   return banned
 end
 
+-- Texts of times, because a script makes a number a text for the price of half a command.
+local now_text = string.format('%.0f', now)
+local tills = setmetatable({}, {__index = function(known, valid)
+  known[valid] = string.format('%.0f', now + valid)
+  return known[valid]
+end})
+
 local polls = {}
 for i = wanted_at, #ARGV do
-  local poll, slot, following, next_anchor, valid, travels, history, unit, scopes =
+  local poll, slot, following, next_anchor, valid, travels, history, unit, queue =
     string.match(ARGV[i], '^(%S+) (%d+) (%S+) (%S+) (%d+) (%d) (%d+) ([^\n]*)\n?(.*)$')
   local facts = redis.call('HMGET', unit_prefix .. unit, 'claim', 'slot', 'anchor', 'cursor', 'inflight', 'attempt', 'polled',
-    'trigger', 'banned', 'last', 'refused', 'nudged', 'failures')
+    'trigger', 'banned', 'last', 'refused')
   local open = {}
   if facts[1] then
     must_be(polls_prefix .. unit, 'list')
     open = claim_of(unit_prefix .. unit, facts[1])
   end
-  polls[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, facts, open, scopes, next_anchor}
+  polls[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, facts, open, next_anchor, queue}
 end
 if mark_there and mark_there < now then
   redis.call('ZADD', marks, string.format('%.0f', now), owner)
 end
 local reply = {now}
 for i = wanted_at, #ARGV do
-  local poll, slot_text, following, valid, travels, history, unit, facts, open, scopes, next_anchor = unpack(polls[i])
+  local poll, slot_text, following, valid, travels, history, unit, facts, open, next_anchor, queue = unpack(polls[i])
   local claim, last_slot, anchor, cursor, in_flight, attempt, polled, due_by = unpack(facts)
-  local travels_until, last, refused, nudged = facts[9], facts[10], facts[11], facts[12]
+  local travels_until, last, refused = facts[9], facts[10], facts[11]
   local unit_hash, slot = unit_prefix .. unit, tonumber(slot_text)
   local trigger = mine == '' and 'manual' or (due_by or 'schedule')
   local verdict, stale = 'claimed', false
@@ -112,7 +120,7 @@ for i = wanted_at, #ARGV do
     verdict, stale = 'early', true  -- a claim that was sent once more, after its poll has ended
   elseif mine ~= '' and (tonumber(polled) or 0) > seen and tonumber(polled) <= now then
     verdict, stale = 'early', true  -- a poll has ended since, and has set the due time anew
-  elseif mine ~= '' and is_paused(scopes) then
+  elseif mine ~= '' and is_paused(unit, queue) then
     verdict = 'paused'
     redis.call('HDEL', unit_hash, 'trigger')
   elseif claim and may_end(open) then
@@ -123,9 +131,10 @@ for i = wanted_at, #ARGV do
   elseif claim and open.by == '' and mine ~= '' then
     -- Its process is gone: a worker's child that was killed, or a process that polled by hand. It counts as a failure.
     end_other(unit, open, 'abandoned', history)
+    local nudged = redis.call('HGET', unit_hash, 'nudged')
     local wait = nudged and 0 or back_off_after(redis.call('HINCRBY', unit_hash, 'attempt', 1))
     verdict, following = 'backoff', string.format('%.0f', now + wait)
-    redis.call('HDEL', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'nudged')
+    redis.call('HDEL', unit_hash, 'claim', 'claimed', 'nudged')
     redis.call('HSET', unit_hash, 'backoff', following, 'trigger', nudged or 'backoff', 'refused', poll)
   else
     if claim then
@@ -133,15 +142,18 @@ for i = wanted_at, #ARGV do
     end
     local banned = claim and open.by ~= '' and open.by ~= mine and ban_if_it_kills(unit_hash, unit, open.killed + 1)
     travels = mine ~= '' and (travels or banned or (tonumber(travels_until) or 0) > now)
+    local claimed = claimed_text(slot_text, now_text, tills[valid], trigger, mine)
     if mine == '' then
-      redis.call('HSET', unit_hash, 'claim', poll, 'claim_slot', slot_text, 'claim_trigger', trigger, 'claim_started', now,
-        'claim_until', now + valid, 'claim_by', mine)
+      redis.call('HSET', unit_hash, 'claim', poll, 'claimed', claimed)
       -- Perhaps no leader ever knows this unit; listed here, it is forgotten some day.
       redis.call('ZADD', units, now, unit)
     else
-      redis.call('HSET', unit_hash, 'claim', poll, 'claim_slot', slot_text, 'claim_trigger', trigger, 'claim_started', now,
-        'claim_until', now + valid, 'claim_by', mine, 'slot', slot_text, 'anchor',
-        next_anchor ~= '-' and next_anchor or anchor or slot_text)
+      local new_anchor = next_anchor ~= '-' and next_anchor or not anchor and slot_text
+      if new_anchor then
+        redis.call('HSET', unit_hash, 'claim', poll, 'claimed', claimed, 'slot', slot_text, 'anchor', new_anchor)
+      else
+        redis.call('HSET', unit_hash, 'claim', poll, 'claimed', claimed, 'slot', slot_text)
+      end
       if due_by then
         redis.call('HDEL', unit_hash, 'trigger')
       end
@@ -152,7 +164,10 @@ for i = wanted_at, #ARGV do
     -- the unit is due when its claim expires, however far away the next slot is.
     local at = verdict == 'busy' and open.till or following
     if verdict == 'claimed' then
-      at = math.min(tonumber(at), claim == poll and open.till or now + valid)
+      local till = claim == poll and open.till or now + valid
+      if till < tonumber(at) then
+        at = claim == poll and till or tills[valid]
+      end
     end
     redis.call('ZADD', due, at, unit)
     if next_anchor ~= '-' and (verdict == 'paused' or verdict == 'early') then
@@ -162,8 +177,9 @@ for i = wanted_at, #ARGV do
       redis.call('HSET', unit_hash, 'waits', 1)
     end
   end
+  local failures = attempt and redis.call('HGET', unit_hash, 'failures')
   reply[#reply + 1] = table.concat(
     {verdict, travels and '1' or '0', in_flight or '0', attempt or '0', polled or '-', trigger, cursor or ''}, ' ')
-    .. (facts[13] and '\n' .. facts[13] or '')
+    .. (failures and '\n' .. failures or '')
 end
 return reply

@@ -29,6 +29,7 @@
 --     hint       for so many ms
 --     every      ms: its interval, which is stretched as long as nothing is found
 --     longest    ms: up to this
+--     moves      '1': it has found something, and its interval is no longer stretched
 --     cursor     new cursor, JSON; '' = leave
 --     pause      pause the unit with this, JSON; '' = no
 -- returns per poll: 'ended', 'already' (this poll ended before) or 'refused' (another poll has the claim)
@@ -40,22 +41,22 @@
 local notes, open, newest = {}, {}, {}
 for i = ends_at, #ARGV, 2 do
   local note = cjson.decode(ARGV[i + 1])
-  notes[i], open[note.unit] = note, redis.call('HMGET', unit_prefix .. note.unit, 'claim', 'last', 'nudged')
+  notes[i], open[note.unit] = note, redis.call('HMGET', unit_prefix .. note.unit, 'claim', 'nudged', 'polled')
   if note.hint then
     must_be(source_prefix .. note.source, 'hash')
   end
   newest[note.unit] = redis.call('LINDEX', polls_prefix .. note.unit, 0)
 end
-local reply = {}
+local reply, ended = {}, {}
 for i = ends_at, #ARGV, 2 do
   local note = notes[i]
   local poll, unit = note.poll, note.unit
-  local claim, last = open[unit][1], open[unit][2]
+  local claim, nudged, polled = unpack(open[unit])
   if claim ~= poll then
-    reply[#reply + 1] = last == poll and 'already' or 'refused'
+    reply[#reply + 1] = redis.call('HGET', unit_prefix .. unit, 'last') == poll and 'already' or 'refused'
   else
     note.unit_hash, note.polls, note.outcome, note.newest = unit_prefix .. unit, polls_prefix .. unit, ARGV[i], newest[unit]
-    note.due, note.cursors, note.ttl, note.nudged, note.channel_prefix = due, cursors, ttl, open[unit][3], channel_prefix
+    note.due, note.cursors, note.ttl, note.nudged, note.polled = due, cursors, ttl, nudged, polled
     close_poll(poll, unit, note)
     if note.hint then
       local source = source_prefix .. note.source
@@ -71,8 +72,9 @@ for i = ends_at, #ARGV, 2 do
       redis.call('HSET', paused, unit, note.pause)
       redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'pause', 'data', note.pause)
     end
-    open[unit] = {false, poll}
+    open[unit], ended[unit] = {}, poll
     reply[#reply + 1] = 'ended'
   end
 end
+wake_waiters(ended)
 return reply

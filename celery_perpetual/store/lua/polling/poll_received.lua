@@ -9,11 +9,12 @@
 -- ARG   valid      ms    how long the claim lasts from now
 -- returns {now, slot, trigger, cursor, in flight, attempt, last poll at, failures in a row as JSON}, or nothing when another poll has the claim
 -- include now
-local facts = redis.call('HMGET', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'cursor', 'inflight', 'attempt', 'polled',
-  'failures')
+-- include claimed
+local facts = redis.call('HMGET', unit_hash, 'claim', 'claimed', 'cursor', 'inflight', 'attempt', 'polled', 'failures')
 if facts[1] ~= poll then
   return {}
 end
-redis.call('HSET', unit_hash, 'claim_by', '', 'claim_until', now + valid)
+local slot, started, _, trigger = claimed_facts(facts[2])
+redis.call('HSET', unit_hash, 'claimed', claimed_text(slot, started, now + valid, trigger, ''))
 redis.call('ZADD', due, 'XX', 'LT', now + valid, unit)
-return {now, facts[2], facts[3], facts[4] or '', facts[5] or '0', facts[6] or '0', facts[7] or '', facts[8] or ''}
+return {now, slot, trigger, facts[3] or '', facts[4] or '0', facts[5] or '0', facts[6] or '', facts[7] or ''}

@@ -12,6 +12,7 @@
 -- ARGS  commands   mixed  broker commands; none where the message is sent already
 -- returns 1, or 0 when another poll has the claim or has ended
 -- include now
+-- include claimed
 local MOST_AHEAD = 100
 
 local function push_ahead(queue, message)
@@ -26,12 +27,13 @@ local function push_ahead(queue, message)
   return redis.call('LPUSH', queue, message)
 end
 
-local open = redis.call('HMGET', unit_hash, 'claim', 'claim_by')
+local open = redis.call('HMGET', unit_hash, 'claim', 'claimed')
 if open[1] ~= poll then
   return 0
 end
-if open[2] ~= '' then
-  redis.call('HSET', unit_hash, 'claim_by', '', 'claim_until', now + valid)
+local slot, started, _, trigger, by = claimed_facts(open[2])
+if by ~= '' then
+  redis.call('HSET', unit_hash, 'claimed', claimed_text(slot, started, now + valid, trigger, ''))
   for i = commands_at, #ARGV, 4 do
     local command, target, value = ARGV[i], targets[tonumber(ARGV[i + 1])], ARGV[i + 3]
     if command == 'LPUSH' then

@@ -17,28 +17,30 @@
 -- include rfc3339
 -- include types
 -- include clock_step
+-- include claimed
 if redis.call('GET', leader) ~= mine then
   return -1
 end
 
 local function stored_of(unit_hash)
-  local spec, anchor, claim_by, claim_slot, claim_trigger, slot, polled, claim_started, claim_until, permit = unpack(
-    redis.call('HMGET', unit_hash, 'spec', 'anchor', 'claim_by', 'claim_slot', 'claim_trigger', 'slot', 'polled',
-      'claim_started', 'claim_until', 'permit'))
-  return {permit = tonumber(permit), spec = spec, anchor = anchor, claim_by = claim_by, claim_slot = claim_slot, claim_trigger = claim_trigger,
-    slot = slot, polled = polled, claim_started = claim_started, claim_until = claim_until}
+  local spec, anchor, claimed, slot, polled, permit = unpack(redis.call('HMGET', unit_hash, 'spec', 'anchor', 'claimed', 'slot',
+    'polled', 'permit'))
+  local claim_slot, claim_started, claim_until, claim_trigger, claim_by = claimed_facts(claimed)
+  return {spec = spec, anchor = anchor, permit = tonumber(permit), claim_by = claim_by, claim_slot = claim_slot,
+    claim_trigger = claim_trigger, slot = slot, polled = polled, claim_started = tonumber(claim_started),
+    claim_until = tonumber(claim_until)}
 end
 
 local function pull_back(unit, unit_hash, stored)
-  local claim_started, claim_until, at = tonumber(stored.claim_started), tonumber(stored.claim_until), now
+  local at = now
   redis.call('HDEL', unit_hash, 'slot', 'backoff', 'trigger')
   redis.call('HSET', unit_hash, 'polled', now)
   if is_ahead(stored.anchor) then
     redis.call('HDEL', unit_hash, 'anchor')
   end
-  if claim_started then
-    at = now + claim_until - claim_started
-    redis.call('HSET', unit_hash, 'claim_started', now, 'claim_slot', now, 'claim_until', at)
+  if stored.claim_started then
+    at = now + stored.claim_until - stored.claim_started
+    redis.call('HSET', unit_hash, 'claimed', claimed_text(now, now, at, stored.claim_trigger, stored.claim_by))
   end
   redis.call('ZADD', due, at, unit)
 end

@@ -19,6 +19,7 @@
 -- include types
 -- include clock_step
 -- include unit_name
+-- include claimed
 -- include other_claim
 local poll = redis.call('HGET', unit_hash, 'claim')
 if poll then
@@ -28,7 +29,7 @@ if poll then
     return 0
   end
   end_other(unit, claim, claim.till > now and 'superseded' or 'abandoned', history)
-  redis.call('HDEL', unit_hash, 'claim', 'claim_slot', 'claim_trigger', 'claim_started', 'claim_until', 'claim_by', 'waits')
+  redis.call('HDEL', unit_hash, 'claim', 'claimed', 'waits')
   if claim.by ~= '' then
     redis.call('HDEL', unit_hash, 'slot')
     redis.call('ZADD', due, 'XX', 'LT', claim.slot, unit)
