@@ -7,6 +7,7 @@ a store that does not answer.
 
 from __future__ import annotations
 
+from celery_perpetual.cli import examples
 from celery_perpetual.cli.completions import completions, stream, wait, wait_batch
 from celery_perpetual.cli.cursors import cursor, preview
 from celery_perpetual.cli.draining import drain
@@ -28,3 +29,4 @@ for _verb in (
 ):  # fmt: skip
     perpetual.add_command(_verb)
 perpetual.add_command(wait_batch, "wait-batch")
+examples.add_to(perpetual)

@@ -20,6 +20,7 @@ from celery_perpetual.store.commands.destinations import published_to
 from celery_perpetual.store.commands.leases import leases_of, states_of
 from celery_perpetual.store.commands.records import open_positions
 from celery_perpetual.times import to_datetime
+from celery_perpetual.worker.wake import WAKE
 
 if TYPE_CHECKING:
     from celery_perpetual.health.reading import Reading
@@ -93,7 +94,7 @@ def _destination(reading: Reading, poll: str, index: int) -> Destination | None:
 
 def consumers_of(workers: Sequence[WorkerState], queue: str) -> list[WorkerState]:
     """Living workers that consume a queue, as they say."""
-    return [worker for worker in workers if queue in worker.info.get("queues", ())]
+    return [worker for worker in workers if queue in worker.info.get("queues", ()) and not worker.info.get("stopping")]
 
 
 def is_busy(worker: WorkerState) -> bool:
@@ -102,14 +103,18 @@ def is_busy(worker: WorkerState) -> bool:
     return max(int(worker.info.get("active", 0)), len(worker.tags)) >= int(places)
 
 
-def queue_findings(reading: Reading, waiting: Iterable[Waiting]) -> list[Finding]:
-    """The cause that keeps items waiting; none where no worker lives, as that is a finding of its own."""
+def queue_findings(reading: Reading, waiting: Iterable[Waiting], patience: float = 1.0) -> list[Finding]:
+    """Reasons why items wait; none where no worker lives, as that is a finding of its own.
+
+    Args:
+        patience: the part of the usual times after which something is said.
+    """
     if not reading.workers:
         return []
-    return [each for waits in waiting if (each := _finding(reading, waits)) is not None]
+    return [each for waits in waiting if (each := _finding(reading, waits, patience)) is not None]
 
 
-def _finding(reading: Reading, waits: Waiting) -> Finding | None:
+def _finding(reading: Reading, waits: Waiting, patience: float) -> Finding | None:
     age, queue = reading.now - waits.since, waits.queue
     consumers = consumers_of(reading.workers, queue)
     seen = f"{'at least ' if waits.items >= MOST_ITEMS else ''}{waits.items} items wait in the queue {queue!r}"
@@ -127,8 +132,10 @@ def _finding(reading: Reading, waits: Waiting) -> Finding | None:
         kind, least = "queue_not_consumed", IDLE_MS
         evidence = f"{seen}, and workers that consume it have free places"
         meaning = "a worker has stopped consuming without a word, or a limit of its own keeps it from it"
-        advice = f"celery -A proj control cancel_consumer {queue}, then add_consumer {queue}; or restart the worker"
-    if age < least:
+        advice = (
+            f"celery -A proj control {WAKE} {queue}; that opens its consumers anew, as a restart of the worker does"
+        )
+    if age < least * patience:
         return None
     return Finding(
         kind=kind, area=WORKERS, level=WARNING, since=to_datetime(waits.since), evidence=evidence, meaning=meaning,

@@ -161,7 +161,11 @@ def unevaluated(units: Sequence[SeenUnit]) -> list[Finding]:
                 kind="poll_hanging" if hangs else "preflight_failed", area=UNITS, level=ERROR,
                 evidence=f"{unit.name}: {last.reason}" + (f" for {last.value:g} s" if hangs and last.value else ""),
                 meaning="it is not polled until next_batch returns" if hangs else "it is not polled until that passes",
-                help=f"celery -A proj perpetual why {command_of(unit)}", about={"unit": unit.name},
+                help=(
+                    "find what it waits for (a query, a lock, a server without a time-out); a restart of beat ends it"
+                    if hangs else f"correct that, then celery -A proj perpetual nudge {command_of(unit)}"
+                ),
+                about={"unit": unit.name},
             )
         )  # fmt: skip
     return found

@@ -8,7 +8,7 @@ from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.health import beat_checks, leaks, seam_checks, store_checks
-from celery_perpetual.health.findings import ERROR, SETUP, WARNING, Finding
+from celery_perpetual.health.findings import BEAT, ERROR, SETUP, WARNING, Finding
 from celery_perpetual.health.reading import Reading
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.running import what_stands_still
@@ -74,8 +74,17 @@ def _tasks(namespace: Namespace, discovery: Discovery) -> Iterator[Finding]:
     if not discovery.tasks:
         evidence = "no task has poll_every and next_batch"
         yield _setup("no_task", WARNING, evidence, "there is nothing to poll", "see the README")
-    elif (other := other_scheduler(namespace.app, PerpetualScheduler)) is not None:
-        yield _setup("other_scheduler", WARNING, other.problem, "perpetual tasks are not polled", other.cure)
+    else:
+        yield from other_beat_scheduler(namespace)
+
+
+def other_beat_scheduler(namespace: Namespace) -> Iterator[Finding]:
+    """The setting ``beat_scheduler`` names a scheduler that does not poll."""
+    if (other := other_scheduler(namespace.app, PerpetualScheduler)) is not None:
+        yield Finding(
+            kind="other_scheduler", area=BEAT, level=WARNING, evidence=other.problem,
+            meaning="perpetual tasks are not polled", help=other.cure, stops=True,
+        )  # fmt: skip
 
 
 def _misnamed(namespace: Namespace, discovery: Discovery) -> Iterator[Finding]:

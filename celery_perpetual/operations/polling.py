@@ -89,7 +89,7 @@ class PollOperations(Namespace):
             StoreUnavailable: the store did not answer.
         """
         unit = find(self.app, task, tenant, or_departed=True)
-        return explain(self.store, unit.contract, self._units.one(unit))
+        return explain(self, unit.contract, self._units.one(unit))
 
     def cursor(self, task: Any, tenant: Any = None) -> Any:
         """The unit's cursor, or None.

@@ -12,6 +12,7 @@ from celery_perpetual.errors import PerpetualError
 from celery_perpetual.health import beat_checks, queues, store_checks, work_checks
 from celery_perpetual.health.findings import BEAT, ERROR, STORE, UNITS, WORK, WORKERS, Finding
 from celery_perpetual.health.reading import Reading
+from celery_perpetual.operations.check import other_beat_scheduler
 from celery_perpetual.operations.running import judged, units_of
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.times import format_time, to_datetime
@@ -106,7 +107,9 @@ def _status(reading: Reading, discovery: Discovery) -> Status:
     units = units_of(reading)
     found = [
         *store_checks.refusing(reading), *store_checks.memory(reading), *store_checks.eviction(reading),
-        *store_checks.persistence(reading), *store_checks.clock(reading), *beat_checks.leader(reading),
+        *store_checks.persistence(reading), *store_checks.clock(reading),
+        *(other_beat_scheduler(reading.namespace) if reading.lead.info is None and discovery.tasks else ()),
+        *beat_checks.leader(reading),
         *judged(reading, discovery, units), *work_checks.put_off(reading),
     ]  # fmt: skip
     by_area: dict[str, list[Finding]] = {}

@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from shlex import quote
+from datetime import datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from celery_perpetual.ledger.ids import made_at
+from celery_perpetual.health import beat_checks, queues, store_checks, unit_checks, worker_checks
+from celery_perpetual.health.findings import Finding
+from celery_perpetual.health.reading import Reading
+from celery_perpetual.operations.check import other_beat_scheduler
 from celery_perpetual.operations.units import Unit
+from celery_perpetual.operations.why_polls import Reason, about_keys, about_nothing, about_polls
 from celery_perpetual.polling.outcome import PollOutcome, outcomes
 from celery_perpetual.store.commands.batches import open_batches_of
-from celery_perpetual.store.commands.failed_keys import held_of_unit
-from celery_perpetual.store.commands.leadership import leader_info
-from celery_perpetual.store.commands.leases import parked_tasks
 from celery_perpetual.store.commands.units import open_poll
-from celery_perpetual.store.commands.workers import living_workers
 from celery_perpetual.times import format_time, to_datetime
-from celery_perpetual.wording import counted_are, one_line
+from celery_perpetual.wording import counted_are
 
 if TYPE_CHECKING:
-    from celery_perpetual.store.connection import Store
+    from celery_perpetual.namespace import Namespace
     from celery_perpetual.tasks.contract import TaskContract
 
-
+#: An operator who asks waits less long than an alert: this part of what the checks of queues allow.
+PATIENCE = 0.1
 #: A poll that has been open for so long is worth a word.
 LONG_OPEN_MS = 2000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """One fact that explains the unit's behaviour."""
-
-    evidence: str
-    meaning: str
-    help: str = ""
-    """The command that helps, if one does."""
-
-    def to_dict(self) -> dict[str, str]:
-        """As JSON values."""
-        return {"evidence": self.evidence, "meaning": self.meaning, "help": self.help}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,198 +47,118 @@ class Explanation:
         }
 
 
-def explain(store: Store, contract: TaskContract, unit: Unit) -> Explanation:
-    """Explain a unit from what is stored; asks no worker and no broker."""
-    polls = outcomes(store, unit.name, 10)
+def explain(namespace: Namespace, contract: TaskContract, unit: Unit) -> Explanation:
+    """Explain a unit from what is stored: the checks of ``status``, and its polls. It asks no worker and no broker."""
+    reading = Reading(namespace)
+    polls = outcomes(reading.store, unit.name, 10)
     reasons = [
-        *_about_leader(store, unit), *_about_state(unit), *_about_room(store, contract, unit),
-        *_about_parked(store, contract), *_about_held_keys(store, unit), *_about_open_poll(store, contract, unit),
-        *_about_polls(store, unit, polls),
+        *map(_reason, _findings(reading, unit)), *_about_leader(reading, unit), *_about_state(unit),
+        *_about_room(contract, unit), *_about_parked(reading, contract), *about_keys(reading.store, unit),
+        *_about_open_poll(reading, contract, unit), *about_polls(reading.store, unit, polls),
     ]  # fmt: skip
-    reasons = reasons or _about_nothing(polls)
+    reasons = reasons or about_nothing(polls)
     if not reasons:
         when = "at its next slot" if unit.next_poll_at is None else f"at {format_time(unit.next_poll_at)}"
-        reasons = [
-            Reason(
-                evidence=f"state {unit.state}", meaning=f"nothing keeps it from being polled; its next poll is {when}"
-            )
-        ]
+        meaning = f"nothing keeps it from being polled; its next poll is {when}"
+        reasons = [Reason(evidence=f"state {unit.state}", meaning=meaning)]
     return Explanation(unit=unit, reasons=tuple(reasons), polls=tuple(polls))
 
 
-def _about_leader(store: Store, unit: Unit) -> list[Reason]:
-    leading = leader_info(store)
-    if leading is not None and (unit.next_poll_at is not None or unit.state not in ("active", "backing_off")):
-        return []
-    if leading is not None:
-        return [
-            Reason(
-                evidence=f"the leading beat {leading.get('owner')} does not know this task",
-                meaning="it runs other code, or has just begun to lead; it polls the task when it knows it",
-                help="restart that beat",
-            )
-        ]
-    return [
-        Reason(
-            evidence="no beat holds the lead",
-            meaning="nothing is polled until a beat runs",
-            help="celery -A proj beat",
+def _reason(finding: Finding) -> Reason:
+    return Reason(evidence=finding.evidence, meaning=finding.meaning, help=finding.help, since=finding.since)
+
+
+def _findings(reading: Reading, unit: Unit) -> Iterator[Finding]:
+    """The findings of ``status`` that may be the reason."""
+    yield from store_checks.refusing(reading)
+    yield from (each for each in store_checks.eviction(reading) if each.level == "error")
+    yield from store_checks.clock(reading)
+    yield from beat_checks.leader(reading)
+    if reading.lead.info is None:
+        yield from other_beat_scheduler(reading.namespace)
+    yield from unit_checks.pauses(reading, [unit])
+    yield from unit_checks.silent(reading, [unit])
+    yield from unit_checks.unevaluated([unit])
+    yield from unit_checks.slow([unit])
+    if unit.in_flight:
+        yield from worker_checks.absent(reading, unit.in_flight)
+        yield from worker_checks.late(reading)
+        yield from _about_queues(reading, unit)
+
+
+def _about_queues(reading: Reading, unit: Unit) -> Iterable[Finding]:
+    """What keeps its items waiting."""
+    polls = [poll for poll, _ in islice(open_batches_of(reading.store, unit.name), queues.MOST_BATCHES)]
+    return queues.queue_findings(reading, queues.waiting_items(reading, polls).values(), patience=PATIENCE)
+
+
+def _about_leader(reading: Reading, unit: Unit) -> Iterator[Reason]:
+    info = reading.lead.info
+    if info is not None and unit.next_poll_at is None and unit.state in ("active", "backing_off"):
+        yield Reason(
+            evidence=f"the leading beat {info.get('owner')} does not know this task",
+            meaning="it runs other code, or has just begun to lead; it polls the task when it knows it",
+            help="restart that beat",
         )
-    ]
 
 
-def _about_state(unit: Unit) -> list[Reason]:
-    if unit.state == "paused":
-        command = f"celery -A proj perpetual resume --task {_named(unit)}"
-        held = unit.pause.text if unit.pause is not None else unit.reason
-        meaning = "it is not polled until then" if unit.pause is not None and unit.pause.until else "it is not polled"
-        return [Reason(evidence=f"paused: {held}", meaning=meaning, help=command)]
+def _about_state(unit: Unit) -> Iterator[Reason]:
+    named = unit_checks.command_of(unit)
     if unit.state == "disabled":
-        return [Reason(evidence=f"disabled: {unit.reason}", meaning="it is registered, but not polled")]
-    if unit.state == "backing_off":
+        option = "enabled=False" if "enabled" in str(unit.reason) else "its name from perpetual_disabled"
+        yield Reason(
+            evidence=f"disabled: {unit.reason}", meaning="it is registered, but not polled",
+            help=f"remove {option} and restart beat; celery -A proj perpetual poll {named} polls it once",
+        )  # fmt: skip
+    elif unit.state == "orphaned":
+        yield Reason(
+            evidence=f"orphaned: {unit.reason}", meaning="it is not polled, and is forgotten after a week",
+            help="celery -A proj perpetual units --state orphaned lists them; deploy code that has it, or leave it",
+        )  # fmt: skip
+    elif unit.state == "backing_off":
         when = "soon" if unit.next_poll_at is None else format_time(unit.next_poll_at)
-        return [
-            Reason(
-                evidence=f"{unit.attempt} polls in a row failed; the last: {unit.reason}",
-                meaning=f"it backs off and is polled again at {when}",
-                help=f"celery -A proj perpetual poll {_named(unit)}",
-            )
-        ]
-    return []
+        yield Reason(
+            evidence=f"{unit.attempt} polls in a row failed; the last: {unit.reason}",
+            meaning=f"it backs off and is polled again at {when}", help=f"celery -A proj perpetual poll {named}",
+        )  # fmt: skip
 
 
-def _about_open_poll(store: Store, contract: TaskContract, unit: Unit) -> list[Reason]:
+def _about_open_poll(reading: Reading, contract: TaskContract, unit: Unit) -> Iterator[Reason]:
     """A poll that has been open for a while: above all one that no worker takes."""
-    poll = open_poll(store, unit.name)
-    if poll is None or store.now() - poll.since < LONG_OPEN_MS:
-        return []
-    evidence = f"a poll has been open since {format_time(to_datetime(poll.since))}"
+    poll = open_poll(reading.store, unit.name)
+    if poll is None or reading.now - poll.since < LONG_OPEN_MS:
+        return
+    evidence, since = f"a poll has been open since {format_time(to_datetime(poll.since))}", to_datetime(poll.since)
     until = format_time(to_datetime(poll.until))
     if not poll.is_in_worker:
         meaning = f"next_batch has not returned; it is given up after poll_timeout ({contract.poll_timeout:g} s)"
-        return [Reason(evidence=evidence, meaning=meaning)]
+        yield Reason(evidence=evidence, meaning=meaning, since=since)
+        return
     queue = contract.options.poll_queue
     where = "in the queue of the task" if queue is None else f"in the queue {queue}"
     meaning = f"a worker evaluates it, or it waits {where} for one; it is given up at {until}"
-    return [Reason(evidence=evidence, meaning=meaning, help="celery -A proj inspect active_queues")]
+    yield Reason(evidence=evidence, meaning=meaning, help="celery -A proj inspect active_queues", since=since)
 
 
-def _named(unit: Unit) -> str:
-    """Task and tenant as a command line has them."""
-    return quote(unit.task) if unit.tenant is None else f"{quote(unit.task)} --tenant {quote(unit.tenant)}"
-
-
-def _about_room(store: Store, contract: TaskContract, unit: Unit) -> list[Reason]:
-    if unit.in_flight < contract.max_in_flight:
-        return []
-    if not living_workers(store):
-        return [
-            Reason(
-                evidence=f"{unit.in_flight} items are in flight, and no worker has reported",
-                meaning=f"there is no room (max_in_flight is {contract.max_in_flight}) until a worker runs",
-                help="celery -A proj worker",
-            )
-        ]
-    return [
-        Reason(
+def _about_room(contract: TaskContract, unit: Unit) -> Iterator[Reason]:
+    if unit.in_flight >= contract.max_in_flight:
+        yield Reason(
             evidence=f"{unit.in_flight} items are in flight, max_in_flight is {contract.max_in_flight}",
-            meaning="there is no room for new items until some of them end; do workers consume its queue?",
-            help="celery -A proj inspect active_queues",
+            meaning="there is no room for new items until some of them end",
+            help=f"celery -A proj perpetual items {unit_checks.command_of(unit)}",
         )
-    ]
 
 
-def _about_parked(store: Store, contract: TaskContract) -> list[Reason]:
-    found = [parked for parked in parked_tasks(store) if parked["task"] == contract.name]
-    if not found:
-        return []
-    last = max(found, key=lambda each: each["parked_at"])
-    return [
-        Reason(
+def _about_parked(reading: Reading, contract: TaskContract) -> Iterator[Reason]:
+    found = [parked for parked in reading.parked if parked["task"] == contract.name]
+    if found:
+        last = max(found, key=lambda each: float(each["parked_at"]))
+        yield Reason(
             evidence=f"{counted_are(len(found), 'task')} parked, the last one because {last['reason']}",
             meaning="they keep their keys and their room until an operator recovers, fails or cancels them",
-            help="celery -A proj perpetual parked",
-        )
-    ]
+            help="celery -A proj perpetual parked", since=_first_parked(found),
+        )  # fmt: skip
 
 
-def _about_held_keys(store: Store, unit: Unit) -> list[Reason]:
-    """Item keys that polls leave out because they have failed."""
-    held = held_of_unit(store, unit.name, store.now())
-    last = ""
-    if held.last is not None:
-        last = f"; the last ended as {held.last.status}: {one_line(held.last.error or 'no error')}"
-    command, reasons = f"celery -A proj perpetual allow {_named(unit)} KEY", []
-    if held.next_free_at is not None:
-        when = format_time(to_datetime(held.next_free_at))
-        meaning = f"polls leave them out until their back-off is over, the first one until {when}"
-        reasons.append(
-            Reason(evidence=f"{counted_are(held.held_back, 'item key')} held back{last}", meaning=meaning, help=command)
-        )
-    if held.parked:
-        meaning = "polls leave them out until an operator allows them"
-        reasons.append(
-            Reason(evidence=f"{counted_are(held.parked, 'item key')} parked{last}", meaning=meaning, help=command)
-        )
-    return reasons
-
-
-def _about_polls(store: Store, unit: Unit, polls: list[PollOutcome]) -> list[Reason]:
-    if not polls:
-        return []
-    if polls[0].gate == "items_in_flight":
-        return [
-            Reason(
-                evidence=f"{polls[0].value:g} items of the last batch are in flight, and its cursor would pass them",
-                meaning="the batch is read again, and enqueued as a whole once their tasks have ended",
-                help="put a version of the row into the key if its changes may be worked on side by side",
-            )
-        ]
-    if polls[0].gate == "items_held_back":
-        return [
-            Reason(
-                evidence=f"{polls[0].value:g} items of the last batch are held back, and its cursor would pass them",
-                meaning="the batch is read again, and enqueued as a whole once their keys are free",
-                help="put a version of the row into the key if its changes may be worked on side by side",
-            )
-        ]
-    last = polls[0]
-    if last.status == "empty" and last.duplicates:
-        oldest = next(open_batches_of(store, unit.name), None)
-        since = "" if oldest is None else f", the oldest batch since {format_time(to_datetime(made_at(oldest[0])))}"
-        return [
-            Reason(
-                evidence=f"the last poll found {last.duplicates} items, and all of them are in flight{since}",
-                meaning="they are enqueued; a query that does not stop at poll.limit may hide the rows behind them",
-                help=f"celery -A proj perpetual items {unit.task}",
-            )
-        ]
-    if last.gate == "hanging":
-        return [
-            Reason(
-                evidence=f"{last.reason} for {last.value:g} s",
-                meaning="it is not called again before that; the thread that runs it cannot be ended",
-                help="find what it waits for (a query, a lock, a server without a time-out); a restart of beat ends it",
-            )
-        ]
-    if last.status == "skipped":
-        is_measured = last.value is not None and last.limit is not None
-        detail = f"{last.gate} is {last.value:g} of {last.limit:g}" if is_measured else last.gate
-        times = f", {last.repeated} times in a row" if last.repeated > 1 else ""
-        return [
-            Reason(
-                evidence=f"the last poll was skipped: {last.reason or detail}{times}", meaning="nothing was enqueued"
-            )
-        ]
-    return []
-
-
-def _about_nothing(polls: list[PollOutcome]) -> list[Reason]:
-    """Where nothing else explains it."""
-    if not polls:
-        return [Reason(evidence="no poll has ended yet", meaning="it waits for its first slot")]
-    last = polls[0]
-    if last.status == "empty" and not last.held_back:
-        times = f" {last.repeated} times in a row" if last.repeated > 1 else ""
-        return [Reason(evidence=f"next_batch found nothing{times}", meaning="there is no work to enqueue")]
-    return []
+def _first_parked(found: list[dict[str, Any]]) -> datetime:
+    return to_datetime(min(float(each["parked_at"]) for each in found))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -114,3 +118,19 @@ def test_nudge_tells_whether_a_leader_has_the_task(shop):
 
     assert (code, json.loads(out)) == (0, {"nudged": True})
     assert run(shop, "nudge", "proj.god")[0] == 2
+
+
+def test_a_shell_completes_verbs_options_and_names_of_tasks(shop):
+    """As bash asks for it: the words so far, and which one is to be completed."""
+
+    def completed(*words):
+        env = {"_CELERY_COMPLETE": "bash_complete", "COMP_WORDS": shlex.join(words), "COMP_CWORD": str(len(words) - 1)}
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("celery"))],
+            cwd=shop.folder, env=shop.env(env), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return [line.partition(",")[2] for line in done.stdout.splitlines()]
+
+    assert completed("celery", "-A", "proj", "perpetual", "statu") == ["status"]
+    assert completed("celery", "-A", "proj", "perpetual", "units", "--state", "pa") == ["paused"]
+    assert completed("celery", "-A", "proj", "perpetual", "why", "proj.") == ["proj.bad", "proj.good"]

@@ -68,7 +68,7 @@ def test_why_names_what_holds_the_unit(one: WatchedApp) -> None:
 
     assert "the leading beat host:1 does not know this task" in evidence(why(task).reasons)
     one.perpetual.poll(task)
-    assert "3 items are in flight, and no worker has reported" in evidence(why(task).reasons)
+    assert "no worker has reported, and 3 items are in flight" in evidence(why(task).reasons)
     (reason,) = [each for each in why(task).reasons if "no worker" in each.evidence]
     assert reason.help == "celery -A proj worker"
     assert not [each for each in why(task).reasons if each.meaning == "there is no work to enqueue"]
