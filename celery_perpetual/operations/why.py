@@ -87,7 +87,7 @@ def _findings(reading: Reading, unit: Unit) -> Iterator[Finding]:
 
 
 def _about_queues(reading: Reading, unit: Unit) -> Iterable[Finding]:
-    """What keeps its items waiting."""
+    """Reasons why its items wait."""
     polls = [poll for poll, _ in islice(open_batches_of(reading.store, unit.name), queues.MOST_BATCHES)]
     return queues.queue_findings(reading, queues.waiting_items(reading, polls).values(), patience=PATIENCE)
 
