@@ -35,8 +35,8 @@ POLL_KILLED_LEADER = stream("alert.poll_killed_leader")
 STORE_LOST = EventKind(
     "store.lost",
     logging.CRITICAL,
-    "the store has lost its data, or has gone back to an older state (epoch was %(was)s, is %(epoch)s); paused units "
-    "that had a cursor: %(paused)s",
+    "the store has lost its data, or has gone back to an older state (epoch was %(was)s, is %(epoch)s); paused "
+    "for it: %(paused)s",
     in_stream=True,
 )
 

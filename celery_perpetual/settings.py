@@ -72,7 +72,8 @@ class Settings:
     events_maxlen: int = 100_000
     """Approximate length at which the stream of events is capped."""
     on_store_lost: str = "pause"
-    """When the store turns out to be another, empty one: ``pause`` the units that had a cursor, or ``run`` them."""
+    """When the store turns out to be another, empty one, or older: ``pause`` units with a cursor and old routines, or
+    ``run`` them."""
     store_timeout: float = 5.0
     """Longest time that one call to the store may take."""
     store_wait: float = 30.0
