@@ -169,7 +169,10 @@ class Rebuild:
     def _places(self, records: list[Record]) -> Iterator[tuple[Record, bool, set[str]]]:
         """For each: whether its list or its key misses it, and the lists on which it should not be."""
         keys, ids = self._store.keys, [record.id for record in records]
-        lists = {"due": keys.routines_due, "running": keys.routines_running, "over": keys.routines_over}
+        lists = {
+            "due": keys.routines_due, "running": keys.routines_running, "paused": keys.routines_pauses,
+            "over": keys.routines_over,
+        }  # fmt: skip
         times = {name: times_of(self._store, key, ids) for name, key in lists.items()}
         updated = times_of(self._store, keys.routines_updated, ids)
         with_key = [record.key for record in records if record.key]

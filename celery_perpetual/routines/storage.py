@@ -58,7 +58,7 @@ class Change(NamedTuple):
 
 
 def listed(record: Record, keeps: int) -> tuple[str, int]:
-    """The list of a routine, and its time there (ms); ``none`` for a paused one."""
+    """The list of a routine, and its time there (ms); ``none`` for one whose pause has no end."""
     if record.is_terminal:
         return "over", record.updated + keeps
     if record.state == RUNNING:

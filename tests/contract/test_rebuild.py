@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import Batch, Item
@@ -26,7 +27,7 @@ INDEXES = {
     "perpetual:units": "units", "perpetual:cursors": "cursors", "perpetual:workers": "workers",
     "perpetual:resend": "resend", "perpetual:parked": "parked", "perpetual:routines:due": "routines",
     "perpetual:routines:over": "routines", "perpetual:routines:updated": "routines",
-    "perpetual:routines:keys": "routines",
+    "perpetual:routines:keys": "routines", "perpetual:routines:pauses": "routines",
 }  # fmt: skip
 
 
@@ -56,6 +57,8 @@ def working(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> tuple[P
     perpetual.routines.create(id="later", task="report", every=3600, start_at=None, idempotency_key="k")
     perpetual.routines.create(id="over", task="report", every=3600)
     perpetual.routines.cancel("over")
+    perpetual.routines.create(id="paused", task="report", every=3600)
+    perpetual.routines.pause("paused", until=datetime.now(timezone.utc) + timedelta(hours=1))
     return perpetual, ids
 
 
