@@ -15,7 +15,7 @@ from celery_perpetual.store.commands.pauses import stored_pauses
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.names import parse_unit_name, unit_name
-from celery_perpetual.times import format_time, parse_time, to_ms
+from celery_perpetual.times import format_time, parse_time, to_datetime, to_ms
 
 #: A client repeats a call whose reply got lost for seconds at most.
 RECEIPT_TTL_MS = 60_000
@@ -153,6 +153,24 @@ class Pauses:
 
 
 def _parsed(scope: Scope, text: bytes) -> Paused:
-    found = json.loads(text)
-    until = parse_time(found["until"]) if found.get("until") else None
-    return Paused(scope=scope, by=found["by"], reason=found["reason"], at=parse_time(found["at"]), until=until)
+    """A pause as it is stored. One that was written by hand holds too, whatever of it cannot be read."""
+    try:
+        found: Any = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        found = {"reason": f"a pause that cannot be read: {text.decode(errors='replace')[:80]}"}
+    return Paused(
+        scope=scope, by=str(found.get("by", "unknown")), reason=str(found.get("reason", "no reason given")),
+        at=_time(found.get("at")) or to_datetime(0),
+        # Scripts go by this one.
+        until=to_datetime(float(found["until_ms"])) if isinstance(found.get("until_ms"), int | float) else None,
+    )  # fmt: skip
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        found = parse_time(str(text))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None

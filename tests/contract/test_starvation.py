@@ -8,18 +8,19 @@ from datetime import datetime
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from celery_perpetual import Item, PerpetualOptions
 from celery_perpetual.beat.cycle import Cycle
 from celery_perpetual.starvation import assistance, ladder, waits
 from celery_perpetual.tasks.discovery import load
 from tests.support import wait_until
-from tests.support.contract import begin, report
+from tests.support.contract import begin, nothing, report
 from tests.support.stream_events import events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
     import redis
 
     from celery_perpetual import Perpetual
@@ -80,11 +81,11 @@ def test_each_step_once_at_its_time_over_a_new_leader(shop: Callable[..., Perpet
     for name, threshold in (("notice", 0.2), ("wake", 0.4), ("spawn", 0.6), ("starved", 0.8), ("parked", 1.2)):
         found = events(store_redis, f"starvation.{name}")
         waited = [datetime.fromisoformat(each["at"].replace("Z", "+00:00")).timestamp() - begun for each in found]
-        assert all(threshold <= each < threshold + 1.5 for each in waited), (name, waited)
+        assert all(threshold <= each < threshold + 5 for each in waited), (name, waited)
         assert {(each["queue"], each["cause"]) for each in found} == {("celery", "no_consumer")}
     (call,) = calls
     assert (call["queue"], call["waiting"], call["cause"]) == ("celery", 2, "no_consumer")
-    assert 0.6 <= call["oldest_seconds"] < 2
+    assert 0.6 <= call["oldest_seconds"] < 6
     assert {each.task_id: each.reason.partition(" for ")[0] for each in perpetual.parked()} == dict.fromkeys(
         ids, "no worker has consumed its queue celery"
     )
@@ -93,7 +94,7 @@ def test_each_step_once_at_its_time_over_a_new_leader(shop: Callable[..., Perpet
 
     # A parked run has its exits: recovered, it is sent again and has a fresh clock.
     assert perpetual.recover(ids[0])
-    assert Beat(perpetual).once().starving == {}
+    assert Beat(perpetual).once().parked_ids == ()
     wait_until(lambda: second.once().noticed, "it starves anew")
     assert steps(store_redis).count("parked") == 2
 
@@ -111,7 +112,7 @@ def test_saturation_alone_never_parks(shop: Callable[..., Perpetual], store_redi
     results = Beat(perpetual).passes(1.8)
 
     assert steps(store_redis) == ["notice", "wake", "spawn", "starved"]
-    assert calls == ["saturated"]
+    wait_until(lambda: calls == ["saturated"], "the hook is called once")
     assert events(store_redis, "starvation.wake")[0]["workers"] == ["w@host"]
     assert results[-1].starving == {"celery": "saturated"}
     assert perpetual.parked() == []
@@ -138,7 +139,7 @@ def test_a_worker_that_starts_tasks_is_busy_and_one_that_starts_none_is_no_consu
 
 def test_a_start_clears_it(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
     """When the item is started nothing waits; what is lost and sent again has a fresh clock."""
-    perpetual = shop(lambda: [(1,)], {"perpetual_starvation": NEVER | {"notice": 0.3}, "perpetual_cycle_interval": 0.1})
+    perpetual = shop(lambda: [(1,)], {"perpetual_starvation": NEVER | {"notice": 1}, "perpetual_cycle_interval": 0.1})
     task_id = perpetual.poll("deliver").task_ids[0]
     beat = Beat(perpetual)
     wait_until(lambda: beat.once().noticed, "it is noticed")
@@ -157,7 +158,7 @@ def test_a_start_clears_it(shop: Callable[..., Perpetual], store_redis: redis.Re
 
 def test_a_pause_stops_the_ladder_and_resets_nothing(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
     """While everything is paused no step is taken; afterwards the next one follows, and none is repeated."""
-    perpetual = shop(lambda: [(1,)], {"perpetual_starvation": QUICK})
+    perpetual = shop(lambda: [(1,)], {"perpetual_starvation": NEVER | {"notice": 0.2, "wake": 0.4}})
     perpetual.poll("deliver")
     beat = Beat(perpetual)
     wait_until(lambda: beat.once().noticed, "it is noticed")
@@ -331,6 +332,25 @@ def test_a_paused_unit_finishes_the_publishing_of_its_batch(
 
     assert (found.relayed, found.paused, found.errors) == (100, True, {})
     assert store_redis.llen("celery") == 600
+
+
+@pytest.mark.parametrize(
+    "text", ["not JSON", "[]", '{"until_ms": "soon", "until": "soon", "at": "now"}', '{"at": null}']
+)
+def test_a_pause_that_cannot_be_read_holds(shop: Callable[..., Perpetual], store_redis: redis.Redis, text: str) -> None:
+    """For units, for routines and for the ladder; it is shown, and ended like any other."""
+    perpetual = shop(lambda: [(1,)])
+    perpetual.app.task(name="report", shared=False)(nothing)
+    perpetual.routines.create(id="now", task="report", every=60)
+    store_redis.hset("perpetual:paused", "*", text)
+
+    (unit,) = perpetual.units()
+    assert (unit.state, unit.pause is not None) == ("paused", True)
+    assert unit.to_dict()["pause"]["until"] is None
+    found = perpetual.cycle()
+    assert (found.paused, found.routines_started, found.errors) == (True, 0, {})
+    assert perpetual.resume(everything=True)
+    assert perpetual.cycle().routines_started == 1
 
 
 def test_batches_are_read_part_by_part(

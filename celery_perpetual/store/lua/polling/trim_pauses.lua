@@ -3,10 +3,11 @@
 -- KEY   paused  hash  scope -> JSON
 -- returns nothing
 -- include now
+-- include pause_holds
 local stored = redis.call('HGETALL', paused)
 for i = 1, #stored, 2 do
-  local till = cjson.decode(stored[i + 1])['until_ms']
-  if till and till ~= cjson.null and till < now - 86400000 then
+  local till = end_of(stored[i + 1])
+  if till and till < now - 86400000 then
     redis.call('HDEL', paused, stored[i])
   end
 end
