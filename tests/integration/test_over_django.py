@@ -248,7 +248,9 @@ def test_a_database_that_freezes_holds_up_no_stop(
     postgres: PostgresServer,
 ) -> None:
     """Its connections stay open, and it says nothing: SIGTERM ends beat all the same, which gives up the lead."""
-    with DjangoSite(project, monkeypatch, POLLED, database=postgres.database) as site:
+    # As Django has it: nothing bounds how long a new connection is waited for.
+    database = {**postgres.database, "OPTIONS": {}}
+    with DjangoSite(project, monkeypatch, POLLED, database=database) as site:
         site.run("row('often', interval=interval(1))")
         beat = site.beat()
         site.wait_for("often", 2)
