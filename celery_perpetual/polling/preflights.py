@@ -24,6 +24,7 @@ from celery_perpetual.polling.coroutines import Loop
 from celery_perpetual.polling.gates import Closed
 from celery_perpetual.store.commands.preflights import store_preflight, stored_preflights
 from celery_perpetual.store.connection import Store
+from celery_perpetual.store.work_list import AHEAD_MS
 from celery_perpetual.tasks.preflights import PREFIX, Preflight
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, ms, steady, to_datetime
@@ -53,6 +54,10 @@ class Passage:
     failures: dict[str, int] = field(default_factory=dict)
     """The same by class or rule."""
     error: str = ""
+
+    def is_ahead(self, now: int) -> bool:
+        """Whether the store's clock was ahead then: so is the time until which it counts."""
+        return self.at > now + AHEAD_MS
 
     def closed(self, name: str) -> Closed:
         """The gate of a unit that needs it."""
@@ -142,11 +147,12 @@ class Preflights:
 
     def _counts(self, passage: Passage | None, claim: Claim) -> bool:
         """Whether it has passed, and of late."""
-        return passage is not None and passage.state == PASSED and claim.store_time < passage.until
+        now = claim.store_time
+        return passage is not None and passage.state == PASSED and now < passage.until and not passage.is_ahead(now)
 
     def _closed(self, check: _Check, claim: Claim, passage: Passage | None) -> Closed | None:
         """The gate without another try, or None where it is time for one, or it has passed."""
-        if passage is None or passage.state == PASSED or claim.trigger in ASKED:
+        if passage is None or passage.state == PASSED or claim.trigger in ASKED or passage.is_ahead(claim.store_time):
             return self._waits(check, claim, passage)
         if passage.state == FAILED and passage.until <= claim.store_time:
             return self._waits(check, claim, passage)
@@ -170,7 +176,8 @@ class Preflights:
             if (closed := self._waits(check, claim, before)) is not None:
                 return closed
             known = self._known.get(check.name)
-            if known is not None and known.at >= claim.now:  # another unit has run it since
+            if known is not None and claim.now <= known.at and not known.is_ahead(claim.store_time):
+                # Another unit has run it since.
                 return None if known.state == PASSED else known.closed(check.name)
             begun = self._running[check.name] = steady()
         loop, hint = Loop(claim.contract.poll_timeout), 0

@@ -1,30 +1,73 @@
 """``after_success``: a task that has succeeded names further items of its unit.
 
 It is called in the process that runs the task, after the body and before the end is announced: if the process dies in
-between, the task runs again, and so does its ``after_success``. Nothing that it does changes how the task ends.
+between, the task runs again, and so does its ``after_success``. Nothing that it does changes how the task ends. While
+the store is away, its items wait in the process as the end does, and before it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from celery.exceptions import WorkerShutdown, WorkerTerminate
 
 from celery_perpetual import events
-from celery_perpetual.errors import ContractError
+from celery_perpetual.completions.end import FIRST, EndReply
+from celery_perpetual.errors import ContractError, StoreUnavailable
+from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.ledger.item import ItemReader
 from celery_perpetual.ledger.record import encode
 from celery_perpetual.polling.coroutines import Loop
 from celery_perpetual.polling.reading import entries_of
-from celery_perpetual.store.commands.follow_ups import add_follow_ups
+from celery_perpetual.store.commands.batches import tenant_of_batch
+from celery_perpetual.store.commands.follow_ups import FollowUps
 from celery_perpetual.tasks.contract import TaskContract, is_perpetual, read
+from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.tasks.tenants import tenant_of
 from celery_perpetual.tasks.unit import TaskUnit
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.execution import Execution
+    from celery_perpetual.store.connection import Store
+
+
+@dataclass(slots=True, kw_only=True)
+class NamedItems:
+    """The items that one task has named, as a call that is repeated until the store takes it."""
+
+    contract: TaskContract
+    execution: Execution
+    records: list[bytes]
+    store: Store
+    _items: FollowUps | None = None
+
+    @property
+    def task_id(self) -> str:
+        return self.execution.task_id
+
+    def announce(self, status: str, head: str, stored: Any = None) -> EndReply:  # noqa: ARG002  # as ends are announced
+        """Make the call."""
+        if self._items is None:
+            self._items = FollowUps(self._unit().name, self.records)
+        self._items.add(self.store)
+        return EndReply(FIRST, 0, 0)
+
+    def _unit(self) -> TaskUnit:
+        if not self.contract.has_tenants:
+            return TaskUnit(self.contract)
+        where = item_address(self.task_id)
+        if self.execution.tenant is UNSET:
+            self.execution.tenant = None if where is None else tenant_of_batch(self.store, where.poll_id)
+        if self.execution.tenant is None:
+            raise ContractError(
+                f"task {self.contract.name} has tenants, and this one was enqueued by no poll of theirs, so what its "
+                "after_success names has no unit; return None there"
+            )
+        return TaskUnit(self.contract, *tenant_of(self.execution.tenant))
+
 
 _contracts: WeakKeyDictionary[type, TaskContract] = WeakKeyDictionary()
 
@@ -34,14 +77,14 @@ def name_follow_ups(task: Any, execution: Execution, result: Any) -> None:
     if getattr(task, "after_success", None) is None or not is_perpetual(task):
         return
     try:
-        _name(task, result)
+        _name(task, execution, result)
     except (WorkerShutdown, WorkerTerminate):
         raise
     except (Exception, SystemExit) as error:  # code of the user's, and a store that may be away
         emit(events.FOLLOW_UPS_FAILED, task_id=execution.task_id, task=task.name, error=error)
 
 
-def _name(task: Any, result: Any) -> None:
+def _name(task: Any, execution: Execution, result: Any) -> None:
     contract = _contracts.get(type(task))
     if contract is None:
         contract = _contracts[type(task)] = read(task)
@@ -56,17 +99,9 @@ def _name(task: Any, result: Any) -> None:
     finally:
         loop.close()
     if items:
-        unit = _unit(task.app.perpetual, contract)
-        add_follow_ups(task.app.perpetual.store, unit.name, [encode(item, contract.name) for item in items])
-
-
-def _unit(perpetual: Any, contract: TaskContract) -> TaskUnit:
-    if not contract.has_tenants:
-        return TaskUnit(contract)
-    tenant = perpetual.tenant()
-    if tenant is None:
-        raise ContractError(
-            f"task {contract.name} has tenants, and this one was enqueued by no poll of theirs, so what its "
-            "after_success names has no unit; return None there"
-        )
-    return TaskUnit(contract, *tenant_of(tenant))
+        perpetual, records = task.app.perpetual, [encode(item, contract.name) for item in items]
+        named = NamedItems(contract=contract, execution=execution, records=records, store=perpetual.grants.store)
+        try:
+            named.announce("", "")
+        except StoreUnavailable as error:
+            perpetual.announcer.keep(named, error)

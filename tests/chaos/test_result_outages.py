@@ -45,6 +45,17 @@ class Hooked(PerpetualTask):
 def hooked(n):
     return work(n)
 
+def first():
+    return [Item((0,), key="first")]
+
+def named(n):
+    "Of the last item there is nothing more to do."
+    return [Item((n + 1,), key=f"number {n + 1}")] if n == 0 else None
+
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=first, after_success=named, tenants=["north"])
+def chained(n):
+    return work(n)
+
 def send():
     return [task.delay(n).id for n, task in enumerate([plain, plain, hooked])]
 
@@ -109,3 +120,23 @@ def test_bodies_return_while_the_only_redis_is_away(
     assert sorted(row.id for row in proj.rows("begun")) == ["0", "1", "2"]
     assert [row.id for row in proj.rows("hook")] == ["2"]
     assert worker.alive
+
+
+@pytest.mark.parametrize("how", ["stopped", "full"])
+def test_what_a_task_names_while_the_only_redis_is_away(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer], how: str
+) -> None:
+    """Items of ``after_success`` wait with the end of their task: they are enqueued when the store is back."""
+    server = private_redis(appendonly=True)
+    proj = project(TASKS, store=server.url, broker=server.url, perpetual_store_timeout=1)
+    proj.beat().ready()
+    proj.worker(pool="threads", concurrency=1).ready()
+    wait_until(lambda: proj.rows("begun"), "the first one runs")
+
+    with away(server, how):
+        proj.write("released", "")
+        wait_until(lambda: proj.rows("done"), "it has returned")
+        time.sleep(AWAY_SECONDS)  # the measure itself: how long the server is away
+
+    wait_until(lambda: len(proj.rows("done")) == 2, "the one that it has named has run", 40)
+    assert [row.id for row in proj.rows("begun")] == ["0", "1"]

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 #: Everything that comes again and again, each under its name in the ledger.
 SOURCE = (
     """
-def polls(name, **options):
+def ready():
+    if os.path.exists("ahead"):
+        raise ConnectionError("not yet")
+
+def polls(name, *, preflight=None, **options):
     def next_batch():
         ledger.record(name, "was there")
         if name == "hinted" and os.path.exists("ahead"):
@@ -28,7 +32,7 @@ def polls(name, **options):
             error.retry_after = 3
             raise error
         return [Item((name,), key="the same")] if name in ("ends", "fails") else []
-    app.task(base=PerpetualTask, name=f"proj.{name}", poll_every=1, next_batch=next_batch,
+    app.task(base=PerpetualTask, name=f"proj.{name}", poll_every=1, next_batch=next_batch, preflight=preflight,
              perpetual_options=PerpetualOptions(**options))(body)
 
 def body(name):
@@ -41,6 +45,7 @@ polls("first of a source", source_key="one", min_interval=1)
 polls("second of a source", source_key="one", min_interval=1)
 polls("hinted", source_key="other")
 polls("ends")
+polls("checked", preflight=ready, preflight_ttl=1)
 polls("fails", failed_keys=Retries(backoff=2, max_backoff=2))
 
 @app.task
@@ -58,7 +63,7 @@ ITEMS = 2
 )
 
 NAMES = {
-    "plain", "first of a source", "second of a source", "hinted", "ends", "body of ends", "fails", "body of fails", "entry",
+    "plain", "checked", "first of a source", "second of a source", "hinted", "ends", "body of ends", "fails", "body of fails", "entry",
     "routine interval", "routine grid",
 }  # fmt: skip
 
@@ -103,7 +108,7 @@ def test_everything_goes_on_through_steps_of_the_stores_clock(
 
     proj.write("ahead", "")
     stepping_redis.step(3600)
-    come_again(proj, NAMES - {"body of fails", "hinted"}, "an hour ahead")
+    come_again(proj, NAMES - {"body of fails", "hinted", "checked"}, "an hour ahead")
     (proj.folder / "ahead").unlink()
     stepping_redis.step(0)
     come_again(proj, NAMES, "back again")

@@ -18,14 +18,27 @@ TRIGGER = "after_success"
 RECEIPT_TTL_MS = 60_000
 
 
-def add_follow_ups(store: Store, unit: str, records: Sequence[bytes]) -> None:
-    """Keep records for the next poll of a unit, and let that come at once."""
-    keys = store.keys
-    for part in chunks(records):
-        script("add_follow_ups")(
-            store, unit_hash=keys.unit(unit), follow_ups=keys.follow_ups(unit), receipt=keys.receipt(uuid4().hex),
-            unit=unit, trigger=TRIGGER, receipt_ttl=RECEIPT_TTL_MS, records=part,
-        )  # fmt: skip
+class FollowUps:
+    """Records that one task has named for the next poll of its unit."""
+
+    def __init__(self, unit: str, records: Sequence[bytes]) -> None:
+        self._unit = unit
+        self._parts = [(uuid4().hex, part) for part in chunks(records)]
+
+    def add(self, store: Store) -> None:
+        """Keep them, and let the poll come at once. May be repeated where the store did not answer.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        keys, unit = store.keys, self._unit
+        while self._parts:
+            call, records = self._parts[0]
+            script("add_follow_ups")(
+                store, unit_hash=keys.unit(unit), follow_ups=keys.follow_ups(unit), receipt=keys.receipt(call),
+                unit=unit, trigger=TRIGGER, receipt_ttl=RECEIPT_TTL_MS, records=records,
+            )  # fmt: skip
+            del self._parts[0]
 
 
 def waiting_follow_ups(store: Store, unit: str, most: int) -> list[bytes]:
