@@ -185,6 +185,8 @@ SUCCESSOR_NOT_COPIED = warning(
 SENDING_SLOW = warning(
     "publish.slow", "the broker has not taken what is to be sent (%(part)s); sending goes on in the background"
 )
+ROUTINE_START_HANGS = warning("routine.start_hangs", "starting %(routines)s takes %(seconds)s s: your code may hang")
+SENDING_HANGS = warning("publish.hangs", "sending one of %(part)s takes %(seconds)s s: your code may hang")
 SENDING_FAILED_LATE = warning("publish.failed_late", "sending (%(part)s) failed, it is tried again: %(error)s")
 FOLLOW_UP_DELAYED = error(
     "follow_up.delayed", "could not do what follows an end (%(entry)s), the next cycle tries again"

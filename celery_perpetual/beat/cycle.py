@@ -64,7 +64,8 @@ class Cycle:
         )
         self._lists = (outbox, staged, follow_ups)
         # Sending may wait, and schedules of routines may be code of the user's.
-        relay, batches, starter, clock = (Courier(part) for part in ("relay", "batches", "routines", "clock"))
+        relay, batches = Courier("relay", of_list=True), Courier("batches", of_list=True)
+        starter, clock = Courier("routines"), Courier("clock")
         ladder, alerts = Ladder(namespace), Alerts(namespace)
         runs = due or DueRuns(namespace.app, self._store, namespace.runner.publisher)
         self._steps: dict[str, Callable[[], dict[str, Any]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
@@ -12,12 +13,16 @@ from celery_perpetual.polling.claims import NotLeading
 from celery_perpetual.routines.due import DueRuns
 from celery_perpetual.routines.runs import NOT_THE_RUNS
 from celery_perpetual.store.commands.routines import DueRoutines
-from celery_perpetual.telemetry import emit
+from celery_perpetual.telemetry import emit, some
 
 #: Longest pause between two questions: a routine that is created meanwhile waits no longer.
 LONGEST_PAUSE = 0.5
 #: Pause after an error, so that a broker that does not answer is not asked all the time.
 AFTER_ERROR = 1.0
+#: After so many seconds the start of runs may hang in code of the user's, such as a router.
+HANGS = 10.0
+#: Most threads that are left to hang.
+MOST_HANGING = 3
 
 
 class RoutineSource:
@@ -25,13 +30,20 @@ class RoutineSource:
 
     A run starts only if its routine is as it was read, whichever process starts it. Due routines are read only where
     the store still has the last mark of this beat: in an older state routines are due that have run since.
+
+    Where a start hangs, its thread is left to itself, and the routines that were to be started with it are tried one
+    by one on another thread: the one that hangs is passed over until its thread returns.
     """
 
     def __init__(self, runs: DueRuns) -> None:
         self._runs = runs
-        self._queue: SimpleQueue[DueRoutines] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._works = False
+        runs.aside = self._passed_over
+        self._starter: _Starter | None = None
+        self._hanging: list[_Starter] = []
+        self._aside: dict[str, _Starter] = {}
+        """Routine -> the thread in which its start hangs, perhaps."""
+        self._singly: deque[DueRoutines] = deque()
+        """Those of them that are tried by themselves."""
         self._ask_at = 0.0
         """When the store is asked again, monotonic: the clock turns more often for polls."""
         self.ready: Callable[[], object] = lambda: None
@@ -39,7 +51,7 @@ class RoutineSource:
 
     @property
     def busy(self) -> bool:
-        return self._works
+        return self._starter is not None and self._starter.due is not None
 
     def begin_storing(self) -> Callable[[], float]:
         """There are no ends to store."""
@@ -47,8 +59,12 @@ class RoutineSource:
 
     def due(self, leader: str) -> DueRoutines | float:
         pause = self._ask_at - time.monotonic()
-        if self._works or pause > 0:
-            return max(pause, 0.001) if not self._works else LONGEST_PAUSE
+        if self.busy and not self._leave_what_hangs():
+            return LONGEST_PAUSE
+        if pause > 0:
+            return max(pause, 0.001)
+        if self._singly:
+            return self._singly.popleft()
         found = self._runs.read()
         if found is None:
             raise NotLeading(leader)
@@ -65,24 +81,70 @@ class RoutineSource:
         return [due]
 
     def start(self, claims: Sequence[DueRoutines]) -> float:
-        self._works = True
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="perpetual-routines", daemon=True)
-            self._thread.start()
+        if self._starter is None:
+            self._starter = _Starter(self._start_runs)
+            self._starter.start()
         for due in claims:
-            self._queue.put(due)
+            self._starter.take(due)
         return LONGEST_PAUSE
 
-    def _work(self) -> None:
-        while True:
-            due = self._queue.get()
-            try:
-                self._runs.start(due)
-            except NOT_THE_RUNS as error:
-                self._ask_at = time.monotonic() + AFTER_ERROR
-                emit(events.STORE_UNREACHABLE, part="the start of routines", error=error)
-            except Exception as error:
-                self._ask_at = time.monotonic() + AFTER_ERROR
-                emit(events.PART_FAILED, part="the start of routines", error=error)
-            self._works = False
-            self.ready()
+    def _start_runs(self, starter: _Starter, due: DueRoutines) -> bool:
+        """On the thread of a starter; returns whether that goes on."""
+        try:
+            self._runs.start(due)
+        except NOT_THE_RUNS as error:
+            self._ask_at = time.monotonic() + AFTER_ERROR
+            emit(events.STORE_UNREACHABLE, part="the start of routines", error=error)
+        except Exception as error:
+            self._ask_at = time.monotonic() + AFTER_ERROR
+            emit(events.PART_FAILED, part="the start of routines", error=error)
+        if starter is not self._starter:
+            return False
+        for routine_id, _ in due.records:
+            self._aside.pop(routine_id, None)
+        starter.due = None
+        self.ready()
+        return True
+
+    def _passed_over(self) -> set[str]:
+        """Routines whose start hangs."""
+        return {routine_id for routine_id, starter in list(self._aside.items()) if starter.is_alive()}
+
+    def _leave_what_hangs(self) -> bool:
+        """Leave a start that has taken too long to its thread; returns whether another one may begin."""
+        starter = self._starter
+        if starter is None or (due := starter.due) is None or time.monotonic() - starter.since < HANGS:
+            return False
+        self._hanging = [each for each in self._hanging if each.is_alive()]
+        if len(self._hanging) >= MOST_HANGING:
+            return False
+        self._starter = None
+        self._hanging.append(starter)
+        self._aside |= {routine_id: starter for routine_id, _ in due.records}
+        if len(due.records) > 1:
+            self._singly.extend(due._replace(records=[each]) for each in due.records)
+        names = some([routine_id for routine_id, _ in due.records])
+        emit(events.ROUTINE_START_HANGS, routines=names, seconds=round(time.monotonic() - starter.since))
+        return True
+
+
+class _Starter(threading.Thread):
+    """Starts runs, one call after the other, for as long as the source goes on with it."""
+
+    def __init__(self, start_runs: Callable[[_Starter, DueRoutines], bool]) -> None:
+        super().__init__(name="perpetual-routines", daemon=True)
+        self._start_runs = start_runs
+        self._queue: SimpleQueue[DueRoutines] = SimpleQueue()
+        self.due: DueRoutines | None = None
+        """The routines that are being started."""
+        self.since = 0.0
+        """Since when, monotonic."""
+
+    def take(self, due: DueRoutines) -> None:
+        """Start these next."""
+        self.since, self.due = time.monotonic(), due
+        self._queue.put(due)
+
+    def run(self) -> None:
+        while self._start_runs(self, self._queue.get()):
+            pass

@@ -8,6 +8,7 @@ So the thread that proves that a worker lives, and the leader's cycle, hand over
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from celery_perpetual import events
@@ -16,18 +17,26 @@ from celery_perpetual.telemetry import emit
 #: For so long a pass of the cycle waits for what it sends, to say how much that was.
 PATIENCE = 2.0
 
+#: After so many seconds a call of a list may hang in code of the user's: another one works on the rest of the list.
+HANGS = 60.0
+#: Most calls that are left to hang.
+MOST_HANGING = 3
+
 
 class Courier:
     """Runs one thing at a time, on a thread that ends with it."""
 
-    def __init__(self, part: str) -> None:
+    def __init__(self, part: str, *, of_list: bool = False) -> None:
         """Nothing runs yet.
 
         Args:
             part: what is sent, for people.
+            of_list: its calls work off a list, and pass over the entries that another call is at.
         """
         self._part = part
+        self._of_list = of_list
         self._call: _Call | None = None
+        self._hanging: list[_Call] = []
 
     def run(self, send: Callable[[], int], seconds: float = PATIENCE) -> int:
         """Begin to send, and wait a while; returns how many messages were sent meanwhile.
@@ -38,6 +47,8 @@ class Courier:
             Exception: what ``send`` raises within that time. Later it is only reported.
         """
         call = self._call
+        if call is not None and self._leaves(call):
+            call = None
         if call is None or not call.goes_on():
             call = self._call = _Call(self._part, send)
             call.start()
@@ -52,6 +63,17 @@ class Courier:
             raise call.error
         return call.sent
 
+    def _leaves(self, call: _Call) -> bool:
+        """Whether a call is left to itself, as it may hang."""
+        if not self._of_list or not call.is_alive() or time.monotonic() - call.since < HANGS:
+            return False
+        self._hanging = [each for each in self._hanging if each.is_alive()]
+        if len(self._hanging) >= MOST_HANGING:
+            return False
+        self._hanging.append(call)
+        emit(events.SENDING_HANGS, part=self._part, seconds=round(time.monotonic() - call.since))
+        return True
+
 
 class _Call(threading.Thread):
     def __init__(self, part: str, send: Callable[[], int]) -> None:
@@ -61,6 +83,8 @@ class _Call(threading.Thread):
         self.sent = 0
         self.error: Exception | None = None
         self.is_late = False
+        self.since = time.monotonic()
+        """When it began the last time."""
         self._lock = threading.Lock()
         self._once_more = self._is_over = False
 
@@ -72,6 +96,7 @@ class _Call(threading.Thread):
 
     def run(self) -> None:
         while not self._is_over:
+            self.since = time.monotonic()
             try:
                 self.sent += self._send()
             except Exception as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
@@ -54,15 +54,18 @@ class DueRuns:
         self.starter = Starter(store, publisher)
         self._unreadable: set[str] = set()
         """Routines that this process cannot read; they are passed over."""
+        self.aside: Callable[[], Collection[str]] = set
+        """Further routines to pass over."""
         self._inline = Inline(app, store)
 
     def read(self) -> DueRoutines | None:
         """The routines that are due now; none while everything is paused. None: the store has gone back in time."""
-        most = MOST_RUNS + len(self._unreadable)
+        passed = self._unreadable.union(self.aside())
+        most = MOST_RUNS + len(passed)
         found = due_routines(self._store, None, most, obeys=True, owner=self._owner, mark=self._mark.value)
         if found is None:
             return None
-        return found._replace(records=[each for each in found.records if each[0] not in self._unreadable])
+        return found._replace(records=[each for each in found.records if each[0] not in passed])
 
     def start(self, due: DueRoutines, at: int | None = None) -> list[RoutineRun]:
         """Start what is due; end the runs whose callers are gone, and the pauses that are over."""

@@ -6,6 +6,7 @@ each time, and the others go on.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 
 PUT_OFF = BackOff(first_ms=5_000, longest_ms=300_000)
 
+#: A call begins no entry after so many seconds.
+LONGEST_CALL = 10.0
+
 #: As in clock_step.lua, and how many times are pulled back at once.
 AHEAD_MS, MOST_AHEAD = 1_000, 1_000
 
 
 class WorkList:
-    """One list, for one thread; it remembers how often its entries have failed in this process."""
+    """One list; it remembers how often its entries have failed in this process. Two threads share its entries."""
 
     def __init__(
         self, store: Store, key: str, failed: Callable[[str, Exception], object], *, patience_ms: int = 0
@@ -39,11 +43,15 @@ class WorkList:
         self._failed = failed
         self._patience_ms = patience_ms
         self._failures: dict[str, int] = {}
+        self._busy: set[str] = set()
+        """Entries that a thread is at."""
         self.put_off: dict[str, str] = {}
         """Entries that failed the last time, and why."""
 
     def work_off(self, work: Callable[[str], int], limit: int) -> int:
         """Do at most ``limit`` entries, the oldest first, and return the sum of what ``work`` returns for each.
+
+        An entry that another thread is at is passed over: it may hang there.
 
         Raises:
             StoreUnavailable: the store did not answer.
@@ -51,7 +59,13 @@ class WorkList:
         now = self._store.now()
         pull_back(self._store, self._key, now + PUT_OFF.longest_ms)
         done, entries = 0, due_entries(self._store, self._key, now - self._patience_ms, limit)
+        begun = time.monotonic()
         for entry in entries:
+            if time.monotonic() - begun > LONGEST_CALL:
+                break  # another thread may have done the rest of what was read, and the next call reads anew
+            if entry in self._busy:
+                continue
+            self._busy.add(entry)
             try:
                 done += work(entry)
             except Exception as error:
@@ -61,6 +75,8 @@ class WorkList:
             else:
                 self._failures.pop(entry, None)
                 self.put_off.pop(entry, None)
+            finally:
+                self._busy.discard(entry)
         return done
 
     def make_due(self, entry: str) -> None:

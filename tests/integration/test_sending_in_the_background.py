@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from celery_perpetual.publishing import courier as sending
 from celery_perpetual.publishing.courier import Courier
+from celery_perpetual.store import work_list
+from celery_perpetual.store.work_list import WorkList
 from tests.support import wait_until
 
 if TYPE_CHECKING:
@@ -79,3 +82,39 @@ def test_what_is_raised_in_time_is_raised_here() -> None:
     with pytest.raises(ValueError, match="no"):
         Courier("test").run(fail, seconds=30)
     assert Courier("test").run(lambda: 7, seconds=30) == 7
+
+
+def test_an_entry_that_hangs_holds_up_no_other(
+    watched_app: Callable[..., WatchedApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code of the user's never returns for one entry of a list: the others are worked off beside it, one time each."""
+    monkeypatch.setattr(sending, "HANGS", 0.2)
+    monkeypatch.setattr(work_list, "LONGEST_CALL", 0.2)
+    store, may_go, done = watched_app().perpetual.store, threading.Event(), list[str]()
+    waiting = WorkList(store, store.keys.batches, lambda *_: None)
+
+    def add(*entries: str) -> None:
+        store.redis.zadd(store.keys.batches, dict.fromkeys(entries, 1))
+
+    def work(entry: str) -> int:
+        if entry == "hangs":
+            may_go.wait(60)
+        done.append(entry)
+        store.redis.zrem(store.keys.batches, entry)
+        return 1
+
+    courier = Courier("test", of_list=True)
+    add("another", "hangs", "others")
+
+    def work_off() -> list[str]:
+        courier.run(lambda: waiting.work_off(work, 10), seconds=0.02)
+        return done
+
+    wait_until(lambda: len(work_off()) == 2, "the others are done")
+    add("later")
+    wait_until(lambda: len(work_off()) == 3, "a later one is done")
+    assert done == ["another", "others", "later"]
+    may_go.set()
+    wait_until(lambda: len(work_off()) == 4, "the one that hung is done")
+    wait_until(lambda: not any(each.name == "perpetual-test" for each in threading.enumerate()), "all have ended")
+    assert done == ["another", "others", "later", "hangs"]
