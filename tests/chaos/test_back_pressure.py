@@ -51,12 +51,14 @@ def test_the_queue_neither_floods_nor_runs_dry(
     in_flight: list[int] = []
 
     def sample() -> int:
-        """Return how far the source has been read."""
-        cursor = int(store_redis.hget("perpetual:u:perpetual:proj.work", "cursor") or 0)
-        if 0 < cursor < ROWS:
-            waiting.append(store_redis.llen("celery"))
-        in_flight.append(store_redis.llen("celery") + store_redis.hlen("unacked"))
-        return cursor
+        """Return how far the source has been read; all of it is read in one moment."""
+        pipe = store_redis.pipeline(transaction=True)
+        pipe.hget("perpetual:u:perpetual:proj.work", "cursor").llen("celery").hlen("unacked")
+        cursor, queued, received = pipe.execute()
+        if 0 < int(cursor or 0) < ROWS:
+            waiting.append(queued)
+        in_flight.append(queued + received)
+        return int(cursor or 0)
 
     def seen() -> int:
         sample()
