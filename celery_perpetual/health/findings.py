@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -82,6 +82,13 @@ def named(found: Sequence[Finding]) -> list[Finding]:
         help=advice, about={"more": count},
     )  # fmt: skip
     return [*found[:MOST_NAMED], rest]
+
+
+def dated(findings: Iterable[Finding], since: Mapping[str, datetime]) -> list[Finding]:
+    """The same findings; those that do not say since when get the time of their alert, by their id."""
+    return [
+        finding if finding.since is not None else replace(finding, since=since.get(finding.id)) for finding in findings
+    ]
 
 
 def level_of(findings: Iterable[Finding]) -> int:

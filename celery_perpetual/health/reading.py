@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from datetime import datetime
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from celery_perpetual.broker.destinations import Destination
 from celery_perpetual.leases.workers import WorkerState
+from celery_perpetual.store.commands.alerts import stored_alerts
 from celery_perpetual.store.commands.leadership import Lead, lead
 from celery_perpetual.store.commands.leases import parked_tasks
 from celery_perpetual.store.commands.workers import worker_deadlines
 from celery_perpetual.store.health import ServerInfo, server_info
-from celery_perpetual.times import to_datetime
+from celery_perpetual.times import parse_time, to_datetime
 
 if TYPE_CHECKING:
     from celery_perpetual.namespace import Namespace
@@ -92,6 +94,11 @@ class Reading:
         """Workers whose deadline has passed and that no sweep has found yet, and when it did."""
         deadlines = worker_deadlines(self.store)
         return {name: to_datetime(at) for name, at in sorted(deadlines.items()) if at <= self.now}
+
+    @cached_property
+    def alerts_since(self) -> dict[str, datetime]:
+        """The alerts that are on, by the id of their finding, and since when."""
+        return {alert: parse_time(json.loads(data)["since"]) for alert, data in stored_alerts(self.store).items()}
 
     @cached_property
     def parked(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.health import beat_checks, leaks, seam_checks, store_checks
-from celery_perpetual.health.findings import BEAT, ERROR, SETUP, WARNING, Finding
+from celery_perpetual.health.findings import BEAT, ERROR, SETUP, WARNING, Finding, dated
 from celery_perpetual.health.reading import Reading
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.running import what_stands_still
@@ -52,6 +52,7 @@ def _examine(namespace: Namespace, *, thorough: bool) -> list[Finding]:
         findings += _store(reading, thorough=thorough)
         if discovery is not None:
             findings += what_stands_still(reading, discovery)
+        findings = dated(findings, reading.alerts_since)
     except PerpetualError as error:
         findings.append(store_checks.unreachable(error))
     return findings

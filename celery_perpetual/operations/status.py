@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.health import beat_checks, queues, store_checks, work_checks
-from celery_perpetual.health.findings import BEAT, ERROR, STORE, UNITS, WORK, WORKERS, Finding
+from celery_perpetual.health.findings import BEAT, ERROR, STORE, UNITS, WORK, WORKERS, Finding, dated
 from celery_perpetual.health.reading import Reading
 from celery_perpetual.operations.check import other_beat_scheduler
 from celery_perpetual.operations.running import judged, units_of
@@ -113,7 +113,7 @@ def _status(reading: Reading, discovery: Discovery) -> Status:
         *judged(reading, discovery, units), *work_checks.put_off(reading),
     ]  # fmt: skip
     by_area: dict[str, list[Finding]] = {}
-    for finding in sorted(found, key=lambda each: (not each.stops, each.level != ERROR)):
+    for finding in sorted(dated(found, reading.alerts_since), key=lambda each: (not each.stops, each.level != ERROR)):
         by_area.setdefault(finding.area, []).append(finding)
     areas = tuple(
         _area(name, summary, facts, by_area.get(name, ()))

@@ -11,6 +11,7 @@ import pytest
 from celery_perpetual import events
 from celery_perpetual.health import alerts as module
 from celery_perpetual.health.alerts import Alerts
+from celery_perpetual.times import parse_time, to_ms
 from tests.support import wait_until
 from tests.support.pretending import lead, report
 
@@ -112,6 +113,22 @@ def test_a_seam_that_is_not_as_known_is_an_alert(one: WatchedApp) -> None:
 
     assert [Alerts(one.perpetual).once() for _ in range(2)] == [1, 0]
     assert said(one)[0][2]["seam"] == "tracers"
+
+
+def test_a_finding_that_does_not_know_since_when_has_the_time_of_its_alert(one: WatchedApp) -> None:
+    """A poll that takes its whole interval did so before, and the outcome says nothing of that."""
+    one.perpetual.poll(one.task([], next_batch=lambda: time.sleep(0.02)))
+    one.redis.hset(f"perpetual:u:{UNIT}", "spec", "every 1 ms")
+    one.redis.zadd("perpetual:due", {UNIT: 9e12})
+
+    def since() -> list[Any]:
+        found = [*one.perpetual.status().findings, *one.perpetual.check()]
+        return [each.since for each in found if each.kind == "poll_budget"]
+
+    assert since() == [None, None]
+    Alerts(one.perpetual).once()
+    (begun,) = said(one)
+    assert [to_ms(at) for at in since()] == [to_ms(parse_time(begun[2]["since"]))] * 2
 
 
 def test_a_pass_reads_a_part_of_many_units_and_those_that_matter(
