@@ -83,35 +83,35 @@ class _Template:
         self._lock = threading.Lock()
         self._ended: dict[int, int] = {}
 
-    def fork(self, request: Mapping[str, object], out: IO[bytes], err: IO[bytes]) -> int:
-        """The pid of the new process."""
+    def fork(self, request: Mapping[str, object], out: IO[bytes], err: IO[bytes]) -> tuple[int, int]:
+        """The number and the pid of the new process; only the number belongs to no other process later."""
         with self._lock:
             socket.send_fds(self._socket, [json.dumps(request).encode()], [out.fileno(), err.fileno()])
             while True:
-                pid, code = self._read()
+                number, pid, code = self._read()
                 if code is None:
-                    return pid
+                    return number, pid
 
-    def exit_code(self, pid: int) -> int | None:
+    def exit_code(self, number: int) -> int | None:
         """None while it lives."""
         with self._lock:
             self._socket.setblocking(False)
             try:
-                while pid not in self._ended:
+                while number not in self._ended:
                     self._read()
             except BlockingIOError:
                 return None
             finally:
                 self._socket.setblocking(True)
-            return self._ended[pid]
+            return self._ended[number]
 
-    def _read(self) -> tuple[int, int | None]:
+    def _read(self) -> tuple[int, int, int | None]:
         text = self._socket.recv(1024)
         assert text, f"the process that forks ended with {self.process.wait(20)}"
-        pid, code = json.loads(text)
+        number, pid, code = json.loads(text)
         if code is not None:
-            self._ended[pid] = code
-        return pid, code
+            self._ended[number] = code
+        return number, pid, code
 
     def close(self) -> None:
         """End it."""
@@ -134,11 +134,11 @@ class Forked:
         err: IO[bytes],
     ) -> None:
         self._template = template
-        self.pid = template.fork({"argv": list(argv), "folder": str(folder), "env": dict(env)}, out, err)
+        self._number, self.pid = template.fork({"argv": list(argv), "folder": str(folder), "env": dict(env)}, out, err)
 
     def poll(self) -> int | None:
         """As of Popen."""
-        return self._template.exit_code(self.pid)
+        return self._template.exit_code(self._number)
 
     def wait(self, timeout: float | None = None) -> int:
         """As of Popen."""

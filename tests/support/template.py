@@ -5,7 +5,8 @@ has them already, and is a process like any other: it has a pid, a session and a
 environment and exit code, and ends as an interpreter ends.
 
 As a program it takes the number of a socket. It reads a request per datagram, ``{"argv", "folder", "env"}`` with the
-files for standard output and errors, and answers with the pid; at the end of a child it writes pid and exit code.
+files for standard output and errors, and answers ``[number, pid, null]``; at the end of a child it writes
+``[number, pid, exit code]``. The number counts the children, as the system gives a pid to a later process again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import types
 from contextlib import suppress
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +46,16 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(wakes)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    numbers: dict[int, int] = {}
+    children = count()
     while True:
         ready, _, _ = select.select([control, woken], [], [])
         if woken in ready:
             os.read(woken, 4096)
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
-                control.send(json.dumps([ended[0], os.waitstatus_to_exitcode(ended[1])]).encode())
+                code = os.waitstatus_to_exitcode(ended[1])
+                control.send(json.dumps([numbers.pop(ended[0]), ended[0], code]).encode())
         if control in ready:
             text, files, _, _ = socket.recv_fds(control, LONGEST_REQUEST, 2)
             if not text:
@@ -67,7 +72,8 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
                 return request
             for each in files:
                 os.close(each)
-            control.send(json.dumps([child, None]).encode())
+            numbers[child] = number = next(children)
+            control.send(json.dumps([number, child, None]).encode())
 
 
 def become(request: dict[str, Any], files: list[int]) -> None:
