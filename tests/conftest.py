@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 import redis
+from celery import _state
 from hypothesis import settings
 
 from celery_perpetual.embedded import EmbeddedServer
@@ -70,6 +71,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             state = "alive" if process.alive else f"ended with {process.exit_code}"
             report.sections.append((f"{process.name}, pid {process.pid}, {state}", process.log_tail()))
     return report
+
+
+@pytest.fixture(autouse=True)
+def celery_as_before() -> Iterator[None]:
+    """Take back what a test gives to every app of this process: shared tasks, and the current app."""
+    finalizers, current, default = set(_state._on_app_finalizers), _state._tls.current_app, _state.default_app
+    yield
+    _state._on_app_finalizers.intersection_update(finalizers)
+    _state._tls.current_app, _state.default_app = current, default
 
 
 @pytest.fixture(autouse=True)

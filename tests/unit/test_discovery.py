@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from celery import Celery, Task, _state, shared_task
+from celery import Celery, Task, shared_task
 from celery.schedules import crontab
 
 from celery_perpetual import PerpetualOptions, PerpetualTask, Poll
@@ -197,15 +197,6 @@ def test_the_batch_decorator_sets_next_batch(app: Celery) -> None:
     assert orders("direct") == [("decorated", "direct")]  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def unshared() -> Iterator[None]:
-    """Take back what the test gives to every app of this process."""
-    before = set(_state._on_app_finalizers)
-    yield
-    _state._on_app_finalizers.intersection_update(before)
-
-
-@pytest.mark.usefixtures("unshared")
 def test_a_shared_task_is_perpetual_in_every_app() -> None:
     """``@shared_task`` with ``@task.batch`` is found by apps that are made before and after it."""
     before = Celery("before", set_as_current=False)
