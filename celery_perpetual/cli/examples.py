@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
+from celery.app.utils import find_app
 from click.shell_completion import CompletionItem
 
-from celery_perpetual.errors import PerpetualError
 from celery_perpetual.tasks.discovery import load
 
 _ID = "01995e0c-7a3e-8f10-9c44-0d2b00000000"
@@ -72,8 +72,9 @@ def add_to(group: click.Group) -> None:
 
 def task_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of perpetual tasks; none where the app cannot be loaded."""
-    app: Any = ctx.find_root().params.get("app")
+    given: Any = ctx.find_root().params.get("app")
     try:
+        app = find_app(given) if isinstance(given, str) else given
         return [CompletionItem(name) for name in load(app).tasks if name.startswith(incomplete)] if app else []
-    except (PerpetualError, AttributeError, ImportError):
+    except Exception:  # of the user's modules; a shell that completes a word shows no errors
         return []
