@@ -74,12 +74,13 @@ def test_changes_are_seen(beat: PerpetualScheduler) -> None:
     beat.schedule = changed
     assert goes_by(beat, "entry-2", 0.3)
 
-    # Replaced in place: seen when it is due at the latest, so what is gone is not sent.
-    ran = changed["entry-2"].total_run_count
-    changed["entry-2"] = beat.Entry(name="entry-2", app=beat.app, total_run_count=ran, **HOUR)
+    # Replaced in place, in the dict that it has by now: a send writes the file, from which another dict is read. That is
+    # seen when the entry is due at the latest, so what is gone is not sent.
+    ran = beat.schedule["entry-2"].total_run_count
+    beat.schedule["entry-2"] = beat.Entry(name="entry-2", app=beat.app, total_run_count=ran, **HOUR)
     wait_until(lambda: goes_by(beat, "entry-2", 3600), "an entry that was to be due", 10)
-    assert changed["entry-2"].total_run_count == ran
-    changed["entry-3"] = beat.Entry(name="entry-3", app=beat.app, **HOUR)
+    assert beat.schedule["entry-2"].total_run_count == ran
+    beat.schedule["entry-3"] = beat.Entry(name="entry-3", app=beat.app, **HOUR)
     wait_until(lambda: goes_by(beat, "entry-3", 3600), "an entry that was replaced in place", 30)
 
 
