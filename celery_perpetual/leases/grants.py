@@ -18,7 +18,7 @@ from celery_perpetual.leases.on_lost import when_run_lost
 from celery_perpetual.leases.workers import WorkerRun, Workers
 from celery_perpetual.ledger.ids import item_slots, parse_item_id
 from celery_perpetual.store.address import is_redis
-from celery_perpetual.store.commands.leases import is_known, is_parked, lease_of
+from celery_perpetual.store.commands.leases import is_parked, lease_and_trace, lease_of
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.header import Of
 from celery_perpetual.store.prepared import Prepared
@@ -196,13 +196,11 @@ class Grants:
         if not execution.leased or (self.instance is not None and self.instance.surely_holds(execution.granted_at)):
             return True
         try:
-            return self.asks(execution) or self._forgotten(execution.task_id)
+            lease, is_known = lease_and_trace(self.store, execution.task_id)
         except StoreUnavailable:
             return True
-
-    def _forgotten(self, task_id: str) -> bool:
-        """Whether the store knows nothing of a task that runs: a script that takes a lease leaves a state or an end."""
-        return not is_known(self.store, task_id)
+        # A script that takes a lease away leaves a state or an end.
+        return lease.nonce == execution.nonce if lease is not None else not is_known
 
     def asks(self, execution: Execution) -> bool:
         """Whether the store knows the execution as the holder.

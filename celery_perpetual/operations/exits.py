@@ -20,7 +20,7 @@ from celery_perpetual.operations.purging import purge
 from celery_perpetual.operations.replaying import poll_of, replay
 from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.recovery.resend import Resender
-from celery_perpetual.store.commands.leases import is_known, lease_of, state_of
+from celery_perpetual.store.commands.leases import lease_and_trace, lease_of, state_of
 from celery_perpetual.store.commands.records import are_open
 from celery_perpetual.store.commands.workers import living_workers
 from celery_perpetual.store.scripts import script
@@ -256,7 +256,7 @@ class ExitOperations(Namespace):
         where = item_address(task_id)
         return (
             (where is not None and are_open(self.store, [where.place])[0])
-            or is_known(self.store, task_id)
+            or lease_and_trace(self.store, task_id)[1]
             or any(task_id in worker.tags.values() for worker in living_workers(self.store))
         )
 

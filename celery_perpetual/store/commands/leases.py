@@ -77,15 +77,19 @@ def states_page(store: Store, cursor: int) -> tuple[int, list[tuple[str, bytes]]
     return following, [(task_id.decode(), text) for task_id, text in found.items()]
 
 
-def is_known(store: Store, task_id: str) -> bool:
-    """Whether the store has a lease, a state or a completion of a task."""
+def lease_and_trace(store: Store, task_id: str) -> tuple[LeaseText | None, bool]:
+    """The lease of a task, and whether the store has a lease, a state or a completion of it; read in one step.
+
+    Between two reads a worker may enter a lease that the store had forgotten.
+    """
     keys = store.keys
     with store.errors("lease"):
-        pipe = store.redis.pipeline(transaction=False)
-        pipe.hexists(keys.leases, task_id)
+        pipe = store.redis.pipeline(transaction=True)
+        pipe.hget(keys.leases, task_id)
         pipe.hexists(keys.states, task_id)
         pipe.exists(keys.completion(task_id))
-        return any(pipe.execute())
+        text, *others = pipe.execute()
+    return LeaseText.read(text) if text else None, bool(text) or any(others)
 
 
 def first_leases(store: Store, limit: int) -> list[tuple[str, LeaseText]]:
