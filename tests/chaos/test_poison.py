@@ -47,7 +47,7 @@ def test_a_task_that_kills_its_process(
     assert (completion["status"], completion["final"], waited.returncode) == ("needs_attention", False, 1)
     assert [event["task_id"] for event in events(proj, "lease.parked")] == [task_id]
     assert proj.redis.hget("perpetual:u:perpetual:proj.deliver", "inflight") == "1"
-    assert "1 tasks are parked" in proj.celery("perpetual", "why", "proj.deliver").stdout
+    assert "1 task is parked" in proj.celery("perpetual", "why", "proj.deliver").stdout
 
     proj.write("fixed", "")
     assert proj.celery("perpetual", "recover", task_id).returncode == 0

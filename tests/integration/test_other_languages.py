@@ -104,7 +104,7 @@ def test_the_python_of_the_page_runs(shop):
     shop.perpetual.wait_batch(poll.poll_id, 30)
     ids = list(poll.task_ids)
     values = f"task_id, ids, poll_id = {ids[0]!r}, {ids!r}, {poll.poll_id!r}\n"
-    blocking, coroutines, following = programs("python")
+    blocking, coroutines, following, following_as_coroutine = programs("python")
 
     out = shop.project.run_python(values + blocking)
     assert out.splitlines()[0] == "success {'sum': 3} None"
@@ -115,10 +115,15 @@ def test_the_python_of_the_page_runs(shop):
     assert out.splitlines()[0] == "success {'sum': 3}"
     assert set(out.splitlines()[1:]) == {f"{task_id} success" for task_id in ids}
 
+    printing = "\nimport asyncio\nasync def send(end): print(end['task_id'], end['status'], flush=True)\nasyncio.run(send_ends(send))"
     follower = shop.project.process("follower", ["-c", following])
+    coroutine = shop.project.process("coroutine", ["-c", following_as_coroutine + printing])
+    wait_until(lambda: shop.redis.pubsub_numsub("perpetual:done")[0][1], "the coroutine is subscribed")
     for task_id in ids:
         follower.wait_for_log(f"{task_id} success")
+    coroutine.wait_for_log(f"{shop.poll({'result': 4}).task_ids[0]} success")
     follower.kill9()
+    coroutine.kill9()
 
 
 def test_the_json_of_the_page_is_that_of_a_completion(shop):
