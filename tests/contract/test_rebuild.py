@@ -88,6 +88,22 @@ def test_each_index_comes_back(shop: Callable[..., Perpetual], store_redis: redi
     assert store_redis.hget(f"perpetual:p:{poll}", "left") == "599"
 
 
+def test_a_worker_that_is_on_the_list_again_has_time_to_report(
+    shop: Callable[..., Perpetual], store_redis: redis.Redis
+) -> None:
+    """No sweep takes the leases of a worker that lives and of which the entry was lost."""
+    perpetual = shop(lambda: [(1,)])
+    begin(perpetual, perpetual.poll("deliver").task_ids[0])
+    store_redis.delete("perpetual:workers")
+
+    assert perpetual.rebuild().repaired == {"workers": 1}
+
+    assert perpetual.cycle().swept == 0
+    deadline = store_redis.zscore("perpetual:workers", perpetual.grants.instance.name)
+    ttl = perpetual.store.limits.lease_ttl
+    assert ttl - 10_000 < (deadline or 0) - perpetual.store.now() <= ttl
+
+
 def test_entries_without_a_record_go(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
     """What an index has and no record says is removed; keys of a batch that is being staged stay."""
     perpetual, ids = working(shop, store_redis)
