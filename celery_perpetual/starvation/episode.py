@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from celery_perpetual.thresholds import Thresholds
 
 #: Time counts for the ladder only if it was watched: not while everything is paused, and while no beat leads.
-UNWATCHED_MS = 60_000
+#: Longer than a minute, as ``cycle`` may run once a minute.
+UNWATCHED_MS = 90_000
 
 #: How old the note of the last pass may get before it is written anew.
 FRESH_MS = 10_000
@@ -30,7 +31,7 @@ class Episode:
     began: int
     """When it began: ms of the store's time; later by the time that was not watched."""
     watched: int
-    """When a pass has seen it last."""
+    """When a pass has noted last that it saw it."""
     steps: dict[str, int] = field(default_factory=dict)
     """When each step was taken."""
     again: dict[str, int] = field(default_factory=dict)
@@ -46,12 +47,15 @@ class Episode:
         """As it is stored."""
         return json.dumps(asdict(self))
 
-    def watch(self, now: int) -> bool:
-        """A pass looks at it now; returns whether that must be noted."""
-        unwatched = now - self.watched
+    def watch(self, now: int, since: int) -> bool:
+        """A pass looks at it now, one of a series without a gap that began then (ms); returns whether to note that.
+
+        A pass sees a queue once in a round over all batches, which may be many passes.
+        """
+        unwatched = since - self.watched
         if unwatched > UNWATCHED_MS:
             self.began += unwatched
-        if abs(unwatched) < FRESH_MS:
+        if abs(now - self.watched) < FRESH_MS:
             return False
         self.began, self.watched = min(self.began, now), now
         return True

@@ -16,7 +16,7 @@ from celery_perpetual import events
 from celery_perpetual.ledger.ids import item_index, item_slots
 from celery_perpetual.starvation.assistance import Assistance, Request
 from celery_perpetual.starvation.consumers import NO_CONSUMER, SATURATED, Consumers
-from celery_perpetual.starvation.episode import Episode
+from celery_perpetual.starvation.episode import UNWATCHED_MS, Episode
 from celery_perpetual.starvation.waits import Wait, Waits
 from celery_perpetual.store.commands.starvation import starving_queue, starving_queues
 from celery_perpetual.store.scripts import script
@@ -76,6 +76,10 @@ class Ladder:
         """Of the queues of which this round has found the oldest item."""
         self._left_out: set[str] = set()
         """Queues that another pass works on, or of which the cause is not known yet."""
+        self._longest_gap = max(UNWATCHED_MS, 2 * ms(settings.cycle_interval))
+        self._last_pass: int | None = None
+        self._since = 0
+        """When the series of passes without a longer gap began: ms of the store's time."""
         self._reported: dict[str, int] = {}
         """Task id -> since when it was runnable, of items that are reported."""
 
@@ -97,6 +101,9 @@ class Ladder:
 
     def _go_on(self, climbed: Climbed, patience: int) -> None:
         now = self._store.now()
+        if self._last_pass is None or now - self._last_pass > self._longest_gap:
+            self._since = now
+        self._last_pass = now
         stored, part = starving_queues(self._store), self._waits.next_part(now, patience)
         if part.batches:
             self._consumers.read(self._workers.all())
@@ -106,10 +113,12 @@ class Ladder:
             thresholds = self._of(wait.polled_by)
             if thresholds.first is None or now - wait.since < ms(thresholds.first):
                 continue
+            if wait.is_retry:  # its ETA is not known
+                continue
             if wait.queue not in self._episodes:
                 self._climb(wait, stored.get(wait.queue, ""), now, climbed)
             episode = self._episodes.get(wait.queue)
-            if episode is not None and episode.cause == NO_CONSUMER and not wait.is_retry:
+            if episode is not None and episode.cause == NO_CONSUMER:
                 self._step_item(wait, episode, now, climbed)
         climbed.starving = {queue: episode.cause for queue, episode in self._episodes.items()}
         if part.is_last:
@@ -146,7 +155,7 @@ class Ladder:
         is_new = episode is None or episode.cause != cause
         if episode is None or is_new:
             episode = Episode(cause, now, now)
-        must_note = episode.watch(now) or is_new
+        must_note = episode.watch(now, self._since) or is_new
         thresholds, requests = self._of(oldest.polled_by), list[Request]()
         seconds, hosts = round((now - oldest.since) / 1000, 1), self._consumers.hosts(queue)
         about = {
