@@ -6,7 +6,7 @@ import getpass
 import json
 import socket
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
 from uuid import uuid4
@@ -15,7 +15,10 @@ from celery_perpetual.store.commands.pauses import stored_pauses
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.names import parse_unit_name, unit_name
-from celery_perpetual.times import format_time, parse_time, to_datetime, to_ms
+from celery_perpetual.times import format_time, parse_time, to_datetime, to_ms, to_ms_floor
+
+#: The last millisecond that a datetime has, where a pause may end; ``pause_holds.lua`` has it too.
+LAST_MS = 253_402_300_799_999
 
 #: A client repeats a call whose reply got lost for seconds at most.
 RECEIPT_TTL_MS = 60_000
@@ -114,7 +117,7 @@ class Paused:
 
     def to_json(self) -> str:
         """As it is stored; scripts compare ``until_ms``."""
-        until = None if self.until is None else to_ms(self.until)
+        until = None if self.until is None else to_ms_floor(self.until)
         return json.dumps({**self.to_dict(), **self.scope.about, "until_ms": until})
 
 
@@ -156,21 +159,27 @@ def _parsed(scope: Scope, text: bytes) -> Paused:
     """A pause as it is stored. One that was written by hand holds too, whatever of it cannot be read."""
     try:
         found: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         found = {"reason": f"a pause that cannot be read: {text.decode(errors='replace')[:80]}"}
     return Paused(
         scope=scope, by=str(found.get("by", "unknown")), reason=str(found.get("reason", "no reason given")),
         at=_time(found.get("at")) or to_datetime(0),
-        # Scripts go by this one.
-        until=to_datetime(float(found["until_ms"])) if isinstance(found.get("until_ms"), int | float) else None,
+        until=_end(found.get("until_ms")),
     )  # fmt: skip
+
+
+def _end(until_ms: object) -> datetime | None:
+    """The end that scripts go by; what is no time of a datetime is no end, also for them."""
+    if isinstance(until_ms, bool) or not isinstance(until_ms, int | float) or not 0 <= until_ms <= LAST_MS:
+        return None
+    return to_datetime(float(until_ms))
 
 
 def _time(text: object) -> datetime | None:
     try:
         found = parse_time(str(text))
-    except ValueError:
+        return found.astimezone(timezone.utc) if found.tzinfo is not None else None
+    except (ValueError, OverflowError):
         return None
-    return found if found.tzinfo is not None else None

@@ -13,7 +13,7 @@ from celery_perpetual.operations.draining import DrainReport, wait_until_drained
 from celery_perpetual.operations.forcing import on_record
 from celery_perpetual.operations.lookup import find, find_contract
 from celery_perpetual.operations.tenants import known_units
-from celery_perpetual.pauses import ALL_ROUTINES, EVERYTHING, Paused, Scope, operator, scopes_of
+from celery_perpetual.pauses import ALL_ROUTINES, EVERYTHING, LAST_MS, Paused, Scope, operator, scopes_of
 from celery_perpetual.routines.record import PAUSED
 from celery_perpetual.routines.routines import Routines
 from celery_perpetual.settings import seconds
@@ -60,6 +60,8 @@ class PauseOperations(Namespace):
         scope = self._scope("pause", task, tenant, queue, routine, everything)
         if until is not None and until.tzinfo is None:
             raise ContractError(f"pause: until must be an aware datetime, got {until!r} without a time zone")
+        if until is not None:
+            until = _within_calendar(until)
         if until is not None and until <= (now := to_datetime(self.store.now())):
             seen, here = format_time(until), format_time(now)
             raise ContractError(f"pause: until must be in the future, got {seen}; the store's clock says {here}")
@@ -169,3 +171,15 @@ class PauseOperations(Namespace):
             queue = known_queue(self.app, contract.task) if scope.kind == "queue" else ""
             found += [unit.name for unit in known_units(self.app, contract) if scope in scopes_of(unit.name, queue)]
         return found
+
+
+def _within_calendar(until: datetime) -> datetime:
+    """The same time in UTC, at most the last millisecond of the calendar.
+
+    Raises:
+        ContractError: in UTC it is no datetime.
+    """
+    try:
+        return min(until.astimezone(timezone.utc), to_datetime(LAST_MS))
+    except OverflowError:
+        raise ContractError(f"pause: until must be a time of the years 1 to 9999 in UTC, got {until!r}") from None

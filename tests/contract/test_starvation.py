@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_perpetual import Item, PerpetualOptions
+from celery_perpetual import ContractError, Item, PerpetualOptions
 from celery_perpetual.beat.cycle import Cycle
 from celery_perpetual.starvation import assistance, ladder, waits
 from celery_perpetual.tasks.discovery import load
@@ -221,7 +221,7 @@ def test_a_hook_that_cannot_or_hangs_is_no_error(
 
 
 def test_an_eta_and_a_retry_are_no_starvation(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
-    """An item is runnable from its ETA on; one that waits for its retry is never parked."""
+    """An item is runnable from its ETA on; one that waits for its retry does not count, as its ETA is not known."""
     perpetual = shop(
         lambda: [Item((1,), countdown=3600, key=1), Item((2,), key=2)],
         {"perpetual_starvation": QUICK, "task_default_queue": "celery"},
@@ -233,8 +233,7 @@ def test_an_eta_and_a_retry_are_no_starvation(shop: Callable[..., Perpetual], st
 
     Beat(perpetual).passes(1.8)
 
-    assert steps(store_redis) == ["notice", "wake"]
-    assert {each["task_id"] for each in events(store_redis, "starvation.notice")} == {retried}
+    assert steps(store_redis) == []
     assert perpetual.parked() == []
     assert perpetual.completion(later).status == "pending"
 
@@ -335,8 +334,13 @@ def test_a_paused_unit_finishes_the_publishing_of_its_batch(
 
 
 @pytest.mark.parametrize(
-    "text", ["not JSON", "[]", '{"until_ms": "soon", "until": "soon", "at": "now"}', '{"at": null}']
-)
+    "text",
+    [
+        "not JSON", "[]", '{"until_ms": "soon", "until": "soon", "at": "now"}', '{"at": null}', "[" * 100_000,
+        '{"until_ms": "1"}', '{"until_ms": true}', '{"until_ms": NaN}', '{"until_ms": 1e30}', '{"until_ms": -1e30}',
+        '{"until_ms": 253402300800000, "at": "0001-01-01T00:00:00+14:00"}',
+    ],
+)  # fmt: skip
 def test_a_pause_that_cannot_be_read_holds(shop: Callable[..., Perpetual], store_redis: redis.Redis, text: str) -> None:
     """For units, for routines and for the ladder; it is shown, and ended like any other."""
     perpetual = shop(lambda: [(1,)])
@@ -351,6 +355,18 @@ def test_a_pause_that_cannot_be_read_holds(shop: Callable[..., Perpetual], store
     assert (found.paused, found.routines_started, found.errors) == (True, 0, {})
     assert perpetual.resume(everything=True)
     assert perpetual.cycle().routines_started == 1
+
+
+def test_a_pause_until_the_end_of_the_calendar(shop: Callable[..., Perpetual]) -> None:
+    """It can be read; a time that UTC does not have is refused."""
+    perpetual = shop(lambda: [(1,)])
+    latest = datetime.max.replace(tzinfo=timezone.utc)
+    perpetual.pause(everything=True, until=latest)
+    (pause,) = perpetual.pauses.now().values()
+    assert pause.until == latest.replace(microsecond=999_000)
+    west = timezone(timedelta(hours=-5))
+    with pytest.raises(ContractError, match="years 1 to 9999"):
+        perpetual.pause(everything=True, until=datetime.max.replace(tzinfo=west))
 
 
 def test_batches_are_read_part_by_part(
