@@ -13,6 +13,12 @@ USED = (
         without="a task whose process is asked to stop may end as lost",
     ),
     Seam(
+        name="locks of cached properties",
+        targets=(Target("kombu.utils.objects:cached_property.__get__", "self instance owner"),),
+        why="a pool process does not inherit a lock that another thread of its worker held when it was forked",
+        without="a task that publishes may hang where its pool process began while the heartbeat sent something",
+    ),
+    Seam(
         name="unacknowledged messages",
         targets=(
             Target("kombu.transport.virtual.base:QoS.ack", "self delivery_tag"),

@@ -9,6 +9,7 @@ from typing import Any
 from celery import bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
 
+from celery_perpetual.worker import fork_locks
 from celery_perpetual.worker.heartbeat import Heartbeat
 
 #: How long the next worker of a process waits for the end of the last one, in seconds.
@@ -40,6 +41,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
             heartbeat = Heartbeat(worker, grants)
             grants.on_lost, grants.on_news = heartbeat.resend_soon, heartbeat.report_soon
             heartbeat.report_first()
+            fork_locks.watch()
             heartbeat.start()
             atexit.register(heartbeat.stop)
             self._heartbeat = heartbeat
@@ -56,5 +58,6 @@ class HeartbeatStep(bootsteps.StartStopStep):
 
     def register_with_event_loop(self, worker: Any, hub: Any) -> None:
         """Check for dead pool children every second; Celery itself checks every five seconds."""
+        fork_locks.watch()  # once more, as the classes of the broker's transport are there by now
         if getattr(getattr(worker.pool, "_pool", None), "maintain_pool", None) is not None:
             hub.call_repeatedly(CHILDREN_SECONDS, worker.pool.maintain_pool)
