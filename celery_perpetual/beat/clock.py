@@ -7,6 +7,7 @@ of the base scheduler, and the other way round. It runs no user code.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
@@ -16,7 +17,7 @@ from celery_perpetual import events
 from celery_perpetual.beat.due_source import DueSource
 from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
-from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.errors import StoreRefused, StoreUnavailable
 from celery_perpetual.polling.claims import NotLeading
 from celery_perpetual.telemetry import emit
 
@@ -24,6 +25,8 @@ from celery_perpetual.telemetry import emit
 LONGEST_PAUSE = 0.5
 #: Pause while this process does not lead.
 STANDBY_PAUSE = 0.05
+#: Runs of entries that the store refuses, over a key of a wrong type, are left alone for so many seconds.
+PUT_ASIDE = 10.0
 
 
 class Clock(threading.Thread):
@@ -36,6 +39,8 @@ class Clock(threading.Thread):
         self._sources = sources
         self._halt = threading.Event()
         self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._save_from = 0.0
+        """Before that, runs of entries are not saved: the store has refused them; monotonic."""
         self._woken = False
         """A turn is due that sees all that happened before; more wakes would only repeat it."""
 
@@ -92,9 +97,19 @@ class Clock(threading.Thread):
             return LONGEST_PAUSE
         if leader is None:
             return STANDBY_PAUSE
-        self._entry_runs.save(leader)
+        self._save_entry_runs(leader)
         due = source.due(leader)
         if isinstance(due, float):
             return due
         claims = source.claim(leader, due)
         return source.start(claims)
+
+    def _save_entry_runs(self, leader: str) -> None:
+        """Save them; a refusal of the store does not hold up polls and routines."""
+        if self._save_from > time.monotonic():
+            return
+        try:
+            self._entry_runs.save(leader)
+        except StoreRefused as error:
+            self._save_from = time.monotonic() + PUT_ASIDE
+            emit(events.PART_FAILED, part="the runs of the base scheduler's entries", error=error)

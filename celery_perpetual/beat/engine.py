@@ -21,12 +21,13 @@ from celery_perpetual.beat.roster import Roster
 from celery_perpetual.beat.routine_source import RoutineSource
 from celery_perpetual.beat.store_identity import StoreIdentity
 from celery_perpetual.beat.tenants import TenantLists
+from celery_perpetual.errors import StoreRefused
 from celery_perpetual.leases.workers import app_name
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.polling.claims import NotLeading
 from celery_perpetual.polling.end import given_up
 from celery_perpetual.polling.runner import Runner
-from celery_perpetual.polling.threads import PollThreads
+from celery_perpetual.polling.threads import MOST_ENDS, PollThreads
 from celery_perpetual.routines.due import DueRuns
 from celery_perpetual.telemetry import emit
 
@@ -170,8 +171,8 @@ class Engine:
 
     def _let_go(self, leader: str, runner: Runner, polls: PollThreads) -> None:
         """Work that the next leader should not wait for, done while this one still holds the lead."""
-        with suppress(NotLeading):
+        with suppress(NotLeading, StoreRefused):
             self.entry_runs.save(leader)
-        for claim in polls.running:
-            if not claim.committed:
-                runner.ends.store_one(given_up(claim))
+        ends = [given_up(claim) for claim in polls.running if not claim.committed]
+        for first in range(0, len(ends), MOST_ENDS):
+            runner.ends.begin(ends[first : first + MOST_ENDS])()

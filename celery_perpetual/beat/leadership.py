@@ -252,7 +252,10 @@ class Leadership:
         if lead is None:
             return False
         try:
-            self._before_resigning(lead.value)
+            try:
+                self._before_resigning(lead.value)
+            except Exception as error:  # the next leader has more to do, and need not wait for it
+                emit(events.PART_FAILED, part="what a beat does before it gives up its lead", error=error)
             script("resign")(self._store, mine=lead.value, reason=reason)
         except Exception as error:  # a beat that stops must stop
             emit(events.LEADER_RESIGN_FAILED, error=error)

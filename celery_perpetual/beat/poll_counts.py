@@ -25,6 +25,15 @@ class PollCounts:
                     name = claim.unit.contract.name
                     self._counts[name] = (self._counts.get(name, (0, 0.0))[0] + 1, now)
 
+    def take_back(self, claims: Sequence[Claim]) -> None:
+        """Polls that were counted have not begun after all; what has been taken meanwhile remains counted."""
+        with self._lock:
+            for claim in claims:
+                name = claim.unit.contract.name
+                count, at = self._counts.pop(name, (0, 0.0))
+                if count > 1:
+                    self._counts[name] = (count - 1, at)
+
     def take(self) -> dict[str, tuple[int, float]]:
         """Number of polls and time of the last one (seconds since 1970) by task; they are counted from 0 again."""
         with self._lock:

@@ -81,7 +81,9 @@ class PollSource:
     def begin_storing(self) -> Callable[[], float]:
         for claim in self._threads.overdue():
             self._store(timed_out(claim, self._policies.unknown(claim.failures)))
-        for claim in self._threads.kept_waiting():
+        late = self._threads.kept_waiting()
+        self.counts.take_back(late)
+        for claim in late:
             self._threads.has_ended(kept_waiting(claim))
         ends = self._threads.ended()
         if not ends:

@@ -25,6 +25,10 @@ GATES = {
     "max_in_flight": ("it is polled when items have ended", "celery -A proj perpetual items {unit}"),
     "max_queue_depth": ("it is polled when its queue is shorter", "add workers; celery -A proj perpetual workers"),
     "wait_hint": ("it is polled when that is over", "celery -A proj perpetual polls {unit} shows who has asked for it"),
+    "poll_threads": (
+        "it is polled when a poll thread is free",
+        "celery -A proj perpetual lag shows slow polls; raise perpetual_poll_threads",
+    ),
     "busy": ("another poll of it is open", "celery -A proj perpetual polls {unit}"),
 }
 ANY_GATE = ("nothing was enqueued", "celery -A proj perpetual polls {unit}")

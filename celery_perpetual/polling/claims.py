@@ -88,7 +88,9 @@ class Claim:
 
     @property
     def overdue(self) -> bool:
-        return self.age > self.contract.poll_timeout
+        """Whether its poll has used up its time, or will soon lose the claim to another beat, having begun late."""
+        limit = self.contract.poll_timeout
+        return self.age > limit or time.monotonic() - self.started > limit + GRACE_MS / 2000
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,13 @@ class QueueDepths:
             return True
         if not reading.is_under_way:
             reading.begun, reading.is_under_way = now, True
-            threading.Thread(target=self._read, args=(contract, reading), name="perpetual-depth", daemon=True).start()
+            thread = threading.Thread(target=self._read, args=(contract, reading), name="perpetual-depth", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system has no thread left; the gate says so
+                reading.queue, reading.depth, reading.error = contract.queue, None, described(error)
+                reading.at, reading.is_under_way = now, False
+                return True
         return now - reading.begun > PATIENCE
 
     def closed(self, claim: Claim) -> Closed | None:

@@ -188,7 +188,8 @@ def kept_waiting(claim: Claim) -> PollEnd:
     """The polls before it have become slow all at once; the unit is due again when a thread is free."""
     reason = "every poll thread was taken by a slow poll; perpetual_poll_threads sets their number"
     outcome = outcome_of(claim, status.SKIPPED, gate="poll_threads", value=round(claim.age, 3), reason=reason)
-    return to_store(claim, outcome, "keep", delay=0, trigger="retry")
+    trigger = "retry" if claim.trigger == "schedule" else claim.trigger  # a nudge remains one
+    return to_store(claim, outcome, "keep", delay=0, trigger=trigger)
 
 
 def still_hanging(claim: Claim, hanging: Claim) -> PollEnd:

@@ -97,9 +97,14 @@ class PollThreads:
             wanted = min(len(self._running) + len(self._waiting), self._most_at_once()) + len(self._hanging)
             missing = max(0, wanted - self._threads)
             self._threads += missing
-        for _ in range(missing):
-            threading.Thread(target=self._work, name="perpetual-poll", daemon=True).start()
-        self._call()
+        try:
+            while missing:
+                threading.Thread(target=self._work, name="perpetual-poll", daemon=True).start()
+                missing -= 1
+        finally:  # the system may refuse a thread; the next start tries again
+            with self._lock:
+                self._threads -= missing
+            self._call()
 
     def has_ended(self, end: PollEnd) -> None:
         """A poll has ended without a thread: a gate was closed."""
@@ -122,8 +127,12 @@ class PollThreads:
         """Take out the claims that have waited too long for a thread."""
         with self._lock:
             late: list[Claim] = []
-            while self._waiting and self._waiting[0].age > LONGEST_WAIT:
-                late.append(self._waiting.popleft())
+            while self._waiting and (self._waiting[0].abandoned or self._waiting[0].age > LONGEST_WAIT):
+                claim = self._waiting.popleft()
+                if not claim.abandoned:  # a beat that stops has given it up
+                    late.append(claim)
+            if late:  # no poll has to return before it is known that they are slow
+                self._expected = max(self._expected, SLOW_SECONDS)
         return late
 
     def overdue(self) -> list[Claim]:

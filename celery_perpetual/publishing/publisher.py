@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from celery_perpetual import events
 from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.destinations import Destinations, by_index
@@ -101,9 +103,8 @@ class Publisher:
         fault = first_fault(self.app, items)
         if fault is not None:
             index, error = fault
-            raise InvalidItem(
-                f"item {index} (task {items[index].task}) cannot be published: {described(error)}"
-            ) from error
+            text = f"item {index} (task {items[index].task}) cannot be published: {described(error)}"
+            raise InvalidItem(text) from error
 
     def publish(self, poll_id: str, items: Sequence[CheckedItem] = ()) -> int:
         """Publish what a committed batch has not published yet, and return how many items that were.
@@ -139,15 +140,14 @@ class Publisher:
                 destinations.extend(messages.destinations)
                 call.begin(self._begin_part(messages, poll_id, first, last, destinations))
                 if last < total and self.shares_redis and not is_sent_in_pairs():
-                    following = self._indexed(task, poll_id, last, _end_of_part(last, total), items)
+                    following = partial(self._indexed, task, poll_id, last, _end_of_part(last, total), items)
                     built = self._built_ahead(stack, by_kind, following)
                 done = call.reply() or 0
                 if done:
                     messages.after_publish.send()
                     reach("poll.published")
                     sent += last - first
-                if done != 1:
-                    built = None
+                built = built if done == 1 else None
                 state = (task, last, total) if done == 1 else self._state(poll_id) if done else None
         return sent
 
@@ -169,18 +169,18 @@ class Publisher:
             return messages
 
     def _built_ahead(
-        self, stack: ExitStack, by_kind: dict[bool, PublishChunk], indexed: IndexedItems
+        self, stack: ExitStack, by_kind: dict[bool, PublishChunk], read: Callable[[], IndexedItems]
     ) -> Messages | None:
-        """The messages of the next part, built while the store pushes the one before; None where it is not its turn.
-
-        An error is left to its turn, when the items of the part are tried one by one.
-        """
+        """The messages of the next part, built while the store pushes the one before; an error is left to its turn."""
         build = by_kind.get(False)
-        if build is None or self._one_by_one(item for _, item in indexed):
+        if build is None:
             return None
         try:
-            return build(indexed)
-        except Exception:  # of the user's code or Celery's
+            indexed = read()
+            return None if self._one_by_one(item for _, item in indexed) else build(indexed)
+        except SoftTimeLimitExceeded:  # the whole poll is to end
+            raise
+        except Exception:  # of the user's code, Celery's, or of the store
             by_kind.clear()
             stack.close()
             return None

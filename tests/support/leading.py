@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LEADER = "test:1"
 
 
-class _Ending(SimpleQueue[Any]):
+class Ending(SimpleQueue[Any]):
     """Ends the threads that wait on it when the test ends."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -33,10 +33,10 @@ class LeadingClock:
         self.perpetual, self.store = perpetual, perpetual.store
         self.store.redis.set(self.store.keys.leader, LEADER)
         self.threads = PollThreads(perpetual.runner.poll, threads, 2)
-        self.threads._queue = _Ending()
+        self.threads._queue = Ending()
         roster = Roster(perpetual.app, perpetual.settings)
         self.source = PollSource(self.store.clone(), roster, perpetual.runner, self.threads, None)  # type: ignore[arg-type]  # no mark
-        self.source._senders._queue = _Ending()
+        self.source._senders._queue = Ending()
 
     def turn(self) -> None:
         """Store what has ended, and start what is due."""

@@ -5,6 +5,9 @@
 local function claim_of(unit_hash, poll)
   local facts = redis.call('HMGET', unit_hash, 'claimed', 'killed')
   local slot, started, till, trigger, by = claimed_facts(facts[1])
+  if not slot then  -- a strange hand has removed the facts: it is over
+    slot, started, till, trigger, by = now, now, 0, 'schedule', ''
+  end
   till = tonumber(till)
   if is_ahead(started) then
     -- It was taken while the store's clock was ahead: it lasts from now for as long as it was to last.
