@@ -15,7 +15,7 @@ from celery_perpetual.routines.fields import Reader
 from celery_perpetual.routines.inline import Inline
 from celery_perpetual.routines.record import ACTIVE, PAUSED, RETRY_WAITING, RUNNING, Record, decode
 from celery_perpetual.routines.routine import ENQUEUED, RoutineRun
-from celery_perpetual.routines.runs import MOST_RUNS, Starter
+from celery_perpetual.routines.runs import ALL_PAUSES, MOST_RUNS, PAUSE_OF_ROUTINES, Starter
 from celery_perpetual.routines.steps import paused
 from celery_perpetual.routines.storage import Change, read, write
 from celery_perpetual.store.commands.leadership import Mark
@@ -69,19 +69,19 @@ class DueRuns:
 
     def start(self, due: DueRoutines, at: int | None = None) -> list[RoutineRun]:
         """Start what is due; end the runs whose callers are gone, and the pauses that are over."""
-        started = self._start(self._by_state(due), due.now, at)
+        started = self._start(self._by_state(due), due.now, at, obeys=ALL_PAUSES)
         if self._owner and any(run.status == ENQUEUED for run in started):
             self._mark.was_left(due.now)  # or a later one, with the start
         return started
 
     def _start(
-        self, states: dict[str, list[Record]], now: int, at: int | None, most: int = MOST_RUNS
+        self, states: dict[str, list[Record]], now: int, at: int | None, most: int = MOST_RUNS, *, obeys: str
     ) -> list[RoutineRun]:  # fmt: skip
         begun = time.monotonic()
         self._tidy(states, now)
         wanted = [record for state in (ACTIVE, RETRY_WAITING) for record in states.get(state, [])]
         wanted.sort(key=lambda record: (record.next or 0, record.id))
-        started = self.starter.start_due(wanted[:most], now, at, self._owner)
+        started = self.starter.start_due(wanted[:most], now, at, self._owner, obeys)
         emit(events.ROUTINES_DUE, due=len(wanted), started=len(started), seconds=time.monotonic() - begun)
         return started
 
@@ -103,7 +103,7 @@ class DueRuns:
                 break
             # One whose pause is over may be due afterwards.
             seen.update(record.id for state, records in states.items() if state != PAUSED for record in records)
-            for run in self._start(states, due.now, at, most):
+            for run in self._start(states, due.now, at, most, obeys=PAUSE_OF_ROUTINES):
                 count += 1
                 yield run
 

@@ -37,6 +37,8 @@ UNIT = "routines"
 #: Most runs that one step starts, so that it does not hold up the store.
 MOST_RUNS = 100
 
+#: The pauses that hold runs, as ``start_runs.lua`` knows them: of everything and of all routines, or only the latter.
+ALL_PAUSES, PAUSE_OF_ROUTINES = "all", "routines"
 
 #: Errors that say nothing about a run: the broker is away.
 NOT_THE_RUNS = (StoreUnavailable, OperationalError)
@@ -90,9 +92,9 @@ class Starter:
         self._publisher = publisher
 
     def start_due(
-        self, records: Sequence[Record], now: int, at: int | None = None, owner: str = ""
+        self, records: Sequence[Record], now: int, at: int | None = None, owner: str = "", obeys: str = ALL_PAUSES
     ) -> list[RoutineRun]:  # fmt: skip
-        """Start a run of each of these that is still as it was read; at most :data:`MOST_RUNS`.
+        """Start a run of each of these that is still as it was read; at most :data:`MOST_RUNS`. A pause starts none.
 
         A run whose message cannot be built counts as a failed attempt, and does not hold up the others.
 
@@ -100,6 +102,7 @@ class Starter:
             now: when it starts, ms.
             at: the time that the caller has given instead.
             owner: the beat that starts it, "" for none.
+            obeys: the pauses that hold them.
 
         Raises:
             StoreUnavailable: the store did not answer.
@@ -121,7 +124,7 @@ class Starter:
                     raise
                 left = [record for record in left if record.id not in broken]
                 continue
-            words = self._commit(poll_id, SCHEDULED, runs, items, messages, owner)
+            words = self._commit(poll_id, SCHEDULED, runs, items, messages, owner, obeys)
             if are_written(words):
                 return failed + [run.result() for run in runs]
             left = [record for record, word in zip(left, words, strict=True) if word == "ok"]
@@ -142,7 +145,7 @@ class Starter:
 
     def _commit(
         self, poll_id: str, each: str, runs: Sequence[Run], items: Sequence[CheckedItem], messages: Messages,
-        owner: str = "",
+        owner: str = "", obeys: str = "",
     ) -> list[str]:  # fmt: skip
         keys = self._store.keys
         commands, targets = messages.commands.packed()
@@ -151,7 +154,7 @@ class Starter:
         words = words_of(
             script("start_runs")(
                 self._store, unit_hash=keys.unit(UNIT), batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, 0),
-                targets=targets, poll=poll_id, unit=UNIT, each=each, owner=owner, count=len(runs),
+                targets=targets, poll=poll_id, unit=UNIT, each=each, owner=owner, obeys=obeys, count=len(runs),
                 pushed=len(items) if commands else 0, destinations=messages.destinations.to_json() if commands else "",
                 rest=[*rows, *(encode(item, "") for item in items), *commands],
             )

@@ -17,24 +17,36 @@
 -- KEY   outbox            zset    batches not wholly published
 -- KEY   open              zset    batches that are not finished -> when they were committed
 -- KEY   marks             zset    beat -> its last mark
+-- KEY   paused            hash    scope -> pause
 -- KEYS  targets           list    what the broker commands name
 -- ARG   poll              text    id of the batch
 -- ARG   unit              text    what its items are in flight of
 -- ARG   each              text    what hears of the end of each item
 -- ARG   owner             text    the beat that starts them, '' = none: it leaves its mark with the start
+-- ARG   obeys             text    the pauses that hold these runs: 'all', 'routines' = that of all routines only, '' = none
 -- ARG   count             int     rows and items
 -- ARG   pushed            int     messages that are here
 -- ARG   destinations      JSON    where the messages that are here go, '' = not known
 -- ARG   events_maxlen     text    cap of the stream
 -- ARGS  rest              mixed   rows, records, broker commands
--- returns one word per row, as write_routines does
+-- returns one word per row, as write_routines does; or 'held' for each, while a pause holds them
 -- include now
 -- include rfc3339
 -- include routine_rows
+-- include pause_holds
 -- include push
 local words, refused = verdicts_of(rest_at, count)
 if refused or redis.call('EXISTS', batch) == 1 then
   return words
+end
+if obeys ~= '' then
+  local everything, all_routines = unpack(redis.call('HMGET', paused, '*', 'routine:*'))
+  if holds(all_routines) or (obeys == 'all' and holds(everything)) then
+    for row = 1, count do
+      words[row] = 'held'
+    end
+    return words
+  end
 end
 write_rows(rest_at, count, words)
 if owner ~= '' and (tonumber(redis.call('ZSCORE', marks, owner)) or 0) < now then
