@@ -8,6 +8,7 @@ and list change in one step.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
@@ -39,6 +40,7 @@ from celery_perpetual.store.commands.leases import StateText, copy_of, lost_task
 from celery_perpetual.store.commands.records import record_at
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
+from celery_perpetual.store.work_list import LONGEST_CALL
 from celery_perpetual.telemetry import emit, some
 
 if TYPE_CHECKING:
@@ -96,11 +98,15 @@ class Resender:
         self._store = store
         self._redis_broker = broker_is_redis
         self._shares = shares_redis(app, store)
+        self._busy: set[str] = set()
+        """Tasks that a thread is at: a router or a receiver of a signal may be code of the user's, and hang."""
         self.recent: deque[str] = deque(maxlen=100)
         """Ids of the tasks that were sent last; who reads them takes them out."""
 
     def send_all(self, limit: int = 1000) -> int:
         """Send the tasks on the list, newest entries last; returns how many were sent.
+
+        A task that another thread is at is passed over: it may hang there.
 
         Raises:
             StoreUnavailable: the store did not answer.
@@ -109,11 +115,15 @@ class Resender:
         if not entries:
             return 0
         sent: list[str] = []
+        begun = time.monotonic()
         capture = Capture(self._app) if self._redis_broker else None
         try:
             # The message that is pushed to the front last comes first.
             for task_id, since in reversed(entries):
-                sent += self._try(capture, task_id, since)
+                if time.monotonic() - begun > LONGEST_CALL:
+                    break  # another thread may have sent the rest of what was read, and the next call reads anew
+                if task_id not in self._busy:
+                    sent += self._try(capture, task_id, since)
         finally:
             if capture is not None:
                 capture.close()
@@ -123,6 +133,7 @@ class Resender:
 
     def _try(self, capture: Capture | None, task_id: str, since: float) -> list[str]:
         """The task as a report names it, if it was sent; one that cannot be sent does not hold up the others."""
+        self._busy.add(task_id)
         try:
             return self._send(capture, task_id, since)
         except StoreUnavailable:
@@ -130,6 +141,8 @@ class Resender:
         except Exception as error:
             emit(events.RESEND_TASK_FAILED, task_id=task_id, error=error)
             return []
+        finally:
+            self._busy.discard(task_id)
 
     def _send(self, capture: Capture | None, task_id: str, since: float) -> list[str]:
         lost = self._read(task_id, since)

@@ -51,7 +51,7 @@ class Sweep:
         # Any other broker puts back the messages of a connection that is gone.
         self._unacked = UnackedMessages(app, grants) if grants.broker_is_redis else None
         self._missing = MissingMessages(app, grants)
-        self._courier, self._asker = Courier("resend"), Courier("missing")
+        self._courier, self._asker = Courier("resend", of_list=True), Courier("missing")
         self._last_death = 0
 
     def once(self) -> Swept:

@@ -61,7 +61,7 @@ class Heartbeat(threading.Thread):
         self._instance: WorkerRun = leases.instance
         self._store = leases.store.clone(patient=False)
         self._resender = Resender(worker.app, self._store, broker_is_redis=leases.broker_is_redis)
-        self._courier = Courier("resend")
+        self._courier = Courier("resend", of_list=True)
         self._reported: dict[str, str] = {}
         self._missing: set[str] = set()
         self._work = threading.Event()

@@ -12,6 +12,8 @@ import pytest
 
 from celery_perpetual.publishing import courier as sending
 from celery_perpetual.publishing.courier import Courier
+from celery_perpetual.recovery import resend
+from celery_perpetual.recovery.resend import Resender
 from celery_perpetual.store import work_list
 from celery_perpetual.store.work_list import WorkList
 from tests.support import wait_until
@@ -118,3 +120,32 @@ def test_an_entry_that_hangs_holds_up_no_other(
     wait_until(lambda: len(work_off()) == 4, "the one that hung is done")
     wait_until(lambda: not any(each.name == "perpetual-test" for each in threading.enumerate()), "all have ended")
     assert done == ["another", "others", "later", "hangs"]
+
+
+def test_a_lost_task_that_hangs_holds_up_no_other(
+    watched_app: Callable[..., WatchedApp], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result backend never returns for one task that cannot be resent: the others are dealt with beside it."""
+    monkeypatch.setattr(sending, "HANGS", 0.2)
+    monkeypatch.setattr(resend, "LONGEST_CALL", 0.2)
+    one, may_go, done = watched_app(), threading.Event(), list[str]()
+    store = one.perpetual.store
+
+    def mark_as_failure(_: Any, task_id: str, *args: Any, **options: Any) -> None:
+        if task_id == "hangs":
+            may_go.wait(60)
+        done.append(task_id)
+
+    monkeypatch.setattr(type(one.app.backend), "mark_as_failure", mark_as_failure)
+    resender, courier = Resender(one.app, store, broker_is_redis=True), Courier("test", of_list=True)
+    store.redis.zadd(store.keys.resend, {"another": 1, "hangs": 2, "others": 3})
+
+    def work_off() -> list[str]:
+        courier.run(resender.send_all, seconds=0.02)
+        return done
+
+    wait_until(lambda: sorted(work_off()) == ["another", "others"], "the others are done")
+    may_go.set()
+    wait_until(lambda: not store.redis.exists(store.keys.resend), "the list is empty")
+    wait_until(lambda: not any(each.name == "perpetual-test" for each in threading.enumerate()), "all have ended")
+    assert sorted(done) == ["another", "hangs", "others"]
