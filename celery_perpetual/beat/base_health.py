@@ -27,6 +27,8 @@ class BaseHealth:
         self._unsent_since: float | None = None
         self._why_unsent = ""
         self._patience = FIRST_PATIENCE
+        self._stepped_down = 0.0
+        """When this beat stepped down the last time, monotonic."""
 
     def tick_begins(self) -> None:
         """A tick begins while this beat leads."""
@@ -54,20 +56,27 @@ class BaseHealth:
     @property
     def trouble(self) -> str | None:
         """The present fault."""
-        begun = self._tick_begun
-        if begun is not None and time.monotonic() - begun > LONGEST_TICK:
+        begun = self._hanging_since
+        if begun is not None:
             return f"a tick of the base scheduler has not returned for {time.monotonic() - begun:.0f} s"
         if self._failing_since is not None:
             return f"the base scheduler fails: {self._error}"
         return None if self._unsent_since is None else f"entries of the schedule cannot be sent: {self._why_unsent}"
 
+    @property
+    def _hanging_since(self) -> float | None:
+        """When the tick began that hangs, if one does."""
+        begun = self._tick_begun
+        return None if begun is None or time.monotonic() - begun <= LONGEST_TICK else begun
+
     def why_to_step_down(self) -> str | None:
         """The trouble, if it has lasted for long; asked while this beat leads."""
-        since = self._failing_since or self._unsent_since
-        lasted = LONGEST_PATIENCE if since is None else time.monotonic() - since
-        trouble = self.trouble
-        if trouble is None or lasted < self._patience:
+        since, trouble = self._failing_since or self._unsent_since, self.trouble
+        if (hanging := self._hanging_since) is not None:
+            since = max(hanging, self._stepped_down)  # the tick goes on hanging while other beats go first
+        if trouble is None or since is None or time.monotonic() - since < self._patience:
             return None
+        self._stepped_down = time.monotonic()
         self._patience = min(2 * self._patience, LONGEST_PATIENCE)
         self._failing_since = self._unsent_since = None
         return trouble
