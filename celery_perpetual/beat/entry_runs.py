@@ -40,17 +40,25 @@ class EntryRuns:
         self._known: dict[str, EntryRun] = {}
         """As the store had them when this beat took the lead, and those of this beat since then."""
         self._unsaved: dict[str, EntryRun] = {}
+        self._left: dict[str, EntryRun] = {}
+        """Those that were not written when another beat took the lead."""
         self.on_run: Callable[[], object] = lambda: None
         """Called where a run is left for the clock to write: it wakes the clock's thread."""
 
     def load(self) -> None:
-        """Read all runs, on taking the lead.
+        """Read all runs, on taking the lead; what this beat sent in an earlier lead and could not write counts, too.
 
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        self._unsaved.clear()
         self._known = entry_runs(self._store)
+        left = {
+            name: run for name, run in self._left.items() if name not in self._known or self._known[name].at < run.at
+        }
+        self._known |= left
+        self._unsaved, self._left = left, {}
+        if left:
+            self.on_run()
         now = time.time()
         ahead = [name for name, run in self._known.items() if run.at > now + FURTHEST_AHEAD]
         if ahead:
@@ -107,7 +115,8 @@ class EntryRuns:
                     del self._unsaved[name]
 
     def forget(self) -> None:
-        """Another beat leads by now: what is not written yet is older than its runs."""
+        """Another beat leads by now: it writes the runs, and knows nothing of those that are not written yet."""
+        self._left |= self._unsaved
         self._unsaved.clear()
 
     def keep_only(self, leader: str, names: Iterable[str]) -> None:

@@ -83,6 +83,33 @@ def test_while_the_store_is_away_runs_are_kept_and_written_later(
     assert len(woken) == 2
 
 
+def test_a_run_that_was_not_written_counts_in_the_next_lead(
+    runs: Callable[[], EntryRuns], store_redis: redis.Redis
+) -> None:
+    """It was sent. Where the leader in between has run its entry later, that counts."""
+    store_redis.set(LEADER, "a:1")
+    first, hourly = runs(), SimpleNamespace(name="hourly", total_run_count=0)
+    store_redis.config_set("maxmemory", "1")
+    try:
+        first.begin("a:1", NIGHTLY)
+        first.begin("a:1", hourly)
+    finally:
+        store_redis.config_set("maxmemory", "0")
+    sent = first.of("nightly")
+    first.forget()
+    later = EntryRun(time.time() + 1, 2)
+    store_redis.hset(BASE, mapping={"nightly": "1000.5 4", "hourly": later.to_text()})
+    store_redis.set(LEADER, "a:3")
+
+    first.load()
+    first.save("a:3")
+
+    assert (first.of("nightly"), first.of("hourly")) == (sent, later)
+    second = runs()
+    second.load()
+    assert (second.of("nightly"), second.of("hourly")) == (sent, later)
+
+
 def test_entries_that_are_gone_are_forgotten(runs: Callable[[], EntryRuns], store_redis: redis.Redis) -> None:
     """After a week, as a newer code may know them; new ones are remembered with the time from which they count."""
     store_redis.set(LEADER, "a:1")
