@@ -124,7 +124,7 @@ class Starter:
                     raise
                 left = [record for record in left if record.id not in broken]
                 continue
-            words = self._commit(poll_id, SCHEDULED, runs, items, messages, owner, obeys)
+            words = self._commit(poll_id, SCHEDULED, runs, items, messages, owner, obeys, now)
             if are_written(words):
                 return failed + [run.result() for run in runs]
             left = [record for record, word in zip(left, words, strict=True) if word == "ok"]
@@ -145,7 +145,7 @@ class Starter:
 
     def _commit(
         self, poll_id: str, each: str, runs: Sequence[Run], items: Sequence[CheckedItem], messages: Messages,
-        owner: str = "", obeys: str = "",
+        owner: str = "", obeys: str = "", mark: int = 0,
     ) -> list[str]:  # fmt: skip
         keys = self._store.keys
         commands, targets = messages.commands.packed()
@@ -154,8 +154,9 @@ class Starter:
         words = words_of(
             script("start_runs")(
                 self._store, unit_hash=keys.unit(UNIT), batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, 0),
-                targets=targets, poll=poll_id, unit=UNIT, each=each, owner=owner, obeys=obeys, count=len(runs),
-                pushed=len(items) if commands else 0, destinations=messages.destinations.to_json() if commands else "",
+                targets=targets, poll=poll_id, unit=UNIT, each=each, owner=owner, mark=mark, obeys=obeys,
+                count=len(runs), pushed=len(items) if commands else 0,
+                destinations=messages.destinations.to_json() if commands else "",
                 rest=[*rows, *(encode(item, "") for item in items), *commands],
             )
         )  # fmt: skip

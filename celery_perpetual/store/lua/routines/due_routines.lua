@@ -6,11 +6,14 @@
 -- KEY   routines_pauses  zset  paused routine -> when its pause ends by itself
 -- KEY   paused           hash  scope -> pause
 -- KEY   marks            zset  beat -> its last mark
+-- KEY   seen             string  when a process was last in contact
+-- KEY   hold             string  until when no lease expires
 -- ARG   until_           text  ms: what is due by then, '' = now
 -- ARG   limit            text  most routines to answer
 -- ARG   obeys            flag  1 = nothing is due while everything is paused
 -- ARG   owner            text  the beat that asks, '' = it is none
 -- ARG   mark             int   its last mark; where the store does not have it, the store has gone back to an older state
+-- ARG   gap              ms    longest silence in which the store counts as reachable
 -- returns {now, or 0 where the store has gone back; next due time or ''; then per routine: its name and its record}
 -- include now
 -- include pause_holds
@@ -21,6 +24,14 @@ local reply = {now, ''}
 local everything, all_routines = unpack(redis.call('HMGET', paused, '*', 'routine:*'))
 local is_held = holds(all_routines) or (obeys and holds(everything))
 local gone = redis.call('ZRANGEBYSCORE', routines_inline, '-inf', now, 'LIMIT', 0, limit)
+if #gone > 0 then
+  -- As for leases: their callers could not renew this while the store was away. Only where there is a beat is there a
+  -- process that ends the silence.
+  local last, held_until = tonumber(redis.call('GET', seen)), tonumber(redis.call('GET', hold))
+  if held_until and held_until > now or owner ~= '' and last and now - last > gap then
+    gone = {}
+  end
+end
 local paused_before = redis.call('ZRANGEBYSCORE', routines_pauses, '-inf', now, 'LIMIT', 0, limit)
 local due = is_held and {}
   or redis.call('ZRANGEBYSCORE', routines_due, '-inf', until_ ~= '' and until_ or now, 'LIMIT', 0, limit)

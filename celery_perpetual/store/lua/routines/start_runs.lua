@@ -23,6 +23,7 @@
 -- ARG   unit              text    what its items are in flight of
 -- ARG   each              text    what hears of the end of each item
 -- ARG   owner             text    the beat that starts them, '' = none: it leaves its mark with the start
+-- ARG   mark              int     when they were read, at least: the clock may have been set back since
 -- ARG   obeys             text    the pauses that hold these runs: 'all', 'routines' = that of all routines only, '' = none
 -- ARG   count             int     rows and items
 -- ARG   pushed            int     messages that are here
@@ -49,8 +50,9 @@ if obeys ~= '' then
   end
 end
 write_rows(rest_at, count, words)
-if owner ~= '' and (tonumber(redis.call('ZSCORE', marks, owner)) or 0) < now then
-  redis.call('ZADD', marks, now, owner)
+local left = math.max(now, mark)
+if owner ~= '' and (tonumber(redis.call('ZSCORE', marks, owner)) or 0) < left then
+  redis.call('ZADD', marks, left, owner)
 end
 local at = rest_at + WIDTH * count
 redis.call('RPUSH', chunk, unpack(ARGV, at, at + count - 1))
