@@ -42,8 +42,10 @@ class RoutineSource:
         self._hanging: list[_Starter] = []
         self._aside: dict[str, _Starter] = {}
         """Routine -> the thread in which its start hangs, perhaps."""
-        self._singly: deque[DueRoutines] = deque()
-        """Those of them that are tried by themselves."""
+        self._singly: deque[str] = deque()
+        """Those of them that are tried by themselves, if they are still due then."""
+        self._hand_over = threading.Lock()
+        """Held where a start is over, and where it is left to its thread: only one of them comes first."""
         self._ask_at = 0.0
         """When the store is asked again, monotonic: the clock turns more often for polls."""
         self.ready: Callable[[], object] = lambda: None
@@ -63,11 +65,7 @@ class RoutineSource:
             return LONGEST_PAUSE
         if pause > 0:
             return max(pause, 0.001)
-        if self._singly:
-            return self._singly.popleft()
-        found = self._runs.read()
-        if found is None:
-            raise NotLeading(leader)
+        found = self._read(leader)
         if found.records:
             return found
         pause = LONGEST_PAUSE
@@ -75,6 +73,21 @@ class RoutineSource:
             pause = max(0.001, min(pause, (found.following - found.now) / 1000))
         self._ask_at = time.monotonic() + pause
         return pause
+
+    def _read(self, leader: str) -> DueRoutines:
+        while self._singly:
+            routine_id = self._singly.popleft()
+            found = self._runs.read(routine_id)
+            if found is None:
+                self._singly.appendleft(routine_id)
+                raise NotLeading(leader)
+            if found.records:
+                return found
+            self._aside.pop(routine_id, None)
+        found = self._runs.read()
+        if found is None:
+            raise NotLeading(leader)
+        return found
 
     def claim(self, leader: str, due: DueRoutines) -> Sequence[DueRoutines]:  # noqa: ARG002  # see the class
         """Nothing is claimed: the start is one step, which takes place once."""
@@ -98,11 +111,12 @@ class RoutineSource:
         except Exception as error:
             self._ask_at = time.monotonic() + AFTER_ERROR
             emit(events.PART_FAILED, part="the start of routines", error=error)
-        if starter is not self._starter:
-            return False
-        for routine_id, _ in due.records:
-            self._aside.pop(routine_id, None)
-        starter.due = None
+        with self._hand_over:
+            if starter is not self._starter:
+                return False
+            for routine_id, _ in due.records:
+                self._aside.pop(routine_id, None)
+            starter.due = None
         self.ready()
         return True
 
@@ -112,6 +126,10 @@ class RoutineSource:
 
     def _leave_what_hangs(self) -> bool:
         """Leave a start that has taken too long to its thread; returns whether another one may begin."""
+        with self._hand_over:
+            return self._leave()
+
+    def _leave(self) -> bool:
         starter = self._starter
         if starter is None or (due := starter.due) is None or time.monotonic() - starter.since < HANGS:
             return False
@@ -122,7 +140,7 @@ class RoutineSource:
         self._hanging.append(starter)
         self._aside |= {routine_id: starter for routine_id, _ in due.records}
         if len(due.records) > 1:
-            self._singly.extend(due._replace(records=[each]) for each in due.records)
+            self._singly.extend(routine_id for routine_id, _ in due.records)
         names = some([routine_id for routine_id, _ in due.records])
         emit(events.ROUTINE_START_HANGS, routines=names, seconds=round(time.monotonic() - starter.since))
         return True

@@ -58,13 +58,19 @@ class DueRuns:
         """Further routines to pass over."""
         self._inline = Inline(app, store)
 
-    def read(self) -> DueRoutines | None:
-        """The routines that are due now; none while everything is paused. None: the store has gone back in time."""
+    def read(self, only: str = "") -> DueRoutines | None:
+        """The routines that are due now; none while everything is paused. None: the store has gone back in time.
+
+        Args:
+            only: read no other one than this, also where it is one of those aside.
+        """
         passed = self._unreadable.union(self.aside())
         most = MOST_RUNS + len(passed)
         found = due_routines(self._store, None, most, obeys=True, owner=self._owner, mark=self._mark.value)
         if found is None:
             return None
+        if only:
+            return found._replace(records=[each for each in found.records if each[0] == only])
         return found._replace(records=[each for each in found.records if each[0] not in passed])
 
     def start(self, due: DueRoutines, at: int | None = None) -> list[RoutineRun]:
