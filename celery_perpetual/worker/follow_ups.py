@@ -49,10 +49,14 @@ class NamedItems:
         return self.execution.task_id
 
     def announce(self, status: str, head: str, stored: Any = None) -> EndReply:  # noqa: ARG002  # as ends are announced
-        """Make the call."""
-        if self._items is None:
-            self._items = FollowUps(self._unit().name, self.records)
-        self._items.add(self.store)
+        """Make the call; items that turn out to have no unit are dropped, as no repetition would find one."""
+        try:
+            if self._items is None:
+                self._items = FollowUps(self._unit().name, self.records)
+        except ContractError as error:
+            emit(events.FOLLOW_UPS_FAILED, task_id=self.task_id, task=self.contract.name, error=error)
+        else:
+            self._items.add(self.store)
         return EndReply(FIRST, 0, 0)
 
     def _unit(self) -> TaskUnit:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 #: Why a unit is polled for which there are some.
 TRIGGER = "after_success"
-#: A client repeats a call whose reply got lost for seconds at most.
-RECEIPT_TTL_MS = 60_000
+#: A call whose reply got lost is repeated for as long as the store is away, and not added a second time for so long.
+RECEIPT_TTL_MS = 3_600_000
 
 
 class FollowUps:
