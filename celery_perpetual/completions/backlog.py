@@ -29,6 +29,9 @@ MOST_WAITING = 10_000
 #: Pause between two tries.
 RETRY_SECONDS = 0.5
 
+#: For so long the announcing of ends waits for results that are being stored: a backend may take its time, or hang.
+STORING_SECONDS = 2.0
+
 #: Pauses between two tries to announce an end that the store answers with an error: the first one, and the longest.
 REFUSED_SECONDS, LONGEST_REFUSED_SECONDS = 1.0, 60.0
 
@@ -83,11 +86,19 @@ class Backlog:
         """Ends that the store answers with an error: they keep no other end waiting."""
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._storing: threading.Thread | None = None
+        """Stores results."""
         self._is_busy = False
 
     @property
     def is_empty(self) -> bool:
-        return not (self._ends or self._unstored or self._refused)
+        # First of all whether results are being stored: what that thread has in hand is on no list until its end.
+        return not (self._is_storing or self._ends or self._unstored or self._refused)
+
+    @property
+    def _is_storing(self) -> bool:
+        storing = self._storing
+        return storing is not None and storing.is_alive()
 
     @property
     def comes_first(self) -> bool:
@@ -134,15 +145,17 @@ class Backlog:
         if self.is_empty:
             return
         with self._lock:
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._keep_trying, name="perpetual-ends", daemon=True)
-                self._thread.start()
+            # It has ended by itself, it was not begun for want of threads, or it is one of the process that was forked.
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._keep_trying, name="perpetual-ends", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def flush(self, seconds: float) -> None:
         """Before the process ends: give the thread so much time."""
         deadline = time.monotonic() + seconds
         while (thread := self._thread) is not None and time.monotonic() < deadline:
-            if not (self._ends or self._unstored or self._is_busy):
+            if not (self._is_storing or self._ends or self._unstored or self._is_busy):
                 break
             thread.join(0.05)
 
@@ -159,33 +172,50 @@ class Backlog:
             if self._refused and time.monotonic() >= next_refused:
                 pause = min(2 * pause, LONGEST_REFUSED_SECONDS)
                 next_refused = time.monotonic() + pause
-                self._ends.extend(self._refused)
-                self._refused.clear()
-            if self.announce_oldest_first() and self._store_results():
+                for _ in range(len(self._refused)):  # further ones may come meanwhile
+                    self._ends.append(self._refused.popleft())
+            if self.announce_oldest_first():
+                self._have_results_stored()
                 self.announce_oldest_first()
 
-    def _store_results(self) -> bool:
-        """Have Celery's backend store what it could not store; False if it still cannot."""
+    def _have_results_stored(self) -> None:
+        """Wait a while for that: ends that wait for nothing but the store go on, whatever the backend does."""
+        if self._unstored and not self._is_storing:
+            storing = threading.Thread(target=self._store_results, name="perpetual-results", daemon=True)
+            storing.start()
+            self._storing = storing
+        if self._storing is not None:
+            self._storing.join(STORING_SECONDS)
+
+    def _store_results(self) -> None:
+        """Have Celery's backend store what it could not store, until it cannot."""
         while self._unstored:
             end = self._unstored.popleft()
             assert end.unstored is not None
             try:
                 end.unstored.store()
-            except Exception as error:
-                if end.unstored.passes(error):
+            except (Exception, SystemExit) as error:
+                if _may_pass(end.unstored, error):
                     self._unstored.appendleft(end)
-                    return False
+                    return
                 emit(events.RESULT_REFUSED, task_id=end.expected.task_id, error=error)
             else:
                 self._follow(end)
             end.unstored = None
             if not end.is_announced:
                 self._ends.append(end)
-        return True
 
     def _follow(self, end: WaitingEnd) -> None:
         assert end.unstored is not None
         try:
             end.unstored.follow()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             emit(events.RESULT_FOLLOW_UP_FAILED, task_id=end.expected.task_id, error=error)
+
+
+def _may_pass(result: UnstoredResult, error: BaseException) -> bool:
+    """Whether storing it again may help."""
+    try:
+        return result.passes(error)
+    except Exception:  # of a backend that is the user's
+        return is_outage(error)

@@ -1,0 +1,81 @@
+"""Ends that wait in a process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from celery_perpetual.completions.backlog import Backlog, UnstoredResult, WaitingEnd
+from celery_perpetual.completions.end import FIRST, EndReply
+from celery_perpetual.errors import StoreUnavailable
+from tests.support import wait_until
+
+
+class Closing:
+    """An end of a task."""
+
+    def __init__(self, task_id: str) -> None:
+        self.task_id = task_id
+
+
+def end(task_id: str, store: Callable[[], object] | None = None, passes: Callable[[Any], bool] = bool) -> WaitingEnd:
+    unstored = None if store is None else UnstoredResult(store, lambda: None, passes)
+    closing: Any = Closing(task_id)
+    return WaitingEnd(closing, "success", "", unstored=unstored)
+
+
+def test_a_backend_that_hangs_holds_up_no_end_of_another_task() -> None:
+    """Ends that wait for the store alone are announced beside it; the process knows that the store answers."""
+    announced, is_away, may_go = list[str](), threading.Event(), threading.Event()
+
+    def announce(each: WaitingEnd) -> EndReply:
+        if is_away.is_set():
+            raise StoreUnavailable("away")
+        announced.append(each.expected.task_id)
+        return EndReply(FIRST, 0, 0)
+
+    backlog = Backlog(announce)
+    begun = threading.Event()
+    backlog.add(end("slow", lambda: (begun.set(), may_go.wait(60))))
+    backlog.try_later()
+    assert begun.wait(30)
+    is_away.set()
+    backlog.add(end("fast"))
+    assert not backlog.announce_oldest_first()
+    assert backlog.is_away
+    is_away.clear()
+
+    backlog.try_later()
+    wait_until(lambda: announced == ["fast"] and not backlog.is_away, "the other end is announced")
+    assert not backlog.is_empty
+    may_go.set()
+    wait_until(lambda: announced == ["fast", "slow"] and backlog.is_empty, "both are announced")
+
+
+def test_whatever_a_backend_raises_no_end_is_dropped() -> None:
+    """Also where it cannot say whether its error passes, or wants the process to end."""
+    announced = list[str]()
+
+    def announce(each: WaitingEnd) -> EndReply:
+        announced.append(each.expected.task_id)
+        return EndReply(FIRST, 0, 0)
+
+    def fail(error: BaseException) -> Callable[[], object]:
+        def store() -> None:
+            raise error
+
+        return store
+
+    def never(error: BaseException) -> bool:
+        raise TypeError("no such rule")
+
+    backlog = Backlog(announce)
+    backlog.add(end("odd", fail(ValueError("no")), never))
+    backlog.add(end("exit", fail(SystemExit(1)), lambda _: False))
+    backlog.add(end("good", lambda: None))
+    backlog.try_later()
+
+    wait_until(lambda: backlog.is_empty, "nothing waits")
+    assert announced == ["odd", "exit", "good"]
+    wait_until(lambda: not any(each.name == "perpetual-ends" for each in threading.enumerate()), "its thread has ended")
