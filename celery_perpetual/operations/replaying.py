@@ -14,6 +14,7 @@ from celery_perpetual.operations.lookup import find
 from celery_perpetual.operations.polls import busy
 from celery_perpetual.polling.claims import Claims, Refusal
 from celery_perpetual.store.commands.ended import ended_records, forget_ended
+from celery_perpetual.store.commands.lock import Lock
 from celery_perpetual.store.commands.records import done_records
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.names import parse_unit_name
@@ -24,12 +25,15 @@ if TYPE_CHECKING:
     from celery_perpetual.polling.outcome import PollOutcome
     from celery_perpetual.store.connection import Store
 
+#: Seconds after which another call may begin where a process has ended within one.
+LOCK_SECONDS = 60.0
+
 #: Why such a poll takes place.
 TRIGGER = "replay"
 
 
 def replay(namespace: Namespace, poll_id: str, task_ids: list[str] | None, *, only_failed: bool) -> PollOutcome:
-    """Enqueue items of a batch again, under new ids, as one poll by hand of their unit.
+    """Enqueue items of a batch again, under new ids, as one poll by hand of their unit; one call per batch at once.
 
     Args:
         namespace: of the app.
@@ -42,6 +46,18 @@ def replay(namespace: Namespace, poll_id: str, task_ids: list[str] | None, *, on
         UnknownTask, UnknownUnit: its unit is not there any more.
         StoreUnavailable: the store did not answer.
     """
+    lock = Lock(namespace.store, namespace.store.keys.replaying(poll_id), LOCK_SECONDS)
+    has_it = lock.acquire()
+    try:
+        return _replay(namespace, poll_id, task_ids, lock if has_it else None, only_failed=only_failed)
+    finally:
+        if has_it:
+            lock.release()
+
+
+def _replay(
+    namespace: Namespace, poll_id: str, task_ids: list[str] | None, lock: Lock | None, *, only_failed: bool
+) -> PollOutcome:
     store = namespace.store
     unit_name, unit_task, records = ended_records(store, poll_id)
     if unit_name is None:
@@ -59,13 +75,16 @@ def replay(namespace: Namespace, poll_id: str, task_ids: list[str] | None, *, on
     task, tenant = parse_unit_name(unit_name)
     unit = find(namespace.app, task, tenant, or_departed=True)
     items = [_again(read_item(records[each], unit_task), each) for each in sorted(wanted)]
-    if task_ids is not None:
-        _allow(store, unit_name, items)
+    if lock is None:  # another call is about to enqueue what was read here
+        return busy(Refusal(unit, "busy", store.now()))
     claim = Claims(store).by_hand(unit)
     if isinstance(claim, Refusal):
         return busy(claim)
     claim.trigger = TRIGGER
     runner = namespace.runner
+    lock.keep()
+    if task_ids is not None:
+        _allow(store, unit_name, items)
     try:
         end, taken = runner.enqueue(claim, items)
         outcome = runner.ends.store_one(end)

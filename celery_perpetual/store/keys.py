@@ -34,6 +34,7 @@ key                    type    holds                                            
 {P}:open               zset    unfinished batches -> when they were committed          end of the last item
 {P}:tenants:{task}     hash    name of a tenant -> the tenant, JSON, as last found   the leader, when it has gone
 {P}:source:{key}       hash    pace of a source: last and next permit, wait asked       TTL a minute after the last one
+{P}:replaying:{poll}   string  that a call enqueues items of the batch once more      its end; TTL a minute
 {P}:preflight:{check}  string  JSON: how a preflight has ended                        TTL: of a pass, else 7 days
 {P}:paused             hash    scope -> JSON: by, reason, at, until                   resume
 {P}:receipt:{call}     string  that a call by hand has had its effect                 TTL one minute
@@ -194,6 +195,9 @@ class Keys:
 
     def ended(self, poll_id: str) -> str:
         return f"{self.prefix}:ended:{poll_id}"
+
+    def replaying(self, poll_id: str) -> str:
+        return f"{self.prefix}:replaying:{poll_id}"
 
     def done(self, poll_id: str, chunk: int) -> str:
         return f"{self.prefix}:d:{poll_id}:{chunk}"

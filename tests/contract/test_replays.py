@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_perpetual import ContractError, Item, PerpetualOptions
+from celery_perpetual import ContractError, Item, PerpetualOptions, Retries
 from celery_perpetual.errors import NotFound
+from celery_perpetual.store.commands.lock import Lock
 from tests.support import wait_until
 from tests.support.contract import begin, finish
 from tests.support.stream_events import events
@@ -106,6 +107,29 @@ def test_an_item_is_retried_once(shop: Callable[..., Perpetual], store_redis: re
     store_redis.hdel("perpetual:u:perpetual:deliver", "claim", "claimed")
     assert perpetual.retry(new) is not None
     assert len(events(store_redis, "operator")) == 2
+
+
+def test_two_replays_at_once_enqueue_once(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
+    """While one is at a batch another one is refused, and frees no parked key; nor does one that finds its unit busy."""
+    perpetual = shop(
+        lambda: [Item((1,), key="a")], perpetual_options=PerpetualOptions(failed_keys=Retries(max_attempts=1))
+    )
+    poll = perpetual.poll("deliver")
+    finish(perpetual, poll.task_ids[0], "failure", ValueError("no"))
+    parked = store_redis.zrange("perpetual:failed:perpetual:deliver", 0, -1, withscores=True)
+    assert parked == [("a", float("inf"))]
+
+    other = Lock(perpetual.store, perpetual.store.keys.replaying(poll.poll_id), 30)
+    assert other.acquire()
+    assert (perpetual.replay(poll.poll_id).gate, perpetual.retry(poll.task_ids[0])) == ("busy", None)
+    other.release()
+    store_redis.hset("perpetual:u:perpetual:deliver", mapping={"claim": "other", "claimed": f"1 1 {10**15} manual "})
+    assert perpetual.retry(poll.task_ids[0]) is None
+    assert store_redis.zrange("perpetual:failed:perpetual:deliver", 0, -1, withscores=True) == parked
+    store_redis.hdel("perpetual:u:perpetual:deliver", "claim", "claimed")
+
+    assert perpetual.retry(poll.task_ids[0]) is not None
+    assert store_redis.keys("perpetual:replaying:*") == []
 
 
 def test_verbs_take_up_to_fifty_tasks_with_a_result_each(
