@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual import events
 from celery_perpetual.broker.depth import depth_of
-from celery_perpetual.errors import described
+from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.publishing.courier import Courier
 from celery_perpetual.starvation.consumers import SATURATED
+from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.wake import GROW, WAKE
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class Assistance:
         self._came_to_nothing = came_to_nothing
         self._courier = Courier("starvation")
         self._requests: list[Request] = []
+        self._failed: list[tuple[Request, str]] = []
+        """Those that nothing came of, with the reason, until that is in the store."""
         self._hanging: threading.Thread | None = None
 
     def how(self, cause: str) -> str:
@@ -68,9 +72,9 @@ class Assistance:
         return "pool_grow" if self._most and cause == SATURATED else ""
 
     def ask(self, requests: list[Request]) -> None:
-        """Carry requests out soon."""
-        if requests:
-            self._requests += requests
+        """Carry requests out soon; called in each pass, also with none."""
+        self._requests += requests
+        if self._requests or self._failed:
             self._courier.run(self._work, seconds=0)
 
     def _work(self) -> int:
@@ -81,8 +85,19 @@ class Assistance:
             except Exception as error:  # of a broker
                 trouble = described(error)
             if trouble:
-                self._came_to_nothing(request, trouble)
+                self._failed.append((request, trouble))
+        self._report_failed()
         return 0
+
+    def _report_failed(self) -> None:
+        """Say what nothing came of; while the store is away that waits for the next pass."""
+        while self._failed:
+            try:
+                self._came_to_nothing(*self._failed[0])
+            except StoreUnavailable as error:
+                emit(events.STORE_UNREACHABLE, part="a step of the starvation ladder", error=error)
+                return
+            del self._failed[0]
 
     def _wake(self, request: Request) -> str:
         if request.hosts:

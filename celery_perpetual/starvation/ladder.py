@@ -120,6 +120,7 @@ class Ladder:
             episode = self._episodes.get(wait.queue)
             if episode is not None and episode.cause == NO_CONSUMER:
                 self._step_item(wait, episode, now, climbed)
+        self._assistance.ask([])
         climbed.starving = {queue: episode.cause for queue, episode in self._episodes.items()}
         if part.is_last:
             for queue in stored.keys() - self._episodes.keys() - self._left_out:
@@ -202,15 +203,16 @@ class Ladder:
 
     def _came_to_nothing(self, request: Request, trouble: str) -> None:
         """A step had no effect: it is taken once more later. In the thread of the request."""
+        text = starving_queue(self._store, request.queue)
         emit(events.STARVATION_STEP_FAILED, step=request.step, queue=request.queue, reason=trouble)
         for _ in range(3):
-            text = starving_queue(self._store, request.queue)
             episode = Episode.read(text) if text else None
             if episode is None or episode.cause != request.cause or request.step not in episode.steps:
                 return
             episode.again[request.step] = episode.steps.pop(request.step) + AGAIN_MS
             if self._note(request.queue, text, episode.to_json(), "", {}):
                 return
+            text = starving_queue(self._store, request.queue)
 
     def _step_item(self, wait: Wait, episode: Episode, now: int, climbed: Climbed) -> None:
         """Report an item whose queue has no consumer, and park it; the run of a routine waits on."""

@@ -12,6 +12,7 @@ import pytest
 
 from celery_perpetual import ContractError, Item, PerpetualOptions
 from celery_perpetual.beat.cycle import Cycle
+from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.starvation import assistance, ladder, waits
 from celery_perpetual.tasks.discovery import load
 from tests.support import wait_until
@@ -218,6 +219,28 @@ def test_a_hook_that_cannot_or_hangs_is_no_error(
     assert steps(store_redis).count("spawn") >= 2
     assert all(each.seconds < 2 for each in beat.results)
     goes_on.set()
+
+
+def test_a_hook_that_fails_while_the_store_is_away_is_called_once_more(shop: Callable[..., Perpetual]) -> None:
+    """That nothing came of it is kept until the store has it."""
+    noted: list[tuple[str, str]] = []
+    is_away = [True]
+
+    def came_to_nothing(request: assistance.Request, trouble: str) -> None:
+        if is_away[0]:
+            raise StoreUnavailable("it is away")
+        noted.append((request.queue, trouble))
+
+    def scale(**_: Any) -> None:
+        raise RuntimeError("no quota")
+
+    helps = assistance.Assistance(shop(list).app, scale, 0, came_to_nothing)
+    helps.ask([assistance.Request(step="spawn", queue="a", hosts=(), oldest_seconds=1, cause="no_consumer")])
+    helps.ask([])
+    assert noted == []
+    is_away[0] = False
+    wait_until(lambda: helps.ask([]) or noted, "it is noted")
+    assert noted == [("a", "the hook raised RuntimeError: no quota")]
 
 
 def test_an_eta_and_a_retry_are_no_starvation(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
