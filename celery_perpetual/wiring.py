@@ -90,7 +90,7 @@ class WorkerCheck(bootsteps.Step):
             must_climb(discovery, namespace.settings.starvation)
         except PerpetualError as error:
             raise click.ClickException(str(error)) from error
-        namespace.grants.on_report = lambda: watch_leader(namespace)
+        namespace.grants.on_report = lambda store: watch_leader(namespace, store)
         if _spawns(worker):
             raise click.ClickException(
                 "worker_pool_start_method: got 'spawn'; processes that are not forked run tasks without leases and "

@@ -130,16 +130,26 @@ def _about_units(reading: Reading, units: list[UnitNow]) -> Iterator[Finding]:
 
 
 def _no_leader(reading: Reading) -> list[Finding]:
-    """That no beat leads, where one was there within a day and not within the last moments."""
+    """That no beat leads, where one was there within a day and not within the last moments.
+
+    A mark that is ahead of the clock was left before the clock was set back.
+    """
     seen = reading.lead.last_contact
     longest = TTLS_WITHOUT * 1000 * reading.settings.leader_ttl
-    return [] if seen is None or reading.now - seen < longest else list(beat_checks.leader(reading))
+    if reading.lead.info is not None or seen is None or abs(reading.now - seen) < longest:
+        return []
+    return list(beat_checks.leader(reading))
 
 
-def watch_leader(namespace: Namespace) -> None:
-    """Begin the alert that no beat leads, where that is so; for workers, with each heartbeat. It raises nothing."""
+def watch_leader(namespace: Namespace, store: Store) -> None:
+    """Begin the alert that no beat leads, where that is so; for workers, with each heartbeat. It raises nothing.
+
+    Args:
+        namespace: of the app.
+        store: over the connections of the heartbeat, which may not wait.
+    """
     try:
-        reading = Reading(namespace)
+        reading = Reading(namespace, store)
         if found := _no_leader(reading):
             say(reading.store, stored_alerts(reading.store), found, (), reading.now)
     except StoreUnavailable:

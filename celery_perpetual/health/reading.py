@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from celery_perpetual.namespace import Namespace
     from celery_perpetual.pauses import Paused, Scope
     from celery_perpetual.polling.outcome import PollOutcome
+    from celery_perpetual.store.connection import Store
 
 
 class SeenUnit(Protocol):
@@ -50,9 +51,9 @@ class SeenUnit(Protocol):
 class Reading:
     """The store as it is now. Every property raises StoreUnavailable where the store does not answer."""
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, namespace: Namespace, store: Store | None = None) -> None:
         self.namespace = namespace
-        self.store = namespace.store
+        self.store = store or namespace.store
         self.settings = namespace.settings
         self.destinations: dict[tuple[str, int], Mapping[int, Destination]] = {}
         """Where the items of chunks went, as far as it was asked."""

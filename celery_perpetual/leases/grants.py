@@ -62,8 +62,8 @@ class Grants:
         """Called in a worker's main process when a task is to be resent at once."""
         self.on_news: Callable[[], object] = lambda: None
         """Called there when a message was received or acknowledged."""
-        self.on_report: Callable[[], object] = lambda: None
-        """Called there after each heartbeat; it must be quick, and raise nothing."""
+        self.on_report: Callable[[Store], object] = lambda _: None
+        """Called there after each heartbeat, with its store; it must be quick, and raise nothing."""
         self.on_held: Callable[[Any], object] | None = None
         """Called there with the request of a task that waits for the store."""
         self.is_away = False

@@ -131,7 +131,7 @@ class Heartbeat(threading.Thread):
         self.stop()
         deliveries.forget_all()
         self._leases.on_lost, self._leases.on_news, self._leases.on_held = None, lambda: None, None
-        self._leases.on_report = lambda: None
+        self._leases.on_report = lambda _: None
         self._leases.instance = None
 
     def _pause(self, seconds: float) -> None:
@@ -182,7 +182,7 @@ class Heartbeat(threading.Thread):
             # A worker that stops has let go of what it cancels, and gives that back at its very end.
             runs = {each.id for each in at_hand if each.time_start} | deliveries.unseen(held_ids, self._worker.pool)
             self._audit(set() if is_stopping() else held_ids - runs)
-            self._leases.on_report()
+            self._leases.on_report(self._store)
 
     def _regain(self, requests: list[Any]) -> None:
         """The store has gone back to an older state: enter the leases of what runs anew."""

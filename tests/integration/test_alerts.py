@@ -88,8 +88,8 @@ def test_each_kind_begins_and_ends(one: WatchedApp) -> None:
     assert sorted(changes(one)[5:]) == [(f"alert.{kind}", "ended") for kind in wanted]
     one.redis.delete("perpetual:leader", "perpetual:leader:info")
     one.redis.zadd("perpetual:marks", {"host/1/a": now - 31_000})
-    module.watch_leader(one.perpetual)
-    module.watch_leader(one.perpetual)
+    module.watch_leader(one.perpetual, one.perpetual.store)
+    module.watch_leader(one.perpetual, one.perpetual.store)
     assert changes(one)[10:] == [("alert.no_leader", "begun")]
     lead(one.perpetual)
     assert Alerts(one.perpetual).once() == 1
@@ -98,11 +98,15 @@ def test_each_kind_begins_and_ends(one: WatchedApp) -> None:
 
 def test_a_beat_that_was_never_there_or_left_just_now_is_no_alert(one: WatchedApp) -> None:
     """An app may use leases without a beat; a restart takes seconds."""
-    module.watch_leader(one.perpetual)
+    module.watch_leader(one.perpetual, one.perpetual.store)
     one.redis.zadd("perpetual:marks", {"host/1/a": one.perpetual.store.now() - 29_000})
-    module.watch_leader(one.perpetual)
+    module.watch_leader(one.perpetual, one.perpetual.store)
 
     assert said(one) == []
+    # The clock was set back since the beat was there.
+    one.redis.zadd("perpetual:marks", {"host/1/a": one.perpetual.store.now() + 3_600_000})
+    module.watch_leader(one.perpetual, one.perpetual.store)
+    assert changes(one) == [("alert.no_leader", "begun")]
 
 
 def test_a_seam_that_is_not_as_known_is_an_alert(one: WatchedApp) -> None:
