@@ -16,7 +16,7 @@ from celery_perpetual.errors import InvalidRoutine
 from celery_perpetual.routines.asking import asked
 from celery_perpetual.routines.record import ACTIVE, PAUSED, RETRY_WAITING, Record
 from celery_perpetual.routines.steps import scheduled
-from celery_perpetual.routines.storage import Change, are_written, read_many, write
+from celery_perpetual.routines.storage import Change, are_written, read_readable, write
 from celery_perpetual.store.commands.events import add_event
 from celery_perpetual.store.commands.routines import doubt_inline, routines_changed_after
 from celery_perpetual.store.work_list import AHEAD_MS
@@ -42,7 +42,7 @@ def pull_back_routines(store: Store) -> int:
     # A caller that lives renews it; one that is gone is believed no longer than any other.
     doubt_inline(store, now + lease + AHEAD_MS, now + lease)
     ids = routines_changed_after(store, now + AHEAD_MS, MOST)
-    changes = [Change(record, pulled_back(record, now)) for record in read_many(store, ids)]
+    changes = [Change(record, pulled_back(record, now)) for record in read_readable(store, ids)]
     # One that was changed meanwhile has another pass.
     pulled = sum(are_written(write(store, [change])) for change in changes)
     if pulled:

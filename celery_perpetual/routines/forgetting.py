@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_perpetual.routines.storage import Change, read_many, write
+from celery_perpetual.routines.storage import Change, read_readable, write
 from celery_perpetual.store.chunks import chunks
 from celery_perpetual.store.commands.routines import over_routines
 from celery_perpetual.store.connection import Store
@@ -19,7 +19,7 @@ def forget_routines(store: Store) -> int:
     """
     removed = 0
     for part in chunks(over_routines(store, store.now(), MOST)):
-        changes = [Change(record, None, "deleted") for record in read_many(store, part) if record.is_terminal]
+        changes = [Change(record, None, "deleted") for record in read_readable(store, part) if record.is_terminal]
         write(store, changes)  # none of them where one has been changed: the next pass has another try
         removed += len(changes)
     return removed

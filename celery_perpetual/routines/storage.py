@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from celery_perpetual import events
 from celery_perpetual.routines.record import PAUSED, RUNNING, Record, decode, encode
 from celery_perpetual.routines.texts import text_of
 from celery_perpetual.store.commands.routines import routine_and_time, routine_records
 from celery_perpetual.store.scripts import script
+from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -121,3 +123,19 @@ def read_many(store: Store, ids: Sequence[str]) -> list[Record]:
     """
     texts = routine_records(store, ids)
     return [decode(each, text) for each, text in zip(ids, texts, strict=True) if text is not None]
+
+
+def read_readable(store: Store, ids: Sequence[str]) -> list[Record]:
+    """As :func:`read_many`, without those of another release, which are reported and hold up no other.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    found = []
+    for routine_id, text in zip(ids, routine_records(store, ids), strict=True):
+        if text is not None:
+            try:
+                found.append(decode(routine_id, text))
+            except Exception as error:
+                emit(events.ROUTINE_UNREADABLE, routine_id=routine_id, error=error)
+    return found

@@ -57,6 +57,7 @@ class WorkList:
             StoreUnavailable: the store did not answer.
         """
         now = self._store.now()
+        self._forget_gone()
         pull_back(self._store, self._key, now + PUT_OFF.longest_ms)
         done, entries = 0, due_entries(self._store, self._key, now - self._patience_ms, limit)
         begun = time.monotonic()
@@ -86,6 +87,16 @@ class WorkList:
             StoreUnavailable: the store did not answer; then the patience goes by.
         """
         put_off(self._store, self._key, entry, self._store.now() - self._patience_ms)
+
+    def _forget_gone(self) -> None:
+        """Forget failures of entries that another process has done since."""
+        failed = list(self._failures)
+        if failed:
+            with self._store.errors("waiting"):
+                times = self._store.redis.zmscore(self._key, failed)
+            for entry in (entry for entry, at in zip(failed, times, strict=True) if at is None):
+                self._failures.pop(entry, None)
+                self.put_off.pop(entry, None)
 
     def _put_off(self, entry: str, error: Exception) -> None:
         before = self._failures.get(entry, 0)

@@ -122,6 +122,23 @@ def test_times_that_were_stored_an_hour_ahead(world: World, now: datetime) -> No
     assert world.perpetual.cycle().pulled_back == 0
 
 
+def test_a_record_of_another_release_holds_up_no_other(world: World, now: datetime) -> None:
+    """The others are pulled back and forgotten."""
+    keys = world.perpetual.store.keys
+    world.create(at=now, id="done")
+    world.run()
+    world.create(every=10, id="ahead")
+    as_if_ahead(world, "ahead")
+    world.redis.hset(keys.routines, "odd", "no record")
+    world.redis.zadd(keys.routines_updated, {"odd": -9e15})
+    world.redis.zadd(keys.routines_over, {"done": 2, "odd": 1})
+
+    done = world.perpetual.cycle()
+
+    assert (done.errors, done.pulled_back, done.forgotten) == ({}, 1, 1)
+    assert set(world.redis.hkeys(keys.routines)) == {"ahead", "odd"}
+
+
 def test_a_run_that_began_an_hour_ahead(world: World, now: datetime) -> None:
     """Its end counts from now; a caller that runs one itself, and is gone, is not believed for an hour."""
     for name in ("worker", "caller"):

@@ -149,3 +149,19 @@ def test_a_lost_task_that_hangs_holds_up_no_other(
     wait_until(lambda: not store.redis.exists(store.keys.resend), "the list is empty")
     wait_until(lambda: not any(each.name == "perpetual-test" for each in threading.enumerate()), "all have ended")
     assert sorted(done) == ["another", "hangs", "others"]
+
+
+def test_a_failure_is_forgotten_when_another_process_has_done_the_entry(watched_app: Callable[..., WatchedApp]) -> None:
+    """It does not stay among what is put off."""
+    store = watched_app().perpetual.store
+    waiting = WorkList(store, store.keys.batches, lambda *_: None)
+    store.redis.zadd(store.keys.batches, {"fails": 1, "fails here": 2})
+
+    def work(entry: str) -> int:
+        raise ValueError("no")
+
+    assert waiting.work_off(work, 10) == 0
+    assert set(waiting.put_off) == {"fails", "fails here"}
+    store.redis.zrem(store.keys.batches, "fails here")
+    waiting.work_off(work, 10)
+    assert set(waiting.put_off) == {"fails"}
