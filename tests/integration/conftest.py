@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from celery_perpetual.store.connection import Store
 from tests.support.console import Console
 from tests.support.held_tasks import held_tasks
 from tests.support.identity import CONFIGURATIONS, Pair
@@ -69,15 +70,20 @@ def watched_app(
     make_app: Callable[..., Celery], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., WatchedApp]]:
     """Make apps that are watched; arguments are settings."""
-    made: list[WatchedApp] = []
+    stores: list[Store] = []
+    usual = Store.__init__
+
+    def note(store: Store, *args: Any, **more: Any) -> None:
+        usual(store, *args, **more)
+        stores.append(store)
 
     def make(**config: Any) -> WatchedApp:
-        made.append(WatchedApp(make_app(**config), store_redis, monkeypatch))
-        return made[-1]
+        return WatchedApp(make_app(**config), store_redis, monkeypatch)
 
+    monkeypatch.setattr(Store, "__init__", note)
     yield make
-    for each in made:
-        each.perpetual.store.close()
+    for store in stores:  # the parts of an app that belong to a worker have connections of their own
+        store.close()
 
 
 @pytest.fixture
