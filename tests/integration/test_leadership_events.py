@@ -163,3 +163,15 @@ def test_a_store_that_is_away_for_longer_than_the_lead_is_trusted(
         server.stop()
 
         candidate.stop("elected", "lost", "elected", "resign_failed")
+
+
+def test_an_error_before_a_beat_resigns_does_not_keep_its_lead(candidate: Candidate) -> None:
+    """The next leader does not wait until the lead expires."""
+
+    def fail(_: str) -> None:
+        raise RuntimeError("a poll could not be given up")
+
+    candidate.leadership.start(before_resigning=fail, saw_epoch=lambda _: None)
+    assert candidate.redis.exists(LEADER)
+    candidate.stop("elected", "resigned")
+    assert not candidate.redis.exists(LEADER)
