@@ -119,7 +119,7 @@ class Filled:
         self.clock = Clock(self.leadership, EntryRuns(self.store), [self.source])
 
     def __enter__(self) -> Self:
-        self.leadership.start(before_resigning=lambda: None, saw_epoch=lambda _: None)
+        self.leadership.start(before_resigning=lambda _: None, saw_epoch=lambda _: None)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -40,7 +40,7 @@ def work(n):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("polls", [20, pytest.param(600, marks=pytest.mark.long)])
+@pytest.mark.parametrize("polls", [20, pytest.param(600, marks=[pytest.mark.long, pytest.mark.timeout(400)])])
 def test_the_queue_neither_floods_nor_runs_dry(
     project: Callable[..., Project], store_redis: redis.Redis, polls: int
 ) -> None:
