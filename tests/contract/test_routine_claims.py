@@ -12,6 +12,7 @@ from celery_perpetual.routines.due import DueRuns
 from celery_perpetual.routines.record import decode
 from celery_perpetual.routines.runs import run_of_slot
 from celery_perpetual.routines.storage import read, write
+from celery_perpetual.store.commands.leadership import Mark
 from celery_perpetual.store.commands.routines import due_routines
 from tests.support.routines import after
 
@@ -131,3 +132,16 @@ def test_a_caller_that_was_not_believed_any_more(world: World, now: datetime) ->
     record, _ = read(world.perpetual.store, made.id)
     assert record is not None
     assert record.run == ""
+
+
+def test_a_clock_that_is_set_back_before_the_start_is_no_older_store(world: World, now: datetime) -> None:
+    """The mark that the beat remembers is the one that the start leaves."""
+    perpetual = world.perpetual
+    runs = DueRuns(world.app, perpetual.store, perpetual.runner.publisher, "beat", Mark())
+    world.create(at=now)
+    due = runs.read()
+    assert due is not None
+
+    assert len(runs.start(due._replace(now=due.now + 60_000))) == 1
+
+    assert runs.read() is not None

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.completions.backlog import Backlog, UnstoredResult, WaitingEnd
 from celery_perpetual.completions.end import FIRST, EndReply
 from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.events import FOLLOW_UPS_FAILED
+from celery_perpetual.worker.follow_ups import NamedItems
 from tests.support import wait_until
+from tests.support.event_log import logged
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Closing:
@@ -79,3 +86,17 @@ def test_whatever_a_backend_raises_no_end_is_dropped() -> None:
     wait_until(lambda: backlog.is_empty, "nothing waits")
     assert announced == ["odd", "exit", "good"]
     wait_until(lambda: not any(each.name == "perpetual-ends" for each in threading.enumerate()), "its thread has ended")
+
+
+def test_items_without_a_unit_are_not_tried_for_ever(caplog: pytest.LogCaptureFixture) -> None:
+    """They waited for the store, and then turn out to be of no tenant."""
+    contract: Any = SimpleNamespace(name="app.work", has_tenants=True)
+    execution: Any = SimpleNamespace(task_id="by hand", tenant=None)
+    store: Any = None
+    backlog = Backlog(lambda each: each.expected.announce(each.status, each.head))
+    backlog.add(WaitingEnd(NamedItems(contract=contract, execution=execution, records=[b"1"], store=store), "", ""))
+
+    assert backlog.announce_oldest_first()
+
+    assert backlog.is_empty
+    assert len(logged(caplog, FOLLOW_UPS_FAILED)) == 1
