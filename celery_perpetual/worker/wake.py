@@ -29,16 +29,24 @@ def wake(state: Any, queue: str, **_: Any) -> dict[str, str]:
 
 
 def _open_anew(consumer: Any, queue: str) -> None:
-    """Cancel a consumer and make it again; what it has received and not begun stays with the worker."""
+    """Cancel a consumer and make it again; what it has received and not begun stays with the worker.
+
+    First its queue is declared on a channel of its own: a broker closes the channel on which a queue is declared
+    otherwise than it is, and on the worker's channel all of its consumers would be gone with that.
+    """
     task_consumer = consumer.task_consumer
     if task_consumer is None:  # the worker has no connection, and opens all consumers when it has one
         return
+    found, reconnects = consumer.app.amqp.queues[queue], consumer.connection_errors
     try:
+        with consumer.connection.channel() as probe:
+            found(probe).declare()
+        reconnects = (*reconnects, *consumer.channel_errors)
         task_consumer.cancel_by_queue(queue)
-        task_consumer.add_queue(consumer.app.amqp.queues[queue])
+        task_consumer.add_queue(found)
         task_consumer.consume()
     except Exception as error:
-        if isinstance(error, (*consumer.connection_errors, *consumer.channel_errors)):
+        if isinstance(error, reconnects):
             raise  # Celery connects anew, with all consumers
         emit(events.PART_FAILED, part=f"the consumer of queue {queue}", error=error)
     else:
