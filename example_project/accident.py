@@ -43,6 +43,7 @@ class Recovery:
     seconds: float | None = None  # from the kill until the last of them had been sent again
     deliveries: Counter[int] = field(default_factory=Counter)  # how often the task of each was sent again
     put_back: int = 0  # further messages that the dead worker had received, back in the queue
+    ended: frozenset[str] = frozenset()  # since the kill, in whatever way
 
 
 class Accident:
@@ -108,6 +109,7 @@ def read_recovery(server: Redis, stage: Stage, kill: Kill) -> Recovery:
     from outbox_site.celery import perpetual
 
     recovered: set[str] = set()
+    ended: set[str] = set()
     deliveries: Counter[int] = Counter()
     last = None
     for name, entry in server.xrange(f"{perpetual.settings.key_prefix}:events", min=kill.at):
@@ -117,10 +119,13 @@ def read_recovery(server: Redis, stage: Stage, kill: Kill) -> Recovery:
         ended_again = event == b"completion" and data["recoveries"] > 0
         if event == b"lease.recovered" or ended_again:
             recovered.add(data["task_id"])
+        if event == b"completion" and data["final"]:
+            ended.add(data["task_id"])
         if ended_again and data["task"] == TASK:
             deliveries[int(data["key"])] = data["recoveries"]
     return Recovery(
         tasks=frozenset(recovered),
+        ended=frozenset(ended),
         seconds=None if last is None else round((last - kill.at) / 1000, 2),
         deliveries=deliveries,
         # The worker held no lease for these, so there is no event of them in the stream; beat logs how many they are.

@@ -110,7 +110,8 @@ class Outcome:
         found = [self.problem] if self.problem else []
         if self.kill is None:
             return [*found, "no worker was killed: it was over before (too few rows?), or never got that far"]
-        if forgotten := self.kill.held - self.recovery.tasks:
+        # One that had just published its retry when it died needs no recovery: its retry runs, and ends.
+        if forgotten := self.kill.held - self.recovery.tasks - self.recovery.ended:
             found.append(f"{tasks(len(forgotten))} of the killed worker not sent again: {', '.join(sorted(forgotten))}")
         return [*found, *self.digests.complaints(), *self.treatments.complaints()]
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import wait_until
 from tests.support.broker import taken
+from tests.support.stream_events import poll_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,8 @@ def test_the_relay_leaves_a_batch_to_its_publisher(project: Callable[..., Projec
     """A poll by hand takes three seconds to publish, with thirty passes of the leader beside it: nothing goes twice."""
     proj = project(SOURCE, broker=rabbitmq_url, perpetual_cycle_interval=0.1, perpetual_leader_ttl=3)
     proj.beat().ready()
+    # While the beat's first poll is open, one by hand would be skipped.
+    wait_until(lambda: poll_events(proj.redis, "proj.work"), "the beat has polled")
 
     proj.run_python("import proj; assert proj.perpetual.poll('proj.work').count == 12", env={"SLOW": "1"})
 
