@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_perpetual import events
-from celery_perpetual.broker.depth import known_queue
+from celery_perpetual.broker.task_queues import LONGEST, LONGEST_AT_START, TaskQueues
 from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.contract import TaskContract
@@ -46,6 +46,7 @@ class Roster:
             ContractError: a perpetual task has a wrong value.
         """
         self._app = app
+        self._queues = TaskQueues(app)
         self._settings = settings
         self._names = frozenset(app.tasks)
         self._leader = ""
@@ -56,7 +57,7 @@ class Roster:
         self.version = 0
         self._cadences: Mapping[str, Cadence] = {}
         self._cadences_in_use: Mapping[str, Cadence] = self._cadences
-        self._use(self._discovered())
+        self._use(self._discovered(), LONGEST_AT_START)
         for warning in unknown_names(self.discovery, settings.disabled):
             emit(events.CONTRACT_WARNING, warning=warning)
 
@@ -149,13 +150,12 @@ class Roster:
     def _is_polled(self, contract: TaskContract) -> bool:
         return contract.options.enabled and contract.name not in self._settings.disabled
 
-    def _use(self, discovery: Discovery) -> None:
+    def _use(self, discovery: Discovery, longest: float = LONGEST) -> None:
         self.code: Mapping[str, TaskContract] = discovery.tasks
         """The perpetual tasks as their code has them, by name."""
+        queues = self._queues.of({name: each.task for name, each in discovery.tasks.items()}, longest)
         tasks = {
-            name: replace(
-                each, cadence=self._cadences_in_use.get(name, each.cadence), queue=known_queue(self._app, each.task)
-            )
+            name: replace(each, cadence=self._cadences_in_use.get(name, each.cadence), queue=queues[name])
             for name, each in discovery.tasks.items()
         }
         self.discovery = replace(discovery, tasks=tasks)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
+from celery_perpetual.broker.task_queues import TaskQueues
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.health import beat_checks, seam_checks, store_checks, unit_checks, worker_checks
 from celery_perpetual.health.findings import ERROR, Finding
@@ -66,6 +67,7 @@ class Alerts:
         self._store = namespace.store
         self._page = 0
         self._server_at = 0.0
+        self._queues = TaskQueues(namespace.app)
 
     def once(self) -> int:
         """One pass; returns how many alerts have begun or ended.
@@ -100,15 +102,29 @@ class Alerts:
         self._page, names = units_page(self._store, self._page, UNITS_AT_ONCE)
         overdue = overdue_units(self._store, reading.now - unit_checks.SILENT_MS, OVERDUE_AT_ONCE)
         alerting = [unit for data in on.values() if (unit := json.loads(data).get("unit"))]
-        return units_now(reading, list(dict.fromkeys([*names, *(name for name, _ in overdue), *alerting])))
+        wanted = list(dict.fromkeys([*names, *(name for name, _ in overdue), *alerting]))
+        return units_now(reading, wanted, self._queues_of(reading, wanted))
+
+    def _queues_of(self, reading: Reading, units: list[str]) -> dict[str, str]:
+        """The queues of their tasks, as far as the app has these; none where no queue is paused."""
+        if not any(scope.kind == "queue" for scope in reading.pauses):
+            return {}
+        names, tasks = {parse_unit_name(each)[0] for each in units}, self._namespace.app.tasks
+        return self._queues.of({name: tasks[name] for name in sorted(names) if name in tasks})
 
 
-def units_now(reading: Reading, names: list[str]) -> list[UnitNow]:
-    """The store's facts on these units."""
+def units_now(reading: Reading, names: list[str], queues: Mapping[str, str]) -> list[UnitNow]:
+    """The store's facts on these units.
+
+    Args:
+        reading: the store as it is now.
+        names: of the units.
+        queues: name of a task -> its queue, where some queue is paused.
+    """
     found = []
     for name, facts in zip(names, unit_facts(reading.store, names) if names else (), strict=True):
         task, tenant = parse_unit_name(name)
-        is_paused = any(scope in reading.pauses for scope in scopes_of(name))
+        is_paused = any(scope in reading.pauses for scope in scopes_of(name, queues.get(task, "")))
         due = facts.due_at
         found.append(
             UnitNow(

@@ -96,6 +96,18 @@ def test_each_kind_begins_and_ends(one: WatchedApp) -> None:
     assert changes(one)[11:] == [("alert.no_leader", "ended")]
 
 
+def test_a_unit_whose_queue_is_paused_is_not_silent(one: WatchedApp) -> None:
+    """It is when the pause is over."""
+    one.perpetual.poll(one.task([]))
+    lead(one.perpetual, seconds_ago=1000)
+    one.redis.zadd("perpetual:due", {UNIT: one.perpetual.store.now() - 400_000})
+    one.perpetual.pause(queue="celery")
+    assert Alerts(one.perpetual).once() == 0
+    assert one.perpetual.resume(queue="celery", from_="kept")
+    Alerts(one.perpetual).once()
+    assert changes(one) == [("alert.unit_silent", "begun")]
+
+
 def test_a_beat_that_was_never_there_or_left_just_now_is_no_alert(one: WatchedApp) -> None:
     """An app may use leases without a beat; a restart takes seconds."""
     module.watch_leader(one.perpetual, one.perpetual.store)

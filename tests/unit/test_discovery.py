@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,9 +14,11 @@ from celery.schedules import crontab
 
 from celery_perpetual import PerpetualOptions, PerpetualTask, Poll
 from celery_perpetual.beat.roster import Roster
+from celery_perpetual.broker.task_queues import TaskQueues
 from celery_perpetual.settings import Settings
 from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.discovery import Discovery, discover
+from tests.support import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -323,6 +326,25 @@ def test_what_is_polled_leaves_out_the_disabled(app: Celery) -> None:
     assert list(discover(app).tasks) == ["named", "off", "on"]
     assert list(roster.units) == ["perpetual:on"]
     assert roster.disabled == {"perpetual:named", "perpetual:off"}
+
+
+def test_a_router_that_hangs_stops_no_clock(app: Celery) -> None:
+    """The tasks are known without their queues until it returns; each is asked for once."""
+    goes_on, asked = Event(), list[str]()
+
+    def route(name: str, *_: Any, **__: Any) -> dict[str, str]:
+        asked.append(name)
+        assert goes_on.wait(20)
+        return {"queue": "far"}
+
+    app.conf.task_routes = (route,)
+    app.task(name="one", poll_every=30, next_batch=due, shared=False)(nothing)
+    queues = TaskQueues(app)
+    tasks = {"one": app.tasks["one"]}
+    assert [queues.of(tasks, 0.05) for _ in range(3)] == [{"one": ""}] * 3
+    goes_on.set()
+    wait_until(lambda: queues.of(tasks, 0.05) == {"one": "far"}, "it has returned")
+    assert (queues.of(tasks), asked) == ({"one": "far"}, ["one"])
 
 
 def test_the_digest_tells_sets_of_units_apart(app: Celery) -> None:
