@@ -10,7 +10,8 @@ from celery_perpetual.telemetry import emit
 if TYPE_CHECKING:
     from celery import Celery
 
-NOT_FOUND = 404
+#: As the brokers' clients say it: a number, or a text.
+NOT_FOUND = (404, "404")
 
 
 def queue_of(app: Celery, task: Any) -> str:
@@ -40,6 +41,6 @@ def depth_of(app: Celery, queue: str) -> int:
             channel: Any = connection.default_channel
             return int(channel.queue_declare(queue, passive=True).message_count)
         except connection.channel_errors as error:
-            if NOT_FOUND in (getattr(error, "code", None), getattr(error, "reply_code", None)):
+            if getattr(error, "code", None) in NOT_FOUND or getattr(error, "reply_code", None) in NOT_FOUND:
                 return 0  # on Redis an empty queue is not there
             raise

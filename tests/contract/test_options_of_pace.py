@@ -95,6 +95,13 @@ def test_option_source_key(turning: Callable[..., Any]) -> None:
 
 
 @ENDS_THREADS
+def test_a_queue_that_is_not_there_is_empty(turning: Callable[..., Any]) -> None:
+    """Redis has no key for an empty queue, and a new broker no queue: the gate of its depth is open."""
+    _, clock = turning(lambda: [(1,)], max_queue_depth=1)
+    assert clock.until_polled("deliver")[0].status == "enqueued"
+
+
+@ENDS_THREADS
 def test_option_max_queue_depth(turning: Callable[..., Any]) -> None:
     """From so many messages on the unit is not polled."""
     perpetual, clock = turning(nothing, max_queue_depth=1)
