@@ -1,6 +1,7 @@
 """How was each endpoint treated? The receiver's record, and what celery-perpetual says."""
 
 import sqlite3
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ from receiver import PAUSE
 from webhooks.models import Delivery, Endpoint
 from webhooks.receipts import confirm
 from webhooks.seeding import CUSTOMERS, DOWN, NO_TOKEN, PRESSED, WRONG_TOKEN, slug_of
+
+#: How often the units are read, a tenth of a second apart, until none of them is in the middle of a poll.
+TRIES = 30
 
 
 @dataclass
@@ -89,7 +93,7 @@ def read_treatments(record: Path) -> Treatments:
     """From the receiver's record, the table and the store."""
     from outbox_site.celery import perpetual
 
-    units = {unit.tenant: unit for unit in perpetual.units() if unit.task == confirm.name}
+    units = units_between_polls()
     asked = read_asked(record)
     found = {}
     for name in Endpoint.objects.order_by("pk").values_list("name", flat=True):
@@ -102,6 +106,18 @@ def read_treatments(record: Path) -> Treatments:
         )
     done = Delivery.objects.filter(state=Delivery.State.DELIVERED)
     return Treatments(done.count(), done.exclude(confirmed_at=None).count(), found)
+
+
+def units_between_polls() -> dict[str, Any]:
+    """The units by tenant. While a poll is under way its unit is active, however the last one has ended."""
+    from outbox_site.celery import perpetual
+
+    for _ in range(TRIES):
+        units = {unit.tenant: unit for unit in perpetual.units() if unit.task == confirm.name}
+        if not any(u.state == "active" and u.last_poll and u.last_poll.status == "failed" for u in units.values()):
+            break
+        time.sleep(0.1)
+    return units
 
 
 def read_asked(record: Path) -> dict[str, list[tuple[float, int]]]:
