@@ -107,11 +107,11 @@ def test_a_beat_inside_of_a_worker_leads_and_polls(
         ledger.record(slot)
 
     @app.task
-    def entry():
+    def sent():
         ledger.record("", "entry")
 
     app.conf.redbeat_redis_url = app.conf.broker_url
-    app.conf.beat_schedule = {"often": {"task": "proj.entry", "schedule": 0.5}}
+    app.conf.beat_schedule = {"often": {"task": "proj.sent", "schedule": 0.5}}
     """
     if base == "perpetual_django":
         with DjangoSite(project, monkeypatch, dedent(source), **LEADER) as site:
