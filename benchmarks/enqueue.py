@@ -85,7 +85,7 @@ class Enqueue:
         chunks = -(-items // CHUNK)
         assert done["rpush"] == chunks, done
         # Each chunk: its keys looked up, its records staged, its messages published.
-        assert done["evalsha"] <= 3 * chunks + 4, done
+        assert done["evalsha"] <= 3 * chunks + 6, done
         if not self.rabbit:
             assert self.waiting() - before == items
             # One push per chunk, and the outcome's.
