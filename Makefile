@@ -21,8 +21,8 @@ demo: .venv/demo.stamp ## the example project's main job, with faults, checked; 
 example: .venv/demo.stamp ## the same, left running to play with
 	cd example_project && ../$(BIN)/python demo.py --keep
 
-test: .venv/dev.stamp ## all tests, on private servers; about eleven minutes on two cores
-	@echo "about eleven minutes on two cores; a dot is a test"
+test: .venv/dev.stamp ## all tests, on private servers; about ten minutes on two cores
+	@echo "about ten minutes on two cores; a dot is a test"
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 long: .venv/dev.stamp ## the tests that last for half a minute and more
