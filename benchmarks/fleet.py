@@ -25,7 +25,7 @@ seen: array[float] = array("d")
 
 @atexit.register
 def write() -> None:
-    """What this process has seen, when it ends."""
+    """Write the polls that this process has seen, when it ends."""
     if seen:
         FILE.write_bytes(seen.tobytes())
 

@@ -33,7 +33,7 @@ class Row:
     more_is_better: bool = True
     detail: dict[str, Any] = field(default_factory=dict)
     text: str = ""
-    """What the table shows instead of a number that was not reached."""
+    """The text that the table shows instead of a number that was not reached."""
 
     @property
     def verdict(self) -> str:

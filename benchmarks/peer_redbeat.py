@@ -24,7 +24,7 @@ SCHEDULER.setup_schedule()
 
 @app.task(name="peer.nothing", ignore_result=True)
 def nothing() -> None:
-    """What the entries send."""
+    """The task that the entries send."""
 
 
 def entry(n: int) -> RedBeatSchedulerEntry:

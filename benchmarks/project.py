@@ -65,5 +65,5 @@ unkeyed = [make(f"unkeyed-{n}", keyed=False) for n in range(ROUNDS)]
 
 @app.task(name="bench.plain", ignore_result=True, shared=False)
 def plain(name, n):
-    """What an ``apply_async`` loop sends."""
+    """The task that an ``apply_async`` loop sends."""
     ran(name, n)

@@ -166,7 +166,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @dataclass
 class Taken:
-    """What became of one task."""
+    """The end of one task."""
 
     seconds: float | None
     """Until its second start; None = there was none in time."""

@@ -1,4 +1,4 @@
-"""What the sweep costs the server per lease of a dead worker, among few and among many leases of the living.
+"""Measure the cost of the sweep to the server per lease of a dead worker, among few and many leases of the living.
 
 The server's clock goes on while it is not scheduled, so what counts is the CPU that the kernel accounts to its threads,
 also of each single call; what the server's own clock says is shown too.
@@ -68,7 +68,7 @@ def measure(*, few: int, many: int, rounds: int) -> list[Row]:
 
 @dataclass
 class Swept:
-    """What one sweep cost the server."""
+    """The cost of one sweep to the server."""
 
     cpu: float
     """Microseconds of CPU per lease."""
@@ -81,7 +81,7 @@ class Swept:
 
 
 class Gathered:
-    """What a worker's process asks, gathered in a pipeline."""
+    """The questions of a worker's process, gathered in a pipeline."""
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = pipe
@@ -106,7 +106,7 @@ class Leased:
         with ExitStack() as stack:
             self._server = stack.enter_context(bench_server())
             app = Celery("sweep", broker=self._server.url, set_as_current=False)
-            # Nobody reports here: who lives, lives for longer than the bench runs.
+            # No worker reports here: the living ones live for longer than the bench runs.
             app.conf.perpetual_lease_ttl = 86_400
 
             def work() -> None:

@@ -106,7 +106,7 @@ def cpu_of(pid: int) -> float:
 
 
 def item(n: int) -> int:
-    """What a poll finds; its body runs in the worker's module."""
+    """The task of the items; its body runs in the worker's module."""
     return n
 
 

@@ -18,7 +18,7 @@ VICTIM = WORKERS[0]
 REPLACEMENT = "worker-3"
 #: Looks in a row: between two tasks a worker executes nothing.
 TRIES = 5
-#: What beat logs of messages that are back in their queue, up to their number.
+#: Lines of beat's log about messages that are back in their queue, up to their number.
 PUT_BACK = re.compile(
     re.escape(DELIVERIES_RESTORED.phrase.partition("%(tasks)s")[0]).replace(re.escape("%(count)s"), r"(\d+)")
 )
@@ -26,7 +26,7 @@ PUT_BACK = re.compile(
 
 @dataclass(frozen=True)
 class Kill:
-    """Who was killed, when by the store's clock, and which tasks it was executing."""
+    """The killed worker, the time of its death by the store's clock, and the tasks that it was executing."""
 
     worker: str
     pid: int
@@ -37,7 +37,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Recovery:
-    """What celery-perpetual did about it, by its own events."""
+    """Measures of celery-perpetual after the accident, by its own events."""
 
     tasks: frozenset[str] = frozenset()  # sent again under their ids
     seconds: float | None = None  # from the kill until the last of them had been sent again

@@ -158,7 +158,7 @@ def run(stage: Stage, options: Options, deadline: float) -> int:
 
 
 def look_further(stage: Stage) -> None:
-    """What the product itself says, asked while it still runs."""
+    """Ask the product itself while it still runs."""
     for arguments in (["units"], ["why", TASK]):
         command = stage.celery("perpetual", *arguments)
         print(f"\n$ celery -A outbox_site perpetual {' '.join(arguments)}", flush=True)

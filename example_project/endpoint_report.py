@@ -18,7 +18,7 @@ TRIES = 30
 
 @dataclass
 class Treatment:
-    """What became of one endpoint."""
+    """The deliveries of one endpoint."""
 
     name: str
     state: str
@@ -26,7 +26,7 @@ class Treatment:
     asked: list[float]
     """When it was asked for receipts, by its own record; time.time()."""
     statuses: list[int]
-    """What it answered."""
+    """Its answers."""
     polls: Counter[str]
     """How its polls ended: status, with gate or class of the error."""
 
@@ -47,7 +47,7 @@ class Treatments:
         ]
 
     def complaints(self) -> list[str]:
-        """What should not be so."""
+        """Facts that should not be so."""
         found = []
         if self.confirmed != self.delivered:
             found.append(f"{self.delivered - self.confirmed} deliveries were not confirmed by their endpoints")

@@ -1,4 +1,4 @@
-"""What the demo shows while it runs: a bar on a terminal, plain lines elsewhere."""
+"""Progress of the demo while it runs: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time

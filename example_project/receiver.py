@@ -58,7 +58,7 @@ def slow(delivery_id: int) -> bool:
 
 
 class Record:
-    """What arrived, written before it is answered: an accepted delivery is always on record."""
+    """Deliveries that arrived, written before they are answered: an accepted delivery is always on record."""
 
     def __init__(self, path: Path, suppress: bool) -> None:
         self._lock = threading.Lock()

@@ -20,7 +20,7 @@ SHOWN = 10  # ids named in a complaint
 
 @dataclass
 class Comparison:
-    """What the receiver has on record against what the table says, by delivery id."""
+    """Records of the receiver against those of the table, by delivery id."""
 
     items: int
     delivered: int

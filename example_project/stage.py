@@ -48,7 +48,7 @@ class Stage:
         return self.folder / "receiver.sqlite3"
 
     def environment(self) -> dict[str, str]:
-        """What a command needs to speak to this demo."""
+        """Settings that a command needs to speak to this demo."""
         found = {"OUTBOX_DB": str(self.folder / "outbox.sqlite3"), "REDIS_URL": self.broker_url, **HASTE}
         if self.namespace:
             found["OUTBOX_NAMESPACE"] = self.namespace

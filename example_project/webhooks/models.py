@@ -22,7 +22,7 @@ class Endpoint(models.Model):
 
 
 class Digest(models.Model):
-    """What was delivered to one endpoint on one day."""
+    """Deliveries to one endpoint on one day."""
 
     endpoint = models.ForeignKey(Endpoint, on_delete=models.CASCADE, related_name="digests")
     slot = models.DateTimeField()

@@ -1,4 +1,4 @@
-"""What the endpoints say they have got: each endpoint is asked for its receipts, as a tenant of one perpetual task.
+"""Receipts of the endpoints: each endpoint is asked for them, as a tenant of one perpetual task.
 
 Endpoints are other people's programs. One is down, another one asks for a pause, a third has no token yet, the token of
 a fourth is wrong. Nothing here handles that, but for one rule: each endpoint is backed off, waited for or paused by

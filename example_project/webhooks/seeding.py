@@ -14,7 +14,7 @@ DOWN, PRESSED, NO_TOKEN, WRONG_TOKEN = "Falcon Freight", "Granite Gym", "Hazel H
 CURRENCIES = ["EUR", "USD", "GBP", "CHF"]
 CARRIERS = ["DHL", "UPS", "La Poste", "Royal Mail"]
 STEPS = ["picked_up", "in_transit", "out_for_delivery", "delivered"]
-#: Nobody listens there.
+#: No server listens there.
 NOBODY = "http://127.0.0.1:1"
 GOODS = ["espresso beans 1 kg", "bicycle bell", "notebook A5", "rain jacket", "desk lamp"]
 EPOCH = datetime(2026, 1, 5, 8, 0, tzinfo=timezone.utc)

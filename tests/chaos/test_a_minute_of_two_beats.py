@@ -50,7 +50,7 @@ if "BASE" not in os.environ:
     }
 """
 NAMES = "abc"
-#: What may be missing where the lead changes: the term of the lost leader, a tick, and the entry's own second.
+#: Most that may be missing where the lead changes: the lost leader's term, a tick, and the entry's own second.
 TAKE_OVER = TTL + 1 + 1 + MACHINE
 
 
@@ -113,7 +113,7 @@ def test_a_minute(
         of_first = [m.headers["sent_at"] for m in queued(store_redis, name) if m.pid == first.pid]
         assert not [at for at in of_first if woken - 1 < at < killed]
     assert_a_grid(proj, "poll", 2 * TAKE_OVER)
-    # What was missed is caught up.
+    # Missed slots are caught up.
     assert_a_grid(proj, "routine", 0)
     with Console(proj) as console:
         assert console(f"perpetual.routines.get({routine!r}).state") in ("active", "running")

@@ -48,7 +48,7 @@ def warm_up():
 """
 
 TIMEOUT = 1.0
-#: What a busy machine may add.
+#: Seconds that a busy machine may add.
 SLACK = 1.0
 
 POOLS = pytest.mark.parametrize("pool", ["prefork", "threads"])

@@ -1,4 +1,4 @@
-"""What user code does in a poll delays its own unit and nothing else, and the outcome says what it did."""
+"""User code that misbehaves in a poll delays its own unit and nothing else, and the outcome says why."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def test_a_body_computes_for_two_lease_times(project: Callable[..., Project], po
 
 @pytest.mark.parametrize("pool", ["gevent", pytest.param("eventlet", marks=pytest.mark.matrix)])
 def test_a_worker_whose_body_computes_is_killed(project: Callable[..., Project], pool: str) -> None:
-    """What proves its life dies with it."""
+    """The thread that proves a worker's life dies with it."""
     need(pool)
     proj = project(SOURCE, **SETTINGS)
     proj.beat().ready()

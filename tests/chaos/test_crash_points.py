@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 UNIT = "perpetual:u:perpetual:proj.visit"
 ITEM_KEYS = "perpetual:keys:perpetual:proj.visit"
 
-#: What is to be done are the numbers below TOTAL; each poll brings the next SIZE of them.
+#: The work are the numbers below TOTAL; each poll brings the next SIZE of them.
 SOURCE = """
 def numbers(poll):
     start = poll.cursor or 0
@@ -292,7 +292,7 @@ def test_a_batch_that_publishes_itself_is_enqueued_at_least_once(
     times = Counter(message.id for message in messages)
     assert max(times.values()) <= 2
     again, most = len(messages) - size, (ITSELF if size == 1200 else ITSELF_SMALL)[point]
-    # What was being written when the process died may have arrived or not.
+    # A message that was being written when the process died may have arrived or not.
     assert 0 <= again <= most if point.startswith("message") else again == most
     assert store_redis.hgetall(ITEM_KEYS) == {str(number): id_ for id_, number in numbers.items()}
     assert int(store_redis.hget(UNIT, "inflight") or 0) == size

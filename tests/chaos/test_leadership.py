@@ -65,7 +65,7 @@ def test_each_slot_has_one_batch_while_leaders_are_killed_and_frozen(
     assert grid == pytest.approx([round(number) for number in grid])
     gaps = [later.claimed - earlier.claimed for earlier, later in pairwise(messages)]
     assert max(gaps) < TTL + 1 + MACHINE, gaps
-    # What the woken one claimed or tried to claim after its term counted for nothing.
+    # Claims of the woken one after its term, made or tried, counted for nothing.
     assert max(message.claimed for message in messages if message.pid == frozen.pid) <= frozen_at
     polls = events(store_redis, "poll")
     assert sum(poll["count"] for poll in polls) == len(messages)

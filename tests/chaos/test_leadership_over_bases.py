@@ -82,7 +82,7 @@ def test_entries_are_sent_once_through_a_freeze_and_a_kill(
         gaps = [later - earlier for earlier, later in pairwise(found)]
         assert min(gaps) > 0.8, (name, gaps)
         assert max(gaps) < 1 + TTL + 1 + MACHINE, (name, gaps)
-        # What is missing is missing around the two losses of the lead.
+        # Slots are missing only around the two losses of the lead.
         assert sum(gap > 1 + MACHINE for gap in gaps) <= 2, (name, gaps)
     of_first = [m.headers["sent_at"] for m in queued(store_redis, "a") if m.pid == first.pid]
     assert not [at for at in of_first if woken - 1 < at < killed]

@@ -79,7 +79,7 @@ def test_a_result_is_there_when_its_end_is(project: Callable[..., Project], redi
     "point", ["lost.sent", "lost.sending:2", pytest.param("lost.sending", marks=pytest.mark.matrix)]
 )
 def test_a_leader_that_dies_while_it_sends_lost_tasks(project: Callable[..., Project], point: str) -> None:
-    """What it has not sent, the next leader sends; what it has sent is not sent again."""
+    """Tasks that it has not sent, the next leader sends; those that it has sent are not sent again."""
     proj = project(SIX, **SETTINGS)
     leader = proj.beat(env={"PERPETUAL_CRASH_AT": point}).ready()
     victim = proj.worker().ready()

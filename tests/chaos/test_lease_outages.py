@@ -98,7 +98,7 @@ def test_a_store_that_stands_still_does_not_hold_up_what_a_worker_receives(
 
 
 def test_the_only_machine_is_dead_for_a_while(project: Callable[..., Project]) -> None:
-    """Nobody was in contact with the store, which was never away: the lost task runs again within a lease time."""
+    """No worker was in contact with the store, which was never away: the lost task runs again within a lease time."""
     lease = {"perpetual_lease_ttl": 8, "perpetual_heartbeat_interval": 1, "perpetual_store_timeout": 1}
     proj = project("ITEMS = 1\n" + TASKS, **{**SETTINGS, **lease})
     beat = proj.beat().ready()

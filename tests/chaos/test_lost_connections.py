@@ -104,7 +104,7 @@ def test_a_lease_of_another_delivery_than_the_one_that_waits(project: Callable[.
 
 @ANY_BROKER
 def test_queues_that_come_and_go(project: Callable[..., Project], broker: dict[str, Any]) -> None:
-    """What a worker has received of a queue that it does not consume any more it still runs, once, under leases."""
+    """Tasks that a worker has received of a queue that it left still run, once, under leases."""
     proj = project("ITEMS = 0\n" + TASKS, **SETTINGS, **broker)
     worker = proj.worker(concurrency=1).ready()
 

@@ -170,7 +170,7 @@ def test_a_worker_that_is_stopped(
 
 @ANY_BROKER
 def test_a_warm_shutdown_loses_nothing(project: Callable[..., Project], broker: dict[str, Any]) -> None:
-    """What runs is waited for, what was only received goes back; no lease is lost, and the worker says goodbye."""
+    """A stopped worker waits for running tasks and gives received ones back; no lease is lost, and it says goodbye."""
     proj = project(SIX, **SETTINGS, **broker)
     proj.beat().ready()
     victim = proj.worker().ready()
@@ -191,7 +191,7 @@ def test_a_warm_shutdown_loses_nothing(project: Callable[..., Project], broker: 
 
 @ANY_BROKER
 def test_a_soft_shutdown_costs_no_recovery(project: Callable[..., Project], broker: dict[str, Any]) -> None:
-    """What does not end within the time that is left is stopped, comes back, and nobody is to blame."""
+    """A task that does not end within the time that is left is stopped, comes back, and counts no recovery."""
     proj = project(SIX, **SETTINGS, **broker, worker_soft_shutdown_timeout=1)
     proj.beat().ready()
     victim = proj.worker().ready()

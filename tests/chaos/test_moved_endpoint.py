@@ -43,7 +43,7 @@ def fail_over(old: EmbeddedServer, new: EmbeddedServer) -> None:
 def test_everybody_follows_the_address(
     project: Callable[..., Project], redis_url: str, private_redis: Callable[..., EmbeddedServer], pool: str
 ) -> None:
-    """Nobody cuts the connections to the old primary: beat, worker and a wait go on at the new one all the same."""
+    """Connections to the old primary stay open: beat, worker and a wait go on at the new one all the same."""
     old, new = (private_redis(options={"repl-diskless-sync-delay": "0"}) for _ in range(2))
     with (
         redis.Redis.from_url(old.url) as before,

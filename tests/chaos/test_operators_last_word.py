@@ -1,4 +1,4 @@
-"""What an operator decides about a task that runs is seen by the very next end, not by the next heartbeat."""
+"""The very next end of a running task heeds an operator's decision, without waiting for a heartbeat."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def done(proj: Project) -> set[int]:
 
 
 def in_flight(proj: Project) -> int:
-    """What the unit's room is told."""
+    """Return how many items count in the unit's room."""
     return int(proj.redis.hget("perpetual:u:perpetual:proj.work", "inflight") or 0)
 
 

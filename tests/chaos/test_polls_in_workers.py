@@ -105,7 +105,7 @@ def test_polls_in_workers_outlive_the_beat_that_claimed_them(
     first.signal(number)
     first.wait()
     wait_until(lambda: (leader(store_redis) or (0, 0))[0] == second.pid, "the other beat leads")
-    # What the new leader finds open at the next slot it leaves alone.
+    # The new leader leaves alone the polls that it finds open at the next slot.
     led_from = time.time()
     wait_until(lambda: time.time() > led_from + 1.5, "a slot of every unit is over")
     proj.write("released", "")

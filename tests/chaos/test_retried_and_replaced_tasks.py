@@ -141,7 +141,7 @@ def test_a_worker_whose_clock_is_wrong(project: Callable[..., Project], seconds:
 def test_a_task_that_keeps_its_retry_to_itself(
     project: Callable[..., Project], broker: dict[str, Any], redis_url: str
 ) -> None:
-    """What goes on after ``retry(throw=False)``, or swallows it, ends nothing: the last try does, and nothing is left."""
+    """A body that goes on after ``retry(throw=False)``, or swallows it, does not end; its last try does."""
     proj = project(SOURCE, **{**SETTINGS, "result_backend": redis_url}, **broker)
     proj.worker(concurrency=1).ready()
 

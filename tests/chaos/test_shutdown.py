@@ -74,7 +74,7 @@ def check_end(beat: CeleryProcess) -> None:
 
 
 def check_lead_is_free(client: redis.Redis) -> None:
-    """Nobody needs to wait for the end of the lead's time."""
+    """The next beat leads without waiting for the end of the lead's time."""
     assert client.get("perpetual:leader") is None
     assert client.get("perpetual:leader:info") is None
 
@@ -183,7 +183,7 @@ def test_sigterm_at_the_moment_of_the_election(project: Callable[..., Project], 
 
 
 def test_sigterm_while_a_large_batch_is_published(project: Callable[..., Project], store_redis: redis.Redis) -> None:
-    """What was committed and not yet published is published by the next beat, each message once."""
+    """Messages that were committed and not yet published are published by the next beat, each once."""
     proj = project(
         """
         def find():

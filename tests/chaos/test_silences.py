@@ -100,7 +100,7 @@ if os.environ.get("OLD_CODE"):
 
 @control_command(name="cut")
 def cut(state):
-    # What Celery does not hear of: the consumer of its channel is gone.
+    # A loss that Celery does not hear of: the consumer of its channel is gone.
     state.consumer.call_soon(state.consumer.task_consumer.cancel_by_queue, "celery")
     return {"ok": "cut"}
 """

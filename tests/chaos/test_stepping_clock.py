@@ -99,7 +99,7 @@ def come_again(proj: Project, names: set[str], when: str) -> None:
 def test_everything_goes_on_through_steps_of_the_stores_clock(
     project: Callable[..., Project], stepping_redis: SteppingServer
 ) -> None:
-    """What was stored while the clock was ahead holds nothing up, and what ran keeps its lease and ends once."""
+    """Times that were stored while the clock was ahead hold nothing up; a running task keeps its lease, ends once."""
     proj = project(SOURCE, store=stepping_redis.url, **SETTINGS)
     proj.beat().ready()
     proj.worker(pool="threads", concurrency=4).ready()

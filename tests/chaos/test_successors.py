@@ -74,7 +74,7 @@ def hands_on(self, way, part):
 def test_whoever_dies_while_it_hands_its_id_on(
     project: Callable[..., Project], broker: dict[str, Any], redis_url: str
 ) -> None:
-    """What follows runs with its own arguments, once, and never beside its predecessor; there is one end for each."""
+    """Each follower runs with its own arguments, once, and never beside its predecessor; there is one end for each."""
     proj = project(SOURCE, **{**SETTINGS, "result_backend": redis_url}, **broker)
     proj.worker(concurrency=4).ready()
 
@@ -85,7 +85,7 @@ def test_whoever_dies_while_it_hands_its_id_on(
     assert {status for _, status in final_ends(proj)} == {"success"}
     assert {end["task"] for end in events(proj, "completion")} == {"proj.hands_on"}
     assert all((proj.folder / f"died {way}").exists() for way in WAYS)
-    # What begins with several messages begins once more, as it is not known which of them are sent.
+    # A successor of several messages begins once more, as it is not known which of them are sent.
     expected = {way: ["in 1", "in 2", "out 2"] for way in WAYS} | {"chord": ["in 1", "in 1", "in 2", "out 2"]}
     assert {way: [row.what for row in proj.rows() if row.id == way] for way in WAYS} == expected
     keys = [f"{PREFIX}:{name}" for name in ("leases", "states", "copies", "resend", "open")]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SIX = f"ITEMS = 6\n{TASKS}"
 
-#: What separates the fields of leases, states, workers and units is an ordinary character in the name of a task.
+#: The character that separates fields of leases, states, workers and units is an ordinary one in a task's name.
 NAMED = """
 def begin(self, what="begin"):
     ledger.record(self.request.id, f"{what} {perpetual.lease_token()}")

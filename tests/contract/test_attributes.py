@@ -81,7 +81,7 @@ def test_attribute_tenants(shop: Callable[..., Perpetual]) -> None:
 
 
 def test_attribute_after_success(shop: Callable[..., Perpetual]) -> None:
-    """What ``after_success`` names is enqueued by the next poll of the unit, once per key; ``next_batch`` waits for it."""
+    """Items of ``after_success`` are enqueued by the unit's next poll, once per key; ``next_batch`` waits for it."""
     perpetual = shop(lambda: [Item((9,), key="9")], after_success=lambda number: [Item((number + 1,), key=number + 1)])
     task = perpetual.app.tasks["deliver"]
     for result in (1, 2, 2):

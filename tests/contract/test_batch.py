@@ -30,7 +30,7 @@ def test_every_accepted_name_has_a_test_of_its_effect() -> None:
 
 
 def test_batch_items(shop: Callable[..., Perpetual]) -> None:
-    """What is in ``Batch.items`` is enqueued."""
+    """The items of ``Batch.items`` are enqueued."""
     assert shop(lambda: Batch([(1,), (2,)])).poll("deliver").count == 2
 
 

@@ -41,7 +41,7 @@ def test_every_accepted_name_has_a_test_of_its_effect() -> None:
 
 
 def test_no_other_name_is_accepted() -> None:
-    """What the code accepts is what the table above lists."""
+    """The code accepts the options that the table above lists, and no others."""
     assert {field.name for field in fields(PerpetualOptions)} == set(OPTIONS)
 
 

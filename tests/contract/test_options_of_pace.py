@@ -81,7 +81,7 @@ def test_option_min_interval(turning: Callable[..., Any], key: str | None) -> No
 
 @ENDS_THREADS
 def test_option_source_key(turning: Callable[..., Any]) -> None:
-    """What a source asks for is remembered under its key, for all units that have it."""
+    """The pace that a source asks for is remembered under its key, for all units that have it."""
 
     def ask() -> Any:
         error = ValueError("later")

@@ -32,7 +32,7 @@ INDEXES = {
 
 
 def members(client: redis.Redis, key: str) -> set[str]:
-    """What an index has, without its times."""
+    """Read an index, without its times."""
     kind = client.type(key)
     if kind == "zset":
         return set(client.zrange(key, 0, -1))
@@ -105,7 +105,7 @@ def test_a_worker_that_is_on_the_list_again_has_time_to_report(
 
 
 def test_entries_without_a_record_go(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
-    """What an index has and no record says is removed; keys of a batch that is being staged stay."""
+    """Entries of an index without a record are removed; keys of a batch that is being staged stay."""
     perpetual, ids = working(shop, store_redis)
     perpetual.rebuild()
     gone, worker = "019b0000-0000-8abc-8abc-abcdffffffff", perpetual.grants.instance.name

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def messages(client: redis.Redis) -> dict[str, dict[str, Any]]:
-    """What waits in the queue: headers by task id."""
+    """Read the messages in the queue: headers by task id."""
     found = [json.loads(message)["headers"] for message in client.lrange("celery", 0, -1)]
     return {headers["id"]: headers for headers in found}
 
@@ -100,7 +100,7 @@ def test_an_item_is_retried_once(shop: Callable[..., Perpetual], store_redis: re
         with pytest.raises(NotFound, match=text):
             perpetual.retry(task_id)
 
-    # What has failed again may be retried again.
+    # An item that has failed again may be retried again.
     finish(perpetual, new, "failure", ValueError("no"))
     store_redis.hset("perpetual:u:perpetual:deliver", mapping={"claim": "other", "claimed": f"1 1 {10**15} manual "})
     assert perpetual.retry(new) is None

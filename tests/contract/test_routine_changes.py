@@ -177,7 +177,7 @@ def test_cleared(world: World, now: datetime) -> None:
 
 
 def test_forgotten_in_the_end(world: World, make_app: Callable[..., Celery], now: datetime) -> None:
-    """What has ended is removed by the cycle after ``perpetual_tombstone_ttl``."""
+    """A routine that has ended is removed by the cycle after ``perpetual_tombstone_ttl``."""
     ended, alive = world.create(at=now), world.create(every=60)
     world.run(limit=1)
     assert world.perpetual.cycle().forgotten == 0

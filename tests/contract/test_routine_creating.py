@@ -27,7 +27,7 @@ def test_what_is_created_is_what_is_read(world: World, now: datetime) -> None:
 
 
 def test_an_id_is_used_once(world: World, now: datetime) -> None:
-    """Whatever has become of the first routine."""
+    """The key counts in every state of the first routine."""
     world.create(at=now, id="mine")
     world.routines.cancel("mine")
 

@@ -1,4 +1,4 @@
-"""What is due and what is listed, in which order, and which questions are refused."""
+"""Lists of routines, due and all: which are in them, in which order, and which questions are refused."""
 
 from __future__ import annotations
 

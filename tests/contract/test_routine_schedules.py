@@ -46,7 +46,7 @@ def moods(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_schedule_that_does_not_answer_pauses_its_routine(
     world: World, now: datetime, monkeypatch: pytest.MonkeyPatch, mood: str, says: str
 ) -> None:
-    """What has run counts, the reason is on record, others go on; when it answers again, resuming goes on too."""
+    """Runs so far count, the reason is on record, others go on; when the schedule answers again, it can be resumed."""
     for name in ("first", "second"):
         world.create(schedule=Moody(), next_run_at=after(now, -1), id=name)
     world.create(every=60, start_at=now, id="other")

@@ -84,7 +84,7 @@ def test_while_everything_is_paused_beat_runs_nothing(world: World, now: datetim
 
 
 def due(runs: DueRuns) -> list[str]:
-    """What a beat would start now."""
+    """List the routines that a beat would start now."""
     found = runs.read()
     assert found is not None
     return [name for name, _ in found.records]

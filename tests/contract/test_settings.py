@@ -44,7 +44,7 @@ def test_every_accepted_name_has_a_test_of_its_effect() -> None:
 
 
 def test_no_other_name_is_accepted() -> None:
-    """What the code accepts is what the table above lists."""
+    """The code accepts the settings that the table above lists, and no others."""
     assert {field.name for field in fields(Settings)} == set(SETTINGS)
 
 
@@ -110,7 +110,7 @@ def test_setting_poll_threads(project: Callable[..., Project], threads: int, tog
                 most = max(most, running)
                 gate.notify_all()
                 gate.wait_for(lambda: most >= together, 5)
-                # Whoever else may start now, would have.
+                # Others that may start now would have started.
                 gate.wait(0.2)
                 running -= 1
             ledger.record(most)
@@ -180,7 +180,7 @@ def test_setting_completions(project: Callable[..., Project], whose: str, announ
     ],
 )
 def test_setting_ttl(shop: Callable[..., Perpetual], raw_redis: redis.Redis, setting: str, key: str) -> None:
-    """What is left of an end stays for as long as its setting says."""
+    """The tombstone of an end stays for as long as its setting says."""
     perpetual = shop(lambda: [(1,)], {f"perpetual_{setting}": 77})
     outcome = perpetual.poll("deliver")
     (task_id,) = outcome.task_ids

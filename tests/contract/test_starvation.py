@@ -262,7 +262,7 @@ def test_an_eta_and_a_retry_are_no_starvation(shop: Callable[..., Perpetual], st
 
 
 def test_a_task_has_thresholds_of_its_own(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
-    """What its option leaves out is as in the app's setting."""
+    """Steps that its option leaves out are as in the app's setting."""
     perpetual = shop(
         lambda: [(1,)],
         {"perpetual_starvation": QUICK},
@@ -331,7 +331,7 @@ def test_setting_max_pool_grow(shop: Callable[..., Perpetual]) -> None:
 
 
 def test_option_starvation(shop: Callable[..., Perpetual]) -> None:
-    """What it says counts for this task instead of ``perpetual_starvation``."""
+    """The option of a task counts for it instead of ``perpetual_starvation``."""
     own = PerpetualOptions(starvation={"notice": 0.05})
     perpetual = shop(lambda: [(1,)], perpetual_options=own)
     perpetual.poll("deliver")
@@ -342,7 +342,7 @@ def test_option_starvation(shop: Callable[..., Perpetual]) -> None:
 def test_a_paused_unit_finishes_the_publishing_of_its_batch(
     shop: Callable[..., Perpetual], store_redis: redis.Redis
 ) -> None:
-    """What a dead process has committed and not wholly published is published while everything is paused."""
+    """A batch that a dead process has committed and not wholly published is published while everything is paused."""
     perpetual = shop(lambda: [(n,) for n in range(600)])
     poll = perpetual.poll("deliver").poll_id
     store_redis.ltrim("celery", 100, -1)

@@ -49,12 +49,12 @@ def poll(proj: Project, times: int) -> list[str]:
 
 
 def told(proj: Project) -> dict[str, list[object]]:
-    """What each batch's message brought; the batches are compared by the caller."""
+    """Read the contents of each batch's message; the caller compares the batches."""
     return {row.id: json.loads(row.what) for row in proj.rows() if row.what not in ("ran", "barrier")}
 
 
 def expected(poll_id: str, items: int) -> list[object]:
-    """What a batch's message must bring: the counters first, then the arguments of its own."""
+    """Compute the contents that a batch's message must have: the counters first, then the arguments of its own."""
     failed = len(range(7, items, 10))
     by_status = {"success": items - failed, **({"failure": failed} if failed else {})}
     counters = {"poll_id": poll_id, "total": items, "by_status": by_status, "finished": True, "timed_out": False}
@@ -65,8 +65,8 @@ def check(proj: Project, polls: list[str], items: int) -> None:
     """Every batch was told once, and with its own counters; nothing waits any more."""
     wait_until(lambda: told(proj).keys() >= set(polls), "every batch is told", timeout=60)
     wait_until(lambda: proj.redis.zcard("perpetual:batches") == 0, "nothing waits to be sent")
-    # Whatever was sent before this one has been received before it. The workers stay: a message that is given back at
-    # a shutdown would be received twice though it was sent once.
+    # Messages that were sent before this one have been received before it. The workers stay: a message that is given
+    # back at a shutdown would be received twice though it was sent once.
     proj.run_python("import proj; proj.barrier.delay()")
     wait_until(lambda: proj.rows("barrier"), "all messages have been received")
     messages = [f"{each[:28]}fffffffe" for each in polls]

@@ -1,4 +1,4 @@
-"""What `celery beat` offers works as without us: help, banner, pid file, longest interval, answers to a ping."""
+"""The command `celery beat` works as without us: help, banner, pid file, longest interval, answers to a ping."""
 
 from __future__ import annotations
 

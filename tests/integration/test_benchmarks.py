@@ -13,7 +13,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def run(*arguments: str) -> str:
-    """What a program of the benchmarks prints."""
+    """Run a program of the benchmarks and return its output."""
     done = subprocess.run(
         [sys.executable, *arguments], cwd=BENCHMARKS, capture_output=True, text=True, timeout=60, check=False
     )

@@ -96,7 +96,7 @@ def test_tables_for_people_name_state_and_reason(shop):
 
 
 def test_an_unreachable_store_is_one_line_and_exit_code_two(project):
-    """Nobody gets a traceback for a server that is down, or sees its password."""
+    """No command prints a traceback for a server that is down, or its password."""
     shop = project(SOURCE, store="redis://:secret@127.0.0.1:1/0")
 
     code, out, err = run(shop, "units")

@@ -1,4 +1,4 @@
-"""What a completion brings along: annotations, results and errors."""
+"""Contents of a completion: annotations, results and errors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_results_of_up_to_eight_kib_come_along(shop):
 
 
 def test_short_arguments_of_items_come_along(watched_app):
-    """Whatever JSON can say of them; others, and those of a task that is no item, are null."""
+    """Arguments that JSON can say are in it; others, and those of a task that is no item, are null."""
     one = watched_app()
     rows = [
         Item((17,), {"again": False}, key=17), Item((["ä", {"x": [1.5, None]}],), key='%s \\ "quoted"'),

@@ -169,7 +169,7 @@ def test_a_run_that_the_database_did_not_take_is_not_repeated(rows: Callable[...
 
 
 def test_the_heap_has_each_row_once(rows: Callable[..., Rows]) -> None:
-    """Whatever is changed between the ticks; a start time that comes is heeded, and a row that is not due blocks none."""
+    """Rows may change between the ticks; a start time that comes is heeded, and a row that is not due blocks none."""
     site = rows()
     site.run("row('a', interval=interval(1))")
     site.run("row('b', interval=interval(3600))")

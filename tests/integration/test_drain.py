@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def resumed(shop: HeldTasks):
-    """Whatever the test has paused goes on afterwards."""
+    """Resume at the end everything that the test has paused."""
     yield
     shop.perpetual.resume(everything=True)
 

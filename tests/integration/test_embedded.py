@@ -70,7 +70,7 @@ def test_two_servers_have_nothing_in_common(private_redis: Callable[..., Embedde
 )
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
 def test_it_ends_with_its_owner(then: str, number: signal.Signals) -> None:
-    """Whatever signal ends the owner, the server goes too and leaves no files, even when it was frozen."""
+    """Every signal that ends the owner ends the server, too, which leaves no files, even when it was frozen."""
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER.format(then=then)],
         cwd=PACKAGE_ROOT,

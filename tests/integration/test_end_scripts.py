@@ -120,7 +120,7 @@ def test_an_end_that_is_sent_twice_changes_nothing_the_second_time(world: World,
 
 @pytest.mark.parametrize("head", [None, ""], ids=["announced", "silent"])
 def test_the_last_end_asks_again_for_the_batchs_message_until_that_is_sent(world: World, head: str | None) -> None:
-    """Whoever repeats the last end is told to send the message: the reply that said so may have got lost."""
+    """A repeated last end is answered with the message to send once more: the first reply may have got lost."""
     changed = {} if head is None else {"head": head}
     world.commit(on_done=True)
     assert [world.finish(0, **changed), world.finish(1, **changed)] == [FIRST, FIRST]

@@ -39,7 +39,7 @@ def test_batches_that_cannot_be_published_hold_up_no_other(project: Callable[...
     """More batches than one pass looks at fail at the head of the outbox; the one behind them is published."""
     proj = project(SOURCE)
     with Console(proj) as console:
-        # What no record can explain: the batch's own key is of a wrong type.
+        # No record can explain this: the batch's own key is of a wrong type.
         for n in range(120):
             poll = f"bad{n}"
             proj.redis.set(KEYS.poll(poll), "of a wrong type")

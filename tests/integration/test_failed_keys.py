@@ -44,7 +44,7 @@ class Rows:
 
     def fail(self, task_id: str, status: str = "failure", error: Exception | None = None) -> None:
         finish(self.one.perpetual, task_id, status, error)
-        # What ended in the millisecond in which a poll begins is a duplicate.
+        # An end in the millisecond in which a poll begins makes a duplicate.
         ended, store = self.one.perpetual.store.now(), self.one.perpetual.store
         wait_until(lambda: store.now() > ended, "the store's clock goes on", interval=0.0005)
 
@@ -191,7 +191,7 @@ def test_the_limit_counts_in_what_is_left_out(one: WatchedApp) -> None:
 
 
 def test_the_limit_is_bounded_by_the_room(one: WatchedApp) -> None:
-    """What is in flight takes room, and is read once more."""
+    """An item in flight needs room, and is read once more."""
     rows = Rows(one, rows=20, max_in_flight=8)
     counts = [rows.poll().count, rows.poll().status]
 
@@ -206,7 +206,7 @@ def test_the_limit_is_bounded_by_the_room(one: WatchedApp) -> None:
 
 @pytest.mark.parametrize("end", ["cancel", "fail"])
 def test_an_operators_end_holds_the_key_until_it_is_allowed(one: WatchedApp, end: str) -> None:
-    """Whatever the option says; with ``once`` the next poll enqueues it again. The task may be given as AsyncResult."""
+    """It parks the key also without the option; with ``once`` the next poll enqueues it again. It takes AsyncResult."""
     rows = Rows(one, rows=2, retries=None)
     ends = {"cancel": one.perpetual.cancel, "fail": partial(one.perpetual.fail, reason="bad row")}[end]
     held, free = rows.poll().task_ids

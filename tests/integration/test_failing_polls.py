@@ -38,7 +38,7 @@ class Source:
 
 
 class Pressed(Exception):
-    """What a client raises whom the other side asks to wait."""
+    """An error of a client whose other side asks it to wait."""
 
     retryable = True
 

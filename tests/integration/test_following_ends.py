@@ -51,7 +51,7 @@ def pending(shop: HeldTasks, group: str) -> int:
 
 
 def whats(shop: HeldTasks, task_id: str) -> list[str]:
-    """What consumers recorded about a task."""
+    """Read the records that consumers made about a task."""
     return [row.what for row in shop.project.rows() if row.id == task_id]
 
 
@@ -65,7 +65,7 @@ def run(shop: HeldTasks, *results: object) -> list[str]:
 
 
 def test_subscribe_tells_every_end_from_its_call_on(shop):
-    """What ends between the call and the first iteration is told too; what ended before it is not."""
+    """An end between the call and the first iteration is seen, too; an earlier end is not."""
     run(shop, "before")
     live = shop.perpetual.subscribe()
 

@@ -28,7 +28,7 @@ SELDOM = ("store in another database", "other defaults")
     "name", [pytest.param(each, marks=pytest.mark.matrix if each in SELDOM else ()) for each in CONFIGURATIONS]
 )
 def test_polled_messages_are_celerys_own(pair: Callable[..., Pair], name: str) -> None:
-    """Whatever a task, an item, a route or the configuration says, the broker gets the same bytes."""
+    """The broker gets the same bytes, for everything that a task, an item, a route or the configuration can say."""
     # As a pickled link is among the rare ones below.
     cases = "CASES" if name != "other defaults" else "{n: case for n, case in CASES.items() if 'link' not in case[3]}"
 

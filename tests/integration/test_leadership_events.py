@@ -1,4 +1,4 @@
-"""What a beat reports of its lead: one event for each change, whichever way it comes."""
+"""Events of a beat's lead: one for each change, whichever way it comes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator sees of leases and does about them, by the command line and by Python, with real workers."""
+"""Leases as an operator sees and changes them, by the command line and by Python, with real workers."""
 
 from __future__ import annotations
 

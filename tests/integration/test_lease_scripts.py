@@ -1,4 +1,4 @@
-"""What single calls of the scripts of leases leave behind, beyond that a repeated one changes nothing."""
+"""Single calls of the scripts of leases, and the keys that they leave; repeated calls are tested elsewhere."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_sweep_parks_fewer_at_once_and_all_in_the_end(world: LeaseWorld) -> No
 
 @pytest.mark.parametrize("odd", ["", "<bound method Mine.on_lost of 'a b'>", "REQUEUE-1%s"])
 def test_what_a_lease_says_oddly_does_not_stop_the_sweep(world: LeaseWorld, odd: str) -> None:
-    """Whatever an app has put there, its worker's leases are taken; and of tasks of others it is not asked."""
+    """A worker's leases are taken whichever app put them there; tasks of other apps are not looked up."""
     world.begun("n1", "odd task", on_lost=odd)
     world.begun("n2", "another")
     world.redis.zadd(world.keys.workers, {ONE: 1})
@@ -93,7 +93,7 @@ def test_a_worker_may_have_received_any_number_of_messages(world: LeaseWorld) ->
 
 
 def test_a_token_is_larger_than_all_before(world: LeaseWorld) -> None:
-    """Whoever executes a task later has the larger token."""
+    """The later execution of a task has the larger token."""
     world.begun()
     tokens = [int(world.run("start", world.start())[1])]
     for n in range(3):

@@ -236,7 +236,7 @@ def test_a_poll_that_hangs_holds_up_no_end_and_no_other_poll(
 
 
 def test_a_batch_is_stored_by_its_own_thread(redis_url: str, poll_threads: Callable[..., PollThreads]) -> None:
-    """What enqueues is committed before its poll counts as ended."""
+    """A poll that enqueues commits its items before it counts as ended."""
     shop = Shop(redis_url, lambda: [Item((1,), key=False)])
     shop.redis.flushdb()
     threads = poll_threads(shop.runner.poll, 2)

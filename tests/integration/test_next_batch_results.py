@@ -1,4 +1,4 @@
-"""What a poll does with everything that next_batch may return: items, keys, room and cursors."""
+"""Everything that next_batch may return, and how its poll ends: items, keys, room and cursors."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_wrong_result_is_an_error_and_enqueues_nothing(polls: ScriptedPolls, s
 def test_an_awkward_reason_is_stored_like_any_other(
     polls: ScriptedPolls, store_redis: redis.Redis, says: str, status: str
 ) -> None:
-    """Whatever the text, the poll ends with its outcome, which can be read and does not fill the store."""
+    """The poll ends with its outcome for every text of an error; it can be read and does not fill the store."""
     outcome = polls.poll(says)
 
     assert outcome["status"] == status

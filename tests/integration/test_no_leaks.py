@@ -102,7 +102,7 @@ def batched(row): ...
 seen = set()
 
 def more(result):
-    # What follows is found once, and has nothing behind it.
+    # A follow-up is found once, and has nothing behind it.
     return [Item(("followed",), key="followed")] if result == "first" else None
 
 def fan_out(poll):
@@ -179,7 +179,7 @@ PATTERNS = {
 
 
 def complaints(client: redis.Redis) -> list[str]:
-    """What is wrong with the keys that are there now, when nothing is in flight."""
+    """List the faults of the keys that are there now, when nothing is in flight."""
     rows, found = table(), []
     for key in sorted(client.scan_iter(f"{PREFIX}*", count=1000)):
         name, kind = row_of(key.removeprefix(f"{PREFIX}:"), rows), client.type(key)
@@ -270,7 +270,7 @@ def test_after_a_full_round_nothing_is_left_behind(project: Callable[..., Projec
     assert proj.redis.llen(f"{PREFIX}:polls:perpetual:proj.fetch") <= 5
 
 
-#: Who may be in which key that stays: names, or the most entries where those are names of the package's own.
+#: Owners that may be in a key that stays: names, or the most entries where those are names of the package's own.
 OWNERS: dict[str, set[str] | int] = {
     "marks": 1, "units": set(UNITS), "due": set(UNITS), "cursors": set(UNITS), "tenants:{task}": {"acme", "shop"},
     # Rows 1, 3 and 4 fail; three items expire.
@@ -290,7 +290,7 @@ def members(client: redis.Redis, key: str) -> set[str]:
 
 
 def strays(client: redis.Redis) -> dict[str, set[str]]:
-    """What is in keys without a TTL, and belongs to nobody that is there."""
+    """List the entries of keys without a TTL that belong to nothing that is there."""
     found = {}
     for key in client.scan_iter(f"{PREFIX}*", count=1000):
         name = row_of(key.removeprefix(f"{PREFIX}:"), PERMANENT)
@@ -318,7 +318,7 @@ def complaints_about_types(client: redis.Redis) -> list[str]:
 
 
 def test_a_batch_that_cannot_be_published_does_not_hold_up_others(project: Callable[..., Project]) -> None:
-    """What user code keeps from being sent is parked: no batch stays in the outbox, and what is mended is sent."""
+    """Items that user code keeps from being sent are parked: no batch stays in the outbox, and a mended one is sent."""
     proj = project(
         """
         broken = {"proj.first", "proj.second"}

@@ -1,4 +1,4 @@
-"""What leads a poll off the fast road: wherever a message may differ, Celery builds each one."""
+"""Polls for which Celery builds each message: all those whose messages may differ."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_patched_producer_is_used(watched_app: Callable[..., WatchedApp], monk
 def test_a_header_that_changes_is_noticed(
     watched_app: Callable[..., WatchedApp], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What no rule foresees is seen by comparing: here an origin that is another one each time."""
+    """A difference that no rule foresees is seen by comparing: here an origin that is another one each time."""
     one = watched_app()
     numbers = iter(range(1000))
     monkeypatch.setattr(celery_amqp, "anon_nodename", lambda: f"node {next(numbers)}")

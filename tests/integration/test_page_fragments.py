@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 PAGES = {page.name: page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
-#: Who runs the programs of a page.
+#: Tests that run the programs of a page.
 ELSEWHERE = {
     "start.md": "smoke/pages.py", "testing.md": "integration/test_docs.py", "routines.md": "integration/test_routine_page.py",
     "outbox.md": "integration/test_outbox_page.py", "tenants.md": "integration/test_tenants.py",
@@ -51,7 +51,7 @@ def shop_deliver(pk): ...
 def send_report(user): ...
 """
 
-#: What the text around the fragments of a page has introduced.
+#: Names that the text around the fragments of a page has introduced.
 BEFORE = {
     "README.md": "from datetime import timedelta",
     "waiting.md": "class order: pk, save = 1, staticmethod(lambda: None)",
@@ -77,7 +77,7 @@ BEFORE = {
         """,
 }
 
-#: What a page has defined is called.
+#: Calls of the functions that a page has defined.
 AFTER = {
     "async.md": "assert asyncio.run(send(1))['status'] == 'success'; assert asyncio.run(poll()) == {'nudged': True}",
 }

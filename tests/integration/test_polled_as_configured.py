@@ -1,4 +1,4 @@
-"""What annotations and options change in real polls: the pace, the jitter, the history."""
+"""Changes by annotations and options, in real polls: the pace, the jitter, the history."""
 
 from __future__ import annotations
 

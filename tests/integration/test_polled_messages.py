@@ -1,4 +1,4 @@
-"""What polled messages are to others: to signals, to subscriptions, to a worker, and which of them are refused."""
+"""Polled messages as others see them: signals, subscriptions, a worker; and the messages that are refused."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def after(sender=None, headers=None, body=None, exchange=None, routing_key=None,
 
 
 def test_publish_signals_are_sent(pair: Callable[..., Pair]) -> None:
-    """Who listens to Celery's publish signals hears the same, and what is changed there is in the message."""
+    """Receivers of Celery's publish signals hear the same, and their changes are in the message."""
     both = pair(source=SIGNALS)
     tell = "from proj import *; {}; print(json.dumps([told, seen()]))"
     polling = "BATCH[:] = [Item(*CASES['default'][1:3])]; perpetual.poll('shop.t')"
@@ -162,7 +162,7 @@ print(client.exists("perpetual:outbox"))
 
 @pytest.mark.parametrize("size", [10, 700], ids=["small", "large"])
 def test_arguments_that_nobody_can_read_back_are_refused(pair: Callable[..., Pair], size: int) -> None:
-    """What could never be delivered fails the poll, and is not committed to fail in the outbox for ever."""
+    """A message that could never be delivered fails the poll, and is not committed to fail in the outbox for ever."""
     answer, outbox = pair().perpetual.run_python(POISON % size).splitlines()
     status, count, error, keys, in_flight = json.loads(answer)
 

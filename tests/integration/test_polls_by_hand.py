@@ -108,7 +108,7 @@ def test_unknown_names(polls: ScriptedPolls) -> None:
 def test_a_broker_that_fails_gets_every_item_once(
     project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
 ) -> None:
-    """What was committed while the broker was away is sent when it is back, under its ids; offered again it is not."""
+    """Items that were committed while the broker was away are sent when it is back, under their ids, and once."""
     broker = private_redis()
     proj = project(SCRIPTED_POLLS, broker=broker.url)
     with Console(proj) as console:

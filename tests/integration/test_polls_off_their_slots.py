@@ -1,4 +1,4 @@
-"""What moves polls away from their slots: pauses, deferring, draining and polls by hand."""
+"""Polls that move away from their slots: by pauses, deferring, draining and calls by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def test_pause_and_resume(project: Callable[..., Project], store_redis: redis.Redis) -> None:
-    """What is paused, by whom and for how long ever, is not polled; resumed it is, at once or at its next slot."""
+    """A paused scope is not polled, for as long as it lasts; resumed it is, at once or at its next slot."""
     proj = project(
         CLOCK
         + """

@@ -62,7 +62,7 @@ def test_it_does_what_the_script_does(world: LeaseWorld) -> None:
     "name", ["it's", 'two "words"', "back\\slash", "new\nline", "zürich%東京", "%d KEYS[1] ARGV[2]", "{} ]]"]
 )
 def test_a_literal_is_the_value(world: LeaseWorld, name: str) -> None:
-    """Whatever stands in a name, quotes and all, is what the script works with."""
+    """A script works with every name exactly as it is given, quotes and all."""
     world.committed()
     slots = {**world.start(), "task": name}
     ask = Prepared(world.store, "start", task=slots.pop("task"))
@@ -75,7 +75,7 @@ def test_a_literal_is_the_value(world: LeaseWorld, name: str) -> None:
 @pytest.mark.parametrize("name", ["plain", "100 % sure %s %d", "zürich%東京", "new\r\nline $3"])
 @pytest.mark.parametrize("known_before", [True, False])
 def test_a_call_may_be_begun_before_all_is_known(world: LeaseWorld, name: str, known_before: bool) -> None:
-    """Whatever is known first: the call is the same, also where it is made again and where the script is forgotten."""
+    """The call is the same whichever part is known first, also where it is repeated and the script is forgotten."""
     world.committed()
     ask, slots = prepared(world)
     slots["tag"] = name

@@ -1,4 +1,4 @@
-"""What an operator does by hand: preview, nudge, cursors."""
+"""An operator's work by hand: preview, nudge, cursors."""
 
 from __future__ import annotations
 

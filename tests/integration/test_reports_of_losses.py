@@ -1,4 +1,4 @@
-"""What was interrupted by the death of a worker is reported when it is sent again, many tasks in one line."""
+"""Tasks that the death of a worker interrupted are reported when they are sent again, many in one line."""
 
 from __future__ import annotations
 

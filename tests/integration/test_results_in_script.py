@@ -73,7 +73,7 @@ class Monitor:
                 return
 
     def stores(self, task_id: str) -> list[str]:
-        """Who has stored a result: ``lua`` for a script, ``tcp`` for Celery."""
+        """Name the client that stored a result: ``lua`` for a script, ``tcp`` for Celery."""
         return [
             each["client_type"]
             for each in self.seen
@@ -88,7 +88,7 @@ def deliver(proj: Project, call: str = "deliver.delay({'a': [1, 'zürich']}, nam
 
 
 def meta(client: redis.Redis, task_id: str) -> dict[str, Any]:
-    """What is stored of a result, but for what differs from task to task."""
+    """Read the stored result, but for the fields that differ from task to task."""
     stored = json.loads(client.get(PREFIX + task_id) or "{}")
     assert stored.pop("task_id") == task_id
     assert stored.pop("date_done")
@@ -161,7 +161,7 @@ def test_another_backend_is_left_to_celery(project: Callable[..., Project], redi
 
 
 def test_a_state_that_is_there(project: Callable[..., Project], raw_redis: redis.Redis, redis_url: str) -> None:
-    """Whatever a task has said of itself, its success replaces it; one too large to be looked at hinders no other."""
+    """A success replaces every state that a task has stored; one that is too large to read hinders no other."""
     proj = project(SOURCE, result_backend=redis_url)
     proj.worker(concurrency=1).ready()
     with Monitor(redis_url) as monitor:

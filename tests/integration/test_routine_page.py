@@ -23,7 +23,7 @@ settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3"
 django.setup()
 """
 
-# What the reader may see afterwards; the last line is JSON.
+# A program that prints what the reader may see afterwards; the last line is JSON.
 AFTER = """
 sign_up(9)
 sign_up(9)

@@ -118,7 +118,7 @@ def test_a_killed_worker(
 
 
 def run_until_ended(perpetual: Perpetual, ids: list[str]) -> None:
-    """What a process without a beat does: it runs what is due, and the maintenance that a leader does."""
+    """Run what is due, and the maintenance of a leader, as a process without a beat does."""
 
     def have_ended() -> bool:
         perpetual.routines.run_due()

@@ -84,7 +84,7 @@ def windowed():
 def test_a_row_whose_task_ends_while_a_poll_reads_is_not_enqueued_again(
     project: Callable[..., Project], store_redis: redis.Redis
 ) -> None:
-    """What was in flight when the poll began may have been read before its end, so it is a duplicate."""
+    """A key that was in flight when the poll began may have been read before its end, so it is a duplicate."""
     proj = project(
         """
 def due(poll):

@@ -48,7 +48,7 @@ def ready(world: LeaseWorld, case: Case) -> Slots:
 
 
 def next_millisecond(world: LeaseWorld) -> None:
-    """Whatever a script writes of its own time differs from now on."""
+    """Make every time that a script writes of its own differ from now on."""
     before = world.store.now()
     wait_until(lambda: world.store.now() > before, "the store's clock goes on", interval=0.0005)
 
@@ -65,7 +65,7 @@ def test_every_script_has_a_case() -> None:
     called = files.keys() - included
 
     assert {case.script for case in CASES} == called
-    # Whoever adds a script that only reads adds it here.
+    # A new script that only reads is to be added here.
     assert {case.script for case in CASES if case.writes} == called - {"due", "due_routines", "rates", "taken"}
 
 
@@ -89,7 +89,7 @@ def test_a_repeated_call_changes_nothing(world: LeaseWorld, case: Case) -> None:
 
 @pytest.mark.parametrize("case", [c for c in CASES if not c.writes], ids=lambda case: f"{case.script}: {case.state}")
 def test_a_refused_call_changes_nothing(world: LeaseWorld, case: Case) -> None:
-    """What is refused, and what only reads, leaves every key as it was."""
+    """A refused call, and one that only reads, leave every key as it was."""
     slots = ready(world, case)
     before = dump(world.redis)
 

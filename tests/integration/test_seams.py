@@ -74,7 +74,7 @@ Connection.collect = collect
 
 
 def test_every_seam_is_as_known_on_what_is_installed() -> None:
-    """Whatever versions the tests run with, each wrapped function and each private name is what it was written for."""
+    """Each wrapped function and private name is as it was, in the versions that the tests run with."""
     assert [evidence for _, evidence in unknown_seams()] == []
     assert unseen_packages() == []
     assert all(installed(package) for package in SEEN)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 UNIT = "perpetual:u:perpetual:proj.visit"
 ITEM_KEYS = "perpetual:keys:perpetual:proj.visit"
 
-#: What next_batch finds is given by the environment.
+#: A source whose items are given by the environment.
 SOURCE = """
 def numbers(poll):
     first, last = map(int, os.environ.get("NUMBERS", "0,0").split(","))

@@ -185,7 +185,7 @@ def test_what_is_opened_before_a_publish_is_closed_after_it(
 
 
 def test_a_refused_commit_tells_nobody(watched_app: Callable[..., WatchedApp], listening: Any) -> None:
-    """What is not in the queue was not published."""
+    """A message that is not in the queue was not published."""
     one = watched_app()
     told: list[Any] = []
     listening(signals.after_task_publish, lambda **more: told.append(more))

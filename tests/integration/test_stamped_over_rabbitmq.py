@@ -101,7 +101,7 @@ def test_what_rabbitmq_refuses_is_relayed_under_the_same_ids(rabbit: Callable[..
 def test_a_broker_that_is_away_leaves_the_batch_to_the_relay(
     watched_app: Callable[..., WatchedApp], redis_url: str, rabbitmq_url: str
 ) -> None:
-    """Nobody listens: the poll is enqueued in the ledger, and published when the broker is back."""
+    """No broker listens: the poll is enqueued in the ledger, and published when the broker is back."""
     away = watched_app(broker_url="amqp://guest:guest@127.0.0.1:1//", perpetual_store_url=redis_url)
 
     outcome = away.poll([Item((n,), key=False) for n in range(30)])

@@ -49,7 +49,7 @@ def app(request: pytest.FixtureRequest, make_app: Callable[..., Celery], redis_u
 def test_signals_with_stand_ins_raise_in_no_handler(
     app: Celery, caplog: pytest.LogCaptureFixture, signal: Any, facts: dict[str, Any], stand_in: type[Mock]
 ) -> None:
-    """Whatever stands in for a task, its app, a request or a message."""
+    """No stand-in for a task, its app, a request or a message makes a handler raise."""
     for sender in (stand_in(), app.tasks["ordinary"], stand_in(app=app), stand_in(name="ordinary", app=app)):
         replies = signal.send(sender=sender, **{"request": stand_in(), "message": stand_in(), "exc": None, **facts})
         assert [reply for _, reply in replies if isinstance(reply, Exception)] == []

@@ -142,7 +142,7 @@ def test_rabbitmq_carries_a_project(rabbitmq_url: str, project: Callable[..., Pr
 
 
 def test_rabbitmq_starts_each_test_empty(rabbitmq_url: str, project: Callable[..., Project]) -> None:
-    """What an earlier test left in a queue is not seen."""
+    """Messages that an earlier test left in a queue are not seen."""
     proj = project("", perpetual=False, broker=rabbitmq_url, broker_transport_options={"confirm_publish": True})
     code = """
         import proj

@@ -200,7 +200,7 @@ def test_scopes_of_pauses(shop_of: Callable[..., Perpetual]) -> None:
 
 
 def test_a_function_is_called_here_where_no_beat_leads(shop_of: Callable[..., Perpetual]) -> None:
-    """What it raises is part of the error; check reports it."""
+    """An error of the tenants function is part of the error; check reports it."""
 
     def fail() -> list[str]:
         raise OSError("no database")

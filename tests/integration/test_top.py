@@ -100,7 +100,7 @@ def terminal(project: Callable[..., Project]) -> Iterator[Terminal]:
 
 @pytest.mark.slow
 def test_top_sorts_scrolls_and_quits_on_a_narrow_and_a_wide_terminal(terminal: Terminal) -> None:
-    """What does not fit goes, and comes back with the room; the terminal is as before at the end."""
+    """Lines that do not fit go, and come back with the room; the terminal is as before at the end."""
     terminal.start("top", "--interval", "0.5")
     narrow = terminal.shows("1-3 of 3 by state", "down      beat     no beat holds the lead")
     assert "proj.task2" in narrow

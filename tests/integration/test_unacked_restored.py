@@ -22,7 +22,7 @@ def app(redis_url: str) -> Iterator[Celery]:
 
 
 def receive(connection: Any) -> Any:
-    """What a worker does on receipt: the message is in the broker's books until it is acknowledged."""
+    """Receive a message as a worker does: it is unacked until it is acknowledged."""
     queue = connection.SimpleQueue("celery")
     return queue.get(timeout=5)
 

@@ -23,7 +23,7 @@ def connections(port: int) -> int:
 
 
 def test_waiters_before_during_and_after_the_end_get_the_same_answer(shop):
-    """Who waits before the task is started, while it runs, as it ends and long after it is told the same at once."""
+    """Waiters get the same, at once: before the task is started, while it runs, as it ends and long after."""
     gate = shop.gate()
     task_id = "before-it-was-sent"
     early = Call(shop.perpetual.wait, task_id, 30)

@@ -166,7 +166,7 @@ def test_waits_do_not_delay_each_other(shop):
 
 
 def test_a_foreign_message_on_a_channel_is_passed_over(shop):
-    """Whatever anybody publishes there, the record decides."""
+    """The record decides, and no message that another program publishes there."""
     gate = shop.gate()
     task_id = shop.send(gate=gate)
     wait = Call(shop.perpetual.wait, task_id, 30)

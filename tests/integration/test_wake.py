@@ -13,7 +13,7 @@ from celery_perpetual.worker import wake
 
 @pytest.fixture
 def worker() -> Any:
-    """What the command needs of a worker that consumes the queue ``a``."""
+    """A stand-in for a worker that consumes the queue ``a``, with the parts that the command needs."""
     with Connection("memory://") as connection:
         queue = Queue("a", Exchange("a", type="direct"), routing_key="a")
         task_consumer = Consumer(connection.channel(), [queue])

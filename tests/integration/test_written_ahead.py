@@ -1,4 +1,4 @@
-"""What the store's clock wrote while it was an hour ahead, piece by piece; the stepping itself is a long test."""
+"""Records that were written while the store's clock was an hour ahead, kind by kind; the step itself is a long test."""
 
 from __future__ import annotations
 

@@ -44,11 +44,11 @@ class LeadershipMachine(RuleBasedStateMachine):
 
     @property
     def value(self) -> str:
-        """What the leader key holds."""
+        """Read the value of the leader key."""
         return f"{self.leader[0]}:{self.leader[1]}" if self.leader else ""
 
     def known_to(self, owner: str) -> dict[str, str | int]:
-        """What an owner remembers of the store."""
+        """Return the marks that an owner remembers of the store."""
         mark = self.marks.get(owner, 0)
         return {"mark": mark, "epoch_known": self.epoch.decode() if mark else ""}
 

@@ -45,7 +45,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.frozen: list[str] = []
         self.dead: list[str] = []
         self.gap = False
-        """Nobody was in contact for a while."""
+        """No worker was in contact for a while."""
         self.held = False
         self.workers = 0
         self.expired = 0
@@ -286,7 +286,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule()
     def send_again(self) -> None:
-        """Whoever comes first works off the list."""
+        """Work off the list, as the first that comes does."""
         for name, since in self.redis.zrange(self.keys.resend, 0, -1, withscores=True):
             task = next(each for each in self.model.tasks if each.id == name.decode())
             if task.flag == "fail":
@@ -461,5 +461,5 @@ def pick(of: Any, which: int) -> Any:
 # Finding the shortest of all failing rows takes a while.
 @pytest.mark.timeout(400)
 def test_leases_are_as_their_model(redis_url: str) -> None:
-    """Whatever happens in which order, nothing runs under two leases, ends twice, or is nowhere."""
+    """Nothing runs under two leases, ends twice, or gets lost, in whatever order the calls come."""
     run_machine(LeaseMachine, redis_url, examples=120)

@@ -22,7 +22,7 @@ LARGE = st.sampled_from([CHUNK + 2, 2 * CHUNK])
 
 
 class LedgerMachine(LedgerStore):
-    """Everybody who calls, in any order."""
+    """All callers, in any order."""
 
     @rule(
         by=st.sampled_from(["leader", "leader", "hand", "earlier term"]),
@@ -60,7 +60,7 @@ class LedgerMachine(LedgerStore):
             model.slot = slot if mine else model.slot
             self.polls.append(poll)
         if expected == "backoff":
-            # Whoever had it is gone, and that counts as a failure; the repeated call is answered alike.
+            # The owner is gone, and that counts as a failure; the repeated call is answered alike.
             model.close()
             model.attempt += 1
             assert self.redis.zscore(self.names.due, UNIT) > now
@@ -227,7 +227,7 @@ class LedgerMachine(LedgerStore):
 # Finding the shortest of all failing rows takes a while.
 @pytest.mark.timeout(400)
 def test_the_ledger_is_as_its_model(redis_url: str) -> None:
-    """Whatever is called in which order, and twice, store and model agree after every step."""
+    """Store and model agree after every step, in whatever order the calls come, and when they come twice."""
     run_machine(LedgerMachine, redis_url)
 
 
@@ -250,7 +250,7 @@ def test_a_poll_by_hand_does_not_move_the_cadence(redis_url: str, batch: bool) -
 
 
 def test_ids_of_the_model_are_ids_of_the_package() -> None:
-    """What all ids of one poll start with is what the model's queue is compared by."""
+    """The model's queue is compared by the beginning that all ids of one poll share."""
     poll = new_poll_id(1)
 
     assert base(item_id(poll, 0)) == base(poll)

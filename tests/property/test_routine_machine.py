@@ -161,7 +161,7 @@ class RoutineMachine(RuleBasedStateMachine):
 
     @rule(which=WHICH, well=st.booleans(), steps=st.integers(0, 5))
     def run_and_end(self, which: int, well: bool, steps: int) -> None:
-        """What is usual: what is due runs, and then a run ends."""
+        """Do the usual: due routines run, and then a run ends."""
         self.run_due(steps, 0, None)
         if any(each.run for each in self.model.values()):
             self.end(which, well, 0, lost=False)
@@ -195,7 +195,7 @@ class RoutineMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(each.inline for each in self.model.values()))
     @rule(which=st.integers(0, 1))
     def miss_caller(self, which: int) -> None:
-        """What a dead caller ran is found by another one."""
+        """A run of a dead caller is found by another one."""
         gone = [each for each in self.model.values() if each.inline]
         self.store.redis.zadd(self.store.keys.routines_inline, {each.id: 1 for each in gone})
         self.follow_left()
@@ -265,7 +265,7 @@ class RoutineMachine(RuleBasedStateMachine):
             self.left.append(entry)
 
     def follow_left(self) -> None:
-        """What the model knows of the entries that the next run does first."""
+        """Do in the model the entries that the next run does first."""
         for entry in self.left:
             _, run, status, _ = entry.split(" ", 3)
             for found in [each for each in self.model.values() if each.run == run]:
@@ -294,5 +294,5 @@ class RoutineMachine(RuleBasedStateMachine):
 
 
 def test_routines_do_as_the_model_says(redis_url: str) -> None:
-    """Whatever is called in whatever order, and whoever dies in between."""
+    """Store and model agree in whatever order the calls come, and whichever caller dies in between."""
     run_machine(RoutineMachine, redis_url)

@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-#: What a page does not say by a block of text; and what is no part of its story.
+#: Output that a page promises outside of its blocks of text; then the commands that are no part of its story.
 PAGES = {"README.md": ["hello ada", "hello grace", "hello edsger"], "docs/start.md": [], "docs/django.md": []}
 LEFT_OUT = re.compile(r"make |celery -A proj perpetual wait |docker ")
 BACKGROUND = re.compile(r"celery -A \w+ (beat|worker)\b")

@@ -1,4 +1,4 @@
-"""What the tests share: processes of their own, projects on disk, private servers, waiting without luck."""
+"""Tools that the tests share: processes of their own, projects on disk, private servers, waiting without luck."""
 
 from tests.support.processes import CeleryProcess, Processes
 from tests.support.projects import Project, Row

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.support import CeleryProcess
 
 TTL = 3
-#: What two busy cores may add to a promised time.
+#: Seconds that two busy cores may add to a promised time.
 MACHINE = 1.5
 EVERY = 0.25
 LEADER = {"perpetual_leader_ttl": TTL}

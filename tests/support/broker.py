@@ -30,7 +30,7 @@ class Message(NamedTuple):
 
     @property
     def poll(self) -> str:
-        """What all ids of its poll start with."""
+        """Return the beginning that all ids of its poll share."""
         return self.id[:28]
 
     @property

@@ -1,4 +1,4 @@
-"""What the tests of the public contract do to an app in this process, and read from its broker."""
+"""Actions of the tests of the public contract on an app in this process, and readings of its broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the world outside hears of ends: a subscriber that speaks to Redis alone and never imports the package."""
+"""Ends as the world outside hears of them: a subscriber that speaks to Redis alone and never imports the package."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Listener:
         self._thread = threading.Thread(target=self._listen, name="listener")
 
     def of(self, task_id: str) -> list[Heard]:
-        """What the task's own channel said."""
+        """Return the messages of the task's own channel."""
         return [heard for heard in list(self.heard) if heard.channel == f"{PREFIX}:done:{task_id}"]
 
     def everybody(self) -> Counter[str]:
@@ -138,6 +138,6 @@ def by_status(counters: dict[str, str]) -> dict[str, int]:
         "retries",
         "has_failed",
     }
-    # What says where messages went has the number of an item or a chunk in its name.
+    # Counters of where messages went have the number of an item or a chunk in their names.
     counts = {name: value for name, value in counters.items() if name not in own and name.isidentifier()}
     return {name: int(value) for name, value in counts.items()}

@@ -234,7 +234,7 @@ def is_silent_and_fails(self):
 def never():
     ledger.record("never", "ran")
 
-# Nobody's but the user's.
+# Code of the user alone.
 
 @app.task
 def plain(*args):

@@ -149,7 +149,7 @@ def canvas(pool: str) -> dict[str, list[End]]:
 
 
 def others(pool: str) -> dict[str, End]:
-    """What is sent beside the batch."""
+    """Return the ends of the tasks that are sent beside the batch."""
     numbered = {f"{name} {at}": end for name, ends in canvas(pool).items() for at, end in enumerate(ends, 1)}
     return {**OTHERS, **numbered}
 

@@ -28,7 +28,7 @@ BY_EXEC = FRESH in os.environ
 
 
 class Started(Protocol):
-    """What a test needs of a process that it has started."""
+    """A started process, as far as a test needs it."""
 
     pid: int
 

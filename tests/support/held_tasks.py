@@ -153,7 +153,7 @@ class Call(threading.Thread):
             self._error = error
 
     def result(self, timeout: float = 30) -> Any:
-        """What the call returned.
+        """Return the result of the call.
 
         Raises:
             BaseException: what it raised; AssertionError if it is not over in time.

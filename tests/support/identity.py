@@ -1,4 +1,4 @@
-"""What two processes put into a broker, compared byte by byte but for ids and our header."""
+"""Messages of two processes, compared byte by byte but for ids and our header."""
 
 from __future__ import annotations
 

@@ -171,7 +171,7 @@ CASES = {
     },
     "task of another service": ("of.another.service", (1,), {"a": 2}, {"queue": "slow", "priority": 3}),
 }
-# What callers seldom say.
+# Options that callers seldom give.
 RARE = {
     "group": ("shop.t", (1,), {}, {"group_id": "g", "group_index": 3}),
     "notation of a tuple": ("shop.t", ((1, 2),), {}, {"argsrepr": "('***',)"}),
@@ -264,7 +264,7 @@ def poll(case, forms):
     return answers
 """
 
-# What the processes run at the end; each prints one JSON object.
+# Programs that the processes run at the end; each prints one JSON object.
 SEND = """
 import sys
 from proj import *
@@ -297,7 +297,7 @@ MORE = [
 def plain(value):
     return repr(json.loads(json.dumps(value, default=str))) == repr(value)
 
-# What kombu cannot write with a serializer, or no worker can read: a poll does not send it.
+# Values that kombu cannot write with a serializer, or no worker can read: a poll does not send them.
 BEYOND = {"yaml": [VALUES], "msgpack": [10**20, VALUES, {1: 2}]}
 
 def several(case):

@@ -27,7 +27,7 @@ class Ending(SimpleQueue[Any]):
 
 
 class LeadingClock:
-    """What a leading beat does for units, a turn at a time; several may share one lead."""
+    """A leading beat's work for units, a turn at a time; several may share one lead."""
 
     def __init__(self, perpetual: Perpetual, threads: int = 4) -> None:
         self.perpetual, self.store = perpetual, perpetual.store

@@ -47,7 +47,7 @@ def is_held(answer: list[Any]) -> bool:
 #: Where a retry is sent.
 SLOW = '["", "slow", null]'
 
-#: What Celery stores of a success.
+#: The result of a success, as Celery stores it.
 RESULT = {"result": "celery-task-meta-1", "value": '{"status": "SUCCESS"}', "expires": 3600}
 
 LEASE_CASES = [

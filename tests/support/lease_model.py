@@ -1,4 +1,4 @@
-"""What should be true of the leases of a few tasks."""
+"""A model of the leases of a few tasks."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Task:
 
     @property
     def state(self) -> str:
-        """What the store should have of it: nothing before anything has happened to it, and after its end."""
+        """Return the record that the store should have: none before anything has happened to it, and after its end."""
         if self.known is None or self.final:
             return ""
         return "{}|{}|{}|{}".format(*self.known, self.recoveries, self.flag)
@@ -99,7 +99,7 @@ class Model:
         task.known, task.flag = order, cause
 
     def lose(self, task: Task, order: Order, *, counts: bool) -> str:
-        """What becomes of a task that nobody executes any more: it goes on with its successor, if that is on record."""
+        """Lose a task that no worker executes any more: it goes on with its successor, if that is on record."""
         if task.lease is not None and task.flag in ("wait", "delegated"):
             assert task.known is not None
             order = task.known

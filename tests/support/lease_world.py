@@ -13,11 +13,11 @@ GAP = 1000
 
 
 class LeaseWorld(World):
-    """Everybody's first delivery is ``n1``, to the worker ``ONE``, of the second item of a batch."""
+    """Each first delivery is ``n1``, to the worker ``ONE``, of the second item of a batch."""
 
     reports = 0
 
-    # What differs from call to call of each script.
+    # Values that differ from call to call of each script.
 
     def regain(self, nonce: str = "n1", **options: Any) -> Slots:
         slots = self.start(nonce, **options)

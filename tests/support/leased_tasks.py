@@ -59,7 +59,7 @@ def tokens(proj: Project, what: str) -> dict[str, list[int]]:
 
 
 def events(proj: Project, name: str) -> list[dict[str, Any]]:
-    """What the stream has of one name."""
+    """Read the events of one name."""
     return [json.loads(entry["data"]) for _, entry in proj.redis.xrange(f"{PREFIX}:events") if entry["event"] == name]
 
 
@@ -75,7 +75,7 @@ def all_well(proj: Project, count: int, *, seconds: float = 60) -> None:
     assert final_ends(proj) == Counter({(task_id, "success"): 1 for task_id in ended})
     assert len(ended) == count
     assert all(several == sorted(set(several)) for several in begun.values())
-    # What counts is the end under the newest lease, and there is one.
+    # The end under the newest lease counts, and there is one.
     assert {task_id: max(several) for task_id, several in ended.items()} == {
         task_id: max(several) for task_id, several in begun.items()
     }

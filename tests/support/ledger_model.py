@@ -1,4 +1,4 @@
-"""What should be true of one unit's ledger."""
+"""A model of one unit's ledger."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Claim:
 
 @dataclass
 class Model:
-    """What should be true of one unit."""
+    """A model of one unit."""
 
     claim: Claim | None = None
     slot: int | None = None

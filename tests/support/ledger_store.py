@@ -130,7 +130,7 @@ class LedgerStore(RuleBasedStateMachine):
 
     @invariant()
     def batches_are_as_modelled(self) -> None:
-        """What is published is in the queue once, in order, and never more than there is."""
+        """Each published message is in the queue once, in order, and never more than there are."""
         model, names = self.model, self.names
         for poll, batch in model.batches.items():
             stored = [int(each) for each in self.redis.hmget(names.poll(poll), "n", "pub", "left")]
@@ -160,7 +160,7 @@ class LedgerStore(RuleBasedStateMachine):
         return self.polls[-1] if which or len(self.polls) == 1 else self.polls[-2]
 
     def fresh(self, keys: list[str]) -> list[str]:
-        """What of these keys a poll would find free."""
+        """Return those of these keys that a poll would find free."""
         taken = self.ledger.taken(UNIT, keys, new_poll_id(1), since=0).in_flight
         assert taken == (self.model.held.keys() | self.model.recent) & set(keys)
         return [key for key in keys if key not in taken]

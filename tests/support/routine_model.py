@@ -16,7 +16,7 @@ EVERY, BACKOFF = 1000, 300
 
 @dataclass
 class Modelled:
-    """What a routine must be by now; times are ms after the start of the test."""
+    """A routine as it must be by now; times are ms after the start of the test."""
 
     id: str
     once: bool

@@ -77,7 +77,7 @@ class World:
         return [each for each in entries if each[0].startswith("routine.") and (not names or each[0] in names)]
 
     def messages(self) -> list[dict[str, Any]]:
-        """What is in the queue, the oldest message first."""
+        """Read the messages in the queue, the oldest first."""
         return [json.loads(text) for text in reversed(self.redis.lrange("celery", 0, -1))]
 
 

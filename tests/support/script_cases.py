@@ -105,13 +105,13 @@ def claims_keys(w: World) -> Mapping[str, str]:
     return {**claim_keys(w), w.keys.unit(OTHER_UNIT): "hash", w.keys.polls(OTHER_UNIT): "list"}
 
 
-#: What is answered to an end that counts, to a late one, and to a silent one of a task that is not known.
+#: Answers to an end that counts, to a late one, and to a silent one of a task that is not known.
 FIRST, LATE, UNKNOWN = [b"first", 0, 0], [b"late", 0, 0], [b"unknown", 0, 0]
 
 #: Each call of these leaves a newer mark.
 MARKED = ("P:marks",)
 
-#: What a beat says that remembers a mark which the store does not have.
+#: Arguments of a beat that remembers a mark which the store does not have.
 MARK_IS_GONE = {"mark": FAR, "epoch_known": "epoch of a", "epoch_new": "another"}
 
 

@@ -61,7 +61,7 @@ class World:
     def run(self, name: str, slots: Slots) -> Any:
         return script(name)(self.store, **slots)
 
-    # What differs from call to call of each script.
+    # Values that differ from call to call of each script.
 
     def lead(self, owner: str = "a") -> Slots:
         about = f'{{"owner": "{owner}"}}'

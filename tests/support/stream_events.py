@@ -1,4 +1,4 @@
-"""What beats and polls did, as seen without the package: who leads, and the events that they left."""
+"""Events and leads of beats and polls, as seen without the package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PollEvent(NamedTuple):
 
 
 def leader(redis: redis.Redis, prefix: str = "perpetual") -> tuple[int, int] | None:
-    """Who leads: pid and term, from ``host/pid/random:term``; None if nobody does."""
+    """Return pid and term of the leader, from ``host/pid/random:term``; None if there is none."""
     value = redis.get(f"{prefix}:leader")
     if value is None:
         return None

@@ -28,7 +28,7 @@ from typing import Any
 
 from celery_perpetual import faults
 
-#: What a beat, a worker or a command of a project imports in any case.
+#: Modules that a beat, a worker or a command of a project imports in any case.
 IMPORTED = (
     "celery.bin.celery", "celery.apps.beat", "celery.apps.worker", "celery.backends.redis",
     "celery.concurrency.prefork", "celery.concurrency.solo", "celery.concurrency.thread", "celery.worker.components",

@@ -26,6 +26,6 @@ def wait_until(predicate: Callable[[], T], what: str, timeout: float = 30.0, int
         waited = time.monotonic() - begun
         if waited > timeout:
             raise AssertionError(f"not within {timeout:g} s: {what}; last answer: {answer!r}")
-        # What takes long may be noticed a little later; the processes that are waited for need the machine more.
+        # A condition that takes long may be noticed a little later; the processes waited for need the machine more.
         time.sleep(max(interval, min(LONGEST_INTERVAL, interval * (1 + waited))))
     return answer

@@ -22,7 +22,7 @@ def test_typed_code_against_the_public_names_is_sound() -> None:
 
 
 def test_the_program_uses_every_public_name() -> None:
-    """Whoever adds a public name uses it there."""
+    """A new public name is used there, too."""
     import celery_perpetual
 
     text = API.read_text()

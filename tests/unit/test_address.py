@@ -194,7 +194,7 @@ WITH_PASSWORD = [
 
 @pytest.mark.parametrize("form", WITH_PASSWORD)
 def test_passwords_are_never_shown(form: str) -> None:
-    """What may be shown of a URL has no password in it, wherever the URL had it."""
+    """The address that may be shown has no password in it, wherever the URL had it."""
     assert SECRET not in without_password(form.format(SECRET))
 
 
@@ -208,7 +208,7 @@ def test_refusals_show_no_password(form: str) -> None:
 
 
 def test_the_repr_of_an_address_shows_no_password() -> None:
-    """Whoever logs an address or sees one in a traceback does not see how to log in."""
+    """An address in a log or a traceback does not show how to log in."""
     found = address(f"sentinel://me:{SECRET}@a", {**MASTER, "sentinel_kwargs": {"password": SECRET}})
 
     assert SECRET not in repr(found)
@@ -251,7 +251,7 @@ def test_without_any_redis_there_is_no_store() -> None:
 
 
 def test_the_store_shows_no_password() -> None:
-    """What a store says about where it is has no password."""
+    """A store's own description of its place has no password."""
     app = app_with(broker_url=f"redis://me:{SECRET}@cache/1")
 
     assert Store.from_app(app, Settings.from_app(app)).shown == "redis://me:**@cache/1"

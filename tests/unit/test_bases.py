@@ -55,7 +55,7 @@ def app() -> Iterator[Celery]:
         (PerpetualScheduler, Unknown, Base, Unknown),
         (PerpetualScheduler, RedBeatScheduler, RedBeatBase, RedBeatScheduler),
         (PerpetualScheduler, OwnRedBeat, RedBeatBase, OwnRedBeat),
-        # What was chosen by -S counts, unless the setting names something of its kind.
+        # The class chosen by -S counts, unless the setting names something of its kind.
         (PerpetualRedBeatScheduler, PersistentScheduler, RedBeatBase, RedBeatScheduler),
         (PerpetualRedBeatScheduler, OwnRedBeat, RedBeatBase, OwnRedBeat),
         (Assembled, OwnFile, CelerysBase, OwnFile),

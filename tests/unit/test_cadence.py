@@ -188,7 +188,7 @@ def test_rounding_to_the_clock_is_not_lost() -> None:
 
 
 def test_equal_schedules_have_equal_specs() -> None:
-    """What tells the leader that a schedule was changed is equal for equal schedules and differs for others."""
+    """The text by which the leader sees that a schedule was changed is equal for equal schedules only."""
     assert Cadence(30).spec == Cadence(timedelta(seconds=30)).spec
     assert Cadence(30).spec != Cadence(31).spec
     assert Cadence(calendar(minute=5)).spec == Cadence(calendar(minute=5)).spec

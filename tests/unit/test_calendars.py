@@ -174,7 +174,7 @@ class Hurried(crontab):
 
 @pytest.mark.parametrize(("calendar", "shortest"), [(Behind(), 1000), (Hurried(), 100)])
 def test_a_calendar_has_a_floor(calendar: crontab, shortest: int) -> None:
-    """Whatever a schedule of the user's own answers, its slots are not closer than that."""
+    """The slots of a user's own schedule are not closer than that, whatever it answers."""
     now = at("2024-05-01 12:00")
 
     assert Cadence(calendar).occurrence(now, now, "", now).following == now + shortest

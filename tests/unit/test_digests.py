@@ -147,7 +147,7 @@ def test_json_of_rich_values(make: Any) -> None:
     ids=lambda make: type(make()).__name__,
 )
 def test_pickled_values(make: Any) -> None:
-    """Whatever can be pickled has one key."""
+    """Every value that can be pickled has one key."""
     assert key(make(), serializer="pickle") == key(make(), serializer="pickle")
     assert key(make(), serializer="pickle") != key(repr(make()), serializer="pickle")
 

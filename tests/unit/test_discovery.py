@@ -228,7 +228,7 @@ def test_the_batch_decorator_is_for_decorated_tasks(app: Celery) -> None:
 
 
 def test_annotations_of_the_configuration_count(app: Celery) -> None:
-    """What ``task_annotations`` says about a task goes before what the code says."""
+    """Values of ``task_annotations`` for a task go before those of the code."""
     app.conf.task_annotations = {"shop.deliver": {"poll_every": 7, "max_in_flight": 3}}
 
     @app.task(name="shop.deliver", base=PerpetualTask, poll_every=30, next_batch=due, shared=False)

@@ -1,4 +1,4 @@
-"""What is said about registered tasks that are perpetual only half, or wrongly."""
+"""Errors about registered tasks that are perpetual only half, or wrongly."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_wrong_class_is_refused_with_its_file(app: Celery) -> None:
 
 
 def test_every_wrong_task_is_named_at_once(app: Celery) -> None:
-    """Nobody has to start beat once per mistake."""
+    """One start of beat names all mistakes."""
     for n, every in enumerate((0, 30, -1)):
         app.task(name=f"shop.task{n}", poll_every=every, next_batch=due, shared=False)(nothing)
 

@@ -42,7 +42,7 @@ def emitted() -> Iterator[tuple[str, EventKind, set[str]]]:
 
 
 def problem(kind: EventKind, keywords: set[str]) -> str:
-    """What is wrong with the keywords of a call."""
+    """List the faults of the keywords of a call."""
     wanted = {*kind.fields, *(["error"] if kind.has_error else [])}
     missing = set() if "**" in keywords else wanted - keywords
     unknown = keywords - wanted - {"**"}

@@ -1,4 +1,4 @@
-"""What follows from an error: its class, the wait before the next try, and when there is none."""
+"""An error and all that follows from it: its class, the wait before the next try, and when there is none."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def of_botocore(status: int, code: str, headers: dict[str, str] | None = None) -
 
 
 def refused() -> BaseException:
-    """What requests really raises where nobody listens."""
+    """Return the error that requests raises where no server listens."""
     with pytest.raises(requests.ConnectionError) as raised:
         requests.get("http://127.0.0.1:9", timeout=1)
     return raised.value
@@ -136,7 +136,7 @@ HINTS = {
 
 @pytest.mark.parametrize("name", NODE)
 def test_errors_of_the_transport(name: str) -> None:
-    """Whatever library they come from, also as the cause of another error."""
+    """The class is known for errors of each library, also as the cause of another error."""
     assert kind(NODE[name]) == "node"
 
 

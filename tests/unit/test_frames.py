@@ -1,4 +1,4 @@
-"""What a server pushes, cut anywhere, gives the same frames."""
+"""Pushed messages of a server, cut anywhere, give the same frames."""
 
 from __future__ import annotations
 

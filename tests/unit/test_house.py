@@ -110,10 +110,10 @@ def test_nothing_names_the_machine_it_was_written_on() -> None:
 
 
 def test_docstrings_and_comments_begin_with_their_subject() -> None:
-    """A docstring of the package begins with a noun of the glossary or a verb, and so does a comment."""
+    """A docstring or comment of the package, its tests, benchmarks and examples begins with a noun or a verb."""
     found = [
-        f"{file.relative_to(PACKAGE)}: {text[match.start() : match.start() + 80].strip()}"
-        for file in PACKAGE.rglob("*")
+        f"{file.relative_to(ROOT)}: {text[match.start() : match.start() + 80].strip()}"
+        for file in project_files()
         if file.suffix in {".py", ".lua"}
         for text in [file.read_text()]
         for match in NO_SUBJECT.finditer(text)

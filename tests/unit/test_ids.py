@@ -55,7 +55,7 @@ def test_from_a_task_id_follows_where_its_record_is(now: int, index: int) -> Non
 
 @given(TIME, INDEX, INDEX)
 def test_ids_of_one_poll_share_their_base(now: int, one: int, other: int) -> None:
-    """What the ids of a poll start with is the same for all of them and for the poll."""
+    """The beginning of the ids of a poll is the same for all of them and for the poll."""
     poll_id = new_poll_id(now)
 
     assert base(item_id(poll_id, one)) == base(item_id(poll_id, other)) == base(poll_id)
@@ -117,7 +117,7 @@ def test_what_only_looks_like_ours_is_not(foreign: str) -> None:
 
 @pytest.mark.parametrize("foreign", [None, 7, b"0" * 36, OURS.encode(), ["x"], object()])
 def test_what_is_no_text_is_no_id(foreign: object) -> None:
-    """Whatever a message claims to have as its id, nothing breaks."""
+    """No id that a message claims to have breaks anything."""
     assert parse_item_id(foreign) is None  # type: ignore[arg-type]
 
 

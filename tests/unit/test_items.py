@@ -41,7 +41,7 @@ Row = namedtuple("Row", ["order", "weight"])
 
 
 def work(entry: Any, task: str = "shop.deliver", index: int = 0) -> CheckedItem:
-    """What an entry of the task's ``next_batch`` becomes."""
+    """Read an entry of the task's ``next_batch``."""
     return ItemReader(app, discover(app).tasks[task]).read(index, entry)
 
 
@@ -87,7 +87,7 @@ def test_every_form_of_an_item_is_read(entry: Any, task: str, args: Any, kwargs:
 
 
 def test_options_of_an_item_are_kept() -> None:
-    """What an item says beyond arguments and key are options of its message."""
+    """All that an item says beyond arguments and key are options of its message."""
     assert work(Item((1,), queue="slow", priority=3, headers={"trace": "x"})).options == {
         "queue": "slow",
         "priority": 3,
@@ -96,7 +96,7 @@ def test_options_of_an_item_are_kept() -> None:
 
 
 def test_options_of_a_signature_are_kept() -> None:
-    """What was set on a signature are options of its message."""
+    """Values that were set on a signature are options of its message."""
     assert work(other.s(1).set(queue="slow", priority=3)).options == {"queue": "slow", "priority": 3}
 
 
@@ -109,7 +109,7 @@ def test_the_id_of_a_frozen_signature_is_not_used() -> None:
 
 
 def test_items_and_batches_have_defaults() -> None:
-    """What is not given is told apart from None."""
+    """A value that is not given differs from None."""
     assert (Item().args, Item().kwargs, Item().key, Item().task, Item().options) == ((), {}, UNSET, None, {})
     assert (Batch().items, Batch().cursor, Batch().more, Batch().watermark) == ((), UNSET, False, None)
     assert repr(UNSET) == "UNSET"

@@ -18,7 +18,7 @@ PART = st.text(alphabet=st.one_of(st.sampled_from(":%25A3a"), st.characters(excl
 @example("", "")
 @example("a:b", "%")
 def test_parsing_is_the_inverse_of_naming(task: str, tenant: str | None) -> None:
-    """Whatever is in the parts comes back out of the name, an empty tenant and no tenant told apart."""
+    """All parts come back out of the name, whatever is in them; an empty tenant and no tenant are told apart."""
     assert parse_unit_name(unit_name(task, tenant)) == (task, tenant)
 
 
@@ -50,6 +50,6 @@ def test_only_colon_and_percent_are_encoded(task: str, tenant: str | None, name:
     "name", ["", "perpetual", "deliver", "routine:deliver", "perpetual:a:b:c", "Perpetual:a", ":a"]
 )
 def test_other_names_are_refused(name: str) -> None:
-    """What is not the name of a unit is not read as one."""
+    """A text that is not the name of a unit is not read as one."""
     with pytest.raises(ValueError, match="is not the name of a unit"):
         parse_unit_name(name)

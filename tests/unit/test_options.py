@@ -111,7 +111,7 @@ def test_a_name_without_a_near_one_is_refused_with_the_list() -> None:
 
 @pytest.mark.parametrize("name", ["max_in_flight", "poll_timeout", "poll_every", "next_batch"])
 def test_attributes_are_told_from_options(name: str) -> None:
-    """What belongs on the task itself is refused with where it belongs."""
+    """A keyword that belongs on the task itself is refused with the place where it belongs."""
     with pytest.raises(ContractError, match=rf"^{name} is an attribute of the task, not a perpetual option"):
         PerpetualOptions(**{name: 5})
 

@@ -18,7 +18,7 @@ from celery_perpetual.ledger.record import Record, decode, encode
 UNIT = "shop.deliver"
 SERIALIZERS = ("json", "pickle", "yaml", "msgpack")
 
-# What every serialiser can carry.
+# Texts that every serialiser can carry.
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Co", "Cn"]))
 SIMPLE = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | TEXT
 VALUE = st.recursive(
@@ -89,7 +89,7 @@ def test_pickle_keeps_types() -> None:
 
 
 def test_an_ordinary_record_is_small() -> None:
-    """What equals the unit's defaults is not written: version, key and arguments are all."""
+    """Values that equal the unit's defaults are not written: version, key and arguments are all."""
     assert written([7], {}, key="7") == b"1 1 0\n7[[7], {}]"
     assert written([7], {}, key=None) == b"1 - 0\n[[7], {}]"
 

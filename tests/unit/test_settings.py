@@ -182,7 +182,7 @@ def test_a_heartbeat_may_be_missed() -> None:
 
 
 class DjangoSettings:
-    """What a Django settings module looks like."""
+    """A module as Django's settings are one."""
 
     CELERY_BROKER_URL = "redis://"
     CELERY_PERPETUAL_LEADER_TTL = 7
@@ -207,7 +207,7 @@ def test_unrelated_names_in_a_namespaced_module_are_left_alone() -> None:
 
 @pytest.mark.parametrize("namespace", ["CELERY", "celery", "QUEUE"])
 def test_the_namespace_may_be_any(namespace: str) -> None:
-    """Whatever the project calls its namespace, our names follow it."""
+    """Our names follow the project's namespace, whichever it is."""
     module = type("Module", (), {f"{namespace.upper()}_PERPETUAL_KEY_PREFIX": "shop"})
 
     assert read_from(module, namespace.upper()).key_prefix == "shop"

@@ -16,7 +16,7 @@ NOON = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 
 
 def sunset_after(time: datetime) -> datetime:
-    """What the library says that Celery asks."""
+    """Ask the library that Celery asks."""
     place = ephem.Observer()
     place.lat, place.lon = "52.5", "13.4"
     place.elevation, place.pressure, place.horizon = 0, 0, "-0:34"

@@ -55,7 +55,7 @@ def test_nobody_else_uses_the_stores_client() -> None:
 
 
 def test_nobody_else_takes_the_text_of_a_lease_apart() -> None:
-    """Whoever wants to know what is in a lease or a state reads it with the codec."""
+    """All code reads a stored lease or state with the codec."""
     split = [
         f"{name}:{node.lineno}"
         for name, tree in outside_the_store()

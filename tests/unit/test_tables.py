@@ -1,4 +1,4 @@
-"""What people read on a terminal: tables that fit it, times of their zone with an age."""
+"""Text on a terminal: tables that fit it, times of its zone with an age."""
 
 from __future__ import annotations
 

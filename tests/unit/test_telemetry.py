@@ -1,4 +1,4 @@
-"""What code reports reaches the log and every other sink, and harms nobody."""
+"""Reports of the code reach the log and every other sink, and harm no caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be a tenant, and how it is named."""
+"""Values that may be a tenant, and their names."""
 
 from __future__ import annotations
 

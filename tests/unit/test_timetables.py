@@ -75,7 +75,7 @@ EXAMPLES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("given_as", EXAMPLES)
 def test_a_timetable_survives_the_store(given_as: dict[str, Any]) -> None:
-    """What is written is read again as the same timetable, with the same slots and the same fields."""
+    """A stored timetable is read again as the same one, with the same slots and the same fields."""
     made = timetable(**given_as)
     text = made.to_json()
 

@@ -15,7 +15,7 @@ VERBS = dict(verbs(perpetual))
 
 
 def examples(words: str, command: click.Command) -> list[str]:
-    """What is behind the verb in each example of its help."""
+    """Return the words behind the verb in each example of its help."""
     text = f"{command.help}\n{command.epilog or ''}"
     return re.findall(rf"celery -A proj perpetual {words}( .*)?$", text, re.MULTILINE)
 

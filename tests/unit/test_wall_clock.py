@@ -41,7 +41,7 @@ def matches(zone: str, first: str, last: str, **fields: Any) -> list[str]:
 def test_in_utc_the_next_match_is_that_of_celery(
     now: int, minute: set[int], hour: set[int], day_of_week: set[int], day_of_month: set[int], month_of_year: set[int]
 ) -> None:
-    """What we walk ourselves is what Celery's crontab answers wherever no clock is changed."""
+    """Our own walk gives the same answer as Celery's crontab wherever no clock is changed."""
     at = to_datetime(now)
     cron = crontab(
         minute, hour, day_of_week, day_of_month, month_of_year, app=APP, nowfun=lambda: at

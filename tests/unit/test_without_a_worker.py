@@ -1,4 +1,4 @@
-"""What a user's own tests call without a worker and without a store: the check of all tasks, and bodies as functions."""
+"""Calls of a user's own tests, without a worker and a store: the check of all tasks, and bodies as functions."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def reader(task: str) -> ItemReader:
 
 
 def work(entry: Any, task: str = "shop.deliver") -> CheckedItem:
-    """What an entry of the task's ``next_batch`` becomes."""
+    """Read an entry of the task's ``next_batch``."""
     return reader(task).read(0, entry)
 
 
@@ -197,7 +197,7 @@ def test_the_apps_serialiser_is_the_default() -> None:
 
 @given(st.lists(JSON, max_size=3), KWARGS)
 def test_plain_arguments_show_themselves(args: list[Any], kwargs: dict[str, Any]) -> None:
-    """What JSON brings back unchanged needs no second notation."""
+    """Values that JSON brings back unchanged need no second notation."""
     assert work(Item(args, kwargs)).kept_reprs is None
 
 
