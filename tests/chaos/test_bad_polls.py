@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from datetime import datetime
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support import wait_until
 from tests.support.broker import queued
+from tests.support.cadence import GOOD, LONG_WAIT, MOST_LAG, check_cadence
 from tests.support.console import Console
 from tests.support.stream_events import poll_events, seconds, statuses
 
@@ -19,41 +17,8 @@ if TYPE_CHECKING:
 
     import redis
 
-    from tests.support import CeleryProcess, Project
+    from tests.support import Project
 
-# How late the good unit's items and beat's own entries may be: some tens of milliseconds on a machine of one's own,
-# more than a second where seven more processes want each of its cores. What is tested would cost many seconds.
-MOST_LAG = 2.0
-
-#: Seconds. Back-offs are spread over this time, so that no second poll comes while a test looks.
-LONG_WAIT = 1_000_000
-
-GOOD = (
-    f"""
-app.conf.perpetual_error_policies = {{"degraded": ({LONG_WAIT}, {LONG_WAIT})}}
-"""
-    """
-import sys
-
-from celery import chain, group
-
-def on_time(poll):
-    return [Item((poll.slot.timestamp(),), key=poll.slot.isoformat(), queue="good")]
-
-@app.task(base=PerpetualTask, poll_every=0.5, next_batch=on_time)
-def good(slot):
-    pass
-
-@app.task
-def entry():
-    pass
-
-app.conf.beat_schedule = {"entry": {"task": "proj.entry", "schedule": 0.5, "options": {"queue": "entries"}}}
-
-def called(poll):
-    ledger.record(poll.task, poll.attempt)
-"""
-)
 
 BAD = """
 def perpetual_task(name, every=1, **options):
@@ -144,23 +109,6 @@ ERRORS = {
 }
 
 
-def check_cadence(beat: CeleryProcess, client: redis.Redis) -> None:
-    """The good unit and beat's own entry were never late by more than the bound."""
-    polls = poll_events(client, "proj.good")
-    assert {poll.status for poll in polls} == {"enqueued"}
-    assert max(poll.lag for poll in polls) < MOST_LAG
-    # A late poll takes the latest slot and leaves out those before, so the lag alone does not tell.
-    assert max(after.written - before.written for before, after in pairwise(polls)) < 0.5 + MOST_LAG
-    assert abs(client.llen("good") - len(polls)) <= 1
-    sent = [
-        datetime.strptime(stamp, "%Y-%m-%d %H:%M:%S,%f").astimezone()
-        for stamp in re.findall(r"\[([^:\]]+:[^:]+:[^:]+): INFO/MainProcess\] Scheduler: Sending due", beat.log())
-    ]
-    assert len(sent) >= 4
-    assert max((after - before).total_seconds() for before, after in pairwise(sent)) < 0.5 + MOST_LAG
-    assert abs(client.llen("entries") - len(sent)) <= 1
-
-
 def test_bad_polls_delay_nobody_else(project: Callable[..., Project], store_redis: redis.Redis) -> None:
     """A dozen kinds of bad next_batch in one beat: a good unit and a beat entry stay on time, outcomes tell all."""
     proj = project(GOOD + BAD)
@@ -235,67 +183,3 @@ def test_a_failing_unit_backs_off_over_a_restart(project: Callable[..., Project]
     assert two.slot - seconds(one.data["finished_at"]) < 12.5
     assert (unit["state"], unit["attempt"]) == ("backing_off", 2)
     assert 24 <= seconds(unit["next_poll_at"]) - seconds(two.data["finished_at"]) < 25
-
-
-HANGING = """
-def until_released(poll):
-    ledger.record(poll.task, "called")
-    while not os.path.exists("released"):
-        time.sleep(0.05)
-    ledger.record(poll.task, "returns")
-    return [Item((poll.poll_id,), key="late", queue="late")]
-
-def hangs(poll_id):
-    pass
-
-for number in range(COUNT):
-    app.task(
-        base=PerpetualTask, poll_every=1, poll_timeout=TIMEOUT, next_batch=until_released, name=f"proj.hangs{number}"
-    )(hangs)
-"""
-
-
-def test_a_hanging_poll_is_not_started_twice_and_its_result_is_refused(
-    project: Callable[..., Project], store_redis: redis.Redis
-) -> None:
-    """The unit is skipped until next_batch has returned; what that brings at last is dropped; then it is polled."""
-    proj = project(GOOD + "COUNT, TIMEOUT = 1, 1" + HANGING)
-    beat = proj.beat().ready()
-    wait_until(lambda: statuses(store_redis, "proj.hangs0") == ["timed_out"], "the poll timed out")
-    with Console(proj) as console:
-        assert console("perpetual.pause('proj.hangs0')")
-        # Passes over the back-off.
-        assert console("perpetual.resume('proj.hangs0')") is True
-        wait_until(lambda: statuses(store_redis, "proj.hangs0").count("skipped") >= 2, "the unit is skipped")
-        skipped = console("perpetual.polls('proj.hangs0', limit=1)")[0]
-        assert skipped["gate"] == "hanging"
-        assert poll_events(store_redis, "proj.hangs0")[0].data["poll_id"] in skipped["reason"]
-        assert skipped["repeated"] >= 2
-        assert [row.what for row in proj.rows()] == ["called"]
-
-        proj.write("released", "")
-        wait_until(lambda: store_redis.llen("late"), "the unit is polled again")
-
-        (message,) = queued(store_redis, "late")
-        enqueued = next(poll for poll in poll_events(store_redis, "proj.hangs0") if poll.status == "enqueued")
-        assert message.args == [enqueued.data["poll_id"]]
-        assert [row.what for row in proj.rows()][:4] == ["called", "returns", "called", "returns"]
-        wait_until(lambda: len(proj.rows()) > 4, "the next poll")
-        assert store_redis.llen("late") == 1
-    assert "enqueued" not in statuses(store_redis, "proj.hangs0")[:2]
-    check_cadence(beat, store_redis)
-
-
-def test_more_hanging_polls_than_threads_delay_nobody_else(
-    project: Callable[..., Project], store_redis: redis.Redis
-) -> None:
-    """Three units that hang and two threads for polls: the good unit stays on time, before and after they time out."""
-    proj = project(GOOD + "COUNT, TIMEOUT = 3, 4" + HANGING, perpetual_poll_threads=2)
-    beat = proj.beat().ready()
-
-    wait_until(
-        lambda: sum(poll.status == "timed_out" for poll in poll_events(store_redis)) == 3, "all of them timed out"
-    )
-    wait_until(lambda: store_redis.llen("good") >= 6, "the good unit has been polled for some seconds")
-
-    check_cadence(beat, store_redis)
