@@ -50,13 +50,14 @@ class Perpetual(
         """Run one maintenance pass here, as the leader does every ``perpetual_cycle_interval`` seconds.
 
         It publishes what is committed and not published, sends tasks of dead workers again, and tidies up; each step
-        is atomic per entry, so it may run beside a leader or another pass. A task whose message was lost without a
-        trace is found by comparing passes, so it takes several of one process.
+        is atomic per entry, so it may run beside a leader or another pass. It waits for a hook of the starvation ladder
+        that it calls, for half a minute at most. A task whose message was lost without a trace is found by comparing
+        passes, so it takes several of one process.
 
         Raises:
             StoreUnavailable: the store did not answer. Errors of single steps are in the result.
         """
-        return self._cycle.once()
+        return self._cycle.once(is_alone=True)
 
     def stats(self) -> Stats:
         """The sums over all passes of all processes, and the counters that scripts keep.

@@ -32,6 +32,7 @@ from celery_perpetual.routines.clock_steps import pull_back_routines
 from celery_perpetual.routines.due import DueRuns
 from celery_perpetual.routines.forgetting import forget_routines
 from celery_perpetual.routines.routine import ENQUEUED
+from celery_perpetual.starvation.assistance import LONGEST_HOOK
 from celery_perpetual.starvation.ladder import Ladder
 from celery_perpetual.store.commands.lock import Lock
 from celery_perpetual.store.commands.stats import add_pass, work_counts
@@ -40,6 +41,9 @@ from celery_perpetual.times import to_datetime
 
 #: A pass that dies holds up the others for no longer, in seconds. It is prolonged before each step.
 LOCK_SECONDS = 5.0
+
+#: For so many seconds a pass of a process that may end waits for workers and hooks that it has asked.
+LONGEST_HELP = LONGEST_HOOK + 2.0
 
 
 class Cycle:
@@ -54,6 +58,7 @@ class Cycle:
             due: starts due routines; that of a beat knows its mark.
         """
         self._store = namespace.store
+        self._is_alone = False
         self._lock = Lock(self._store, self._store.keys.cycle, LOCK_SECONDS)
         states = OldStates(self._store)
         sweep, orphans = Sweep(namespace.app, namespace.grants), Orphans(self._store, known)
@@ -66,7 +71,7 @@ class Cycle:
         # Sending may wait, and schedules of routines may be code of the user's.
         relay, batches = Courier("relay", of_list=True), Courier("batches", of_list=True)
         starter, clock = Courier("routines"), Courier("clock")
-        ladder, alerts = Ladder(namespace), Alerts(namespace)
+        self._ladder, alerts = Ladder(namespace), Alerts(namespace)
         runs = due or DueRuns(namespace.app, self._store, namespace.runner.publisher)
         self._steps: dict[str, Callable[[], dict[str, Any]]] = {
             "sweep": lambda: _swept(sweep),
@@ -75,7 +80,7 @@ class Cycle:
             "batches": lambda: {"batches": batches.run(lambda: do_follow_ups(namespace.app, self._store, follow_ups))},
             "staged": lambda: {"unstaged": sweep_staged(self._store, staged)},
             "counts": lambda: work_counts(self._store)._asdict(),
-            "starvation": lambda: _climbed(namespace, ladder),
+            "starvation": lambda: _climbed(namespace, self._ladder, whole=self._is_alone),
             "pauses": lambda: _trim(namespace.pauses),
             "states": lambda: _forget(states),
             "orphans": lambda: {"orphans": orphans.drop()},
@@ -84,13 +89,18 @@ class Cycle:
             "clock": lambda: {"pulled_back": clock.run(lambda: pull_back_routines(self._store))},
         }
 
-    def once(self) -> CycleResult:
+    def once(self, *, is_alone: bool = False) -> CycleResult:
         """Run one pass.
+
+        Args:
+            is_alone: the process may end after it. So it sees all that waits for a worker, and what it asks for on that
+                account is done when it returns, or half a minute later.
 
         Raises:
             StoreUnavailable: the store did not answer at all; nothing was done.
         """
         begun, started_at = time.monotonic(), to_datetime(self._store.now())
+        self._is_alone = is_alone
         if not self._lock.acquire():
             return CycleResult(started_at=started_at, seconds=time.monotonic() - begun, busy=True)
         facts: dict[str, Any] = {}
@@ -115,6 +125,8 @@ class Cycle:
             add_pass(self._store, result.counts, {name: text.partition("\n")[0] for name, text in errors.items()})
         except StoreUnavailable as error:
             emit(events.STORE_UNREACHABLE, part="step stats of the cycle", error=error)
+        if is_alone:
+            self._ladder.finish(LONGEST_HELP)
         return result
 
 
@@ -145,10 +157,10 @@ def _forget(states: OldStates) -> dict[str, Any]:
     return {}
 
 
-def _climbed(namespace: Namespace, ladder: Ladder) -> dict[str, Any]:
+def _climbed(namespace: Namespace, ladder: Ladder, *, whole: bool) -> dict[str, Any]:
     if EVERYTHING in namespace.pauses.now():
         return {"paused": True}
-    found = ladder.once()
+    found = ladder.once(whole=whole)
     return {
         "starving": found.starving, "noticed": tuple(found.noticed), "woken": tuple(found.woken),
         "spawned": tuple(found.spawned), "starved_ids": tuple(found.starved), "parked_ids": tuple(found.parked),

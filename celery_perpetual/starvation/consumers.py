@@ -1,9 +1,14 @@
-"""Why what waits in a queue is not started: its queue has no consumer, or its consumers have enough to do."""
+"""Why what waits in a queue is not started: its queue has no consumer, or its consumers have enough to do.
+
+A worker is busy while it has a message, and if it has begun a task since the report before its last one: a worker with
+short tasks may have none at the moment of a report. Each worker says itself how many it has begun, so any process knows
+the cause from the store alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.workers import WorkerState
@@ -11,27 +16,10 @@ if TYPE_CHECKING:
 NO_CONSUMER, SATURATED = "no_consumer", "saturated"
 
 
-class _Seen(NamedTuple):
-    reported_at: int
-    started: int | None
-    is_busy: bool | None
-    """None: one more report is needed to know that."""
-
-
 class Consumers:
-    """The reports of workers, compared from pass to pass. For one thread.
+    """The workers that live, as they say."""
 
-    A worker is busy while it has a message, and if it has begun a task between its last two reports: a worker with
-    short tasks may have none at the moment of a report. So of one that has reported once only nothing is known yet.
-    """
-
-    def __init__(self) -> None:
-        self._seen: dict[str, _Seen] = {}
-        self._workers: Sequence[WorkerState] = ()
-
-    def read(self, workers: Sequence[WorkerState]) -> None:
-        """The newest reports of the living workers."""
-        self._seen = {worker.name: self._next(worker) for worker in workers}
+    def __init__(self, workers: Sequence[WorkerState] = ()) -> None:
         self._workers = workers
 
     def hosts(self, queue: str) -> list[str]:
@@ -40,7 +28,7 @@ class Consumers:
 
     def cause(self, queue: str) -> str:
         """Why what waits there is not started; "" where that is not known yet."""
-        found = {self._seen[each.name].is_busy for each in self._of(queue)}
+        found = {_is_busy(each) for each in self._of(queue)}
         if True in found:
             return SATURATED
         return "" if None in found else NO_CONSUMER
@@ -50,11 +38,11 @@ class Consumers:
             each for each in self._workers if queue in each.info.get("queues", ()) and not each.info.get("stopping")
         ]
 
-    def _next(self, worker: WorkerState) -> _Seen:
-        before, started = self._seen.get(worker.name), worker.info.get("started")
-        if before is not None and before.reported_at == worker.reported_at:
-            return before
-        # A worker of an earlier release does not say what it has started: it may be busy.
-        if worker.tags or worker.held or worker.info.get("active") or started is None:
-            return _Seen(worker.reported_at, started, True)
-        return _Seen(worker.reported_at, started, None if before is None else before.started != started)
+
+def _is_busy(worker: WorkerState) -> bool | None:
+    """None: one more report is needed to know that."""
+    # A worker of another release does not say what it has begun: it may be busy.
+    if worker.tags or worker.held or worker.info.get("active") or "begun" not in worker.info:
+        return True
+    begun = worker.info["begun"]
+    return None if begun is None else begun > 0

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from celery_perpetual.thresholds import Thresholds
 
 #: Time counts for the ladder only if it was watched: not while everything is paused, and while no beat leads.
-#: Longer than a minute, as ``cycle`` may run once a minute.
 UNWATCHED_MS = 90_000
 
 #: How old the note of the last pass may get before it is written anew.
@@ -36,6 +35,10 @@ class Episode:
     """When each step was taken."""
     again: dict[str, int] = field(default_factory=dict)
     """From when on a step is tried once more that nothing came of."""
+    done: dict[str, int] = field(default_factory=dict)
+    """When what a step asks for was done."""
+    name: str = ""
+    """Its name, which stays."""
 
     @classmethod
     def read(cls, text: str) -> Episode:
@@ -59,6 +62,10 @@ class Episode:
             return False
         self.began, self.watched = min(self.began, now), now
         return True
+
+    def is_undone(self, step: str, noted_before: int) -> bool:
+        """Whether a step was noted before then (ms) and is not known to be done: its process may have died."""
+        return step not in self.done and self.steps.get(step, noted_before) < noted_before
 
     def is_due(self, step: str, since: int, now: int, thresholds: Thresholds) -> bool:
         """Whether a step that was not taken is due, for what is runnable since then (ms)."""

@@ -8,17 +8,19 @@ reported, and nothing is parked.
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
 from celery_perpetual.ledger.ids import item_index, item_slots
-from celery_perpetual.starvation.assistance import Assistance, Request
-from celery_perpetual.starvation.consumers import NO_CONSUMER, SATURATED, Consumers
+from celery_perpetual.starvation.consumers import NO_CONSUMER, Consumers
 from celery_perpetual.starvation.episode import UNWATCHED_MS, Episode
+from celery_perpetual.starvation.queue_steps import QueueSteps, Taken
+from celery_perpetual.starvation.series import Series
 from celery_perpetual.starvation.waits import Wait, Waits
-from celery_perpetual.store.commands.starvation import starving_queue, starving_queues
+from celery_perpetual.store.commands.starvation import note_watching, starving_queues, watching
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.options import PerpetualOptions
 from celery_perpetual.telemetry import emit
@@ -31,22 +33,16 @@ if TYPE_CHECKING:
 #: Items that one pass reports and parks, about, and of how many it is remembered that they are reported.
 MOST_ITEMS, MOST_REMEMBERED = 200, 10_000
 
-#: A step that nothing came of is tried again after this time.
-AGAIN_MS = 60_000
-
-QUEUE_STEPS = ("notice", "wake", "spawn")
+#: A pass that is to see all reads no further part after so many seconds.
+LONGEST_ROUND = 10.0
 
 
 @dataclass(slots=True)
-class Climbed:
+class Climbed(Taken):
     """The result of one pass."""
 
     starving: dict[str, str] = field(default_factory=dict)
     """Queues in which the oldest item waits for longer than the first step allows, and why."""
-    noticed: list[str] = field(default_factory=list)
-    woken: list[str] = field(default_factory=list)
-    spawned: list[str] = field(default_factory=list)
-    """Queues for which each step was taken."""
     starved: list[str] = field(default_factory=list)
     parked: list[str] = field(default_factory=list)
     """Ids of items."""
@@ -69,44 +65,57 @@ class Ladder:
         self._thresholds = settings.starvation
         self._waits = Waits(self._app, self._store)
         self._consumers = Consumers()
-        self._assistance = Assistance(
-            self._app, settings.starvation_spawn, settings.max_pool_grow, self._came_to_nothing
-        )
+        self._steps = QueueSteps(self._app, self._store, settings)
         self._episodes: dict[str, Episode] = {}
         """Of the queues of which this round has found the oldest item."""
         self._left_out: set[str] = set()
         """Queues that another pass works on, or of which the cause is not known yet."""
         self._longest_gap = max(UNWATCHED_MS, 2 * ms(settings.cycle_interval))
-        self._last_pass: int | None = None
         self._since = 0
-        """When the series of passes without a longer gap began: ms of the store's time."""
+        """When the series of passes began: ms of the store's time."""
         self._reported: dict[str, int] = {}
         """Task id -> since when it was runnable, of items that are reported."""
 
-    def once(self) -> Climbed:
+    def once(self, *, whole: bool = False) -> Climbed:
         """One pass.
+
+        Args:
+            whole: it reads all open batches, or what it can within ten seconds. One that does not goes on where the
+                last one of this process has ended.
 
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        climbed, patience = Climbed(), self._patience()
+        climbed, patience, begun = Climbed(), self._patience(), time.monotonic()
         if patience is not None:
             try:
-                self._go_on(climbed, patience)
+                self._watch()
+                while not self._go_on(climbed, patience) and whole and time.monotonic() - begun < LONGEST_ROUND:
+                    pass
             except BaseException:  # of the store: what was not read must not count as not there
                 self._waits.begin_anew()
                 self._episodes, self._left_out = {}, set()
                 raise
         return climbed
 
-    def _go_on(self, climbed: Climbed, patience: int) -> None:
+    def finish(self, seconds: float) -> None:
+        """Wait until what was asked for is done, at most for so long: the process may end then."""
+        self._steps.assistance.finish(seconds)
+
+    def _watch(self) -> None:
+        """Note that a pass watches, for the next one of whatever process."""
         now = self._store.now()
-        if self._last_pass is None or now - self._last_pass > self._longest_gap:
-            self._since = now
-        self._last_pass = now
+        before = Series.read(watching(self._store))
+        series = Series(now, now) if before is None else before.then(now, self._longest_gap)
+        note_watching(self._store, series.to_json())
+        self._since = series.since
+
+    def _go_on(self, climbed: Climbed, patience: int) -> bool:
+        """Read one part, and return whether the round ends with it."""
+        now = self._store.now()
         stored, part = starving_queues(self._store), self._waits.next_part(now, patience)
         if part.batches:
-            self._consumers.read(self._workers.all())
+            self._consumers = Consumers(self._workers.all())
 
         wants = partial(self._wants, climbed, patience)
         for wait in self._waits.of(part, now, wants):
@@ -120,12 +129,13 @@ class Ladder:
             episode = self._episodes.get(wait.queue)
             if episode is not None and episode.cause == NO_CONSUMER:
                 self._step_item(wait, episode, now, climbed)
-        self._assistance.ask([])
-        climbed.starving = {queue: episode.cause for queue, episode in self._episodes.items()}
+        self._steps.assistance.ask([])
+        climbed.starving |= {queue: episode.cause for queue, episode in self._episodes.items()}
         if part.is_last:
             for queue in stored.keys() - self._episodes.keys() - self._left_out:
-                self._note(queue, stored[queue], "", "", {})
+                self._steps.note(queue, stored[queue], "")
             self._episodes, self._left_out = {}, set()
+        return part.is_last
 
     def _wants(self, climbed: Climbed, patience: int, queue: str, age: int) -> bool:
         """Whether items of a queue that have been runnable for so long (ms) are of interest still."""
@@ -150,69 +160,14 @@ class Ladder:
         return self._thresholds if given is None else self._thresholds.replaced(task, given, ValueError)
 
     def _climb(self, oldest: Wait, text: str, now: int, climbed: Climbed) -> None:
-        """Take the steps of a queue that are due, on account of its oldest item."""
-        queue, cause = oldest.queue, self._consumers.cause(oldest.queue)
-        episode = Episode.read(text) if text else None
-        is_new = episode is None or episode.cause != cause
-        if episode is None or is_new:
-            episode = Episode(cause, now, now)
-        must_note = episode.watch(now, self._since) or is_new
-        thresholds, requests = self._of(oldest.polled_by), list[Request]()
-        seconds, hosts = round((now - oldest.since) / 1000, 1), self._consumers.hosts(queue)
-        about = {
-            "at": format_time(to_datetime(now)), "queue": queue, "cause": cause, "task_id": oldest.task_id,
-            "task": oldest.task, "oldest_seconds": seconds,
-        }  # fmt: skip
-        for step in QUEUE_STEPS:
-            how = self._assistance.how(cause)
-            if not episode.is_due(step, oldest.since, now, thresholds) or (step == "spawn" and not how):
-                continue
-            episode.steps[step], must_note = now, False
-            episode.again.pop(step, None)
-            more: dict[str, dict[str, Any]] = {"wake": {"workers": hosts}, "spawn": {"how": how}}
-            before, text = text, episode.to_json()
-            if not self._note(queue, before, text, step, about | more.get(step, {})):
-                self._left_out.add(queue)
-                return
-            if step == "notice":
-                emit(events.STARVATION_NOTICE, queue=queue, cause=cause, task_id=oldest.task_id, seconds=seconds)
-                climbed.noticed.append(queue)
-                continue
-            if step == "wake":
-                emit(events.STARVATION_WAKE, queue=queue, workers=len(hosts))
-                climbed.woken.append(queue)
-            else:
-                emit(events.STARVATION_SPAWN, queue=queue, cause=cause, how=how)
-                climbed.spawned.append(queue)
-            requests.append(Request(step=step, queue=queue, hosts=tuple(hosts), oldest_seconds=seconds, cause=cause))
-        if cause == SATURATED and episode.is_due("event", oldest.since, now, thresholds):
-            episode.steps["event"], must_note = now, True
-            self._report(oldest, cause, now, climbed)
-        if must_note and not self._note(queue, text, episode.to_json(), "", {}):
-            self._left_out.add(queue)
-            return
-        self._episodes[queue] = episode
-        self._assistance.ask(requests)
-
-    def _note(self, queue: str, seen: str, noted: str, step: str, about: dict[str, Any]) -> bool:
-        return bool(
-            script("note_starving")(
-                self._store, queue=queue, seen=seen, noted=noted, step=step, about=json.dumps(about)
-            )
-        )
-
-    def _came_to_nothing(self, request: Request, trouble: str) -> None:
-        """A step had no effect: it is taken once more later. In the thread of the request."""
-        text = starving_queue(self._store, request.queue)
-        emit(events.STARVATION_STEP_FAILED, step=request.step, queue=request.queue, reason=trouble)
-        for _ in range(3):
-            episode = Episode.read(text) if text else None
-            if episode is None or episode.cause != request.cause or request.step not in episode.steps:
-                return
-            episode.again[request.step] = episode.steps.pop(request.step) + AGAIN_MS
-            if self._note(request.queue, text, episode.to_json(), "", {}):
-                return
-            text = starving_queue(self._store, request.queue)
+        episode = self._steps.take(
+            oldest, text, now, self._since, self._of(oldest.polled_by), self._consumers, climbed,
+            lambda: self._report(oldest, self._consumers.cause(oldest.queue), now, climbed),
+        )  # fmt: skip
+        if episode is None:
+            self._left_out.add(oldest.queue)
+        else:
+            self._episodes[oldest.queue] = episode
 
     def _step_item(self, wait: Wait, episode: Episode, now: int, climbed: Climbed) -> None:
         """Report an item whose queue has no consumer, and park it; the run of a routine waits on."""

@@ -30,6 +30,7 @@ key                    type    holds                                            
 {P}:ended:{poll}       hash    task id -> record of an item that ended, not by success  TTL a day; when it is replayed
 {P}:staged             zset    ``poll unit`` whose records wait for their commit      commit, or the cycle
 {P}:starving           hash    queue -> JSON: how far the starvation ladder has come  when nothing waits too long
+{P}:watching           string  JSON: the passes that have watched the ladder           never (one key)
 {P}:outbox             zset    committed polls that are not wholly published          publish of the last message
 {P}:open               zset    unfinished batches -> when they were committed          end of the last item
 {P}:tenants:{task}     hash    name of a tenant -> the tenant, JSON, as last found   the leader, when it has gone
@@ -96,6 +97,7 @@ class Keys:
         self.staged = f"{prefix}:staged"
         self.stats = f"{prefix}:stats"
         self.starving = f"{prefix}:starving"
+        self.watching = f"{prefix}:watching"
         self.outbox = f"{prefix}:outbox"
         self.open = f"{prefix}:open"
         self.paused = f"{prefix}:paused"

@@ -69,6 +69,9 @@ class Heartbeat(threading.Thread):
         self._halt = self._ends = False
         self._stopping = threading.Lock()
         self._at = 0.0
+        self._begun_before: int | None = None
+        self._begun_last: int | None = None
+        """How many tasks it had begun at the last two whole reports."""
         self._report = self._answered = 0
         """Number of the last report, and of the last one that was answered."""
         self._pulse = Pulse(self._store, self._instance.name, leases.settings.heartbeat, lambda: self._at)
@@ -163,7 +166,7 @@ class Heartbeat(threading.Thread):
         self._report += 1
         is_older, held = script("heartbeat")(
             self._store, held=keys.held(name), worker_info=keys.worker(name), received=keys.tags(name), worker=name,
-            info=json.dumps(self._info(len(has))), report=self._report, known=self._answered, gone=len(gone),
+            info=json.dumps(self._info(len(has), due)), report=self._report, known=self._answered, gone=len(gone),
             tags=[*gone, *new],
         )  # fmt: skip
         held_ids = {task_id.decode() for task_id in held}
@@ -179,6 +182,7 @@ class Heartbeat(threading.Thread):
             self.report_soon()
         if due:
             self._at = now
+            self._begun_before, self._begun_last = self._begun_last, sum(state.total_count.values())
             # A worker that stops has let go of what it cancels, and gives that back at its very end.
             runs = {each.id for each in at_hand if each.time_start} | deliveries.unseen(held_ids, self._worker.pool)
             self._audit(set() if is_stopping() else held_ids - runs)
@@ -201,7 +205,7 @@ class Heartbeat(threading.Thread):
             self.resend_soon()
         self._missing = missing
 
-    def _info(self, reserved: int) -> dict[str, Any]:
+    def _info(self, reserved: int, due: bool) -> dict[str, Any]:
         worker = self._worker
         queues = getattr(worker.app.amqp, "queues", None)
         return {
@@ -212,10 +216,15 @@ class Heartbeat(threading.Thread):
             "concurrency": worker.concurrency,
             "queues": sorted(queues.consume_from) if queues is not None else [],
             "active": len(list(state.active_requests)),
-            "started": sum(state.total_count.values()),
+            "begun": self._begun(due),
             "reserved": reserved,
             "stopping": is_stopping(),
         }
+
+    def _begun(self, due: bool) -> int | None:
+        """How many tasks it has begun in the last whole interval, at least; None where it is not that old."""
+        before = self._begun_last if due else self._begun_before
+        return None if before is None else sum(state.total_count.values()) - before
 
     def stop(self) -> None:
         """At the end of the process: give back the leases that it still holds, without counting a recovery."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import PerpetualOptions
 from celery_perpetual.errors import StoreUnavailable
-from celery_perpetual.starvation import assistance, ladder
+from celery_perpetual.starvation import assistance, queue_steps
 from tests.support import wait_until
 from tests.support.contract import report
 from tests.support.ladder import QUICK, Beat, steps
@@ -26,7 +26,7 @@ def test_a_hook_that_cannot_or_hangs_is_no_error(
     shop: Callable[..., Perpetual], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked again later, a hanging one not before it has returned, and the ladder goes on meanwhile."""
-    monkeypatch.setattr(ladder, "AGAIN_MS", 100)
+    monkeypatch.setattr(queue_steps, "AGAIN_MS", 100)
     monkeypatch.setattr(assistance, "LONGEST_HOOK", 0.2)
     calls, goes_on = [], Event()
 
@@ -54,7 +54,7 @@ def test_a_hook_that_fails_while_the_store_is_away_is_called_once_more(shop: Cal
     noted: list[tuple[str, str]] = []
     is_away = [True]
 
-    def came_to_nothing(request: assistance.Request, trouble: str) -> None:
+    def came_of(request: assistance.Request, trouble: str) -> None:
         if is_away[0]:
             raise StoreUnavailable("it is away")
         noted.append((request.queue, trouble))
@@ -62,8 +62,11 @@ def test_a_hook_that_fails_while_the_store_is_away_is_called_once_more(shop: Cal
     def scale(**_: Any) -> None:
         raise RuntimeError("no quota")
 
-    helps = assistance.Assistance(shop(list).app, scale, 0, came_to_nothing)
-    helps.ask([assistance.Request(step="spawn", queue="a", hosts=(), oldest_seconds=1, cause="no_consumer")])
+    helps = assistance.Assistance(shop(list).app, scale, 0, lambda _: True, came_of)
+    request = assistance.Request(
+        step="spawn", queue="a", hosts=(), oldest_seconds=1, cause="no_consumer", episode="a", noted=1
+    )
+    helps.ask([request])
     helps.ask([])
     assert noted == []
     is_away[0] = False

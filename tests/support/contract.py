@@ -71,6 +71,6 @@ def report(perpetual: Perpetual, number: int, queues: tuple[str, ...] = ("celery
     keys, name = perpetual.store.keys, "w@host#1"
     script("heartbeat")(
         perpetual.store, held=keys.held(name), worker_info=keys.worker(name), received=keys.tags(name), worker=name,
-        info=json.dumps({"hostname": "w@host", "queues": queues, "active": 0, "started": 0, **info}), report=number,
+        info=json.dumps({"hostname": "w@host", "queues": queues, "active": 0, "begun": 0, **info}), report=number,
         known=number - 1, gone=0, tags=[],
     )  # fmt: skip

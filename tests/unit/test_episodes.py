@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celery_perpetual.starvation.episode import UNWATCHED_MS, Episode
+from celery_perpetual.starvation.series import LONGEST_USUAL_MS, Series
 from celery_perpetual.thresholds import Thresholds
 
 BEGIN = 1_700_000_000_000
@@ -36,3 +37,28 @@ def test_time_before_a_series_does_not_count() -> None:
     assert episode.began == BEGIN + UNWATCHED_MS + 1
     episode.watch(since + 300_000, since)
     assert episode.began == BEGIN + UNWATCHED_MS + 1
+
+
+@pytest.mark.parametrize(
+    ("gaps", "goes_on"),
+    [
+        ([5, 5, 5, 80], True),
+        ([5, 5, 5, 100], False),
+        ([300, 300], True),
+        ([300, 700], False),
+        ([10, 290, 10, 290, 10, 290], True),
+        ([5] * 20 + [3600 * 8] + [5] * 20 + [3600], False),
+        ([3600, 3600, 3600], True),
+        ([86_400, 3 * 3600], False),
+        ([5, -86_400, 5], True),
+    ],
+)
+def test_passes_follow_each_other_as_they_are_used_to(gaps: list[int], goes_on: bool) -> None:
+    """A gap counts if it is not much longer than those before; the first one that is longer begins another series."""
+    now, series = BEGIN, Series(BEGIN, BEGIN)
+    for gap in gaps:
+        now += 1000 * gap
+        series = Series.read(series.then(now, UNWATCHED_MS).to_json()) or series
+    assert (series.since != now) == goes_on
+    assert series.since <= now
+    assert series.usual <= LONGEST_USUAL_MS

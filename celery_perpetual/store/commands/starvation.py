@@ -20,3 +20,16 @@ def starving_queue(store: Store, queue: str) -> str:
     with store.errors("starvation"):
         text = store.redis.hget(store.keys.starving, queue)
     return "" if text is None else str(text.decode())
+
+
+def watching(store: Store) -> str:
+    """The passes that have watched the ladder, JSON; "" where none has."""
+    with store.errors("starvation"):
+        text = store.redis.get(store.keys.watching)
+    return "" if text is None else str(text.decode())
+
+
+def note_watching(store: Store, text: str) -> None:
+    """Store that."""
+    with store.errors("starvation"):
+        store.redis.set(store.keys.watching, text)

@@ -1,0 +1,55 @@
+"""The passes that watch the ladder, one after the other, in whatever process: durable in the store.
+
+A leader makes a pass every few seconds; where none leads, a cron job may make one every five minutes. Time between two
+passes counts as watched when they follow each other as they are used to, and not when a deployment was stopped or
+everything was paused in between.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+#: A gap between two passes of a series is at most so many times as long as the usual one, of which with each pass this
+#: part remains: two cron jobs make passes in pairs.
+IRREGULAR, REMAINS = 2, 0.75
+#: The longest gap that passes may be used to, ms.
+LONGEST_USUAL_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Passes without a gap that is too long. Times are ms of the store's clock."""
+
+    since: int
+    """When the first one was."""
+    last: int
+    """When the last one was."""
+    usual: int = 0
+    """The longest of the last gaps."""
+
+    @classmethod
+    def read(cls, text: str) -> Series | None:
+        """From the store; what a later release notes besides is passed over."""
+        if not text:
+            return None
+        found = json.loads(text)
+        return cls(**{each.name: found[each.name] for each in fields(cls) if each.name in found})
+
+    def to_json(self) -> str:
+        """As it is stored."""
+        return json.dumps(asdict(self))
+
+    def then(self, now: int, longest: int) -> Series:
+        """With one more pass, or another series that begins with it.
+
+        Args:
+            now: the store's time. Before the last pass: the store's clock was set back, and that gap is not known.
+            longest: a gap up to that (ms) never ends a series.
+        """
+        gap = now - self.last
+        if gap < 0:
+            return Series(since=min(self.since, now), last=now)
+        goes_on = gap <= max(longest, IRREGULAR * self.usual)
+        usual = min(max(gap, int(REMAINS * self.usual)), LONGEST_USUAL_MS)
+        return Series(since=self.since if goes_on else now, last=now, usual=usual)
