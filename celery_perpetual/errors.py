@@ -106,13 +106,18 @@ class StaleVersion(PerpetualError):
 LONGEST_TEXT = 2000
 
 
+def encodable(text: str) -> str:
+    """The text without halves of characters, which a script cannot read; Python puts undecodable bytes into them."""
+    return text.encode(errors="replace").decode()
+
+
 def readable(text: object) -> str:
     """Return a text of the user's as it can be stored and shown: never too long, never unreadable, never an error."""
     try:
         shown = str(text)
     except Exception:  # an exception may not even be able to say what it is
         shown = f"<{type(text).__name__} without a text>"
-    shown = shown.encode(errors="replace").decode()
+    shown = encodable(shown)
     return shown if len(shown) <= LONGEST_TEXT else f"{shown[: LONGEST_TEXT - 3]}..."
 
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
+from celery_perpetual.errors import encodable
 from celery_perpetual.store.commands.pauses import stored_pauses
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
@@ -65,7 +66,7 @@ ALL_ROUTINES = Scope("routine", "*")
 
 def operator() -> str:
     """The user and the host of this process, for people."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    return encodable(f"{getpass.getuser()}@{socket.gethostname()}")
 
 
 @lru_cache(20_000)

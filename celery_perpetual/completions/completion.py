@@ -11,7 +11,7 @@ from typing import Any
 
 from celery.exceptions import TaskRevokedError
 
-from celery_perpetual.errors import NotSuccessful, TaskLost
+from celery_perpetual.errors import NotSuccessful, TaskLost, encodable
 from celery_perpetual.ledger.ids import parse_item_id
 from celery_perpetual.times import format_time, parse_time
 
@@ -179,4 +179,4 @@ def error_of(exception: Any) -> dict[str, str] | None:
         message = str(exception)
     except Exception as error:  # raised by the exception's own __str__
         message = f"({type(error).__name__} in its __str__)"
-    return {"type": type(exception).__name__, "message": message[:LONGEST_MESSAGE]}
+    return {"type": type(exception).__name__, "message": encodable(message[:LONGEST_MESSAGE])}

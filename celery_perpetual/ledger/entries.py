@@ -76,5 +76,8 @@ def checked_key(key: Any) -> str:
 
 
 def short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # a value of the user's may not even be able to show itself
+        text = f"<{type(value).__name__}>"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS
+from celery_perpetual.polling.reading import cursor_text
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.unit import TaskUnit
@@ -19,11 +19,7 @@ def write_cursor(store: Store, unit: TaskUnit, value: Any) -> None:
         ContractError: it is not JSON, or a poll of the unit is open in the leading beat, in a worker, or by hand (pause
             it, or try again).
     """
-    try:
-        text = json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise ContractError(f"cursor of {unit.contract.name} must be a JSON value, got {value!r} ({error})") from None
-    _write(store, unit, text)
+    _write(store, unit, cursor_text(f"cursor of {unit.contract.name}", value))
 
 
 def forget_cursor(store: Store, unit: TaskUnit) -> None:

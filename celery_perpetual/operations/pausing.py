@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
 from celery_perpetual.broker.depth import known_queue
-from celery_perpetual.errors import ContractError
+from celery_perpetual.errors import ContractError, readable
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.draining import DrainReport, wait_until_drained
 from celery_perpetual.operations.forcing import on_record
@@ -68,7 +68,7 @@ class PauseOperations(Namespace):
         paused = Paused(
             scope=scope,
             by=operator(),
-            reason=reason or "no reason given",
+            reason=readable(reason or "no reason given"),
             at=datetime.now(timezone.utc),
             until=until,
         )

@@ -12,7 +12,7 @@ from celery_perpetual.ledger.ids import new_poll_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import arguments
 from celery_perpetual.polling.claims import Claim
-from celery_perpetual.polling.reading import ReadBatch
+from celery_perpetual.polling.reading import ReadBatch, cursor_text
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.store.commands.units import unit_facts
 from celery_perpetual.tasks.items import UNSET, Defer, Skip
@@ -105,7 +105,7 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
         duplicates=result.duplicates,
         held_back=result.held_back,
         left_out=result.left_out,
-        cursor=json.loads(result.cursor) if result.cursor else claim.cursor,
+        cursor=json.loads(cursor) if (cursor := result.cursor or claim.cursor) else None,
     )
 
 
@@ -129,14 +129,15 @@ def _item(item: CheckedItem, *, shown: bool) -> dict[str, Any]:
 def _pretended(store: Store, unit: TaskUnit, cursor: Any) -> Claim:
     now = store.now()
     (facts,) = unit_facts(store, [unit.name])
-    known = json.loads(facts.cursor) if facts.cursor else None
+    known = (facts.cursor or b"").decode()
+    text = known if cursor is UNSET else cursor_text(f"cursor of {unit.contract.name}", cursor)
     return Claim(
         unit=unit,
         poll_id=new_poll_id(now),
         slot=now,
         following="",
         trigger="preview",
-        cursor=known if cursor is UNSET else cursor,
+        cursor=text,
         in_flight=facts.in_flight,
         attempt=facts.attempt,
         failures={},

@@ -69,7 +69,7 @@ class TenantOperations(Namespace):
         """
         unit = polled_unit()
         if unit is not None:
-            return unit.tenant_value
+            return unit.copied_tenant
         execution = current()
         while execution is not None:
             if (found := self._tenant_of(execution)) is not None:

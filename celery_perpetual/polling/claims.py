@@ -42,7 +42,8 @@ class Claim:
     following: str
     """Next due time on the grid in ms; "" where the cadence is left alone."""
     trigger: str
-    cursor: Any
+    cursor: str
+    """As JSON, "" without one: ``next_batch`` gets a value of its own, which it may change."""
     in_flight: int
     attempt: int
     failures: Mapping[str, int]
@@ -250,7 +251,7 @@ def _read_claim(wanted: _Wanted, now: int, facts: bytes) -> Claim | Refusal:
         slot=wanted.slot,
         following=wanted.following,
         trigger=trigger,
-        cursor=json.loads(cursor) if cursor else None,
+        cursor="" if cursor == "null" else cursor,
         in_flight=int(in_flight),
         attempt=int(attempt),
         failures=json.loads(failures) if failures else {},

@@ -182,7 +182,7 @@ class Preflights:
             begun = self._running[check.name] = steady()
         loop, hint = Loop(claim.contract.poll_timeout), 0
         try:
-            loop.resolve(check.preflight(claim.unit.tenant_value))
+            loop.resolve(check.preflight(claim.unit.copied_tenant))
         except BaseException as error:  # user code may raise anything, even SystemExit
             passage, hint = self._after(error, check, claim, before)
         else:

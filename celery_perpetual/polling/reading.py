@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Signature
 
 from celery_perpetual.errors import BatchTooLarge, ContractError, InvalidItem
+from celery_perpetual.ledger.entries import short
 from celery_perpetual.ledger.item import CheckedItem, ItemReader
 from celery_perpetual.ledger.ledger import Ledger, Taken
 from celery_perpetual.polling.claims import Claim
@@ -101,7 +102,8 @@ def read(app: Celery, ledger: Ledger, claim: Claim, result: Any) -> ReadBatch | 
 def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Iterator[Any]) -> ReadBatch:
     contract = claim.contract
     whole = batch.cursor is not UNSET
-    found = ReadBatch(cursor=_cursor(contract.name, batch.cursor) if whole else "", more=batch.more)
+    cursor = cursor_text(f"{contract.name}.next_batch: the cursor", batch.cursor) if whole else ""
+    found = ReadBatch(cursor=cursor, more=batch.more)
     found.watermark = _watermark(contract.name, batch.watermark)
     room, longest = contract.max_in_flight - claim.in_flight, max(contract.options.limit, claim.rows)
     most = longest if whole else min(room, contract.options.limit)
@@ -141,7 +143,7 @@ def _gate_of_whole(claim: Claim, found: ReadBatch, in_flight: int) -> Closed | N
     options, needed = claim.contract.options, claim.in_flight + len(found.items)
     if needed > claim.contract.max_in_flight:
         return full(claim, needed)
-    if found.cursor == json.dumps(claim.cursor):
+    if found.cursor == (claim.cursor or "null"):
         return None
     # The cursor would pass what is left out, and what has changed of it since its task began would never be worked on.
     if found.held_back:
@@ -235,8 +237,13 @@ def _watermark(name: str, seen: Any) -> datetime | None:
     return seen
 
 
-def _cursor(name: str, cursor: Any) -> str:
+def cursor_text(name: str, cursor: Any) -> str:
+    """A cursor as it is stored.
+
+    Raises:
+        ContractError: it is no JSON value.
+    """
     try:
-        return json.dumps(cursor)
-    except (TypeError, ValueError) as error:
-        raise ContractError(f"{name}.next_batch: the cursor must be a JSON value, got {cursor!r} ({error})") from None
+        return json.dumps(cursor, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ContractError(f"{name} must be a JSON value, got {short(cursor)} ({error})") from None

@@ -5,6 +5,7 @@ Every poll ends in exactly one stored outcome. User code runs only here, never i
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -168,7 +169,7 @@ class Runner:
         if not contract.takes_poll:
             return contract.options.limit
         new = max(0, min(contract.options.limit, contract.max_in_flight - claim.in_flight))
-        if claim.cursor is not None:
+        if claim.cursor:
             return new
         return new + min(left_out_count(self.store, claim.unit.name, claim.store_time), MOST_LEFT_OUT)
 
@@ -176,11 +177,11 @@ class Runner:
         contract = claim.contract
         return Poll(
             task=contract.name,
-            tenant=claim.unit.tenant_value,
+            tenant=claim.unit.copied_tenant,
             poll_id=claim.poll_id,
             slot=to_datetime(claim.slot),
             trigger=claim.trigger,
-            cursor=claim.cursor,
+            cursor=json.loads(claim.cursor) if claim.cursor else None,
             limit=claim.rows,
             room=contract.max_in_flight - claim.in_flight,
             attempt=claim.attempt,

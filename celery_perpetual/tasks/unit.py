@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,11 @@ class TaskUnit:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", unit_name(self.contract.name, self.tenant))
+
+    @property
+    def copied_tenant(self) -> Any:
+        """The tenant itself, for code of the user, which may change what it gets."""
+        return deepcopy(self.tenant_value) if isinstance(self.tenant_value, dict) else self.tenant_value
 
     @property
     def tenant_json(self) -> str:

@@ -45,7 +45,9 @@ local function park(id, lease, recoveries, reason)
   redis.call('PEXPIRE', queue, queue_ttl)
   redis.call('PUBLISH', prefix .. ':done:' .. id, record)
   redis.call('PUBLISH', prefix .. ':done', record)
-  add_event('completion', cjson.decode(record))
+  -- Not by way of a table: numbers would lose digits, and empty lists would become objects.
+  redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'completion', 'data',
+    string.sub(record, 1, -2) .. ', "at": "' .. at .. '"}')
   add_event('lease.parked', {task_id = id, task = lease.task, worker = lease.worker, recoveries = recoveries,
     reason = reason})
 end
