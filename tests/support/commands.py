@@ -45,19 +45,14 @@ class Commands:
     """A process that has imported a project, and forks for each command."""
 
     def __init__(self, project: Project) -> None:
-        self._process = project.interpreter(SERVER.format(module=project.name))
+        self._interpreter = project.interpreter(SERVER.format(module=project.name))
 
     def run(self, args: tuple[str, ...], stdin: str) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([args, stdin]) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        assert answer, f"the process that runs commands ended with {self._process.wait(20)}"
-        code, out, err = json.loads(answer)
+        self._interpreter.say(json.dumps([args, stdin]))
+        code, out, err = json.loads(self._interpreter.hear())
         return subprocess.CompletedProcess(args, code, out, err)
 
     def close(self) -> None:
         """End."""
-        self._process.communicate(timeout=20)
+        self._interpreter.end()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,8 +43,8 @@ class Console:
 
     def __init__(self, project: Project) -> None:
         self._log = (project.folder / "console.log").open("ab")
-        self._process = project.interpreter(SERVER.format(module=project.name), stderr=self._log)
-        self.pid = self._process.pid
+        self._interpreter = project.interpreter(SERVER.format(module=project.name), err=self._log)
+        self.pid = self._interpreter.pid
 
     def __call__(self, expression: str) -> Any:
         """Return the value of an expression.
@@ -65,9 +64,7 @@ class Console:
 
     def send(self, expression: str) -> None:
         """Ask, and do not wait for the answer."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(expression) + "\n")
-        self._process.stdin.flush()
+        self._interpreter.say(json.dumps(expression))
 
     def answer(self) -> Any:
         """Wait for the next answer."""
@@ -77,14 +74,10 @@ class Console:
 
     def kill9(self) -> None:
         """SIGKILL, in whatever it does."""
-        self._process.kill()
-        self._process.wait(20)
+        self._interpreter.kill9()
 
     def _reply(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        assert line, f"the console ended with {self._process.wait(20)}"
-        reply: dict[str, Any] = json.loads(line)
+        reply: dict[str, Any] = json.loads(self._interpreter.hear())
         return reply
 
     def __enter__(self) -> Self:
@@ -95,9 +88,6 @@ class Console:
     ) -> None:
         # A hanging next_batch runs on a daemon thread: the end of the input ends the process all the same.
         try:
-            self._process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            self.kill9()
-            raise
+            self._interpreter.end(timeout=10)
         finally:
             self._log.close()

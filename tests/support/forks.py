@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
@@ -45,13 +46,23 @@ class Started(Protocol):
         ...
 
 
-def start(argv: Sequence[str], *, folder: Path, env: Mapping[str, str], out: IO[bytes], err: IO[bytes]) -> Started:
-    """Start a program in a session of its own, without input."""
-    if _may_be_forked(argv, folder, env):
-        return Forked(_template(), argv[1:], folder=folder, env=env, out=out, err=err)
-    return subprocess.Popen(
-        argv, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
-    )  # fmt: skip
+def start(
+    argv: Sequence[str],
+    *,
+    folder: Path,
+    env: Mapping[str, str],
+    out: IO[bytes],
+    err: IO[bytes],
+    into: IO[bytes] | None = None,
+) -> Started:
+    """Start a program in a session of its own; without `into` it has no input."""
+    with nullcontext(into) if into else Path(os.devnull).open("rb") as given:
+        assert given is not None
+        if _may_be_forked(argv, folder, env):
+            return Forked(_template(), argv[1:], folder=folder, env=env, files=[given, out, err])
+        return subprocess.Popen(
+            argv, cwd=folder, env=env, stdin=given, stdout=out, stderr=err, start_new_session=True
+        )  # fmt: skip
 
 
 def _may_be_forked(argv: Sequence[str], folder: Path, env: Mapping[str, str]) -> bool:
@@ -83,10 +94,10 @@ class _Template:
         self._lock = threading.Lock()
         self._ended: dict[int, int] = {}
 
-    def fork(self, request: Mapping[str, object], out: IO[bytes], err: IO[bytes]) -> tuple[int, int]:
+    def fork(self, request: Mapping[str, object], files: Sequence[IO[bytes]]) -> tuple[int, int]:
         """The number and the pid of the new process; only the number belongs to no other process later."""
         with self._lock:
-            socket.send_fds(self._socket, [json.dumps(request).encode()], [out.fileno(), err.fileno()])
+            socket.send_fds(self._socket, [json.dumps(request).encode()], [each.fileno() for each in files])
             while True:
                 number, pid, code = self._read()
                 if code is None:
@@ -130,11 +141,10 @@ class Forked:
         *,
         folder: Path,
         env: Mapping[str, str],
-        out: IO[bytes],
-        err: IO[bytes],
+        files: Sequence[IO[bytes]],
     ) -> None:
         self._template = template
-        self._number, self.pid = template.fork({"argv": list(argv), "folder": str(folder), "env": dict(env)}, out, err)
+        self._number, self.pid = template.fork({"argv": list(argv), "folder": str(folder), "env": dict(env)}, files)
 
     def poll(self) -> int | None:
         """As of Popen."""

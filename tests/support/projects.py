@@ -18,6 +18,7 @@ import celery_perpetual
 from tests.support import event_log, ledger
 from tests.support.commands import Commands
 from tests.support.forks import FRESH, start
+from tests.support.interpreters import Interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -160,18 +161,9 @@ class Project:
             self._commands = Commands(self)
         return self._commands.run(args, stdin)
 
-    def interpreter(self, code: str, *, stderr: IO[bytes] | None = None) -> subprocess.Popen[str]:
-        """Start a Python process of the project that is spoken to line by line; it ends with its standard input."""
-        return subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=self.folder,
-            env=self.env(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
+    def interpreter(self, code: str, *, err: IO[bytes] | None = None) -> Interpreter:
+        """Start a Python process of the project that is spoken to line by line."""
+        return Interpreter(code, folder=self.folder, env=self.env(), err=err)
 
     def run_python(self, code: str, *, env: Mapping[str, str] | None = None, timeout: float = 60.0) -> str:
         """Run code in a fresh interpreter and return what it printed.

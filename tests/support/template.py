@@ -5,12 +5,13 @@ has them already, and is a process like any other: it has a pid, a session and a
 environment and exit code, and ends as an interpreter ends.
 
 As a program it takes the number of a socket. It reads a request per datagram, ``{"argv", "folder", "env"}`` with the
-files for standard output and errors, and answers ``[number, pid, null]``; at the end of a child it writes
+files for standard input, output and errors, and answers ``[number, pid, null]``; at the end of a child it writes
 ``[number, pid, exit code]``. The number counts the children, as the system gives a pid to a later process again.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -57,7 +58,7 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
                 code = os.waitstatus_to_exitcode(ended[1])
                 control.send(json.dumps([numbers.pop(ended[0]), ended[0], code]).encode())
         if control in ready:
-            text, files, _, _ = socket.recv_fds(control, LONGEST_REQUEST, 2)
+            text, files, _, _ = socket.recv_fds(control, LONGEST_REQUEST, 3)
             if not text:
                 return None
             child = os.fork()
@@ -79,7 +80,7 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
 def become(request: dict[str, Any], files: list[int]) -> None:
     """Take on session, files, folder and environment."""
     os.setsid()
-    for number, file in enumerate([os.open(os.devnull, os.O_RDONLY), *files]):
+    for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
     os.chdir(request["folder"])
@@ -109,5 +110,8 @@ if __name__ == "__main__":
     PATH = sys.path[1:]
     for name in IMPORTED:
         import_module(name)
+    # A collection would touch, and so copy, every page that the children share.
+    gc.collect()
+    gc.freeze()
     if (asked := serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
         run(asked["argv"])
