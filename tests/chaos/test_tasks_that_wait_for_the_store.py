@@ -54,15 +54,18 @@ def test_a_task_waits_longer_than_its_time_limit(
     proj.run_python("import proj; proj.app.control.revoke(['revoked late', 'revoked early'], reply=True)")
     server.start()
     wait_until(lambda: ran(proj) == ["gone early", "gone late"], "they run")
+    # The stream is in the store.
+    proj.redis = redis.Redis.from_url(server.url, decode_responses=True)
+    ends = {(f"gone {task}", "success"): 1 for task in ("early", "late")}
+    ends |= {(f"revoked {task}", "revoked"): 1 for task in ("early", "late")}
+    # A store that stood still before that would let a limit end a task that has run.
+    wait_until(lambda: final_ends(proj) == ends, "each has one end")
 
     store.client_pause(4000)
     proj.run_python(f"{sent} for n in ['still']]")
     wait_until(lambda: ran(proj) == ["gone early", "gone late", "still early", "still late"], "they run")
 
-    ends = {(f"{name} {task}", "success"): 1 for name in ("gone", "still") for task in ("early", "late")}
-    ends |= {(f"revoked {task}", "revoked"): 1 for task in ("early", "late")}
-    # The stream is in the store.
-    proj.redis = redis.Redis.from_url(server.url, decode_responses=True)
+    ends |= {(f"still {task}", "success"): 1 for task in ("early", "late")}
     wait_until(lambda: final_ends(proj) == ends, "each has one end")
 
 
