@@ -53,17 +53,18 @@ class CapturingChannel:
         return self._commands
 
     def run(self, commands: BrokerCommands, *, front: bool = False) -> None:
-        """Run commands.
+        """Run commands, all or none.
 
         Args:
             front: the messages are the next ones that a consumer gets, not the last.
         """
-        with self.client() as client:
-            push = client.rpush if front else client.lpush
+        with self.client() as client, client.pipeline() as pipe:
+            push = pipe.rpush if front else pipe.lpush
             for key, messages in commands.pushes.items():
                 push(key, *messages)
             for name, key, value in commands.others:
-                client.execute_command(name, key, value)
+                pipe.execute_command(name, key, value)
+            pipe.execute()
 
     @contextmanager
     def client(self) -> Iterator[Any]:

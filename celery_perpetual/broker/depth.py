@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
+from celery_perpetual.broker.questions import connection_for_questions
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def depth_of(app: Celery, queue: str) -> int:
     Raises:
         Exception: whatever the transport raises where the broker does not answer.
     """
-    with app.connection_for_write() as connection:
+    with connection_for_questions(app) as connection:
         try:
             channel: Any = connection.default_channel
             return int(channel.queue_declare(queue, passive=True).message_count)

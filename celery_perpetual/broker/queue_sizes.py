@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 
+from celery_perpetual.broker.questions import connection_for_questions
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -53,7 +55,7 @@ class QueueSizes:
 
     def _size(self, queue: str) -> int | None:
         if queue not in self._sizes:
-            self._connection = self._connection or self._app.connection_for_write()
+            self._connection = self._connection or connection_for_questions(self._app)
             self._sizes[queue] = size_of(self._connection, queue)
         return self._sizes[queue]
 

@@ -54,8 +54,8 @@ class UnackedHash:
     def restoring(self, tag: str) -> list[Command] | None:
         """The commands that put one message back into its queue, as a redelivered one; None if it is not there.
 
-        They do not take it out of the hash; :meth:`acknowledge` does. What is put back is another delivery, with a tag
-        of its own: a worker that receives it before the old one is acknowledged keeps it.
+        They do not take it out of the hash; those of :meth:`acknowledging` do. What is put back is another delivery,
+        with a tag of its own.
         """
         found = self._read(tag)
         if found is None:
@@ -65,10 +65,9 @@ class UnackedHash:
         payload["properties"]["delivery_tag"] = str(uuid4())
         return self._channel.put(exchange, routing_key, payload)
 
-    def acknowledge(self, tag: str) -> None:
-        """Take one message out of the hash; harmless where that has been done."""
-        with self._channel.client() as client, client.pipeline() as pipe:
-            pipe.zrem(self._index, tag).hdel(self._unacked, tag).execute()
+    def acknowledging(self, tag: str) -> list[Command]:
+        """The commands that take one message out of the hash; harmless where that has been done."""
+        return [Command("ZREM", self._index, tag), Command("HDEL", self._unacked, tag)]
 
     def _read(self, tag: str) -> Any:
         with self._channel.client() as client:

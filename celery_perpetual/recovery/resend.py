@@ -22,7 +22,7 @@ from celery_perpetual.broker.destinations import Destination, by_index
 from celery_perpetual.broker.destinations import from_json as from_json_destination
 from celery_perpetual.broker.message_copy import Copy, from_json, publish_copy, request_of
 from celery_perpetual.broker.queue_sizes import ensure_queue
-from celery_perpetual.broker.unacked import shares_redis
+from celery_perpetual.broker.unacked import shares_redis, unacked_keys
 from celery_perpetual.broker.unacked_hash import UnackedHash
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import LOST
@@ -98,6 +98,7 @@ class Resender:
         self._store = store
         self._redis_broker = broker_is_redis
         self._shares = shares_redis(app, store)
+        self._broker = unacked_keys(app)
         self._busy: set[str] = set()
         """Tasks that a thread is at: a router or a receiver of a signal may be code of the user's, and hang."""
         self.recent: deque[str] = deque(maxlen=100)
@@ -178,7 +179,7 @@ class Resender:
         """To the front of its list on a Redis broker; None where nothing is left of its message."""
         unacked = UnackedHash(capture.channel)
         commands = unacked.restoring(lost.tag) if lost.tag else None
-        is_unacked, after_publish = commands is not None, AfterPublish()
+        tag, after_publish = lost.tag if commands is not None else "", AfterPublish()
         if commands is None and lost.copy is not None:
             commands = capture.copied(lost.copy)
         if commands is None and lost.record is not None:
@@ -189,13 +190,12 @@ class Resender:
         resent = BrokerCommands(lost.resent(command) for command in commands)
         if self._shares:
             packed, targets = resent.packed(front=True)
-            sent = self._remove(lost, packed, targets)
+            sent = self._remove(lost, packed, targets, tag)
         else:
+            resent.add(unacked.acknowledging(tag) if tag else ())
             capture.channel.run(resent, front=True)
             sent = self._remove(lost)
         after_publish.send()
-        if is_unacked:
-            unacked.acknowledge(lost.tag)
         return sent
 
     def _publish(self, lost: _LostTask) -> int | None:
@@ -217,12 +217,20 @@ class Resender:
                 send(self._app, producer, record, lost.task_id, destination=destination)
         return self._remove(lost)
 
-    def _remove(self, lost: _LostTask, commands: Any = (), targets: Any = ()) -> int:
-        """Take it off the list, and push it in the same step where broker and store are one; 0 if it was off before."""
+    def _remove(self, lost: _LostTask, commands: Any = (), targets: Any = (), tag: str = "") -> int:
+        """Take it off the list, and push it in the same step where broker and store are one; 0 if it was off before.
+
+        Args:
+            lost: the task.
+            commands: that push its message.
+            targets: their keys.
+            tag: of the message that is acknowledged with it, "" if none is.
+        """
         reach("lost.sending")
         sent = script("resent")(
             self._store, targets=targets, id=lost.task_id, since=repr(lost.since), commands=commands,
-            flag="delegated" if lost.is_delegated else "run",
+            flag="delegated" if lost.is_delegated else "run", tag=tag,
+            unacked=self._broker.unacked, unacked_index=self._broker.received,
         )  # fmt: skip
         reach("lost.sent")
         return int(sent)

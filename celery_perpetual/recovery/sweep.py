@@ -70,7 +70,7 @@ class Sweep:
                 break
             if taken.is_empty:
                 if self._unacked is not None:
-                    self._unacked.died(self._grants.workers.tags_of(worker))
+                    swept.restored += self._unacked.died(self._grants.workers.tags_of(worker))
                 if not self._grants.workers.forget(worker):
                     break
                 self._last_death = self._grants.store.now()
@@ -89,6 +89,7 @@ class Sweep:
             # A death loses no message there.
             swept.missed = self._asker.run(lambda: self._missing.once(0, ()))
             return
-        swept.restored, received = self._unacked.restore()
+        restored, received = self._unacked.restore()
+        swept.restored += restored
         if received is not None:
             swept.missed = self._missing.once(self._last_death, received)

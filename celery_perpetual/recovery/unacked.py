@@ -15,17 +15,20 @@ read once, some in each pass, and what is not ours is left alone from then on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_perpetual import events
 from celery_perpetual.broker.capturing import CapturingChannel
 from celery_perpetual.broker.commands import BrokerCommands
+from celery_perpetual.broker.message_copy import Copy
 from celery_perpetual.broker.unacked_hash import UnackedHash
 from celery_perpetual.leases.interest import Interest, interest_by
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.recovery.losses import declare_lost
 from celery_perpetual.store.commands.batches import known_batches
+from celery_perpetual.store.commands.leases import leases_of, states_of
 from celery_perpetual.telemetry import emit, some
 
 if TYPE_CHECKING:
@@ -70,13 +73,57 @@ class UnackedMessages:
         self._reported: set[str] = set()
         """Tags that a worker has had long enough to report them: receiving them did not kill it."""
 
-    def died(self, tags: set[str]) -> None:
-        """A worker that had reported these tags is found dead now."""
+    def died(self, tags: set[str]) -> int:
+        """Put back what a worker had received, reported and not begun that is found dead now; returns how many.
+
+        The store forgets the worker, and with it what it had reported, only after this: a process that dies in between
+        leaves the rest to the next one. What had begun is on the list of lost tasks, and stays for that.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
         now, store = self._grants.store.now(), self._grants.store
         # It died at some time since its last report, which is a lease time ago.
         window = (now - store.limits.lease_ttl - 2 * store.limits.gap, now + store.limits.gap)
         self._deaths = [*(each for each in self._deaths if each[1] > now - DEATH_MS), window]
         self._reported |= tags
+        with self._hash() as (channel, unacked):
+            received = unacked.received()
+            # The oldest goes back last, and comes first.
+            left = sorted(tags & received.keys(), key=received.__getitem__, reverse=True)
+            return sum(
+                self._put_back(channel, unacked, tag)
+                for first in range(0, len(left), AT_ONCE)
+                for tag in self._not_begun(unacked, left[first : first + AT_ONCE])
+            )
+
+    def _not_begun(self, unacked: UnackedHash, tags: list[str]) -> list[str]:
+        """Those of some deliveries that need a lease and have had none since they were lost last."""
+        copies = unacked.copies(tags)
+        ids, store = [str(copy.headers.get("id")) for copy in copies.values()], self._grants.store
+        known = zip(copies.items(), leases_of(store, ids), states_of(store, ids), strict=True)
+        return [
+            tag
+            for (tag, copy), lease, state in known
+            if not lease and (state is None or state.flag in ("run", "wait", "delegated")) and self._needs_lease(copy)
+        ]
+
+    def _needs_lease(self, copy: Copy) -> bool:
+        task_id, name = str(copy.headers.get("id")), str(copy.headers.get("task"))
+        interest = interest_by(self._grants.settings, self._app.tasks.get(name), task_id, copy.headers)
+        return Interest.LEASE in interest
+
+    @contextmanager
+    def _hash(self) -> Iterator[tuple[CapturingChannel, UnackedHash]]:
+        """A connection to the broker; in the end what was put back is reported."""
+        channel = CapturingChannel(self._app)
+        try:
+            yield channel, UnackedHash(channel)
+        finally:
+            channel.close()
+            if restored := self._restored:
+                self._restored = []
+                emit(events.DELIVERIES_RESTORED, count=len(restored), tasks=some(restored))
 
     def restore(self) -> tuple[int, set[str] | None]:
         """One pass; returns how many messages were put back, and whose messages are in the hash.
@@ -89,9 +136,7 @@ class UnackedMessages:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        channel = CapturingChannel(self._app)
-        unacked = UnackedHash(channel)
-        try:
+        with self._hash() as (channel, unacked):
             now = self._grants.store.now()
             received = unacked.received()
             workers = self._grants.workers.all()
@@ -107,12 +152,7 @@ class UnackedMessages:
                 for tag, seen in self._seen.items()
                 if seen.guarded and (tag in self._reported or (seen.since < before and self._may_be_ours(seen)))
             ]
-            return sum(self._put_back(channel, unacked, tag) for tag in ready), known
-        finally:
-            channel.close()
-            if restored := self._restored:
-                self._restored = []
-                emit(events.DELIVERIES_RESTORED, count=len(restored), tasks=some(restored))
+            return sum(self._put_back(channel, unacked, tag) for tag in reversed(ready)), known
 
     def _see(self, unacked: UnackedHash, now: int, unclaimed: Mapping[str, float]) -> bool:
         """Keep the deliveries that were seen before and are still there; read some of the rest.
@@ -128,9 +168,7 @@ class UnackedMessages:
         known_polls: dict[str, bool] = {}
         for first in range(0, min(len(new), MOST_NEW), AT_ONCE):
             for tag, copy in unacked.copies(new[first : min(first + AT_ONCE, MOST_NEW)]).items():
-                task_id, name = str(copy.headers.get("id")), str(copy.headers.get("task"))
-                interest = interest_by(self._grants.settings, self._app.tasks.get(name), task_id, copy.headers)
-                guarded = Interest.LEASE in interest
+                task_id, guarded = str(copy.headers.get("id")), self._needs_lease(copy)
                 if self._is_known(task_id, known_polls) if item_address(task_id) is not None else guarded:
                     self._seen[tag] = _Seen(now, unclaimed[tag], task_id, guarded)
                 else:
@@ -153,16 +191,14 @@ class UnackedMessages:
             kept = "" if item_address(task_id) is not None and not copy.headers.get("retries") else copy.to_json()
             verdict = declare_lost(self._app, self._grants, task_id, name, counts=True, tag=tag, copy=kept)
             if verdict in ("parked", "fail"):
-                unacked.acknowledge(tag)
+                channel.run(BrokerCommands(unacked.acknowledging(tag)))
             if verdict != "gone":
                 emit(events.DELIVERY_LOST, task_id=task_id, verdict=verdict)
                 return verdict == "resend"
         commands = unacked.restoring(tag)
         if commands is None:
             return False
-        # The copy before the original is acknowledged: twice is harmless, never is not.
-        channel.run(BrokerCommands(commands), front=True)
-        unacked.acknowledge(tag)
+        channel.run(BrokerCommands([*commands, *unacked.acknowledging(tag)]), front=True)
         self._seen.pop(tag, None)
         self._restored.append(task_id)
         return True

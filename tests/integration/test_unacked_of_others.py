@@ -11,6 +11,7 @@ import pytest
 from celery_perpetual import Item, Perpetual, PerpetualTask
 from celery_perpetual.recovery import unacked as unacked_messages
 from celery_perpetual.recovery.unacked import UnackedMessages
+from tests.support.contract import begin, report
 
 if TYPE_CHECKING:
     import redis
@@ -97,8 +98,12 @@ def test_messages_of_ours_are_found_behind_those_of_others(
     ids = shop.poll("deliver").task_ids
     received()
     messages = UnackedMessages(shop.app, shop.grants)
-    # Their worker had reported them before it died.
-    messages.died(set(store_redis.hkeys("unacked")))
+    # Their worker has reported them, lives, and has let go of them.
+    report(shop, 1)
+    tags = shop.store.keys.tags("w@host#1")
+    store_redis.hset(tags, mapping=dict.fromkeys(store_redis.hkeys("unacked"), "task"))
+    assert messages.restore() == (0, set())
+    store_redis.delete(tags)
 
     assert messages.restore() == (0, None)
     restored, known = messages.restore()
@@ -106,6 +111,23 @@ def test_messages_of_ours_are_found_behind_those_of_others(
     assert (restored, known) == (1, set(ids))
     assert store_redis.llen("celery") == 1
     assert store_redis.hlen("unacked") == STEP + 1
+
+
+def test_what_a_dead_worker_had_received_goes_back_before_it_is_forgotten(
+    shop: Perpetual, received: Callable[[], None], store_redis: redis.Redis
+) -> None:
+    """Messages of ordinary tasks, of tasks without a lease and of those that have begun stay where they are."""
+    shop.app.send_task("ordinary")
+    shop.app.send_task("deliver", task_id="begun")
+    shop.poll("deliver")
+    received()
+    assert begin(shop, "begun").leased
+    messages, tags = UnackedMessages(shop.app, shop.grants), set(store_redis.hkeys("unacked"))
+
+    assert messages.died(tags) == 1
+
+    assert (store_redis.llen("celery"), store_redis.hlen("unacked")) == (1, 3)
+    assert messages.died(tags) == 0
 
 
 def test_what_is_no_message_of_celery_hinders_nothing(shop: Perpetual, store_redis: redis.Redis) -> None:

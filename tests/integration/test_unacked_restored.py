@@ -57,7 +57,7 @@ def test_its_receiver_keeps_it_when_the_old_delivery_is_acknowledged(app: Celery
         assert commands is not None
         channel.run(BrokerCommands(commands), front=True)
         second = receive(living)
-        unacked.acknowledge(first.delivery_tag)
+        channel.run(BrokerCommands(unacked.acknowledging(first.delivery_tag)))
 
         assert second.headers["id"] == sent.id
         assert second.headers["redelivered"]

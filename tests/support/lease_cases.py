@@ -181,6 +181,8 @@ LEASE_CASES = [
     Case("forget_worker", "one that holds something", W.died, W.forget_worker, answers(0), writes=False),
     # ---- sent again
     Case("resent", "with its message", W.released, W.resent, answers(1), then(0)),
+    Case("resent", "with a message among the unacked", lambda w: (w.released(), w.received("n1")),
+         lambda w: w.resent(tag="tag of n1"), answers(1), then(0)),
     Case("resent", "over another broker", W.released, lambda w: w.resent(pushes=False), answers(1), then(0)),
     Case("resent", "without a state", lambda w: w.redis.zadd(w.keys.resend, {ITEM: 7}), W.resent, answers(1),
          then(0)),

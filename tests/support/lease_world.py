@@ -75,11 +75,11 @@ class LeaseWorld(World):
             "stopped": int(stopped),
         }  # fmt: skip
 
-    def resent(self, task_id: str = ITEM, since: str = "", *, pushes: bool = True) -> Slots:
+    def resent(self, task_id: str = ITEM, since: str = "", *, pushes: bool = True, tag: str = "") -> Slots:
         return {
             "targets": [QUEUE] if pushes else [], "id": task_id,
             "since": since or repr(self.redis.zscore(self.keys.resend, task_id)),
-            "commands": ["RPUSH", 1, 1, task_id] if pushes else [], "flag": "run",
+            "commands": ["RPUSH", 1, 1, task_id] if pushes else [], "flag": "run", "tag": tag, **UNACKED,
         }  # fmt: skip
 
     def recover(self, task_id: str = ITEM) -> Slots:

@@ -99,11 +99,14 @@ class Proxy:
         try:
             data = source.recv(1 << 16)
             if data:
-                self._pairs[source].sendall(data)
+                self._pass_on(source, data)
         except OSError:
             data = b""
         if not data:
             self._drop(source)
+
+    def _pass_on(self, source: socket.socket, data: bytes) -> None:
+        self._pairs[source].sendall(data)
 
     def _drop(self, one: socket.socket) -> None:
         other = self._pairs.pop(one, None)
