@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from tests.support import Project
 
+POOLS = pytest.mark.parametrize("pool", ["gevent", pytest.param("eventlet", marks=pytest.mark.matrix)])
+
 #: While one body computes no greenlet of its process runs.
 SOURCE = """
 def begin(self, what="begin"):
@@ -31,7 +33,7 @@ def computes(self, seconds):
 """
 
 
-@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+@POOLS
 def test_a_body_computes_for_two_lease_times(project: Callable[..., Project], pool: str) -> None:
     """Another worker stands by that would take what is lost; nothing is."""
     need(pool)
@@ -47,7 +49,7 @@ def test_a_body_computes_for_two_lease_times(project: Callable[..., Project], po
     assert events(proj, "lease.lost") == []
 
 
-@pytest.mark.parametrize("pool", ["gevent", pytest.param("eventlet", marks=pytest.mark.matrix)])
+@POOLS
 def test_a_worker_whose_body_computes_is_killed(project: Callable[..., Project], pool: str) -> None:
     """The thread that proves a worker's life dies with it."""
     need(pool)

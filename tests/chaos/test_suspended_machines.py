@@ -16,20 +16,18 @@ if TYPE_CHECKING:
 
 #: The kernel's monotonic clock does not count the time in which a machine is suspended, and its boot clock does.
 SUSPENDED = """
-import os
 import time
 
-if os.environ.get("SUSPENDED"):
-    monotonic = time.monotonic
+monotonic = time.monotonic
 
-    def without_sleep():
-        try:
-            with open("slept") as file:
-                return monotonic() - float(file.read() or 0)
-        except FileNotFoundError:
-            return monotonic()
+def without_sleep():
+    try:
+        with open("slept") as file:
+            return monotonic() - float(file.read() or 0)
+    except FileNotFoundError:
+        return monotonic()
 
-    time.monotonic = without_sleep
+time.monotonic = without_sleep
 """
 
 SOURCE = """
@@ -53,9 +51,8 @@ def brings(self, name):
 def test_an_execution_on_a_suspended_machine_brings_nothing(project: Callable[..., Project]) -> None:
     """Its body returns before the worker has reported again; the callback runs for the execution that took over."""
     proj = project(SOURCE, **SETTINGS, perpetual_heartbeat_interval=1)
-    proj.write("sitecustomize.py", SUSPENDED)
     proj.beat().ready()
-    victim = proj.worker(concurrency=1, env={"SUSPENDED": "1"}).ready()
+    victim = proj.worker(concurrency=1, env=proj.at_start(SUSPENDED)).ready()
     task_id = proj.run_python("from proj import *; print(brings.apply_async(('a',), link=linked.s()).id)").strip()
     wait_until(lambda: len(tokens(proj, "begin")[task_id]) == 1, "it has begun")
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -125,11 +122,9 @@ def test_a_shell_completes_verbs_options_and_names_of_tasks(shop):
 
     def completed(*words):
         env = {"_CELERY_COMPLETE": "bash_complete", "COMP_WORDS": shlex.join(words), "COMP_CWORD": str(len(words) - 1)}
-        done = subprocess.run(
-            [str(Path(sys.executable).with_name("celery"))],
-            cwd=shop.folder, env=shop.env(env), capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        return [line.partition(",")[2] for line in done.stdout.splitlines()]
+        # As the script does that pip has made of Celery's entry point.
+        script = "import sys; sys.argv = ['celery']; from celery.__main__ import main; sys.exit(main())"
+        return [line.partition(",")[2] for line in shop.run_python(script, env=env).splitlines()]
 
     assert completed("celery", "-A", "proj", "perpetual", "statu") == ["status"]
     assert completed("celery", "-A", "proj", "perpetual", "units", "--state", "pa") == ["paused"]

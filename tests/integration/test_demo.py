@@ -100,6 +100,7 @@ def answers(url):
             return False
 
 
+@pytest.mark.long
 def test_every_delivery_arrives_and_nothing_is_left(tmp_path):
     status, output, report = run_demo(tmp_path)
 

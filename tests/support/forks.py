@@ -23,9 +23,10 @@ TEMPLATE = Path(__file__).with_name("template.py")
 READ_AT_START = ("PYTHON", "LD_", "COVERAGE")
 #: Pools that patch the interpreter before Celery is imported.
 PATCHING = ("gevent", "eventlet")
-#: In the environment where a process shall be a fresh interpreter: of all tests, or of one project.
-FRESH = "PERPETUAL_TEST_BY_EXEC"
-BY_EXEC = FRESH in os.environ
+#: In the environment of all tests where each process shall be a fresh interpreter.
+BY_EXEC = "PERPETUAL_TEST_BY_EXEC" in os.environ
+#: In the environment of a process that shall not have the package before it imports it.
+WITHOUT_PACKAGE = "PERPETUAL_TEST_WITHOUT_PACKAGE"
 
 
 class Started(Protocol):
@@ -59,14 +60,17 @@ def start(
     with nullcontext(into) if into else Path(os.devnull).open("rb") as given:
         assert given is not None
         if _may_be_forked(argv, folder, env):
-            return Forked(_template(), argv[1:], folder=folder, env=env, files=[given, out, err])
+            template = _template("plain" if WITHOUT_PACKAGE in env else "ours")
+            return Forked(template, argv[1:], folder=folder, env=env, files=[given, out, err])
         return subprocess.Popen(
             argv, cwd=folder, env=env, stdin=given, stdout=out, stderr=err, start_new_session=True
         )  # fmt: skip
 
 
 def _may_be_forked(argv: Sequence[str], folder: Path, env: Mapping[str, str]) -> bool:
-    if argv[0] != sys.executable or argv[1] not in ("-m", "-c") or (folder / "sitecustomize.py").exists():
+    if argv[0] != sys.executable or argv[1] not in ("-m", "-c"):
+        return False
+    if any((folder / each / "sitecustomize.py").exists() for each in env["PYTHONPATH"].split(os.pathsep)):
         return False
     own = {name: value for name, value in env.items() if name.startswith(READ_AT_START)}
     same = {name: value for name, value in os.environ.items() if name.startswith(READ_AT_START)}
@@ -75,17 +79,17 @@ def _may_be_forked(argv: Sequence[str], folder: Path, env: Mapping[str, str]) ->
         same.pop(known, None)
     patches = any(word in each for each in argv for word in PATCHING)
     measured = "COVERAGE_PROCESS_CONFIG" in os.environ
-    return not (BY_EXEC or FRESH in env or measured or patches) and own == same
+    return not (BY_EXEC or measured or patches) and own == same
 
 
 class _Template:
     """The process that forks. It ends with this one."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         self._socket, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
         self.process = subprocess.Popen(
-            [sys.executable, "-u", str(TEMPLATE), str(control.fileno())], stdin=subprocess.DEVNULL,
+            [sys.executable, "-u", str(TEMPLATE), str(control.fileno()), name], stdin=subprocess.DEVNULL,
             pass_fds=[control.fileno()], start_new_session=True,
             env={**environment, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
@@ -160,11 +164,11 @@ class Forked:
         return code
 
 
-_made: list[_Template] = []
+_made: dict[str, _Template] = {}
 
 
-def _template() -> _Template:
-    if not _made:
-        _made.append(_Template())
-        atexit.register(_made[0].close)
-    return _made[0]
+def _template(name: str) -> _Template:
+    if name not in _made:
+        _made[name] = _Template(name)
+        atexit.register(_made[name].close)
+    return _made[name]

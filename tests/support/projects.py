@@ -17,7 +17,7 @@ import redis
 import celery_perpetual
 from tests.support import event_log, ledger
 from tests.support.commands import Commands
-from tests.support.forks import FRESH, start
+from tests.support.forks import WITHOUT_PACKAGE, start
 from tests.support.interpreters import Interpreter
 
 if TYPE_CHECKING:
@@ -85,8 +85,7 @@ class Project:
         self.redis = redis.Redis.from_url(redis_url, decode_responses=True)
         self._processes = processes
         self._commands: Commands | None = None
-        self._own_env = {} if perpetual else {FRESH: "1"}
-        """A plain project never imports the package, and a fork would have it."""
+        self._own_env = {} if perpetual else {WITHOUT_PACKAGE: "1"}
         settings = {"broker_connection_retry_on_startup": True, **(config or {})}
         if perpetual and self.broker != redis_url:
             settings.setdefault("perpetual_store_url", redis_url)
@@ -116,6 +115,11 @@ class Project:
             **self._own_env,
             **(more or {}),
         }
+
+    def at_start(self, code: str) -> dict[str, str]:
+        """Return an environment in which a process of the project runs `code` before it imports anything."""
+        self.write("at_start/sitecustomize.py", code)
+        return {"PYTHONPATH": os.pathsep.join([str(self.folder / "at_start"), self.env()["PYTHONPATH"]])}
 
     def beat(self, *args: str, env: Mapping[str, str] | None = None, name: str | None = None) -> CeleryProcess:
         """Start `celery beat`; `args` are added to its command line.

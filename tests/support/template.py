@@ -1,10 +1,10 @@
-"""The process from which those of the tests are forked: it has imported Celery and the package, and run nothing.
+"""The process from which those of the tests are forked: it has imported Celery, and mostly the package, and run nothing.
 
 A Python process of a project spends most of its start, more than a second of computing, on imports. A fork of this one
-has them already, and is a process like any other: it has a pid, a session and a process group of its own, its own output, working folder, arguments,
-environment and exit code, and ends as an interpreter ends.
+has them already, and is a process like any other: it has a pid, a session and a process group of its own, its own
+input and output, working folder, arguments, environment and exit code, and ends as an interpreter ends.
 
-As a program it takes the number of a socket. It reads a request per datagram, ``{"argv", "folder", "env"}`` with the
+As a program it takes the number of a socket and the name of what it imports. It reads a request per datagram, ``{"argv", "folder", "env"}`` with the
 files for standard input, output and errors, and answers ``[number, pid, null]``; at the end of a child it writes
 ``[number, pid, exit code]``. The number counts the children, as the system gives a pid to a later process again.
 """
@@ -27,15 +27,19 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from celery_perpetual import faults
-
-#: Modules that a beat, a worker or a command of a project imports in any case.
-IMPORTED = (
-    "celery.bin.celery", "celery.apps.beat", "celery.apps.worker", "celery.backends.redis",
-    "celery.concurrency.prefork", "celery.concurrency.solo", "celery.concurrency.thread", "celery.worker.components",
-    "celery.worker.consumer", "celery.fixups.django", "kombu.transport.pyamqp", "kombu.transport.redis",
-    "celery_perpetual", "celery_perpetual.app", "celery_perpetual.beat.scheduler", "celery_perpetual.cli",
+#: Modules that a beat, a worker or a command of any project imports.
+CELERYS = (
+    "celery.apps.beat", "celery.apps.worker", "celery.backends.redis", "celery.concurrency.prefork",
+    "celery.concurrency.solo", "celery.concurrency.thread", "celery.fixups.django", "celery.worker.components",
+    "celery.worker.consumer", "click_didyoumean", "click_plugins", "kombu.transport.pyamqp", "kombu.transport.redis",
 )  # fmt: skip
+#: Modules that one of a project of ours imports besides. Celery's command imports the package's.
+OURS = (
+    "celery.bin.celery", "celery_perpetual", "celery_perpetual.app", "celery_perpetual.beat.scheduler",
+    "celery_perpetual.cli", "celery_perpetual.faults",
+)  # fmt: skip
+#: By the name of the template, which is its second argument.
+IMPORTED = {"ours": (*CELERYS, *OURS), "plain": CELERYS}
 
 LONGEST_REQUEST = 1 << 18
 
@@ -61,8 +65,12 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
             text, files, _, _ = socket.recv_fds(control, LONGEST_REQUEST, 3)
             if not text:
                 return None
+            number = next(children)
             child = os.fork()
             if not child:
+                os.setsid()
+                # Only now may it be killed as a group.
+                control.send(json.dumps([number, os.getpid(), None]).encode())
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 for each in (woken, wakes):
@@ -73,13 +81,11 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
                 return request
             for each in files:
                 os.close(each)
-            numbers[child] = number = next(children)
-            control.send(json.dumps([number, child, None]).encode())
+            numbers[child] = number
 
 
 def become(request: dict[str, Any], files: list[int]) -> None:
-    """Take on session, files, folder and environment."""
-    os.setsid()
+    """Take on files, folder and environment."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -87,7 +93,8 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
-    faults.read_environment()
+    if "celery_perpetual.faults" in sys.modules:
+        sys.modules["celery_perpetual.faults"].read_environment()
     added = request["env"]["PYTHONPATH"].split(os.pathsep)
     sys.path[:] = [str(Path.cwd()), *added, *PATH]
 
@@ -108,7 +115,7 @@ def run(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     PATH = sys.path[1:]
-    for name in IMPORTED:
+    for name in IMPORTED[sys.argv[2]]:
         import_module(name)
     # A collection would touch, and so copy, every page that the children share.
     gc.collect()
