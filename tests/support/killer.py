@@ -171,7 +171,7 @@ class Nursery:
         self._killer = killer
         self._log = project.folder / "nursery.log"
         with self._log.open("ab") as log:
-            self._process = project.interpreter(NURSERY.format(module=project.name), stderr=log)
+            self._interpreter = project.interpreter(NURSERY.format(module=project.name), err=log)
 
     def run(self, code: str) -> None:
         """Run code in a new process, which is not killed.
@@ -213,12 +213,9 @@ class Nursery:
         raise AssertionError
 
     def _exit_code(self, code: str) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(code) + "\n")
-        self._process.stdin.flush()
-        self._killer.aim(int(self._process.stdout.readline()))
-        return int(self._process.stdout.readline())
+        self._interpreter.say(json.dumps(code))
+        self._killer.aim(int(self._interpreter.hear()))
+        return int(self._interpreter.hear())
 
     def __enter__(self) -> Self:
         return self
@@ -226,4 +223,4 @@ class Nursery:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.communicate(timeout=10)
+        self._interpreter.end(timeout=10)
