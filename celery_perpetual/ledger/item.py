@@ -20,7 +20,7 @@ from celery_perpetual.ledger.options import (
     must_be_storable,
 )
 from celery_perpetual.ledger.reprs import ArgumentReprs
-from celery_perpetual.ledger.serializers import Encode, codec, encoder, is_plain_json
+from celery_perpetual.ledger.serializers import Encoding, codec
 from celery_perpetual.tasks.items import UNSET
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ class ItemReader:
         self.own: Any = None if contract is None else contract.task
         self._targets: dict[str, Target] = {}
         self._own: Target | None = None
-        self._encoders: dict[str, Encode] = {}
-        self._show = ArgumentReprs(app).show_and_judge
+        self._encodings: dict[str, Encoding] = {}
+        self._reprs = ArgumentReprs(app)
         self._digests = Digests()
         self._hidden = contract is not None and not contract.options.store_args
 
@@ -123,20 +123,37 @@ class ItemReader:
                 raise InvalidItem(f"arguments do not fit {target.name}: {error}") from None
         if target.dump_models is not None and serializer != "pickle":
             args, kwargs = target.dump_models(args, kwargs)
-        body = self._encoded(args, kwargs, serializer)
+        encoding = self._encodings.get(serializer) or self._encoding(serializer)
+        body = _encoded(encoding, serializer, args, kwargs)
+        reprs = None if encoding.keeps_types else self._reprs.show_scalars(args, kwargs)
         if key is UNSET:
-            key = self._digest(target.name, args, kwargs, body, serializer)
+            key = self._digest(target.name, args, kwargs, body, encoding, are_scalars=reprs is not None)
         elif key is False:
             key = None
         else:
             key = checked_key(key)
-        # A value that pickle brings back shows itself as before; any other comes back from the ledger in its JSON form.
-        reprs, plain = (None, True) if serializer == "pickle" else self._show(args, kwargs)
+        kept: tuple[str, str] | None = None
+        if reprs is None or not encoding.is_plain_json:
+            reprs, kept = self._reprs_to_keep(args, kwargs, body, serializer, encoding)
+        if self._hidden:
+            reprs = kept = HIDDEN
+        return CheckedItem(target.name, body, serializer, options, key, kept, reprs, options_json)
+
+    def _reprs_to_keep(
+        self, args: Any, kwargs: Any, body: bytes, serializer: str, encoding: Encoding
+    ) -> tuple[tuple[str, str] | None, tuple[str, str] | None]:
+        """How the arguments show themselves, and again if the ledger keeps that."""
+        if encoding.keeps_types:  # what it brings back shows itself as before
+            return None, None
+        # Any other value comes back in its JSON form, and from other serializers than JSON perhaps in another order.
+        reprs, plain = self._reprs.show_and_judge(args, kwargs)
         if not plain:
             _must_come_back(body, serializer)
-        if self._hidden:
-            reprs, plain = HIDDEN, False
-        return CheckedItem(target.name, body, serializer, options, key, None if plain else reprs, reprs, options_json)
+        return reprs, None if plain and encoding.is_plain_json else reprs
+
+    def _encoding(self, serializer: str) -> Encoding:
+        found = self._encodings[serializer] = Encoding.of(serializer)
+        return found
 
     def _target(self, task: Any) -> Target:
         if task is None and self.own is not None:
@@ -160,24 +177,15 @@ class ItemReader:
             serializer=str(getattr(task, "serializer", None) or self.app.conf.task_serializer),
         )
 
-    def _encoded(self, args: Any, kwargs: Any, serializer: str) -> bytes:
-        try:
-            encode = self._encoders.get(serializer)
-            if encode is None:
-                encode = self._encoders[serializer] = encoder(serializer)
-            return encode((args, kwargs))
-        except Exception as error:  # whatever the serializer or a value's own method raises
-            raise InvalidItem(f"arguments cannot be serialised as {serializer}: {error}") from None
-
-    def _digest(self, name: str, args: Any, kwargs: Any, body: bytes, serializer: str) -> str:
-        if not (is_plain_json(serializer) and are_plain(args, kwargs)):
+    def _digest(self, name: str, args: Any, kwargs: Any, body: bytes, encoding: Encoding, *, are_scalars: bool) -> str:
+        if not (encoding.is_plain_json and (are_scalars or are_plain(args, kwargs))):
             try:
-                return self._digests.of_values(name, args, kwargs, keeps_types=serializer == "pickle")
+                return self._digests.of_values(name, args, kwargs, keeps_types=encoding.keeps_types)
             except Exception as error:  # whatever a value's own method raises
                 raise InvalidItem(f"arguments have no digest, give the item a key: {error!r}") from None
         if len(kwargs) > 1 and (names := sorted(kwargs)) != list(kwargs):
             # the same arguments in another order are the same work
-            body = self._encoded(args, {each: kwargs[each] for each in names}, serializer)
+            body = encoding.encode((args, {each: kwargs[each] for each in names}))
         return self._digests.of_bytes(name, body)
 
     def _storable(self, options: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -212,6 +220,13 @@ class ItemReader:
         except (TypeError, ValueError, OverflowError) as error:
             raise InvalidItem(f"option {name} must be a number of seconds, got {seconds!r} ({error})") from None
         return later
+
+
+def _encoded(encoding: Encoding, serializer: str, args: Any, kwargs: Any) -> bytes:
+    try:
+        return encoding.encode((args, kwargs))
+    except Exception as error:  # whatever the serializer or a value's own method raises
+        raise InvalidItem(f"arguments cannot be serialised as {serializer}: {error}") from None
 
 
 def _must_come_back(body: bytes, serializer: str) -> None:

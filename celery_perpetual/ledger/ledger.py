@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery_perpetual.faults import reach
-from celery_perpetual.ledger.ids import POLL_INDEX, base, item_id
+from celery_perpetual.ledger.ids import POLL_INDEX, base
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
 from celery_perpetual.store.chunks import CHUNK, chunk_count, chunks, grouped
@@ -225,11 +225,12 @@ def _remembered(contract: TaskContract) -> int:
 
 
 def _pairs(poll_id: str, items: Sequence[CheckedItem], start: int) -> list[str]:
+    begin = base(poll_id)
     return [
         text
         for index, item in enumerate(items, start)
         if item.key is not None
-        for text in (item.key, item_id(poll_id, index))
+        for text in (item.key, f"{begin}{index:08x}")
     ]
 
 

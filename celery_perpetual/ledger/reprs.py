@@ -28,26 +28,26 @@ class ArgumentReprs:
 
     def show(self, args: Any, kwargs: Any) -> tuple[str, str]:
         """The texts of the headers ``argsrepr`` and ``kwargsrepr``."""
-        quick = self._quickly(args, kwargs)
-        return quick or (
-            saferepr(args, self._longest_args, maxlevels=self._levels),
-            saferepr(kwargs, self._longest_kwargs, maxlevels=self._levels),
-        )
+        return self.show_scalars(args, kwargs) or self._show(args, kwargs)
 
     def show_and_judge(self, args: Any, kwargs: Any) -> tuple[tuple[str, str], bool]:
         """The same, and whether the arguments show themselves alike when JSON has brought them back."""
-        quick = self._quickly(args, kwargs)
-        if quick is not None:
-            return quick, True
         return self.show(args, kwargs), type(args) is tuple and all(map(_is_plain, args)) and _is_plain(kwargs)
 
-    def _quickly(self, args: Any, kwargs: Any) -> tuple[str, str] | None:
+    def show_scalars(self, args: Any, kwargs: Any) -> tuple[str, str] | None:
+        """The same texts where all arguments are scalars that JSON has, and short; else None."""
         try:
             shown = _values(args), _pairs(kwargs)
         except _NotPlain:
             return None
         short = len(shown[0]) <= (self._longest_args or 0) and len(shown[1]) <= (self._longest_kwargs or 0)
         return shown if short and self._quick else None
+
+    def _show(self, args: Any, kwargs: Any) -> tuple[str, str]:
+        return (
+            saferepr(args, self._longest_args, maxlevels=self._levels),
+            saferepr(kwargs, self._longest_kwargs, maxlevels=self._levels),
+        )
 
 
 class _NotPlain(Exception):

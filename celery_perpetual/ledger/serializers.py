@@ -6,14 +6,29 @@ the same.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu import serialization
 from kombu.serialization import dumps, loads
 from kombu.utils import json as kombu_json
 
 Encode = Callable[[Any], bytes]
+
+
+class Encoding(NamedTuple):
+    """A serializer, looked up once."""
+
+    encode: Encode
+    is_plain_json: bool
+    keeps_types: bool
+    """It brings back the very types."""
+
+    @classmethod
+    def of(cls, serializer: str) -> Encoding:
+        """The encoding of that name. One that does not exist raises when it is used."""
+        return cls(encoder(serializer), is_plain_json(serializer), serializer == "pickle")
 
 
 def is_plain_json(serializer: str) -> bool:
@@ -34,14 +49,35 @@ def encoder(serializer: str) -> Encode:
     It raises what ``kombu.serialization.dumps`` raises, for JSON without the wrapping ``EncodeError``.
     """
     if is_plain_json(serializer):
-        encode = kombu_json.JSONEncoder().encode
-        return lambda value: encode(value).encode()
+        return _plain_json()
 
     def encoded(value: Any) -> bytes:
         data = dumps(value, serializer)[2]
         return data.encode() if isinstance(data, str) else bytes(data)
 
     return encoded
+
+
+def _plain_json() -> Encode:
+    """Kombu's JSON by one encoder in C for all values, where ``json`` makes one for each."""
+    kombus: Any = kombu_json.JSONEncoder()
+    make = getattr(json.encoder, "c_make_encoder", None)
+    own = (json.JSONEncoder.encode, json.JSONEncoder.iterencode)
+    if make is None or (type(kombus).encode, type(kombus).iterencode) != own:
+        return lambda value: kombus.encode(value).encode()
+    in_c = make(
+        None, kombus.default, json.encoder.encode_basestring_ascii, kombus.indent, kombus.key_separator,
+        kombus.item_separator, kombus.sort_keys, kombus.skipkeys, kombus.allow_nan,
+    )  # fmt: skip
+
+    def encode(value: Any) -> bytes:
+        try:
+            return "".join(in_c(value, 0)).encode()
+        except Exception:  # which the usual way words better: a value that contains itself
+            text: str = kombus.encode(value)
+            return text.encode()
+
+    return encode
 
 
 def loaded(body: bytes, serializer: str) -> Any:

@@ -1,26 +1,36 @@
 """To RabbitMQ with pipelined confirms: a chunk is published without waiting, then all its confirms are waited for.
 
 Kombu's ``confirm_publish`` waits for each message's confirm before it publishes the next one; the round trip is most
-of its cost. A chunk counts as published when the broker has taken the responsibility for every message of it.
+of its cost. A chunk counts as published when the broker has taken the responsibility for every message of it. While it
+does, the messages of the next chunk are built; they are written when this chunk is confirmed and the ledger knows.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import amqp.channel
+from amqp.exceptions import RecoverableConnectionError
+from amqp.method_framing import frame_writer
+from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from celery_perpetual.broker.destinations import Destination, observe
 from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.amqp_stamp import AmqpStamp, Parcel, make_amqp_stamp
 from celery_perpetual.publishing.builder import FEWEST, Messages
 from celery_perpetual.publishing.message import DELAYED_PREFIX, send
 from celery_perpetual.publishing.sender import AfterPublish, QuietSender
 from celery_perpetual.publishing.stamp import IndexedItems
-from celery_perpetual.publishing.stampable import Kind, kind_of, objection
+from celery_perpetual.publishing.stampable import Kind, is_untouched, kind_of, objection
+from celery_perpetual.store.chunks import CHUNK
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -29,20 +39,36 @@ if TYPE_CHECKING:
 
 #: A chunk whose confirms have not come after this many seconds is left to the relay.
 CONFIRM_SECONDS = 30.0
+#: So many bytes of messages are written at once.
+WRITE_BYTES = 64 * 1024
+#: Most bytes of messages that are built before their turn.
+AHEAD_BYTES = 4 * 1024 * 1024
 
 
 class Confirmed:
     """Publishes chunks on a channel of its own. For one thread and one poll."""
 
-    def __init__(self, app: Celery, connection: Any, channel: Any, poll_id: str) -> None:
+    def __init__(
+        self, app: Celery, connection: Any, channel: Any, poll_id: str, items: Sequence[CheckedItem] = ()
+    ) -> None:
+        """Publish nothing yet.
+
+        Args:
+            items: the items of the whole poll, where the caller has them: then the next chunk is built while the broker
+                confirms the one before.
+        """
         self._app = app
         self._connection = connection
+        self._channel = channel
         self._poll_id = poll_id
+        self._items = items
         self._confirms = Confirms(channel)
-        self._publish: Callable[..., Any] = type(channel)._basic_publish.__get__(channel)
+        self._publish: Any = type(channel)._basic_publish.__get__(channel)
         channel.basic_publish = self._basic_publish
         self._caught: list[Parcel] | None = None
         self._stamps: dict[Kind, AmqpStamp | None] = {}
+        self._ahead: dict[int, bytes] = {}
+        """Messages that were built before their turn, by the index of their item."""
         self._producer = app.amqp.Producer(channel, auto_declare=False)
         self._destinations: dict[str, Destination] = {}
         """Of the messages that were published last, by task id."""
@@ -57,22 +83,19 @@ class Confirmed:
         """
         messages = Messages.none()
         self._sender.after_publish = messages.after_publish
-        for kind in {kind_of(item) for _, item in indexed}:
-            same = [each for each in indexed if kind_of(each[1]) == kind]
-            if kind not in self._stamps and len(same) >= FEWEST:
-                good = objection(self._app, kind) is None
-                self._stamps[kind] = make_amqp_stamp(self._app, self.caught, self._poll_id, same) if good else None
-        for index, item in indexed:
-            stamp = self._stamps.get(kind_of(item))
-            if stamp is None:
+        self._make_stamps(indexed)
+        for kind, run in groupby(indexed, lambda each: kind_of(each[1])):
+            same, stamp = list(run), self._stamps.get(kind)
+            if stamp is not None:
+                self._publish_stamped(stamp, same)
+                stamp.keep_calls(messages.after_publish, same)
+                messages.destinations.note(stamp.destination, (index for index, _ in same))
+                continue
+            for index, item in same:
                 task_id = item_id(self._poll_id, index)
                 send(self._app, self._producer, opened(item), task_id, self._sender)
                 messages.destinations.note(self._destinations.pop(task_id, None), (index,))
-            else:
-                parcel = stamp.parcel(index, item)
-                self._basic_publish(parcel.message, **parcel.target)
-                stamp.keep_calls(messages.after_publish, index, item)
-                messages.destinations.note(stamp.destination, (index,))
+        self._build_ahead(max((index for index, _ in indexed), default=-1) + 1)
         self._confirms.wait(self._connection, CONFIRM_SECONDS)
         return messages
 
@@ -88,17 +111,77 @@ class Confirmed:
         destination = self._destinations.pop(task_id, None)
         return [parcel._replace(destination=destination) for parcel in caught]
 
+    def _make_stamps(self, indexed: IndexedItems) -> None:
+        for kind, count in Counter(kind_of(item) for _, item in indexed).items():
+            if kind not in self._stamps and count >= FEWEST:
+                self._stamps[kind] = self._made(kind, indexed)
+
+    def _made(self, kind: Kind, indexed: IndexedItems) -> AmqpStamp | None:
+        if objection(self._app, kind) is not None or not is_untouched(self._publish.__func__, amqp.channel):
+            return None
+        same = [each for each in indexed if kind_of(each[1]) == kind]
+        return make_amqp_stamp(self._app, self.caught, self._channel.connection.frame_max, self._poll_id, same)
+
+    def _publish_stamped(self, stamp: AmqpStamp, same: IndexedItems) -> None:
+        """Write the messages, many at once, so that the broker works on some while others are built."""
+        texts, size, ahead = [], 0, self._ahead
+        for index, item in same:
+            text = ahead.pop(index, None) or stamp.frames(index, item)
+            texts.append(text)
+            size += len(text)
+            if size > WRITE_BYTES:
+                self._write(texts)
+                texts, size = [], 0
+        self._write(texts)
+
+    def _write(self, texts: list[bytes]) -> None:
+        connection = self._channel.connection
+        if connection is None or not connection.connected:
+            raise RecoverableConnectionError("the connection to the broker is closed")
+        connection.transport.write(b"".join(texts))
+        self._confirms.expect(len(texts))
+
+    def _build_ahead(self, first: int) -> None:
+        """Build messages of the next chunk, of kinds that are known; an error is left to its turn."""
+        self._ahead, size = {}, 0
+        if not any(self._stamps.values()):
+            return
+        try:
+            for index, item in enumerate(self._items[first : first + CHUNK], first):
+                stamp = self._stamps.get(kind_of(item))
+                if stamp is not None and size < AHEAD_BYTES:
+                    text = self._ahead[index] = stamp.frames(index, item)
+                    size += len(text)
+        except SoftTimeLimitExceeded:  # the whole poll is to end
+            raise
+        except Exception:  # of the user's serializer, or of a value's own methods
+            return
+
     def _note(self, task_id: str, destination: Destination) -> None:
         # The exchange of a delay is a way to another one, which is not known here.
         if not destination.exchange.startswith(DELAYED_PREFIX):
             self._destinations[task_id] = destination
 
     def _basic_publish(self, message: Any, **target: Any) -> None:
-        if self._caught is not None:
-            self._caught.append(Parcel(message, target))
+        if self._caught is None:
+            self._publish(message, **target)
+            self._confirms.expect()
             return
-        self._publish(message, **target)
-        self._confirms.expect()
+        body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
+        frames = self._frames(message, target)
+        self._caught.append(Parcel(message.properties.get("application_headers") or {}, body, frames))
+
+    def _frames(self, message: Any, target: dict[str, Any]) -> bytes:
+        """What amqp writes for a message."""
+        written: list[bytes] = []
+        connection = self._channel.connection
+        usual, limits = connection.frame_writer, SimpleNamespace(frame_max=connection.frame_max, bytes_sent=0)
+        connection.frame_writer = frame_writer(limits, SimpleNamespace(write=lambda view: written.append(bytes(view))))
+        try:
+            self._publish(message, **target)
+        finally:
+            connection.frame_writer = usual
+        return b"".join(written)
 
 
 class Confirms:
@@ -112,10 +195,10 @@ class Confirms:
         channel.events["basic_nack"].add(self._nack)
         channel.confirm_select()
 
-    def expect(self) -> None:
-        """One more message was published; the broker counts them from 1."""
-        self._last += 1
-        self._open.add(self._last)
+    def expect(self, count: int = 1) -> None:
+        """So many more messages were published; the broker counts them from 1."""
+        self._open.update(range(self._last + 1, self._last + count + 1))
+        self._last += count
 
     def wait(self, connection: Any, seconds: float) -> None:
         """Wait until the broker has answered for every message.

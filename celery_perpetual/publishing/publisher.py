@@ -11,7 +11,6 @@ that at hand and need not read it back.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property, partial
@@ -28,7 +27,7 @@ from celery_perpetual.faults import reach
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import read_item
 from celery_perpetual.publishing.builder import Builder, Messages
-from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.publishing.kept_captures import KeptCaptures
 from celery_perpetual.publishing.message import has_own_sender
 from celery_perpetual.publishing.one_by_one import PublishChunk, leave, publish_apart
 from celery_perpetual.publishing.rehearsal import first_fault
@@ -60,7 +59,7 @@ class Publisher:
     def __init__(self, app: Celery, store: Store) -> None:
         self.app = app
         self.store = store
-        self._local = threading.local()
+        self._captures = KeptCaptures(app)
         self._busy: set[str] = set()
 
     @cached_property
@@ -133,7 +132,7 @@ class Publisher:
                 task, first, total = state
                 last = _end_of_part(first, total)
                 messages = built or self._built(
-                    stack, by_kind, poll_id, self._indexed(task, poll_id, first, last, items)
+                    stack, by_kind, poll_id, self._indexed(task, poll_id, first, last, items), items
                 )
                 if first % CHUNK == 0:
                     destinations = Destinations()
@@ -152,11 +151,12 @@ class Publisher:
         return sent
 
     def _built(
-        self, stack: ExitStack, by_kind: dict[bool, PublishChunk], poll_id: str, indexed: IndexedItems
-    ) -> Messages:
+        self, stack: ExitStack, by_kind: dict[bool, PublishChunk], poll_id: str, indexed: IndexedItems,
+        items: Sequence[CheckedItem],
+    ) -> Messages:  # fmt: skip
         """The messages of a part; where no script brings them to the broker, they are there already."""
         singly = self._one_by_one(item for _, item in indexed)
-        open_publisher = partial(self._chunk_publisher, poll_id, one_by_one=singly)
+        open_publisher = partial(self._chunk_publisher, poll_id, items, one_by_one=singly)
         try:
             if singly not in by_kind:
                 by_kind[singly] = open_publisher(stack)
@@ -204,11 +204,13 @@ class Publisher:
             chunk=first // CHUNK, destinations=destinations.to_json(), commands=commands,
         )  # fmt: skip
 
-    def _chunk_publisher(self, poll_id: str, stack: ExitStack, *, one_by_one: bool) -> PublishChunk:
+    def _chunk_publisher(
+        self, poll_id: str, items: Sequence[CheckedItem], stack: ExitStack, *, one_by_one: bool
+    ) -> PublishChunk:
         """How chunks get to the broker: within the script, or before it."""
         if self.shares_redis and not one_by_one:
             return stack.enter_context(self._builder(poll_id)).build
-        transport = stack.enter_context(open_transport(self.app, poll_id, one_by_one=one_by_one))
+        transport = stack.enter_context(open_transport(self.app, poll_id, items, one_by_one=one_by_one))
         return transport.publish
 
     def _state(self, poll_id: str) -> tuple[str, int, int] | None:
@@ -231,19 +233,8 @@ class Publisher:
     @contextmanager
     def _builder(self, poll_id: str) -> Iterator[Builder]:
         """A builder on this thread's capture, which is not kept if it fails."""
-        with self._kept_capture() as capture:
+        with self._captures.lent() as capture:
             yield Builder(self.app, capture, poll_id)
-
-    @contextmanager
-    def _kept_capture(self) -> Iterator[Capture]:
-        capture = getattr(self._local, "capture", None) or Capture(self.app)
-        self._local.capture = None
-        try:
-            yield capture
-        except BaseException:
-            capture.close()
-            raise
-        self._local.capture = capture
 
     def captured(self, send: Callable[..., Any]) -> BrokerCommands:
         """The commands of one message, where the broker is the store; else the message is sent, and there are none.
@@ -257,15 +248,12 @@ class Publisher:
         if not self.shares_redis:
             send()
             return BrokerCommands()
-        with self._kept_capture() as capture:
+        with self._captures.lent() as capture:
             return BrokerCommands(capture.channel.capture(lambda: send(producer=capture.producer)))
 
     def release(self) -> None:
         """Close this thread's connection to the broker."""
-        capture = getattr(self._local, "capture", None)
-        if capture is not None:
-            self._local.capture = None
-            capture.close()
+        self._captures.release()
 
     def _one_by_one(self, items: Iterable[CheckedItem]) -> bool:
         """Whether there are tasks among these that publish themselves."""

@@ -49,7 +49,7 @@ class Stamp:
         self,
         poll_id: str,
         key: str,
-        template: str,
+        pieces: Sequence[str],
         tag: str,
         bodies: Bodies,
         calls: list[SignalCall],
@@ -58,7 +58,7 @@ class Stamp:
         self.destination = destination
         self._poll_id = poll_id
         self._key = key
-        self._template = template
+        self._pieces = pieces
         self._tag = tag
         self._bodies = bodies
         self._calls = calls
@@ -81,18 +81,24 @@ class Stamp:
         return commands == [Command("LPUSH", self._key, self._texts([(index, item)])[0])]
 
     def _texts(self, indexed: IndexedItems) -> list[str]:
-        template, body, reprs = self._template, self._bodies.body, self._bodies.reprs
+        """The messages; to join their pieces is twice as fast as to format them."""
+        first, to_id, to_root, to_args, to_kwargs, *to_correlation, to_tag, last = self._pieces
+        body, reprs = self._bodies.body, self._bodies.reprs
         texts = []
         for index, item in indexed:
             args_repr, kwargs_repr = item.reprs or reprs(item)
             text = b2a_base64(body(item), newline=False).decode("ascii")
             number = f"{index:08x}"
-            run = () if item.run is None else (json_dumps(item.run),)
+            if item.run is None:
+                (between,) = to_correlation
+            else:
+                before, after = to_correlation
+                between = f"{before}{json_dumps(item.run)}{after}"
             texts.append(
-                template % (
-                    text, number, number, encode_basestring_ascii(args_repr), encode_basestring_ascii(kwargs_repr),
-                    *run, number, number,
-                )
+                "".join((
+                    first, text, to_id, number, to_root, number, to_args, encode_basestring_ascii(args_repr),
+                    to_kwargs, encode_basestring_ascii(kwargs_repr), between, number, to_tag, number, last,
+                ))
             )  # fmt: skip
         return texts
 
@@ -125,11 +131,8 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, indexed: IndexedItem
     pieces = re.split("|".join(map(re.escape, marks)), text)
     if [marks[mark] for mark in re.findall("|".join(map(re.escape, marks)), text)] != order:
         return None
-    endings = {"id": f"{base(poll_id)}%s", "tag": f"{tag[:28]}%s"}
-    slots = [endings.get(name, "%s") for name in order]
-    template = pieces[0].replace("%", "%%") + "".join(
-        slot + piece.replace("%", "%%") for slot, piece in zip(slots, pieces[1:], strict=True)
-    )
-    stamp = Stamp(poll_id, commands[0].key, template, tag[:28], bodies, after_publish.take(), destination)
+    endings = {"id": base(poll_id), "tag": tag[:28]}
+    pieces = [piece + endings.get(name, "") for piece, name in zip(pieces, [*order, ""], strict=True)]
+    stamp = Stamp(poll_id, commands[0].key, pieces, tag[:28], bodies, after_publish.take(), destination)
     trials = dict((indexed[0], indexed[-1]))
     return stamp if all(stamp.is_exact(capture, index, each) for index, each in trials.items()) else None

@@ -77,9 +77,9 @@ def _of_app(app: Celery) -> Iterator[str]:
         yield "task_send_sent_event sends an event with every message"
     if app.conf.task_protocol != 2:
         yield "the message protocol is not version 2"
-    if not is_celerys_own(amqp) or not _untouched(AMQP.as_task_v2, celery_amqp):
+    if not is_celerys_own(amqp) or not is_untouched(AMQP.as_task_v2, celery_amqp):
         yield "app.amqp is not Celery's own"
-    if amqp.Producer is not kombu.Producer or not _untouched(kombu.Producer.publish, kombu.messaging):
+    if amqp.Producer is not kombu.Producer or not is_untouched(kombu.Producer.publish, kombu.messaging):
         yield "the producer is not Kombu's own"
     router: Any = amqp.router
     if type(amqp.router) is not Router or any(type(route) is not MapRoute for route in router.routes):
@@ -103,6 +103,6 @@ def _of_kind(app: Celery, kind: Kind) -> Iterator[str]:
             yield f"option {option} may differ from message to message"
 
 
-def _untouched(function: Any, module: Any) -> bool:
+def is_untouched(function: Any, module: Any) -> bool:
     """Whether a function is the one its module came with; tracing libraries put theirs around it."""
     return type(function) is FunctionType and function.__globals__ is vars(module)

@@ -6,7 +6,7 @@ again, under the same ids.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,6 +16,7 @@ from celery import signals
 from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.destinations import Destination, observe
 from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.builder import Builder, Messages
 from celery_perpetual.publishing.capture import Capture
@@ -86,10 +87,11 @@ class ByKombu:
 
 
 @contextmanager
-def open_transport(app: Celery, poll_id: str, *, one_by_one: bool) -> Iterator[Transport]:
+def open_transport(app: Celery, poll_id: str, items: Sequence[CheckedItem], *, one_by_one: bool) -> Iterator[Transport]:
     """The best transport to the app's broker.
 
     Args:
+        items: of the whole poll, or none where they are not at hand.
         one_by_one: tasks with an ``apply_async`` of their own are among the items: they publish themselves.
 
     Raises:
@@ -108,6 +110,6 @@ def open_transport(app: Celery, poll_id: str, *, one_by_one: bool) -> Iterator[T
         # Not connection.default_channel, which would try to connect for ever.
         channel = connection.channel()
         if isinstance(channel, AmqpChannel):
-            yield Confirmed(app, connection, channel, poll_id)
+            yield Confirmed(app, connection, channel, poll_id, items)
         else:
             yield ByKombu(app, channel, poll_id)

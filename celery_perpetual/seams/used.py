@@ -72,9 +72,12 @@ USED = (
         targets=(
             Target("amqp.channel:Channel._basic_publish", "self msg exchange routing_key"),
             Target("amqp.channel:Channel.confirm_select", "self"),
-            Target("amqp.serialization:GenericContent._serialize_properties", "self"),
+            Target("amqp.connection:Connection.frame_writer"),
+            Target("amqp.method_framing:frame_writer", "connection transport", "frame_max write"),
+            Target("amqp.serialization:dumps", "format values"),
+            Target("amqp.transport:_AbstractTransport.write", "self s"),
         ),
-        why="a chunk of messages is published, and then its confirms are waited for together; stamps are compared",
+        why="a chunk of messages is published, and then its confirms are waited for together; frames are stamped",
         without="polls cannot publish their items to RabbitMQ",
     ),
     Seam(

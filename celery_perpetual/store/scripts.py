@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError, RedisError
 
 from celery_perpetual.store.header import Filling, Header
-from celery_perpetual.store.wire import packed
+from celery_perpetual.store.wire import packed, packed_list
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -120,8 +120,7 @@ class Script:
             raise TypeError(f"{self.name}.lua needs a value for the slot {missing}") from None
         for name in header.more_keys:
             keys += slots.get(name, ())
-        for name in header.more_args:
-            args += slots.get(name, ())
+        args += [packed_list(slots[name]) for name in header.more_args if name in slots]
         return [len(keys), *keys, *args]
 
     def _must_know(self, slots: Mapping[str, Any]) -> None:

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from typing import Any, NamedTuple
 
 from redis.exceptions import ConnectionError as NoConnection
 from redis.exceptions import RedisError, ResponseError
@@ -149,7 +150,45 @@ def _send(connection: Any, packed: bytes) -> None:
         raise
 
 
-def packed(*arguments: str | bytes | float, more: int = 0) -> bytes:
+class Packed(NamedTuple):
+    """Arguments of a command that are packed already."""
+
+    number: int
+    text: bytes
+
+
+def packed(*arguments: str | bytes | float | Packed, more: int = 0) -> bytes:
     """A command on the wire, or the beginning of one that has so many ``more`` arguments."""
-    texts = [each if isinstance(each, bytes) else str(each).encode() for each in arguments]
-    return b"*%d\r\n" % (len(texts) + more) + b"".join([b"$%d\r\n%b\r\n" % (len(text), text) for text in texts])
+    parts, count = [], more
+    for each in arguments:
+        if type(each) is Packed:
+            count += each.number
+            parts.append(each.text)
+            continue
+        text = each if type(each) is bytes else str(each).encode()
+        count += 1
+        parts.append(b"$%d\r\n%b\r\n" % (len(text), text))
+    return b"*%d\r\n" % count + b"".join(parts)
+
+
+def packed_list(arguments: Iterable[str | bytes | float]) -> Packed:
+    """Many arguments, those of one type by one formatting, which takes half the time."""
+    parts, count = [], 0
+    for kind, run in groupby(arguments, type):
+        values: list[Any] = list(run)
+        count += len(values)
+        parts.append(_packed_bytes(values) if kind is bytes else _packed_texts(list(map(str, values))))
+    return Packed(count, b"".join(parts))
+
+
+def _packed_texts(texts: list[str]) -> bytes:
+    text = "".join([f"${len(each)}\r\n{each}\r\n" for each in texts])
+    # Lengths are those of bytes.
+    return text.encode() if text.isascii() else _packed_bytes([each.encode() for each in texts])
+
+
+def _packed_bytes(texts: list[bytes]) -> bytes:
+    values: list[Any] = []
+    for text in texts:
+        values += (len(text), text)
+    return b"$%d\r\n%b\r\n" * len(texts) % tuple(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 from celery import Celery, signals
@@ -10,6 +11,7 @@ from kombu import Queue
 
 from celery_perpetual import Item
 from tests.support import wait_until, wire
+from tests.support.proxy import Proxy
 from tests.support.watched_app import WatchedApp
 
 if TYPE_CHECKING:
@@ -96,6 +98,43 @@ def test_what_rabbitmq_refuses_is_relayed_under_the_same_ids(rabbit: Callable[..
     again = [message.headers["id"] for message in received(one.app)]
     assert again == outcome.task_ids[500:]
     assert one.redis.exists("perpetual:outbox") == 0
+
+
+def test_kinds_keep_their_order_and_what_is_built_ahead_its_turn(rabbit: Callable[..., WatchedApp]) -> None:
+    """Three kinds by turns, one of which is never stamped, over several chunks: in the order of the items, once each."""
+    one = rabbit()
+    kinds: list[dict[str, Any]] = [{}, {"headers": {"kind": 1}}, {"expires": 3600}]
+
+    outcome = one.poll([Item((n,), key=False, **kinds[n // 4 % 3]) for n in range(1300)])
+
+    messages = received(one.app)
+    assert [message.headers["id"] for message in messages] == outcome.task_ids
+    assert [message.headers["argsrepr"] for message in messages] == [f"({n},)" for n in range(1300)]
+    assert [message.headers.get("kind") for message in messages] == [(n // 4 % 3 == 1) or None for n in range(1300)]
+    assert [message.headers["expires"] is not None for message in messages] == [n // 4 % 3 == 2 for n in range(1300)]
+
+
+def test_a_connection_that_is_lost_between_two_chunks(
+    rabbitmq_url: str, redis_url: str, watched_app: Callable[..., WatchedApp], listening: Any
+) -> None:
+    """The chunk that is confirmed counts; the next one, built already, is left to the relay, under the same ids."""
+    where = urlsplit(rabbitmq_url)
+    with Proxy(where.port or 5672) as proxy:
+        one = watched_app(
+            broker_url=rabbitmq_url.replace(f":{where.port}/", f":{proxy.port}/"), perpetual_store_url=redis_url
+        )
+        cuts: list[Any] = [proxy.cut]
+        listening(signals.after_task_publish, lambda **_: [cuts.pop()() for _ in cuts[:1]])
+
+        outcome = one.poll([Item((n,), key=False) for n in range(1200)])
+
+        batch = f"perpetual:p:{outcome.poll_id}"
+        assert one.redis.hget(batch, "pub") == "500"
+        assert one.redis.zrange("perpetual:outbox", 0, -1) == [outcome.poll_id]
+        proxy.mend()
+        assert one.perpetual.runner.publisher.relay() == 700
+        assert one.redis.hget(batch, "pub") == "1200"
+        assert [message.headers["id"] for message in received(one.app)] == outcome.task_ids
 
 
 def test_a_broker_that_is_away_leaves_the_batch_to_the_relay(
