@@ -109,7 +109,7 @@ class _Parts(NamedTuple):
     before: bytes
     """The properties before the table of headers."""
     pieces: list[bytes]
-    """What stands before, between and behind the values; of those that are texts, without their lengths."""
+    """The bytes before, between and behind the values; texts are without their lengths."""
     payload: int
     """Bytes that the header frame carries, without texts and run."""
     table: int

@@ -172,7 +172,7 @@ class Confirmed:
         self._caught.append(Parcel(message.properties.get("application_headers") or {}, body, frames))
 
     def _frames(self, message: Any, target: dict[str, Any]) -> bytes:
-        """What amqp writes for a message."""
+        """The frames that amqp writes for a message."""
         written: list[bytes] = []
         connection = self._channel.connection
         usual, limits = connection.frame_writer, SimpleNamespace(frame_max=connection.frame_max, bytes_sent=0)

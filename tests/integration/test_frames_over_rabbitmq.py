@@ -1,4 +1,4 @@
-"""What stamps write to RabbitMQ, byte by byte against what amqp writes for the same items one by one."""
+"""Stamped messages on their way to RabbitMQ, byte by byte against those that amqp writes for the same items."""
 
 from __future__ import annotations
 
