@@ -161,11 +161,11 @@ def packed(*arguments: str | bytes | float | Packed, more: int = 0) -> bytes:
     """A command on the wire, or the beginning of one that has so many ``more`` arguments."""
     parts, count = [], more
     for each in arguments:
-        if type(each) is Packed:
+        if isinstance(each, Packed):
             count += each.number
             parts.append(each.text)
             continue
-        text = each if type(each) is bytes else str(each).encode()
+        text = each if isinstance(each, bytes) else str(each).encode()
         count += 1
         parts.append(b"$%d\r\n%b\r\n" % (len(text), text))
     return b"*%d\r\n" % count + b"".join(parts)
@@ -177,7 +177,7 @@ def packed_list(arguments: Iterable[str | bytes | float]) -> Packed:
     for kind, run in groupby(arguments, type):
         values: list[Any] = list(run)
         count += len(values)
-        parts.append(_packed_bytes(values) if kind is bytes else _packed_texts(list(map(str, values))))
+        parts.append(_packed_bytes(values) if issubclass(kind, bytes) else _packed_texts(list(map(str, values))))
     return Packed(count, b"".join(parts))
 
 
