@@ -108,6 +108,10 @@ class ItemReader:
         item = as_item(entry)
         return self._checked(self._target(item.task), item.args, item.kwargs, dict(item.options), item.key)
 
+    def without_key(self, task: Any, args: Any, kwargs: Any, options: Mapping[str, Any]) -> CheckedItem:
+        """Check a task that is given by its parts, as :meth:`check` does."""
+        return self._checked(self._target(task), args, kwargs, dict(options), False)
+
     def _checked(self, target: Target, args: Any, kwargs: Any, options: dict[str, Any], key: Any) -> CheckedItem:
         args, kwargs = checked_shape(args, kwargs)
         options_json = ""

@@ -42,20 +42,27 @@ def encode(item: CheckedItem, unit_task: str) -> bytes:
             return b"1 - 0\n" + body
         raw = key.encode()
         return b"1 %d 0\n%b%b" % (len(raw), raw, body)
-    differing: dict[str, Any] = {}
-    if task != unit_task:
-        differing["task"] = task
-    if serializer != "json":
-        differing["serializer"] = serializer
-    if options:
-        differing["options"] = options
-    if reprs is not None:
-        differing["reprs"] = reprs
-    if run is not None:
-        differing["run"] = run
-    text = json_dumps(differing).encode() if differing else b""
+    text = _named("" if task == unit_task else task, serializer)
+    if options or reprs is not None or run is not None:
+        more = {"options": options or None, "reprs": reprs, "run": run}
+        text = _joined(text, {name: value for name, value in more.items() if value is not None})
     raw, length = (b"", b"-") if key is None else (key.encode(), b"%d" % len(key.encode()))
     return b"%b %b %d\n%b%b%b" % (VERSION, length, len(text), raw, text, body)
+
+
+@lru_cache(256)
+def _named(task: str, serializer: str) -> bytes:
+    """The text of a task and a serializer where they differ, which is the same in many records."""
+    named = {} if serializer == "json" else {"serializer": serializer}
+    return _joined(b"", {"task": task, **named} if task else named)
+
+
+def _joined(text: bytes, more: Mapping[str, Any]) -> bytes:
+    """The text of a JSON object, or "" for none, with more fields."""
+    if not more:
+        return text
+    added: bytes = json_dumps(more).encode()
+    return text[:-1] + b", " + added[1:] if text else added
 
 
 def read_item(record: bytes, unit_task: str) -> CheckedItem:
@@ -87,6 +94,14 @@ def read_item(record: bytes, unit_task: str) -> CheckedItem:
         options_json=differing.options_json,
         run=differing.run,
     )
+
+
+def task_of(record: bytes) -> str:
+    """The task of a record that names it, without the rest."""
+    head, _, rest = record.partition(b"\n")
+    _, key_length, length = head.split(b" ")
+    at = 0 if key_length == b"-" else int(key_length)
+    return _differing(rest[at : at + int(length)]).task or ""
 
 
 class Differing(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +161,7 @@ class Rebuild:
                 wrong_lists += [f"{name} {record.version + is_missed} {record.id}" for name in extra]
                 if is_missed:
                     # As if its key was given only now, so that it is written too.
-                    write(self._store, [Change(replace(record, key=""), record.changed(record.updated))])
+                    write(self._store, [Change(record._replace(key=""), record.changed(record.updated))])
                     self._repaired["routines"] += 1
         for part in chunks(wrong_lists) if wrong_lists else [[]]:
             self._repaired["routines"] += int(script("trim_routines")(self._store, wrong_lists=part))

@@ -8,7 +8,6 @@ ahead is not run again, and the routine keeps its next one.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
@@ -65,7 +64,7 @@ def pulled_back(record: Record, now: int) -> Record:
     # A run may have been started for a time that lies ahead.
     if record.last_at is not None and now < record.last_at <= record.updated:
         changes["last_at"] = now
-    return replace(record, version=record.version + 1, updated=now, **changes)
+    return record._replace(version=record.version + 1, updated=now, **changes)
 
 
 def _next(record: Record, now: int) -> dict[str, Any]:

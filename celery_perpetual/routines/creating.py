@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import AlreadyExists, IdempotencyConflict, InvalidRoutine, StoreUnavailable
-from celery_perpetual.ledger.record import read_item
+from celery_perpetual.ledger.record import task_of
 from celery_perpetual.routines.fields import Reader
 from celery_perpetual.routines.record import Record
 from celery_perpetual.routines.routine import Routine, shown
-from celery_perpetual.routines.storage import EXISTS, KEY, Change, are_written, begin_write, read_many
+from celery_perpetual.routines.storage import EXISTS, KEY, Change, are_written, begin_rows, read_many, rows_of
 from celery_perpetual.store.chunks import chunks
-from celery_perpetual.times import format_time, to_datetime
+from celery_perpetual.store.one_ahead import OneAhead
+from celery_perpetual.times import format_ms
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -40,30 +41,73 @@ def create_records(
             raise InvalidRoutine(f"create_many: a routine must be a dict of fields, got {given!r}", "routines", given)
         made.append(reader.new(given, now))
         must_be_allowed(made[-1])
-    return [routine for part in chunks(made) for routine in _create(store, part)]
+    created: list[Routine] = []
+    with OneAhead[list[Routine]]() as ahead:
+        for part in chunks(made):
+            step = _Step(store, part)
+            created += ahead.reply() or []
+            ahead.begin(step.begin())
+        created += ahead.reply() or []
+    return created
 
 
-def _create(store: Store, records: Any) -> list[Routine]:
-    """One step: all of these, or none."""
-    by_key: dict[str, Record] = {}
-    ids: set[str] = set()
-    for record in records:
-        if record.id in ids:
-            raise AlreadyExists(f"routine {record.id!r} is given twice; nothing of this step was created")
-        ids.add(record.id)
-        if record.key:
-            _must_be_the_same(by_key.setdefault(record.key, record), record)
-    found: dict[str, Record] = {}
-    """By idempotency key: routines that are there already."""
-    for _ in range(MOST_TRIES):
-        new = [each for each in records if not each.key or (each.key not in found and by_key[each.key] is each)]
-        words_of = begin_write(store, [Change(None, each, "created", _facts(each)) for each in new]) if new else list
-        results = [_result(each, by_key, found) for each in records]  # while the store writes
-        words = words_of()
-        if are_written(words):
-            return results
-        found |= _holders(store, zip(new, words, strict=True))
-    raise StoreUnavailable(f"routines were created and removed {MOST_TRIES} times by others meanwhile; try again")
+class _Step:
+    """All of these routines are created, or none. The next step is made ready while the store does this one."""
+
+    def __init__(self, store: Store, records: Sequence[Record]) -> None:
+        """Check them against each other.
+
+        Raises:
+            AlreadyExists: two have the same id.
+            IdempotencyConflict: two have the same idempotency key and other fields.
+        """
+        self._store = store
+        self._records = records
+        self._by_key: dict[str, Record] = {}
+        ids: set[str] = set()
+        for record in records:
+            if record.id in ids:
+                raise AlreadyExists(f"routine {record.id!r} is given twice; nothing of this step was created")
+            ids.add(record.id)
+            if record.key:
+                _must_be_the_same(self._by_key.setdefault(record.key, record), record)
+        self._found: dict[str, Record] = {}
+        """By idempotency key: routines that are there already."""
+        self._look()
+
+    def _look(self) -> None:
+        """See which routines are new, as far as it is known."""
+        by_key, found = self._by_key, self._found
+        self._new = [
+            each for each in self._records if not each.key or (each.key not in found and by_key[each.key] is each)
+        ]
+        self._rows = rows_of(self._store, [Change(None, each, "created", _facts(each)) for each in self._new])
+
+    def begin(self) -> Callable[[], list[Routine]]:
+        """Send the step; what is returned waits for it, and returns the routine of each of its fields.
+
+        Raises:
+            AlreadyExists, IdempotencyConflict, StoreUnavailable: when it is called; nothing of this step was created.
+        """
+        words_of = begin_rows(self._store, len(self._new), self._rows)
+        return lambda: self._finish(words_of)
+
+    def _finish(self, words_of: Callable[[], list[str]]) -> list[Routine]:
+        for _ in range(MOST_TRIES):
+            results = [self._result(each) for each in self._records]  # while the store writes
+            words = words_of()
+            if are_written(words):
+                return results
+            self._found |= _holders(self._store, zip(self._new, words, strict=True))
+            self._look()
+            words_of = begin_rows(self._store, len(self._new), self._rows) if self._new else list
+        raise StoreUnavailable(f"routines were created and removed {MOST_TRIES} times by others meanwhile; try again")
+
+    def _result(self, record: Record) -> Routine:
+        if record.key in self._found:
+            return shown(self._found[record.key], created=False)
+        first = self._by_key.get(record.key, record)
+        return shown(first, created=first is record)
 
 
 def _holders(store: Store, answers: Iterable[tuple[Record, str]]) -> dict[str, Record]:
@@ -94,13 +138,6 @@ def _exists(record: Record) -> AlreadyExists:
     return AlreadyExists(f"routine {record.id!r} exists already; nothing of this step was created")
 
 
-def _result(record: Record, by_key: Mapping[str, Record], found: Mapping[str, Record]) -> Routine:
-    if record.key in found:
-        return shown(found[record.key], created=False)
-    first = by_key.get(record.key, record)
-    return shown(first, created=first is record)
-
-
 def _must_be_the_same(stored: Record, asked: Record) -> None:
     if stored.digest != asked.digest:
         raise IdempotencyConflict(
@@ -111,6 +148,6 @@ def _must_be_the_same(stored: Record, asked: Record) -> None:
 
 def _facts(record: Record) -> Mapping[str, Any]:
     return {
-        "task": read_item(record.item, "").task, "schedule": str(record.timetable),
-        "next_run_at": None if record.next is None else format_time(to_datetime(record.next)),
+        "task": task_of(record.item), "schedule": str(record.timetable),
+        "next_run_at": None if record.next is None else format_ms(record.next),
     }  # fmt: skip

@@ -15,7 +15,7 @@ from celery_perpetual.completions.completion import SUCCESS, inline
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.on_lost import when_lost
-from celery_perpetual.ledger.record import read_item
+from celery_perpetual.ledger.record import task_of
 from celery_perpetual.routines.record import BY_HAND, SCHEDULED, Record
 from celery_perpetual.routines.runs import change_of_end
 from celery_perpetual.routines.steps import RunEnd, ended_by_hand
@@ -59,7 +59,7 @@ def follow_end(app: Celery, store: Store, entry: str) -> None:
 
 def most_recoveries(app: Celery, record: Record) -> int:
     """How often a run of a slot may be lost."""
-    return when_lost(app.tasks.get(read_item(record.item, "").task))[0]
+    return when_lost(app.tasks.get(task_of(record.item)))[0]
 
 
 def _end(store: Store, task_id: str, status: str) -> RunEnd:

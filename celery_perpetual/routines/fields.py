@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
@@ -22,9 +21,8 @@ from celery_perpetual.routines.slots import Timetable
 from celery_perpetual.routines.steps import scheduled
 from celery_perpetual.routines.timetables import FIELDS as OF_TIMETABLE
 from celery_perpetual.routines.timetables import NEW_SLOTS, changed, timetable
-from celery_perpetual.tasks.items import Item
 from celery_perpetual.tasks.retries import Retries
-from celery_perpetual.times import to_datetime, to_ms, to_ms_floor
+from celery_perpetual.times import to_ms_floor
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
 OF_ITEM = ("task", "args", "kwargs", "options")
 OF_UPDATE = (*OF_ITEM, *OF_TIMETABLE, "retries", "idempotency_key", "metadata", "paused", "next_run_at")
 OF_CREATE = ("id", *OF_UPDATE)
+_TIMETABLE, _CREATE, _UPDATE = frozenset(OF_TIMETABLE), frozenset(OF_CREATE), frozenset(OF_UPDATE)
 
 LONGEST_NAME = 255
 
@@ -46,6 +45,7 @@ class Reader:
         self._app = app
         self._items = ItemReader(app, None)
         self._digests = Digests()
+        self._hides: dict[str, bool] = {}
 
     def new(self, given: Mapping[str, Any], now: int) -> Record:
         """The record of a new routine.
@@ -53,11 +53,11 @@ class Reader:
         Raises:
             InvalidRoutine: a field is unknown or missing, or its value is impossible.
         """
-        _must_be_known(given, OF_CREATE)
+        _must_be_known(given, _CREATE, OF_CREATE)
         if given.get("task") is None:
             raise InvalidRoutine("routine must have a task: the task, or its name", "task", None)
-        table = timetable(**{name: given[name] for name in OF_TIMETABLE if name in given}, app=self._app)
-        item = self._item({name: given[name] for name in OF_ITEM if name in given})
+        table = timetable(**{name: value for name, value in given.items() if name in _TIMETABLE}, app=self._app)
+        item = self._item(given)
         key = _name("idempotency_key", given.get("idempotency_key")) or ""
         routine_id = _name("id", given.get("id")) or f"routine_{token_hex(8)}"
         return Record(
@@ -73,11 +73,11 @@ class Reader:
         Raises:
             InvalidRoutine: a field is unknown, or its value is impossible.
         """
-        _must_be_known(patch, OF_UPDATE)
+        _must_be_known(patch, _UPDATE, OF_UPDATE)
         changes: dict[str, Any] = {}
         if any(name in patch for name in OF_ITEM):
-            kept = opened(read_item(record.item, ""))
-            before = {"task": kept.task, "args": kept.args, "kwargs": kept.kwargs, "options": kept.options}
+            stored = opened(read_item(record.item, ""))
+            before = {"task": stored.task, "args": stored.args, "kwargs": stored.kwargs, "options": stored.options}
             changes["item"] = self._item({**before, **{name: patch[name] for name in OF_ITEM if name in patch}})
         if "retries" in patch:
             changes["retries"] = _retries(patch["retries"])
@@ -93,15 +93,15 @@ class Reader:
             changes["timetable"] = changed(record.timetable, of_timetable, self._app)
         after = record.changed(now, **changes)
         if "next_run_at" in patch or NEW_SLOTS & patch.keys():
-            after = replace(after, **self._first(after.timetable, after.id, patch, now))
+            after = after._replace(**self._first(after.timetable, after.id, patch, now))
         elif of_timetable and after.next is not None:
             slot = record.due_slot
             end = after.timetable.end
-            after = replace(
-                after, **scheduled(after.timetable, after.id, None if end is not None and slot > end else slot)
+            after = after._replace(
+                **scheduled(after.timetable, after.id, None if end is not None and slot > end else slot)
             )
         elif after.state == ACTIVE and record.state == PAUSED and after.next is None:
-            after = replace(after, **self._first(after.timetable, after.id, patch, now))
+            after = after._replace(**self._first(after.timetable, after.id, patch, now))
         return after
 
     def _first(self, table: Timetable, routine_id: str, given: Mapping[str, Any], now: int) -> dict[str, Any]:
@@ -111,25 +111,19 @@ class Reader:
             if at is not None and not (isinstance(at, datetime) and at.utcoffset() is not None):
                 raise _refusal("next_run_at", at, "a datetime with a time zone")
             return {"next": None if at is None else to_ms_floor(at), "slot": None}
-        slot = asked(table, lambda: table.first(to_datetime(now)))
+        slot = asked(table, lambda: table.first_ms(now))
         if slot is None:
             message = f"routine has no slot: end_at is before its first one, got {table}"
             raise InvalidRoutine(message, "end_at", given.get("end_at"))
-        return scheduled(table, routine_id, to_ms(slot))
+        return scheduled(table, routine_id, slot)
 
     def _item(self, given: Mapping[str, Any]) -> bytes:
-        options = given.get("options") or {}
-        if not isinstance(options, Mapping):
-            raise _refusal("options", options, "a dict of apply_async options")
-        for name, instead in _REFUSED_OPTIONS.items():
-            if options.get(name) is not None:
-                raise _refusal("options", options, f"without {name}; say {instead} of the routine")
-        expires, options = _expires(options), {name: value for name, value in options.items() if name != "expires"}
         args, kwargs = given.get("args"), given.get("kwargs")
-        entry = Item(() if args is None else args, {} if kwargs is None else kwargs, key=False, task=given["task"])
-        object.__setattr__(entry, "options", options)
+        options, expires = _options(given.get("options") or {})
         try:
-            item = self._items.check(entry)
+            item = self._items.without_key(
+                given["task"], () if args is None else args, {} if kwargs is None else kwargs, options
+            )
         except InvalidItem as error:
             field = _field_of(str(error), bool(kwargs))
             raise InvalidRoutine(f"routine field {field}: {error}", field, given.get(field)) from None
@@ -139,9 +133,11 @@ class Reader:
         return encode(self._hidden(item), "")
 
     def _hidden(self, item: CheckedItem) -> CheckedItem:
-        options = getattr(self._app.tasks.get(item.task), "perpetual_options", None)
-        is_hidden = not getattr(options, "store_args", True)
-        return item._replace(kept_reprs=HIDDEN, reprs=HIDDEN) if is_hidden else item
+        hides = self._hides.get(item.task)
+        if hides is None:
+            options = getattr(self._app.tasks.get(item.task), "perpetual_options", None)
+            hides = self._hides[item.task] = not getattr(options, "store_args", True)
+        return item._replace(kept_reprs=HIDDEN, reprs=HIDDEN) if hides else item
 
     def _digest(self, given: Mapping[str, Any], item: bytes) -> str:
         """Of the fields as they are given: a second call with the same ones means the same routine."""
@@ -160,12 +156,13 @@ class Reader:
             raise InvalidRoutine(f"routine fields have no digest: {error!r}", "idempotency_key", None) from None
 
 
-def _must_be_known(given: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    for name, value in given.items():
-        if name not in known:
-            near = nearest(name, known)
-            hint = f", did you mean {near}?" if near else f"; there are {', '.join(known)}"
-            raise InvalidRoutine(f"routine field {name} is unknown{hint}", name, value)
+def _must_be_known(given: Mapping[str, Any], known: frozenset[str], in_order: tuple[str, ...]) -> None:
+    if given.keys() <= known:
+        return
+    name = next(each for each in given if each not in known)
+    near = nearest(str(name), in_order)
+    hint = f", did you mean {near}?" if near else f"; there are {', '.join(in_order)}"
+    raise InvalidRoutine(f"routine field {name} is unknown{hint}", str(name), given[name])
 
 
 def _field_of(problem: str, has_kwargs: bool) -> str:
@@ -174,6 +171,18 @@ def _field_of(problem: str, has_kwargs: bool) -> str:
         if problem.startswith(words):
             return field
     return "kwargs" if has_kwargs and not problem.startswith("args") else "args"
+
+
+def _options(seen: Any) -> tuple[Mapping[str, Any], Any]:
+    """The options of the runs, and when they expire, which counts from the start of each."""
+    if not seen:
+        return seen, None
+    if not isinstance(seen, Mapping):
+        raise _refusal("options", seen, "a dict of apply_async options")
+    for name, instead in _REFUSED_OPTIONS.items():
+        if seen.get(name) is not None:
+            raise _refusal("options", seen, f"without {name}; say {instead} of the routine")
+    return {name: value for name, value in seen.items() if name != "expires"}, _expires(seen)
 
 
 def _expires(options: Mapping[str, Any]) -> Any:

@@ -9,12 +9,12 @@ from typing import Any
 from celery import current_task
 
 from celery_perpetual.tasks.task import ROUTINE_HEADER
-from celery_perpetual.times import format_time, parse_time, to_datetime
+from celery_perpetual.times import format_ms, parse_time
 
 
 def header_of(routine_id: str, slot: int, attempt: int) -> dict[str, Any]:
     """The header of a run; ``slot`` in ms."""
-    return {"id": routine_id, "slot": format_time(to_datetime(slot)), "attempt": attempt}
+    return {"id": routine_id, "slot": format_ms(slot), "attempt": attempt}
 
 
 def slot_of_this_task() -> datetime | None:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import InvalidRoutine
-from celery_perpetual.ledger.record import read_item
+from celery_perpetual.ledger.record import task_of
 from celery_perpetual.routines.record import RUNNING, STATES, Record, decode
 from celery_perpetual.routines.routine import Routine, shown
 from celery_perpetual.routines.storage import read_many
@@ -46,7 +46,7 @@ def find(
             (state is None or record.state == state)
             and (before is None or (record.next is not None and record.next <= before))
             and (metadata is None or all(record.metadata.get(each, _NONE) == value for each, value in metadata.items()))
-            and (name is None or read_item(record.item, "").task == name)
+            and (name is None or task_of(record.item) == name)
         )
 
     records = _all(store) if routine_id is None else iter(read_many(store, [routine_id]))

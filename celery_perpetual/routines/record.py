@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery_perpetual.routines.slots import Timetable
 from celery_perpetual.routines.texts import text_of
@@ -37,24 +36,23 @@ _LETTERS = dict(zip(STATES, "aprwcex", strict=True))
 _WORDS = {letter: state for state, letter in _LETTERS.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """A routine; times are milliseconds of the store's clock."""
 
     id: str
-    version: int = 1
     item: bytes
     """Task, arguments and options, as the ledger keeps an item."""
     timetable: Timetable
-    state: str = ACTIVE
     created: int
     updated: int
+    version: int = 1
+    state: str = ACTIVE
     retries: Retries = NO_RETRIES
     key: str = ""
     """The idempotency key."""
     digest: str = ""
     """Of the fields with which it was created, where it has an idempotency key."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = {}
     pause: Mapping[str, Any] | None = None
     """Of a paused one ``by``, ``reason``, ``at`` and ``until`` (ms), as far as its pause has them."""
     next: int | None = None
@@ -96,12 +94,12 @@ class Record:
 
     def changed(self, now: int, **changes: Any) -> Record:
         """The next version."""
-        return replace(self, version=self.version + 1, updated=max(now, self.updated), **changes)
+        return self._replace(version=self.version + 1, updated=max(now, self.updated), **changes)
 
 
 #: Name in JSON, field, and the value that is left out.
 _PLAIN: tuple[tuple[str, str, Any], ...] = (
-    ("n", "next", None), ("l", "slot", None), ("r", "run", ""), ("a", "attempts", 0),
+    ("l", "slot", None), ("r", "run", ""), ("a", "attempts", 0),
     ("o", "recoveries", 0), ("k", "runs", 0), ("g", "dropped", 0), ("i", "key", ""), ("d", "digest", ""),
     ("lr", "last_run", ""), ("la", "last_at", None), ("e", "error", None), ("x", "cancelled", None),
     ("z", "completed", None), ("m", "metadata", {}), ("v", "result", ""), ("p", "pause", None),
@@ -109,17 +107,22 @@ _PLAIN: tuple[tuple[str, str, Any], ...] = (
 
 
 _values = attrgetter(*(attribute for _, attribute, _ in _PLAIN))
+_USUAL = tuple(usual for _, _, usual in _PLAIN)
 
 
 def encode(record: Record) -> bytes:
     """The text of a record."""
     texts = [f'"s":"{_LETTERS[record.state]}","c":{record.created}']
-    for (name, _, usual), value in zip(_PLAIN, _values(record), strict=True):
-        if value != usual:
-            texts.append(f'"{name}":{text_of(value)}')
+    if record.next is not None:
+        texts.append(f'"n":{record.next}')
+    values = _values(record)
+    if values != _USUAL:
+        for (name, _, usual), value in zip(_PLAIN, values, strict=True):
+            if value != usual:
+                texts.append(f'"{name}":{text_of(value)}')
     if record.updated != record.created:
         texts.append(f'"u":{record.updated}')
-    if record.retries != NO_RETRIES:
+    if record.retries is not NO_RETRIES and record.retries != NO_RETRIES:
         retries = record.retries
         facts = [retries.max_attempts, retries.backoff, retries.multiplier, retries.max_backoff, int(retries.jitter)]
         texts.append(f'"y":{text_of(facts)}')
@@ -144,6 +147,7 @@ def decode(routine_id: str, text: bytes) -> Record:
     version, length, body = rest.split(b" ", 2)
     table, facts = body[: int(length)], json.loads(body[int(length) :])
     values = {attribute: facts[name] for name, attribute, _ in _PLAIN if name in facts}
+    values["next"] = facts.get("n")
     values["updated"] = facts.get("u", facts["c"])
     if "y" in facts:
         values["retries"] = _retries(*facts["y"])

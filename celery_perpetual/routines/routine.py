@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from celery_perpetual.ledger.item import HIDDEN
-from celery_perpetual.ledger.record import opened, read_item
+from celery_perpetual.ledger.record import arguments, read_item
 from celery_perpetual.routines.record import BUSY, Record
 from celery_perpetual.routines.slots import Timetable
 from celery_perpetual.tasks.retries import Retries
@@ -114,17 +114,19 @@ class RoutineRun:
 
 def shown(record: Record, *, created: bool = True) -> Routine:
     """A record as programs see it."""
-    item = opened(read_item(record.item, ""))
-    is_busy = record.state in BUSY
+    item = read_item(record.item, "")
+    args, kwargs = arguments(item.body, item.serializer)
+    created_at, is_busy = to_datetime(record.created), record.state in BUSY
     return Routine(
-        id=record.id, task=item.task, args=item.args, kwargs=item.kwargs, schedule=record.timetable, state=record.state,
-        next_run_at=_time(record.next), retries=record.retries, options=item.options, metadata=record.metadata,
+        id=record.id, task=item.task, args=args, kwargs=kwargs, schedule=record.timetable, state=record.state,
+        next_run_at=_time(record.next), retries=record.retries, options=item.options, metadata=dict(record.metadata),
         pause=None if record.pause is None else {**record.pause, **_times_of(record.pause)},
         idempotency_key=record.key or None, attempt_count=record.attempts, recovery_count=record.recoveries,
         run_count=record.runs, dropped_count=record.dropped, current_run_id=record.run or None,
         current_slot_at=_time(record.slot) if is_busy else None, last_run_id=record.last_run or None,
         last_run_at=_time(record.last_at), last_result=json.loads(record.result) if record.result else None,
-        last_error=record.error, created_at=to_datetime(record.created), updated_at=to_datetime(record.updated),
+        last_error=record.error, created_at=created_at,
+        updated_at=created_at if record.updated == record.created else to_datetime(record.updated),
         cancelled_at=_time(record.cancelled), completed_at=_time(record.completed), version=record.version,
         hides_args=item.reprs == HIDDEN, created=created,
     )  # fmt: skip

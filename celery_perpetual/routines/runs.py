@@ -26,7 +26,7 @@ from celery_perpetual.routines.routine import RoutineRun
 from celery_perpetual.routines.steps import RunEnd, ended, started
 from celery_perpetual.routines.storage import Change, are_written, rows_of, words_of, write
 from celery_perpetual.store.scripts import script
-from celery_perpetual.times import format_time, to_datetime
+from celery_perpetual.times import format_ms, to_datetime
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -56,7 +56,7 @@ class Run(NamedTuple):
     @property
     def change(self) -> Change:
         facts = {
-            "task_id": self.task_id, "slot": format_time(to_datetime(self.slot)), "attempt": self.attempt,
+            "task_id": self.task_id, "slot": format_ms(self.slot), "attempt": self.attempt,
         }  # fmt: skip
         return Change(self.before, self.after, "started", facts)
 
@@ -192,8 +192,8 @@ def change_of_end(before: Record, running: Record, end: RunEnd, now: int, *, mos
     assert running.slot is not None
     after = ended(running, end, now, most_recoveries)
     facts = {
-        "task_id": end.task_id, "slot": format_time(to_datetime(running.slot)), "attempt": running.attempts,
+        "task_id": end.task_id, "slot": format_ms(running.slot), "attempt": running.attempts,
         "status": end.status, "error": end.error,
-        "next_run_at": None if after.next is None else format_time(to_datetime(after.next)),
+        "next_run_at": None if after.next is None else format_ms(after.next),
     }  # fmt: skip
     return Change(before, after, "run" if after.error is None else "failed", facts)

@@ -82,14 +82,20 @@ class Timetable:
         Raises:
             InvalidRoutine: a calendar has no match, or its code raised.
         """
+        slot = self.first_ms(to_ms_floor(now))
+        return None if slot is None else to_datetime(slot)
+
+    def first_ms(self, now: int) -> int | None:
+        """The same, from milliseconds to milliseconds."""
         if self.at is not None:
-            return to_datetime(self.at)
-        at = to_ms_floor(now)
+            return self.at
         if self.calendar is None:
-            return self._within(at if self.start is None else self.start)
-        if self.start is not None:
-            at = self.start - 1 if self.catch_up else max(at, self.start - 1)
-        return self._within(self.calendar.match_after(at))
+            slot = now if self.start is None else self.start
+        elif self.start is None:
+            slot = self.calendar.match_after(now)
+        else:
+            slot = self.calendar.match_after(self.start - 1 if self.catch_up else max(now, self.start - 1))
+        return slot if self._is_within(slot) else None
 
     def following(self, slot: datetime, now: datetime, runs: int = 0) -> Next:
         """The slots after one that has been run, or was given up.
@@ -195,7 +201,10 @@ class Timetable:
         return str(self.calendar) if self.calendar else f"every {timedelta(milliseconds=self.every or 0)}"
 
     def _within(self, at: int) -> datetime | None:
-        return None if at > (LAST if self.end is None else self.end) else to_datetime(at)
+        return to_datetime(at) if self._is_within(at) else None
+
+    def _is_within(self, at: int) -> bool:
+        return at <= (LAST if self.end is None else self.end)
 
     def _after(self, done: int, at: int) -> int:
         """The first slot after a time, which is not before the slot that is done."""

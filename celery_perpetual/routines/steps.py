@@ -8,7 +8,6 @@ active again, at its next slot. Times are milliseconds of the store's clock.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -143,4 +142,4 @@ def without_missed(record: Record, now: int) -> Record:
         return record
     table, due = record.timetable, to_datetime(record.due_slot)
     slot = asked(table, lambda: table.after(due, to_datetime(now)))
-    return record if slot is None else replace(record, **scheduled(record.timetable, record.id, to_ms(slot)))
+    return record if slot is None else record._replace(**scheduled(record.timetable, record.id, to_ms(slot)))

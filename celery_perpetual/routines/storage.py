@@ -96,12 +96,12 @@ def write(store: Store, changes: Sequence[Change], entry: str = "") -> list[str]
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    return begin_write(store, changes, entry)()
+    return words_of(script("write_routines")(store, entry=entry, count=len(changes), rows=rows_of(store, changes)))
 
 
-def begin_write(store: Store, changes: Sequence[Change], entry: str = "") -> Callable[[], list[str]]:
-    """Begin what :func:`write` does; what is returned waits for the words, and raises as it."""
-    reply = script("write_routines").begin(store, entry=entry, count=len(changes), rows=rows_of(store, changes))
+def begin_rows(store: Store, count: int, rows: Sequence[Any]) -> Callable[[], list[str]]:
+    """Begin to make changes, given as their rows; what is returned waits for the words, and raises as :func:`write`."""
+    reply = script("write_routines").begin(store, entry="", count=count, rows=rows)
     return lambda: words_of(reply())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from celery.schedules import BaseSchedule
@@ -62,15 +63,11 @@ def timetable(
     Raises:
         InvalidRoutine: a field has an impossible value, or does not go with another.
     """
-    given = {
-        "at": at, "every": every, "schedule": schedule, "timezone": timezone, "start_at": start_at, "end_at": end_at,
-        "max_runs": max_runs, "jitter": jitter, "catch_up": catch_up, "max_catch_up": max_catch_up,
-    }  # fmt: skip
-    given = {name: value for name, value in given.items() if value is not None}
-    kind = _kind(given)
+    values = (at, every, schedule, timezone, start_at, end_at, max_runs, jitter, catch_up, max_catch_up)
+    kind = _kind({name: value for name, value in zip(FIELDS, values, strict=True) if value is not None})
     made = Timetable(
         at=_time("at", at),
-        every=None if every is None else _interval(every),
+        every=None if every is None else _known_interval(every) if type(every) in _HASHED else _interval(every),
         calendar=None if schedule is None else Calendar.of(schedule, timezone, app),
         start=_time("start_at", start_at),
         end=_time("end_at", end_at),
@@ -163,6 +160,11 @@ def _interval(seen: Any) -> int:
     if found > LAST:
         raise _refusal("every", seen, "shorter than 8000 years")
     return found
+
+
+#: Many routines have the same interval, so it is checked once.
+_known_interval = lru_cache(256, typed=True)(_interval)
+_HASHED = (timedelta, int, float)
 
 
 def _jitter(seen: Any) -> int:

@@ -5,7 +5,6 @@ run at the time that the record says.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -71,7 +70,7 @@ def as_if_ahead(world: World, routine_id: str) -> None:
         name: value + ms for name in ("created", "updated", "next", "slot", "last_at", "completed")
         if (value := getattr(record, name)) is not None
     }  # fmt: skip
-    changed = replace(record, version=record.version + 1, **moved)
+    changed = record._replace(version=record.version + 1, **moved)
     assert write(world.perpetual.store, [Change(record, changed)]) == ["ok"]
 
 

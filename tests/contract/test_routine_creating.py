@@ -88,6 +88,24 @@ def test_many_are_created_in_one_step_or_not_at_all(world: World, now: datetime)
     assert len(world.routines.list(limit=1000)) == 700
 
 
+def test_a_step_that_is_refused_while_another_is_on_its_way(world: World, now: datetime) -> None:
+    """The step before stays, whether the store refuses the next one or it is refused before it is sent."""
+    fields = [{"task": "app.work", "args": (n,), "at": now, "id": f"r{n:04}"} for n in range(1200)]
+
+    with pytest.raises(AlreadyExists, match="'r0501' is given twice"):
+        world.routines.create_many([*fields[:502], fields[501], *fields[502:]])
+    assert len(world.routines.list(limit=2000)) == 500
+    with pytest.raises(AlreadyExists, match="'r0000' exists already"):
+        world.routines.create_many([*fields[500:1000], *fields[:10], *fields[1000:]])
+    assert len(world.routines.list(limit=2000)) == 1000
+
+    key = [{"task": "app.work", "at": now, "idempotency_key": f"k{n % 700}"} for n in range(1400)]
+    made = world.routines.create_many(key)
+    assert [each.created for each in made] == [n < 700 for n in range(1400)]
+    assert [each.id for each in made[700:]] == [each.id for each in made[:700]]
+    assert len(world.events("routine.created")) == 1700
+
+
 def test_keys_are_used_once_within_one_call(world: World, now: datetime) -> None:
     """Two of the same key are one routine, two of the same id a mistake."""
     same = {"task": "app.work", "at": now, "idempotency_key": "k"}

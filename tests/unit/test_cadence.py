@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.cadence import Cadence
-from celery_perpetual.times import to_datetime, to_ms
+from celery_perpetual.times import format_ms, format_time, to_datetime, to_ms
 
 UTC = timezone.utc
 DAY_MS = 24 * 3600 * 1000
@@ -200,6 +200,7 @@ def test_milliseconds_survive_datetimes(now: int) -> None:
     """A time of the store goes through an aware datetime and back unchanged."""
     assert to_ms(to_datetime(now)) == now
     assert to_datetime(now).tzinfo is UTC
+    assert format_ms(now) == format_time(to_datetime(now))
 
 
 def test_a_jitter_of_days_costs_one_question() -> None:

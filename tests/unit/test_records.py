@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kombu import serialization
 
 from celery_perpetual.ledger.item import CheckedItem
-from celery_perpetual.ledger.record import Record, decode, encode
+from celery_perpetual.ledger.record import Record, decode, encode, task_of
 
 UNIT = "shop.deliver"
 SERIALIZERS = ("json", "pickle", "yaml", "msgpack")
@@ -61,6 +61,7 @@ def test_what_differs_comes_back_too(task: str, options: Any, key: str | None, r
     found = decode(written([1], {}, task=task, options=options, key=key, reprs=reprs), UNIT)
 
     assert (found.task, found.options, found.key, found.reprs) == (task, options, key, reprs)
+    assert task_of(written([1], {}, task=task, options=options, key=key, reprs=reprs)) == task
 
 
 def test_no_key_and_an_empty_key_are_told_apart() -> None:

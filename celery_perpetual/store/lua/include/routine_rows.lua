@@ -11,10 +11,14 @@ local EVENTS = {created = 'routine.created', updated = 'routine.updated', starte
 
 -- Why rows cannot be written, one word for each: 'ok' and 'done' (it was written before) are no reasons.
 local function verdicts_of(at, count)
-  local words, refused, fresh = {}, false, false
+  local words, refused, ids = {}, false, {}
   for row = 1, count do
-    local id, version, text, key = ARGV[at], ARGV[at + 1], ARGV[at + 3], ARGV[at + 9]
-    local stored, word = redis.call('HGET', routines, id), 'ok'
+    ids[row] = ARGV[at + WIDTH * (row - 1)]
+  end
+  local texts = count > 0 and redis.call('HMGET', routines, unpack(ids))
+  for row = 1, count do
+    local id, version, text, key = ids[row], ARGV[at + 1], ARGV[at + 3], ARGV[at + 9]
+    local stored, word = texts[row], 'ok'
     if text ~= '' and stored == text then
       word = 'done'
     elseif not stored and text == '' then
@@ -31,12 +35,11 @@ local function verdicts_of(at, count)
         word = 'key ' .. holder
       end
     end
-    fresh = fresh or word == 'ok'
     refused = refused or (word ~= 'ok' and word ~= 'done')
     words[row] = word
     at = at + WIDTH
   end
-  return words, refused, fresh
+  return words, refused
 end
 
 local LISTS = {due = routines_due, running = routines_running, paused = routines_pauses, over = routines_over}
@@ -75,12 +78,13 @@ local function add_row(at, added)
     end
   end
   if event ~= '' then
-    redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', EVENTS[event], 'data', data .. added.at)
+    local n = #added.events
+    added.events[n + 1], added.events[n + 2] = EVENTS[event], data .. added.at
   end
 end
 
 local function write_rows(at, count, words)
-  local added = {texts = {}, updates = {}, lists = {due = {}, running = {}, paused = {}, over = {}},
+  local added = {texts = {}, updates = {}, events = {}, lists = {due = {}, running = {}, paused = {}, over = {}},
     at = ', "at": "' .. rfc3339(now) .. '"}'}
   for row = 1, count do
     if words[row] == 'ok' then
@@ -91,6 +95,14 @@ local function write_rows(at, count, words)
   if #added.texts > 0 then
     redis.call('HSET', routines, unpack(added.texts))
     redis.call('ZADD', routines_updated, unpack(added.updates))
+  end
+  -- The last one cuts the stream; each time costs as much as half an event.
+  local reports = added.events
+  for n = 1, #reports - 2, 2 do
+    redis.call('XADD', events, '*', 'event', reports[n], 'data', reports[n + 1])
+  end
+  if #reports > 0 then
+    redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', reports[#reports - 1], 'data', reports[#reports])
   end
   for name, listed in pairs(added.lists) do
     if #listed > 0 then
