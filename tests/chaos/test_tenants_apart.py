@@ -53,10 +53,12 @@ tenants = ["hang", "flood", "rubbish", "exit"] + [f"raise{{n}}" for n in range(1
 every = dict(base=PerpetualTask, poll_timeout={TIMEOUT}, next_batch=due, tenants=tenants)
 
 @app.task(**every, poll_every={HERE})
-def here(number): ...
+def here(number):
+    time.sleep(0.02)  # a flood that is worked off at once is none
 
 @app.task(**every, poll_every={THERE}, perpetual_options=PerpetualOptions(poll_in="worker"))
-def there(number): ...
+def there(number):
+    time.sleep(0.02)
 """
 
 

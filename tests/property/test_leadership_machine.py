@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from celery_perpetual.store.scripts import script
 from tests.support import wait_until
-from tests.support.machines import run_machine
+from tests.support.machines import EXAMPLES, run_machine
 from tests.support.scripts import store_at
 
 OWNER = st.sampled_from(["a", "ab", "host/1/x"])
@@ -179,6 +179,7 @@ class LeadershipMachine(RuleBasedStateMachine):
 
 # Finding the shortest of all failing rows takes a while.
 @pytest.mark.timeout(400)
-def test_leadership_is_as_its_model(redis_url: str) -> None:
+@EXAMPLES
+def test_leadership_is_as_its_model(redis_url: str, examples: int) -> None:
     """At most one leader, terms that only grow, renewal on the exact value, the asker first."""
-    run_machine(LeadershipMachine, redis_url)
+    run_machine(LeadershipMachine, redis_url, examples)

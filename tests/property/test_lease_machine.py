@@ -11,7 +11,7 @@ from hypothesis.stateful import invariant, precondition, rule
 from celery_perpetual.store.commands.leases import LeaseText, StateText
 from tests.support.lease_model import MOST
 from tests.support.lease_rules import HOUR, SELDOM, WHICH, WorkerRules, pick
-from tests.support.machines import run_machine
+from tests.support.machines import EXAMPLES, run_machine
 from tests.support.scripts import QUEUE
 
 
@@ -231,6 +231,7 @@ class LeaseMachine(WorkerRules):
 
 # Finding the shortest of all failing rows takes a while.
 @pytest.mark.timeout(400)
-def test_leases_are_as_their_model(redis_url: str) -> None:
+@EXAMPLES
+def test_leases_are_as_their_model(redis_url: str, examples: int) -> None:
     """Nothing runs under two leases, ends twice, or gets lost, in whatever order the calls come."""
-    run_machine(LeaseMachine, redis_url, examples=120)
+    run_machine(LeaseMachine, redis_url, 2 * examples)

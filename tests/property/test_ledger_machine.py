@@ -14,7 +14,7 @@ from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.scripts import script
 from tests.support.ledger_model import HOUR, QUEUE, UNIT, Claim
 from tests.support.ledger_store import LedgerStore
-from tests.support.machines import run_machine
+from tests.support.machines import EXAMPLES, run_machine
 
 KEYS = st.lists(st.sampled_from(["a", "b", "c", "d", "", "7", "東京:%", "x y\nz"]), unique=True, max_size=6)
 # More than one chunk, also where the one key that may be taken is left out.
@@ -226,9 +226,10 @@ class LedgerMachine(LedgerStore):
 
 # Finding the shortest of all failing rows takes a while.
 @pytest.mark.timeout(400)
-def test_the_ledger_is_as_its_model(redis_url: str) -> None:
+@EXAMPLES
+def test_the_ledger_is_as_its_model(redis_url: str, examples: int) -> None:
     """Store and model agree after every step, in whatever order the calls come, and when they come twice."""
-    run_machine(LedgerMachine, redis_url)
+    run_machine(LedgerMachine, redis_url, examples)
 
 
 @pytest.mark.parametrize("batch", [False, True], ids=["found nothing", "found something"])

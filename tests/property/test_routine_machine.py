@@ -15,7 +15,7 @@ from celery_perpetual.completions.batches import follow_up
 from celery_perpetual.routines.due import DueRuns
 from celery_perpetual.store.commands.routines import DueRoutines, due_routines
 from celery_perpetual.times import to_datetime, to_ms
-from tests.support.machines import run_machine
+from tests.support.machines import EXAMPLES, run_machine
 from tests.support.routine_model import BACKOFF, Modelled, end_run
 
 BUSY, TERMINAL = {"running", "retry_waiting"}, {"completed", "exhausted", "cancelled"}
@@ -293,6 +293,7 @@ class RoutineMachine(RuleBasedStateMachine):
         assert {each.decode() for each in self.store.redis.zrange(self.store.keys.routines_running, 0, -1)} == running
 
 
-def test_routines_do_as_the_model_says(redis_url: str) -> None:
+@EXAMPLES
+def test_routines_do_as_the_model_says(redis_url: str, examples: int) -> None:
     """Store and model agree in whatever order the calls come, and whichever caller dies in between."""
-    run_machine(RoutineMachine, redis_url)
+    run_machine(RoutineMachine, redis_url, examples)

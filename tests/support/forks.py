@@ -60,8 +60,7 @@ def start(
     with nullcontext(into) if into else Path(os.devnull).open("rb") as given:
         assert given is not None
         if _may_be_forked(argv, folder, env):
-            template = _template("plain" if WITHOUT_PACKAGE in env else "ours")
-            return Forked(template, argv[1:], folder=folder, env=env, files=[given, out, err])
+            return Forked(_template(_kind(env)), argv[1:], folder=folder, env=env, files=[given, out, err])
         return subprocess.Popen(
             argv, cwd=folder, env=env, stdin=given, stdout=out, stderr=err, start_new_session=True
         )  # fmt: skip
@@ -80,6 +79,12 @@ def _may_be_forked(argv: Sequence[str], folder: Path, env: Mapping[str, str]) ->
     patches = any(word in each for each in argv for word in PATCHING)
     measured = "COVERAGE_PROCESS_CONFIG" in os.environ
     return not (BY_EXEC or measured or patches) and own == same
+
+
+def _kind(env: Mapping[str, str]) -> str:
+    if WITHOUT_PACKAGE in env:
+        return "plain"
+    return "django" if "DJANGO_SETTINGS_MODULE" in env else "ours"
 
 
 class _Template:

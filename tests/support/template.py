@@ -38,8 +38,13 @@ OURS = (
     "celery.bin.celery", "celery_perpetual", "celery_perpetual.app", "celery_perpetual.beat.scheduler",
     "celery_perpetual.cli", "celery_perpetual.faults",
 )  # fmt: skip
+#: Modules of Django that need no settings.
+DJANGOS = (
+    "django.contrib.auth.hashers", "django.core.management.commands.migrate", "django.db.backends.sqlite3.base",
+    "django.db.models.sql.compiler",
+)  # fmt: skip
 #: By the name of the template, which is its second argument.
-IMPORTED = {"ours": (*CELERYS, *OURS), "plain": CELERYS}
+IMPORTED = {"ours": (*CELERYS, *OURS), "plain": CELERYS, "django": (*CELERYS, *OURS, *DJANGOS)}
 
 LONGEST_REQUEST = 1 << 18
 
