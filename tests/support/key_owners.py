@@ -41,6 +41,7 @@ PERMANENT = {
     "stats": "one key, with a field for each number of a pass",
     "token": "one key",
     "seen": "one key",
+    "watching": "one key",
     "events": "capped by perpetual_events_maxlen",
     "routines": "one entry per routine; one that has ended is forgotten after perpetual_tombstone_ttl",
     "routines:due": "the same",
