@@ -104,6 +104,7 @@ USED = (
             Target("redis.connection:AbstractConnection.connect", "self"),
             Target("redis.connection:AbstractConnection.disconnect", "self", "_sock"),
             Target("redis.connection:AbstractConnection.read_response", "self"),
+            Target("redis._parsers.socket:SocketBuffer.unread_bytes", "self"),
         ),
         why="prepared calls are written in one piece; a subscription is waited for together with others",
         without="ends are not announced, and no waiter wakes",

@@ -33,7 +33,8 @@ def last_reply(connection: Any, replies: int = 1) -> Any:
         RedisError, OSError: there is no reply. The connection is closed then.
     """
     sock = connection._sock  # noqa: SLF001
-    if not HIREDIS_AVAILABLE and type(sock) is socket.socket:  # asked now: green pools put another class there
+    # The class is asked for now: green pools put another one there.
+    if not HIREDIS_AVAILABLE and type(sock) is socket.socket and not _holds_bytes(connection):
         seen = _arrived(connection, sock)
         end, value = 0, None
         for _ in range(replies):
@@ -47,6 +48,12 @@ def last_reply(connection: Any, replies: int = 1) -> Any:
         with suppress(ResponseError):
             connection.read_response()
     return connection.read_response()
+
+
+def _holds_bytes(connection: Any) -> bool:
+    """Whether redis-py has read more than it has given out, such as a part of a push message."""
+    buffer = connection._parser._buffer  # noqa: SLF001
+    return buffer is None or bool(buffer.unread_bytes())
 
 
 def _arrived(connection: Any, sock: Any) -> bytes:

@@ -108,3 +108,13 @@ def test_no_reply(scripted: Scripted, sent: bytes | None, error: type[RedisError
     with pytest.raises(error):
         last_reply(scripted.connection)
     assert scripted.connection._sock is None
+
+
+def test_a_push_message_of_which_redis_py_has_a_part(scripted: Scripted) -> None:
+    """Its rest is no reply, also where it has the form of one."""
+    scripted.peer.sendall(b"-ERR no\r\n>2\r\n$4\r\nnews\r\n")
+    with pytest.raises(ResponseError):
+        last_reply(scripted.connection)
+    scripted.peer.sendall(b"$3\r\nabc\r\n:7\r\n")
+
+    assert last_reply(scripted.connection) == 7
