@@ -32,6 +32,8 @@ BACK_OFF, UNTIL_ALLOWED, NOT_HELD = "back_off", "until_allowed", "none"
 #: The verdict on the end that counts, and those that say why nothing was done: the store may not write Celery's result,
 #: or cannot read the one that is there.
 FIRST, FORBIDDEN, UNREADABLE = b"first", b"forbidden", b"unreadable"
+#: The verdict on an end that does not count, as another one was before it, or another execution has the lease.
+LATE = b"late"
 
 
 @dataclass(slots=True, kw_only=True)

@@ -74,9 +74,13 @@ class Execution:
     is_over: bool = False
     """Whether its end has been handed to the store or is kept for it, or comes from elsewhere."""
     successor: str = ""
-    """Why another message goes on under its id, so that this one ends nothing: ``wait`` (a retry) or ``delegated``."""
+    """Why another message goes on under its id, so that this one ends nothing: ``wait`` (a retry), ``delegated``, or
+    ``back`` (the task has sent itself again)."""
     hands_on: str = ""
     """The same while the first message of its successor has yet to be published."""
+    sent_again: str = ""
+    """How a message goes on that the body has sent under its own id, if it says that it is not the end: as a retry
+    (``wait``), or as this very execution once more (``back``)."""
     unstored: UnstoredResult | None = None
     """Its result, where Celery's backend could not store it."""
     meta: dict[str, Any] | None = None

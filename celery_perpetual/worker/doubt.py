@@ -17,7 +17,13 @@ COMMAND = "perpetual_doubt"
 
 
 def cast_doubt(app: Celery) -> None:
-    """Let what runs ask for its lease when it ends; a worker that does not receive this asks within a heartbeat."""
+    """Let what runs ask for its lease when it ends; a worker that does not receive this asks within a heartbeat.
+
+    The worker in which this is called, by a task, knows it at once.
+    """
+    perpetual = wired(app)
+    if perpetual is not None and perpetual.grants.instance is not None:
+        perpetual.grants.instance.doubt()
     try:
         app.control.broadcast(COMMAND)
     except Exception as error:

@@ -19,7 +19,7 @@ from celery.signals import task_success
 from celery_perpetual import events
 from celery_perpetual.completions.backlog import UnstoredResult
 from celery_perpetual.completions.completion import SUCCESS
-from celery_perpetual.completions.end import FORBIDDEN
+from celery_perpetual.completions.end import FORBIDDEN, LATE
 from celery_perpetual.completions.result_in_script import leave_to_celery
 from celery_perpetual.leases.execution import Execution
 from celery_perpetual.telemetry import emit
@@ -89,7 +89,9 @@ def _store_and_announce(
     if to_store is not None:
         reply = announcer.announce_with_result(expected, SUCCESS, head, to_store, later)
         is_announced = reply is None or not reply.has_done_nothing
-        if reply is None or reply.result_stored:
+        # Another end counts, and so does its result.
+        is_late = execution.leased and reply is not None and reply.verdict == LATE
+        if reply is None or reply.result_stored or is_late:
             execution.is_over = True
             return None
         if reply.verdict == FORBIDDEN:

@@ -148,9 +148,11 @@ def _guarded(task: Any, tracer: Any) -> Any:
     def tracing(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
         delivery = request.get(DELIVERY) if isinstance(request, dict) else None
         if delivery is None:
-            with acting_for(Execution(task_id=uuid)):
+            execution = Execution(task_id=uuid)
+            with acting_for(execution):
                 reply = tracer(uuid, args, kwargs, request)
-            _end_rest(task, request, reply[1])
+            if not execution.successor:
+                _end_rest(task, request, reply[1])
             return reply
         grants: Grants = task.app.perpetual.grants
         execution = Execution.delivered(uuid, delivery)
@@ -177,9 +179,7 @@ def _release(app: Any, execution: Execution, info: Any) -> None:
     """Release the lease where the task goes on after this execution."""
     state, raised = getattr(info, "state", None), getattr(info, "retval", None)
     cause = execution.successor
-    if not cause and state == states.RETRY:
-        cause = "wait"
-    elif state == states.REJECTED and isinstance(raised, Reject) and getattr(raised, "requeue", False):
+    if not cause and state == states.REJECTED and isinstance(raised, Reject) and getattr(raised, "requeue", False):
         cause = "back"
     # A body that has caught the exception of its retry is a success to Celery, and a script acknowledges its message.
     tag = execution.unacked_tag if execution.successor and info is None else ""

@@ -7,7 +7,7 @@ from typing import Any
 import celery
 from billiard import common, current_process
 from celery import states
-from celery.exceptions import Ignore, Reject, TimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 
 from celery_perpetual.completions.completion import FAILURE, IGNORED, LOST, REJECTED, SUCCESS
 from celery_perpetual.errors import TaskLost
@@ -27,6 +27,8 @@ _was_asked_to_leave: Any = getattr(common, "terminate_handler_fired", lambda: Fa
 
 def reason_of(task: Any, status: str, retval: Any) -> Exception:
     """The error of the completion of a body that ended so."""
+    if isinstance(retval, Retry):
+        return Retry(f"{retval}: the task has raised Retry itself and sent nothing; use self.retry()")
     if isinstance(retval, Exception):
         return retval
     if status == LOST:
@@ -47,6 +49,8 @@ def status_of(task: Any, state: str | None, retval: Any, leaving: BaseException 
         return None if replaced or isinstance(retval, LeaseLost) else IGNORED
     if state == states.REJECTED:
         return _rejected(task, retval)
+    if state == states.RETRY and not task.request.is_eager:
+        return FAILURE  # nothing was sent that could go on
     return None if state is not None or leaving is None else _left(task, leaving)
 
 
@@ -63,6 +67,8 @@ def stops_what_waits(task: Any, info: Any) -> str | None:
     if state == states.IGNORED:
         goes_on = isinstance(raised, LeaseLost) or getattr(raised, "args", ())[:1] == (REPLACED,)
         return None if goes_on else IGNORED
+    if state == states.RETRY:
+        return FAILURE
     if state == states.REJECTED:
         return None if getattr(raised, "requeue", False) and task.acks_late else FAILURE
     return None

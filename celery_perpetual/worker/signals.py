@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from celery import _state, signals
+from celery import _state, signals, states
 from celery.app.task import Context
 from celery.exceptions import InvalidTaskError, Reject, TaskRevokedError, WorkerLostError
 
@@ -26,7 +26,7 @@ from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
 from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.errors import TaskLost
-from celery_perpetual.leases.execution import Execution, current, enter, execution_of, leave
+from celery_perpetual.leases.execution import Execution, LeaseLost, current, enter, execution_of, leave
 from celery_perpetual.leases.interest import Interest, announces, has_own_strategy, interest_in, wired
 from celery_perpetual.tasks.task import REPLAY_HEADER
 from celery_perpetual.worker.how_it_ended import PARENT_ANNOUNCES, reason_of, status_of
@@ -139,6 +139,8 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
     if execution.is_over:
         return
     execution.is_over = True
+    if execution.sent_again and state in (states.IGNORED, states.RETRY) and not isinstance(retval, LeaseLost):
+        execution.successor = execution.successor or execution.sent_again
     if execution.successor:
         return
     raised = sys.exc_info()[1]

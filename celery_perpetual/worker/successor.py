@@ -103,6 +103,9 @@ def _on_publish(
     succeeds = headers.get("replaced_task_nesting") if cause == "delegated" else cause and is_own
     if not is_own and not succeeds:
         return
+    if not succeeds:
+        is_retry = int(headers.get("retries") or 0) > int(current_task.request.retries or 0)
+        execution.sent_again = "wait" if is_retry else "back"
     name, properties, app = getattr(exchange, "name", exchange) or "", properties or {}, current_task.app
     destination = Destination(name, routing_key or "", properties.get("priority")).to_json() if is_own else ""
     copy = ""

@@ -1,0 +1,120 @@
+"""Tasks that go on under their id without Celery's ``retry``, or say so and send nothing."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import wait_until
+from tests.support.leased_tasks import SETTINGS, final_ends
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support import Project
+
+SOURCE = """
+from celery import chain
+from celery.exceptions import Ignore, Retry
+
+NAMES = ["sends_itself", "sends_a_retry", "says_retry", "sends_nothing", "replaced", "cancels_itself", "sends_and_succeeds"]
+
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [
+    Item((), key=name, task=f"proj.{name}") for name in NAMES
+])
+def find(): ...
+
+def is_first(task):
+    ledger.record(task.request.id, task.name[5:])
+    return sum(row[0] == task.request.id for row in ledger.rows()) == 1
+
+@app.task(bind=True)
+def sends_itself(self):
+    if is_first(self):
+        self.apply_async(task_id=self.request.id, countdown=0.5)
+        raise Ignore
+    return "done"
+
+@app.task(bind=True)
+def sends_a_retry(self):
+    if is_first(self):
+        self.signature_from_request(countdown=0).apply_async()
+        raise Ignore
+    return "done"
+
+@app.task(bind=True)
+def says_retry(self):
+    if is_first(self):
+        self.signature_from_request(countdown=0).apply_async()
+        raise Retry("later")
+    return "done"
+
+@app.task(bind=True)
+def sends_nothing(self):
+    is_first(self)
+    raise Retry("later")
+
+@app.task(bind=True)
+def replaced(self):
+    is_first(self)
+    raise self.replace(chain(sends_nothing.si(), sends_itself.si()))
+
+@app.task(bind=True)
+def cancels_itself(self):
+    is_first(self)
+    assert perpetual.cancel(self.request.id)
+    return "done"
+
+@app.task(bind=True)
+def sends_and_succeeds(self):
+    is_first(self)
+    self.apply_async(task_id=self.request.id)
+    return "done"
+"""
+
+#: By name: how it ends, the type of its error, how often it runs, and what Celery has of it.
+ENDS: dict[str, tuple[str, str | None, int, str]] = {
+    "sends_itself": ("success", None, 2, "SUCCESS"),
+    "sends_a_retry": ("success", None, 2, "SUCCESS"),
+    "says_retry": ("success", None, 2, "SUCCESS"),
+    "sends_nothing": ("failure", "Retry", 1, "RETRY"),
+    "replaced": ("failure", "Retry", 1, "FAILURE"),
+    "cancels_itself": ("revoked", None, 1, "REVOKED"),
+    "sends_and_succeeds": ("success", None, 1, "SUCCESS"),
+}
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_each_item_has_one_end(project: Callable[..., Project], redis_url: str, late: bool) -> None:
+    """What has sent itself again goes on; what has only said so has failed; no sweep is needed for any of it."""
+    proj = project(SOURCE, **{**SETTINGS, "perpetual_lease_ttl": 60}, result_backend=redis_url, task_acks_late=late)
+    proj.worker(concurrency=2).ready()
+    found: dict[str, str] = json.loads(
+        proj.run_python("""
+        import json, proj
+        print(json.dumps(dict(zip(proj.NAMES, proj.perpetual.poll(proj.find).task_ids))))
+    """)
+    )
+
+    ends = {(found[name], end[0]): 1 for name, end in ENDS.items()}
+    wait_until(lambda: {each: count for each, count in final_ends(proj).items() if each[0] in found.values()} == ends,
+               "each has ended")  # fmt: skip
+    runs = Counter(row.id for row in proj.rows())
+    assert {name: runs[found[name]] for name in ENDS} == {name: end[2] for name, end in ENDS.items()}
+    seen: dict[str, Any] = json.loads(
+        proj.run_python(f"""
+        import json, proj
+        ends = {{name: proj.perpetual.completion(each) for name, each in {found!r}.items()}}
+        print(json.dumps({{
+            name: (end.status, end.error and end.error["type"], proj.app.AsyncResult(end.task_id).state)
+            for name, end in ends.items()
+        }}))
+    """)
+    )
+    assert seen == {name: [status, error, state] for name, (status, error, _, state) in ENDS.items()}
+    wait_until(
+        lambda: not proj.redis.exists("perpetual:leases", "perpetual:states", "perpetual:copies"), "nothing is left"
+    )
