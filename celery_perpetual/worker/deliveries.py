@@ -57,7 +57,8 @@ def connection_lost(pool: Any) -> None:
     for nonce, request in list(_received.items()):
         if request not in state.active_requests and not (request.is_held and request.acknowledged):
             _received.pop(nonce, None)
-            if pids and not request.is_held:
+            # One that is acknowledged has ended, or its child has died and it is back in its queue.
+            if pids and not request.is_held and not request.acknowledged:
                 _may_run[request.id] = pids
 
 

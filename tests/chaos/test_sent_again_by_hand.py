@@ -89,7 +89,7 @@ ENDS: dict[str, tuple[str, str | None, int, str]] = {
 
 @pytest.mark.parametrize("late", [True, False])
 def test_each_item_has_one_end(project: Callable[..., Project], redis_url: str, late: bool) -> None:
-    """What has sent itself again goes on; what has only said so has failed; no sweep is needed for any of it."""
+    """A task that has sent itself again goes on; one that has only said so has failed; no sweep is needed for any of it."""
     proj = project(SOURCE, **{**SETTINGS, "perpetual_lease_ttl": 60}, result_backend=redis_url, task_acks_late=late)
     proj.worker(concurrency=2).ready()
     found: dict[str, str] = json.loads(
