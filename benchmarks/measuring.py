@@ -53,10 +53,17 @@ def show(rows: Sequence[Row]) -> None:
         print(f"{row.bench:<12} {row.what:<52} {seen:>10} {row.unit:<10} {must:>10} {row.verdict}", flush=True)
 
 
-def keep(surroundings: dict[str, str], rows: Sequence[Row], file: Path) -> None:
-    """Write what there is so far as JSON."""
+def kept(file: Path) -> dict[str, Any]:
+    """The results of the benches that have run, by name, in the order in which they ran first; empty without a file."""
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
+
+
+def keep(file: Path, name: str, surroundings: dict[str, str], rows: Sequence[Row]) -> None:
+    """Write what a bench has found into the file, in the place of its last run; the other benches stay."""
     seen = [{**asdict(row), "verdict": row.verdict} for row in rows]
-    file.write_text(json.dumps({"surroundings": surroundings, "rows": seen}, indent=1))
+    results = {**kept(file), name: {"surroundings": surroundings, "rows": seen}}
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def median(values: Sequence[float]) -> float:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import clock
+import end_to_end
 import enqueue
 import entries
 import identity
@@ -24,6 +25,7 @@ import many
 import recovery
 import routines
 import sweep
+import takeover
 import tenants
 import worker_cost
 from measuring import HERE, Row, keep, show
@@ -115,6 +117,22 @@ def many_tenants(*, quick: bool) -> list[Row]:
     return tenants.measure(fleets=fleets, rounds=1 if quick else 2, refills=50 if quick else 300)
 
 
+def idling(*, quick: bool) -> list[Row]:
+    """A real beat that finds nothing to do."""
+    return tenants.idle_cost(1_000, 10.0 if quick else 30.0, 1 if quick else 2)
+
+
+def taking_over(*, quick: bool) -> list[Row]:
+    """Two beats, one of which goes."""
+    return takeover.measure(rounds=1 if quick else 3)
+
+
+def rows_to_completions(*, quick: bool) -> list[Row]:
+    """Two workers, all that this package does for an item."""
+    with bench_server() as server:
+        return end_to_end.measure(server, items=4_000 if quick else 100_000, rounds=1)
+
+
 BENCHES: dict[str, Callable[..., list[Row]]] = {
     "enqueue": on_redis,
     "rabbitmq": on_rabbitmq,
@@ -128,6 +146,9 @@ BENCHES: dict[str, Callable[..., list[Row]]] = {
     "recovery": recovering,
     "routines": a_million_jobs,
     "tenants": many_tenants,
+    "idle": idling,
+    "takeover": taking_over,
+    "end": rows_to_completions,
 }
 
 
@@ -142,16 +163,16 @@ def main() -> int:
     options = parser.parse_args()
     if options.no_append_only:
         os.environ[APPEND_ONLY] = "no"
-    where = surroundings()
+    where = {**surroundings(), "run": "quick" if options.quick else "full"}
     print(", ".join(f"{name} {value}" for name, value in where.items()))
-    rows: list[Row] = []
+    is_missed = False
     for name in options.names or BENCHES:
         print(f"\n{name} …", flush=True)
-        found = BENCHES[name](quick=options.quick)
-        show(found)
-        rows += found
-        keep(where, rows, HERE / "results.json")
-    return int(any(row.verdict == "MISSED" for row in rows))
+        rows = BENCHES[name](quick=options.quick)
+        show(rows)
+        keep(HERE / "results.json", name, where, rows)
+        is_missed |= any(row.verdict == "MISSED" for row in rows)
+    return int(is_missed)
 
 
 if __name__ == "__main__":

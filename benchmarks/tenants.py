@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 from celery import Celery
-from measuring import HERE, Row, percentile
+from measuring import HERE, Row, executed, percentile
 from servers import bench_server
 
 from celery_perpetual import Perpetual
@@ -106,6 +106,27 @@ def lateness(tenants: int, every: float, rounds: int) -> list[Row]:
         Row("tenants", f"{what}, polls / slots", len(late) / expected, "x"),
         Row("tenants", f"{what}, CPU of beat per poll", 1e6 * cpu / len(late), "us"),
         Row("tenants", f"{what}, share of one core", cpu / (until - since), "x"),
+    ]
+
+
+def idle_cost(tenants: int, every: float, rounds: int) -> list[Row]:
+    """Commands of the store and CPU of a beat whose units have nothing to do, the beat's own upkeep included."""
+    with beat(tenants=tenants, every=every) as one:
+        store: Any = one.perpetual.store
+        _wait(lambda: store.redis.zcard(store.keys.due) == tenants, 60)
+        time.sleep(every)  # in which the first polls take place
+        store.redis.config_resetstat()
+        since, cpu = time.time(), one.cpu()
+        time.sleep(every * rounds)
+        until, cpu, done = time.time(), one.cpu() - cpu, executed(store.redis)
+        polls = [at for at, _ in one.polls() if since <= at < until]
+    assert abs(len(polls) - tenants * rounds) <= tenants / 20 + 5, len(polls)
+    # A script counts by the commands that it runs.
+    commands = sum(calls for name, calls in done.items() if not name.startswith(("eval", "config", "info")))
+    what = f"{tenants} idle units every {every:g} s"
+    return [
+        Row("idle cost", f"{what}, commands per poll", commands / len(polls), "", 5, False, {"commands": done}),
+        Row("idle cost", f"{what}, share of one core of beat", cpu / (until - since), "x", 0.02, False),
     ]
 
 

@@ -57,15 +57,17 @@ def clock(seconds):
 
 @dataclass
 class Variant:
-    """One way to end a task: an app of this process, and a worker on a queue of its own."""
+    """One way to end a task: an app of this process, and workers on a queue of their own."""
 
     name: str
     app: Celery
-    worker: subprocess.Popen[bytes]
+    workers: list[subprocess.Popen[bytes]]
     perpetual: Perpetual | None = None
 
     items: bool = False
     """Whether its tasks are the items of a poll."""
+    enqueued: int = 0
+    """How many items it has polled."""
 
     def send(self, task: str, *args: Any) -> Any:
         return self.app.send_task(task, args=args, queue=self.queue)
@@ -75,8 +77,10 @@ class Variant:
         if self.items:
             assert self.perpetual is not None
             task = self.app.tasks["bench.item"]
-            task.next_batch = lambda: [Item(kwargs={"n": n}, key=n, queue=self.queue) for n in range(count)]
+            rows = range(self.enqueued, self.enqueued + count)
+            task.next_batch = lambda: [Item(kwargs={"n": n}, key=n, queue=self.queue) for n in rows]
             assert self.perpetual.poll(task).count == count
+            self.enqueued += count
             return
         for _ in range(count):
             self.send("bench.nothing")
@@ -86,15 +90,17 @@ class Variant:
         return self.name.replace(" ", "-")
 
     def stop(self) -> None:
-        os.killpg(self.worker.pid, signal.SIGSTOP)
+        for worker in self.workers:
+            os.killpg(worker.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
-        os.killpg(self.worker.pid, signal.SIGCONT)
+        for worker in self.workers:
+            os.killpg(worker.pid, signal.SIGCONT)
 
     def cpu(self) -> float:
-        """Seconds of CPU that the worker and its children have used."""
-        main = psutil.Process(self.worker.pid)
-        return sum(cpu_of(each.pid) for each in (main, *main.children(recursive=True)))
+        """Seconds of CPU that the workers and their children have used."""
+        mains = [psutil.Process(worker.pid) for worker in self.workers]
+        return sum(cpu_of(each.pid) for main in mains for each in (main, *main.children(recursive=True)))
 
 
 def cpu_of(pid: int) -> float:
@@ -111,8 +117,10 @@ def item(n: int) -> int:
 
 
 @contextmanager
-def variants(url: str, names: Mapping[str, tuple[bool, ...]], concurrency: int) -> Iterator[list[Variant]]:
-    """Start a worker per name.
+def variants(
+    url: str, names: Mapping[str, tuple[bool, ...]], concurrency: int, *, workers: int = 1
+) -> Iterator[list[Variant]]:
+    """Start a worker per name, or several.
 
     The flags say whether it has a result backend, completions, leases for all tasks, and items of a poll as its tasks.
     """
@@ -126,20 +134,25 @@ def variants(url: str, names: Mapping[str, tuple[bool, ...]], concurrency: int) 
             env |= {"BACKEND": url} if backend else {}
             env |= {"COMPLETIONS": "1"} if completions else {}
             env |= {"LEASES": "1"} if leases else {}
-            argv = ["worker", "-P", "prefork", "-c", str(concurrency), "-Q", name.replace(" ", "-"), "-n", f"{name}@b"]
+            argv = ["worker", "-P", "prefork", "-c", str(concurrency), "-Q", name.replace(" ", "-")]
             argv += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-            worker = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "bench", *argv],
-                cwd=folder, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-            stack.callback(worker.wait)
-            stack.callback(os.killpg, worker.pid, signal.SIGKILL)
+            running = []
+            for number in range(workers):
+                worker = subprocess.Popen(
+                    [sys.executable, "-m", "celery", "-A", "bench", *argv, "-n", f"{name}{number}@b"],
+                    cwd=folder, env=env, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+                stack.callback(worker.wait)
+                stack.callback(os.killpg, worker.pid, signal.SIGKILL)
+                running.append(worker)
             app = Celery("bench", broker=url, backend=url if backend else None, set_as_current=False)
             app.conf.update(perpetual_completions="all", perpetual_key_prefix="bench")
             perpetual = Perpetual(app) if completions else None
             if items:
-                app.task(name="bench.item", base=PerpetualTask, poll_every=3600, next_batch=list)(item)
-            started.append(Variant(name, app, worker, perpetual, items))
+                app.task(
+                    name="bench.item", base=PerpetualTask, poll_every=3600, next_batch=list, max_in_flight=10**6
+                )(item)  # fmt: skip
+            started.append(Variant(name, app, running, perpetual, items))
         yield started
 
 

@@ -95,6 +95,8 @@ def observe(producer: Any, note: Callable[[str, Destination], None]) -> None:
 
 def _ranges(indexes: list[int]) -> str:
     """Ascending numbers as ``0-4,7``."""
+    if indexes[-1] - indexes[0] == len(indexes) - 1 > 0:
+        return f"{indexes[0]}-{indexes[-1]}"
     parts: list[list[int]] = []
     for index in indexes:
         if parts and parts[-1][1] == index - 1:

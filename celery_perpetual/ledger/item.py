@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -89,10 +89,21 @@ class ItemReader:
         Raises:
             InvalidItem: it cannot become a task; the message names task, index and type.
         """
+        return self.read_part(index, [entry])[0]
+
+    def read_part(self, first: int, entries: Sequence[Any]) -> list[CheckedItem]:
+        """Check several entries, of which the first one has this index.
+
+        Raises:
+            InvalidItem: one cannot become a task; the message names task, index and type.
+        """
+        items: list[CheckedItem] = []
         try:
-            return self.check(entry)
+            for entry in entries:
+                items.append(self.check(entry))  # noqa: PERF401  # their number is the index of one that is refused
         except InvalidItem as error:
-            raise InvalidItem(f"{self.own.name}.next_batch, item {index}: {error}") from None
+            raise InvalidItem(f"{self.own.name}.next_batch, item {first + len(items)}: {error}") from None
+        return items
 
     def check(self, entry: Any) -> CheckedItem:
         """Check one entry.

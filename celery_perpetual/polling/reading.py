@@ -115,7 +115,7 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
             part = [] if is_enough else list(islice(entries, CHUNK))
             if claim.abandoned:
                 raise Abandoned
-            items = [reader.read(found.read + at, entry) for at, entry in enumerate(part)]
+            items = reader.read_part(found.read, part)
             found.read += len(part)
             if (part_of := call.reply()) is not None:
                 in_flight += part_of.in_flight
@@ -189,10 +189,18 @@ def begin_sorting(
     backs_off = backs_off and options.failed_keys is not None
     # Without any key nothing is asked.
     answer = ledger.begin_taken(claim.unit.name, keys, claim.poll_id, since=since, backs_off=backs_off)
-    return lambda: _sorted(items, answer(), seen)
+    return lambda: _sorted(items, keys, answer(), seen)
 
 
-def _sorted(items: list[CheckedItem], taken: Taken, seen: set[str]) -> _Sorted:
+def _sorted(items: list[CheckedItem], keys: list[str], taken: Taken, seen: set[str]) -> _Sorted:
+    """The items by the store's answer.
+
+    Args:
+        keys: those of the items that were asked for, each once.
+    """
+    if len(keys) == len(items) and not any(taken):  # as nearly all parts are
+        seen.update(keys)
+        return _Sorted(items)
     found = _Sorted()
     for item in items:
         if item.key is None:

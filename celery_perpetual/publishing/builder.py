@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_perpetual.broker.commands import BrokerCommands
@@ -13,7 +11,7 @@ from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.sender import AfterPublish
 from celery_perpetual.publishing.stamp import IndexedItems, Stamp, make_stamp
-from celery_perpetual.publishing.stampable import Kind, kind_of, objection
+from celery_perpetual.publishing.stampable import Kind, kind_of, kinds_of, objection, runs_of_kinds
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -60,18 +58,16 @@ class Builder:
             Exception: what Celery raises for an item that cannot be sent.
         """
         messages = Messages.none()
-        kinds = Counter(kind_of(item) for _, item in indexed)
-        for kind, count in kinds.items():
+        for kind, count in kinds_of(indexed).items():
             if kind not in self._stamps and count >= FEWEST:
                 self._stamps[kind] = self._made(kind, indexed)
-        for kind, run in groupby(indexed, lambda each: kind_of(each[1])):
+        for kind, same in runs_of_kinds(indexed):
             stamp = self._stamps.get(kind)
             if stamp is not None:
-                same = list(run)
                 stamp.build(messages.commands, messages.after_publish, same)
                 messages.destinations.note(stamp.destination, (index for index, _ in same))
                 continue
-            for index, item in run:
+            for index, item in same:
                 task_id = item_id(self._poll_id, index)
                 messages.commands.add(self._capture.commands(opened(item), task_id, messages.after_publish))
                 messages.destinations.note(self._capture.destination, (index,))

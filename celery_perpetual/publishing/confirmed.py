@@ -8,9 +8,7 @@ does, the messages of the next chunk are built; they are written when this chunk
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +27,7 @@ from celery_perpetual.publishing.builder import FEWEST, Messages
 from celery_perpetual.publishing.message import DELAYED_PREFIX, send
 from celery_perpetual.publishing.sender import AfterPublish, QuietSender
 from celery_perpetual.publishing.stamp import IndexedItems
-from celery_perpetual.publishing.stampable import Kind, is_untouched, kind_of, objection
+from celery_perpetual.publishing.stampable import Kind, is_untouched, kind_of, kinds_of, objection, runs_of_kinds
 from celery_perpetual.store.chunks import CHUNK
 
 if TYPE_CHECKING:
@@ -84,8 +82,8 @@ class Confirmed:
         messages = Messages.none()
         self._sender.after_publish = messages.after_publish
         self._make_stamps(indexed)
-        for kind, run in groupby(indexed, lambda each: kind_of(each[1])):
-            same, stamp = list(run), self._stamps.get(kind)
+        for kind, same in runs_of_kinds(indexed):
+            stamp = self._stamps.get(kind)
             if stamp is not None:
                 self._publish_stamped(stamp, same)
                 stamp.keep_calls(messages.after_publish, same)
@@ -112,7 +110,7 @@ class Confirmed:
         return [parcel._replace(destination=destination) for parcel in caught]
 
     def _make_stamps(self, indexed: IndexedItems) -> None:
-        for kind, count in Counter(kind_of(item) for _, item in indexed).items():
+        for kind, count in kinds_of(indexed).items():
             if kind not in self._stamps and count >= FEWEST:
                 self._stamps[kind] = self._made(kind, indexed)
 

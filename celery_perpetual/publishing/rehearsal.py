@@ -7,7 +7,7 @@ its own; only its route is looked up.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -56,13 +56,15 @@ class Rehearsal:
         return None
 
 
-def first_fault(app: Celery, items: Iterable[CheckedItem]) -> tuple[int, Exception] | None:
+def first_fault(app: Celery, items: Sequence[CheckedItem]) -> tuple[int, Exception] | None:
     """Index of the first item whose message cannot be built, and why.
 
     Of items whose messages differ in nothing but their arguments, which no user code looks at, one is built.
     """
     rehearsal: Rehearsal | None = None
     alike: dict[Kind, bool] = {}
+    if len(found := set(map(kind_of, items))) == 1 and all(objection(app, kind) is None for kind in found):
+        items = items[:1]
     for index, item in enumerate(items):
         kind = kind_of(item)
         if alike.get(kind):

@@ -7,7 +7,9 @@ about what cannot be seen in a specimen; what can be seen there is checked there
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from operator import itemgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,22 @@ Kind = tuple[str, str, str]
 kind_of: Callable[[CheckedItem], Kind] = itemgetter(
     *map(CheckedItem._fields.index, ("task", "serializer", "options_json"))
 )
+
+
+def kinds_of(indexed: Sequence[tuple[int, CheckedItem]]) -> Counter[Kind]:
+    """How many items there are of each kind."""
+    return Counter([kind_of(item) for _, item in indexed])
+
+
+def runs_of_kinds(
+    indexed: Sequence[tuple[int, CheckedItem]],
+) -> Iterator[tuple[Kind, Sequence[tuple[int, CheckedItem]]]]:
+    """Items in their order, those together that follow one another and are of one kind."""
+    if len(found := kinds_of(indexed)) == 1:
+        yield from ((kind, indexed) for kind in found)
+        return
+    for kind, run in groupby(indexed, lambda each: kind_of(each[1])):
+        yield kind, list(run)
 
 
 #: The receiver of ``before_task_publish`` that belongs to this package, and changes nothing.

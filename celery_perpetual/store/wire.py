@@ -177,7 +177,10 @@ def packed_list(arguments: Iterable[str | bytes | float]) -> Packed:
     for kind, run in groupby(arguments, type):
         values: list[Any] = list(run)
         count += len(values)
-        parts.append(_packed_bytes(values) if issubclass(kind, bytes) else _packed_texts(list(map(str, values))))
+        if issubclass(kind, bytes):
+            parts.append(_packed_bytes(values))
+        else:
+            parts.append(_packed_texts(values if kind is str else list(map(str, values))))
     return Packed(count, b"".join(parts))
 
 

@@ -37,47 +37,70 @@ def test_the_bench_of_entries_still_ticks():
 
 
 def test_the_table_of_figures_is_written_from_the_results(tmp_path):
-    """Between its marks, and nothing else of the page changes."""
-    row = {"bench": "enqueue", "what": "keys", "seen": 31.24, "unit": "x loop", "must": 28, "more_is_better": True,
-           "detail": {}, "text": "", "verdict": "ok"}  # fmt: skip
-    missed = {**row, "seen": 27.0, "verdict": "MISSED"}
-    results = {"surroundings": {"server": "valkey 9.1", "append-only": "yes"}, "rows": [row, missed]}
-    page = tmp_path / "page.md"
+    """Each bench keeps its last run; the table stands between its marks, and nothing else of the page changes."""
+    page, results, copy = tmp_path / "page.md", tmp_path / "results.json", tmp_path / "figures.json"
     page.write_text("before\n<!-- figures: written by make figures -->\nold\n<!-- end of figures -->\nafter\n")
 
-    run("-c", f"import figures, pathlib; figures.write(pathlib.Path({str(page)!r}), {results!r})")
+    run(
+        "-c",
+        f"""
+from pathlib import Path
+import figures
+from measuring import Row, keep
+page, results, copy = (Path(each) for each in {[str(page), str(results), str(copy)]})
+where = {{"server": "valkey 9.1", "hiredis": "no", "append-only": "yes"}}
+keep(results, "enqueue", where, [Row("enqueue", "of an earlier run", 1, "x")])
+keep(results, "clock", {{**where, "append-only": "no"}}, [Row("start", "first turn", 0.0254, "s", 0.1, False)])
+keep(results, "enqueue", where, [
+    Row("enqueue", "keys", 31.24, "x loop", 28, detail={{"us": 1}}), Row("enqueue", "missed", 27, "x loop", 28),
+    Row("create", "routines", 12345.6, "/s"), Row("recovery", "plain", 30, "s", 10, False, text="lost"),
+])
+figures.main(page, results, copy)
+""",
+    )
 
     assert page.read_text().splitlines() == [
         "before",
         "<!-- figures: written by make figures -->",
-        "Seen with server valkey 9.1, append-only yes.",
+        "- Seen with server valkey 9.1, hiredis no, append-only yes: `enqueue`.",
+        "- Seen with server valkey 9.1, hiredis no, append-only no: `clock`.",
         "",
         "| bench | what | seen | must |",
         "|---|---|---:|---:|",
         "| enqueue | keys | 31.2 x loop | ≥ 28 |",
-        "| enqueue | keys | 27 x loop | ≥ 28 (missed) |",
+        "| enqueue | missed | 27 x loop | ≥ 28 (missed) |",
+        "| create | routines | 12 346 /s |  |",
+        "| recovery | plain | lost | ≤ 10 (missed) |",
+        "| start | first turn | 0.0254 s | ≤ 0.1 |",
         "<!-- end of figures -->",
         "after",
     ]
+    assert "detail" not in copy.read_text()
+    assert json.loads(results.read_text())["enqueue"]["rows"][0]["detail"] == {"us": 1}
+
+
+def test_the_page_shows_the_figures_that_were_seen():
+    """The table of the docs is the one that is made from the results beside it."""
+    same = run(
+        "-c",
+        "import json, figures; "
+        "print(figures.shown(figures.PAGE) == figures.table(json.loads(figures.KEPT.read_text(encoding='utf-8'))))",
+    )
+
+    assert same.strip() == "True", "make figures writes docs/benchmarks.md and benchmarks/figures.json together"
+
+
+def test_every_bench_is_there_and_says_where_it_runs():
+    """The program that runs them imports them all; its first line names server, persistence and clients."""
+    seen = json.loads(
+        run("-c", "import json, run, servers; print(json.dumps([list(run.BENCHES), servers.surroundings()]))")
+    )
+
+    assert set(seen[0]) == {
+        "enqueue", "rabbitmq", "identity", "clock", "entries", "latency", "many", "worker", "sweep", "recovery",
+        "routines", "tenants", "idle", "takeover", "end",
+    }  # fmt: skip
     page = (BENCHMARKS.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert page.index("<!-- figures: written by make figures -->") < page.index("<!-- end of figures -->")
-
-
-def test_every_bench_is_there():
-    """The program that runs them imports them all and says their names."""
-    shown = run("run.py", "--help")
-    for name in (
-        "enqueue",
-        "rabbitmq",
-        "identity",
-        "clock",
-        "entries",
-        "latency",
-        "many",
-        "worker",
-        "sweep",
-        "recovery",
-        "routines",
-        "tenants",
-    ):
-        assert name in shown
+    assert all(f"`{name}`" in page for name in seen[0])
+    assert {"server", "append-only", "hiredis", "redis-py"} <= seen[1].keys()
+    assert seen[1]["append-only"] == "yes"
