@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from celery_perpetual.cli.group import as_json, show, verb
+from celery_perpetual.cli.group import show, verb
+from celery_perpetual.cli.parameters import argument, as_json
 from celery_perpetual.completions.completion import (
     EXPIRED,
     FAILURE,
@@ -35,7 +36,7 @@ STATUSES = (SUCCESS, FAILURE, REVOKED, EXPIRED, REJECTED, IGNORED, LOST, NEEDS_A
 
 
 @verb
-@click.argument("task_id", metavar="ID")
+@argument("task_id", "Id of a task.", metavar="ID")
 @click.option("--timeout", required=True, type=click.FloatRange(0), help="Seconds to wait at most.")
 @as_json
 def wait(perpetual: Perpetual, task_id: str, timeout: float, json_: bool) -> None:
@@ -109,7 +110,7 @@ def stream(
 
 
 @verb
-@click.argument("poll_id", metavar="POLL")
+@argument("poll_id", "Id of a poll, as `polls --json` shows it.", metavar="POLL")
 @click.option("--timeout", required=True, type=click.FloatRange(0), help="Seconds to wait at most.")
 @as_json
 def wait_batch(perpetual: Perpetual, poll_id: str, timeout: float, json_: bool) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb
+from celery_perpetual.cli.group import show, verb
+from celery_perpetual.cli.parameters import a_task, a_tenant, a_yes, argument, as_json
 from celery_perpetual.cli.tables import table
 from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.wording import counted
@@ -48,7 +49,7 @@ def cursor_show(perpetual: Perpetual, task: str, tenant: str | None, json_: bool
 @verb
 @a_task
 @a_tenant
-@click.argument("value", metavar="JSON", callback=_value)
+@argument("value", "The new cursor: a JSON value, a text with its quotes.", metavar="JSON", callback=_value)
 def cursor_set(perpetual: Perpetual, task: str, tenant: str | None, value: Any) -> None:
     """Set the cursor; the next poll gets it."""
     perpetual.set_cursor(task, value, tenant)
@@ -58,7 +59,7 @@ def cursor_set(perpetual: Perpetual, task: str, tenant: str | None, value: Any) 
 @verb
 @a_task
 @a_tenant
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@a_yes
 def cursor_reset(perpetual: Perpetual, task: str, tenant: str | None, yes: bool) -> None:
     """Forget the cursor; the next poll reads from the beginning."""
     if not yes:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from celery_perpetual.cli.group import as_json, show, verb
+from celery_perpetual.cli.group import show, verb
+from celery_perpetual.cli.parameters import as_json
 from celery_perpetual.cli.values import a_duration
 from celery_perpetual.wording import counted
 

@@ -64,7 +64,7 @@ def add_to(group: click.Group) -> None:
     for words, command in verbs(group):
         if words in EXAMPLES:
             line = f"celery -A proj perpetual {words} {EXAMPLES[words]}".rstrip()
-            command.epilog = f"Example: {line}"
+            command.epilog = f"\b\nExample:\n  {line}"  # one line, also where the terminal is narrow
         for parameter in command.params:
             if parameter.name == "task":
                 parameter._custom_shell_complete = task_names  # noqa: SLF001  # as click's own argument shell_complete does

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import wraps
+from itertools import takewhile, zip_longest
 from typing import Any
 
 import click
@@ -63,25 +64,15 @@ def perpetual_of(app: Any) -> Perpetual:
 def with_app(text: str) -> str:
     """A command to type, with the name of the app as it was given to this one."""
     given = os.environ.get("APP") or os.environ.get("CELERY_APP") or "proj"
-    words = sys.argv[1:]
-    for at, word in enumerate(words):
-        if word in ("-A", "--app") and at + 1 < len(words):
-            given = words[at + 1]
-        elif word.startswith("--app="):
-            given = word.removeprefix("--app=")
+    words = list(takewhile(lambda word: word != perpetual.name, sys.argv[1:]))
+    for word, following in zip_longest(words, words[1:]):
+        if word in ("-A", "--app"):
+            given = following or given
+        elif word.startswith(("-A", "--app=")):
+            given = word.removeprefix("--app=").removeprefix("-A")
     return text.replace("celery -A proj ", f"celery -A {given} ")
-
-
-as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
-a_task = click.argument("task")
-a_tenant = click.option("--tenant", help="Tenant of the task.")
 
 
 def show(value: Any) -> None:
     """Print JSON."""
     click.echo(json.dumps(value))
-
-
-def counted(count: int, what: str) -> str:
-    """A number and its noun, which gets its plural from an s."""
-    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import as_json, bare_verb, perpetual_of, show, verb, with_app
+from celery_perpetual.cli.group import bare_verb, perpetual_of, show, verb, with_app
+from celery_perpetual.cli.parameters import as_json
 from celery_perpetual.cli.times import age, localized
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.health.findings import level_of

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb, with_app
+from celery_perpetual.cli.group import show, verb, with_app
+from celery_perpetual.cli.parameters import a_task, a_tenant, as_json
 from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.times import age, localized, shown
 from celery_perpetual.cli.unit_rows import SPARE, heads, row

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb
+from celery_perpetual.cli.group import show, verb
+from celery_perpetual.cli.parameters import a_task, a_tenant, argument, as_json
 from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.times import shown
 
@@ -51,7 +52,7 @@ def items(
 
 @verb
 @a_task
-@click.argument("key")
+@argument("key", "An item key, as `items` shows it.")
 @a_tenant
 @as_json
 def allow(perpetual: Perpetual, task: str, key: str, tenant: str | None, json_: bool) -> None:

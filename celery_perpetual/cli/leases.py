@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from celery_perpetual.cli.group import as_json, show, verb
+from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.inspect import detail
+from celery_perpetual.cli.parameters import a_yes, argument, as_json
 from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.times import shown
 from celery_perpetual.operations.forcing import MOST
@@ -19,12 +20,11 @@ if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
     from celery_perpetual.operations.forcing import Forced
 
-some_task_ids = click.argument("task_ids", metavar="ID...", nargs=-1, required=True)
+some_task_ids = argument("task_ids", "Id of a task; several may be given.", metavar="ID...", nargs=-1, required=True)
 a_limit = click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many.")
 a_once = click.option("--once", is_flag=True, help="Let the next poll that finds its row enqueue it again.")
 a_reason = click.option("--reason", default="", help="Why; on record with the event `operator`.")
 NOT_ENDED = "was not ended: it has ended before, or is unknown"
-a_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @verb
@@ -107,7 +107,7 @@ def _end(
 def recover(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, json_: bool) -> None:
     """Let parked tasks run again. Exit code 1 if one of them is not parked.
 
-    Example: celery -A proj perpetual recover ID ID --reason "the disk has room again"
+    Example: celery -A proj perpetual recover ID --reason "disk has room"
     """
     _end(
         lambda ids: perpetual.recover(ids, reason=reason), task_ids, json_, "recovered", "runs again",
@@ -189,7 +189,7 @@ def retry(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, json_: b
 
 
 @verb
-@click.argument("poll_id", metavar="POLL")
+@argument("poll_id", "Id of a poll, as `polls --json` shows it.", metavar="POLL")
 @click.option("--all", "all_", is_flag=True, help="Also those that have succeeded, as far as their records are there.")
 @a_reason
 @as_json
@@ -219,7 +219,7 @@ def _each_in_parts(act: Callable[[list[str]], list[Forced]], ids: Sequence[str],
 
 
 @verb
-@click.argument("queue")
+@argument("queue", "Name of a queue.")
 @a_yes
 @as_json
 def purge(perpetual: Perpetual, queue: str, yes: bool, json_: bool) -> None:

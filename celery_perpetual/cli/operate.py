@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from celery_perpetual.cli.group import a_task, a_tenant, as_json, show, verb
+from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.inspect import detail
+from celery_perpetual.cli.parameters import a_task, a_tenant, as_json
 from celery_perpetual.cli.values import a_time
 from celery_perpetual.wording import counted
 

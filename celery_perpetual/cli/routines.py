@@ -9,7 +9,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from celery_perpetual.cli.group import as_json, show, verb
+from celery_perpetual.cli.group import show, verb
+from celery_perpetual.cli.parameters import a_yes, argument, as_json
 from celery_perpetual.cli.routine_fields import from_lines, from_options, of_routine
 from celery_perpetual.cli.routine_tables import show_deleted, show_many, show_one, show_runs
 from celery_perpetual.cli.times import shown
@@ -31,7 +32,7 @@ REFUSED, UNKNOWN = 1, 3
 _REFUSALS = (AlreadyExists, IdempotencyConflict, RoutineBusy, RoutineTerminal, StaleVersion)
 T = TypeVar("T")
 
-an_id = click.argument("routine_id", metavar="ID")
+an_id = argument("routine_id", "Id of a routine.", metavar="ID")
 a_limit = click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many.")
 an_at = click.option("--at", metavar="TIME", callback=a_time, help="As if it were this time.")
 
@@ -119,16 +120,17 @@ def show_(perpetual: Perpetual, routine_id: str, json_: bool) -> None:
 
 
 @_verb("create")
-@click.argument("task", required=False)
+@argument("task", "Name of the task that each run executes; not with --from.", required=False)
 @click.option("--id", "id", help="Its id; else one is made.")
 @click.option("--paused", is_flag=True, help="Create it paused.")
 @of_routine
 @click.option("--from", "lines", type=click.File(), help="Create many: one JSON object of fields a line; - is stdin.")
 @as_json
 def create(perpetual: Perpetual, task: str | None, lines: IO[str] | None, json_: bool, **options: Any) -> None:
-    """Create a routine, or many from a file: all of 500 lines or none; a wrong line is refused before any is created.
+    """Create a routine, or many from a file.
 
-    In a file, fields have the names of `perpetual.routines.create`, and "cron" for a crontab.
+    Of each 500 lines of a file all are created or none; a wrong line is refused before any is created. In a file,
+    fields have the names of `perpetual.routines.create`, and "cron" for a crontab.
     """
     paused = options.pop("paused") or None
     fields = from_options({**options, "paused": paused})
@@ -154,7 +156,10 @@ def create(perpetual: Perpetual, task: str | None, lines: IO[str] | None, json_:
 @click.option("--if-version", type=int, help="Only if this is still its version.")
 @as_json
 def update(perpetual: Perpetual, routine_id: str, if_version: int | None, json_: bool, **options: Any) -> None:
-    """Change fields of an active or paused routine; `none` takes a field away."""
+    """Change fields of an active or paused routine.
+
+    The value `none` removes a field.
+    """
     patch = from_options(options)
     if not patch:
         raise click.UsageError("nothing to change was given; see --help for the fields")
@@ -185,7 +190,7 @@ def run_due(perpetual: Perpetual, at: Any, limit: int | None, inline: bool, json
 def _of_many(name: str, text: str, *more: Callable[[Any], Any]) -> None:
     """Add a verb, named as its operation, that acts on the routines named, or on all that match."""
 
-    @click.argument("ids", metavar="[ID]...", nargs=-1)
+    @argument("ids", "Ids of routines; or name them by the options below.", metavar="[ID]...", nargs=-1)
     @_filters
     @click.option("--all", "everything", is_flag=True, help="Every routine.")
     @as_json
@@ -225,7 +230,6 @@ def _of_many(name: str, text: str, *more: Callable[[Any], Any]) -> None:
     _verb(name)(call)
 
 
-a_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 a_revoke = click.option("--revoke", is_flag=True, help="Revoke the run that is under way, if it has not begun.")
 a_terminate = click.option("--terminate", is_flag=True, help="End the run that is under way, even if it has begun.")
 

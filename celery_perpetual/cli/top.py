@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import USAGE, as_json, show, verb
+from celery_perpetual.cli.group import USAGE, show, verb
 from celery_perpetual.cli.keyboard import keys
+from celery_perpetual.cli.parameters import as_json
 from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.unit_rows import SPARE, heads, part_text, row
 from celery_perpetual.errors import PerpetualError, described

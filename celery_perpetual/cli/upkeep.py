@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from celery_perpetual.cli.group import as_json, show, verb
+from celery_perpetual.cli.group import show, verb
+from celery_perpetual.cli.parameters import a_yes, as_json
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
-
-a_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @verb

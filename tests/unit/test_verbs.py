@@ -25,7 +25,9 @@ def test_each_verb_has_an_example_that_it_takes(words: str) -> None:
     found = examples(words, VERBS[words])
 
     assert found, f"the help of {words} has no example"
+    shown = VERBS[words].get_help(click.Context(VERBS[words], info_name=words, terminal_width=80)).splitlines()
     for rest in found:
+        assert any(line.endswith(f"celery -A proj perpetual {words}{rest}") for line in shown), "it is on two lines"
         VERBS[words].make_context(words, shlex.split(rest.replace("$HOSTNAME", "host")))
 
 
@@ -35,10 +37,24 @@ def test_no_example_is_left_over() -> None:
 
 @pytest.mark.parametrize("words", sorted(VERBS))
 def test_each_verb_says_what_it_does_in_one_line(words: str) -> None:
-    """The list of verbs shows the first sentence; each option has a text."""
+    """The list of verbs shows the first sentence; each argument and option has a text in the help."""
     command = VERBS[words]
 
     assert (command.help or "").strip()
     assert command.get_short_help_str(200).rstrip(".")
-    silent = [each.name for each in command.params if isinstance(each, click.Option) and not each.help]
-    assert silent == []
+    ctx = click.Context(command, info_name=words)
+    records = {each.name: each.get_help_record(ctx) for each in command.params}
+    assert [name for name, record in records.items() if record is None or not record[1]] == []
+    text = " ".join(command.get_help(ctx).split())
+    assert [name for name, record in records.items() if record and " ".join(record[1].split()) not in text] == []
+    assert ("Arguments:" in command.get_help(ctx)) is any(isinstance(each, click.Argument) for each in command.params)
+
+
+@pytest.mark.parametrize(
+    "group", [perpetual, *(each for each in perpetual.commands.values() if isinstance(each, click.Group))]
+)
+def test_lists_of_verbs_cut_no_sentence_off(group: click.Group) -> None:
+    _, _, listed = group.get_help(click.Context(group, terminal_width=80)).partition("Commands:")
+
+    assert listed
+    assert [line for line in listed.splitlines() if line.endswith("...")] == []
