@@ -158,7 +158,7 @@ class Leased:
         worker = "first"
         while worker:
             before = cpu_of(self._server.pid)
-            _, worker, leases, empty = take_leases(self._leases, AT_ONCE)
+            _, worker, leases, empty, _ = take_leases(self._leases, AT_ONCE)
             calls.append(cpu_of(self._server.pid) - before)
             taken += leases
             taking += leases > 0

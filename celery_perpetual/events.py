@@ -17,7 +17,6 @@ POLL = stream("poll")
 LEADER = stream("leader")
 LEASE_LOST = stream("lease.lost")
 LEASE_RECOVERED = stream("lease.recovered")
-LEASE_PARKED = stream("lease.parked")
 PAUSE = stream("pause")
 RESUME = stream("resume")
 KEY_PARKED = stream("alert.key_parked")
@@ -39,10 +38,8 @@ STORE_LOST = EventKind(
     "for it: %(paused)s",
     in_stream=True,
 )
-
-CLOCK_STEPPED = EventKind(
+CLOCK_STEPPED = warning(
     "alert.clock_stepped",
-    logging.WARNING,
     "the store's clock was ahead or has stepped back; pulled back the stored times of %(units)s units",
     in_stream=True,
 )
@@ -255,6 +252,12 @@ DELIVERIES_RESTORED = warning(
     "tasks of workers that are gone are back in their queues, %(count)s that had not begun: %(tasks)s",
 )
 ITEM_FOREIGN = warning("item.foreign", "put back %(task_id)s (%(task)s), an item of another app: share no queues")
+LEASE_PARKED = EventKind(
+    "lease.parked",
+    logging.ERROR,
+    "parked %(count)s tasks that a worker executed when it died: %(tasks)s",
+    in_stream=True,
+)
 MESSAGE_LOST = warning("message.lost", "the message of task %(task_id)s is in no queue any more: %(verdict)s")
 TASKS_RESENT = warning("task.resent", "sent again %(count)s tasks: %(tasks)s")
 RESEND_DELAYED = warning("resend.delayed", "lost tasks are resent later: %(error)s")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
@@ -94,6 +94,12 @@ class Paused:
     at: datetime
     until: datetime | None = None
     """It ends by itself at this time."""
+    replaced: Paused | None = None
+    """Of the answer to a pause: the one of the same scope that it has replaced."""
+
+    def is_open_at(self, at: datetime) -> bool:
+        """Whether it has not ended by itself at a time."""
+        return self.until is None or self.until > at
 
     @property
     def text(self) -> str:
@@ -111,15 +117,18 @@ class Paused:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        until = None if self.until is None else format_time(self.until)
-        return {
-            "scope": self.scope.key, "by": self.by, "reason": self.reason, "at": format_time(self.at), "until": until,
-        }  # fmt: skip
+        return {**self._facts(), "replaced": None if self.replaced is None else self.replaced._facts()}  # noqa: SLF001  # one class
 
     def to_json(self) -> str:
         """As it is stored; scripts compare ``until_ms``."""
         until = None if self.until is None else to_ms_floor(self.until)
-        return json.dumps({**self.to_dict(), **self.scope.about, "until_ms": until})
+        return json.dumps({**self._facts(), **self.scope.about, "until_ms": until})
+
+    def _facts(self) -> dict[str, Any]:
+        until = None if self.until is None else format_time(self.until)
+        return {
+            "scope": self.scope.key, "by": self.by, "reason": self.reason, "at": format_time(self.at), "until": until,
+        }  # fmt: skip
 
 
 class Pauses:
@@ -137,9 +146,11 @@ class Pauses:
         now = self.store.now()
         return {pause.scope: pause for pause in found if pause.until is None or to_ms(pause.until) > now}
 
-    def pause(self, paused: Paused) -> None:
-        """Pause a scope; pausing again replaces reason and end."""
-        script("pause")(self.store, scope=paused.scope.key, pause=paused.to_json())
+    def pause(self, paused: Paused) -> Paused:
+        """Pause a scope; pausing again replaces reason and end. Returns it with the one that it has replaced."""
+        text = script("pause")(self.store, scope=paused.scope.key, pause=paused.to_json())
+        before = _parsed(paused.scope, text) if text else None
+        return replace(paused, replaced=before if before is not None and before.is_open_at(paused.at) else None)
 
     def resume(self, scope: Scope, at: datetime, poll_now: list[str]) -> bool:
         """End the pause of a scope, and poll these units at once; False if it was not paused."""

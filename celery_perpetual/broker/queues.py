@@ -1,4 +1,4 @@
-"""The age of messages, read from the lists of a Redis broker."""
+"""Messages as the lists of a Redis broker have them: their age, and the tasks that they belong to."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from celery_perpetual.broker.destinations import Destination
 from celery_perpetual.ledger.ids import made_at, parse_item_id
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from celery import Celery
+
+#: Messages that one call reads.
+AT_ONCE = 500
 
 #: How many of the messages that consumers get next are read.
 NEXT_MESSAGES = 20
@@ -33,6 +38,29 @@ def oldest_publication(channel: CapturingChannel, key: str) -> int | None:
         if not headers.get("redelivered") and parse_item_id(task_id) is not None:
             return made_at(task_id)
     return 0
+
+
+def waiting_ids(channel: CapturingChannel, queue: str, most: int) -> Iterator[str]:
+    """Ids of the tasks whose messages wait in a queue, at most so many; "" for a message without one.
+
+    The messages stay where they are. Within a priority the next one that a consumer gets comes first.
+    """
+    for step in channel.kombu.priority_steps:
+        key, read = f"{channel.prefix}{channel.kombu._q_for_pri(queue, step)}", 0  # noqa: SLF001  # the name of the list
+        while count := min(AT_ONCE, most):
+            with channel.client() as client:
+                messages = client.lrange(key, -read - count, -read - 1)
+            yield from map(_task_id, reversed(messages))
+            read, most = read + len(messages), most - len(messages)
+            if len(messages) < count:
+                break
+
+
+def _task_id(message: bytes) -> str:
+    try:
+        return str(loads(message)["headers"]["id"])
+    except (ValueError, LookupError, TypeError):  # of another program
+        return ""
 
 
 class ListAges:

@@ -10,6 +10,7 @@ import click
 
 from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.parameters import a_task, a_tenant, a_yes, argument, as_json
+from celery_perpetual.cli.prompts import ask
 from celery_perpetual.cli.tables import table
 from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.wording import counted
@@ -62,10 +63,14 @@ def cursor_set(perpetual: Perpetual, task: str, tenant: str | None, value: Any) 
 @a_yes
 def cursor_reset(perpetual: Perpetual, task: str, tenant: str | None, yes: bool) -> None:
     """Forget the cursor; the next poll reads from the beginning."""
+    before = perpetual.cursor(task, tenant)
+    if before is None:
+        click.echo(f"{task} has no cursor")
+        return
     if not yes:
-        click.confirm(f"forget the cursor of {task} and read its source from the beginning?", abort=True)
+        ask(f"Forget the cursor {json.dumps(before)} of {task}, and read its source from the beginning?")
     perpetual.reset_cursor(task, tenant)
-    click.echo(f"cursor of {task} is forgotten")
+    click.echo(f"cursor of {task} is forgotten; it was {json.dumps(before)}")
 
 
 for _name, _verb in (("show", cursor_show), ("set", cursor_set), ("reset", cursor_reset)):

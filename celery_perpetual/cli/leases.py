@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import click
@@ -11,9 +12,13 @@ import click
 from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.inspect import detail
 from celery_perpetual.cli.parameters import a_yes, argument, as_json
+from celery_perpetual.cli.prompts import about_key, about_purge, ask, ask_about
 from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.times import shown
+from celery_perpetual.operations.endable import can_be_ended
 from celery_perpetual.operations.forcing import MOST
+from celery_perpetual.operations.purging import contents
+from celery_perpetual.store.commands.leases import lease_of
 from celery_perpetual.wording import counted
 
 if TYPE_CHECKING:
@@ -125,7 +130,9 @@ def release(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, yes: b
 
     Example: celery -A proj perpetual release ID --yes
     """
-    _ask(yes, f"Take the lease of {_named(task_ids)} away? The result is dropped, and the task is resent.")
+    if not yes:
+        question = "Take the lease of {those} away? The result is dropped, and the task is resent."
+        ask_about(task_ids, "task", lambda each: lease_of(perpetual.store, each) is not None, question)
     _end(
         lambda ids: perpetual.release(ids, reason=reason), task_ids, json_, "released", "is resent",
         "holds no lease",
@@ -145,7 +152,9 @@ def fail(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, once: boo
 
     Example: celery -A proj perpetual fail ID --reason "bad address" --yes
     """
-    _ask(yes, f"End {_named(task_ids)} as failed? {_follows(once)}")
+    if not yes:
+        question = f"End {{those}} as failed? {about_key(once)}"
+        ask_about(task_ids, "task", partial(can_be_ended, perpetual), question)
     _end(
         lambda ids: perpetual.fail(ids, reason, once), task_ids, json_, "failed", "has failed", NOT_ENDED
     )  # fmt: skip
@@ -164,7 +173,8 @@ def cancel(perpetual: Perpetual, task_ids: tuple[str, ...], once: bool, reason: 
 
     Example: celery -A proj perpetual cancel ID --once --yes
     """
-    _ask(yes, f"Cancel {_named(task_ids)}? {_follows(once)}")
+    if not yes:
+        ask_about(task_ids, "task", partial(can_be_ended, perpetual), f"Cancel {{those}}? {about_key(once)}")
     _end(
         lambda ids: perpetual.cancel(ids, once, reason=reason), task_ids, json_, "cancelled", "is revoked",
         NOT_ENDED,
@@ -223,35 +233,23 @@ def _each_in_parts(act: Callable[[list[str]], list[Forced]], ids: Sequence[str],
 @a_yes
 @as_json
 def purge(perpetual: Perpetual, queue: str, yes: bool, json_: bool) -> None:
-    """Empty a queue; the tasks in it end as revoked."""
-    _ask(yes, f"Delete all messages of queue {queue}?")
+    """Empty a queue; the tasks in it end as revoked.
+
+    Messages that workers have received stay with them.
+    """
+    if not yes and (found := contents(perpetual, queue)).messages:
+        ask(about_purge(queue, counted(found.messages, "message"), found))
     is_shown = sys.stderr.isatty() and not json_
     count = perpetual.purge(queue, progress=_show_count if is_shown else None)
     if json_:
         show({"purged": count})
     else:
-        click.echo(f"deleted {count} messages of queue {queue}")
+        click.echo(f"deleted {counted(count, 'message')} of queue {queue}" if count else f"queue {queue} is empty")
 
 
 def _show_count(count: int) -> None:
     """Show on a terminal how far it is."""
     click.echo(f"\r\033[K{counted(count, 'message')}", err=True, nl=False)
-
-
-def _named(task_ids: Sequence[str]) -> str:
-    return task_ids[0] if len(task_ids) == 1 else counted(len(task_ids), "task")
-
-
-def _follows(once: bool) -> str:
-    """How the key of an item is left that an operator ends."""
-    if once:
-        return "The next poll that finds its row enqueues it again."
-    return "Polls leave its key out until you allow it; with --once the next poll enqueues it again."
-
-
-def _ask(yes: bool, question: str) -> None:
-    if not yes:
-        click.confirm(question, abort=True, err=True)
 
 
 VERBS: tuple[click.Command, ...] = (leases, parked, workers, recover, release, fail, cancel, retry, replay, purge)

@@ -11,6 +11,7 @@ import click
 from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.inspect import detail
 from celery_perpetual.cli.parameters import a_task, a_tenant, as_json
+from celery_perpetual.cli.times import localized
 from celery_perpetual.cli.values import a_time
 from celery_perpetual.wording import counted
 
@@ -115,7 +116,9 @@ def pause(
     if json_:
         show(paused.to_dict())
     else:
-        click.echo(f"paused {_shown(task, tenant, queue, routine)}: {paused.text}")
+        click.echo(f"paused {_shown(task, tenant, queue, routine)}: {localized(paused.text)}")
+        if paused.replaced is not None:
+            click.echo(f"it replaces the pause: {localized(paused.replaced.text)}")
 
 
 @verb

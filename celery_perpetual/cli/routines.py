@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from functools import wraps
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial, wraps
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.parameters import a_yes, argument, as_json
+from celery_perpetual.cli.prompts import ask_about
 from celery_perpetual.cli.routine_fields import from_lines, from_options, of_routine
 from celery_perpetual.cli.routine_tables import show_deleted, show_many, show_one, show_runs
 from celery_perpetual.cli.times import shown
@@ -23,6 +24,7 @@ from celery_perpetual.errors import (
     RoutineTerminal,
     StaleVersion,
 )
+from celery_perpetual.routines.record import TERMINAL
 from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
@@ -202,10 +204,10 @@ def _of_many(name: str, text: str, *more: Callable[[Any], Any]) -> None:
         is_filtered = everything or any(value is not None for value in filters.values())
         if bool(ids) == is_filtered:
             raise click.UsageError("give ids, or filters such as --task, or --all")
-        if is_filtered:
-            ids = tuple(routine.id for routine in perpetual.routines.list(**filters))
+        states = {found.id: found.state for found in perpetual.routines.list(**filters)} if is_filtered else {}
+        ids = tuple(states) if is_filtered else ids
         if not yes:
-            click.confirm(f"{name} {ids[0] if len(ids) == 1 else f'{len(ids)} routines'}?", abort=True, err=True)
+            ask_about(ids, "routine", partial(_applies, perpetual, name, states), QUESTIONS[name])
         act = getattr(perpetual.routines, name)
         if len(ids) == 1 and not is_filtered:
             found = act(ids[0], **options)
@@ -228,6 +230,22 @@ def _of_many(name: str, text: str, *more: Callable[[Any], Any]) -> None:
     for option in more:
         call = option(call)
     _verb(name)(call)
+
+
+#: Asked before a verb, by its name.
+QUESTIONS = {
+    "cancel": "Cancel {those} for good? The record stays.",
+    "delete": "Delete {those}? The record is removed.",
+}
+
+
+def _applies(perpetual: Perpetual, name: str, states: Mapping[str, str], routine_id: str) -> bool:
+    """Whether a verb would change this routine; its state is read unless it is given."""
+    try:
+        state = states.get(routine_id) or perpetual.routines.get(routine_id).state
+    except NotFound:
+        return False
+    return (state in TERMINAL) is (name == "delete")
 
 
 a_revoke = click.option("--revoke", is_flag=True, help="Revoke the run that is under way, if it has not begun.")

@@ -10,6 +10,7 @@ import click
 
 from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.parameters import a_yes, as_json
+from celery_perpetual.cli.prompts import ask
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
@@ -64,7 +65,7 @@ def rebuild(perpetual: Perpetual, yes: bool, json_: bool) -> None:
     Example: celery -A proj perpetual rebuild --yes
     """
     if not yes:
-        click.confirm("Read every record, and derive all indexes from them?", abort=True, err=True)
+        ask("Read every record, and derive all indexes from them?")
     is_shown = sys.stderr.isatty() and not json_
     found = perpetual.rebuild(progress=_progress if is_shown else None)
     if json_:

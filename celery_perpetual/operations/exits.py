@@ -9,25 +9,21 @@ from typing import TYPE_CHECKING, TypeVar, overload
 
 from celery_perpetual import events
 from celery_perpetual.completions import celery_results
-from celery_perpetual.completions.completion import FAILURE, NEEDS_ATTENTION, REVOKED, UNKNOWN
+from celery_perpetual.completions.completion import FAILURE, REVOKED
 from celery_perpetual.completions.end import FIRST, NOT_HELD, UNTIL_ALLOWED, TaskEnd
 from celery_perpetual.errors import ContractError, NotSuccessful
 from celery_perpetual.leases.interest import announces
-from celery_perpetual.ledger.ids import id_of, item_address
+from celery_perpetual.ledger.ids import id_of
 from celery_perpetual.namespace import Namespace
+from celery_perpetual.operations.endable import can_be_ended
 from celery_perpetual.operations.forcing import Forced, for_each, on_record
 from celery_perpetual.operations.purging import purge
 from celery_perpetual.operations.replaying import poll_of, replay
 from celery_perpetual.polling.outcome import PollOutcome
 from celery_perpetual.recovery.resend import Resender
-from celery_perpetual.store.commands.leases import lease_and_trace, lease_of, state_of
-from celery_perpetual.store.commands.records import are_open
-from celery_perpetual.store.commands.workers import living_workers
+from celery_perpetual.store.commands.leases import lease_of, state_of
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
-from celery_perpetual.waiting.blocking import Waiting
-from celery_perpetual.waiting.hub import Hub
-from celery_perpetual.waiting.lookup import Lookup
 from celery_perpetual.worker.doubt import cast_doubt
 
 if TYPE_CHECKING:
@@ -236,9 +232,7 @@ class ExitOperations(Namespace):
 
     @contextmanager
     def _last_word(self, task_id: str, status: str, error: Exception | None, *, once: bool) -> Iterator[bool]:
-        known = Waiting(Lookup(self.app, self.store), Hub(self.store)).now(task_id)
-        has_ended = known is not None and (known.final or known.status == UNKNOWN) and known.status != NEEDS_ATTENTION
-        if has_ended or not self._is_known(task_id):
+        if not can_be_ended(self, task_id):
             yield False
             return
         name = self._name(task_id)
@@ -250,15 +244,6 @@ class ExitOperations(Namespace):
         if ended:
             cast_doubt(self.app)
         yield ended
-
-    def _is_known(self, task_id: str) -> bool:
-        """Whether there is a task of this id, as far as anything of it is stored."""
-        where = item_address(task_id)
-        return (
-            (where is not None and are_open(self.store, [where.place])[0])
-            or lease_and_trace(self.store, task_id)[1]
-            or any(task_id in worker.tags.values() for worker in living_workers(self.store))
-        )
 
     def _name(self, task_id: str) -> str | None:
         """Name of the task, as far as anything of it is stored."""

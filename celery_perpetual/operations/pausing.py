@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any, Literal
 
@@ -39,8 +40,8 @@ class PauseOperations(Namespace):
     ) -> Paused:
         """Stop polling a task, a tenant, a queue, or everything, or stop running a routine.
 
-        Durable; pausing again replaces it. What is enqueued runs on, a batch that is in the ledger is published to its
-        end, and ends are announced.
+        Durable. Pausing a scope again replaces reason and end; the answer has the pause before as ``replaced``. What is
+        enqueued runs on, a batch that is in the ledger is published to its end, and ends are announced.
 
         Args:
             task: a perpetual task; without a tenant all of its units.
@@ -73,10 +74,9 @@ class PauseOperations(Namespace):
             until=until,
         )
         if routine is not None and scope != ALL_ROUTINES:
-            Routines(self).pause(routine, reason=paused.reason, until=until)
-        else:
-            self.pauses.pause(paused)
-        return paused
+            before = (Routines(self).pause(routine, reason=paused.reason, until=until).pause or {}).get("replaced")
+            return paused if before is None else replace(paused, replaced=_of_routine(scope, before))
+        return self.pauses.pause(paused)
 
     def resume(
         self,
@@ -171,6 +171,14 @@ class PauseOperations(Namespace):
             queue = known_queue(self.app, contract.task) if scope.kind == "queue" else ""
             found += [unit.name for unit in known_units(self.app, contract) if scope in scopes_of(unit.name, queue)]
         return found
+
+
+def _of_routine(scope: Scope, pause: Mapping[str, Any]) -> Paused:
+    """The pause of a routine by the facts of its record."""
+    return Paused(
+        scope=scope, by=pause.get("by", "unknown"), reason=pause.get("reason", "no reason given"), at=pause["at"],
+        until=pause.get("until"),
+    )  # fmt: skip
 
 
 def _within_calendar(until: datetime) -> datetime:

@@ -33,6 +33,8 @@ class TakenLeases(NamedTuple):
     """How many."""
     is_empty: bool
     """Whether the worker holds no more."""
+    parked: list[str]
+    """The tasks that were parked: id, name and recoveries of each."""
 
 
 def take_leases(grants: Grants, most_now: int = 100, stopping: str = "") -> TakenLeases:
@@ -46,8 +48,11 @@ def take_leases(grants: Grants, most_now: int = 100, stopping: str = "") -> Take
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    held_until, worker, taken, is_empty = script("sweep")(grants.store, most_now=most_now, stopping=stopping)
-    return TakenLeases(int(held_until), worker.decode(), int(taken), bool(is_empty))
+    answer = script("sweep")(grants.store, most_now=most_now, stopping=stopping)
+    held_until, worker, taken, is_empty, *facts = answer
+    each = zip(facts[::3], facts[1::3], facts[2::3], strict=True)
+    parked = [f"{task_id.decode()} ({task.decode()}, recovery {count})" for task_id, task, count in each]
+    return TakenLeases(int(held_until), worker.decode(), int(taken), bool(is_empty), parked)
 
 
 def declare_lost(

@@ -11,7 +11,7 @@ from celery_perpetual.recovery.losses import take_leases
 from celery_perpetual.recovery.missing import MissingMessages
 from celery_perpetual.recovery.resend import Resender
 from celery_perpetual.recovery.unacked import UnackedMessages
-from celery_perpetual.telemetry import emit
+from celery_perpetual.telemetry import emit, some
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -29,6 +29,8 @@ class Swept:
 
     leases: int = 0
     """Leases of dead workers that were taken."""
+    parked: list[str] = field(default_factory=list)
+    """Their tasks that were parked, as a report names them."""
     restored: int = 0
     """Messages put back that dead workers had received and not begun."""
     missed: int = 0
@@ -60,11 +62,29 @@ class Sweep:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        swept, limit = Swept(), self._grants.settings.sweep_limit
+        swept = Swept()
+        try:
+            self._take_leases(swept)
+        finally:
+            if parked := swept.parked:
+                emit(events.LEASE_PARKED, count=len(parked), tasks=some(parked))
+        limit = self._grants.settings.sweep_limit
+        swept.sent = self._courier.run(lambda: self._resender.send_all(limit))
+        if not swept.held_until:
+            self._find_lost_messages(swept)
+            if swept.missed or swept.restored:
+                swept.sent += self._courier.run(lambda: self._resender.send_all(limit))
+        recent = self._resender.recent
+        swept.sent_ids = [recent.popleft() for _ in range(len(recent))]
+        return swept
+
+    def _take_leases(self, swept: Swept) -> None:
+        limit = self._grants.settings.sweep_limit
         while swept.leases < limit:
             taken = take_leases(self._grants, min(AT_ONCE, limit - swept.leases))
             worker = taken.worker
             swept.leases += taken.taken
+            swept.parked += taken.parked
             swept.held_until = taken.held_until
             if not worker:
                 break
@@ -75,14 +95,6 @@ class Sweep:
                     break
                 self._last_death = self._grants.store.now()
                 emit(events.WORKER_LOST, worker=worker)
-        swept.sent = self._courier.run(lambda: self._resender.send_all(limit))
-        if not swept.held_until:
-            self._find_lost_messages(swept)
-            if swept.missed or swept.restored:
-                swept.sent += self._courier.run(lambda: self._resender.send_all(limit))
-        recent = self._resender.recent
-        swept.sent_ids = [recent.popleft() for _ in range(len(recent))]
-        return swept
 
     def _find_lost_messages(self, swept: Swept) -> None:
         if self._unacked is None:

@@ -37,7 +37,8 @@ class Routine:
     """``apply_async`` options of its runs."""
     metadata: Mapping[str, Any]
     pause: Mapping[str, Any] | None
-    """Of a paused one ``by``, ``reason``, ``at`` and ``until``, as far as they are known."""
+    """Of a paused one ``by``, ``reason``, ``at`` and ``until``, as far as they are known; ``replaced`` is the one
+    before, which it has replaced."""
     idempotency_key: str | None
     attempt_count: int
     """Attempts of the slot that is run, or is to be tried again; of an exhausted one, of its last slot."""
@@ -76,9 +77,7 @@ class Routine:
             value = getattr(self, each.name)
             values[each.name] = format_time(value) if isinstance(value, datetime) else value
         if self.pause is not None:
-            values["pause"] = {
-                name: format_time(value) if isinstance(value, datetime) else value for name, value in self.pause.items()
-            }
+            values["pause"] = _written(self.pause)
         values["schedule"] = self.schedule.to_dict()
         values["retries"] = {name: getattr(self.retries, name) for name in _OF_RETRIES}
         if self.hides_args:
@@ -120,7 +119,7 @@ def shown(record: Record, *, created: bool = True) -> Routine:
     return Routine(
         id=record.id, task=item.task, args=args, kwargs=kwargs, schedule=record.timetable, state=record.state,
         next_run_at=_time(record.next), retries=record.retries, options=item.options, metadata=dict(record.metadata),
-        pause=None if record.pause is None else {**record.pause, **_times_of(record.pause)},
+        pause=None if record.pause is None else _read(record.pause),
         idempotency_key=record.key or None, attempt_count=record.attempts, recovery_count=record.recoveries,
         run_count=record.runs, dropped_count=record.dropped, current_run_id=record.run or None,
         current_slot_at=_time(record.slot) if is_busy else None, last_run_id=record.last_run or None,
@@ -132,8 +131,19 @@ def shown(record: Record, *, created: bool = True) -> Routine:
     )  # fmt: skip
 
 
-def _times_of(pause: Mapping[str, Any]) -> dict[str, datetime]:
-    return {name: to_datetime(pause[name]) for name in ("at", "until") if pause.get(name) is not None}
+def _read(pause: Mapping[str, Any]) -> dict[str, Any]:
+    """A pause with its times; in the record they are milliseconds."""
+    times = {name: to_datetime(pause[name]) for name in ("at", "until") if pause.get(name) is not None}
+    before = {"replaced": _read(pause["replaced"])} if "replaced" in pause else {}
+    return {**pause, **times, **before}
+
+
+def _written(pause: Mapping[str, Any]) -> dict[str, Any]:
+    """A pause as JSON values."""
+    return {
+        name: format_time(value) if isinstance(value, datetime) else _written(value) if name == "replaced" else value
+        for name, value in pause.items()
+    }
 
 
 def _time(at: int | None) -> datetime | None:

@@ -132,7 +132,10 @@ def cancelled(record: Record, now: int) -> Record:
 
 
 def paused(record: Record, now: int, **pause: Any) -> Record:
-    """It does not run until it is resumed, or until its pause ends by itself."""
+    """It does not run until it is resumed, or until its pause ends by itself. A pause before this one is in it."""
+    before, until = record.pause, record.paused_until
+    if record.state == PAUSED and before is not None and (until is None or until > now):
+        pause["replaced"] = {name: value for name, value in before.items() if name != "replaced"}
     return record.changed(now, state=PAUSED, pause={**pause, "at": now})
 
 

@@ -53,7 +53,9 @@ def test_a_sweep_parks_fewer_at_once_and_all_in_the_end(world: LeaseWorld) -> No
 
     taken = [world.run("sweep", world.sweep(most=11)) for _ in range(2)]
 
-    assert taken == [[0, ONE.encode(), 3, 0], [0, ONE.encode(), 2, 1]]
+    assert [answer[:4] for answer in taken] == [[0, ONE.encode(), 3, 0], [0, ONE.encode(), 2, 1]]
+    parked = {name.decode() for answer in taken for name in answer[4::3]}
+    assert parked == {f"task {number}" for number in range(5)}
     assert world.redis.hlen(world.keys.parked) == 5
     told = Counter(fields[b"event"] for _, fields in world.redis.xrange(world.keys.events))
     assert told[b"lease.lost"] == told[b"completion"] == told[b"lease.parked"] == 5

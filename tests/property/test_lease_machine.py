@@ -28,7 +28,7 @@ class LeaseMachine(WorkerRules):
         dead = [name for name in sorted(late, key=lambda name: late[name]) if name in self.frozen + self.dead]
         self.contact()
         slots = {**self.world.sweep(stopping, most), "gap": HOUR}
-        held_until, worker, taken, empty = self.world.run("sweep", slots)
+        held_until, worker, taken, empty, *parked = self.world.run("sweep", slots)
         if self.held and not stopping:
             assert (held_until > self.world.store.now(), worker, taken, empty) == (True, b"", 0, 0)
             return ""
@@ -39,9 +39,11 @@ class LeaseMachine(WorkerRules):
         gone = [task for task, lease in zip(before, left, strict=True) if lease is None]
         assert taken == len(gone) == min(most, len(before))
         assert empty == (expected != "" and len(gone) == len(before))
+        verdicts = {}
         for task in gone:
             assert task.lease is not None
-            self.model.lose(task, task.lease.order, counts=not stopping)
+            verdicts[task.id] = self.model.lose(task, task.lease.order, counts=not stopping)
+        assert {each.decode() for each in parked[::3]} == {each for each in verdicts if verdicts[each] == "parked"}
         return expected if empty else ""
 
     @rule()

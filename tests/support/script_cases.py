@@ -322,8 +322,9 @@ CASES = [
     Case("set_cursor", "a poll of an earlier term is open", World.claimed_by_earlier_term, World.set_cursor, answers(1)),
     Case("set_cursor", "a poll whose time is over", lambda w: w.claimed(mine="", valid=0), World.set_cursor, answers(1)),
     # ---- pauses
-    Case("pause", "not paused yet", World.registered, World.pause, answers(1)),
-    Case("pause", "paused for another reason", World.paused, lambda w: w.pause("strike"), answers(1)),
+    Case("pause", "not paused yet", World.registered, World.pause, answers(b"")),
+    Case("pause", "paused for another reason", World.paused, lambda w: w.pause("strike"),
+         lambda answer: b"holidays" in answer, then(b"")),
     Case("resume", "paused", World.paused, World.resume, answers(1), touches=unit_keys),
     Case("resume", "not paused", World.registered, World.resume, answers(0), writes=False),
     Case("resume", "the pause is over", World.pause_is_over, World.resume, answers(0), writes=False),

@@ -20,7 +20,8 @@
 -- ARG   queue_ttl       text     ms: how long the queue stays
 -- ARG   most_now        int      leases to take in this call; one that is parked counts as five
 -- ARG   stopping        text     the worker that stops, '' = one that is dead
--- returns {held until or 0, worker or '', leases taken, 1 if the worker holds nothing any more}
+-- returns {held until or 0, worker or '', leases taken, 1 if the worker holds nothing any more}, and of each parked task
+-- its id, name and recoveries
 -- include now
 -- include rfc3339
 -- include lease
@@ -56,4 +57,8 @@ if #stray > 0 then
   redis.call('SREM', held, unpack(stray))
 end
 lose(plan)
-return {0, worker, #plan.ids, redis.call('EXISTS', held) == 0 and 1 or 0}
+local answer = {0, worker, #plan.ids, redis.call('EXISTS', held) == 0 and 1 or 0}
+for _, lost in ipairs(plan.parks) do
+  answer[#answer + 1], answer[#answer + 2], answer[#answer + 3] = lost.id, lost.lease.task, lost.recoveries
+end
+return answer

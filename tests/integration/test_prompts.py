@@ -1,0 +1,129 @@
+"""Questions before something is destroyed: what they say, and that none is asked where there is nothing to destroy."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.bin.base import CLIContext
+from click.testing import CliRunner
+
+from celery_perpetual import Batch, Item
+from celery_perpetual.cli import perpetual as group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.watched_app import WatchedApp
+
+UNKNOWN = "01a1fa18-c0de-80d8-8c2b-697300000825"
+
+
+@pytest.fixture
+def one(watched_app: Callable[..., WatchedApp]) -> WatchedApp:
+    return watched_app()
+
+
+def run(one: WatchedApp, *words: str, answer: str = "n\n") -> tuple[int, str]:
+    """Run a verb in this process and answer its question; exit code and output."""
+    done = CliRunner().invoke(group, words, obj=CLIContext(app=one.app, no_color=True, workdir=None), input=answer)
+    return done.exit_code, done.output
+
+
+@pytest.mark.parametrize("words", [("cancel",), ("release",), ("fail", "--reason", "bad")])
+def test_an_id_without_a_task_is_not_asked_about(one: WatchedApp, words: tuple[str, ...]) -> None:
+    """The verb says at once that it does nothing, also for one that has ended; of several the question counts the rest."""
+    first, second = one.poll([(1,), (2,)]).task_ids
+    one.perpetual.cancel(second, once=True)
+
+    for unknown in ("nosuch", UNKNOWN, second):
+        code, said = run(one, *words, unknown)
+        assert (code, "[y/N]" in said, unknown in said) == (1, False, True)
+    if words != ("release",):
+        code, said = run(one, *words, first)
+        assert (code, f"{first}? " in said or f"{first} as failed? " in said, "allow it" in said) == (1, True, True)
+        code, said = run(one, *words, first, "nosuch", second)
+        assert (code, "1 of 3 tasks" in said) == (1, True)
+    assert one.perpetual.completion(first).status == "pending"
+    assert [item.state for item in one.perpetual.items("app.work")] == ["waiting"]
+
+
+def test_a_purge_counts_first(one: WatchedApp) -> None:
+    """It says how many messages, how many items among them, and what follows; an empty or unknown queue is not asked about."""
+    assert run(one, "purge", "celery") == (0, "queue celery is empty\n")
+    code, said = run(one, "purge", "cellery")
+    assert (code, "[y/N]" in said, "was not purged" in said) == (2, False, True)
+    one.poll([Item((n,), priority=3 * n) for n in range(3)])
+    one.app.send_task("of.others")
+    one.redis.lpush("celery", "no message", "[]")
+
+    code, said = run(one, "purge", "celery")
+
+    assert (code, one.redis.llen("celery")) == (1, 4)
+    assert said.startswith(
+        "Delete 6 messages of queue celery? Items of perpetual tasks among them: 3. They end as revoked"
+    )
+    one.redis.lpush("many", *['{"headers": {"id": "x"}}'] * 10_001)
+    assert "10001 messages of queue many? Items of perpetual tasks among them: 0 of the first 10000." in run(
+        one, "purge", "many"
+    )[1]  # fmt: skip
+    one.redis.lpush("plain", '{"headers": {"id": "x"}}')
+    assert run(one, "purge", "plain")[1].startswith(
+        "Delete 1 message of queue plain? Items of perpetual tasks among them: 0. [y/N]"
+    )
+
+
+def test_a_cursor_is_shown_before_it_is_forgotten(one: WatchedApp) -> None:
+    """An unknown task, and one without a cursor, are not asked about."""
+    one.perpetual.poll(one.task([], name="app.read", next_batch=lambda: Batch([], cursor=17)))
+
+    assert run(one, "cursor", "reset", "app.nothing")[0] == 2
+    code, said = run(one, "cursor", "reset", "app.read")
+    assert (code, said.startswith("Forget the cursor 17 of app.read, ")) == (1, True)
+    assert one.perpetual.cursor("app.read") == 17
+    assert run(one, "cursor", "reset", "app.read", "--yes") == (0, "cursor of app.read is forgotten; it was 17\n")
+    assert run(one, "cursor", "reset", "app.read") == (0, "app.read has no cursor\n")
+
+
+def test_a_routine_that_would_not_change_is_not_asked_about(one: WatchedApp) -> None:
+    """Neither one that is not there, nor one in another state; filters that match none are not asked about either."""
+    one.task([])
+    routines = one.perpetual.routines
+    routines.create("app.work", id="open", every=3600)
+    routines.create("app.work", id="over", every=3600)
+    routines.cancel("over")
+
+    def asked(*words: str) -> tuple[int, bool]:
+        code, said = run(one, "routines", *words)
+        return code, "[y/N]" in said
+
+    assert asked("cancel", "nosuch") == (3, False)
+    assert asked("delete", "nosuch") == (3, False)
+    assert asked("delete", "open") == (1, False)
+    assert asked("cancel", "--task", "of.others") == (0, False)
+    assert asked("cancel", "open") == (1, True)
+    assert asked("delete", "open", "over") == (1, True)
+    assert "Delete 1 of 2 routines? The record is removed." in run(one, "routines", "delete", "open", "over")[1]
+    assert [each.id for each in routines.list(state="active")] == ["open"]
+
+
+@pytest.mark.parametrize("scope", [{"task": "app.work"}, {"everything": True}, {"routine": "nightly"}])
+def test_a_second_pause_says_which_it_replaces(one: WatchedApp, scope: dict[str, Any]) -> None:
+    """The answer has who, why and since when of the first; one that has ended by itself is none."""
+    one.task([])
+    one.perpetual.routines.create("app.work", id="nightly", every=3600)
+    words = [f"--{name}" if value is True else f"--{name}={value}" for name, value in scope.items()]
+    words = ["--all" if word == "--everything" else word for word in words]
+    first = one.perpetual.pause(**scope, reason="printer is broken")
+    assert (first.replaced, first.to_dict()["replaced"]) == (None, None)
+
+    second = one.perpetual.pause(**scope, reason="upgrade", until=datetime.now(timezone.utc) + timedelta(hours=1))
+
+    assert second.replaced is not None
+    assert (second.reason, second.replaced.reason, second.replaced.by) == ("upgrade", "printer is broken", first.by)
+    assert abs(second.replaced.at - first.at) < timedelta(seconds=5)
+    assert second.to_dict()["replaced"]["reason"] == "printer is broken"
+    code, said = run(one, "pause", *words, "--reason", "third")
+    assert (code, said.splitlines()[1].startswith("it replaces the pause: upgrade (by ")) == (0, True)
+    assert "printer" not in said
