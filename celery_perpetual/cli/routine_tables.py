@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
@@ -19,9 +20,10 @@ def show_one(routine: Routine, json_: bool) -> None:
     if json_:
         show(routine.to_dict())
         return
-    for name, value in routine.to_dict().items():
+    for name, value in (routine.to_dict() | {"schedule": str(routine.schedule)}).items():
         if value not in (None, {}, []):
-            click.echo(f"{name.replace('_', ' ')}: {routine.schedule if name == 'schedule' else value}")
+            shown_value = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            click.echo(f"{name.replace('_', ' ')}: {shown_value}")
 
 
 def show_deleted(routine_id: str, json_: bool) -> None:

@@ -66,7 +66,9 @@ def test_the_options_of_the_command(project: Callable[..., Project], store_redis
     assert list(proj.folder.glob("*.pid")) == []
 
 
-@pytest.mark.parametrize("base", ["perpetual_redbeat", pytest.param("perpetual_django", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "base", ["celery.beat:Scheduler", "perpetual_redbeat", pytest.param("perpetual_django", marks=pytest.mark.long)]
+)
 def test_no_schedule_file_where_none_is_needed(
     project: Callable[..., Project], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, base: str
 ) -> None:
@@ -75,6 +77,8 @@ def test_no_schedule_file_where_none_is_needed(
         with DjangoSite(project, monkeypatch, SLOTS, **LEADER) as site:
             site.run("row('often', interval=interval(1))")
             proj = site.proj
+    elif base == "celery.beat:Scheduler":
+        proj, base = project(SLOTS + ENTRY, perpetual_base_scheduler=base, **LEADER), "perpetual"
     else:
         proj = project(SLOTS + ENTRY, **LEADER)
 

@@ -125,7 +125,7 @@ def test_running_here_and_what_is_refused(shop):
 
     assert code == 1
     assert "broken on purpose" in out
-    assert "last error: {'type': 'ValueError', 'message': 'broken on purpose'}" in run(shop, "show", "once")[1]
+    assert 'last error: {"type": "ValueError", "message": "broken on purpose"}' in run(shop, "show", "once")[1]
     code, out, err = run(shop, "create", "proj.send", "--every", "0")
     assert (code, out) == (2, "")
     assert "routine field every must be at least 0.01 seconds, got datetime.timedelta(0)" in err

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import redis
 
 from tests.support import wait_until
 from tests.support.held_tasks import Call
@@ -88,6 +89,36 @@ def test_redis_cli_waits(shop, tmp_path, number):
     if shutil.which("redis-cli") is None:
         missing("redis-cli")
     check(shop, ["sh", "-c", programs("sh")[number]], tmp_path)
+
+
+def test_redis_cli_that_waits_in_vain(shop, tmp_path):
+    """When the time is over the subscribing program ends with 1, prints nothing, and leaves nothing behind."""
+    if shutil.which("redis-cli") is None:
+        missing("redis-cli")
+    program = programs("sh")[2]
+    assert "timeout 30 " in program
+    env = {**os.environ, "REDIS_URL": shop.server.url, "TASK_ID": "nosuch", "TMPDIR": str(tmp_path)}
+
+    argv = ["sh", "-c", program.replace("timeout 30 ", "timeout 1 ")]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_redis_cli_with_a_password(private_redis):
+    """The form of the address that the page has is understood by the oldest supported `redis-cli`."""
+    if shutil.which("redis-cli") is None:
+        missing("redis-cli")
+    assert "redis://default:password@" in PAGE
+    server = private_redis()
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("requirepass", "secret")
+    url = f"redis://default:secret@127.0.0.1:{server.port}/0"
+
+    done = subprocess.run(["redis-cli", "-u", url, "PING"], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.stdout == "PONG\n"
 
 
 @pytest.mark.parametrize("client", ["redis", "ioredis"])

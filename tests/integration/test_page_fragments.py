@@ -73,7 +73,9 @@ BEFORE = {
         from django.conf import settings
         settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}})
         django.setup()
-        from django.db import transaction
+        import sys, types
+        module = sys.modules["proj.celery"] = types.ModuleType("proj.celery")
+        module.app = app
         """,
 }
 
