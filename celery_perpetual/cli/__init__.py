@@ -2,7 +2,7 @@
 
 Reading verbs take ``--json``: one array of objects where they list, one object where they show, and nothing else on
 standard output. Exit codes: 0 done, 1 the verb's own "no" (documented per verb), 2 usage, a wrong setting or task, or
-a store that does not answer.
+a store that does not answer, 3 an unknown id.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from celery_perpetual.cli.group import show, verb
+from celery_perpetual.cli.group import UNKNOWN, show, verb
 from celery_perpetual.cli.parameters import argument, as_json
 from celery_perpetual.completions.completion import (
     EXPIRED,
@@ -22,7 +22,6 @@ from celery_perpetual.completions.completion import (
     REVOKED,
     SUCCESS,
 )
-from celery_perpetual.errors import NotFound
 from celery_perpetual.hints import nearest
 from celery_perpetual.times import format_time
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
     from celery_perpetual.completions.completion import Completion
 
-OTHER_END, UNKNOWN, TIMED_OUT = 1, 3, 4
+OTHER_END, TIMED_OUT = 1, 4
 #: With which a completion may come.
 STATUSES = (SUCCESS, FAILURE, REVOKED, EXPIRED, REJECTED, IGNORED, LOST, NEEDS_ATTENTION)
 
@@ -118,11 +117,7 @@ def wait_batch(perpetual: Perpetual, poll_id: str, timeout: float, json_: bool) 
 
     Exit code 0 if all have succeeded, 1 if some have not, 3 for an unknown poll, 4 when the time is over.
     """
-    try:
-        result = perpetual.wait_batch(poll_id, timeout)
-    except NotFound as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(UNKNOWN)
+    result = perpetual.wait_batch(poll_id, timeout)
     if json_:
         show(result.to_dict())
     else:

@@ -94,7 +94,7 @@ def preview(perpetual: Perpetual, task: str, tenant: str | None, cursor: Any, li
             rows = [
                 (i["task"], i["key"], i.get("args"), i.get("kwargs"), i["options"] or "") for i in found.items[:limit]
             ]
-            table(("TASK", "KEY", "ARGS", "KWARGS", "OPTIONS"), rows)
+            table(("TASK", "KEY", "ARGS", "KWARGS", "OPTIONS"), rows, empty="no item is shown")
             if len(found.items) > limit:
                 click.echo(f"and {len(found.items) - limit} more")
     sys.exit(1 if found.status in ("failed", "timed_out") else 0)

@@ -14,9 +14,9 @@ import click
 from celery.bin.base import CeleryCommand, handle_preload_options
 
 from celery_perpetual.app import Perpetual
-from celery_perpetual.errors import PerpetualError
+from celery_perpetual.errors import NotFound, PerpetualError
 
-USAGE = 2
+USAGE, UNKNOWN = 2, 3
 
 
 @click.group("perpetual")
@@ -25,7 +25,7 @@ def perpetual() -> None:
 
 
 def verb(function: Callable[..., Any]) -> click.Command:
-    """A verb: it gets the app's ``Perpetual`` first; our errors become one line and exit code 2."""
+    """A verb: it gets the app's ``Perpetual`` first; our errors become one line and exit code 2, or 3 if an id is unknown."""
 
     @wraps(function)
     def with_tasks(app: Any, *args: Any, **options: Any) -> Any:
@@ -45,7 +45,7 @@ def bare_verb(function: Callable[..., Any]) -> click.Command:
             return function(ctx.obj.app, *args, **options)
         except PerpetualError as error:
             click.echo(f"Error: {error}", err=True)
-            sys.exit(USAGE)
+            sys.exit(UNKNOWN if isinstance(error, NotFound) else USAGE)
 
     return click.command(cls=CeleryCommand)(call)
 

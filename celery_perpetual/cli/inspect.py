@@ -55,7 +55,7 @@ def units(
     if leader_info(perpetual.store) is None:
         click.echo("no beat holds the lead: nothing is polled", err=True)
     columns = heads(found)
-    table(columns, [row(unit, columns) for unit in found[:most]], spare=SPARE)
+    table(columns, [row(unit, columns) for unit in found[:most]], empty="there is no such unit", spare=SPARE)
     if len(found) > most:
         click.echo(f"more units follow: --after {quote(found[most - 1].name)}", err=True)
 
@@ -101,7 +101,7 @@ def why(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> Non
 
 def _print_polls(found: Any) -> None:
     rows = [(shown(p.slot), p.trigger, p.status, p.count, p.repeated, localized(detail(p))) for p in found]
-    table(("SLOT", "TRIGGER", "STATUS", "ITEMS", "TIMES", "DETAIL"), rows)
+    table(("SLOT", "TRIGGER", "STATUS", "ITEMS", "TIMES", "DETAIL"), rows, empty="there was no poll yet")
 
 
 def detail(outcome: PollOutcome) -> str:

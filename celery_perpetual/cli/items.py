@@ -46,7 +46,13 @@ def items(
             for each in found
         ]  # fmt: skip
         heads = ("KEY", "STATE", "ID", "SINCE", "UNTIL", "FAILURES", "ERROR OR ARGUMENTS")
-        table(heads, rows, whole=("ID",), spare=("SINCE", "ERROR OR ARGUMENTS", "UNTIL", "FAILURES"))
+        table(
+            heads,
+            rows,
+            empty="no item is in flight, and no key is left out",
+            whole=("ID",),
+            spare=("SINCE", "ERROR OR ARGUMENTS", "UNTIL", "FAILURES"),
+        )
     sys.exit(1 if key is not None and not found else 0)
 
 

@@ -50,7 +50,7 @@ def leases(perpetual: Perpetual, limit: int, json_: bool) -> None:
     ]  # fmt: skip
     heads = ("ID", "TASK", "KEY", "WORKER", "TOKEN", "ATTEMPT", "RECOVERIES", "SINCE", "ARGUMENTS")
     spare = ("SINCE", "KEY", "WORKER", "ARGUMENTS", "RECOVERIES", "ATTEMPT", "TOKEN")
-    table(heads, rows, whole=("ID",), spare=spare)
+    table(heads, rows, empty="no task runs", whole=("ID",), spare=spare)
 
 
 @verb
@@ -63,11 +63,14 @@ def parked(perpetual: Perpetual, limit: int, json_: bool) -> None:
         show([lease.to_dict() for lease in found])
         return
     rows = [(x.task_id, x.task, x.key, x.recoveries, shown(x.parked_at), x.reason, x.item.arguments) for x in found]
-    if not rows:
-        click.echo("no task is parked")
-        return
     heads = ("ID", "TASK", "KEY", "RECOVERIES", "SINCE", "REASON", "ARGUMENTS")
-    table(heads, rows, whole=("ID",), spare=("KEY", "REASON", "SINCE", "ARGUMENTS", "RECOVERIES"))
+    table(
+        heads,
+        rows,
+        empty="no task is parked",
+        whole=("ID",),
+        spare=("KEY", "REASON", "SINCE", "ARGUMENTS", "RECOVERIES"),
+    )
 
 
 @verb
@@ -83,7 +86,7 @@ def workers(perpetual: Perpetual, json_: bool) -> None:
         for x in found
     ]
     heads = ("WORKER", "STATE", "POOL", "CONCURRENCY", "ACTIVE", "RESERVED", "REPORTED", "QUEUES")
-    table(heads, rows, spare=("REPORTED", "QUEUES", "RESERVED", "POOL"))
+    table(heads, rows, empty="no worker lives", spare=("REPORTED", "QUEUES", "RESERVED", "POOL"))
 
 
 def _end(

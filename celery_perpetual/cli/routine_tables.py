@@ -41,7 +41,12 @@ def show_many(found: list[Routine], limit: int, json_: bool) -> None:
         show([routine.to_dict() for routine in page])
     else:
         rows = [(r.id, r.task, r.state, shown(r.next_run_at), r.run_count, str(r.schedule), _error(r)) for r in page]
-        table(("ID", "TASK", "STATE", "NEXT RUN", "RUNS", "SCHEDULE", "LAST ERROR"), rows, whole=("ID",))
+        table(
+            ("ID", "TASK", "STATE", "NEXT RUN", "RUNS", "SCHEDULE", "LAST ERROR"),
+            rows,
+            empty="there is no such routine",
+            whole=("ID",),
+        )
     if len(found) > limit:
         click.echo(f"there are more than {limit}; --limit {limit * 10} shows more of them", err=True)
 
@@ -54,7 +59,12 @@ def show_runs(runs: list[RoutineRun], json_: bool, *, one: bool = False) -> None
         rows = [
             (r.routine_id, shown(r.slot), r.attempt, r.task_id, r.status, r.error and r.error["message"]) for r in runs
         ]
-        table(("ID", "SLOT", "ATTEMPT", "TASK ID", "STATUS", "ERROR"), rows, whole=("ID", "TASK ID"))
+        table(
+            ("ID", "SLOT", "ATTEMPT", "TASK ID", "STATUS", "ERROR"),
+            rows,
+            empty="no routine was due",
+            whole=("ID", "TASK ID"),
+        )
 
 
 def _error(routine: Routine) -> str:

@@ -30,7 +30,7 @@ from celery_perpetual.times import format_time
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
 
-REFUSED, UNKNOWN = 1, 3
+REFUSED = 1
 _REFUSALS = (AlreadyExists, IdempotencyConflict, RoutineBusy, RoutineTerminal, StaleVersion)
 T = TypeVar("T")
 
@@ -56,12 +56,9 @@ def _verb(name: str) -> Callable[[Callable[..., Any]], click.Command]:
         def call(*args: Any, **options: Any) -> Any:
             try:
                 return function(*args, **options)
-            except NotFound as error:
-                code, text = UNKNOWN, str(error)
             except _REFUSALS as error:
-                code, text = REFUSED, str(error)
-            click.echo(f"Error: {text}", err=True)
-            sys.exit(code)
+                click.echo(f"Error: {error}", err=True)
+                sys.exit(REFUSED)
 
         command = verb(call)
         routines.add_command(command, name)

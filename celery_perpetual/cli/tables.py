@@ -16,16 +16,21 @@ GAP = "  "
 
 
 def table(
-    heads: Sequence[str], rows: Iterable[Sequence[object]], *, whole: Sequence[str] = (), spare: Sequence[str] = ()
-) -> None:
+    heads: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str, whole: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Print aligned columns, a row in one line.
 
     Where the terminal is too narrow, columns are left out or cut. Nothing is where the output goes into a file.
 
     Args:
+        empty: the line that stands for a table without rows.
         whole: columns that are never cut, such as ids.
         spare: columns that may be left out, the most important one first.
     """
+    if not rows:
+        click.echo(empty)
+        return
     for line in lines_of(heads, rows, width_of_terminal(), whole=whole, spare=spare):
         click.echo(line)
 

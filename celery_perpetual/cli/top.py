@@ -113,6 +113,6 @@ def _print_snapshot(found: Overview, sort: str, limit: int | None, json_: bool) 
     if units:
         click.echo()
         columns = heads(units)
-        table(columns, [row(unit, columns) for unit in units], spare=SPARE)
+        table(columns, [row(unit, columns) for unit in units], empty="there is no unit", spare=SPARE)
     if len(units) < len(found.units):
         click.echo(f"{len(found.units) - len(units)} more units", err=True)

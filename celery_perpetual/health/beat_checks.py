@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery_perpetual.health.findings import BEAT, ERROR, WARNING, Finding
+from celery_perpetual.leases.workers import app_name
 from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
@@ -34,15 +35,34 @@ def leader(reading: Reading) -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def other_app(reading: Reading) -> Iterator[Finding]:
+    """A beat or a worker of another app uses this prefix."""
+    mine, keys = app_name(reading.namespace.app), reading.store.keys
+    lead = {} if reading.lead.info is None else {"app": mine, **reading.lead.info}
+    processes = [
+        *([(f"the leading beat {lead['owner']}", lead["app"])] if lead else ()),
+        *((f"worker {worker.info.get('hostname')}", worker.info.get("app", mine)) for worker in reading.workers),
+    ]
+    found = next(((process, app) for process, app in processes if app != mine), None)
+    if found is not None:
+        process, app = found
+        yield Finding(
+            kind="other_app", area=BEAT, level=ERROR,
+            evidence=f"{process} is of the app {app!r}, and this app is {mine!r}; both have the prefix {keys.prefix!r}",
+            meaning="no beat of this app starts, and workers receive messages of the other app",
+            help="give each app a perpetual_key_prefix and a queue (task_default_queue) of its own", about={"app": app},
+        )  # fmt: skip
+
+
 def other_code(reading: Reading, digest: str, tasks: int) -> Iterator[Finding]:
-    """The leader knows other perpetual tasks than this process.
+    """The leader knows other perpetual tasks than this process, and is of the same app.
 
     Args:
         digest: of the tasks of this process.
         tasks: how many they are.
     """
     info = reading.lead.info
-    if info is None or info.get("digest") in (None, digest):
+    if info is None or info.get("digest") in (None, digest) or any(other_app(reading)):
         return
     owner, count = info.get("owner"), info.get("units")
     yield Finding(

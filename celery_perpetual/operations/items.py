@@ -80,7 +80,8 @@ def items(store: Store, unit: TaskUnit, *, state: str | None, limit: int) -> lis
     """
     if state is not None and state not in STATES:
         near = nearest(state, STATES)
-        raise ContractError(f"there is no state {state!r}; {f'did you mean {near}?' if near else ', '.join(STATES)}")
+        hint = f"did you mean {near}?" if near else f"there are {', '.join(STATES)}"
+        raise ContractError(f"there is no state {state!r}; {hint}")
     found = (each for each in _all(store, unit) if state is None or each.state == state)
     return list(islice(found, limit))
 

@@ -36,7 +36,7 @@ def judged(reading: Reading, discovery: Discovery, units: Sequence[Unit]) -> lis
     """Findings on these units, and on beats, workers and work."""
     waiting = sum(unit.in_flight for unit in units)
     found = [
-        *beat_checks.other_code(reading, discovery.digest(), len(discovery.tasks)),
+        *beat_checks.other_app(reading), *beat_checks.other_code(reading, discovery.digest(), len(discovery.tasks)),
         *worker_checks.absent(reading, waiting), *worker_checks.late(reading),
         *unit_checks.pauses(reading, units), *unit_checks.silent(reading, units), *unit_checks.unevaluated(units),
         *unit_checks.failing(units), *unit_checks.slow(units), *unit_checks.orphaned(units),

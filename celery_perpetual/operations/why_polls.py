@@ -67,12 +67,12 @@ def about_keys(store: Store, unit: Unit) -> list[Reason]:
     command, reasons = f"celery -A proj perpetual allow {command_of(unit)} KEY", []
     if held.next_free_at is not None:
         when = format_time(to_datetime(held.next_free_at))
-        meaning = f"polls leave them out until their back-off is over, the first one until {when}"
+        meaning = f"polls leave such a key out until its back-off is over, the first one until {when}"
         reasons.append(
             Reason(evidence=f"{counted_are(held.held_back, 'item key')} held back{last}", meaning=meaning, help=command)
         )
     if held.parked:
-        meaning = "polls leave them out until an operator allows them"
+        meaning = "polls leave such a key out until an operator allows it"
         evidence = f"{counted_are(held.parked, 'item key')} parked{last}"
         reasons.append(Reason(evidence=evidence, meaning=meaning, help=command))
     return reasons

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from celery_perpetual import Item, PerpetualOptions, Retries
+from celery_perpetual.tasks.discovery import load
 from tests.support.contract import finish
+from tests.support.pretending import report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +25,9 @@ def one(watched_app: Callable[..., WatchedApp]) -> WatchedApp:
     return watched_app()
 
 
-def lead(perpetual: Perpetual, digest: str) -> None:
+def lead(perpetual: Perpetual, digest: str, app: str = "app") -> None:
     """Let a beat lead that knows these tasks."""
-    info = {"app": "proj", "owner": "host:1", "units": 1, "digest": digest}
+    info = {"app": app, "owner": "host:1", "units": 1, "digest": digest}
     perpetual.store.redis.set(perpetual.store.keys.leader_info, json.dumps(info), px=60_000)
 
 
@@ -58,6 +60,23 @@ def test_check_names_everything_that_stands_still(one: WatchedApp) -> None:
     assert "paused" not in found
     one.perpetual.pause(everything=True, reason="all of it")
     assert "everything is paused: all of it" in evidence(one.perpetual.check())
+
+
+def test_check_says_whose_prefix_it_is(one: WatchedApp) -> None:
+    """The leader, or a worker, of another app is named with that app; it is not called old code of this one."""
+    one.task([])
+    lead(one.perpetual, "of another app", "of others")
+
+    (finding,) = [each for each in one.perpetual.check() if each.kind in ("other_app", "leader_other_code")]
+
+    assert finding.kind == "other_app"
+    assert finding.evidence == (
+        "the leading beat host:1 is of the app 'of others', and this app is 'app'; both have the prefix 'perpetual'"
+    )
+    lead(one.perpetual, load(one.app).digest())
+    assert "other_app" not in [each.kind for each in one.perpetual.check()]
+    report(one.perpetual, "w@host", app="of others")
+    assert "worker w@host is of the app 'of others'" in evidence(one.perpetual.check())
 
 
 def test_why_names_what_holds_the_unit(one: WatchedApp) -> None:

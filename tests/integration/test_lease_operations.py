@@ -153,7 +153,7 @@ def test_a_queue_that_nobody_knows_is_not_purged(project: Callable[..., Project]
 
     done = proj.celery("perpetual", "purge", "cellery", "--yes")
 
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert "queue 'cellery' was not purged: this app does not know it; it knows celery" in done.stderr
     assert verb(proj, "purge", "other", "--yes") == {"purged": 1}
 

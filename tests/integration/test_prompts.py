@@ -1,4 +1,4 @@
-"""Questions before something is destroyed: what they say, and that none is asked where there is nothing to destroy."""
+"""Questions and answers of verbs: one question before something is destroyed, none where there is nothing to destroy."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ def test_a_purge_counts_first(one: WatchedApp) -> None:
     """It says how many messages, how many items among them, and what follows; an empty or unknown queue is not asked about."""
     assert run(one, "purge", "celery") == (0, "queue celery is empty\n")
     code, said = run(one, "purge", "cellery")
-    assert (code, "[y/N]" in said, "was not purged" in said) == (2, False, True)
+    assert (code, "[y/N]" in said, "was not purged" in said) == (3, False, True)
+    assert run(one, "replay", "nosuch")[0] == 3
     one.poll([Item((n,), priority=3 * n) for n in range(3)])
     one.app.send_task("of.others")
     one.redis.lpush("celery", "no message", "[]")
@@ -127,3 +128,25 @@ def test_a_second_pause_says_which_it_replaces(one: WatchedApp, scope: dict[str,
     code, said = run(one, "pause", *words, "--reason", "third")
     assert (code, said.splitlines()[1].startswith("it replaces the pause: upgrade (by ")) == (0, True)
     assert "printer" not in said
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("leases",), "no task runs"),
+        (("parked",), "no task is parked"),
+        (("workers",), "no worker lives"),
+        (("units", "--state", "paused"), "there is no such unit"),
+        (("items", "app.work"), "no item is in flight, and no key is left out"),
+        (("polls", "app.work"), "there was no poll yet"),
+        (("routines", "list"), "there is no such routine"),
+        (("routines", "run-due"), "no routine was due"),
+    ],
+)
+def test_an_empty_table_is_a_sentence(one: WatchedApp, words: tuple[str, ...], says: str) -> None:
+    """At night a bare line of heads is no answer."""
+    one.task([])
+
+    code, said = run(one, *words)
+
+    assert (code, said.splitlines()[-1]) == (0, says)
