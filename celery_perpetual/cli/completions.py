@@ -67,6 +67,7 @@ def completions(
     if task is not None and task not in (tasks := perpetual.app.tasks):
         near = nearest(task, tasks, 0.4)
         raise click.BadParameter(f"no task {task} is registered" + (f"; did you mean {near}?" if near else ""))
+    _say_that_it_follows("ends")
     for completion in perpetual.subscribe():
         if task not in (None, completion.task) or tenant not in (None, completion.tenant):
             continue
@@ -98,6 +99,7 @@ def stream(
 
     Every event reaches one member of the group at least once; it is acknowledged when the next one is asked for.
     """
+    _say_that_it_follows("events")
     for each in perpetual.stream(group, consumer, start):
         if event and each.event not in event:
             continue
@@ -126,6 +128,12 @@ def wait_batch(perpetual: Perpetual, poll_id: str, timeout: float, json_: bool) 
     if result.timed_out:
         sys.exit(TIMED_OUT)
     sys.exit(0 if result.by_status.get("success", 0) == result.total else OTHER_END)
+
+
+def _say_that_it_follows(what: str) -> None:
+    """On a terminal: nothing else is printed until something happens."""
+    if sys.stderr.isatty():
+        click.echo(f"following {what}; Ctrl-C stops it", err=True)
 
 
 def _line(completion: Completion) -> str:

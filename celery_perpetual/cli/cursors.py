@@ -51,26 +51,34 @@ def cursor_show(perpetual: Perpetual, task: str, tenant: str | None, json_: bool
 @a_task
 @a_tenant
 @argument("value", "The new cursor: a JSON value, a text with its quotes.", metavar="JSON", callback=_value)
-def cursor_set(perpetual: Perpetual, task: str, tenant: str | None, value: Any) -> None:
+@as_json
+def cursor_set(perpetual: Perpetual, task: str, tenant: str | None, value: Any, json_: bool) -> None:
     """Set the cursor; the next poll gets it."""
     perpetual.set_cursor(task, value, tenant)
-    click.echo(f"cursor of {task} is {json.dumps(value)}")
+    if json_:
+        show({"task": task, "tenant": tenant, "cursor": value})
+    else:
+        click.echo(f"cursor of {task} is {json.dumps(value)}")
 
 
 @verb
 @a_task
 @a_tenant
 @a_yes
-def cursor_reset(perpetual: Perpetual, task: str, tenant: str | None, yes: bool) -> None:
+@as_json
+def cursor_reset(perpetual: Perpetual, task: str, tenant: str | None, yes: bool, json_: bool) -> None:
     """Forget the cursor; the next poll reads from the beginning."""
     before = perpetual.cursor(task, tenant)
-    if before is None:
+    if before is not None:
+        if not yes:
+            ask(f"Forget the cursor {json.dumps(before)} of {task}, and read its source from the beginning?")
+        perpetual.reset_cursor(task, tenant)
+    if json_:
+        show({"task": task, "tenant": tenant, "cursor": None, "was": before})
+    elif before is None:
         click.echo(f"{task} has no cursor")
-        return
-    if not yes:
-        ask(f"Forget the cursor {json.dumps(before)} of {task}, and read its source from the beginning?")
-    perpetual.reset_cursor(task, tenant)
-    click.echo(f"cursor of {task} is forgotten; it was {json.dumps(before)}")
+    else:
+        click.echo(f"cursor of {task} is forgotten; it was {json.dumps(before)}")
 
 
 for _name, _verb in (("show", cursor_show), ("set", cursor_set), ("reset", cursor_reset)):

@@ -25,7 +25,7 @@ def perpetual() -> None:
 
 
 def verb(function: Callable[..., Any]) -> click.Command:
-    """A verb: it gets the app's ``Perpetual`` first; our errors become one line and exit code 2, or 3 if an id is unknown."""
+    """A verb: it gets the app's ``Perpetual`` first; errors become one line and exit code 2, 3 for an unknown id."""
 
     @wraps(function)
     def with_tasks(app: Any, *args: Any, **options: Any) -> Any:

@@ -16,6 +16,8 @@ from celery_perpetual.operations.units import STATES
 from celery_perpetual.store.commands.leadership import leader_info
 from celery_perpetual.wording import counted
 
+#: Gates whose value is a time.
+IN_SECONDS = ("window", "wait_hint", "hanging", "poll_threads")
 #: Rows of a table, unless more are asked for.
 MOST_ROWS = 100
 
@@ -105,9 +107,11 @@ def _print_polls(found: Any) -> None:
 
 
 def detail(outcome: PollOutcome) -> str:
+    """The facts of an outcome beside its count, in words."""
     gate = outcome.gate
     if gate and outcome.value is not None:
-        gate += f" {outcome.value:g}" + ("" if outcome.limit is None else f" of {outcome.limit:g}")
+        gate += f" {outcome.value:g}{' s' if gate in IN_SECONDS else ''}"
+        gate += f" of {outcome.limit:g}" if outcome.limit else ""
     facts = [
         counted(outcome.duplicates, "duplicate") if outcome.duplicates else None,
         f"{outcome.held_back} held back" if outcome.held_back else None,

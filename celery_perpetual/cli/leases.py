@@ -29,7 +29,6 @@ some_task_ids = argument("task_ids", "Id of a task; several may be given.", meta
 a_limit = click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many.")
 a_once = click.option("--once", is_flag=True, help="Let the next poll that finds its row enqueue it again.")
 a_reason = click.option("--reason", default="", help="Why; on record with the event `operator`.")
-NOT_ENDED = "was not ended: it has ended before, or is unknown"
 
 
 @verb
@@ -90,7 +89,8 @@ def workers(perpetual: Perpetual, json_: bool) -> None:
 
 
 def _end(
-    act: Callable[[list[str]], list[Forced]], ids: Sequence[str], json_: bool, key: str, done: str, otherwise: str,
+    act: Callable[[list[str]], list[Forced]], ids: Sequence[str], json_: bool, key: str, done: str,
+    otherwise: Callable[[str], str],
 ) -> NoReturn:  # fmt: skip
     """Do it to each, show the results, and end: with 0 if it was done to all."""
     results = _each_in_parts(act, ids, quiet=json_)
@@ -104,8 +104,17 @@ def _end(
     else:
         for each in results:
             new = f" as {each.new_task_id}" if each.new_task_id else ""
-            click.echo(f"{each.task_id} {done if each.done else each.error or otherwise}{new}")
+            click.echo(f"{each.task_id} {done if each.done else each.error or otherwise(each.task_id)}{new}")
     sys.exit(0 if all(each.done for each in results) else 1)
+
+
+def _not_ended(perpetual: Perpetual, task_id: str) -> str:
+    """The reason for which a task was not ended: how it has ended, or that nothing is known of it."""
+    known = perpetual.completion(task_id)
+    if known.final:
+        when = shown(known.finished_at) or "at an unknown time"
+        return f"was not ended: it has ended before, as {known.status}, {when}"
+    return "was not ended: nothing is known of it"
 
 
 @verb
@@ -119,7 +128,7 @@ def recover(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, json_:
     """
     _end(
         lambda ids: perpetual.recover(ids, reason=reason), task_ids, json_, "recovered", "runs again",
-        "is not parked",
+        lambda _: "is not parked",
     )  # fmt: skip
 
 
@@ -138,7 +147,7 @@ def release(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, yes: b
         ask_about(task_ids, "task", lambda each: lease_of(perpetual.store, each) is not None, question)
     _end(
         lambda ids: perpetual.release(ids, reason=reason), task_ids, json_, "released", "is resent",
-        "holds no lease",
+        lambda _: "holds no lease",
     )  # fmt: skip
 
 
@@ -159,7 +168,8 @@ def fail(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, once: boo
         question = f"End {{those}} as failed? {about_key(once)}"
         ask_about(task_ids, "task", partial(can_be_ended, perpetual), question)
     _end(
-        lambda ids: perpetual.fail(ids, reason, once), task_ids, json_, "failed", "has failed", NOT_ENDED
+        lambda ids: perpetual.fail(ids, reason, once), task_ids, json_, "failed", "has failed",
+        partial(_not_ended, perpetual),
     )  # fmt: skip
 
 
@@ -180,7 +190,7 @@ def cancel(perpetual: Perpetual, task_ids: tuple[str, ...], once: bool, reason: 
         ask_about(task_ids, "task", partial(can_be_ended, perpetual), f"Cancel {{those}}? {about_key(once)}")
     _end(
         lambda ids: perpetual.cancel(ids, once, reason=reason), task_ids, json_, "cancelled", "is revoked",
-        NOT_ENDED,
+        partial(_not_ended, perpetual),
     )  # fmt: skip
 
 
@@ -197,7 +207,7 @@ def retry(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, json_: b
     """
     _end(
         lambda ids: perpetual.retry(ids, reason=reason), task_ids, json_, "retried", "is enqueued again",
-        "was not enqueued: its key is in flight, its unit has no room, or a poll of it is under way",
+        lambda _: "was not enqueued: its key is in flight, its unit has no room, or a poll of it is under way",
     )  # fmt: skip
 
 

@@ -40,6 +40,10 @@ def test_an_id_without_a_task_is_not_asked_about(one: WatchedApp, words: tuple[s
     for unknown in ("nosuch", UNKNOWN, second):
         code, said = run(one, *words, unknown)
         assert (code, "[y/N]" in said, unknown in said) == (1, False, True)
+        if words != ("release",):
+            assert ("nothing is known of it" in said, "it has ended before, as revoked, " in said) == (
+                (unknown != second, unknown == second)
+            )
     if words != ("release",):
         code, said = run(one, *words, first)
         assert (code, f"{first}? " in said or f"{first} as failed? " in said, "allow it" in said) == (1, True, True)
