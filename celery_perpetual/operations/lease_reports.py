@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from celery_perpetual.store.commands.leases import LeaseText, StateText
 
 RUNNING, PARKED = "running", "parked"
+#: Of a worker.
+LATE, STOPPING = "late", "stopping"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ class Worker:
     leases: int
     """Leases that it holds."""
     state: str
-    """``running`` or ``stopping``."""
+    """``running``, ``stopping``, or ``late``: it has missed two heartbeats."""
     reported_at: datetime
     deadline: datetime
 

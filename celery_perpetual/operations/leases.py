@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from celery_perpetual.errors import ContractError
+from celery_perpetual.health.worker_checks import is_late
 from celery_perpetual.leases.execution import leased_execution
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.item_facts import NOTHING, ItemFacts, facts_of_items
-from celery_perpetual.operations.lease_reports import RUNNING, Lease, Worker, executed, parked
+from celery_perpetual.operations.lease_reports import LATE, RUNNING, STOPPING, Lease, Worker, executed, parked
 from celery_perpetual.store.commands.leases import (
     first_leases,
     parked_tasks,
@@ -57,20 +58,21 @@ class LeaseOperations(Namespace):
         return facts_of_items(self.store, contracts, ids)
 
     def workers(self) -> list[Worker]:
-        """Living workers, by name, as they last reported.
+        """Living workers, by name, as they last reported; one that was killed counts as living for a lease time.
 
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        found = []
+        found, now, heartbeat = [], self.store.now(), self.settings.heartbeat
         for each in self.grants.workers.all():
             info = each.info
+            state = LATE if is_late(each, now, heartbeat) else STOPPING if info.get("stopping") else RUNNING
             found.append(
                 Worker(
                     name=info.get("hostname", each.name), pid=info.get("pid"), pool=info.get("pool"),
                     concurrency=info.get("concurrency"), queues=info.get("queues", []), active=info.get("active", 0),
                     reserved=len(each.tags), leases=each.held,
-                    state="stopping" if info.get("stopping") else RUNNING,
+                    state=state,
                     reported_at=to_datetime(each.reported_at), deadline=to_datetime(each.deadline),
                 )
             )  # fmt: skip

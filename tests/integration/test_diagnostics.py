@@ -75,7 +75,10 @@ def test_check_says_whose_prefix_it_is(one: WatchedApp) -> None:
     )
     lead(one.perpetual, load(one.app).digest())
     assert "other_app" not in [each.kind for each in one.perpetual.check()]
+    report(one.perpetual, "w@host", app="of others", ago=40.0)
+    assert [worker.state for worker in one.perpetual.workers()] == ["late"]
     report(one.perpetual, "w@host", app="of others")
+    assert [worker.state for worker in one.perpetual.workers()] == ["running"]
     assert "worker w@host is of the app 'of others'" in evidence(one.perpetual.check())
 
 
