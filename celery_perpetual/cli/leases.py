@@ -15,6 +15,7 @@ from celery_perpetual.cli.parameters import a_yes, argument, as_json
 from celery_perpetual.cli.prompts import about_key, about_purge, ask, ask_about
 from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.times import shown
+from celery_perpetual.completions.completion import UNKNOWN
 from celery_perpetual.operations.endable import can_be_ended
 from celery_perpetual.operations.forcing import MOST
 from celery_perpetual.operations.purging import contents
@@ -111,7 +112,7 @@ def _end(
 def _not_ended(perpetual: Perpetual, task_id: str) -> str:
     """The reason for which a task was not ended: how it has ended, or that nothing is known of it."""
     known = perpetual.completion(task_id)
-    if known.final:
+    if known.final and known.status != UNKNOWN:
         when = shown(known.finished_at) or "at an unknown time"
         return f"was not ended: it has ended before, as {known.status}, {when}"
     return "was not ended: nothing is known of it"
