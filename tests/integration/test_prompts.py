@@ -79,6 +79,17 @@ def test_a_purge_counts_first(one: WatchedApp) -> None:
     )
 
 
+def test_a_purge_of_a_broker_that_shows_no_messages(watched_app: Callable[..., WatchedApp], redis_url: str) -> None:
+    """The number of messages is all that is known; what follows is said all the same."""
+    one = watched_app(broker_url="memory://", perpetual_store_url=redis_url)
+    one.app.send_task("of.others")
+
+    assert run(one, "purge", "celery")[1].startswith(
+        "Delete 1 message of queue celery? Items of perpetual tasks among them: not shown by this broker. They end as "
+    )
+    assert run(one, "purge", "celery", "--yes") == (0, "deleted 1 message of queue celery\n")
+
+
 def test_a_cursor_is_shown_before_it_is_forgotten(one: WatchedApp) -> None:
     """An unknown task, and one without a cursor, are not asked about."""
     one.perpetual.poll(one.task([], name="app.read", next_batch=lambda: Batch([], cursor=17)))
