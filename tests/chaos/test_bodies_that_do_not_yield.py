@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from tests.support import Project
 
-POOLS = pytest.mark.parametrize("pool", ["gevent", pytest.param("eventlet", marks=pytest.mark.matrix)])
-
 #: While one body computes no greenlet of its process runs.
 SOURCE = """
 def begin(self, what="begin"):
@@ -33,7 +31,7 @@ def computes(self, seconds):
 """
 
 
-@POOLS
+@pytest.mark.parametrize("pool", ["gevent", pytest.param("eventlet", marks=pytest.mark.matrix)])
 def test_a_body_computes_for_two_lease_times(project: Callable[..., Project], pool: str) -> None:
     """Another worker stands by that would take what is lost; nothing is."""
     need(pool)
@@ -49,7 +47,8 @@ def test_a_body_computes_for_two_lease_times(project: Callable[..., Project], po
     assert events(proj, "lease.lost") == []
 
 
-@POOLS
+@pytest.mark.matrix
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
 def test_a_worker_whose_body_computes_is_killed(project: Callable[..., Project], pool: str) -> None:
     """The thread that proves a worker's life dies with it."""
     need(pool)

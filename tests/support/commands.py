@@ -6,6 +6,8 @@ import json
 import subprocess
 from typing import TYPE_CHECKING
 
+from tests.support.interpreters import END
+
 if TYPE_CHECKING:
     from tests.support.projects import Project
 
@@ -36,7 +38,7 @@ for line in sys.stdin:
     output = [file.read().decode() for file in files[1:]]
     print(json.dumps([os.waitstatus_to_exitcode(status), *output]), file=replies, flush=True)
 else:
-    sys.exit()
+    {end}
 celery.__main__.main()
 """
 
@@ -45,7 +47,7 @@ class Commands:
     """A process that has imported a project, and forks for each command."""
 
     def __init__(self, project: Project) -> None:
-        self._interpreter = project.interpreter(SERVER.format(module=project.name))
+        self._interpreter = project.interpreter(SERVER.format(module=project.name, end=END.strip().replace("\n", "; ")))
 
     def run(self, args: tuple[str, ...], stdin: str) -> subprocess.CompletedProcess[str]:
         """Run one command to its end."""

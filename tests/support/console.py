@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from tests.support.interpreters import END
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -43,7 +45,7 @@ class Console:
 
     def __init__(self, project: Project) -> None:
         self._log = (project.folder / "console.log").open("ab")
-        self._interpreter = project.interpreter(SERVER.format(module=project.name), err=self._log)
+        self._interpreter = project.interpreter(SERVER.format(module=project.name) + END, err=self._log)
         self.pid = self._interpreter.pid
 
     def __call__(self, expression: str) -> Any:

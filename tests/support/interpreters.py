@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+#: Code that ends its process as its own end would, but leaves the modules as they are: to clear all of those that a
+#: fork shares with its siblings costs more than most programs of tests.
+END = """
+import atexit, os, sys, threading
+threading._shutdown()
+atexit._run_exitfuncs()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(0)
+"""
+
 
 class Interpreter:
     """It runs `code`, and `code` ends with its standard input: so it cannot outlive the test."""

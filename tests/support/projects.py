@@ -18,7 +18,7 @@ import celery_perpetual
 from tests.support import event_log, ledger
 from tests.support.commands import Commands
 from tests.support.forks import WITHOUT_PACKAGE, start
-from tests.support.interpreters import Interpreter
+from tests.support.interpreters import END, Interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -177,7 +177,7 @@ class Project:
         """
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             process = start(
-                [sys.executable, "-c", dedent(code)], folder=self.folder, env=self.env(env), out=out, err=err
+                [sys.executable, "-c", dedent(code) + END], folder=self.folder, env=self.env(env), out=out, err=err
             )
             try:
                 code_ = process.wait(timeout)
