@@ -18,22 +18,36 @@ def after(client: Any, case: Case) -> dict[str, Any]:
     return found
 
 
+#: How the content of a key of each type is read.
+READ: dict[bytes, Callable[[Any, bytes], Any]] = {
+    b"string": lambda pipe, key: pipe.get(key),
+    b"list": lambda pipe, key: pipe.lrange(key, 0, -1),
+    b"hash": lambda pipe, key: pipe.hgetall(key),
+    b"set": lambda pipe, key: pipe.smembers(key),
+    b"zset": lambda pipe, key: pipe.zrange(key, 0, -1, withscores=True),
+    b"stream": lambda pipe, key: pipe.xrange(key),
+}
+
+
 def dump(client: Any, moving: tuple[str, ...] = ()) -> dict[str, Any]:
     """Every key with its type, its content, and whether it expires; of ``moving`` ones only the members or fields."""
+    keys = sorted(client.keys("*"))
+    with client.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.type(key)
+        kinds = pipe.execute()
+        for key, kind in zip(keys, kinds, strict=True):
+            READ[kind](pipe, key)
+            pipe.pttl(key)
+        answers = iter(pipe.execute())
     found = {}
-    for key in sorted(client.keys("*")):
-        kind = client.type(key).decode()
-        content: Any = {
-            "string": lambda key=key: client.get(key),
-            "list": lambda key=key: client.lrange(key, 0, -1),
-            "hash": lambda key=key: client.hgetall(key),
-            "set": lambda key=key: client.smembers(key),
-            "zset": lambda key=key: dict(client.zrange(key, 0, -1, withscores=True)),
-            "stream": lambda key=key: client.xrange(key),
-        }[kind]()
+    for key, kind in zip(keys, kinds, strict=True):
+        content, ttl = next(answers), next(answers)
+        if kind == b"zset":
+            content = dict(content)
         if key.decode() in moving:
-            content = set(content) if kind in ("zset", "hash") else None
-        found[key.decode()] = (kind, content, client.pttl(key) >= 0)
+            content = set(content) if kind in (b"zset", b"hash") else None
+        found[key.decode()] = (kind.decode(), content, ttl >= 0)
     return found
 
 
