@@ -21,6 +21,7 @@ from celery_perpetual.embedded import EmbeddedServer
 pytest.register_assert_rewrite("tests.support")
 
 from tests.support import Processes, Project, wait_until  # noqa: E402
+from tests.support.order import in_parts  # noqa: E402
 from tests.support.postgres import PostgresServer, binaries  # noqa: E402
 from tests.support.rabbitmq import Node, run_folder, server_binary, shared_node  # noqa: E402
 from tests.support.stepping import SteppingServer, library  # noqa: E402
@@ -57,9 +58,10 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["run_folder"] = str(node.config.stash[RUN_FOLDER])
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long tests first: for one that begins last, all the other test processes wait."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let each test process begin with its long tests."""
+    items[:] = in_parts(items, getattr(config, "workerinput", {}).get("workercount", 1))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,0 +1,38 @@
+"""In which order the tests of a run begin, so that no test process waits for another one at the end.
+
+xdist cuts the list of tests into one part for each test process. A process that has done its part takes half of what
+another one has not begun, from its end. So each part begins with the tests that wait for processes, and ends with quick
+ones.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby, islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pytest
+
+#: Fixtures of tests that start processes.
+SLOW_FIXTURES = {"processes", "private_redis", "module_shop", "postgres", "rabbitmq_url"}
+
+
+def in_parts(items: list[pytest.Item], count: int) -> list[pytest.Item]:
+    """Return the tests in the order of a run with so many test processes. The tests of one file stay together."""
+    files = [list(tests) for _, tests in groupby(items, key=lambda item: item.path)]
+    slow = sorted((tests for tests in files if _weight(tests)), key=_weight, reverse=True)
+    parts: list[list[pytest.Item]] = [[] for _ in range(count)]
+    for tests in slow:
+        min(parts, key=_weight).extend(tests)
+    quick = iter([item for tests in files if not _weight(tests) for item in tests])
+    ordered: list[pytest.Item] = []
+    for number, part in enumerate(parts):
+        part.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        # As xdist cuts.
+        size = (len(items) - len(ordered)) // (count - number)
+        ordered += [*part, *islice(quick, max(0, size - len(part)))]
+    return ordered
+
+
+def _weight(tests: list[pytest.Item]) -> int:
+    return sum(not SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())) for item in tests)
