@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Processes under test mostly wait, so more of them than cores pay off.
-JOBS ?= 6
+JOBS ?= 9
 ARGS ?=
 # Measuring makes processes slower, and tests of chaos race their clocks; COVERED= measures those too.
 COVERED ?= --ignore=tests/chaos
@@ -21,14 +21,14 @@ demo: .venv/demo.stamp ## the example project's main job, with faults, checked; 
 example: .venv/demo.stamp ## the same, left running to play with
 	cd example_project && ../$(BIN)/python demo.py --keep
 
-test: .venv/dev.stamp ## all tests, on private servers; about ten minutes on two cores
-	@echo "about ten minutes on two cores; a dot is a test"
+test: .venv/dev.stamp ## all tests, on private servers; about six minutes on two cores
+	@echo "about six minutes on two cores; a dot is a test"
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-long: .venv/dev.stamp ## the tests that last for half a minute and more
+long: .venv/dev.stamp ## the tests that last for half a minute and more, or play with larger numbers
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long $(ARGS)
 
-matrix: .venv/dev.stamp ## the tests of the rarer pools
+matrix: .venv/dev.stamp ## the tests of the rarer pools and bases
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m matrix $(ARGS)
 
 # Where we reach into Celery, and what depends on it most, on the oldest Celery that the package takes.

@@ -210,9 +210,9 @@ def test_cursors_on_the_command_line(proj: Project, console: Console) -> None:
     assert code == 2
     assert "is not JSON" in err
 
-    code, out, _ = run(proj, "cursor", "reset", "proj.feed", stdin="n\n")
-    assert code == 1
-    assert "forget the cursor of proj.feed" in out
+    code, out, err = run(proj, "cursor", "reset", "proj.feed", stdin="n\n")
+    assert (code, out) == (1, "")
+    assert "forget the cursor of proj.feed" in err
     assert console("perpetual.cursor('proj.feed')") == {"after": 12}
     assert run(proj, "cursor", "reset", "proj.feed", stdin="y\n")[0] == 0
     assert run(proj, "cursor", "show", "proj.feed")[:2] == (0, "null\n")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import pytest
 
 from tests.support import Processes, wait_until
 from tests.support.forks import start
+from tests.support.order import SLOW_FIXTURES, in_parts
 from tests.support.processes import group_members
 
 if TYPE_CHECKING:
@@ -199,3 +201,15 @@ def test_a_forked_process_sees_what_a_fresh_one_sees(
     assert forked["argv"] == ["-c", "--word"]
     assert forked.pop("path")[1:3] == fresh.pop("path")[1:3]
     assert forked == fresh
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_a_run_begins_with_what_waits_and_has_each_test_once(request: pytest.FixtureRequest, count: int) -> None:
+    """In each part that xdist gives to a test process no test that starts processes comes behind one that does not."""
+    items = request.session.items
+    ordered = in_parts(items, count)
+
+    assert sorted(item.nodeid for item in ordered) == sorted(item.nodeid for item in items)
+    usual = [item for item in ordered if isinstance(item, pytest.Function) and not item.get_closest_marker("slow")]
+    waits = [not SLOW_FIXTURES.isdisjoint(item.fixturenames) for item in usual]
+    assert sum(before and not after for before, after in pairwise(waits)) <= count

@@ -18,7 +18,7 @@ SLOW_FIXTURES = {"processes", "private_redis", "module_shop", "postgres", "rabbi
 
 
 def in_parts(items: list[pytest.Item], count: int) -> list[pytest.Item]:
-    """Return the tests in the order of a run with so many test processes. The tests of one file stay together."""
+    """Return the tests in the order of a run with so many test processes. Tests of one file stay near."""
     files = [list(tests) for _, tests in groupby(items, key=lambda item: item.path)]
     slow = sorted((tests for tests in files if _weight(tests)), key=_weight, reverse=True)
     parts: list[list[pytest.Item]] = [[] for _ in range(count)]
@@ -27,7 +27,7 @@ def in_parts(items: list[pytest.Item], count: int) -> list[pytest.Item]:
     quick = iter([item for tests in files if not _weight(tests) for item in tests])
     ordered: list[pytest.Item] = []
     for number, part in enumerate(parts):
-        part.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        part.sort(key=lambda item: (item.get_closest_marker("slow") is None, not _weight([item])))
         # As xdist cuts.
         size = (len(items) - len(ordered)) // (count - number)
         ordered += [*part, *islice(quick, max(0, size - len(part)))]

@@ -21,7 +21,6 @@ import socket
 import sys
 import time
 import types
-from contextlib import suppress
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -62,10 +61,12 @@ def serve(control: socket.socket) -> dict[str, Any] | None:
         ready, _, _ = select.select([control, woken], [], [])
         if woken in ready:
             os.read(woken, 4096)
-        with suppress(ChildProcessError):
-            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+        try:
+            while numbers and (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 code = os.waitstatus_to_exitcode(ended[1])
                 control.send(json.dumps([numbers.pop(ended[0]), ended[0], code]).encode())
+        except (BrokenPipeError, ConnectionResetError):
+            return None  # the test process was killed, and so were its children
         if control in ready:
             text, files, _, _ = socket.recv_fds(control, LONGEST_REQUEST, 3)
             if not text:
