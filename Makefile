@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Processes under test mostly wait, so more of them than cores pay off.
-JOBS ?= 9
+JOBS ?= 7
 ARGS ?=
 # Measuring makes processes slower, and tests of chaos race their clocks; COVERED= measures those too.
 COVERED ?= --ignore=tests/chaos

@@ -2,7 +2,7 @@
 
 xdist cuts the list of tests into one part for each test process. A process that has done its part takes half of what
 another one has not begun, from its end. So each part begins with the tests that wait for processes, and ends with quick
-ones.
+ones. The last part has quick ones only: they compute while the others wait.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def in_parts(items: list[pytest.Item], count: int) -> list[pytest.Item]:
     slow = sorted((tests for tests in files if _weight(tests)), key=_weight, reverse=True)
     parts: list[list[pytest.Item]] = [[] for _ in range(count)]
     for tests in slow:
-        min(parts, key=_weight).extend(tests)
+        min(parts[:-1] or parts, key=_weight).extend(tests)
     quick = iter([item for tests in files if not _weight(tests) for item in tests])
     ordered: list[pytest.Item] = []
     for number, part in enumerate(parts):
