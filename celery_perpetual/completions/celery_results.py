@@ -60,6 +60,18 @@ def is_success(app: Celery, task: Any, task_id: str) -> bool:
         return False
 
 
+def is_pending(app: Celery, task_id: str) -> bool:
+    """Whether Celery has no result of a task that it could have; False where its backend does not say."""
+    backend = _backend(app, None)
+    if isinstance(backend, DisabledBackend):
+        return False
+    try:
+        return bool(bounded(backend).get_state(task_id) not in states.READY_STATES)
+    except Exception as error:
+        emit(events.RESULT_NOT_READ, task_id=task_id, error=error)
+        return False
+
+
 def store_expired(app: Celery, task: Any, task_id: str) -> None:
     """Store that a task was revoked because it has expired, as Celery does; an error of the backend is reported."""
     try:

@@ -24,9 +24,18 @@ def can_be_ended(namespace: Namespace, task_id: str) -> bool:
     Raises:
         StoreUnavailable: the store did not answer.
     """
+    return not status_of_end(namespace, task_id) and _is_known(namespace.store, task_id)
+
+
+def status_of_end(namespace: Namespace, task_id: str) -> str:
+    """How a task has ended; "" where it has not, or nothing is known of it.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
     known = Waiting(Lookup(namespace.app, namespace.store), Hub(namespace.store)).now(task_id)
     has_ended = known is not None and (known.final or known.status == UNKNOWN) and known.status != NEEDS_ATTENTION
-    return not has_ended and _is_known(namespace.store, task_id)
+    return known.status if known is not None and has_ended else ""
 
 
 def _is_known(store: Store, task_id: str) -> bool:

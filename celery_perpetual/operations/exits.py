@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar, overload
 
@@ -15,7 +14,7 @@ from celery_perpetual.errors import ContractError, NotSuccessful
 from celery_perpetual.leases.interest import announces
 from celery_perpetual.ledger.ids import id_of
 from celery_perpetual.namespace import Namespace
-from celery_perpetual.operations.endable import can_be_ended
+from celery_perpetual.operations.endable import can_be_ended, status_of_end
 from celery_perpetual.operations.forcing import Forced, for_each, on_record
 from celery_perpetual.operations.purging import purge
 from celery_perpetual.operations.replaying import poll_of, replay
@@ -214,27 +213,33 @@ class ExitOperations(Namespace):
 
     def _fail(self, task_id: str, reason: str, once: bool) -> bool:
         error = NotSuccessful(reason)
-        with self._last_word(task_id, FAILURE, error, once=once) as ended:
-            if ended:
-                celery_results.store_failure(self.app, None, task_id, error)
-        return ended
+        return self._last_word(
+            task_id, FAILURE, error, lambda: celery_results.store_failure(self.app, None, task_id, error), once=once
+        )
 
     def _cancel(self, task_id: str, once: bool) -> bool:
-        with self._last_word(task_id, REVOKED, None, once=once) as ended:
-            if ended:
-                celery_results.store_revoked(self.app, task_id, "cancelled")
-                self.app.control.revoke(task_id, terminate=True)
-        return ended
+        def follow() -> None:
+            celery_results.store_revoked(self.app, task_id, "cancelled")
+            self.app.control.revoke(task_id, terminate=True)
+
+        return self._last_word(task_id, REVOKED, None, follow, once=once)
 
     def _retry(self, task_id: str) -> str | None:
         outcome = replay(self, poll_of(task_id), [task_id], only_failed=True)
         return outcome.task_ids[0] if outcome.count else None
 
-    @contextmanager
-    def _last_word(self, task_id: str, status: str, error: Exception | None, *, once: bool) -> Iterator[bool]:
+    def _last_word(
+        self, task_id: str, status: str, error: Exception | None, follow: Callable[[], object], *, once: bool
+    ) -> bool:
+        """End a task, and do what follows; False where it has ended before.
+
+        Where it has ended in this way and Celery has no result of it, a process has died in between: then only the
+        latter is done.
+        """
         if not can_be_ended(self, task_id):
-            yield False
-            return
+            if status_of_end(self, task_id) == status and celery_results.is_pending(self.app, task_id):
+                follow()
+            return False
         name = self._name(task_id)
         end = TaskEnd(
             task_id=task_id, task=name, status=status, exception=error, nonce="*",
@@ -243,7 +248,8 @@ class ExitOperations(Namespace):
         ended = self.announcer.announce_now(end) == FIRST
         if ended:
             cast_doubt(self.app)
-        yield ended
+            follow()
+        return ended
 
     def _name(self, task_id: str) -> str | None:
         """Name of the task, as far as anything of it is stored."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import wait_until
-from tests.support.leased_tasks import SETTINGS, TASKS, events, final_ends, tokens
+from tests.support.leased_tasks import ANY_BROKER, SETTINGS, TASKS, events, final_ends, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,9 +78,12 @@ def test_a_result_is_there_when_its_end_is(project: Callable[..., Project], redi
 @pytest.mark.parametrize(
     "point", ["lost.sent", "lost.sending:2", pytest.param("lost.sending", marks=pytest.mark.matrix)]
 )
-def test_a_leader_that_dies_while_it_sends_lost_tasks(project: Callable[..., Project], point: str) -> None:
-    """Tasks that it has not sent, the next leader sends; those that it has sent are not sent again."""
-    proj = project(SIX, **SETTINGS)
+@ANY_BROKER
+def test_a_leader_that_dies_while_it_sends_lost_tasks(
+    project: Callable[..., Project], broker: dict[str, Any], point: str
+) -> None:
+    """Tasks that it has not sent, the next leader sends; those that it has sent do not run twice."""
+    proj = project(SIX, **SETTINGS, **broker)
     leader = proj.beat(env={"PERPETUAL_CRASH_AT": point}).ready()
     victim = proj.worker().ready()
     wait_until(lambda: len(tokens(proj, "begin")) == 2, "two have begun")

@@ -305,9 +305,12 @@ CASES = [
     Case("poll_sent", "behind other polls", lambda w: (w.claimed(), w.waiting("poll 1", "poll 2", "item")), World.poll_sent,
          answers(1), moving_claim=True),
     Case("poll_sent", "claim lost", lambda w: w.claimed(NEXT_POLL), World.poll_sent, answers(0), writes=False),
+    Case("poll_sent", "a claim that cannot be read", World.claimed_without_facts, World.poll_sent, answers(0), writes=False),
     Case("poll_received", "arrived", lambda w: (w.claimed(), w.run("poll_sent", w.poll_sent())), World.poll_received,
          lambda a: a[1:3] == [b"1000", b"schedule"], lambda a, b: a[1:] == b[1:], moving=("P:due",), moving_claim=True),
     Case("poll_received", "claim lost", lambda w: w.claimed(NEXT_POLL), World.poll_received, answers([]), writes=False),
+    Case("poll_received", "a claim that cannot be read", World.claimed_without_facts, World.poll_received, answers([]),
+         writes=False),
     # ---- follow-ups
     Case("add_follow_ups", "not due yet", lambda w: (w.registered(), w.redis.zadd(w.keys.due, {UNIT: 9e12})),
          World.add_follow_ups, answers(1), moving=("P:due", "P:units")),

@@ -11,10 +11,10 @@
 -- include now
 -- include claimed
 local facts = redis.call('HMGET', unit_hash, 'claim', 'claimed', 'cursor', 'inflight', 'attempt', 'polled', 'failures')
-if facts[1] ~= poll then
+local slot, started, _, trigger = claimed_facts(facts[2])
+if facts[1] ~= poll or not slot then  -- without its facts a claim is over
   return {}
 end
-local slot, started, _, trigger = claimed_facts(facts[2])
 redis.call('HSET', unit_hash, 'claimed', claimed_text(slot, started, now + valid, trigger, ''))
 redis.call('ZADD', due, 'XX', 'LT', now + valid, unit)
 return {now, slot, trigger, facts[3] or '', facts[4] or '0', facts[5] or '0', facts[6] or '', facts[7] or ''}

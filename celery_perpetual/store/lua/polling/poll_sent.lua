@@ -28,10 +28,10 @@ local function push_ahead(queue, message)
 end
 
 local open = redis.call('HMGET', unit_hash, 'claim', 'claimed')
-if open[1] ~= poll then
+local slot, started, _, trigger, by = claimed_facts(open[2])
+if open[1] ~= poll or not slot then  -- without its facts a claim is over
   return 0
 end
-local slot, started, _, trigger, by = claimed_facts(open[2])
 if by ~= '' then
   redis.call('HSET', unit_hash, 'claimed', claimed_text(slot, started, now + valid, trigger, ''))
   for i = commands_at, #ARGV, 4 do
