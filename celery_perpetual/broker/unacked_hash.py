@@ -32,6 +32,12 @@ class UnackedHash:
         known = dict(times)
         return {_text(tag): float(known.get(tag, 0.0)) for tag in tags}
 
+    def received_of(self, tags: list[str]) -> dict[str, float]:
+        """The same of some messages; those that are gone are left out."""
+        with self._channel.client() as client:
+            times = client.zmscore(self._index, tags)
+        return {tag: float(at) for tag, at in zip(tags, times, strict=True) if at is not None}
+
     def copy(self, tag: str) -> Copy | None:
         """One message; None if it is not there."""
         found = self._read(tag)

@@ -88,13 +88,12 @@ class UnackedMessages:
         self._deaths = [*(each for each in self._deaths if each[1] > now - DEATH_MS), window]
         self._reported |= tags
         with self._hash() as (channel, unacked):
-            received = unacked.received()
+            # The hash may be long, and many workers may have died.
+            received = {tag: at for part in _parts(list(tags)) for tag, at in unacked.received_of(part).items()}
             # The oldest goes back last, and comes first.
-            left = sorted(tags & received.keys(), key=received.__getitem__, reverse=True)
+            left = sorted(received, key=received.__getitem__, reverse=True)
             return sum(
-                self._put_back(channel, unacked, tag)
-                for first in range(0, len(left), AT_ONCE)
-                for tag in self._not_begun(unacked, left[first : first + AT_ONCE])
+                self._put_back(channel, unacked, tag) for part in _parts(left) for tag in self._not_begun(unacked, part)
             )
 
     def _not_begun(self, unacked: UnackedHash, tags: list[str]) -> list[str]:
@@ -166,8 +165,8 @@ class UnackedMessages:
         self._reported &= unclaimed.keys() - (before.keys() - self._seen.keys())
         new = sorted(unclaimed.keys() - self._seen.keys() - self._foreign.keys(), key=unclaimed.__getitem__)
         known_polls: dict[str, bool] = {}
-        for first in range(0, min(len(new), MOST_NEW), AT_ONCE):
-            for tag, copy in unacked.copies(new[first : min(first + AT_ONCE, MOST_NEW)]).items():
+        for part in _parts(new[:MOST_NEW]):
+            for tag, copy in unacked.copies(part).items():
                 task_id, guarded = str(copy.headers.get("id")), self._needs_lease(copy)
                 if self._is_known(task_id, known_polls) if item_address(task_id) is not None else guarded:
                     self._seen[tag] = _Seen(now, unclaimed[tag], task_id, guarded)
@@ -216,3 +215,8 @@ class UnackedMessages:
         if where.poll_id not in polls:
             polls[where.poll_id] = bool(known_batches(self._grants.store, [where.poll_id]))
         return polls[where.poll_id]
+
+
+def _parts(tags: list[str]) -> Iterator[list[str]]:
+    """As many as one call reads."""
+    return (tags[first : first + AT_ONCE] for first in range(0, len(tags), AT_ONCE))
