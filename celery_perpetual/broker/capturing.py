@@ -13,6 +13,7 @@ from kombu.utils.json import dumps
 from redis import Redis
 
 from celery_perpetual.broker.commands import BrokerCommands, Command
+from celery_perpetual.broker.questions import connection_for_questions
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -22,7 +23,7 @@ class CapturingChannel:
     """A connection to the app's broker and a channel on it. For one thread."""
 
     def __init__(self, app: Celery) -> None:
-        self._connection = app.connection_for_write()
+        self._connection = connection_for_questions(app)
         channel: Any = self._connection.channel()
         channel._put, channel._put_fanout = self._put, self._put_fanout
         channel._next_delivery_tag = self._next_tag(channel._next_delivery_tag)

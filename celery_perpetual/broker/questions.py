@@ -1,7 +1,8 @@
-"""Connections for questions to a broker, which may keep a connection open and answer nothing.
+"""Connections to a broker that may keep them open and answer nothing.
 
 It stands still, or a firewall has forgotten the connection. A thread that waits for such an answer would wait for ever,
-and whatever it is to find out would never be known again. Publishing is no question: a broker may take its time there.
+and whatever it is to find out, or to put back, would never be known again. Publishing over AMQP is no question: such a
+broker may take its time there.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ LONGEST_ANSWER = 10.0
 
 
 def connection_for_questions(app: Celery) -> Any:
-    """A connection to the app's broker whose AMQP transport raises an error where no answer comes.
+    """A connection to the app's broker that raises an error where no answer comes, over AMQP and Redis.
 
-    It connects when it is used; the caller releases it.
+    It connects when it is used; the caller releases it. Time-outs of the app's own settings are kept.
     """
-    bounds = {"read_timeout": LONGEST_ANSWER, "write_timeout": LONGEST_ANSWER}
-    return app.connection_for_write(transport_options=bounds if _is_amqp(app) else {})
+    conf: Any = app.conf
+    options, own = _bounds(app), conf.broker_transport_options or {}
+    return app.connection_for_write(transport_options={name: options[name] for name in options.keys() - own.keys()})
 
 
-def _is_amqp(app: Celery) -> bool:
+def _bounds(app: Celery) -> dict[str, float]:
     """Other transports have options of their own."""
-    return getattr(app.connection_for_write().get_transport_cls(), "driver_type", None) == "amqp"
+    kind = getattr(app.connection_for_write().get_transport_cls(), "driver_type", None)
+    if kind == "amqp":
+        return {"read_timeout": LONGEST_ANSWER, "write_timeout": LONGEST_ANSWER}
+    if kind == "redis":
+        return dict.fromkeys(("socket_timeout", "socket_connect_timeout"), LONGEST_ANSWER)
+    return {}

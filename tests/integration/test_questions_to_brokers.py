@@ -1,7 +1,9 @@
-"""Questions to a RabbitMQ that keeps its connections open and answers nothing end, and the next ones are answered."""
+"""Questions to a broker that keeps its connections open and answers nothing end, and the next ones are answered."""
 
 from __future__ import annotations
 
+import socket
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from celery import Celery
+
+    from tests.support.watched_app import WatchedApp
 
 HERE, THERE = Destination("", "here", None), Destination("", "there", None)
 
@@ -42,3 +46,21 @@ def test_a_question_without_an_answer_ends(
         with closing(QueueSizes(app, {}, set())) as others:
             assert others.are_empty(THERE)
         assert depth_of(app, "here") == 0
+
+
+def test_a_pass_goes_on_beside_a_redis_broker_that_hangs(
+    watched_app: Callable[..., WatchedApp], redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is another server: only the steps that need the broker fail, and the pass after it is whole."""
+    monkeypatch.setattr(questions, "LONGEST_ANSWER", 0.4)
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as silent:
+        one = watched_app(broker_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0", perpetual_store_url=redis_url)
+        began = time.monotonic()
+
+        first = one.perpetual.cycle()
+
+        assert time.monotonic() - began < 20
+        assert "sweep" in first.errors
+        assert not first.errors.keys() & {"counts", "orphans", "alerts"}
+        one.app.conf.broker_url = one.app.conf.broker_write_url = redis_url.replace("/0", "/1")
+        assert one.perpetual.cycle().errors == {}
