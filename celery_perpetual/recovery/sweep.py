@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
+from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.publishing.courier import Courier
 from celery_perpetual.recovery.losses import take_leases
 from celery_perpetual.recovery.missing import MissingMessages
@@ -89,12 +90,20 @@ class Sweep:
             if not worker:
                 break
             if taken.is_empty:
-                if self._unacked is not None:
-                    swept.restored += self._unacked.died(self._grants.workers.tags_of(worker))
+                try:
+                    swept.restored += self._put_back(worker)
+                except StoreUnavailable:
+                    raise
+                except Exception as error:  # of the broker: the worker stays known, and with it what it had received
+                    emit(events.PART_FAILED, part=f"putting back what worker {worker} had received", error=error)
+                    break
                 if not self._grants.workers.forget(worker):
                     break
                 self._last_death = self._grants.store.now()
                 emit(events.WORKER_LOST, worker=worker)
+
+    def _put_back(self, worker: str) -> int:
+        return 0 if self._unacked is None else self._unacked.died(self._grants.workers.tags_of(worker))
 
     def _find_lost_messages(self, swept: Swept) -> None:
         if self._unacked is None:
