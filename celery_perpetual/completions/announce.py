@@ -91,9 +91,16 @@ class Announcer:
         """
         backlog = self._of_this_process()
         reach("task.finishing")
-        backlog.add(WaitingEnd(expected, status, head, result, unstored))
-        if not backlog.is_away:
-            backlog.announce_oldest_first()
+        end = WaitingEnd(expected, status, head, result, unstored)
+        if unstored is None and not backlog.comes_first:
+            try:
+                self._announce(end)
+            except Exception as error:  # no end is dropped, whatever it is
+                backlog.add_failed(end, error)
+        else:
+            backlog.add(end)
+            if not backlog.is_away:
+                backlog.announce_oldest_first()
         backlog.try_later()
 
     def announce_with_result(
@@ -151,7 +158,7 @@ class Announcer:
     def _written(self, end: TaskEnd) -> tuple[ExpectedEnd, str, str]:
         expected = self.expect(
             end.task_id, end.task, announce=end.announce, worker=end.worker, attempt=end.attempt, nonce=end.nonce,
-            leased=end.leased, tag=end.tag, hold=end.hold,
+            leased=end.leased, tag=end.tag, where=end.where, hold=end.hold,
         )  # fmt: skip
         head = expected.head(
             end.status, runtime=end.runtime, result=end.result, exception=end.exception, meta=end.meta

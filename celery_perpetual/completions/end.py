@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from celery_perpetual.completions.completion import VERSION, error_of, inline
@@ -56,6 +57,8 @@ class TaskEnd:
     """Whether it ran under a lease: without that lease its end is late."""
     tag: str = ""
     """Delivery tag of a message that stays unacked until this end is stored."""
+    where: Mapping[str, str | int] = field(default_factory=dict)
+    """Where its record is, as arguments of scripts, if the caller knows it."""
     hold: str = ""
     """How an operator leaves the item key: :data:`UNTIL_ALLOWED` or :data:`NOT_HELD`; "" for an end that came by
     itself."""
@@ -108,10 +111,10 @@ class ExpectedEnd:
     def __init__(
         self, scripts: EndScripts, keys: Keys, task_id: str, task: str | None, *, announce: bool = True,
         worker: str | None = None, attempt: int = 1, nonce: str = "", leased: bool = False, tag: str = "",
-        hold: str = "",
+        where: Mapping[str, str | int] | None = None, hold: str = "",
     ) -> None:  # fmt: skip
         """Write what is known; makes no call. The facts are those of :class:`TaskEnd`."""
-        where = item_slots(keys, task_id)
+        where = where or item_slots(keys, task_id)
         self.task_id = task_id
         self.leased = leased
         self.poll = str(where["poll"])

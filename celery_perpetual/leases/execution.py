@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
@@ -47,6 +47,8 @@ class Execution:
     """Delivery tag of the message."""
     copy: str = ""
     """The message as JSON, where the ledger could not build it."""
+    where: dict[str, str | int] = field(default_factory=dict)
+    """Where its record is, as arguments of scripts; empty until a script has been asked."""
     acknowledged_by: str = ""
     """The script that acknowledges the message: :data:`AT_START` or :data:`AT_END`; "" where Celery does."""
 
@@ -61,6 +63,7 @@ class Execution:
     task: Any = None
     """The task, from its ``task_prerun`` on."""
     interest: Interest = Interest.NONE
+    """In its task; of a delivery from the start, else from ``task_prerun`` on."""
     since: float = 0.0
     """When it began: seconds of the machine's monotonic clock."""
     around: BaseException | None = None
@@ -93,15 +96,22 @@ class Execution:
     """The execution in whose body this one runs, or which is spoken for besides."""
 
     @classmethod
-    def delivered(cls, task_id: str, delivery: tuple[str, str, str, str]) -> Execution:
+    def delivered(cls, task_id: str, delivery: tuple[str, str, str, str, int]) -> Execution:
         """The execution of a delivery that a request brought."""
-        nonce, tag, copy, acknowledged_by = delivery
-        return cls(task_id=task_id, nonce=nonce, tag=tag, copy=copy, acknowledged_by=acknowledged_by)
+        nonce, tag, copy, acknowledged_by, interest = delivery
+        return cls(
+            task_id=task_id,
+            nonce=nonce,
+            tag=tag,
+            copy=copy,
+            acknowledged_by=acknowledged_by,
+            interest=Interest(interest),
+        )
 
     @property
-    def delivery(self) -> tuple[str, str, str, str]:
+    def delivery(self) -> tuple[str, str, str, str, int]:
         """The fields that the request brings to the process that runs the task."""
-        return self.nonce, self.tag, self.copy, self.acknowledged_by
+        return self.nonce, self.tag, self.copy, self.acknowledged_by, self.interest.value
 
     @property
     def unacked_tag(self) -> str:

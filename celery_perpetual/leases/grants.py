@@ -151,17 +151,20 @@ class Grants:
 
     def _slots(self, task: Any, execution: Execution, request: Any) -> dict[str, Any]:
         """The slots of the scripts that grant a lease."""
-        task_id, where = execution.task_id, item_slots(self.store.keys, execution.task_id)
+        task_id = execution.task_id
+        where = execution.where = item_slots(self.store.keys, task_id)
         worker = "" if self.instance is None else self.instance.name
         most, on_lost = when_run_lost(task, request)
         nesting, retries = int(request.get("replaced_task_nesting") or 0), int(request.get("retries") or 0)
         # An id that the user has chosen may be used once more, as in plain Celery; only a first delivery is a new use.
         redelivered = (request.get("delivery_info") or {}).get("redelivered") or request.get("redelivered")
-        is_new = not (parse_item_id(task_id) is not None or redelivered or nesting or retries)
+        is_item = where["position"] != -1 or parse_item_id(task_id) is not None
+        is_new = not (is_item or redelivered or nesting or retries)
         return {
-            "batch": self.store.keys.poll(str(where.pop("poll"))), **where, "id": task_id, "worker": worker,
-            "nonce": execution.nonce, "nesting": nesting, "retries": retries, "most": most, "on_lost": on_lost,
-            "tag": execution.tag, "task": task.name, "copy": execution.copy, "ended": int(not is_new),
+            "batch": self.store.keys.poll(str(where["poll"])), "chunk": where["chunk"], "done": where["done"],
+            "position": where["position"], "id": task_id, "worker": worker, "nonce": execution.nonce,
+            "nesting": nesting, "retries": retries, "most": most, "on_lost": on_lost, "tag": execution.tag,
+            "task": task.name, "copy": execution.copy, "ended": int(not is_new),
             "acknowledges": int(execution.acknowledged_by == AT_START),
         }  # fmt: skip
 

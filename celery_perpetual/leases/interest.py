@@ -30,6 +30,20 @@ class Interest(Flag):
     """Its end is published."""
 
 
+#: By whether it needs a lease, whether its end is stored, and whether that is announced: every message and every task
+#: asks, and operations of flags are slow.
+_FOUND = {
+    (lease, end, announced): (
+        (Interest.LEASE if lease else Interest.NONE)
+        | (Interest.END if end else Interest.NONE)
+        | (Interest.ANNOUNCE if announced else Interest.NONE)
+    )
+    for lease in (False, True)
+    for end in (False, True)
+    for announced in (False, True)
+}
+
+
 def wired(app: Any) -> Any:
     """The ``Perpetual`` of an app; None for an app without, one whose settings name no store, and a test's stand-in."""
     perpetual = getattr(app, "perpetual", None) if isinstance(app, Celery) else None
@@ -59,12 +73,9 @@ def interest_by(settings: Settings, task: Any, task_id: Any, headers: Any = None
         or bool(isinstance(headers, Mapping) and headers.get(HEADER))
     )
     is_work = is_perpetual or not str(getattr(task, "name", "")).startswith(BUILT_IN)
-    found = Interest.NONE
-    if needs_lease(task) and (is_perpetual or (settings.leases == "all" and is_work)):
-        found |= Interest.LEASE
-    if is_perpetual or (settings.completions == "all" and is_work):
-        found |= Interest.END | Interest.ANNOUNCE if announces(task) else Interest.END
-    return found
+    has_lease = needs_lease(task) and (is_perpetual or (settings.leases == "all" and is_work))
+    has_end = is_perpetual or (settings.completions == "all" and is_work)
+    return _FOUND[has_lease, has_end, has_end and announces(task)]
 
 
 def needs_lease(task: Any) -> bool:

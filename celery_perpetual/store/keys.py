@@ -20,7 +20,7 @@ key                    type    holds                                            
 {P}:polls:{unit}       list    outcomes, newest first                                 length, TTL
 {P}:keys:{unit}        hash    item key -> task id in flight                          end of the task
 {P}:follow_ups:{unit}  list    records that after_success has named, no poll's yet     the commit; unit removal
-{P}:recent:{unit}      zset    item key -> when its task ended                        TTL: longest poll, or window
+{P}:recent:{unit}      zset    item key -> when its task ended                        TTL: two longest polls, or windows
 {P}:last:{unit}:{key}  string  id of the last task under an item key that was announced  TTL, as its completion
 {P}:failed:{unit}      zset    item key -> until when it is held back, inf = parked   success, ``allow``, trimming
 {P}:failures:{unit}    hash    item key -> ``count|at|status|error`` of its failures  success, ``allow``, trimming

@@ -77,7 +77,7 @@ class Retries:
 
     @property
     def curve(self) -> str:
-        """The same as scripts read it, see ``include/failed_key.lua``; milliseconds."""
+        """The same as scripts read it, see ``include/hold_key.lua``; milliseconds."""
         longest = LONGEST if self.max_backoff is None else self.max_backoff
         first, most = round(self.backoff * 1000), round(longest * 1000)
         return f"{self.max_attempts or 0}|{first}|{self.multiplier!r}|{most}|{int(self.jitter)}"

@@ -31,6 +31,8 @@ def _announcing(original: Callable[..., Any], status: str, fact: str) -> Any:
     def marking(self: Any, task_id: Any, outcome: Any, *args: Any, **kwargs: Any) -> Any:
         reply = original(self, task_id, outcome, *args, **kwargs)
         request = kwargs.get("request")
+        if request is None:  # as from Celery's tracer
+            return reply
         # The requests of celery-batches say "name" where Celery's request says "task".
         task = self.app.tasks.get(getattr(request, "name", None))
         if task is not None:

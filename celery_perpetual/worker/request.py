@@ -67,7 +67,7 @@ class Leased(_Request):  # type: ignore[misc]
         self._leases.on_news()
         if Interest.LEASE not in interest:
             return
-        execution = Execution(task_id=self.id, nonce=self._nonce, tag=self.perpetual_tag)
+        execution = Execution(task_id=self.id, nonce=self._nonce, tag=self.perpetual_tag, interest=interest)
         if self._leases.acknowledges and isinstance(getattr(message, "channel", None), Channel):
             execution.acknowledged_by = AT_END if self._task.acks_late else AT_START
         # The ledger keeps what is needed to build the first message of an item, and nothing else.

@@ -80,7 +80,9 @@ def announce_end(app: Any, task: Any, task_id: Any, status: str, interest: Inter
 def _of_execution(execution: Execution | None) -> dict[str, Any]:
     if execution is None or not execution.nonce:
         return {}
-    return {"nonce": execution.nonce, "leased": execution.leased, "tag": execution.unacked_tag}
+    return {
+        "nonce": execution.nonce, "leased": execution.leased, "tag": execution.unacked_tag, "where": execution.where,
+    }  # fmt: skip
 
 
 def _running(task_id: Any) -> Execution | None:
@@ -112,21 +114,24 @@ def _leave_abandoned() -> None:
 
 
 def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
-    interest = _interest_here(sender, task_id)
+    execution, request = execution_of(task_id), sender.request
+    is_delivered = execution is not None and execution.task is None and bool(execution.nonce)
+    interest = execution.interest if execution is not None and is_delivered else _interest_here(sender, task_id)
     if not interest:
         return
-    _leave_abandoned()
-    execution = execution_of(task_id)
+    if not is_delivered:
+        _leave_abandoned()
+        execution = execution_of(task_id)
     if execution is None or execution.task is not None:
         execution = Execution(task_id=task_id, is_by_signal=True)
         enter(execution)
     execution.task, execution.interest = sender, interest
-    if (repeated := sender.request.get(REPLAY_HEADER)) is not None and execution.meta is None:
+    if (repeated := request.get(REPLAY_HEADER)) is not None and execution.meta is None:
         execution.meta = {"replay_of": repeated}
     execution.since, execution.around = time.monotonic(), sys.exc_info()[1]
     execution.end = sender.app.perpetual.announcer.expect(
         task_id, sender.name, announce=Interest.ANNOUNCE in interest,
-        **_of_request(sender.request), **_of_execution(execution),
+        worker=request.hostname, attempt=(request.retries or 0) + 1, **_of_execution(execution),
     )  # fmt: skip
 
 
@@ -159,10 +164,6 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
 def head_of(execution: Execution, end: ExpectedEnd, status: str, **facts: Any) -> str:
     """The head of the record of a body that has just ended here."""
     return end.head(status, runtime=time.monotonic() - execution.since, meta=execution.meta, **facts)
-
-
-def _of_request(request: Any) -> dict[str, Any]:
-    return {"worker": request.hostname, "attempt": (request.retries or 0) + 1}
 
 
 def _on_failure(sender: Any = None, task_id: str = "", exception: Any = None, **_: Any) -> None:

@@ -118,6 +118,46 @@ def test_an_end_that_is_sent_twice_changes_nothing_the_second_time(world: World,
     assert world.redis.exists(f"P:recent:{UNIT}") == (1 if window else 0)
 
 
+def test_the_ends_of_keys_are_remembered_for_a_window_and_not_much_longer(world: World) -> None:
+    """However many ends come after one another; what is outdated is forgotten by one end of eight."""
+    world.commit(window=HOUR, items=40)
+    world.redis.zadd(f"P:recent:{UNIT}", {f"outdated {n}": 1 for n in range(150)})
+    for index in [*range(9), *range(10, 30)]:
+        assert world.finish(index) == FIRST
+        assert world.redis.pttl(f"P:recent:{UNIT}") > HOUR
+
+    assert world.redis.zrange(f"P:recent:{UNIT}", 0, 0, byscore=False) == [b"key 0"]
+    world.redis.delete(f"P:recent:{UNIT}")
+    assert world.finish(33) == FIRST
+    assert world.redis.pttl(f"P:recent:{UNIT}") > HOUR
+    world.redis.hset(f"P:p:{POLL}", "remembered_until", world.store.now() + HOUR - 1)
+    world.redis.persist(f"P:recent:{UNIT}")
+    assert world.finish(35) == FIRST
+    assert world.redis.pttl(f"P:recent:{UNIT}") > HOUR
+
+
+def test_a_chunk_goes_when_its_items_have_ended(world: World) -> None:
+    """Be it full, or the last one."""
+    world.commit(items=502)
+    keys, records = world.store.keys, world.redis.lrange(f"P:i:{POLL}:0", 500, -1)
+    world.redis.ltrim(keys.chunk(POLL, 0), 0, 499)
+    world.redis.rpush(keys.chunk(POLL, 1), *records)
+
+    for index in [0, 1, 500]:
+        assert world.finish(index) == FIRST
+    assert world.redis.exists(keys.chunk(POLL, 0), keys.chunk(POLL, 1)) == 2
+    assert world.finish(501) == FIRST
+    assert world.redis.keys("P:[id]:*1") == []
+    for index in range(2, 499):
+        assert world.finish(index) == FIRST
+    assert world.redis.exists(keys.chunk(POLL, 0), keys.done(POLL, 0)) == 2
+    assert world.finish(500) == [b"first", 0, 0]
+    assert world.finish(499) == FIRST
+    assert world.redis.keys("P:[id]:*") == []
+    assert world.finish(0) == world.finish(501) == FIRST
+    assert world.finish(501, head="{}") == LATE
+
+
 @pytest.mark.parametrize("head", [None, ""], ids=["announced", "silent"])
 def test_the_last_end_asks_again_for_the_batchs_message_until_that_is_sent(world: World, head: str | None) -> None:
     """A repeated last end is answered with the message to send once more: the first reply may have got lost."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from celery_perpetual import StoreUnavailable
 from celery_perpetual.leases.on_lost import when_lost
 from tests.support.lease_world import FREE, ITEM, ONE, OTHER, LeaseWorld
-from tests.support.scripts import UNACKED
+from tests.support.scripts import DAY, UNACKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,3 +172,31 @@ def test_a_silent_end_that_comes_second_acknowledges_its_message_too(world: Leas
     world.run(name, {**world.ended("" if free else "n1", started=False, free=free, tag="tag of n1"), **silent})
 
     assert world.unacked() == ["n2"]
+
+
+def test_an_id_that_was_used_days_ago_is_another_task(world: LeaseWorld) -> None:
+    """The tombstone of its earlier use keeps neither its first delivery nor its retry from running."""
+    world.redis.sadd(f"{world.keys.tombs_prefix}{world.store.now() // DAY - 3}", FREE)
+    assert world.run("start", world.start("late", FREE))[0] == b"final"
+
+    world.begun("n1", FREE, ended=0)
+    assert world.run("start", world.start("n2", FREE))[0] == b"adopted"
+    assert world.run("release", world.release("wait", task_id=FREE)) == b"released"
+    assert world.run("start", world.start("n3", FREE, order=(0, 1)))[0] == b"run"
+    assert world.run("end_task", world.ended("n3", free=True))[0] == b"first"
+    assert world.run("start", world.start("n4", FREE, order=(0, 1)))[0] == b"final"
+
+
+@pytest.mark.parametrize("held_before", [False, True])
+def test_a_start_without_a_token_leaves_what_the_worker_holds(world: LeaseWorld, held_before: bool) -> None:
+    """The set is written to before the number of the lease is known, and is as it was where there is none."""
+    world.committed()
+    if held_before:
+        world.redis.sadd(world.keys.held(ONE), ITEM)
+    world.redis.set(world.keys.token, "no number")
+
+    with pytest.raises(StoreUnavailable, match="not an integer"):
+        world.run("start", world.start())
+
+    assert world.redis.smembers(world.keys.held(ONE)) == ({ITEM.encode()} if held_before else set())
+    assert not world.redis.exists(world.keys.leases)

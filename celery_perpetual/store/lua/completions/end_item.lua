@@ -43,16 +43,11 @@
 -- 'late', 'unknown' (of no batch, and not announced), or why nothing at all was done: 'forbidden', 'unreadable'
 -- include now
 -- include rfc3339
--- include lease
--- include tombs
--- include types
--- include acknowledge
 -- include record
--- include unit_name
--- include failed_key
--- include close_item
+-- include tenant_json
+-- Nearly always an item is open and runs under its lease, so what only others need is made where it is needed.
 local record, lease, state = redis.call('GET', completion), redis.call('HGET', leases, id), redis.call('HGET', states, id)
-local item, is_closed = open_item()
+-- include open_item
 -- include verdict
 if verdict then
   local batch_waits = redis.call('ZSCORE', batches, poll)
@@ -60,7 +55,10 @@ if verdict then
   return {verdict, batch_waits and poll or 0, 0}
 end
 -- include end_execution
-local is_last = item and close_item(item)
+local is_last = false
+if item then
+  -- include close_item
+end
 if head ~= '' then
   -- include announce
 end

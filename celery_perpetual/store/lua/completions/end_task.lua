@@ -33,14 +33,15 @@
 -- was known of it), or why nothing at all was done: 'forbidden', 'unreadable'
 -- include now
 -- include rfc3339
--- include tombs
--- include unit_name
+-- include tenant_json
 local record, lease, state = redis.call('GET', completion), redis.call('HGET', leases, id), redis.call('HGET', states, id)
 local item, is_closed, poll
-if record or lease or state or nonce ~= '' or tag ~= '' or has_tomb(1) then
-  -- include lease
-  -- include types
-  -- include acknowledge
+local is_known = record or lease or state or nonce ~= '' or tag ~= ''
+if not is_known then
+  -- include tombs
+  is_known = has_tomb(1)
+end
+if is_known then
   -- include verdict
   if verdict then
     -- include drop_execution

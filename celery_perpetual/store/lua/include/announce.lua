@@ -1,5 +1,5 @@
 -- Store the final record of a task and publish it. "item" is its open item in the ledger, "state" is its state as a table.
--- Needs rfc3339, unit_name.
+-- Needs rfc3339, tenant_json.
 local at = rfc3339(now)
 local fields = head .. ', "finished_at": "' .. at .. '", "poll_id": ' .. (item and '"' .. poll .. '"' or 'null')
   .. ', "key": ' .. (item and item.key and cjson.encode(item.key) or 'null') .. ', "recoveries": '

@@ -4,11 +4,15 @@ local there = redis.pcall('GET', result)
 if type(there) == 'table' then
   return {'forbidden', 0, 0}
 end
-local is_read, meta = pcall(cjson.decode, there or '{}')
-if not is_read or type(meta) ~= 'table' or (there and #there > 65536) then
-  return {'unreadable', 0, 0}
+local is_there = false
+if there then
+  local is_read, meta = pcall(cjson.decode, there)
+  if not is_read or type(meta) ~= 'table' or #there > 65536 then
+    return {'unreadable', 0, 0}
+  end
+  is_there = meta.status == 'SUCCESS'
 end
-if meta.status ~= 'SUCCESS' then
+if not is_there then
   if type(redis.pcall('PUBLISH', result, value)) ~= 'number' then
     return {'forbidden', 0, 0}
   end

@@ -1,25 +1,25 @@
 -- An end that counts: store Celery's result, and drop the lease, the state and the copy. All keys are probed before, those
--- of the record too. Goes on from verdict; needs tombs, types, acknowledge.
+-- of the record too. Goes on from verdict.
 
 -- The ledger has the first message of an item, so of that there is no copy.
 local has_copy = state or (lease and (not item or nesting ~= '0' or retries ~= '0'))
 local is_parked, waits = state and state.flag == 'parked', state and (state.flag == 'resend' or state.flag == 'fail')
-local tomb = not item and (lease or nonce == '*') and tombs_prefix .. today
-local is_new_tomb = tomb and must_be(tomb, 'set') == 'none'
+local tomb = not item and (lease or nonce == '*') and tombs_prefix .. (now - now % 86400000) / 86400000
+local is_new_tomb = tomb and redis.call('SCARD', tomb) == 0
 if has_copy then
-  probe('HLEN', copies)
+  redis.call('HLEN', copies)
 end
 if is_parked then
-  probe('HLEN', parked)
+  redis.call('HLEN', parked)
 elseif waits then
-  probe('ZCARD', resend)
+  redis.call('ZCARD', resend)
 end
 if head ~= '' then
-  probe('XLEN', events)
+  redis.call('XLEN', events)
 end
 if result ~= '' then
   if lease then
-    probe('SCARD', prefix .. ':held:' .. worker)
+    redis.call('SCARD', prefix .. ':held:' .. worker)
   end
   -- include celery_result
 end
@@ -46,5 +46,6 @@ if tomb then
   end
 end
 if tag ~= '' then
+  -- include acknowledge
   acknowledge(unacked, unacked_index, tag)
 end

@@ -1,15 +1,17 @@
--- Whether a task has ended. Reads the locals completion, batch, chunk, done, id, position, tombs_prefix, tombstone_days, now.
--- include tombs
-local function has_ended()
+-- Whether a task has ended: the local is_over. Reads the locals completion, batch, chunk, done, id, position, tombs_prefix, now,
+-- lease and state, beside which a tombstone is that of an earlier use of the id, and days: how many days before today one is
+-- looked for.
+local is_over
+if position >= 0 and redis.call('LLEN', chunk) > position then
+  -- The end of an item is in its record and here, in one step.
+  is_over = redis.call('GETBIT', done, position) == 1
+else
   local record = redis.call('GET', completion)
-  if record and string.find(record, '"final": true', 1, true) then
-    return true
+  is_over = record and string.find(record, '"final": true', 1, true) and true
+  if not is_over and position >= 0 then
+    is_over = redis.call('EXISTS', batch) == 1
+  elseif not (is_over or lease or state) then
+    -- include tombs
+    is_over = has_tomb(days)
   end
-  if position >= 0 then
-    if redis.call('LINDEX', chunk, position) then
-      return redis.call('GETBIT', done, position) == 1
-    end
-    return redis.call('EXISTS', batch) == 1
-  end
-  return has_tomb(tombstone_days)
 end

@@ -24,7 +24,10 @@ local function park(id, lease, recoveries, reason)
   local poll = string.sub(id, 1, 28) .. 'ffffffff'
   local is_item = redis.call('EXISTS', prefix .. ':p:' .. poll) == 1
   local item = is_item and record_of(id, poll)
-  local key = item and key_of(item)
+  local key, from, to
+  if item then
+    key, from, to = key_of(item)
+  end
   local unit = redis.pcall('HGET', prefix .. ':p:' .. poll, 'unit')
   redis.call('HSET', parked, id, cjson.encode({task_id = id, task = lease.task, worker = lease.worker,
     token = tonumber(lease.token), attempt = lease.retries + 1, recoveries = recoveries, started_at = lease.started,
@@ -37,7 +40,7 @@ local function park(id, lease, recoveries, reason)
     cjson.encode(id), cjson.encode(lease.task), cjson.encode(string.match(lease.worker, '^[^#]*')), lease.retries + 1,
     cjson.encode(reason), at,
     is_item and cjson.encode(poll) or 'null', key and cjson.encode(key) or 'null', recoveries,
-    tenant_json(type(unit) == 'string' and unit), item and arguments_of(item) or 'null')
+    tenant_json(type(unit) == 'string' and unit), item and arguments_of(item, from, to) or 'null')
   local queue = prefix .. ':done:' .. id .. ':queue'
   redis.call('SET', prefix .. ':completion:' .. id, record, 'PX', completion_ttl)
   redis.call('DEL', queue)

@@ -1,6 +1,4 @@
--- The text of a lease that is granted under this token. Reads the locals worker, nonce, nesting, retries, now, most, on_lost,
--- tag, task.
-local function new_lease(granted)
-  return string.format('%s|%s|%d|%d|%d|%.0f|%s|%s|%s|%s', worker, nonce, nesting, retries, granted, now, most, on_lost, tag,
-    task)
-end
+-- The text of a lease: the local new_lease. Reads the locals granted (its token), worker, nonce, nesting, retries, now, most,
+-- on_lost, tag, task. See lease.lua for the form.
+local new_lease = worker .. '|' .. nonce .. '|' .. nesting .. '|' .. retries .. '|' .. granted .. '|' .. now .. '|' .. most .. '|'
+  .. on_lost .. '|' .. tag .. '|' .. task

@@ -1,8 +1,4 @@
--- The parts of a unit's name: "perpetual:{task}" or "perpetual:{task}:{tenant}", in which ':' and '%' are percent-encoded.
-local function decoded(part)
-  return (string.gsub(string.gsub(part, '%%3A', ':'), '%%25', '%%'))
-end
-
+-- include tenant_json
 local function task_of(unit)
   return decoded(string.match(unit, '^[^:]*:([^:]*)'))
 end
@@ -19,10 +15,4 @@ local function scopes_of(unit, queue)
   end
   scopes[#scopes + 1] = unit
   return scopes
-end
-
--- JSON of the tenant's name, or 'null' without one, or without a unit.
-local function tenant_json(unit)
-  local tenant = unit and string.match(unit, '^[^:]*:[^:]*:(.*)$')
-  return tenant and cjson.encode(decoded(tenant)) or 'null'
 end

@@ -2,14 +2,17 @@
 -- while another delivery has the lease. A script that takes a lease away leaves a state or an end, so where there is
 -- neither, the store has come back older than the lease, and the execution that ran under it is the holder. "record",
 -- "lease" and "state" are what is stored of the task, "item" is the open item, and "is_closed" says that the item is
--- closed already. Needs lease, tombs.
+-- closed already.
 --
 -- An end that stops a successor before it starts has no lease. It may come while the lease is still that of the
 -- execution which has handed on the task: with a successor on record, the lease does not make it late.
-state = state_of(state)
 local worker, holder, nesting, retries
 if lease then
-  worker, holder, nesting, retries = holder_of(lease)
+  worker, holder, nesting, retries = string.match(lease, '^([^|]*)|([^|]*)|(%d+)|(%d+)')
+end
+if state then
+  -- include lease
+  state = state_of(state)
 end
 local has_successor = not started and lease and state and (state.flag == 'wait' or state.flag == 'delegated')
   and (state.nesting ~= tonumber(nesting) or state.retries ~= tonumber(retries))
@@ -23,6 +26,9 @@ elseif is_closed then
   verdict = head == '' and 'first' or 'late'
 elseif not lease and started and state then
   verdict = 'late'
-elseif not (item or lease or state) and has_tomb(1) then
-  verdict = head == '' and 'unknown' or 'late'
+elseif not (item or lease or state) then
+  -- include tombs
+  if has_tomb(1) then
+    verdict = head == '' and 'unknown' or 'late'
+  end
 end

@@ -30,16 +30,19 @@
 -- returns 1 if this delivery has the lease now, else 0
 -- include now
 -- include lease
--- include has_ended
--- include new_lease
 -- include acknowledge
 local lease = redis.call('HGET', leases, id)
 if lease then
   return select(2, holder_of(lease)) == nonce and 1 or 0
-elseif redis.call('HEXISTS', states, id) == 1 or has_ended() then
+end
+local state, days = redis.call('HEXISTS', states, id) == 1, tombstone_days
+-- include has_ended
+if is_over or state then
   return 0
 end
-redis.call('HSET', leases, id, new_lease(redis.call('INCR', token)))
+local granted = redis.call('INCR', token)
+-- include new_lease
+redis.call('HSET', leases, id, new_lease)
 redis.call('SADD', held, id)
 if copy ~= '' then
   redis.call('HSET', copies, id, copy)

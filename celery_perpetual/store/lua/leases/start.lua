@@ -22,8 +22,8 @@
 -- ARG   position        int      of the item within its chunk, -1 where it is none
 -- ARG   worker          text     instance of the worker
 -- ARG   nonce           text     of this delivery
--- ARG   nesting         int      how often the task has replaced itself
--- ARG   retries         int      how often it was retried
+-- ARG   nesting         text     how often the task has replaced itself
+-- ARG   retries         text     how often it was retried
 -- ARG   most            text     recoveries before it is parked
 -- ARG   on_lost         text     requeue, fail or park
 -- ARG   tag             text     delivery tag of the message
@@ -36,23 +36,51 @@
 -- ARG   events_maxlen   text     cap of the stream
 -- ARG   acknowledges    flag     1 = acknowledge the message
 -- returns {verdict, token, recoveries}; the verdict is 'run', or why not: 'final', 'parked', 'old' or 'adopted'
-local asked = {nesting = nesting, retries = retries}
 -- include now
--- include rfc3339
--- include lease
--- include has_ended
--- include new_lease
--- include add_recovery
--- include types
 -- include acknowledge
 
-local lease, state = lease_of(redis.call('HGET', leases, id)), state_of(redis.call('HGET', states, id))
-local recoveries = state and state.recoveries or 0
-if lease and lease.nonce == nonce then
-  return {'run', lease.token, recoveries}
+-- Nearly always nothing is known of a task that starts, so what only others need is made where it is needed.
+local lease, state = redis.call('HGET', leases, id), redis.call('HGET', states, id)
+-- A first delivery of an id that the user has chosen may be a new use of it, which a tombstone from before yesterday does not
+-- concern: no script looks for such a one where it has a lease or a state.
+local days = ended and tombstone_days or 1
+-- include has_ended
+local recoveries, verdict, held_before, new_state = 0
+if lease or state then
+  -- include lease
+  lease, state = lease_of(lease), state_of(state)
+  recoveries = state and state.recoveries or 0
+  if lease and lease.nonce == nonce then
+    return {'run', lease.token, recoveries}
+  end
+  local asked = {nesting = tonumber(nesting), retries = tonumber(retries)}
+  local newest = lease and (not state or order(state, lease) < 0) and lease or state
+  if ended and is_over then
+    verdict = 'final'
+  elseif state and state.flag == 'fail' then
+    verdict = 'final'  -- its end as lost is about to be announced
+  elseif state and state.flag == 'parked' then
+    verdict = 'parked'
+  elseif order(asked, newest) < 0 then
+    verdict = 'old'
+  elseif lease and order(asked, lease) == 0 then
+    -- All that is needed to resend it has been kept since the lease began, so this message may be acknowledged.
+    verdict = 'adopted'
+  end
+  held_before = lease and string.sub(held, 1, -#worker - 1) .. lease.worker
+  if state then
+    new_state = state_text({nesting = asked.nesting, retries = asked.retries, recoveries = recoveries, flag = 'run',
+      tag = state.tag, task = state.task}, now)
+  end
+elseif ended and is_over then
+  verdict = 'final'
 end
 
-local function refuse(verdict)
+if verdict then
+  if verdict == 'parked' and copy ~= '' then
+    redis.call('HLEN', counters)
+    redis.call('HSETNX', copies, id, copy)
+  end
   redis.call('HINCRBY', counters, 'dropped_' .. verdict, 1)
   if acknowledges then
     acknowledge(unacked, unacked_index, tag)
@@ -60,76 +88,61 @@ local function refuse(verdict)
   return {verdict, '0', recoveries}
 end
 
-local is_over = has_ended()
-if ended and is_over then
-  return refuse('final')
-end
-if state and state.flag == 'fail' then
-  return refuse('final')  -- its end as lost is about to be announced
-end
-if state and state.flag == 'parked' then
-  if copy ~= '' then
-    probe('HLEN', counters)
-    redis.call('HSETNX', copies, id, copy)
-  end
-  return refuse('parked')
-end
-local newest = lease and (not state or order(state, lease) < 0) and lease or state
-if newest and order(asked, newest) < 0 then
-  return refuse('old')
-end
-if lease and order(asked, lease) == 0 then
-  -- All that is needed to resend it has been kept since the lease began, so this message may be acknowledged.
-  return refuse('adopted')
-end
-
--- Every key that is written to is probed first.
-local held_before = lease and string.sub(held, 1, -#worker - 1) .. lease.worker
+-- Every key that is written to is probed first, but for the set of the worker, which is the first to be written to, and
+-- the token: where that is none, the set is left as it was.
+local is_known = lease or state
+local is_new_use = is_over and not is_known
 local waits = state and state.flag == 'resend'
-local is_new_use = is_over and not lease and not state
-if is_new_use then
+if is_new_use or held_before then
+  -- include types
   must_be(queue, 'list')
+  must_be(held_before or held, 'set')
 end
-if held_before then
-  must_be(held_before, 'set')
-end
-probe('SCARD', held)
-local deadline = redis.call('ZSCORE', workers, worker)
-if copy ~= '' or lease or state then
-  probe('HLEN', copies)
+if copy ~= '' or is_known then
+  redis.call('HLEN', copies)
 end
 if waits then
-  probe('ZCARD', resend)
-  probe('HLEN', counters)
-  probe('XLEN', events)
+  redis.call('ZCARD', resend)
+  redis.call('HLEN', counters)
+  redis.call('XLEN', events)
 end
+local deadline = redis.call('ZSCORE', workers, worker)
 
-local granted = redis.call('INCR', token)
-if is_new_use then
-  -- Its end, and its retries, are those of this use.
-  redis.call('DEL', completion, queue)
-  remove_tombs(tombstone_days)
+local was_added = redis.call('SADD', held, id)
+local granted = redis.pcall('INCR', token)
+if type(granted) == 'table' then
+  if was_added == 1 then
+    redis.call('SREM', held, id)
+  end
+  return granted
 end
+-- include new_lease
+redis.call('HSET', leases, id, new_lease)
 if not deadline then
   -- A worker that has not reported yet must be found by the sweep too.
   redis.call('ZADD', workers, string.format('%.0f', now + lease_ttl), worker)
 end
-if held_before then
+if is_new_use then
+  -- Its end, and its retries, are those of this use.
+  -- include tombs
+  redis.call('DEL', completion, queue)
+  remove_tombs(tombstone_days)
+end
+if held_before and held_before ~= held then
   redis.call('SREM', held_before, id)
 end
-redis.call('HSET', leases, id, new_lease(granted))
-redis.call('SADD', held, id)
 if waits then
+  -- include rfc3339
+  -- include add_recovery
   add_recovery(id, state)  -- the broker was faster than the list of what is to be sent
   redis.call('ZREM', resend, id)
 end
 if state then
-  state.nesting, state.retries, state.flag = asked.nesting, asked.retries, 'run'
-  redis.call('HSET', states, id, state_text(state, now))
+  redis.call('HSET', states, id, new_state)
 end
 if copy ~= '' then
   redis.call('HSET', copies, id, copy)
-elseif lease or state then
+elseif is_known then
   redis.call('HDEL', copies, id)
 end
 if acknowledges then

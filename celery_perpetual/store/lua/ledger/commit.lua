@@ -36,7 +36,7 @@
 -- ARG   pairs_here     int     item keys that are here
 -- ARG   pushed         int     messages that are here
 -- ARG   on_done        flag    1 = send a message when the whole batch has ended
--- ARG   retries        text    how a key that fails is held back, see include/failed_key.lua; '' = not at all
+-- ARG   retries        text    how a key that fails is held back, see include/hold_key.lua; '' = not at all
 -- ARG   low_water      text    items in flight below which the unit is polled at once; '' = off
 -- ARG   has_failed     flag    1 = a key of the batch has failed before
 -- ARG   followed       int     how many follow-ups, from the oldest, this batch was made of

@@ -1,0 +1,49 @@
+-- The open item: the local item, nil where there is none, and then is_closed says whether it has ended. Probes every key that
+-- closing it writes to. Reads the locals batch, chunk, done, batches, id, poll, position, status, head, hold, prefix, events;
+-- needs record.
+local unit, window, on_done, left, curve, has_failed, low_water, each, n, as_it, remembered_until = unpack(redis.call('HMGET', batch,
+  'unit', 'window', 'on_done', 'left', 'retries', 'has_failed', 'low_water', 'each', 'n', status, 'remembered_until'))
+local item, is_closed, record_of_item, holds, on_key, remembered = nil, false
+if unit then
+  record_of_item = redis.call('LINDEX', chunk, position)
+  is_closed = not record_of_item or redis.call('GETBIT', done, position) == 1
+end
+if unit and not is_closed then
+  local key, from, to = key_of(record_of_item)
+  item = {unit = unit, key = key, arguments = head ~= '' and arguments_of(record_of_item, from, to)}
+  left, window, low_water = tonumber(left), tonumber(window), tonumber(low_water)
+  if status ~= 'success' and not each then
+    redis.call('HLEN', prefix .. ':ended:' .. poll)
+  end
+  if each then
+    -- The entry for the step that follows this end: the owner, the item, how it ended, and its key.
+    item.follows = each .. ' ' .. id .. ' ' .. status .. ' ' .. (key or '')
+  end
+  redis.call('HEXISTS', prefix .. ':u:' .. unit, 'inflight')
+  if low_water then
+    redis.call('ZCARD', prefix .. ':due')
+  end
+  if key then
+    holds = redis.call('HGET', prefix .. ':keys:' .. unit, key) == id
+    remembered = redis.call('ZCARD', prefix .. ':recent:' .. unit)
+    -- After a success nothing is remembered of the key's failures, and after any other end the key is held back.
+    if not holds or hold == 'none' then
+      on_key = nil
+    elseif status == 'success' then
+      on_key = has_failed and 'forget'
+    elseif hold == 'until_allowed' or curve then
+      on_key = 'hold'
+      redis.call('XLEN', events)
+    end
+    if on_key then
+      redis.call('ZCARD', prefix .. ':failed:' .. unit)
+      redis.call('HLEN', prefix .. ':failures:' .. unit)
+    end
+  end
+  if left <= 1 then
+    redis.call('ZCARD', prefix .. ':open')
+  end
+  if left <= 1 or each then
+    redis.call('ZCARD', batches)
+  end
+end
