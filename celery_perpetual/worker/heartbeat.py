@@ -160,13 +160,14 @@ class Heartbeat(threading.Thread):
         if not due and has == self._reported:
             return
         gone = [tag for tag in self._reported if tag not in has]
-        # Everything once per interval: the store may have lost its data without our noticing.
-        new = [text for tag, task_id in has.items() if due or tag not in self._reported for text in (tag, task_id)]
+        new = [text for tag, task_id in has.items() if tag not in self._reported for text in (tag, task_id)]
+        is_whole = not self._reported
         keys, name = self._store.keys, self._instance.name
         self._report += 1
-        is_older, held = script("heartbeat")(
+        is_older, held, received = script("heartbeat")(
             self._store, held=keys.held(name), worker_info=keys.worker(name), received=keys.tags(name), worker=name,
-            info=json.dumps(self._info(len(has), due)), report=self._report, known=self._answered, gone=len(gone),
+            info=json.dumps(self._info(len(has), due)), report=self._report, known=self._answered,
+            gone=-1 if is_whole else len(gone),
             tags=[*gone, *new],
         )  # fmt: skip
         held_ids = {task_id.decode() for task_id in held}
@@ -176,9 +177,11 @@ class Heartbeat(threading.Thread):
             self._regain([each for each in at_hand if each.perpetual_execution and each.id not in held_ids])
         self._answered = self._report
         self._instance.renewed(now)
-        # An older store has forgotten what was reported since.
-        self._reported = {} if is_older else has
-        if is_older:
+        # An older store has forgotten what was reported since. One that has lost its data has fewer messages, and one
+        # whose reply was lost may have more: all are reported anew then.
+        is_complete = received == len(has) and not is_older
+        self._reported = has if is_complete else {}
+        if is_older or not (is_complete or is_whole):
             self.report_soon()
         if due:
             self._at = now

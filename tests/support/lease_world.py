@@ -52,13 +52,15 @@ class LeaseWorld(World):
     def forget_state(self, text: str = "", task_id: str = ITEM) -> Slots:
         return {"id": task_id, "text": text or self.redis.hget(self.keys.states, task_id)}
 
-    def heartbeat(self, worker: str = ONE, gone: tuple[str, ...] = (), *, known: int = 0, **new: str) -> Slots:
+    def heartbeat(
+        self, worker: str = ONE, gone: tuple[str, ...] = (), *, known: int = 0, whole: bool = False, **new: str
+    ) -> Slots:
         k = self.keys
         self.reports += 1
         return {
             "report": self.reports, "known": known,
             "held": k.held(worker), "worker_info": k.worker(worker), "received": k.tags(worker), "worker": worker,
-            "gap": GAP, "info": "{}", "gone": len(gone),
+            "gap": GAP, "info": "{}", "gone": -1 if whole else len(gone),
             "tags": [*gone, *(text for pair in new.items() for text in pair)],
         }  # fmt: skip
 
