@@ -18,7 +18,6 @@ class Worker:
 
     def __init__(self, url: str) -> None:
         self.app = Celery("proj", broker=url, set_as_current=False)
-        self.app.conf.perpetual_heartbeat_interval = 0.001  # all reports are due
         grants = Perpetual(self.app).grants
         instance = grants.be_a_worker("w@h")
         self.redis, self.tags = grants.store.redis, grants.store.keys.tags(instance.name)
@@ -36,14 +35,18 @@ class Worker:
         for name in names:
             deliveries.remove(name)
 
-    def reports(self) -> list[str]:
+    def _report(self) -> None:
+        self.heartbeat._at = 0.0  # it is due
         self.heartbeat._once()
+
+    def reports(self) -> list[str]:
+        self._report()
         return sorted(tag.decode() for tag in self.redis.hkeys(self.tags))
 
     def bytes_of_a_report(self) -> int:
         """That the server reads."""
         before = self.redis.info("stats")["total_net_input_bytes"]
-        self.heartbeat._once()
+        self._report()
         read: int = self.redis.info("stats")["total_net_input_bytes"] - before
         return read
 

@@ -77,6 +77,7 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
     probe('HLEN', counters)
     probe('XLEN', events)
   end
+  local written_at = stamp(now)
   local is_plain, names = #cjson.encode(ids) == #table.concat(ids) + 3 * #ids + 1, {}
   local end_of_event = string.format(', "worker": %s, "reason": %s, "at": "%s"}', cjson.encode(worker), cjson.encode(reason), at)
   for i, id in ipairs(ids) do
@@ -85,7 +86,10 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
     end
     local nonce_ends = string.find(texts[i], '|', #worker + 2, true)
     local order_text, token, most, on_lost, tagged, task = string.match(texts[i], LOST, nonce_ends)
-    local stored_order, before, known, stored_tag = string.match(stored[i] or '', '^%d+|(%d+|%d+|)(%d+)|([^|]*)|([^|]*)|')
+    local stored_order, before, known, stored_tag
+    if stored[i] then
+      stored_order, before, known, stored_tag = string.match(stored[i], '^%d+|(%d+|%d+|)(%d+)|([^|]*)|([^|]*)|')
+    end
     local recoveries = (counts and 1 or 0) + (before and tonumber(before) or 0)
     plan.has_successor = (known == 'wait' or known == 'delegated') and stored_order ~= order_text
     if plan.has_successor then
@@ -117,7 +121,7 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
     else
       local last = #plan.written
       plan.written[last + 1], plan.listed[last + 1] = id, now
-      plan.written[last + 2] = stamp(now) .. order_text .. recoveries .. '|' .. flag .. '|' .. tagged
+      plan.written[last + 2] = written_at .. order_text .. recoveries .. '|' .. flag .. '|' .. tagged
       plan.listed[last + 2] = id
     end
   end
