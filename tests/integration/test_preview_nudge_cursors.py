@@ -212,7 +212,7 @@ def test_cursors_on_the_command_line(proj: Project, console: Console) -> None:
 
     code, out, err = run(proj, "cursor", "reset", "proj.feed", stdin="n\n")
     assert (code, out) == (1, "")
-    assert "forget the cursor of proj.feed" in err
+    assert 'Forget the cursor {"after": 12} of proj.feed' in err
     assert console("perpetual.cursor('proj.feed')") == {"after": 12}
     assert run(proj, "cursor", "reset", "proj.feed", stdin="y\n")[0] == 0
     assert run(proj, "cursor", "show", "proj.feed")[:2] == (0, "null\n")
