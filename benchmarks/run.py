@@ -119,7 +119,7 @@ def many_tenants(*, quick: bool) -> list[Row]:
 
 def idling(*, quick: bool) -> list[Row]:
     """A real beat that finds nothing to do."""
-    return tenants.idle_cost(1_000, 10.0 if quick else 30.0, 1 if quick else 2)
+    return tenants.idle_cost(1_000, 30.0, 1 if quick else 3)
 
 
 def taking_over(*, quick: bool) -> list[Row]:

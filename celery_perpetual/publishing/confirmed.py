@@ -136,7 +136,10 @@ class Confirmed:
         connection = self._channel.connection
         if connection is None or not connection.connected:
             raise RecoverableConnectionError("the connection to the broker is closed")
-        connection.transport.write(b"".join(texts))
+        try:
+            connection.transport.write(b"".join(texts))
+        except (BlockingIOError, TimeoutError) as error:
+            raise OperationalError("the broker has read nothing from its connection for the write_timeout") from error
         self._confirms.expect(len(texts))
 
     def _build_ahead(self, first: int) -> None:

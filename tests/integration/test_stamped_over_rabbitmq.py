@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.support import Project
+
+
+class Once:
+    """A value of which number 600 is written once, and never again."""
+
+    written: Counter[int] = Counter()
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __reduce__(self) -> Any:
+        Once.written[self.number] += 1
+        if self.number == 600 and Once.written[600] > 1:
+            raise ValueError("it cannot be written any more")
+        return Once, (self.number,)
 
 
 @pytest.fixture
@@ -112,6 +128,24 @@ def test_kinds_keep_their_order_and_what_is_built_ahead_its_turn(rabbit: Callabl
     assert [message.headers["argsrepr"] for message in messages] == [f"({n},)" for n in range(1300)]
     assert [message.headers.get("kind") for message in messages] == [(n // 4 % 3 == 1) or None for n in range(1300)]
     assert [message.headers["expires"] is not None for message in messages] == [n // 4 % 3 == 2 for n in range(1300)]
+
+
+def test_a_fault_of_an_item_that_is_built_ahead_waits_for_its_turn(rabbit: Callable[..., WatchedApp]) -> None:
+    """The chunk that the broker confirms meanwhile counts; then that item is parked, and all others are published."""
+    one = rabbit(accept_content=["json", "pickle"])
+    Once.written.clear()
+
+    outcome = one.poll([Item((Once(n),), key=False, serializer="pickle") for n in range(700)])
+
+    assert outcome.count == 700
+    ids = [message.headers["id"] for message in received(one.app)]
+    # Messages of the second chunk that were written before the fault are there twice, under the same ids.
+    assert list(dict.fromkeys(ids)) == [each for n, each in enumerate(outcome.task_ids) if n != 600]
+    assert set(Counter(ids[:500]).values()) == {1}
+    assert len(ids) < 500 + 2 * 200
+    assert one.redis.hget(f"perpetual:p:{outcome.poll_id}", "pub") == "700"
+    # Read, built ahead, built in its turn, and once more by itself.
+    assert Once.written[600] >= 3
 
 
 def test_a_connection_that_is_lost_between_two_chunks(
