@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import ContractError
@@ -173,6 +174,15 @@ def _attribute(task: Task[Any, Any], name: str) -> Any:
         given = getattr(own, BATCH_ATTRIBUTE, None)
         if given is not None and "next_batch" not in type(task).__dict__:
             return given
+    return given_to(task, name)
+
+
+def given_to(task: Task[Any, Any], name: str) -> Any:
+    """An attribute of a task, None without one. A ``partial`` is no method, also where a newer Python would bind it."""
+    if name not in vars(task):
+        raw = next((cls.__dict__[name] for cls in type(task).__mro__ if name in cls.__dict__), None)
+        if isinstance(raw, partial):
+            return raw
     return getattr(task, name, None)
 
 
@@ -200,7 +210,7 @@ def _function(task: Task[Any, Any], name: str, found: Any) -> Callable[..., Any]
 
 
 def _after_success(task: Task[Any, Any]) -> Callable[[Any], Any] | None:
-    given = getattr(task, "after_success", None)
+    given = given_to(task, "after_success")
     if given is None:
         return None
     function = _function(task, "after_success", given)
@@ -212,7 +222,7 @@ def _after_success(task: Task[Any, Any]) -> Callable[[Any], Any] | None:
 
 def _preflight(task: Task[Any, Any]) -> Preflight | None:
     """The preflight of a task, or the one of its module."""
-    given = getattr(task, "preflight", None)
+    given = given_to(task, "preflight")
     is_own = given is not None or _says_none(task, "preflight")
     if not is_own:
         given = given_by_module(task, "preflight")
@@ -223,7 +233,7 @@ def _preflight(task: Task[Any, Any]) -> Preflight | None:
 
 def _tenants(task: Task[Any, Any]) -> tuple[Mapping[str, Any] | None, Callable[[], Any] | None]:
     """The tenants that a task lists, or the function that finds them; neither without a fan-out."""
-    given = getattr(task, "tenants", None)
+    given = given_to(task, "tenants")
     is_own = given is not None or _says_none(task, "tenants")
     if not is_own:
         given = given_by_module(task, "tenants")

@@ -172,6 +172,25 @@ def test_a_decorated_task_is_perpetual(app: Celery, base: Any, next_batch: Any, 
     assert got == brings
 
 
+def test_a_partial_is_no_method(app: Celery) -> None:
+    """All functions of a task may be partials, also those that a class has: they get no task."""
+    found_tenants, more = partial(lambda names: names, ["acme"]), partial(lambda n, result: [(n, result)], 1)
+
+    class Partial(PerpetualTask):
+        poll_every = 30
+        next_batch = partial(lambda n, poll: [n, poll], 7)
+        tenants = found_tenants
+        after_success = more
+        name = "shop.partial"
+
+        def run(self, n: int) -> None: ...
+
+    app.register_task(Partial())
+
+    contract = found(app)["shop.partial"]
+    assert (call(contract), contract.find_tenants, contract.after_success) == ([7, "the poll"], found_tenants, more)
+
+
 def test_a_bound_task_is_perpetual(app: Celery) -> None:
     """``bind=True`` is about the task's body; ``next_batch`` is called without the task all the same."""
 
