@@ -27,9 +27,10 @@ from celery_perpetual.beat.entry_runs import EntryRuns
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.routine_source import RoutineSource
 from celery_perpetual.routines.due import DueRuns
+from celery_perpetual.store.wire import packed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from typing_extensions import Self
 
@@ -49,9 +50,12 @@ def measure(*, sizes: tuple[int, int], due: int, seconds: int) -> list[Row]:
     """
     few, many = sizes
     with ExitStack() as stack:
-        filled = {size: stack.enter_context(Filled(stack.enter_context(bench_server()).url)) for size in sizes}
+        filled = {
+            name: stack.enter_context(Filled(stack.enter_context(bench_server()).url))
+            for name in ("few", "many", "other")
+        }
         rows = []
-        for size, each in filled.items():
+        for size, each in zip(sizes, filled.values(), strict=False):
             rate, cpu, taken = each.fill(size)
             rows += [
                 Row("create", f"create_many, {size} routines", rate, "/s", 10_000 if size == many else None),
@@ -65,18 +69,40 @@ def measure(*, sizes: tuple[int, int], due: int, seconds: int) -> list[Row]:
                 Row("memory", "store, RedBeat, per entry", per_entry, "B"),
                 Row("memory", "store, per routine / per entry of RedBeat", rows[-1].seen / per_entry, "x", 0.6, False),
             ]
+        filled["other"].fill(few)
+        for each in filled.values():
+            each.rest()
         for what, ask in (("list_due(limit=100)", Filled.list_due), ("idle turn", Filled.idle)):
-            times: dict[str, list[float]] = {"few": [], "many": [], "again": []}
-            for _ in range(ROUNDS):
-                for name, size in (("few", few), ("many", many), ("again", many)):
-                    times[name].append(ask(filled[size]))
+            times = _in_turns(filled, ask)
             rows += [
                 Row("asking", f"{what}, {many} routines", median(times["many"]) * 1e6, "us"),
                 Row("asking", f"{what}, {many} routines / {few}", _ratio(times, "many", "few"), "x", 1.5, False),
-                Row("control", f"{what}, {many} routines, against itself", _ratio(times, "again", "many"), "x"),
+                Row("control", f"{what}, {few} routines / {few} of another server", _ratio(times, "other", "few"), "x"),
             ]
-        rows += _started(filled[many], redbeat, due)
+        times = _in_turns(filled, Filled.no_question)
+        rows.append(
+            Row("control", f"a script that reads no routine, beside {many} / {few}", _ratio(times, "many", "few"), "x")
+        )
+        rows += _started(filled["many"], redbeat, due)
     return rows + _lateness(seconds)
+
+
+def _in_turns(filled: dict[str, Filled], ask: Callable[[Filled], float]) -> dict[str, list[float]]:
+    """Seconds of asking each server in turn, the median of each round: every one comes after another one."""
+    times: dict[str, list[float]] = {name: [] for name in filled}
+    for _ in range(ROUNDS):
+        seen: dict[str, list[float]] = {name: [] for name in filled}
+        for each in filled.values():
+            each.redis.config_resetstat()
+        for _ in range(TURNS):
+            for name, each in filled.items():
+                seen[name].append(ask(each))
+        for name, each in filled.items():
+            times[name].append(median(seen[name]))
+            done = executed(each.redis)
+            assert sum(done.get(command, 0) for command in ("evalsha", "eval", "hmget")) >= TURNS, done
+            assert not {"hset", "lpush", "xadd"} & done.keys(), done
+    return times
 
 
 def _started(filled: Filled, redbeat: RedBeat | None, count: int) -> list[Row]:
@@ -150,28 +176,30 @@ class Filled:
             }  # fmt: skip
 
     def list_due(self) -> float:
-        """Seconds of listing up to a hundred that would be due in two days; of that few are read."""
+        """Seconds of listing up to a hundred that would be due in two days."""
         at = datetime.now(timezone.utc) + timedelta(days=2)
-        times = []
-        for _ in range(TURNS):
-            begun = time.perf_counter()
-            self.routines.list_due(at, limit=100)
-            times.append(time.perf_counter() - begun)
-        return median(times)
+        begun = time.perf_counter()
+        self.routines.list_due(at, limit=100)
+        return time.perf_counter() - begun
 
     def idle(self) -> float:
         """Seconds of a turn with nothing due, which asks the store."""
-        self.redis.config_resetstat()
-        times = []
-        for _ in range(TURNS):
-            self.source._ask_at = 0.0  # noqa: SLF001  # it would pause
-            begun = time.perf_counter()
-            self.clock.turn()
-            times.append(time.perf_counter() - begun)
-        done = executed(self.redis)
-        assert done["evalsha"] >= TURNS, done
-        assert not {"hset", "lpush", "xadd"} & done.keys(), done
-        return median(times)
+        self.source._ask_at = 0.0  # noqa: SLF001  # it would pause
+        begun = time.perf_counter()
+        self.clock.turn()
+        return time.perf_counter() - begun
+
+    def no_question(self) -> float:
+        """Seconds of a script that makes as many calls as an idle turn and reads nothing."""
+        call = packed("EVAL", "for n = 1, 16 do redis.call('TYPE', KEYS[1]) end", 1, "nothing")
+        begun = time.perf_counter()
+        self.store.wire.call(call)
+        return time.perf_counter() - begun
+
+    def rest(self) -> None:
+        """Wait until the server does nothing beside what it is asked: no rewrite of its log goes on, or begins."""
+        self.redis.config_set("auto-aof-rewrite-percentage", 0)
+        _wait(lambda: not self.redis.info("persistence")["aof_rewrite_in_progress"], 120)
 
     def start(self, count: int) -> float:
         """Seconds per routine that becomes due and is started, until all messages are in the broker."""

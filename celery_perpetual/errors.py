@@ -121,6 +121,14 @@ def readable(text: object) -> str:
     return shown if len(shown) <= LONGEST_TEXT else f"{shown[: LONGEST_TEXT - 3]}..."
 
 
+def shown_value(seen: object) -> str:
+    """Return a value as errors show it; one that cannot show itself is no error of its own."""
+    try:
+        return readable(repr(seen))
+    except Exception:  # such as a number of thousands of digits
+        return f"a {type(seen).__name__} that cannot be shown"
+
+
 def described(error: BaseException) -> str:
     """Return the type and the text of an exception in one line of a log or a record."""
     return f"{type(error).__name__}: {readable(error)}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from celery.beat import Scheduler
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 
-from celery_perpetual.errors import SettingsError
+from celery_perpetual.errors import SettingsError, shown_value
 from celery_perpetual.hints import nearest
 from celery_perpetual.thresholds import DEFAULT, LONGEST, Thresholds, read_thresholds
 
@@ -28,6 +28,9 @@ CHOICES = {
     "completions": ("perpetual", "all"), "on_store_lost": ("pause", "run"), "leases": ("perpetual", "all"),
     "store_down": ("run", "hold"),
 }  # fmt: skip
+
+#: No whole number is greater: scripts have none that are.
+MOST_WHOLE = 2**53
 
 #: Settings for which less than this many seconds make no sense.
 LEAST = {"leader_ttl": 3.0, "lease_ttl": 1.0}
@@ -275,7 +278,7 @@ def seconds(what: str, seen: object, *, least: float = 0.0, error: type[Exceptio
     """A duration given as a number of seconds or a ``timedelta``, checked."""
     value = seen.total_seconds() if isinstance(seen, timedelta) else seen
     if isinstance(value, bool) or not isinstance(value, int | float) or not -LONGEST <= value <= LONGEST:
-        raise error(f"{what} must be seconds (a number or a timedelta), got {seen!r}")
+        raise error(f"{what} must be seconds (a number or a timedelta), got {shown_value(seen)}")
     if value < least:
         raise error(f"{what} must be at least {least:g} seconds, got {value:g}")
     return float(value)
@@ -284,5 +287,7 @@ def seconds(what: str, seen: object, *, least: float = 0.0, error: type[Exceptio
 def whole(what: str, seen: object, *, least: int = 1, error: type[Exception] = SettingsError) -> int:
     """A whole number, checked."""
     if isinstance(seen, bool) or not isinstance(seen, int) or seen < least:
-        raise error(f"{what} must be a whole number of at least {least}, got {seen!r}")
+        raise error(f"{what} must be a whole number of at least {least}, got {shown_value(seen)}")
+    if seen > MOST_WHOLE:
+        raise error(f"{what} must be at most {MOST_WHOLE}, got {shown_value(seen)}")
     return seen

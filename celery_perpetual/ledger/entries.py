@@ -8,7 +8,7 @@ from uuid import UUID
 
 from celery import Signature
 
-from celery_perpetual.errors import InvalidItem
+from celery_perpetual.errors import InvalidItem, shown_value
 from celery_perpetual.ledger.options import FROZEN_OPTIONS
 from celery_perpetual.tasks.items import Item
 
@@ -77,7 +77,7 @@ def checked_key(key: Any) -> str:
 
 def short(value: object) -> str:
     try:
-        text = repr(value)
+        text = shown_value(value)
     except Exception:  # a value of the user's may not even be able to show itself
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 80 else f"{text[:77]}..."

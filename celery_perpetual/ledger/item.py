@@ -10,7 +10,7 @@ from celery.utils.time import maybe_make_aware
 from kombu.serialization import loads
 from kombu.utils.json import dumps as json_dumps
 
-from celery_perpetual.errors import InvalidItem
+from celery_perpetual.errors import InvalidItem, shown_value
 from celery_perpetual.ledger.digests import Digests, are_plain
 from celery_perpetual.ledger.entries import as_item, checked_key, checked_shape
 from celery_perpetual.ledger.options import (
@@ -177,7 +177,7 @@ class ItemReader:
             return self._own
         name = task if isinstance(task, str) else getattr(task, "name", None)
         if not isinstance(name, str) or not name:
-            raise InvalidItem(f"task must be a task or the name of one, got {task!r}")
+            raise InvalidItem(f"task must be a task or the name of one, got {shown_value(task)}")
         known = self._targets.get(name)
         if known is None:
             known = self._targets[name] = self._found(name, self.app.tasks.get(name))
@@ -233,7 +233,9 @@ class ItemReader:
         try:
             later: datetime = maybe_make_aware(self.app.now() + timedelta(seconds=seconds), tz=self.app.timezone)
         except (TypeError, ValueError, OverflowError) as error:
-            raise InvalidItem(f"option {name} must be a number of seconds, got {seconds!r} ({error})") from None
+            raise InvalidItem(
+                f"option {name} must be a number of seconds, got {shown_value(seconds)} ({error})"
+            ) from None
         return later
 
 

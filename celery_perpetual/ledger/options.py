@@ -9,7 +9,7 @@ from celery.utils.time import maybe_iso8601
 from kombu.compression import get_encoder
 from kombu.utils.json import dumps as json_dumps
 
-from celery_perpetual.errors import InvalidItem
+from celery_perpetual.errors import InvalidItem, shown_value
 from celery_perpetual.hints import nearest
 from celery_perpetual.ledger.serializers import codec
 
@@ -38,6 +38,9 @@ def must_be_known(options: Mapping[str, Any]) -> None:
     Celery takes any name as a property of the message or as a stamp, so only a name that is nearly one of its own is
     taken for a misspelling.
     """
+    for name in options:
+        if not isinstance(name, str):
+            raise InvalidItem(f"option {shown_value(name)} has no name; names are text")
     for name in options.keys() - KNOWN_OPTIONS if "stamped_headers" not in options else ():
         if (near := nearest(name, KNOWN_OPTIONS, ALIKE)) is not None:
             raise InvalidItem(f"option {name} has no effect, did you mean {near}?")
@@ -45,12 +48,12 @@ def must_be_known(options: Mapping[str, Any]) -> None:
         if (serializer := options.get("serializer")) is not None:
             codec(serializer)
     except KeyError:
-        raise InvalidItem(f"serializer {serializer!r} is not registered with Kombu") from None
+        raise InvalidItem(f"serializer {shown_value(serializer)} is not registered with Kombu") from None
     try:
         if (method := options.get("compression")) is not None:
             get_encoder(method)
     except KeyError:
-        raise InvalidItem(f"compression {method!r} is not known to Kombu") from None
+        raise InvalidItem(f"compression {shown_value(method)} is not known to Kombu") from None
 
 
 def must_be_a_time(name: str, seen: Any) -> None:
@@ -59,7 +62,7 @@ def must_be_a_time(name: str, seen: Any) -> None:
             raise TypeError
         maybe_iso8601(seen)
     except (TypeError, ValueError):
-        raise InvalidItem(f"{name} must be a datetime or seconds, got {seen!r}") from None
+        raise InvalidItem(f"{name} must be a datetime or seconds, got {shown_value(seen)}") from None
 
 
 def must_be_storable(options: Mapping[str, Any]) -> None:

@@ -16,10 +16,11 @@ from kombu.utils.json import dumps as json_dumps
 from kombu.utils.json import loads as json_loads
 
 from celery_perpetual.ledger.item import CheckedItem
-from celery_perpetual.ledger.serializers import loaded
+from celery_perpetual.ledger.serializers import loaded, plain_json
 from celery_perpetual.tasks.task import ROUTINE_HEADER
 
 VERSION = b"1"
+_dumps = plain_json()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def _joined(text: bytes, more: Mapping[str, Any]) -> bytes:
     """The text of a JSON object, or "" for none, with more fields."""
     if not more:
         return text
-    added: bytes = json_dumps(more).encode()
+    added = _dumps(more)
     return text[:-1] + b", " + added[1:] if text else added
 
 

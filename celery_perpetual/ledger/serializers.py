@@ -15,6 +15,7 @@ from kombu.serialization import dumps, loads
 from kombu.utils import json as kombu_json
 
 Encode = Callable[[Any], bytes]
+_decode = json.JSONDecoder(object_hook=kombu_json.object_hook).decode
 
 
 class Encoding(NamedTuple):
@@ -49,7 +50,7 @@ def encoder(serializer: str) -> Encode:
     It raises what ``kombu.serialization.dumps`` raises, for JSON without the wrapping ``EncodeError``.
     """
     if is_plain_json(serializer):
-        return _plain_json()
+        return plain_json()
 
     def encoded(value: Any) -> bytes:
         data = dumps(value, serializer)[2]
@@ -58,7 +59,7 @@ def encoder(serializer: str) -> Encode:
     return encoded
 
 
-def _plain_json() -> Encode:
+def plain_json() -> Encode:
     """Kombu's JSON by one encoder in C for all values, where ``json`` makes one for each."""
     kombus: Any = kombu_json.JSONEncoder()
     make = getattr(json.encoder, "c_make_encoder", None)
@@ -83,7 +84,7 @@ def _plain_json() -> Encode:
 def loaded(body: bytes, serializer: str) -> Any:
     """The value behind bytes of a serializer; only for what this process or the ledger has serialised."""
     if is_plain_json(serializer):
-        return kombu_json.loads(body.decode())
+        return _decode(body.decode())
     content_type, encoding = codec(serializer)
     return loads(body, content_type, encoding, accept=[content_type])
 

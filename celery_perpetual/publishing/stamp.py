@@ -18,7 +18,6 @@ from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from kombu.utils.json import dumps as json_dumps
 from kombu.utils.json import loads as json_loads
 
 from celery_perpetual.broker.commands import BrokerCommands, Command
@@ -26,6 +25,7 @@ from celery_perpetual.broker.destinations import Destination
 from celery_perpetual.ledger.ids import base, item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import opened
+from celery_perpetual.ledger.serializers import plain_json
 from celery_perpetual.publishing.bodies import Bodies
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.sender import AfterPublish, SignalCall, call_for
@@ -40,6 +40,8 @@ IndexedItems = Sequence[tuple[int, CheckedItem]]
 ORDER = ["body", "id", "id", "args", "kwargs", "id", "tag"]
 #: The same for runs of routines.
 ORDER_OF_RUNS = ["body", "id", "id", "args", "kwargs", "run", "id", "tag"]
+
+_dumps = plain_json()
 
 
 class Stamp:
@@ -93,7 +95,7 @@ class Stamp:
                 (between,) = to_correlation
             else:
                 before, after = to_correlation
-                between = f"{before}{json_dumps(item.run)}{after}"
+                between = f"{before}{_dumps(item.run).decode()}{after}"
             texts.append(
                 "".join((
                     first, text, to_id, number, to_root, number, to_args, encode_basestring_ascii(args_repr),

@@ -14,7 +14,7 @@ from celery import current_app
 from celery.schedules import BaseSchedule, crontab, schedule, solar
 from kombu.utils.imports import symbol_by_name
 
-from celery_perpetual.errors import InvalidRoutine, described
+from celery_perpetual.errors import InvalidRoutine, described, shown_value
 from celery_perpetual.tasks.cadence import Cadence, is_plain, zone_of
 
 _STORABLE = "a crontab, a solar schedule, or one of a class of a module whose fields are JSON"
@@ -43,12 +43,12 @@ class Calendar:
         """
         if type(seen) is schedule or not isinstance(seen, BaseSchedule):
             allowed = "a Celery schedule such as crontab(hour=8, minute=0); an interval is given as every="
-            raise InvalidRoutine(f"routine field schedule must be {allowed}, got {seen!r}", "schedule", seen)
+            raise InvalidRoutine(f"routine field schedule must be {allowed}, got {shown_value(seen)}", "schedule", seen)
         facts = _facts(seen)
         if "solar" not in facts:
-            facts["zone"] = _zone_name(zone or zone_of(seen, app) or current_app.timezone)
+            facts["zone"] = _zone_name(zone if zone is not None else zone_of(seen, app) or current_app.timezone)
         elif zone is not None:
-            message = f"routine field timezone does not go with a solar schedule, got {zone!r}"
+            message = f"routine field timezone does not go with a solar schedule, got {shown_value(zone)}"
             raise InvalidRoutine(message, "timezone", zone)
         text = json.dumps(facts, separators=(",", ":"), sort_keys=True)
         _read(text)  # stored is only what can be read again
@@ -108,7 +108,7 @@ def _facts(seen: BaseSchedule) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads(json.dumps(_parts(seen)))
         return facts
     except Exception as error:
-        message = f"routine field schedule must be {_STORABLE}, got {seen!r}: {described(error)}"
+        message = f"routine field schedule must be {_STORABLE}, got {shown_value(seen)}: {described(error)}"
         raise InvalidRoutine(message, "schedule", seen) from None
 
 
@@ -164,7 +164,7 @@ def _zone(name: str) -> tzinfo:
 
 def _unknown_zone(seen: Any) -> InvalidRoutine:
     allowed = "the name of a time zone such as 'Europe/Berlin'"
-    return InvalidRoutine(f"routine field timezone must be {allowed}, got {seen!r}", "timezone", seen)
+    return InvalidRoutine(f"routine field timezone must be {allowed}, got {shown_value(seen)}", "timezone", seen)
 
 
 @lru_cache(1024)

@@ -14,8 +14,10 @@ from celery_perpetual.errors import (
     StaleVersion,
     StoreUnavailable,
     described,
+    readable,
 )
 from celery_perpetual.pauses import operator
+from celery_perpetual.routines.checks import a_count, refusal
 from celery_perpetual.routines.fields import Reader
 from celery_perpetual.routines.listing import checked_time, due
 from celery_perpetual.routines.record import ACTIVE, Record
@@ -91,9 +93,11 @@ class RoutineChanges:
             RoutineBusy: it runs, or is to be tried again.
             RoutineTerminal: it has ended.
             StaleVersion: it has another version by now.
-            InvalidRoutine: a field is unknown, or its value is impossible.
+            InvalidRoutine: a field is unknown, or its value is impossible; or ``if_version`` is no version.
             IdempotencyConflict: another routine has this idempotency key.
         """
+        if if_version is not None:
+            a_count("if_version", if_version, "")
         reader = Reader(self._namespace.app)
 
         def patched(record: Record, now: int) -> Change:
@@ -131,13 +135,15 @@ class RoutineChanges:
         return shown(self._change(routine_id, change))
 
     def resume(self, routine_id: str, *, from_: Literal["now", "kept"] = "now") -> Routine:
-        """Let it run again. Raises as :meth:`update`.
+        """Let it run again. Raises as :meth:`update`, and InvalidRoutine for another ``from_``.
 
         Args:
             routine_id: which one.
             from_: what becomes of a slot whose time has passed meanwhile: ``now`` runs it at once, ``kept`` leaves it
                 out where there is a later one.
         """
+        if from_ not in ("now", "kept"):
+            raise refusal("from_", from_, "'now' or 'kept'", "")
         reader = Reader(self._namespace.app)
 
         def change(record: Record, now: int) -> Change:
@@ -235,7 +241,7 @@ class RoutineChanges:
 
 
 def _by(reason: str) -> dict[str, Any]:
-    return {"by": operator(), "reason": reason} if reason else {"by": operator()}
+    return {"by": operator(), "reason": readable(reason)} if reason else {"by": operator()}
 
 
 def busy_store(routine_id: str) -> StoreUnavailable:

@@ -13,13 +13,13 @@ from celery_perpetual.pauses import ALL_ROUTINES, Pauses
 from celery_perpetual.publishing.publisher import Publisher
 from celery_perpetual.routines.fields import Reader
 from celery_perpetual.routines.inline import Inline
-from celery_perpetual.routines.record import ACTIVE, PAUSED, RETRY_WAITING, RUNNING, Record, decode
+from celery_perpetual.routines.record import ACTIVE, PAUSED, RETRY_WAITING, RUNNING, Record
 from celery_perpetual.routines.routine import ENQUEUED, RoutineRun
 from celery_perpetual.routines.runs import ALL_PAUSES, MOST_RUNS, PAUSE_OF_ROUTINES, Starter
 from celery_perpetual.routines.steps import paused
-from celery_perpetual.routines.storage import Change, read, write
+from celery_perpetual.routines.storage import Change, readable, write
 from celery_perpetual.store.commands.leadership import Mark
-from celery_perpetual.store.commands.routines import DueRoutines, due_ids, due_routines
+from celery_perpetual.store.commands.routines import DueRoutines, due_ids, due_routines, routine_and_time
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
@@ -103,8 +103,11 @@ class DueRuns:
             most = MOST_RUNS if limit is None else min(MOST_RUNS, limit - count)
             due = due_routines(self._store, at, most + len(self._unreadable))
             assert due is not None
-            fresh = [each for each in due.records if each[0] not in seen]
+            passed = seen | self._unreadable
+            fresh, unreadable = [each for each in due.records if each[0] not in passed], len(self._unreadable)
             states = self._by_state(due._replace(records=fresh))
+            if not states and len(self._unreadable) > unreadable:
+                continue  # behind those that this process cannot read
             if not states:
                 break
             # One whose pause is over may be due afterwards.
@@ -139,7 +142,8 @@ class DueRuns:
             write(self._store, [Change(record, after, "updated", facts)])  # if it was changed meanwhile, that counts
 
     def _run_one(self, routine_id: str, at: int | None, until: int) -> RoutineRun | None:
-        record, now = read(self._store, routine_id)
+        text, now = routine_and_time(self._store, routine_id)
+        record = None if text is None else self._decoded(routine_id, text)
         if record is None or not is_due(record, until):
             return None
         return self._inline.run(record, now, at)
@@ -148,14 +152,16 @@ class DueRuns:
         """The records that this release can read; one that it cannot does not hold up the others."""
         found: dict[str, list[Record]] = {}
         for routine_id, text in due.records:
-            try:
-                record = decode(routine_id, text)
-            except Exception as error:  # of another release
-                self._unreadable.add(routine_id)
-                emit(events.ROUTINE_UNREADABLE, routine_id=routine_id, error=error)
-                continue
-            found.setdefault(record.state, []).append(record)
+            record = self._decoded(routine_id, text)
+            if record is not None:
+                found.setdefault(record.state, []).append(record)
         return found
+
+    def _decoded(self, routine_id: str, text: bytes) -> Record | None:
+        record = readable(routine_id, text)
+        if record is None:
+            self._unreadable.add(routine_id)
+        return record
 
 
 def is_due(record: Record, until: int) -> bool:

@@ -15,6 +15,7 @@ from celery_perpetual.completions.completion import SUCCESS, inline
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.on_lost import when_lost
+from celery_perpetual.ledger.ids import made_at
 from celery_perpetual.ledger.record import task_of
 from celery_perpetual.routines.record import BY_HAND, SCHEDULED, Record
 from celery_perpetual.routines.runs import change_of_end
@@ -43,7 +44,7 @@ def follow_end(app: Celery, store: Store, entry: str) -> None:
     reach("routine.following")
     for _ in range(MOST_TRIES):
         record, now = read(store, routine_id)
-        if record is None or (owner == SCHEDULED and record.run != task_id):
+        if record is None or not _is_of(record, owner, task_id):
             remove_entry(store, store.keys.batches, entry)
             return
         end = _end(store, task_id, status)
@@ -55,6 +56,13 @@ def follow_end(app: Celery, store: Store, entry: str) -> None:
             reach("routine.followed")
             return
     raise StoreUnavailable(f"routine {routine_id} was changed {MOST_TRIES} times while the end of a run was noted")
+
+
+def _is_of(record: Record, owner: str, task_id: str) -> bool:
+    """Whether a run is one of this routine, and not of an earlier one that had its id."""
+    if owner == SCHEDULED:
+        return record.run == task_id
+    return record.created <= made_at(task_id)
 
 
 def most_recoveries(app: Celery, record: Record) -> int:

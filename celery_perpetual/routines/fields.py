@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.utils.json import dumps as json_dumps
 
-from celery_perpetual.errors import InvalidItem, InvalidRoutine, readable
+from celery_perpetual.errors import InvalidItem, InvalidRoutine, described
 from celery_perpetual.hints import nearest
 from celery_perpetual.ledger.digests import Digests
 from celery_perpetual.ledger.item import HIDDEN, CheckedItem, ItemReader
-from celery_perpetual.ledger.record import encode, opened, read_item
+from celery_perpetual.ledger.record import arguments, encode, opened, read_item
 from celery_perpetual.routines.asking import asked
+from celery_perpetual.routines.checks import a_time, a_truth, refusal
 from celery_perpetual.routines.record import ACTIVE, NO_RETRIES, PAUSED, Record
 from celery_perpetual.routines.slots import Timetable
 from celery_perpetual.routines.steps import scheduled
 from celery_perpetual.routines.timetables import FIELDS as OF_TIMETABLE
 from celery_perpetual.routines.timetables import NEW_SLOTS, changed, timetable
 from celery_perpetual.tasks.retries import Retries
-from celery_perpetual.times import to_ms_floor
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -60,12 +60,13 @@ class Reader:
         item = self._item(given)
         key = _name("idempotency_key", given.get("idempotency_key")) or ""
         routine_id = _name("id", given.get("id")) or f"routine_{token_hex(8)}"
-        return Record(
+        made = Record(
             id=routine_id, item=item, timetable=table, created=now,
-            updated=now, state=PAUSED if _truth("paused", given.get("paused", False)) else ACTIVE,
+            updated=now, state=PAUSED if a_truth("paused", given.get("paused", False)) else ACTIVE,
             retries=_retries(given.get("retries")), key=key, metadata=_metadata(given.get("metadata")),
-            digest=self._digest(given, item) if key else "", **self._first(table, routine_id, given, now),
+            **self._first(table, routine_id, given, now),
         )  # fmt: skip
+        return made._replace(digest=self._digest(made, given)) if key else made
 
     def patched(self, record: Record, patch: Mapping[str, Any], now: int) -> Record:
         """The next version of a record.
@@ -86,7 +87,7 @@ class Reader:
         if "idempotency_key" in patch:
             changes["key"] = _name("idempotency_key", patch["idempotency_key"]) or ""
         if "paused" in patch:
-            changes["state"] = PAUSED if _truth("paused", patch["paused"]) else ACTIVE
+            changes["state"] = PAUSED if a_truth("paused", patch["paused"]) else ACTIVE
             changes["pause"] = None
         of_timetable = {name: patch[name] for name in OF_TIMETABLE if name in patch}
         if of_timetable:
@@ -108,9 +109,7 @@ class Reader:
         """When it runs first: as the caller says, or at the first slot."""
         if "next_run_at" in given:
             at = given["next_run_at"]
-            if at is not None and not (isinstance(at, datetime) and at.utcoffset() is not None):
-                raise _refusal("next_run_at", at, "a datetime with a time zone")
-            return {"next": None if at is None else to_ms_floor(at), "slot": None}
+            return {"next": None if at is None else a_time("next_run_at", at), "slot": None}
         slot = asked(table, lambda: table.first_ms(now))
         if slot is None:
             message = f"routine has no slot: end_at is before its first one, got {table}"
@@ -139,28 +138,31 @@ class Reader:
             hides = self._hides[item.task] = not getattr(options, "store_args", True)
         return item._replace(kept_reprs=HIDDEN, reprs=HIDDEN) if hides else item
 
-    def _digest(self, given: Mapping[str, Any], item: bytes) -> str:
-        """Of the fields as they are given: a second call with the same ones means the same routine."""
-        rest = {
-            name: value for name, value in given.items()
-            if name not in (*OF_ITEM, "id", "idempotency_key") and value is not None
-        }  # fmt: skip
-        if "retries" in rest:
-            retries = _retries(rest["retries"])
-            rest["retries"] = [
+    def _digest(self, record: Record, given: Mapping[str, Any]) -> str:
+        """Of what the fields mean, however they are written: a call that means the same gets the same routine."""
+        item = read_item(record.item, "")
+        args, kwargs = arguments(item.body, item.serializer)
+        retries = record.retries
+        values = {
+            "args": args, "kwargs": kwargs, "options": item.options, "serializer": item.serializer,
+            "timetable": record.timetable.to_json(), "metadata": record.metadata, "state": record.state,
+            "retries": (
                 retries.max_attempts, retries.backoff, retries.multiplier, retries.max_backoff, retries.jitter
-            ]  # fmt: skip
+            ),
+            "next": record.next if "next_run_at" in given else "",
+        }  # fmt: skip
         try:
-            return self._digests.of_values("routine", (item,), rest, keeps_types=False)[:16]
-        except Exception as error:  # whatever a schedule of the user's raises
-            raise InvalidRoutine(f"routine fields have no digest: {error!r}", "idempotency_key", None) from None
+            return self._digests.of_values(item.task, (), values, keeps_types=False)[:16]
+        except Exception as error:  # whatever a value's own methods raise
+            message = f"routine arguments have no digest: {described(error)}"
+            raise InvalidRoutine(message, "idempotency_key", record.key) from None
 
 
 def _must_be_known(given: Mapping[str, Any], known: frozenset[str], in_order: tuple[str, ...]) -> None:
     if given.keys() <= known:
         return
     name = next(each for each in given if each not in known)
-    near = nearest(str(name), in_order)
+    near = nearest(name, in_order)
     hint = f", did you mean {near}?" if near else f"; there are {', '.join(in_order)}"
     raise InvalidRoutine(f"routine field {name} is unknown{hint}", str(name), given[name])
 
@@ -178,10 +180,10 @@ def _options(seen: Any) -> tuple[Mapping[str, Any], Any]:
     if not seen:
         return seen, None
     if not isinstance(seen, Mapping):
-        raise _refusal("options", seen, "a dict of apply_async options")
+        raise refusal("options", seen, "a dict of apply_async options")
     for name, instead in _REFUSED_OPTIONS.items():
         if seen.get(name) is not None:
-            raise _refusal("options", seen, f"without {name}; say {instead} of the routine")
+            raise refusal("options", seen, f"without {name}; say {instead} of the routine")
     return {name: value for name, value in seen.items() if name != "expires"}, _expires(seen)
 
 
@@ -195,7 +197,7 @@ def _expires(options: Mapping[str, Any]) -> Any:
     if seen is None or isinstance(seen, str):
         return seen
     if isinstance(seen, bool) or not isinstance(seen, int | float) or not 0 < seen < 1e10:
-        raise _refusal("options", options, "such that expires is seconds from the start of a run, or an aware datetime")
+        raise refusal("options", options, "such that expires is seconds from the start of a run, or an aware datetime")
     return seen
 
 
@@ -207,20 +209,14 @@ def _name(field: str, seen: Any) -> str | None:
             return seen
     except UnicodeEncodeError:
         pass  # the same refusal
-    raise _refusal(field, seen, f"text of 1 to {LONGEST_NAME} bytes")
-
-
-def _truth(field: str, seen: Any) -> bool:
-    if not isinstance(seen, bool):
-        raise _refusal(field, seen, "True or False")
-    return seen
+    raise refusal(field, seen, f"text of 1 to {LONGEST_NAME} bytes")
 
 
 def _retries(seen: Any) -> Retries:
     if seen is None:
         return NO_RETRIES
     if not isinstance(seen, Retries):
-        raise _refusal("retries", seen, "Retries(max_attempts=…, backoff=…)")
+        raise refusal("retries", seen, "Retries(max_attempts=…, backoff=…)")
     return seen.with_usual(NO_RETRIES)
 
 
@@ -229,13 +225,9 @@ def _metadata(seen: Any) -> Mapping[str, Any]:
         return {}
     allowed = "a dict of JSON values with text as keys"
     if not isinstance(seen, Mapping) or not all(isinstance(name, str) for name in seen):
-        raise _refusal("metadata", seen, allowed)
+        raise refusal("metadata", seen, allowed)
     try:
         found: dict[str, Any] = json.loads(json.dumps(dict(seen), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise _refusal("metadata", seen, f"{allowed} ({error})") from None
+        raise refusal("metadata", seen, f"{allowed} ({error})") from None
     return found
-
-
-def _refusal(field: str, seen: Any, allowed: str) -> InvalidRoutine:
-    return InvalidRoutine(f"routine field {field} must be {allowed}, got {readable(repr(seen))}", field, seen)

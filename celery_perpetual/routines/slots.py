@@ -16,12 +16,11 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from celery_perpetual.routines.calendars import Calendar
+from celery_perpetual.routines.checks import LAST
 from celery_perpetual.routines.texts import text_of
 from celery_perpetual.tasks.cadence import SHORTEST_CALENDAR_MS
 from celery_perpetual.times import format_time, to_datetime, to_ms_floor
 
-#: 9999-12-31: there is no slot after it.
-LAST = 253_402_214_400_000
 #: How many missed slots are run where a routine does not say it.
 MAX_CATCH_UP = 100
 #: Missed slots of a calendar that is no crontab are counted so far.
@@ -160,7 +159,7 @@ class Timetable:
         if not self.jitter:
             return slot
         share = int.from_bytes(blake2b(f"{salt} {to_ms_floor(slot)}".encode(), digest_size=4).digest(), "big") / 2**32
-        return slot + timedelta(milliseconds=int(share * self.jitter))
+        return to_datetime(min(LAST, to_ms_floor(slot) + int(share * self.jitter)))
 
     def to_json(self) -> str:
         """The form that the store keeps: the fields that are not as usual."""

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from celery_perpetual.completions.completion import IGNORED, LOST, REVOKED, SUCCESS
 from celery_perpetual.errors import InvalidRoutine, described
 from celery_perpetual.routines.asking import asked
+from celery_perpetual.routines.checks import LAST
 from celery_perpetual.routines.record import (
     ACTIVE,
     CANCELLED,
@@ -72,7 +73,7 @@ def ended(record: Record, end: RunEnd, now: int, most_recoveries: int) -> Record
         return _after_slot(record, now, EXHAUSTED, lost=recoveries - record.recoveries, result="", error=error)
     return record.changed(
         now, state=RETRY_WAITING, run="",
-        next=_time_of_end(record, now) + delay_after(record.retries, record.id, record.attempts),
+        next=min(LAST, _time_of_end(record, now) + delay_after(record.retries, record.id, record.attempts)),
         recoveries=recoveries, error=error,
     )  # fmt: skip
 

@@ -131,11 +131,15 @@ def read_readable(store: Store, ids: Sequence[str]) -> list[Record]:
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    found = []
-    for routine_id, text in zip(ids, routine_records(store, ids), strict=True):
-        if text is not None:
-            try:
-                found.append(decode(routine_id, text))
-            except Exception as error:
-                emit(events.ROUTINE_UNREADABLE, routine_id=routine_id, error=error)
-    return found
+    texts = routine_records(store, ids)
+    records = [readable(each, text) for each, text in zip(ids, texts, strict=True) if text is not None]
+    return [each for each in records if each is not None]
+
+
+def readable(routine_id: str, text: bytes) -> Record | None:
+    """The record behind a text; None for one of another release, which is reported and holds up no other."""
+    try:
+        return decode(routine_id, text)
+    except Exception as error:
+        emit(events.ROUTINE_UNREADABLE, routine_id=routine_id, error=error)
+        return None

@@ -9,12 +9,13 @@ from typing import Any
 
 from celery.schedules import BaseSchedule
 
-from celery_perpetual.errors import ContractError, InvalidRoutine
+from celery_perpetual.errors import ContractError, InvalidRoutine, shown_value
 from celery_perpetual.routines.calendars import Calendar
-from celery_perpetual.routines.slots import LAST, MAX_CATCH_UP, Timetable
+from celery_perpetual.routines.checks import LAST, a_count, a_time, a_truth, refusal
+from celery_perpetual.routines.slots import MAX_CATCH_UP, Timetable
 from celery_perpetual.settings import seconds
 from celery_perpetual.tasks.cadence import Cadence, own_zone
-from celery_perpetual.times import ms, to_datetime, to_ms_floor
+from celery_perpetual.times import ms, to_datetime
 
 #: The fields that say it; exactly one of the first three is given.
 FIELDS = (
@@ -23,6 +24,8 @@ FIELDS = (
 KINDS = FIELDS[:3]
 #: A change of one of these makes the next slot be computed anew.
 NEW_SLOTS = frozenset(FIELDS[:5])
+#: The most that ``max_catch_up`` may be: each end of a run goes through so many slots.
+MOST_CATCH_UP = 100_000
 #: The fields that each kind may be given besides the jitter.
 GOES_WITH = {
     "at": frozenset({"jitter"}),
@@ -66,22 +69,24 @@ def timetable(
     values = (at, every, schedule, timezone, start_at, end_at, max_runs, jitter, catch_up, max_catch_up)
     kind = _kind({name: value for name, value in zip(FIELDS, values, strict=True) if value is not None})
     made = Timetable(
-        at=_time("at", at),
+        at=None if at is None else a_time("at", at),
         every=None if every is None else _known_interval(every) if type(every) in _HASHED else _interval(every),
         calendar=None if schedule is None else Calendar.of(schedule, timezone, app),
-        start=_time("start_at", start_at),
-        end=_time("end_at", end_at),
-        max_runs=_whole("max_runs", max_runs, None),
+        start=None if start_at is None else a_time("start_at", start_at),
+        end=None if end_at is None else a_time("end_at", end_at),
+        max_runs=None if max_runs is None else a_count("max_runs", max_runs),
         jitter=0 if jitter is None else _jitter(jitter),
-        catch_up=_truth("catch_up", catch_up),
-        max_catch_up=_whole("max_catch_up", max_catch_up, MAX_CATCH_UP) or MAX_CATCH_UP,
+        catch_up=False if catch_up is None else a_truth("catch_up", catch_up),
+        max_catch_up=MAX_CATCH_UP
+        if max_catch_up is None
+        else a_count("max_catch_up", max_catch_up, most=MOST_CATCH_UP),
     )
     if max_catch_up is not None and not made.catch_up:
-        raise _refusal("max_catch_up", max_catch_up, "given together with catch_up=True")
+        raise refusal("max_catch_up", max_catch_up, "given together with catch_up=True")
     if kind == "every" and made.jitter >= (made.every or 0):
-        raise _refusal("jitter", jitter, f"shorter than every ({every!r})")
+        raise refusal("jitter", jitter, f"shorter than every ({shown_value(every)})")
     if made.start is not None and made.end is not None and made.end < made.start:
-        raise _refusal("end_at", end_at, f"not before start_at ({start_at!r})")
+        raise refusal("end_at", end_at, f"not before start_at ({start_at!r})")
     return made
 
 
@@ -127,27 +132,13 @@ def changed(made: Timetable, patch: Mapping[str, Any], app: Any = None) -> Timet
 def _kind(given: Mapping[str, Any]) -> str:
     kinds = [name for name in KINDS if name in given]
     if len(kinds) != 1:
-        seen = " and ".join(f"{name}={given[name]!r}" for name in kinds) or "none of them"
+        seen = " and ".join(f"{name}={shown_value(given[name])}" for name in kinds) or "none of them"
         message = f"routine must have one of the fields at, every and schedule, got {seen}"
         raise InvalidRoutine(message, kinds[-1] if kinds else "at", given[kinds[-1]] if kinds else None)
     for name, value in given.items():
         if name != kinds[0] and name not in GOES_WITH[kinds[0]]:
-            raise _refusal(name, value, f"left out together with {kinds[0]}=")
+            raise refusal(name, value, f"left out together with {kinds[0]}=")
     return kinds[0]
-
-
-def _time(field: str, seen: Any) -> int | None:
-    if seen is None:
-        return None
-    if not isinstance(seen, datetime) or seen.utcoffset() is None:
-        raise _refusal(field, seen, "a datetime with a time zone")
-    try:
-        found = to_ms_floor(seen)
-    except (OverflowError, ValueError):
-        found = -1
-    if not 0 <= found <= LAST:
-        raise _refusal(field, seen, "a time from 1970 to 9999")
-    return found
 
 
 def _interval(seen: Any) -> int:
@@ -156,9 +147,9 @@ def _interval(seen: Any) -> int:
     except ContractError as error:
         raise InvalidRoutine(str(error), "every", seen) from None
     if found is None:
-        raise _refusal("every", seen, "seconds or a timedelta; a calendar is given as schedule=")
+        raise refusal("every", seen, "seconds or a timedelta; a calendar is given as schedule=")
     if found > LAST:
-        raise _refusal("every", seen, "shorter than 8000 years")
+        raise refusal("every", seen, "shorter than 8000 years")
     return found
 
 
@@ -172,23 +163,3 @@ def _jitter(seen: Any) -> int:
         return ms(seconds("routine field jitter", seen, error=ContractError))
     except ContractError as error:
         raise InvalidRoutine(str(error), "jitter", seen) from None
-
-
-def _whole(field: str, seen: Any, default: int | None) -> int | None:
-    if seen is None:
-        return default
-    if isinstance(seen, bool) or not isinstance(seen, int) or seen < 1:
-        raise _refusal(field, seen, "a whole number of at least 1")
-    return seen
-
-
-def _truth(field: str, seen: Any) -> bool:
-    if seen is None:
-        return False
-    if not isinstance(seen, bool):
-        raise _refusal(field, seen, "True or False")
-    return seen
-
-
-def _refusal(field: str, seen: Any, allowed: str) -> InvalidRoutine:
-    return InvalidRoutine(f"routine field {field} must be {allowed}, got {seen!r}", field, seen)

@@ -10,18 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta, tzinfo
 from hashlib import blake2b
-from math import isfinite
 from typing import Any, TypeGuard
 
 from celery import current_app
 from celery.schedules import BaseSchedule, crontab, schedule, solar
 
-from celery_perpetual.errors import ContractError
+from celery_perpetual.errors import ContractError, shown_value
 from celery_perpetual.tasks.wall_clock import Crontab, count_matches, next_match
 from celery_perpetual.times import ms, to_datetime
 
 #: Below this a cadence would be a busy loop.
 SHORTEST_MS = 10
+#: Seconds; nothing that is reckoned from a shorter one is without a number.
+TOO_LONG = 1e15
 #: The same for calendars, which may answer anything.
 SHORTEST_CALENDAR_MS = 100
 #: A calendar that answers the past is asked again after this time.
@@ -183,8 +184,9 @@ def _read(poll_every: Any, what: str) -> tuple[int | None, BaseSchedule | None]:
             raise ContractError(f"{what}: schedule(relative=True) is not supported; use a crontab for round times")
         poll_every = interval.run_every
     seconds = poll_every.total_seconds() if isinstance(poll_every, timedelta) else poll_every
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not isfinite(seconds):
-        raise ContractError(f"{what} must be seconds, a timedelta or a Celery schedule, got {poll_every!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not abs(seconds) < TOO_LONG:
+        seen = shown_value(poll_every)
+        raise ContractError(f"{what} must be seconds, a timedelta or a Celery schedule, got {seen}")
     if seconds * 1000 < SHORTEST_MS:
-        raise ContractError(f"{what} must be at least {SHORTEST_MS / 1000:g} seconds, got {poll_every!r}")
+        raise ContractError(f"{what} must be at least {SHORTEST_MS / 1000:g} seconds, got {shown_value(poll_every)}")
     return ms(seconds), None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from math import isfinite
+from math import inf
 from typing import Any
 
-from celery_perpetual.errors import ContractError
+from celery_perpetual.errors import ContractError, shown_value
 from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.thresholds import LONGEST
@@ -93,14 +93,16 @@ def _longest(value: Any) -> float | None:
 
 def _multiplier(value: Any) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not isfinite(value) or value < 1:
-        raise ContractError(f"Retries: multiplier must be a number of at least 1, got {value!r}")
+    if not is_number or not 1 <= value < inf:
+        raise ContractError(f"Retries: multiplier must be a number of at least 1, got {shown_value(value)}")
+    if value > LONGEST:
+        raise ContractError(f"Retries: multiplier must be at most {LONGEST:g}, got {shown_value(value)}")
     return float(value)
 
 
 def _truth(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ContractError(f"Retries: jitter must be True or False, got {value!r}")
+        raise ContractError(f"Retries: jitter must be True or False, got {shown_value(value)}")
     return value
 
 

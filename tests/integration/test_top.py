@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
-import subprocess
-import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import wait_until
+from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,63 +26,6 @@ else:
         @app.task(base=PerpetualTask, name=f"proj.task{number}", poll_every=60, next_batch=lambda: [Item((1,), key=1)])
         def one(row): ...
 """
-
-
-class Terminal:
-    """A terminal of tmux, on a server of this test."""
-
-    def __init__(self, proj: Project) -> None:
-        self._proj = proj
-        self._started = 0
-
-    def start(self, *verb: str, width: int = 80, units: int = 3) -> None:
-        """Run a verb in a terminal of this width and 24 lines; what it prints stays when it has ended."""
-        self.close()
-        self._started += 1
-        command = shlex.join([sys.executable, "-m", "celery", "-A", "proj", "perpetual", *verb])
-        env = self._proj.env({"UNITS": str(units), "TERM": "xterm-256color"})
-        # With COLUMNS in the environment a program would not ask the terminal.
-        env = {name: value for name, value in env.items() if name not in ("TMUX", "COLUMNS", "LINES")}
-        self._tmux(
-            "-f", os.devnull, "new-session", "-d", "-x", str(width), "-y", "24",
-            f"{command}; echo exit code $?; exec sleep 600", env=env,
-        )  # fmt: skip
-
-    def shows(self, *texts: str, timeout: float = 40.0) -> str:
-        """Wait until all of these are on the screen, and return it."""
-        seen = [""]
-
-        def there() -> bool:
-            seen[0] = self._tmux("capture-pane", "-p")
-            return all(text in seen[0] for text in texts)
-
-        try:
-            wait_until(there, f"{texts} are on the screen", timeout, interval=0.2)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{seen[0]}") from None
-        return seen[0]
-
-    def press(self, *keys: str) -> None:
-        self._tmux("send-keys", *keys)
-
-    def resize(self, width: int) -> None:
-        self._tmux("resize-window", "-x", str(width), "-y", "24")
-
-    def close(self) -> None:
-        """End the terminal and all that runs in it."""
-        with suppress(subprocess.CalledProcessError):
-            self._tmux("kill-server")
-
-    def _tmux(self, *args: str, env: dict[str, str] | None = None) -> str:
-        done = subprocess.run(
-            ["tmux", "-S", str(self._proj.folder / f"tmux{self._started}"), *args],
-            cwd=self._proj.folder,
-            env=env,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return done.stdout
 
 
 @pytest.fixture
@@ -116,7 +55,7 @@ def test_top_sorts_scrolls_and_quits_on_a_narrow_and_a_wide_terminal(terminal: T
 @pytest.mark.slow
 def test_ten_thousand_units_and_none(terminal: Terminal) -> None:
     """They are scrolled through page by page."""
-    terminal.start("top", "--sort", "name", units=10_000)
+    terminal.start("top", "--sort", "name", UNITS="10000")
     terminal.shows("1-15 of 10000 by name", "t00000")
     terminal.press("NPage")
     terminal.shows("16-30 of 10000 by name", "t00015")
@@ -124,14 +63,14 @@ def test_ten_thousand_units_and_none(terminal: Terminal) -> None:
     terminal.shows("9986-10000 of 10000", "t09999")
     terminal.press("q")
     terminal.shows("exit code 0")
-    terminal.start("top", units=0)
+    terminal.start("top", UNITS="0")
     terminal.shows("0-0 of 0", "no units")
 
 
 @pytest.mark.slow
 def test_the_verbs_fit_eighty_columns(terminal: Terminal) -> None:
     """A table is cut and not wrapped; what is said in sentences may be as long as it likes."""
-    terminal.start("units", "--limit", "5", units=10_000)
+    terminal.start("units", "--limit", "5", UNITS="10000")
     seen = terminal.shows("exit code 0", "more units follow: --after perpetual:proj.many:t00004")
     assert [line.split()[1] for line in seen.splitlines() if line.startswith("proj.many")] == [
         f"t0000{n}" for n in range(5)

@@ -36,9 +36,11 @@ local paused_before = redis.call('ZRANGEBYSCORE', routines_pauses, '-inf', now, 
 local due = is_held and {}
   or redis.call('ZRANGEBYSCORE', routines_due, '-inf', until_ ~= '' and until_ or now, 'LIMIT', 0, limit)
 for _, ids in ipairs({gone, paused_before, due}) do
-  if #ids > 0 then
-    local texts = redis.call('HMGET', routines, unpack(ids))
-    for i, id in ipairs(ids) do
+  -- Many, where a process passes many over; a call takes some thousands.
+  for first = 1, #ids, 1000 do
+    local part = {unpack(ids, first, math.min(first + 999, #ids))}
+    local texts = redis.call('HMGET', routines, unpack(part))
+    for i, id in ipairs(part) do
       reply[#reply + 1], reply[#reply + 2] = id, texts[i] or ''
     end
   end
