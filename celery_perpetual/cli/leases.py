@@ -105,7 +105,8 @@ def _end(
     else:
         for each in results:
             new = f" as {each.new_task_id}" if each.new_task_id else ""
-            click.echo(f"{each.task_id} {done if each.done else each.error or otherwise(each.task_id)}{new}")
+            said = f" {done}{new}" if each.done else f": {each.error}" if each.error else f" {otherwise(each.task_id)}"
+            click.echo(f"{each.task_id}{said}")
     sys.exit(0 if all(each.done for each in results) else 1)
 
 

@@ -53,6 +53,19 @@ def test_an_id_without_a_task_is_not_asked_about(one: WatchedApp, words: tuple[s
     assert [item.state for item in one.perpetual.items("app.work")] == ["waiting"]
 
 
+def test_an_error_of_one_task_stands_behind_its_id(one: WatchedApp) -> None:
+    """The others are dealt with all the same."""
+    (ended,) = one.poll([(1,)]).task_ids
+    one.perpetual.fail(ended, "bad row")
+
+    code, said = run(one, "retry", "nosuch", ended)
+
+    first, second = said.splitlines()
+    assert (code, first.startswith("nosuch: NotFound: "), second.startswith(f"{ended} is enqueued again as ")) == (
+        (1, True, True)
+    )
+
+
 def test_a_purge_counts_first(one: WatchedApp) -> None:
     """It says how many messages, how many items among them, and what follows; an empty or unknown queue is not asked about."""
     assert run(one, "purge", "celery") == (0, "queue celery is empty\n")
