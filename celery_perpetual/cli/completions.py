@@ -12,6 +12,7 @@ import click
 
 from celery_perpetual.cli.group import UNKNOWN, show, verb
 from celery_perpetual.cli.parameters import argument, as_json
+from celery_perpetual.cli.times import localized, shown
 from celery_perpetual.completions.completion import (
     EXPIRED,
     FAILURE,
@@ -23,7 +24,6 @@ from celery_perpetual.completions.completion import (
     SUCCESS,
 )
 from celery_perpetual.hints import nearest
-from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
@@ -106,7 +106,7 @@ def stream(
         if json_:
             show({"id": each.id, "event": each.event, "data": each.data})
         else:
-            click.echo(f"{each.data.get('at', '-')}  {each.event}  {json.dumps(each.data)}")
+            click.echo(f"{localized(str(each.data.get('at', '-')))}  {each.event}  {json.dumps(each.data)}")
         sys.stdout.flush()
 
 
@@ -137,13 +137,13 @@ def _say_that_it_follows(what: str) -> None:
 
 
 def _line(completion: Completion) -> str:
-    at = "" if completion.finished_at is None else f"{format_time(completion.finished_at)}  "
+    at = "" if completion.finished_at is None else f"{shown(completion.finished_at)}  "
     runtime = "" if completion.runtime is None else f"  {completion.runtime:.3f} s"
     error = f"  {completion.error['type']}: {completion.error['message']}" if completion.error else ""
     tenant = "" if completion.tenant is None else f"  tenant {completion.tenant}"
     key = "" if completion.key is None else f"  key {completion.key}"
-    shown = [json.dumps(each) for each in completion.arguments or () if each]
-    arguments = f"  arguments {' '.join(shown)}" if shown else ""
+    given = [json.dumps(each) for each in completion.arguments or () if each]
+    arguments = f"  arguments {' '.join(given)}" if given else ""
     result = "" if completion.result is None else f"  result {json.dumps(completion.result)}"
     what = f"{completion.status}  {completion.task or '-'}  {completion.task_id}"
     return f"{at}{what}{tenant}{key}{arguments}{runtime}{error}{result}"

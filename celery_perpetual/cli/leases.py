@@ -58,7 +58,8 @@ def leases(perpetual: Perpetual, limit: int, json_: bool) -> None:
 @as_json
 def parked(perpetual: Perpetual, limit: int, json_: bool) -> None:
     """List the tasks that wait for an operator, longest first."""
-    found = perpetual.parked(limit)
+    found = perpetual.parked(limit + 1)
+    more, found = len(found) > limit, found[:limit]
     if json_:
         show([lease.to_dict() for lease in found])
         return
@@ -71,20 +72,28 @@ def parked(perpetual: Perpetual, limit: int, json_: bool) -> None:
         whole=("ID",),
         spare=("KEY", "REASON", "SINCE", "ARGUMENTS", "RECOVERIES"),
     )
+    if more:
+        click.echo(f"more tasks are parked; --limit {10 * limit} shows more of them", err=True)
 
 
 @verb
 @as_json
 def workers(perpetual: Perpetual, json_: bool) -> None:
-    """List the living workers, as they last reported."""
+    """List the living workers, as they last reported.
+
+    A worker is late when it has missed two heartbeats: it is frozen, or does not reach the store.
+    """
     found = perpetual.workers()
     if json_:
         show([worker.to_dict() for worker in found])
         return
     rows = [
-        (x.name, x.state, x.pool, x.concurrency, x.active, x.reserved, shown(x.reported_at), ",".join(x.queues))
+        (
+            x.name, x.state, x.pool, x.concurrency, x.active, x.reserved,
+            shown(x.reported_at) or "not yet", ",".join(x.queues),
+        )
         for x in found
-    ]
+    ]  # fmt: skip
     heads = ("WORKER", "STATE", "POOL", "CONCURRENCY", "ACTIVE", "RESERVED", "REPORTED", "QUEUES")
     table(heads, rows, empty="no worker lives", spare=("REPORTED", "QUEUES", "RESERVED", "POOL"))
 

@@ -9,7 +9,7 @@ import click
 
 from celery_perpetual.cli.group import show
 from celery_perpetual.cli.tables import table
-from celery_perpetual.cli.times import shown
+from celery_perpetual.cli.times import localized, shown
 
 if TYPE_CHECKING:
     from celery_perpetual.routines.routine import Routine, RoutineRun
@@ -22,8 +22,8 @@ def show_one(routine: Routine, json_: bool) -> None:
         return
     for name, value in (routine.to_dict() | {"schedule": str(routine.schedule)}).items():
         if value not in (None, {}, []):
-            shown_value = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            click.echo(f"{name.replace('_', ' ')}: {shown_value}")
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            click.echo(f"{name.replace('_', ' ')}: {localized(text)}")
 
 
 def show_deleted(routine_id: str, json_: bool) -> None:

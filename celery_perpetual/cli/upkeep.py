@@ -11,6 +11,7 @@ import click
 from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.parameters import a_yes, as_json
 from celery_perpetual.cli.prompts import ask
+from celery_perpetual.cli.times import localized
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
@@ -30,7 +31,7 @@ def stats(perpetual: Perpetual, json_: bool) -> None:
     values = {name: value for name, value in found.to_dict().items() if name not in ("counters", "last_error")}
     _pairs(values | dict(found.counters))
     if (error := found.last_error) is not None:
-        click.echo(f"last error: step {error['step']} at {error['at']}: {error['error']}")
+        click.echo(f"last error: step {error['step']} at {localized(error['at'])}: {error['error']}")
 
 
 @verb
@@ -90,4 +91,4 @@ def _pairs(values: Mapping[str, object]) -> None:
     width = max((len(name) for name in values), default=0)
     for name, value in values.items():
         shown = ", ".join(str(each) for each in value) if isinstance(value, list) else value
-        click.echo(f"{name.ljust(width)}  {'-' if shown is None else shown}")
+        click.echo(f"{name.ljust(width)}  {'-' if shown is None else localized(str(shown))}")

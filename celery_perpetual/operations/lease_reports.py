@@ -81,13 +81,16 @@ class Worker:
     """Leases that it holds."""
     state: str
     """``running``, ``stopping``, or ``late``: it has missed two heartbeats."""
-    reported_at: datetime
+    reported_at: datetime | None
+    """None: not yet."""
     deadline: datetime
+    """When it counts as dead, unless it reports before."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
         values = {name: getattr(self, name) for name in self.__slots__}
-        return values | {name: format_time(values[name]) for name in ("reported_at", "deadline")}
+        reported_at = None if self.reported_at is None else format_time(self.reported_at)
+        return values | {"reported_at": reported_at, "deadline": format_time(self.deadline)}
 
 
 def executed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from heapq import nsmallest
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.health.worker_checks import is_late
@@ -45,7 +46,7 @@ class LeaseOperations(Namespace):
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        longest = sorted(parked_tasks(self.store), key=lambda values: float(values["parked_at"]))[:limit]
+        longest = nsmallest(limit, parked_tasks(self.store), key=lambda values: float(values["parked_at"]))
         items = self._items([values["task_id"] for values in longest])
         return [parked(values, items.get(values["task_id"], NOTHING)) for values in longest]
 
@@ -72,8 +73,8 @@ class LeaseOperations(Namespace):
                     name=info.get("hostname", each.name), pid=info.get("pid"), pool=info.get("pool"),
                     concurrency=info.get("concurrency"), queues=info.get("queues", []), active=info.get("active", 0),
                     reserved=len(each.tags), leases=each.held,
-                    state=state,
-                    reported_at=to_datetime(each.reported_at), deadline=to_datetime(each.deadline),
+                    state=state, reported_at=to_datetime(each.reported_at) if each.reported_at else None,
+                    deadline=to_datetime(each.deadline),
                 )
             )  # fmt: skip
         return sorted(found, key=lambda worker: worker.name)

@@ -129,7 +129,7 @@ def _item(item: CheckedItem, *, shown: bool) -> dict[str, Any]:
 def _pretended(store: Store, unit: TaskUnit, cursor: Any) -> Claim:
     now = store.now()
     (facts,) = unit_facts(store, [unit.name])
-    known = (facts.cursor or b"").decode()
+    known = facts.cursor or ""
     text = known if cursor is UNSET else cursor_text(f"cursor of {unit.contract.name}", cursor)
     return Claim(
         unit=unit,

@@ -27,9 +27,9 @@ def what_stands_still(reading: Reading, discovery: Discovery) -> list[Finding]:
 
 
 def units_of(reading: Reading) -> list[Unit]:
-    """Every unit."""
+    """Every unit, with what the checks need of it."""
     namespace = reading.namespace
-    return Units(namespace.app, namespace.settings, reading.store, namespace.pauses).all()
+    return Units(namespace.app, namespace.settings, reading.store, namespace.pauses).to_judge()
 
 
 def judged(reading: Reading, discovery: Discovery, units: Sequence[Unit]) -> list[Finding]:

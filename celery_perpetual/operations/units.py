@@ -10,12 +10,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.broker.depth import known_queue
+from celery_perpetual.health.unit_checks import MUCH_OF_INTERVAL
 from celery_perpetual.operations.lag import Lag, lags
 from celery_perpetual.operations.tenants import known_units
 from celery_perpetual.pauses import Paused, Pauses, scopes_of
 from celery_perpetual.polling.outcome import PollOutcome, from_entry
 from celery_perpetual.store.chunks import chunks
-from celery_perpetual.store.commands.failed_keys import held_counts
 from celery_perpetual.store.commands.units import unit_facts, unit_names
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.names import parse_unit_name
@@ -126,31 +126,35 @@ class Units:
             replace(unit, lag=lag) for unit, lag in zip(found, lags(self._store, found, histories), strict=True)
         ]  # fmt: skip
 
+    def to_judge(self) -> list[Unit]:
+        """Every unit with what the checks need of it: without its cursor, and without a last poll that went well."""
+        return list(self._find(Wanted(), MUCH_OF_INTERVAL))
+
     def one(self, unit: TaskUnit) -> Unit:
         """One unit that the code knows, without its lag."""
         return self._read([unit.name], {unit.name: unit})[0]
 
-    def _find(self, wanted: Wanted) -> Iterator[Unit]:
+    def _find(self, wanted: Wanted, remarkable: float | None = None) -> Iterator[Unit]:
         """The facts of no more units are read than are asked for, some at once."""
         contracts = load(self._app).tasks.values()
         known = {unit.name: unit for contract in contracts for unit in known_units(self._app, contract)}
         names = sorted(filter(wanted.may_be, known.keys() | unit_names(self._store)))
         for part in chunks(names):
-            yield from (unit for unit in self._read(list(part), known) if wanted.state in (None, unit.state))
+            found = self._read(list(part), known, remarkable)
+            yield from (unit for unit in found if wanted.state in (None, unit.state))
 
-    def _read(self, names: list[str], known: dict[str, TaskUnit]) -> list[Unit]:
-        stored = unit_facts(self._store, names)
+    def _read(self, names: list[str], known: dict[str, TaskUnit], remarkable: float | None = None) -> list[Unit]:
+        stored = unit_facts(self._store, names, remarkable)
         pauses, now = self._pauses.now(), self._store.now()
-        counts, units = held_counts(self._store, names, now), []
-        tasks = {unit.contract.name: unit.contract.task for unit in known.values()}
-        some_queue = any(scope.kind == "queue" for scope in pauses)
-        queues = {name: known_queue(self._app, task) for name, task in tasks.items()} if some_queue else {}
-        for name, facts, (held_back, parked_keys) in zip(names, stored, counts, strict=True):
-            newest, due = facts.newest_outcome, facts.due_at
-            scopes = scopes_of(name, queues.get(parse_unit_name(name)[0], ""))
+        queues = self._queues_of(known) if any(scope.kind == "queue" for scope in pauses) else {}
+        units = []
+        for name, facts in zip(names, stored, strict=True):
+            unit, due = known.get(name), facts.due_at
+            task, tenant = parse_unit_name(name) if unit is None else (unit.contract.name, unit.tenant)
+            scopes = scopes_of(name, queues.get(task, "")) if pauses else ()
             pause = next((pauses[scope] for scope in scopes if scope in pauses), None)
-            state, reason = self._state(known.get(name), pause, facts.backs_off_until > now, newest)
-            task, tenant = parse_unit_name(name)
+            last = None if facts.newest_outcome is None else from_entry(facts.newest_outcome)
+            state, reason = self._state(unit, pause, facts.backs_off_until > now, last)
             units.append(
                 Unit(
                     name=name,
@@ -159,20 +163,25 @@ class Units:
                     state=state,
                     reason=reason,
                     next_poll_at=None if due is None or state in RESTING else to_datetime(due),
-                    last_poll=None if newest is None else from_entry(newest),
+                    last_poll=last,
                     in_flight=facts.in_flight,
                     cursor=json.loads(facts.cursor) if facts.cursor else None,
                     attempt=facts.attempt,
-                    held_back=held_back,
-                    parked_keys=parked_keys,
+                    held_back=facts.held_back,
+                    parked_keys=facts.parked_keys,
                     pause=pause if state == "paused" else None,
                     poll_every=facts.every,
                 )
             )
         return units
 
+    def _queues_of(self, units: dict[str, TaskUnit]) -> dict[str, str]:
+        """The queue of each task."""
+        tasks = {unit.contract.name: unit.contract.task for unit in units.values()}
+        return {name: known_queue(self._app, task) for name, task in tasks.items()}
+
     def _state(
-        self, unit: TaskUnit | None, pause: Paused | None, backing_off: bool, newest: bytes | None
+        self, unit: TaskUnit | None, pause: Paused | None, backing_off: bool, last: PollOutcome | None
     ) -> tuple[str, str | None]:
         if unit is None:
             return "orphaned", "the task has no such tenant, or no perpetual task of this app has this name"
@@ -183,6 +192,5 @@ class Units:
         if pause is not None:
             return "paused", pause.reason
         if backing_off:
-            last = None if newest is None else from_entry(newest)
             return "backing_off", None if last is None else last.error or last.reason
         return "active", None

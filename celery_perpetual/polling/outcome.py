@@ -122,14 +122,14 @@ def _sign(*facts: str | None) -> str:
     return json.dumps(facts)
 
 
-def from_entry(entry: bytes) -> PollOutcome:
+def from_entry(entry: bytes | str) -> PollOutcome:
     """An outcome from its entry ``{repeated} {first at} {sign}\\n{JSON}`` in a unit's list."""
-    head, _, text = entry.partition(b"\n")
+    head, _, text = (entry if isinstance(entry, str) else entry.decode()).partition("\n")
     values = {name: value for name, value in json.loads(text).items() if name in _NAMES}
     for name in _TIMES:
         if values.get(name) is not None:
             values[name] = parse_time(values[name])
-    return replace(PollOutcome(**values), repeated=int(head.split(b" ", 1)[0]))
+    return replace(PollOutcome(**values), repeated=int(head.split(" ", 1)[0]))
 
 
 def outcomes(store: Store, unit: str, limit: int) -> list[PollOutcome]:

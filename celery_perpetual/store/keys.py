@@ -129,6 +129,7 @@ class Keys:
         self.completion_prefix = f"{prefix}:completion:"
         self.unit_prefix = f"{prefix}:u:"
         self.polls_prefix = f"{prefix}:polls:"
+        self.failed_prefix = f"{prefix}:failed:"
         self.poll_prefix = f"{prefix}:p:"
         self.source_prefix = f"{prefix}:source:"
 
@@ -181,7 +182,7 @@ class Keys:
         return f"{self.prefix}:last:{unit}:{key}"
 
     def failed(self, unit: str) -> str:
-        return f"{self.prefix}:failed:{unit}"
+        return f"{self.failed_prefix}{unit}"
 
     def failures(self, unit: str) -> str:
         return f"{self.prefix}:failures:{unit}"

@@ -158,7 +158,9 @@ def test_a_pass_reads_a_part_of_many_units_and_those_that_matter(
     redis.hset("perpetual:u:perpetual:app.work:1234", "attempt", 7)
     read: list[int] = []
     usual = module.unit_facts
-    monkeypatch.setattr(module, "unit_facts", lambda store, names: read.append(len(names)) or usual(store, names))
+    monkeypatch.setattr(
+        module, "unit_facts", lambda store, names, *more: read.append(len(names)) or usual(store, names, *more)
+    )
     alerts = Alerts(one.perpetual)
 
     for _ in range(30):

@@ -118,7 +118,9 @@ def test_pages_of_many_units_read_no_more_than_they_show(one: WatchedApp, monkey
     one.task([], name="deliver", tenants=tenants)
     read: list[int] = []
     usual = module.unit_facts
-    monkeypatch.setattr(module, "unit_facts", lambda store, names: read.append(len(names)) or usual(store, names))
+    monkeypatch.setattr(
+        module, "unit_facts", lambda store, names, *more: read.append(len(names)) or usual(store, names, *more)
+    )
 
     seen: list[Any] = []
     while page := one.perpetual.units(limit=500, after=seen[-1].name if seen else None):

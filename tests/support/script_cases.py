@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -177,6 +178,10 @@ CASES = [
     Case("drop_unit", "known of late", World.registered, World.drop_unit, answers(0), writes=False),
     Case("due", "one is due", World.registered, World.due, lambda a: a[2].startswith(f"1000 - - 0 {UNIT}\n".encode()),
          lambda a, b: a[1:] == b[1:], writes=False, touches=unit_keys),
+    Case("unit_facts", "of units that are not known", lambda w: None, World.unit_facts,
+         lambda a: json.loads(a) == [[False] * 6 + [0, 0, False, False]] * 2, writes=False),
+    Case("unit_facts", "of one that is due", World.registered, World.unit_facts,
+         lambda a: json.loads(a)[0][4:9] == ["every 60000 ms", "1000", 0, 0, False], writes=False),
     Case("rates", "of a unit that was never polled", lambda w: None, World.rates, answers([b"0 0 900000 -"]), writes=False),
     Case("rates", "of one that was", lambda w: (w.claimed(), w.run("close_polls", w.close_polls())), World.rates,
          answers([b"0 0 900000 -"]), writes=False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +20,7 @@ _EVERY = re.compile(r"every (\d+) ms")
 class UnitFacts(NamedTuple):
     """The store's facts on one unit; a unit that it does not know has none."""
 
-    cursor: bytes | None
+    cursor: str | None
     """JSON."""
     in_flight: int
     attempt: int
@@ -30,8 +31,12 @@ class UnitFacts(NamedTuple):
     spec: str
     """Its schedule, as the leader has registered it: ``every {ms} ms``, or a calendar; "" = not registered yet."""
     due_at: float | None
-    newest_outcome: bytes | None
+    newest_outcome: str | None
     """As ``polling/outcome.py`` reads it."""
+    held_back: int
+    """Item keys that are held back, and are free again by themselves."""
+    parked_keys: int
+    """Item keys that wait for an operator."""
 
     @property
     def every(self) -> float | None:
@@ -96,23 +101,26 @@ def units_last_known_before(store: Store, before: int, skip: int, limit: int) ->
     return [name.decode() for name in found]
 
 
-def unit_facts(store: Store, names: Sequence[str]) -> list[UnitFacts]:
-    """The facts of units, in their order, in one round trip."""
-    keys = store.keys
-    with store.errors("units"):
-        pipe = store.redis.pipeline(transaction=False)
-        for name in names:
-            pipe.hmget(keys.unit(name), "cursor", "inflight", "attempt", "backoff", "polled", "spec")
-            pipe.zscore(keys.due, name)
-            pipe.lindex(keys.polls(name), 0)
-        rows = iter(pipe.execute())
-    return [
-        UnitFacts(
-            cursor, int(in_flight or 0), int(attempt or 0), int(backoff or 0),
-            int(polled) if polled else None, (spec or b"").decode(), due, newest,
-        )
-        for (cursor, in_flight, attempt, backoff, polled, spec), due, newest in zip(rows, rows, rows, strict=True)
-    ]  # fmt: skip
+def unit_facts(store: Store, names: Sequence[str], remarkable: float | None = None) -> list[UnitFacts]:
+    """The facts of units, in their order.
+
+    Args:
+        names: of the units.
+        remarkable: where given, cursors are left out, and newest outcomes of polls that went well in less than this
+            share of their interval.
+    """
+    found = []
+    for part in chunks(names):
+        text = script("unit_facts")(store, share="" if remarkable is None else str(remarkable), units=list(part))
+        for in_flight, attempt, backoff, polled, spec, due, held, parked, cursor, newest in json.loads(
+            text.decode(errors="replace")
+        ):
+            facts = UnitFacts(
+                cursor or None, int(in_flight or 0), int(attempt or 0), int(backoff or 0),
+                int(polled) if polled else None, spec or "", float(due) if due else None, newest or None, held, parked,
+            )  # fmt: skip
+            found.append(facts)
+    return found
 
 
 def open_claims(store: Store, now: int) -> set[str]:
