@@ -20,7 +20,7 @@ from celery_perpetual.beat.roster import Roster
 from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.polling.reading_tenants import call_tenants
 from celery_perpetual.store.commands.events import add_event
-from celery_perpetual.store.commands.tenants import keep_tenants, stored_tenants
+from celery_perpetual.store.commands.tenants import keep_tenants, note_trouble, stored_tenants
 from celery_perpetual.store.connection import Store
 from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.tenants import TenantList
@@ -79,6 +79,8 @@ class _Known:
     refused: tuple[str, ...] = ()
     next_at: float = 0.0
     """When the function is called again (monotonic)."""
+    failed_since: int | None = None
+    """Since when it has no answer: ms of the store's time; 0 = it has one, None = it was not called in this term."""
 
 
 class TenantLists(threading.Thread):
@@ -147,6 +149,7 @@ class TenantLists(threading.Thread):
             self._use(contract, known, known.stored, confirmed=False)
         elif call.age > SLOW_SECONDS and not call.is_reported:
             call.is_reported = True
+            self._note(contract, known, f"has not returned for {SLOW_SECONDS:g} s")
             emit(events.TENANTS_SLOW, task=contract.name, seconds=round(call.age), kept=len(known.values or ()))
 
     def _use_answer(self, contract: TaskContract, known: _Known, call: _Call) -> None:
@@ -155,6 +158,9 @@ class TenantLists(threading.Thread):
                 shown = "; ".join(call.found.refused[:3])
                 emit(events.TENANTS_REFUSED, task=contract.name, count=len(call.found.refused), first=shown)
             known.refused = call.found.refused
+            if known.failed_since != 0:
+                note_trouble(self._store, contract.name, "")
+                known.failed_since = 0
             self._use(contract, known, call.found.values, confirmed=True)
             return
         if known.values is None:
@@ -186,6 +192,13 @@ class TenantLists(threading.Thread):
         kept = len(known.values or ())
         emit(events.TENANTS_FAILED, task=contract.name, kept=kept, error=error)
         shown = None if error is None else described(error)
+        self._note(contract, known, f"raised {shown}")
         at = format_time(to_datetime(self._store.now()))
         data = json.dumps({"task": contract.name, "error": shown, "kept": kept, "at": at})
         add_event(self._store, events.TENANTS_FAILED.name, data, maxlen=self._store.limits.events_maxlen)
+
+    def _note(self, contract: TaskContract, known: _Known, trouble: str) -> None:
+        """Let `status` know that the function has no answer."""
+        known.failed_since = known.failed_since or self._store.now()
+        facts = {"trouble": trouble, "since": known.failed_since, "kept": len(known.values or ())}
+        note_trouble(self._store, contract.name, json.dumps(facts))

@@ -20,6 +20,7 @@ from celery_perpetual.store.commands.destinations import published_to
 from celery_perpetual.store.commands.leases import leases_of, states_of
 from celery_perpetual.store.commands.records import open_positions
 from celery_perpetual.times import to_datetime
+from celery_perpetual.wording import counted
 from celery_perpetual.worker.wake import WAKE
 
 if TYPE_CHECKING:
@@ -117,15 +118,19 @@ def queue_findings(reading: Reading, waiting: Iterable[Waiting], patience: float
 def _finding(reading: Reading, waits: Waiting, patience: float) -> Finding | None:
     age, queue = reading.now - waits.since, waits.queue
     consumers = consumers_of(reading.workers, queue)
-    seen = f"{'at least ' if waits.items >= MOST_ITEMS else ''}{waits.items} items wait in the queue {queue!r}"
+    more = "at least " if waits.items >= MOST_ITEMS else ""
+    seen = f"{more}{counted(waits.items, 'item')} wait{'s' if waits.items == 1 else ''} in the queue {queue!r}"
     if not consumers:
         queues = ", ".join(sorted({each for worker in reading.workers for each in worker.info.get("queues", ())}))
         kind, least = "queue_without_consumer", NO_CONSUMER_MS
-        evidence, meaning = f"{seen}, and no worker consumes it (they consume {queues})", "they are not executed"
+        evidence, meaning = (
+            f"{seen}, and no worker consumes it (they consume {queues})",
+            "nothing in it is executed",
+        )
         advice = f"celery -A proj worker -Q {queue}; celery -A proj control add_consumer {queue}"
     elif all(is_busy(worker) for worker in consumers):
         kind, least = "workers_busy", BUSY_MS
-        evidence = f"{seen}, and every place of its {len(consumers)} workers is taken"
+        evidence = f"{seen}, and every place of its {counted(len(consumers), 'worker')} is taken"
         meaning = "work comes faster than it is done, or tasks hang"
         advice = "add workers, or celery -A proj control pool_grow 4; celery -A proj perpetual leases shows what runs"
     else:

@@ -33,13 +33,23 @@ def unreachable(error: PerpetualError) -> Finding:
     )  # fmt: skip
 
 
+#: A word in the answer of a server that takes no data, and what helps there.
+REFUSALS = (
+    ("maxmemory", "redis-cli CONFIG SET maxmemory …, or remove what others keep there: redis-cli --bigkeys"),
+    ("MISCONF", "make room on its disk, then redis-cli BGSAVE; redis-cli INFO persistence"),
+    ("replica", "let perpetual_store_url name the primary: redis-cli INFO replication; or redis-cli REPLICAOF NO ONE"),
+)
+
+
 def refusing(reading: Reading) -> Iterator[Finding]:
     """It answers, and takes no data: it is full, cannot save, or is a replica."""
     if why := why_no_write(reading.store):
+        any_help = "redis-cli INFO memory persistence replication; give it room, or let it save"
         yield Finding(
-            kind="store_refuses", area=STORE, level=ERROR, stops=True, evidence=f"the store takes no data: {why}",
+            kind="store_refuses", area=STORE, level=ERROR, stops=True,
+            evidence=f"the store takes no data: {why.partition('. ')[0].rstrip('.')}",
             meaning="nothing is polled and no end is recorded until it does",
-            help="redis-cli INFO memory persistence replication; give it room, or let it save",
+            help=next((advice for word, advice in REFUSALS if word in why), any_help),
         )  # fmt: skip
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 from celery_perpetual.health.findings import ERROR, UNITS, WARNING, Finding
 from celery_perpetual.pauses import EVERYTHING
 from celery_perpetual.polling.outcome import EMPTY, ENQUEUED, FAILED, TIMED_OUT
+from celery_perpetual.store.commands.tenants import noted_troubles
 from celery_perpetual.times import to_datetime, to_ms
-from celery_perpetual.wording import counted, counted_are
+from celery_perpetual.wording import counted, counted_are, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
 
     from celery_perpetual.health.reading import Reading, SeenUnit
     from celery_perpetual.pauses import Paused
@@ -119,7 +120,8 @@ def slow(units: Sequence[SeenUnit]) -> list[Finding]:
     found = []
     for unit in units:
         used = budget_used(unit.last_poll, unit.poll_every)
-        if used is None or used < MUCH_OF_INTERVAL or unit.state not in ("active", "backing_off"):
+        # Of one that fails another finding says what is wrong.
+        if used is None or used < MUCH_OF_INTERVAL or unit.attempt or unit.state not in ("active", "backing_off"):
             continue
         is_over = used >= WHOLE_INTERVAL
         found.append(
@@ -160,7 +162,7 @@ def unevaluated(units: Sequence[SeenUnit]) -> list[Finding]:
             Finding(
                 kind="poll_hanging" if hangs else "preflight_failed", area=UNITS, level=ERROR,
                 evidence=f"{unit.name}: {last.reason}" + (f" for {last.value:g} s" if hangs and last.value else ""),
-                meaning="it is not polled until next_batch returns" if hangs else "it is not polled until that passes",
+                meaning="it is not polled until that returns" if hangs else "it is not polled until that passes",
                 help=(
                     "find what it waits for (a query, a lock, a server without a time-out); a restart of beat ends it"
                     if hangs else f"correct that, then celery -A proj perpetual nudge {command_of(unit)}"
@@ -181,4 +183,21 @@ def parked_keys(units: Sequence[SeenUnit]) -> list[Finding]:
             help=f"celery -A proj perpetual items {command_of(unit)} --state parked_key", about={"unit": unit.name},
         )
         for unit in units if (count := getattr(unit, "parked_keys", 0))
+    ]  # fmt: skip
+
+
+def tenants(reading: Reading, tasks: Container[str]) -> list[Finding]:
+    """Functions that do not say which tenants there are, as the leader has noted.
+
+    Args:
+        tasks: names of those that this code has.
+    """
+    return [
+        Finding(
+            kind="tenants_failed", area=UNITS, level=ERROR, since=to_datetime(facts["since"]),
+            evidence=f"task {task}: its tenants function {one_line(facts['trouble'])}",
+            meaning=f"tenants that come or go are not noticed; {counted_are(facts['kept'], 'tenant')} kept",
+            help="correct the function, or what it asks; celery -A proj perpetual check calls it", about={"task": task},
+        )
+        for task, facts in sorted(noted_troubles(reading.store).items()) if task in tasks
     ]  # fmt: skip

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from celery_perpetual.health.findings import WARNING, WORKERS, Finding
 from celery_perpetual.times import to_datetime
+from celery_perpetual.wording import counted_are
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ def absent(reading: Reading, waiting: int) -> Iterator[Finding]:
     gone = reading.dead_workers
     yield Finding(
         kind="no_worker", area=WORKERS, level=WARNING, since=max(gone.values()) if gone else None,
-        evidence=f"no worker has reported, and {waiting} items are in flight" if waiting else "no worker has reported",
+        evidence="no worker has reported" + (f", and {counted_are(waiting, 'item')} in flight" if waiting else ""),
         meaning="what is enqueued is not executed", help="celery -A proj worker", about={},
     )  # fmt: skip
 

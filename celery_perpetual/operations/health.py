@@ -47,8 +47,7 @@ class HealthOperations(Namespace):
         """Whether all is well: store, beat, units, work and workers, each with what is wrong, since when, what helps.
 
         It reads some numbers of each unit, and more only of those that are not well, so 10 000 units take less than
-        a second. A store that does not answer is
-        the state ``down``.
+        a second. A store that does not answer is the state ``down``.
 
         Raises:
             SettingsError, ContractError: a setting or a task is wrong, so that beat and workers refuse to start.

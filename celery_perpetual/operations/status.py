@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import PerpetualError
-from celery_perpetual.health import beat_checks, queues, store_checks, work_checks
+from celery_perpetual.health import beat_checks, queues, store_checks, unit_checks, work_checks
 from celery_perpetual.health.findings import BEAT, ERROR, STORE, UNITS, WORK, WORKERS, Finding, dated
 from celery_perpetual.health.reading import Reading
 from celery_perpetual.operations.check import other_beat_scheduler
@@ -110,7 +110,8 @@ def _status(reading: Reading, discovery: Discovery) -> Status:
         *store_checks.persistence(reading), *store_checks.clock(reading),
         *(other_beat_scheduler(reading.namespace) if reading.lead.info is None and discovery.tasks else ()),
         *beat_checks.leader(reading),
-        *judged(reading, discovery, units), *work_checks.put_off(reading),
+        *unit_checks.tenants(reading, discovery.tasks), *judged(reading, discovery, units),
+        *work_checks.put_off(reading),
     ]  # fmt: skip
     by_area: dict[str, list[Finding]] = {}
     for finding in sorted(dated(found, reading.alerts_since), key=lambda each: (not each.stops, each.level != ERROR)):

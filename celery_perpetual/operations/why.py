@@ -74,9 +74,11 @@ def _findings(reading: Reading, unit: Unit) -> Iterator[Finding]:
     yield from (each for each in store_checks.eviction(reading) if each.level == "error")
     yield from store_checks.clock(reading)
     yield from beat_checks.leader(reading)
+    yield from beat_checks.other_app(reading)
     if reading.lead.info is None:
         yield from other_beat_scheduler(reading.namespace)
     yield from unit_checks.pauses(reading, [unit])
+    yield from unit_checks.tenants(reading, [unit.task])
     yield from unit_checks.silent(reading, [unit])
     yield from unit_checks.unevaluated([unit])
     yield from unit_checks.slow([unit])
@@ -143,7 +145,7 @@ def _about_open_poll(reading: Reading, contract: TaskContract, unit: Unit) -> It
 def _about_room(contract: TaskContract, unit: Unit) -> Iterator[Reason]:
     if unit.in_flight >= contract.max_in_flight:
         yield Reason(
-            evidence=f"{unit.in_flight} items are in flight, max_in_flight is {contract.max_in_flight}",
+            evidence=f"{counted_are(unit.in_flight, 'item')} in flight, max_in_flight is {contract.max_in_flight}",
             meaning="there is no room for new items until some of them end",
             help=f"celery -A proj perpetual items {unit_checks.command_of(unit)}",
         )

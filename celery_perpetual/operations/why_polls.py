@@ -11,7 +11,7 @@ from celery_perpetual.ledger.ids import made_at
 from celery_perpetual.store.commands.batches import open_batches_of
 from celery_perpetual.store.commands.failed_keys import held_of_unit
 from celery_perpetual.times import format_time, to_datetime
-from celery_perpetual.wording import counted_are, one_line
+from celery_perpetual.wording import counted, counted_are, one_line
 
 if TYPE_CHECKING:
     from celery_perpetual.operations.units import Unit
@@ -27,7 +27,7 @@ GATES = {
     "wait_hint": ("it is polled when that is over", "celery -A proj perpetual polls {unit} shows who has asked for it"),
     "poll_threads": (
         "it is polled when a poll thread is free",
-        "celery -A proj perpetual lag shows slow polls; raise perpetual_poll_threads",
+        "celery -A proj perpetual top --sort budget shows slow polls; raise perpetual_poll_threads",
     ),
     "busy": ("another poll of it is open", "celery -A proj perpetual polls {unit}"),
 }
@@ -74,7 +74,8 @@ def about_keys(store: Store, unit: Unit) -> list[Reason]:
     if held.parked:
         meaning = "polls leave such a key out until an operator allows it"
         evidence = f"{counted_are(held.parked, 'item key')} parked{last}"
-        reasons.append(Reason(evidence=evidence, meaning=meaning, help=command))
+        listing = f"celery -A proj perpetual items {command_of(unit)} --state parked_key"
+        reasons.append(Reason(evidence=evidence, meaning=meaning, help=f"{listing}; {command}"))
     return reasons
 
 
@@ -97,7 +98,7 @@ def about_polls(store: Store, unit: Unit, polls: list[PollOutcome]) -> list[Reas
         since = "" if oldest is None else f", the oldest batch since {format_time(to_datetime(made_at(oldest[0])))}"
         return [
             Reason(
-                evidence=f"the last poll found {last.duplicates} items, and all of them are in flight{since}",
+                evidence=f"all that the last poll found is in flight: {counted(last.duplicates, 'item')}{since}",
                 meaning="they are enqueued; a query that does not stop at poll.limit may hide the rows behind them",
                 help=f"celery -A proj perpetual items {command_of(unit)}",
             )

@@ -57,6 +57,8 @@ class Claim:
     """When its poll began, which may be a moment later; before that, when it was taken."""
     runs_in_worker: bool = False
     """It is evaluated by a worker."""
+    doing: str = "next_batch"
+    """The user's code that it runs, for people."""
     abandoned: bool = False
     """Set when the time limit has passed: what the poll still brings is not wanted."""
     quiet_until: int = 0

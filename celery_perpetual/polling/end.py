@@ -159,7 +159,7 @@ def timed_out(claim: Claim, failure: Failure) -> PollEnd:
     """The poll ran out of its time: what it still brings is refused."""
     claim.abandoned = True
     limit = claim.contract.poll_timeout
-    reason = f"next_batch took longer than poll_timeout ({limit:g} s); its result is refused"
+    reason = f"{claim.doing} took longer than poll_timeout ({limit:g} s); its result is refused"
     outcome = outcome_of(claim, status.TIMED_OUT, reason=reason, error_class=failure.kind)
     emit(events.POLL_TIMED_OUT, limit=limit, **about(outcome))
     return _after_failure(claim, outcome, failure)
@@ -199,7 +199,7 @@ def still_hanging(claim: Claim, hanging: Claim) -> PollEnd:
     twice as long, or at its slot if that is sooner.
     """
     age = claim.started - hanging.started
-    reason = f"next_batch of poll {hanging.poll_id} has not returned"
+    reason = f"{hanging.doing} of poll {hanging.poll_id} has not returned"
     outcome = outcome_of(claim, status.SKIPPED, gate="hanging", value=round(age), reason=reason)
     wait = ms(min(max(age, SHORTEST_HANGING), LONGEST_HANGING))
     at_slot = int(claim.following) - claim.store_time if claim.following else wait

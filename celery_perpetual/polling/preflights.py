@@ -181,12 +181,14 @@ class Preflights:
                 return None if known.state == PASSED else known.closed(check.name)
             begun = self._running[check.name] = steady()
         loop, hint = Loop(claim.contract.poll_timeout), 0
+        usual, claim.doing = claim.doing, check.name.replace(":", " ", 1)
         try:
             loop.resolve(check.preflight(claim.unit.copied_tenant))
         except BaseException as error:  # user code may raise anything, even SystemExit
             passage, hint = self._after(error, check, claim, before)
         else:
             passage = Passage(PASSED, claim.store_time, until=claim.store_time + ms(check.ttl))
+            claim.doing = usual
         finally:
             loop.close()
         with self._lock:

@@ -152,7 +152,7 @@ class Routines(RoutineChanges):
         """
         for _ in range(MOST_TRIES):
             record, now = self._read(routine_id)
-            must_not_be_busy(record, "run now")
+            must_not_be_busy(record, "be run by hand")
             if record.state == CANCELLED:
                 raise RoutineTerminal(f"routine {routine_id} is cancelled and runs no more; create another one")
             run = self._due.starter.start_by_hand(record, now)

@@ -34,6 +34,7 @@ key                    type    holds                                            
 {P}:outbox             zset    committed polls that are not wholly published          publish of the last message
 {P}:open               zset    unfinished batches -> when they were committed          end of the last item
 {P}:tenants:{task}     hash    name of a tenant -> the tenant, JSON, as last found   the leader, when it has gone
+{P}:tenants_failed     hash    task -> JSON: why its tenants function has no answer   its next answer; TTL a day
 {P}:source:{key}       hash    pace of a source: last and next permit, wait asked       TTL a minute after the last one
 {P}:replaying:{poll}   string  that a call enqueues items of the batch once more      its end; TTL a minute
 {P}:preflight:{check}  string  JSON: how a preflight has ended                        TTL: of a pass, else 7 days
@@ -132,6 +133,10 @@ class Keys:
         self.failed_prefix = f"{prefix}:failed:"
         self.poll_prefix = f"{prefix}:p:"
         self.source_prefix = f"{prefix}:source:"
+
+    @property
+    def tenants_failed(self) -> str:
+        return f"{self.prefix}:tenants_failed"
 
     def preflight(self, name: str) -> str:
         return f"{self.prefix}:{name}"

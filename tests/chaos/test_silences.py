@@ -186,7 +186,7 @@ def of_units(proj: Project, operator: Operator) -> None:
     operator.run(operator.why("paused", "is paused: upgrade (by "))
     assert "remove its name from perpetual_disabled" in operator.why("disabled", "named in perpetual_disabled")
     # Backing off, and a preflight.
-    advice = operator.why("failing", "polls in a row failed; the last: ConnectionRefusedError")
+    advice = operator.why("failing", "in a row failed; the last: ConnectionRefusedError")
     proj.write("mended", "")
     operator.run(advice)
     wait_until(lambda: operator.last_poll("failing") == "empty", "the command has polled it")
@@ -195,7 +195,7 @@ def of_units(proj: Project, operator: Operator) -> None:
     operator.run(advice)
     wait_until(lambda: operator.last_poll("unready") == "empty", "the preflight has passed")
     # All in flight, a closed gate, and a queue that no worker consumes.
-    operator.why("lost_in_a_queue", "the last poll found 1 items, and all of them are in flight")
+    operator.why("lost_in_a_queue", "all that the last poll found is in flight: 1 item")
     operator.why("overlapping", "the last poll was skipped: overlap is 1 of 0")
     advice = operator.why("lost_in_a_queue", "queue 'nowhere'", "no worker consumes it")
     operator.run(advice.partition("; ")[2])
@@ -222,7 +222,7 @@ def of_queues_and_workers(proj: Project, operator: Operator, first: CeleryProces
     (proj.folder / "quick").unlink()
     # Workers that are busy, and then gone.
     proj.write("work", "")
-    advice = operator.why("slow", "items wait in the queue 'celery'", "every place of its 1 workers is taken")
+    advice = operator.why("slow", "items wait in the queue 'celery'", "every place of its 1 worker is taken")
     assert "add workers" in advice
     first.kill9()
     operator.why("slow", "no worker has reported, and 6 items are in flight")

@@ -147,6 +147,32 @@ def test_a_finding_that_does_not_know_since_when_has_the_time_of_its_alert(one: 
     assert [to_ms(at) for at in since()] == [to_ms(parse_time(begun[2]["since"]))] * 2
 
 
+def test_a_store_that_fills_up_is_said_once_and_so_is_its_room(one: WatchedApp) -> None:
+    """A real server: at nine tenths of its memory limit the alert begins, while it still takes data; with room it ends.
+
+    More that fills it, a second pass and a new leader say nothing.
+    """
+    redis = one.perpetual.store.redis
+    redis.set("filling", b"x" * 20_000_000)
+    used = int(redis.info("memory")["used_memory"])
+    try:
+        redis.config_set("maxmemory", int(used / 0.9))
+        assert [Alerts(one.perpetual).once() for _ in range(2)] == [1, 0]
+        assert one.perpetual.status().findings[0].since is not None
+        redis.config_set("maxmemory", int(used / 0.93))
+        assert Alerts(one.perpetual).once() == 0
+        redis.delete("filling")
+        assert [Alerts(one.perpetual).once() for _ in range(2)] == [1, 0]
+    finally:
+        redis.config_set("maxmemory", 0)
+
+    begun, ended = said(one)
+    assert [begun[:2], ended[:2]] == [("alert.store_memory", "begun"), ("alert.store_memory", "ended")]
+    assert "(90%)" in begun[2]["evidence"]
+    assert begun[2]["help"].startswith("redis-cli CONFIG SET maxmemory")
+    assert ended[2]["since"] == begun[2]["since"]
+
+
 def test_a_pass_reads_a_part_of_many_units_and_those_that_matter(
     one: WatchedApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:

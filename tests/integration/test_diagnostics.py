@@ -104,9 +104,7 @@ def test_why_says_since_when_what_was_found_is_in_flight(one: WatchedApp) -> Non
 
     found = one.perpetual.why(task)
 
-    assert "the last poll found 3 items, and all of them are in flight, the oldest batch since 2" in evidence(
-        found.reasons
-    )
+    assert "all that the last poll found is in flight: 3 items, the oldest batch since 2" in evidence(found.reasons)
     assert "there is no work to enqueue" not in [each.meaning for each in found.reasons]
 
 

@@ -239,3 +239,25 @@ def test_a_probe_says_nothing_bad_of_a_process_whose_store_is_away(project: Call
     assert "nothing is known, as the store does not answer" in probe.stderr
     assert status.stdout.startswith("down      store    store redis://:**@127.0.0.1:1/0 did not answer")
     assert "secret" not in status.stdout + status.stderr + probe.stderr
+
+
+def test_a_full_store_is_read_within_no_transaction_and_the_command_fits_the_cause(one: WatchedApp) -> None:
+    """Some servers refuse even reads within a transaction when they are full. A replica has another command."""
+    one.task([])
+    lead(one.perpetual)
+    redis = one.perpetual.store.redis
+
+    def refusal() -> Any:
+        return next(each for each in one.perpetual.status().findings if each.kind == "store_refuses")
+
+    try:
+        redis.config_set("maxmemory", 1)
+        assert refusal().help.startswith("redis-cli CONFIG SET maxmemory")
+        assert area(one.perpetual.status(), "beat").summary.startswith("host:1 leads")
+        assert "the store takes no data" in one.perpetual.why("app.work").reasons[0].evidence
+        redis.config_set("maxmemory", 0)
+        redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+        assert "REPLICAOF NO ONE" in refusal().help
+    finally:
+        redis.execute_command("REPLICAOF", "NO", "ONE")
+        redis.config_set("maxmemory", 0)

@@ -151,3 +151,35 @@ def test_fifty_thousand_tenants_come_at_once(leader: Leader, caplog: pytest.LogC
         answers.append([7])
         leader.until(lambda: leader.tenants("many") == {"7"}, "they are gone")
     assert [(each["arrived"], each["departed"]) for each in logged(caplog, TENANTS_CHANGED)] == [(0, 49_999)]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("trouble", ["raises", "hangs"])
+def test_a_function_without_an_answer_is_a_finding_until_it_has_one(leader: Leader, trouble: str) -> None:
+    """`status` and `why` name the error, since when, and how many tenants are kept; a new leader goes on with that."""
+    goes_on, broken = threading.Event(), [False]
+
+    def find() -> list[str]:
+        if broken[0] and trouble == "hangs":
+            goes_on.wait(20)
+        elif broken[0]:
+            raise ConnectionRefusedError("the customers are away")
+        return ["a", "b"]
+
+    def found() -> list[str]:
+        return [each.evidence for each in leader.perpetual.status().findings if each.kind == "tenants_failed"]
+
+    leader.watched.task([], name="work", tenants=find)
+    leader.begin()
+    leader.until(lambda: leader.tenants("work") == {"a", "b"}, "they are known")
+    assert found() == []
+    broken[0] = True
+    leader.until(found, "it is a finding")
+    wanted = {"raises": "raised ConnectionRefusedError: the customers are away", "hangs": "has not returned for 0.2 s"}
+    assert found() == [f"task work: its tenants function {wanted[trouble]}"]
+    (reason,) = [each for each in leader.perpetual.why("work", "a").reasons if "its tenants function" in each.evidence]
+    assert reason.since is not None
+    assert reason.meaning.endswith("2 tenants are kept")
+    broken[0] = False
+    goes_on.set()
+    leader.until(lambda: not found(), "it has an answer")

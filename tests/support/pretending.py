@@ -15,7 +15,7 @@ def lead(perpetual: Perpetual, seconds_ago: float = 60.0) -> None:
     """Let a beat lead since then, that knows this app's tasks."""
     keys, redis = perpetual.store.keys, perpetual.store.redis
     term = perpetual.store.now() - int(1000 * seconds_ago)
-    info = {"app": "app", "owner": "host:1", "units": 1, "digest": load(perpetual.app).digest()}
+    info = {"app": perpetual.app.main, "owner": "host:1", "units": 1, "digest": load(perpetual.app).digest()}
     redis.set(keys.leader, f"host:1:{term}", px=60_000)
     redis.set(keys.leader_info, json.dumps(info), px=60_000)
 

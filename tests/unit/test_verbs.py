@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 
 import click
 import pytest
@@ -12,6 +13,7 @@ from celery_perpetual.cli import perpetual
 from celery_perpetual.cli.examples import EXAMPLES, verbs
 
 VERBS = dict(verbs(perpetual))
+PACKAGE = Path(__file__).parents[2] / "celery_perpetual"
 
 
 def examples(words: str, command: click.Command) -> list[str]:
@@ -58,3 +60,20 @@ def test_lists_of_verbs_cut_no_sentence_off(group: click.Group) -> None:
 
     assert listed
     assert [line for line in listed.splitlines() if line.endswith("...")] == []
+
+
+def test_each_command_that_a_text_names_is_one() -> None:
+    """The commands in findings, errors and help texts are verbs, with options that these have."""
+    texts = [file.read_text(encoding="utf-8") for file in PACKAGE.rglob("*.py")]
+    typed = {line for text in texts for line in re.findall(r"celery -A proj perpetual ([a-z][a-z-]*[^\n;`(]*)", text)}
+    assert len(typed) > 40
+    unknown = []
+    for line in sorted(typed):
+        words = re.split(r"[\s\"',.]+", line)
+        verb = next((" ".join(words[:count]) for count in (2, 1) if " ".join(words[:count]) in VERBS), None)
+        if verb is None and words[0] not in perpetual.commands:
+            unknown.append(line)
+        elif verb is not None:
+            known = {option for each in VERBS[verb].params for option in each.opts + each.secondary_opts}
+            unknown += [line for word in words if re.fullmatch(r"--[a-z-]+", word) and word not in known]
+    assert unknown == []

@@ -56,10 +56,10 @@ class Lead(NamedTuple):
 
 
 def lead(store: Store) -> Lead:
-    """These facts, of one moment."""
+    """These facts. Redis refuses even to read within a transaction when it is full, so it is none."""
     keys = store.keys
     with store.errors("leader"):
-        pipe = store.redis.pipeline()
+        pipe = store.redis.pipeline(transaction=False)
         pipe.get(keys.leader_info)
         pipe.get(keys.leader)
         pipe.zrange(keys.marks, -1, -1, withscores=True)

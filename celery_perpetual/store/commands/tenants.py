@@ -12,6 +12,9 @@ from celery_perpetual.store.scripts import script
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
+#: A function that has no answer is called again and again; what is noted of one that is gone is forgotten, seconds.
+NOTED_SECONDS = 86_400
+
 
 def stored_tenants(store: Store, task: str) -> dict[str, Any]:
     """Name -> value of the tenants that a task had when its function last returned; empty if that is not known."""
@@ -36,3 +39,23 @@ def keep_tenants(store: Store, leader: str, task: str, before: Mapping[str, Any]
         script("keep_tenants")(store, mine=leader, tenants=key, rows=[text for row in part for text in row])
         for part in chunks(rows)
     )
+
+
+def note_trouble(store: Store, task: str, text: str) -> None:
+    """Note why the function of a task has no answer, JSON; "" once it has one."""
+    key = store.keys.tenants_failed
+    with store.errors("tenants"):
+        if not text:
+            store.redis.hdel(key, task)
+            return
+        pipe = store.redis.pipeline(transaction=False)
+        pipe.hset(key, task, text)
+        pipe.expire(key, NOTED_SECONDS)
+        pipe.execute()
+
+
+def noted_troubles(store: Store) -> dict[str, dict[str, Any]]:
+    """Task -> ``trouble``, ``since`` (ms) and how many tenants were ``kept``, of functions that have no answer."""
+    with store.errors("tenants"):
+        found = store.redis.hgetall(store.keys.tenants_failed)
+    return {task.decode(): json.loads(text) for task, text in found.items()}
