@@ -1,4 +1,4 @@
-"""What an operator reads with 10 000 units costs little, and finds the few that are not well."""
+"""Reads of 10 000 units cost an operator little, and find the few that are not well."""
 
 from __future__ import annotations
 
