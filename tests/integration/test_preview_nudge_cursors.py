@@ -217,7 +217,8 @@ def test_cursors_on_the_command_line(proj: Project, console: Console) -> None:
     assert run(proj, "cursor", "reset", "proj.feed", stdin="y\n")[0] == 0
     assert run(proj, "cursor", "show", "proj.feed")[:2] == (0, "null\n")
     console("perpetual.set_cursor('proj.feed', 1)")
-    assert run(proj, "cursor", "reset", "proj.feed", "--yes")[:2] == (0, "cursor of proj.feed is forgotten\n")
+    forgotten = run(proj, "cursor", "reset", "proj.feed", "--yes")
+    assert forgotten[:2] == (0, "cursor of proj.feed is forgotten; it was 1\n")
     assert console("perpetual.cursor('proj.feed')") is None
 
     proj.write("hold", "")
