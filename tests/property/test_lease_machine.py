@@ -125,8 +125,8 @@ class LeaseMachine(WorkerRules):
     def lose_messages(self, task: int, counts: bool) -> None:
         """The broker forgets an item's messages, and the leader finds that out."""
         found = self.model.tasks[task]
-        if found.flag == "delegated":
-            return
+        if found.flag == "delegated" or any(run.early for run in self.model.runs if run.task is found):
+            return  # what an execution has sent before it lets go is found to be missing by a later search
         found.messages.clear()
         slots = self.world.declare_lost(
             found.id, on_lost=found.on_lost, most=MOST, recoveries=found.recoveries if found.known else 0, counts=counts

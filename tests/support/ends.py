@@ -137,6 +137,7 @@ def by_status(counters: dict[str, str]) -> dict[str, int]:
         "on_done",
         "retries",
         "has_failed",
+        "remembered_until",
     }
     # Counters of where messages went have the number of an item or a chunk in their names.
     counts = {name: value for name, value in counters.items() if name not in own and name.isidentifier()}
