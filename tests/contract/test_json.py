@@ -118,22 +118,3 @@ def _routines(perpetual: Perpetual) -> list[Any]:
     routines.create("deliver", (1,), {"fast": True}, every=60, start_at=soon, id="rests", options={"queue": "q"})
     paused = routines.pause("rests", until=soon)
     return [paused, routines.create("broken", every=60, id="new", max_runs=3)]
-
-
-def test_the_page_names_the_verbs_with_json() -> None:
-    """Each verb that takes --json and reads is in the first table, or its records have a page of their own."""
-    import click
-
-    from celery_perpetual.cli import perpetual
-    from celery_perpetual.cli.examples import verbs
-
-    rows = PAGE.split("\n## ")[0].split("|---|---|\n")[1].split("\n\n")[0].splitlines()
-    listed = {name for row in rows for name in re.findall(r"`([\w -]+)`", row.split(" | ")[0])}
-    reading = {
-        words
-        for words, command in verbs(perpetual)
-        if any(each.name == "json_" for each in command.params if isinstance(each, click.Option))
-    }
-
-    assert {each for each in listed if "--" not in each} <= reading
-    assert reading <= listed

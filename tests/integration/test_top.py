@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import wait_until
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -65,6 +66,39 @@ def test_ten_thousand_units_and_none(terminal: Terminal) -> None:
     terminal.shows("exit code 0")
     terminal.start("top", UNITS="0")
     terminal.shows("0-0 of 0", "no units")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("units", [0, 3, 10_000])
+@pytest.mark.parametrize("width", [80, 200])
+def test_each_verb_on_each_terminal(terminal: Terminal, width: int, units: int) -> None:
+    """`status`, `doctor`, `why`, `units` and `top`, narrow and wide, with no units, three and 10 000."""
+    one = {0: ["proj.nothing"], 3: ["proj.task1"], 10_000: ["proj.many", "--tenant", "t09999"]}[units]
+    terminal.start_all(
+        ("status",), ("doctor",), ("why", *one), ("units", "--limit", "5"), width=width, UNITS=str(units)
+    )  # fmt: skip
+
+    def ended() -> list[str]:
+        return [line for line in terminal.lines() if line.startswith("exit code")]
+
+    wait_until(lambda: len(ended()) == 4, "all of them have ended", 60)
+    assert ended() == ["exit code 2", "exit code 1", f"exit code {0 if units else 2}", "exit code 0"]
+    text = "\n".join(terminal.lines(joined=True))
+    assert f"well      units    {f'{units}: {units} active' if units else 'none'}" in text
+    assert "down      beat     no beat holds the lead" in text
+    assert ("means: nothing is polled" if units else "Error: ") in text
+    # A row of a table is never wrapped, and uses the room that there is.
+    table = text.partition("TASK  ")[2].partition("exit code")[0].splitlines()
+    assert len(table) == (1 + min(units, 5) + (units > 5))
+    assert all(line in terminal.lines() for line in table[1:])
+    assert ("HELD BACK" in table[0]) == (width == 200)
+
+    terminal.start("top", width=width, UNITS=str(units))
+    last = min(units, 15)
+    seen = terminal.shows(f"{min(units, 1)}-{last} of {units} by state", "down      beat     no beat holds the lead")
+    assert ("HELD BACK" in seen) == (width == 200 and units > 0)
+    terminal.press("q")
+    terminal.shows("exit code 0")
 
 
 @pytest.mark.slow

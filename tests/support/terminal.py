@@ -28,16 +28,25 @@ class Terminal:
         Args:
             **env: further variables of its environment.
         """
+        self.start_all(verb, width=width, **env)
+
+    def start_all(self, *verbs: tuple[str, ...], width: int = 80, **env: str) -> None:
+        """The same for several verbs, one after the other."""
         self.close()
         self._started += 1
-        command = shlex.join([sys.executable, "-m", "celery", "-A", "proj", "perpetual", *verb])
+        program = [sys.executable, "-m", "celery", "-A", "proj", "perpetual"]
+        command = "; ".join(f"{shlex.join([*program, *verb])}; echo exit code $?" for verb in verbs)
         env = self._proj.env({"TERM": "xterm-256color", **env})
         # With COLUMNS in the environment a program would not ask the terminal.
         env = {name: value for name, value in env.items() if name not in ("TMUX", "COLUMNS", "LINES")}
         self._tmux(
             "-f", os.devnull, "new-session", "-d", "-x", str(width), "-y", "24",
-            f"{command}; echo exit code $?; exec sleep 600", env=env,
+            f"{command}; exec sleep 600", env=env,
         )  # fmt: skip
+
+    def lines(self, *, joined: bool = False) -> list[str]:
+        """All lines since the start, at most 2000; where they are joined, those that the terminal has wrapped are one."""
+        return self._tmux("capture-pane", "-p", "-S", "-2000", *(["-J"] if joined else [])).rstrip().splitlines()
 
     def shows(self, *texts: str, timeout: float = 40.0) -> str:
         """Wait until all of these are on the screen, and return it."""
