@@ -27,6 +27,10 @@ REST = {
     "preflight_failed": ("more units are not evaluated", "celery -A proj perpetual units"),
     "keys_parked": ("more units leave keys out", "celery -A proj perpetual units"),
     "worker_late": ("more workers are late", "celery -A proj perpetual workers"),
+    "worker_clock": (
+        "more workers have another time than the store",
+        "synchronise the clocks of their machines: timedatectl status",
+    ),
     "worker_lost": ("more workers are gone", "celery -A proj perpetual workers"),
 }
 #: The fields that identify a finding, beside its kind.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from celery_perpetual.health.findings import ERROR, UNITS, WARNING, Finding
-from celery_perpetual.pauses import EVERYTHING
+from celery_perpetual.pauses import ALL_ROUTINES, EVERYTHING
 from celery_perpetual.polling.outcome import EMPTY, ENQUEUED, FAILED, TIMED_OUT
 from celery_perpetual.store.commands.tenants import noted_troubles
+from celery_perpetual.tasks.names import parse_unit_name
 from celery_perpetual.times import to_datetime, to_ms
 from celery_perpetual.wording import counted, counted_are, one_line
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
 
     from celery_perpetual.health.reading import Reading, SeenUnit
-    from celery_perpetual.pauses import Paused
+    from celery_perpetual.pauses import Paused, Scope
     from celery_perpetual.polling.outcome import PollOutcome
 
 #: Failed polls in a row that make a finding an error, and an alert.
@@ -57,6 +59,34 @@ def pauses(reading: Reading, units: Sequence[SeenUnit]) -> Iterator[Finding]:
         what = f"{held[0].name} is paused" if len(held) == 1 else f"{len(held)} units are paused"
         meaning = "it is not polled" if len(held) == 1 else "they are not polled"
         yield _paused(what, pause, meaning, _scope_option(pause, held[0]), {"scope": key})
+
+
+def other_pauses(reading: Reading, units: Sequence[SeenUnit]) -> Iterator[Finding]:
+    """Pauses by which no unit is paused: of a queue or a tenant that has none, of routines, within a wider pause."""
+    found = reading.pauses
+    if EVERYTHING not in found:
+        held = {pause.scope for unit in units if (pause := getattr(unit, "pause", None)) is not None}
+        for scope, pause in found.items():
+            if scope not in held:
+                yield _other_pause(reading, scope, pause)
+
+
+def _other_pause(reading: Reading, scope: Scope, pause: Paused) -> Finding:
+    about = {"scope": scope.key}
+    if scope == ALL_ROUTINES:
+        return _paused("every routine is paused", pause, "no routine runs", "--routine '*'", about)
+    if scope.kind != "unit":
+        meaning = f"it pauses no unit now, and those of this {scope.kind} that come are not polled"
+        option = f"--{scope.kind} {quote(scope.name)}"
+        return _paused(f"the {scope.kind} {scope.name} is paused", pause, meaning, option, about)
+    what, meaning = f"{scope.name} is paused", "it pauses no unit now"
+    try:
+        task, tenant = parse_unit_name(scope.name)
+    except ValueError:  # written by hand
+        found = _paused(what, pause, meaning, "", about)
+        return replace(found, help=f"redis-cli HDEL {reading.store.keys.paused} {quote(scope.key)}")
+    option = f"--task {quote(task)}" + ("" if tenant is None else f" --tenant {quote(tenant)}")
+    return _paused(what, pause, meaning, option, about)
 
 
 def _paused(what: str, pause: Paused, meaning: str, option: str, about: dict[str, str]) -> Finding:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from celery_perpetual.health.reading import Reading
     from celery_perpetual.leases.workers import WorkerState
 
+#: Seconds by which the clock of a worker may differ from the store's; a report may be under way for some of them.
+MOST_SKEW = 10.0
 #: Heartbeats that a worker may be late.
 LATE_HEARTBEATS = 2
 
@@ -61,6 +63,27 @@ def late(reading: Reading) -> Sequence[Finding]:
         )
         for name, at in reading.dead_workers.items() if reading.now - at.timestamp() * 1000 > grace
     ]  # fmt: skip
+    return found
+
+
+def skewed(reading: Reading) -> Sequence[Finding]:
+    """Workers whose machine has another time than the store, as their last report says."""
+    found = []
+    for each in reading.workers:
+        clock = each.info.get("clock")
+        if clock is None or not each.reported_at:
+            continue
+        seconds = (each.reported_at - clock) / 1000
+        if abs(seconds) > MOST_SKEW:
+            found.append(
+                Finding(
+                    kind="worker_clock", area=WORKERS, level=WARNING,
+                    evidence=f"the clock of worker {_host(each.name)} is {abs(seconds):.0f} s "
+                    f"{'behind' if seconds > 0 else 'ahead of'} the store's",
+                    meaning="tasks with an ETA begin there too early or too late, and so do tasks expire",
+                    help="synchronise the clock of its machine: timedatectl status", about={"worker": each.name},
+                )
+            )  # fmt: skip
     return found
 
 

@@ -91,7 +91,8 @@ class PauseOperations(Namespace):
         """End the pause of a task, a tenant, a queue, or everything; False if just that scope was not paused.
 
         Args:
-            task, tenant, queue: as they were given to :meth:`pause`; what another scope pauses too stays paused.
+            task, tenant, queue: as they were given to :meth:`pause`; what another scope pauses too stays paused. A
+                task or a tenant that the code does not know any more is given by its name.
             routine: id of a routine, or ``*`` for the pause of all; those that are paused by themselves stay so.
             everything: end the pause of everything; tasks that are paused by themselves stay so.
             from_: ``now`` polls at once, ``kept`` at the next slot of the grid. Of routines, ``now`` runs a slot whose
@@ -159,6 +160,8 @@ class PauseOperations(Namespace):
             return Scope("routine", routine)
         if task is None:
             return Scope("tenant", tenant_of(tenant)[0])
+        if verb == "resume" and (kept := _scope_by_name(task, tenant)) in self.pauses.now():
+            return kept  # also where the code does not know it any more
         contract = find_contract(self.app, task)
         if tenant is None:
             return Scope("unit", unit_name(contract.name))
@@ -171,6 +174,13 @@ class PauseOperations(Namespace):
             queue = known_queue(self.app, contract.task) if scope.kind == "queue" else ""
             found += [unit.name for unit in known_units(self.app, contract) if scope in scopes_of(unit.name, queue)]
         return found
+
+
+def _scope_by_name(task: Any, tenant: Any) -> Scope | None:
+    """The scope of a task and a tenant that are given by their names."""
+    if isinstance(task, str) and isinstance(tenant, str | None):
+        return Scope("unit", unit_name(task, tenant))
+    return None
 
 
 def _of_routine(scope: Scope, pause: Mapping[str, Any]) -> Paused:

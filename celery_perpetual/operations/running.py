@@ -37,8 +37,9 @@ def judged(reading: Reading, discovery: Discovery, units: Sequence[Unit]) -> lis
     waiting = sum(unit.in_flight for unit in units)
     found = [
         *beat_checks.other_app(reading), *beat_checks.other_code(reading, discovery.digest(), len(discovery.tasks)),
-        *worker_checks.absent(reading, waiting), *worker_checks.late(reading),
-        *unit_checks.pauses(reading, units), *unit_checks.silent(reading, units), *unit_checks.unevaluated(units),
+        *worker_checks.absent(reading, waiting), *worker_checks.late(reading), *worker_checks.skewed(reading),
+        *unit_checks.pauses(reading, units), *unit_checks.other_pauses(reading, units),
+        *unit_checks.silent(reading, units), *unit_checks.unevaluated(units),
         *unit_checks.failing(units), *unit_checks.slow(units), *unit_checks.orphaned(units),
         *unit_checks.parked_keys(units), *work_checks.parked(reading),
         *(queues.queue_findings(reading, queues.waiting_items(reading).values()) if waiting else ()),

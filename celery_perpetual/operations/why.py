@@ -85,6 +85,7 @@ def _findings(reading: Reading, unit: Unit) -> Iterator[Finding]:
     if unit.in_flight:
         yield from worker_checks.absent(reading, unit.in_flight)
         yield from worker_checks.late(reading)
+        yield from worker_checks.skewed(reading)
         yield from _about_queues(reading, unit)
 
 

@@ -15,6 +15,7 @@ import atexit
 import json
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from celery.bootsteps import TERMINATE  # type: ignore[attr-defined]  # missing in the stubs
@@ -220,6 +221,7 @@ class Heartbeat(threading.Thread):
             "queues": sorted(queues.consume_from) if queues is not None else [],
             "active": len(list(state.active_requests)),
             "begun": self._begun(due),
+            "clock": round(1000 * time.time()),
             "reserved": reserved,
             "stopping": is_stopping(),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -18,7 +19,8 @@ class Worker:
 
     def __init__(self, url: str) -> None:
         self.app = Celery("proj", broker=url, set_as_current=False)
-        grants = Perpetual(self.app).grants
+        self.perpetual = Perpetual(self.app)
+        grants = self.perpetual.grants
         instance = grants.be_a_worker("w@h")
         self.redis, self.tags = grants.store.redis, grants.store.keys.tags(instance.name)
         self.heartbeat = Heartbeat(SimpleNamespace(app=self.app, pool=None, concurrency=1), grants)
@@ -86,3 +88,15 @@ def test_what_the_store_has_lost_is_reported_anew(worker: Worker, loss: str) -> 
 
     assert worker.reports() == ["a", "b", "d"]
     assert worker.redis.hget(worker.tags, "d") == b"id of d"
+
+
+def test_a_report_has_the_time_of_its_machine(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By which the clocks of workers are compared with the store's."""
+    worker.reports()
+    (right,) = worker.perpetual.grants.workers.all()
+    assert abs(right.info["clock"] - right.reported_at) < 10_000
+    usual = time.time
+    monkeypatch.setattr(time, "time", lambda: usual() - 60)
+    worker.reports()
+    (behind,) = worker.perpetual.grants.workers.all()
+    assert 50_000 < behind.reported_at - behind.info["clock"] < 70_000

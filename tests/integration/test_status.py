@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
 from celery_perpetual import Item
+from celery_perpetual.cli import perpetual as group
 from celery_perpetual.embedded import EmbeddedServer
+from celery_perpetual.pauses import Scope
 from tests.support.contract import finish
 from tests.support.pretending import lead, report
 
@@ -261,3 +267,48 @@ def test_a_full_store_is_read_within_no_transaction_and_the_command_fits_the_cau
     finally:
         redis.execute_command("REPLICAOF", "NO", "ONE")
         redis.config_set("maxmemory", 0)
+
+
+def test_the_clock_of_a_worker_is_compared_with_the_stores(one: WatchedApp) -> None:
+    """As its last report says; one of another release says nothing."""
+    one.task([])
+    lead(one.perpetual)
+    now = one.perpetual.store.now()
+    report(one.perpetual, "right@host", clock=now - 2_000)
+    report(one.perpetual, "older@host")
+    assert "worker_clock" not in kinds(one.perpetual.status())
+    report(one.perpetual, "behind@host", clock=now - 90_000)
+    report(one.perpetual, "ahead@host", clock=now + 3_600_000)
+
+    found = [each.evidence for each in one.perpetual.status().findings if each.kind == "worker_clock"]
+    assert sorted(found) == [
+        "the clock of worker ahead@host is 3600 s ahead of the store's",
+        "the clock of worker behind@host is 90 s behind the store's",
+    ]
+
+
+def test_a_pause_that_holds_no_unit_is_shown_and_its_command_ends_it(one: WatchedApp) -> None:
+    """Of a queue that no task uses, a tenant that has no unit, all routines, and a task that this code does not know."""
+    task = one.task([])
+    lead(one.perpetual)
+    report(one.perpetual)
+    one.perpetual.pause(queue="not yet", reason="a migration")
+    one.perpetual.pause(tenant="acme")
+    one.perpetual.pause(routine="*")
+    one.perpetual.pauses.pause(replace(one.perpetual.pause(task), scope=Scope("unit", "perpetual:app.gone")))
+    found = {each.about["scope"]: each for each in one.perpetual.status().findings if each.kind == "paused"}
+    assert found.keys() == {"queue:not yet", "tenant:acme", "routine:*", "perpetual:app.gone", "perpetual:app.work"}
+    assert found["queue:not yet"].evidence.startswith("the queue not yet is paused: a migration (by ")
+    assert found["queue:not yet"].help == "celery -A proj perpetual resume --queue 'not yet'"
+    assert "not yet" not in str(one.perpetual.why(task).to_dict())
+
+    for finding in found.values():
+        words = shlex.split(finding.help.partition("perpetual ")[2])
+        done = CliRunner().invoke(group, words, obj=SimpleNamespace(app=one.app))
+        assert done.exit_code == 0, done.output
+    assert one.perpetual.pauses.now() == {}
+    assert "paused" not in kinds(one.perpetual.status())
+
+    one.redis.hset("perpetual:paused", "written by hand", "{}")
+    (finding,) = [each for each in one.perpetual.status().findings if each.kind == "paused"]
+    assert finding.help == "redis-cli HDEL perpetual:paused 'written by hand'"
