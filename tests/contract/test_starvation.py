@@ -64,6 +64,31 @@ def test_each_step_once_at_its_time_over_a_new_leader(shop: Callable[..., Perpet
     assert steps(store_redis).count("parked") == 2
 
 
+def test_a_rebuild_leaves_the_ladder_where_it_is(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
+    """The steps that are taken are not taken again behind it, and those that follow come at their time."""
+    calls: list[str] = []
+    settings = {
+        "perpetual_starvation": {"notice": 0.1, "wake": 0.1, "spawn": 0.1, "event": 0.1, "park": 2},
+        "perpetual_starvation_spawn": lambda *, episode, **_: calls.append(episode),
+    }
+    perpetual = shop(lambda: [(1,)], settings)
+    ids = perpetual.poll("deliver").task_ids
+    beat = Beat(perpetual)
+    wait_until(lambda: beat.once().starved_ids, "it is reported")
+    wait_until(lambda: "spawn" in json.loads(store_redis.hget("perpetual:starving", "celery"))["done"], "it is done")
+    before = store_redis.hgetall("perpetual:starving"), store_redis.get("perpetual:watching")
+    store_redis.delete("perpetual:open")
+
+    found = perpetual.rebuild()
+
+    assert (found.errors, found.repaired) == ({}, {"open": 1})
+    assert (store_redis.hgetall("perpetual:starving"), store_redis.get("perpetual:watching")) == before
+    after = Beat(perpetual)
+    wait_until(lambda: after.once().parked_ids == tuple(ids), "it is parked")
+    assert steps(store_redis) == ["notice", "wake", "spawn", "starved", "parked"]
+    assert len(calls) == 1
+
+
 def test_saturation_alone_never_parks(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
     """Where the consumers are busy, that is the cause; only the oldest item is reported, and nothing is parked."""
     calls: list[str] = []
