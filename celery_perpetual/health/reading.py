@@ -7,13 +7,13 @@ import time
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from celery_perpetual.broker.destinations import Destination
 from celery_perpetual.leases.workers import WorkerState
 from celery_perpetual.store.commands.alerts import stored_alerts
 from celery_perpetual.store.commands.leadership import Lead, lead
-from celery_perpetual.store.commands.leases import parked_tasks
+from celery_perpetual.store.commands.leases import ParkedTasks, all_parked
 from celery_perpetual.store.commands.workers import worker_deadlines
 from celery_perpetual.store.health import ServerInfo, server_info
 from celery_perpetual.times import parse_time, to_datetime
@@ -102,6 +102,6 @@ class Reading:
         return {alert: parse_time(json.loads(data)["since"]) for alert, data in stored_alerts(self.store).items()}
 
     @cached_property
-    def parked(self) -> list[dict[str, Any]]:
-        """The facts that are stored of every parked task."""
-        return parked_tasks(self.store)
+    def parked(self) -> ParkedTasks:
+        """The parked tasks together."""
+        return all_parked(self.store)

@@ -17,15 +17,14 @@ if TYPE_CHECKING:
 
 def parked(reading: Reading) -> Iterator[Finding]:
     """Tasks that wait for an operator."""
-    if not (found := reading.parked):
+    found = reading.parked
+    if not found.tasks:
         return
-    times = [float(each["parked_at"]) for each in found]
-    last = found[times.index(max(times))]
     yield Finding(
-        kind="tasks_parked", area=WORK, level=WARNING, since=to_datetime(min(times)),
-        evidence=f"{counted_are(len(found), 'task')} parked, the last one because {last['reason']}",
+        kind="tasks_parked", area=WORK, level=WARNING, since=to_datetime(found.since),
+        evidence=f"{counted_are(found.tasks, 'task')} parked, the last one because {found.last_reason}",
         meaning="they keep their keys and their room until an operator acts",
-        help="celery -A proj perpetual parked; then recover, fail or cancel them", about={"tasks": len(found)},
+        help="celery -A proj perpetual parked; then recover, fail or cancel them", about={"tasks": found.tasks},
     )  # fmt: skip
 
 

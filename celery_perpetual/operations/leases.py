@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from heapq import nsmallest
+from itertools import islice
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.health.worker_checks import is_late
@@ -46,7 +46,7 @@ class LeaseOperations(Namespace):
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        longest = nsmallest(limit, parked_tasks(self.store), key=lambda values: float(values["parked_at"]))
+        longest = list(islice(parked_tasks(self.store), limit))
         items = self._items([values["task_id"] for values in longest])
         return [parked(values, items.get(values["task_id"], NOTHING)) for values in longest]
 

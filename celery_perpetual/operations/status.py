@@ -166,7 +166,7 @@ def _units(units: Sequence[Unit]) -> tuple[str, dict[str, Any]]:
 def _work(reading: Reading, units: Sequence[Unit]) -> tuple[str, dict[str, Any]]:
     running = sum(worker.held for worker in reading.workers)
     facts: dict[str, Any] = {
-        "in_flight": sum(unit.in_flight for unit in units), "running": running, "parked": len(reading.parked),
+        "in_flight": sum(unit.in_flight for unit in units), "running": running, "parked": reading.parked.tasks,
     }  # fmt: skip
     return ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in facts.items()), facts
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from celery_perpetual.operations.units import Unit
 from celery_perpetual.operations.why_polls import Reason, about_keys, about_nothing, about_polls
 from celery_perpetual.polling.outcome import PollOutcome, outcomes
 from celery_perpetual.store.commands.batches import open_batches_of
+from celery_perpetual.store.commands.leases import parked_tasks
 from celery_perpetual.store.commands.units import open_poll
 from celery_perpetual.times import format_time, to_datetime
 from celery_perpetual.wording import counted, counted_are
@@ -153,15 +153,10 @@ def _about_room(contract: TaskContract, unit: Unit) -> Iterator[Reason]:
 
 
 def _about_parked(reading: Reading, contract: TaskContract) -> Iterator[Reason]:
-    found = [parked for parked in reading.parked if parked["task"] == contract.name]
+    found = [parked for parked in parked_tasks(reading.store) if parked["task"] == contract.name]
     if found:
-        last = max(found, key=lambda each: float(each["parked_at"]))
         yield Reason(
-            evidence=f"{counted_are(len(found), 'task')} parked, the last one because {last['reason']}",
+            evidence=f"{counted_are(len(found), 'task')} parked, the last one because {found[-1]['reason']}",
             meaning="they keep their keys and their room until an operator recovers, fails or cancels them",
-            help="celery -A proj perpetual parked", since=_first_parked(found),
+            help="celery -A proj perpetual parked", since=to_datetime(float(found[0]["parked_at"])),
         )  # fmt: skip
-
-
-def _first_parked(found: list[dict[str, Any]]) -> datetime:
-    return to_datetime(min(float(each["parked_at"]) for each in found))

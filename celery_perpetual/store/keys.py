@@ -49,6 +49,7 @@ key                    type    holds                                            
 {P}:states             hash    task id -> order, recoveries, what it waits for        end of the task
 {P}:copies             hash    task id -> its message, where the ledger has it not    end of the task
 {P}:parked             hash    task id -> JSON: why it waits for an operator          end, or an operator
+{P}:parked:at          zset    the same id -> when it was parked                      with its entry in ``parked``
 {P}:resend             zset    lost tasks -> since when they are to be sent again     who sends them
 {P}:workers            zset    worker -> its deadline                                 stop, or the sweep
 {P}:w:{worker}         hash    what a worker says of itself                           with the worker; TTL
@@ -91,14 +92,12 @@ class Keys:
         self.alerts = f"{prefix}:alerts"
         self.epoch = f"{prefix}:epoch"
         self.marks = f"{prefix}:marks"
-        self.cycle = f"{prefix}:cycle"
         self.units = f"{prefix}:units"
         self.due = f"{prefix}:due"
         self.cursors = f"{prefix}:cursors"
         self.staged = f"{prefix}:staged"
         self.stats = f"{prefix}:stats"
         self.starving = f"{prefix}:starving"
-        self.watching = f"{prefix}:watching"
         self.outbox = f"{prefix}:outbox"
         self.open = f"{prefix}:open"
         self.paused = f"{prefix}:paused"
@@ -110,6 +109,7 @@ class Keys:
         self.states = f"{prefix}:states"
         self.copies = f"{prefix}:copies"
         self.parked = f"{prefix}:parked"
+        self.parked_at = f"{prefix}:parked:at"
         self.resend = f"{prefix}:resend"
         self.workers = f"{prefix}:workers"
         self.routines = f"{prefix}:routines"
@@ -133,6 +133,14 @@ class Keys:
         self.failed_prefix = f"{prefix}:failed:"
         self.poll_prefix = f"{prefix}:p:"
         self.source_prefix = f"{prefix}:source:"
+
+    @property
+    def cycle(self) -> str:
+        return f"{self.prefix}:cycle"
+
+    @property
+    def watching(self) -> str:
+        return f"{self.prefix}:watching"
 
     @property
     def tenants_failed(self) -> str:

@@ -125,6 +125,7 @@ def use_units(perpetual: Perpetual, shell: Shell) -> None:
     finish(perpetual, ids[2], "failure", ValueError("bad"))
     for task_id in ids[3:5]:
         perpetual.store.redis.hset(perpetual.store.keys.parked, task_id, parked(task_id))
+        perpetual.store.redis.zadd(perpetual.store.keys.parked_at, {task_id: 1})
 
     for words in ("units", "polls deliver --tenant acme", "leases", "parked", "workers", "items deliver --tenant acme"):
         verb, *args = words.split()

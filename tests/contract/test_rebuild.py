@@ -25,7 +25,7 @@ UNIT = "perpetual:u:perpetual:deliver"
 INDEXES = {
     "perpetual:open": "open", "perpetual:outbox": "outbox", "perpetual:keys:perpetual:deliver": "item_keys",
     "perpetual:units": "units", "perpetual:cursors": "cursors", "perpetual:workers": "workers",
-    "perpetual:resend": "resend", "perpetual:parked": "parked", "perpetual:routines:due": "routines",
+    "perpetual:resend": "resend", "perpetual:parked": "parked", "perpetual:parked:at": "parked", "perpetual:routines:due": "routines",
     "perpetual:routines:over": "routines", "perpetual:routines:updated": "routines",
     "perpetual:routines:keys": "routines", "perpetual:routines:pauses": "routines",
 }  # fmt: skip

@@ -194,10 +194,11 @@ class LeaseMachine(WorkerRules):
         pipe = self.redis.pipeline(transaction=False)
         for name in (keys.leases, keys.states, keys.copies, keys.parked, keys.counters):
             pipe.hgetall(name)
+        pipe.zrange(keys.parked_at, 0, -1)
         pipe.zrange(keys.resend, 0, -1)
         for worker in workers:
             pipe.smembers(keys.held(worker))
-        leases, states, copies, parked, counters, again, *held = pipe.execute()
+        leases, states, copies, parked, counters, listed, again, *held = pipe.execute()
         assert {name.decode(): [*map(str, LeaseText.read(lease)[:4])] for name, lease in leases.items()} == {
             task.id: [task.lease.worker, task.lease.nonce, *map(str, task.lease.order)] for task in tasks if task.lease
         }
@@ -205,6 +206,7 @@ class LeaseMachine(WorkerRules):
             task.id: task.state for task in tasks if task.state
         }
         assert {name.decode() for name in parked} == {task.id for task in tasks if task.flag == "parked"}
+        assert set(listed) == set(parked)
         assert {name.decode() for name in again} == {task.id for task in tasks if task.flag in ("resend", "fail")}
         assert dict(zip(workers, held, strict=True)) == {
             worker: {task.id.encode() for task in tasks if task.lease and task.lease.worker == worker}

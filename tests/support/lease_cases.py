@@ -25,7 +25,9 @@ def held_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
 
 
 def parked_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
-    return lambda w: {**held_keys(*workers)(w), w.keys.completion(ITEM): "string", w.keys.queue(ITEM): "list"}
+    return lambda w: {
+        **held_keys(*workers)(w), w.keys.completion(ITEM): "string", w.keys.queue(ITEM): "list", w.keys.parked_at: "zset",
+    }  # fmt: skip
 
 
 def end_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:

@@ -6,7 +6,7 @@ The scripts write both, see ``include/lease.lua``.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -136,10 +136,45 @@ def is_parked(store: Store, task_id: str) -> bool:
         return bool(store.redis.hexists(store.keys.parked, task_id))
 
 
-def parked_tasks(store: Store) -> list[dict[str, Any]]:
-    """The facts that are stored of every parked task."""
+def parked_tasks(store: Store) -> Iterator[dict[str, Any]]:
+    """The facts that are stored of each parked task, those first that are parked for longest; some are read at once."""
+    first = 0
+    while ids := _ids_of_parked(store, first, first + CHUNK - 1):
+        with store.errors("parked"):
+            texts = store.redis.hmget(store.keys.parked, ids)
+        yield from (json.loads(text) for text in texts if text)
+        first += len(ids)
+
+
+def _ids_of_parked(store: Store, first: int, last: int) -> list[bytes]:
     with store.errors("parked"):
-        return [json.loads(text) for _, text in store.redis.hscan_iter(store.keys.parked, count=CHUNK)]
+        found: list[bytes] = store.redis.zrange(store.keys.parked_at, first, last)
+    return found
+
+
+class ParkedTasks(NamedTuple):
+    """The parked tasks together."""
+
+    tasks: int
+    since: int = 0
+    """When the first of them was parked: ms of the store's time."""
+    last_reason: str = ""
+    """The reason of the last one."""
+
+
+def all_parked(store: Store) -> ParkedTasks:
+    """How many tasks are parked, since when, and why the last one is."""
+    keys = store.keys
+    with store.errors("parked"):
+        pipe = store.redis.pipeline(transaction=True)
+        pipe.zcard(keys.parked_at)
+        pipe.zrange(keys.parked_at, 0, 0, withscores=True)
+        pipe.zrange(keys.parked_at, 0, 0, desc=True)
+        count, first, last = pipe.execute()
+        text = store.redis.hget(keys.parked, last[0]) if count else None
+    if not count:
+        return ParkedTasks(0)
+    return ParkedTasks(count, int(first[0][1]), str(json.loads(text)["reason"]) if text else "")
 
 
 def lost_tasks(store: Store, limit: int) -> list[tuple[str, float]]:

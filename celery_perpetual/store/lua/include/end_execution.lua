@@ -11,6 +11,7 @@ if has_copy then
 end
 if is_parked then
   redis.call('HLEN', parked)
+  redis.call('ZCARD', prefix .. ':parked:at')
 elseif waits then
   redis.call('ZCARD', resend)
 end
@@ -36,6 +37,7 @@ if has_copy then
 end
 if is_parked then
   redis.call('HDEL', parked, id)
+  redis.call('ZREM', prefix .. ':parked:at', id)
 elseif waits then
   redis.call('ZREM', resend, id)
 end

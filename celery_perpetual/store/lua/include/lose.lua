@@ -32,6 +32,7 @@ local function park(id, lease, recoveries, reason)
   redis.call('HSET', parked, id, cjson.encode({task_id = id, task = lease.task, worker = lease.worker,
     token = tonumber(lease.token), attempt = lease.retries + 1, recoveries = recoveries, started_at = lease.started,
     reason = reason, parked_at = now}))
+  redis.call('ZADD', prefix .. ':parked:at', now, id)
   redis.call('ZREM', resend, id)
   local record = string.format('{"v": 1, "task_id": %s, "task": %s, "status": "needs_attention", "final": false,'
     .. ' "runtime": null, "worker": %s, "attempt": %d, "error": {"type": "TaskLost", "message": %s}, "meta": {},'
@@ -112,6 +113,7 @@ local function plan_losses(worker, ids, texts, counts, reason, most_now)
       must_be(prefix .. ':completion:' .. id, 'string')
       must_be(prefix .. ':done:' .. id .. ':queue', 'list')
       probe('HLEN', parked)
+      probe('ZCARD', prefix .. ':parked:at')
       local lease = lease_of(texts[i])
       if plan.has_successor then
         local successor = state_of(stored[i])

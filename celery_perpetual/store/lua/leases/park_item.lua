@@ -30,6 +30,7 @@ if not still_waits() then
 end
 must_be(prefix .. ':completion:' .. id, 'string')
 must_be(prefix .. ':done:' .. id .. ':queue', 'list')
+probe('ZCARD', prefix .. ':parked:at')
 local state = state_of(redis.call('HGET', states, id)) or {nesting = 0, retries = 0, recoveries = 0, tag = '', task = task}
 park(id, {worker = '', nesting = state.nesting, retries = state.retries, token = '0', started = now, tag = state.tag,
   task = state.task}, state.recoveries, reason)

@@ -3,6 +3,7 @@
 --
 -- KEY   states      hash    task id -> state
 -- KEY   parked      hash    task id -> JSON
+-- KEY   parked_at   zset    task id -> since when it is parked
 -- KEY   resend      zset    tasks to be resent
 -- KEY   completion  string  the provisional record
 -- KEY   queue       list    one element to block on
@@ -16,6 +17,7 @@ if redis.call('HEXISTS', parked, id) == 0 then
   return redis.call('ZSCORE', resend, id) and 1 or 0
 end
 redis.call('HDEL', parked, id)
+redis.call('ZREM', parked_at, id)
 redis.call('DEL', completion, queue)
 state = state or {nesting = 0, retries = 0, tag = '', task = ''}
 state.flag, state.recoveries = 'resend', 0
