@@ -37,7 +37,8 @@ a_reason = click.option("--reason", default="", help="Why; on record with the ev
 @as_json
 def leases(perpetual: Perpetual, limit: int, json_: bool) -> None:
     """List the tasks that are executed right now, oldest first."""
-    found = perpetual.leases(limit)
+    found = perpetual.leases(limit + 1)
+    more, found = len(found) > limit, found[:limit]
     if json_:
         show([lease.to_dict() for lease in found])
         return
@@ -51,6 +52,8 @@ def leases(perpetual: Perpetual, limit: int, json_: bool) -> None:
     heads = ("ID", "TASK", "KEY", "WORKER", "TOKEN", "ATTEMPT", "RECOVERIES", "SINCE", "ARGUMENTS")
     spare = ("SINCE", "KEY", "WORKER", "ARGUMENTS", "RECOVERIES", "ATTEMPT", "TOKEN")
     table(heads, rows, empty="no task runs", whole=("ID",), spare=spare)
+    if more:
+        click.echo(f"more tasks run; --limit {10 * limit} shows more of them", err=True)
 
 
 @verb

@@ -12,7 +12,7 @@ from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.item_facts import NOTHING, ItemFacts, facts_of_items
 from celery_perpetual.operations.lease_reports import LATE, RUNNING, STOPPING, Lease, Worker, executed, parked
 from celery_perpetual.store.commands.leases import (
-    first_leases,
+    oldest_leases,
     parked_tasks,
     states_of,
 )
@@ -31,14 +31,13 @@ class LeaseOperations(Namespace):
             StoreUnavailable: the store did not answer.
         """
         store = self.store
-        held, deadlines = first_leases(store, limit), worker_deadlines(store)
+        held, deadlines = oldest_leases(store, limit), worker_deadlines(store)
         states = states_of(store, [task_id for task_id, _ in held])
         items = self._items([task_id for task_id, _ in held])
-        found = [
+        return [
             executed(task_id, text, state, deadlines, items.get(task_id, NOTHING))
             for (task_id, text), state in zip(held, states, strict=True)
         ]
-        return sorted(found, key=lambda lease: lease.started_at)
 
     def parked(self, limit: int = 100) -> list[Lease]:
         """Tasks that wait for an operator, longest first: to be recovered, failed or cancelled.

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
+from celery_perpetual.cli import perpetual as group
 from tests.support.pretending import lead, report
 from tests.support.watched_app import WatchedApp
 
@@ -106,3 +109,16 @@ def test_ten_thousand_parked_tasks(many: WatchedApp) -> None:
     assert "10000 tasks are parked, the last one because 3 workers died" in str(
         many.perpetual.why("app.work", "t00001")
     )
+
+
+def test_ten_thousand_leases(many: WatchedApp) -> None:
+    """The first hundred of them are those that run for longest, and the command says that there are more."""
+    redis, keys, now = many.perpetual.store.redis, many.perpetual.store.keys, many.perpetual.store.now()
+    redis.hset(keys.leases, mapping={f"id{n}": f"w|n|0|0|{n}|{now - n}|3|requeue||app.work" for n in range(COUNT)})
+
+    assert [each.task_id for each in many.perpetual.leases(limit=3)] == ["id9999", "id9998", "id9997"]
+    assert cpu(lambda: many.perpetual.leases(limit=100)) < 1
+    shown = CliRunner().invoke(group, ["leases", "--limit", "2"], obj=SimpleNamespace(app=many.app))
+    assert "id9998" in shown.stdout
+    assert "id9997" not in shown.stdout
+    assert shown.stderr == "more tasks run; --limit 20 shows more of them\n"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from heapq import nsmallest
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -97,6 +98,16 @@ def first_leases(store: Store, limit: int) -> list[tuple[str, LeaseText]]:
     with store.errors("leases"):
         found = list(islice(store.redis.hscan_iter(store.keys.leases, count=CHUNK), limit))
     return [(task_id.decode(), LeaseText.read(text)) for task_id, text in found]
+
+
+def oldest_leases(store: Store, limit: int) -> list[tuple[str, LeaseText]]:
+    """So many leases by task id, those of the tasks first that run for longest; there are as many as tasks run."""
+    with store.errors("leases"):
+        found = (
+            (task_id.decode(), LeaseText.read(text))
+            for task_id, text in store.redis.hscan_iter(store.keys.leases, count=CHUNK)
+        )
+        return nsmallest(limit, found, key=lambda each: each[1].started_at)
 
 
 def leases_of(store: Store, ids: Sequence[str]) -> list[LeaseText | None]:
