@@ -7,7 +7,6 @@ amqp writes one value after the other for each message, which takes most of the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from struct import pack
@@ -21,6 +20,7 @@ from celery_perpetual.ledger.ids import base, item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.bodies import Bodies
+from celery_perpetual.publishing.cutting import cut
 from celery_perpetual.publishing.sender import AfterPublish, SignalCall, call_for
 from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.tasks.task import ROUTINE_HEADER
@@ -159,14 +159,10 @@ def _cut(specimen: Parcel, marks: dict[bytes, str], order: list[str], id_begins:
     facts, properties = at + _HEAD, frames[at + _HEAD + _FACTS : end - len(_END)]
     table = dumps("F", (specimen.headers,))
     before, found, after = properties.partition(table)
-    values = re.compile(b"|".join(map(re.escape, marks)))
-    differing = table[4:] + after
-    names = [marks[mark] for mark in values.findall(differing)]
-    if not found or names != order or values.search(before):
+    between = cut(table[4:] + after, marks, order)
+    if not found or between is None or any(mark in before for mark in marks):
         return None
-    pieces = [
-        _joined(piece, name, id_begins) for piece, name in zip(values.split(differing), [*order, ""], strict=True)
-    ]
+    pieces = [_joined(piece, name, id_begins) for piece, name in zip(between, [*order, ""], strict=True)]
     # Of a text remain its letter and its length, of a run its letter.
     varying = sum(len(mark) - (1 if name == "run" else 5) for mark, name in marks.items() if name != "id")
     return _Parts(

@@ -9,7 +9,6 @@ built by Celery.
 
 from __future__ import annotations
 
-import re
 from base64 import b64decode
 from binascii import b2a_base64
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from celery_perpetual.ledger.record import opened
 from celery_perpetual.ledger.serializers import plain_json
 from celery_perpetual.publishing.bodies import Bodies
 from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.publishing.cutting import cut
 from celery_perpetual.publishing.sender import AfterPublish, SignalCall, call_for
 from celery_perpetual.tasks.task import ROUTINE_HEADER
 
@@ -130,11 +130,11 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, indexed: IndexedItem
     bodies = Bodies(app, item, b64decode(message["body"]))
     marks |= {task_id: "id", tag: "tag", f'"{args_repr}"': "args", f'"{kwargs_repr}"': "kwargs",
               message["body"]: "body"}  # fmt: skip
-    pieces = re.split("|".join(map(re.escape, marks)), text)
-    if [marks[mark] for mark in re.findall("|".join(map(re.escape, marks)), text)] != order:
+    between = cut(text, marks, order)
+    if between is None:
         return None
     endings = {"id": base(poll_id), "tag": tag[:28]}
-    pieces = [piece + endings.get(name, "") for piece, name in zip(pieces, [*order, ""], strict=True)]
+    pieces = [piece + endings.get(name, "") for piece, name in zip(between, [*order, ""], strict=True)]
     stamp = Stamp(poll_id, commands[0].key, pieces, tag[:28], bodies, after_publish.take(), destination)
     trials = dict((indexed[0], indexed[-1]))
     return stamp if all(stamp.is_exact(capture, index, each) for index, each in trials.items()) else None

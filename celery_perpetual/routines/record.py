@@ -106,6 +106,7 @@ _PLAIN: tuple[tuple[str, str, Any], ...] = (
 )  # fmt: skip
 
 
+_loads = json.JSONDecoder().decode
 _values = attrgetter(*(attribute for _, attribute, _ in _PLAIN))
 _USUAL = tuple(usual for _, _, usual in _PLAIN)
 
@@ -145,7 +146,7 @@ def decode(routine_id: str, text: bytes) -> Record:
             "everywhere"
         )
     version, length, body = rest.split(b" ", 2)
-    table, facts = body[: int(length)], json.loads(body[int(length) :])
+    table, facts = body[: int(length)], _loads(body[int(length) :].decode())
     values = {attribute: facts[name] for name, attribute, _ in _PLAIN if name in facts}
     values["next"] = facts.get("n")
     values["updated"] = facts.get("u", facts["c"])

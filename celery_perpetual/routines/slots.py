@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from itertools import islice
@@ -60,6 +60,8 @@ class Timetable:
     jitter: int = 0
     catch_up: bool = False
     max_catch_up: int = MAX_CATCH_UP
+    _json: str | None = field(default=None, init=False, repr=False, compare=False)
+    """Its JSON, once it was asked for: thousands of routines share a timetable."""
 
     @property
     def kind(self) -> str:
@@ -163,12 +165,14 @@ class Timetable:
 
     def to_json(self) -> str:
         """The form that the store keeps: the fields that are not as usual."""
-        texts = []
-        for name, usual in _BY_NAME:
-            value = getattr(self, name)
-            if value != usual:
-                texts.append(f'"{name}":{value.text if isinstance(value, Calendar) else text_of(value)}')
-        return f"{{{','.join(texts)}}}"
+        if self._json is None:
+            texts = []
+            for name, usual in _BY_NAME:
+                value = getattr(self, name)
+                if value != usual:
+                    texts.append(f'"{name}":{value.text if isinstance(value, Calendar) else text_of(value)}')
+            object.__setattr__(self, "_json", f"{{{','.join(texts)}}}")
+        return self._json or ""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Timetable:
@@ -251,7 +255,7 @@ class Timetable:
 
 
 #: Each field and the value that is left out.
-_USUAL = tuple((field.name, field.default) for field in fields(Timetable))
+_USUAL = tuple((each.name, each.default) for each in fields(Timetable) if each.init)
 _BY_NAME = sorted(_USUAL, key=lambda each: each[0])
 #: As create() calls the fields that are named otherwise here.
 _NAMES = {"start": "start_at", "end": "end_at", "calendar": "schedule"}

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import groupby
 from typing import Any, NamedTuple
 
 from redis.exceptions import ConnectionError as NoConnection
@@ -172,16 +171,13 @@ def packed(*arguments: str | bytes | float | Packed, more: int = 0) -> bytes:
 
 
 def packed_list(arguments: Iterable[str | bytes | float]) -> Packed:
-    """Many arguments, those of one type by one formatting, which takes half the time."""
-    parts, count = [], 0
-    for kind, run in groupby(arguments, type):
-        values: list[Any] = list(run)
-        count += len(values)
-        if issubclass(kind, bytes):
-            parts.append(_packed_bytes(values))
-        else:
-            parts.append(_packed_texts(values if kind is str else list(map(str, values))))
-    return Packed(count, b"".join(parts))
+    """Many arguments, by one formatting, which takes half the time."""
+    values: list[Any] = list(arguments)
+    if {str}.issuperset(map(type, values)):
+        return Packed(len(values), _packed_texts(values))
+    return Packed(
+        len(values), _packed_bytes([each if isinstance(each, bytes) else str(each).encode() for each in values])
+    )
 
 
 def _packed_texts(texts: list[str]) -> bytes:
