@@ -29,7 +29,7 @@ def unreachable(error: PerpetualError) -> Finding:
     return Finding(
         kind="store_unreachable", area=STORE, level=ERROR, stops=True, evidence=str(error),
         meaning="nothing is polled and no end is recorded; all of it goes on when the store answers",
-        help="start the server, or correct perpetual_store_url; redis-cli ping asks it",
+        help="start the server, or correct its URL (perpetual_store_url, else broker_url); redis-cli ping asks it",
     )  # fmt: skip
 
 

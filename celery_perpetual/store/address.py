@@ -42,9 +42,16 @@ def is_redis(url: str | None) -> bool:
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
     try:
-        return ";".join(sanitize_url(part) for part in url.split(";"))
+        return ";".join(_part_without_password(part) for part in url.split(";"))
     except ValueError:
         return f"{url.split('://', 1)[0]}://(cannot be read)"
+
+
+def _part_without_password(part: str) -> str:
+    if "://" in part:
+        return sanitize_url(part)
+    _, at, place = part.rpartition("@")  # kombu would read it as a scheme and a path, and show neither
+    return f"**@{place}" if at else part
 
 
 def address(url: str, transport_options: Mapping[str, Any] | None = None, ssl: Any = None) -> Address:
@@ -60,7 +67,8 @@ def address(url: str, transport_options: Mapping[str, Any] | None = None, ssl: A
     """
     if not is_redis(url):
         raise SettingsError(
-            f"store URL {without_password(url)} is not a Redis URL; use one of {', '.join(REDIS_SCHEMES)}"
+            f"store URL {without_password(url)} is not a Redis URL; it must begin with one of "
+            + ", ".join(f"{scheme}://" for scheme in REDIS_SCHEMES)
         )
     try:
         parts = [url_to_parts(part) for part in url.split(";") if part]

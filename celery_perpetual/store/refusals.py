@@ -33,6 +33,8 @@ _CODES = re.compile(
     r"(?:^|[\s:-])(?:OOM|MISCONF|NOREPLICAS|READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOAUTH|WRONGPASS|NOPERM)\s"
     r"|max number of clients|UNBLOCKED"
 )
+_LOGIN = {"AuthenticationError", "AuthenticationWrongNumberOfArgsError"}
+_LOGIN_CODES = re.compile(r"(?:^|[\s:-])(?:NOAUTH|WRONGPASS)\s")
 
 
 def is_refusal(error: BaseException | None) -> bool:
@@ -40,6 +42,11 @@ def is_refusal(error: BaseException | None) -> bool:
     if not isinstance(error, RedisError):
         return False
     return any(kind.__name__ in _KINDS for kind in type(error).__mro__) or _CODES.search(str(error)) is not None
+
+
+def is_wrong_login(error: BaseException) -> bool:
+    """Whether an error of redis-py says that the server wants another user or password, or one at all."""
+    return any(kind.__name__ in _LOGIN for kind in type(error).__mro__) or _LOGIN_CODES.search(str(error)) is not None
 
 
 def is_outage(error: BaseException) -> bool:

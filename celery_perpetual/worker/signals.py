@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import _state, signals, states
 from celery.app.task import Context
-from celery.exceptions import InvalidTaskError, Reject, TaskRevokedError, WorkerLostError
+from celery.exceptions import InvalidTaskError, NotRegistered, Reject, TaskRevokedError, WorkerLostError
 
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
@@ -204,15 +204,16 @@ def _on_rejected(sender: Any = None, message: Any = None, exc: Any = None, **_: 
     end_rest(sender.app, embedded(message), FAILURE, exc if isinstance(exc, Exception) else refusal)
 
 
-def _on_unknown(sender: Any = None, message: Any = None, exc: Any = None, **unknown: Any) -> None:
+def _on_unknown(sender: Any = None, message: Any = None, name: Any = None, **unknown: Any) -> None:
     headers, task_id = getattr(message, "headers", None) or {}, unknown.get("id")
+    raised = NotRegistered(name)  # what Celery stores as the result; the signal has the KeyError of its registry
     interest = interest_in(sender.app, None, task_id, headers)
     if interest:
         announce_end(
-            sender.app, None, task_id, FAILURE, interest, name=unknown.get("name"), exception=exc,
+            sender.app, None, task_id, FAILURE, interest, name=name, exception=raised,
             worker=getattr(sender, "hostname", None),
         )  # fmt: skip
-    end_rest(sender.app, embedded(message), FAILURE, exc)
+    end_rest(sender.app, embedded(message), FAILURE, raised)
 
 
 def _on_internal_error(

@@ -57,7 +57,7 @@ EVERYWHERE = {
     "start_raises": FAILURE,
     "is_silent": End(None, "SUCCESS"),
     "is_silent_and_fails": End(None, "FAILURE"),
-    "unregistered": End("failure", "FAILURE", "KeyError"),
+    "unregistered": End("failure", "FAILURE", "NotRegistered"),
 }
 
 HELD = {

@@ -143,7 +143,10 @@ def test_a_database_is_a_number(url: str) -> None:
 
 def test_another_broker_is_refused_as_a_store() -> None:
     """A URL that is not Redis is refused with those that are."""
-    with pytest.raises(SettingsError, match=r"is not a Redis URL; use one of redis, rediss, redis\+socket, unix"):
+    with pytest.raises(
+        SettingsError,
+        match=r"is not a Redis URL; it must begin with one of redis://, rediss://, redis\+socket://, unix://",
+    ):
         address("amqp://cache")
 
 
@@ -287,3 +290,10 @@ def test_an_option_that_is_not_known_is_refused_by_its_name() -> None:
         SettingsError, match="has the option health_check_interval, which celery-perpetual does not know"
     ):
         address("redis://:secret@cache/1?health_check_interval=5&ssl_cert_reqs=none")
+
+
+def test_a_url_without_a_scheme_is_shown_as_it_is_written() -> None:
+    """Without the login, and not as a scheme and a path."""
+    assert without_password("localhost:6379") == "localhost:6379"
+    assert without_password("redis.example:6379/0") == "redis.example:6379/0"
+    assert without_password(f"user:{SECRET}@localhost:6379") == "**@localhost:6379"
