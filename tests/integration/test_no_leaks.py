@@ -122,9 +122,10 @@ def test_the_table_of_keys_is_complete() -> None:
     names = key_table.Keys("P")
     # A channel is no key.
     others = {"prefix", "ends_channel"}
+    properties = [name for name, value in vars(key_table.Keys).items() if isinstance(value, property)]
     made = {
         value.removeprefix("P:")
-        for name, value in vars(names).items()
+        for name, value in (*vars(names).items(), *((name, getattr(names, name)) for name in properties))
         if name not in others and not name.endswith("_prefix")
     }
     methods = {

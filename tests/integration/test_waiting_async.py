@@ -122,6 +122,7 @@ def test_a_thousand_coroutines_wait_at_once_and_the_loop_goes_on(shop):
         await asyncio.sleep(0)
         await until(lambda: shop.subscribers(task_id), "they wait")
         most = connections()
+        await until(lambda: len(late) > 20, "the loop goes on while they wait")
         await asyncio.to_thread(shop.open, gate)
         answers = await asyncio.gather(*waits)
         ticker.cancel()
@@ -131,7 +132,6 @@ def test_a_thousand_coroutines_wait_at_once_and_the_loop_goes_on(shop):
 
     assert [answer.result for answer in answers] == [7] * 1000
     assert more <= 12
-    assert len(late) > 10
     # To start a thousand tasks in one turn takes its time, above all on a machine that does other things too.
     assert statistics.median(late) < 0.05
     assert max(late) < 3
