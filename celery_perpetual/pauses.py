@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import socket
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -65,8 +66,12 @@ ALL_ROUTINES = Scope("routine", "*")
 
 
 def operator() -> str:
-    """The user and the host of this process, for people."""
-    return encodable(f"{getpass.getuser()}@{socket.gethostname()}")
+    """The user and the host of this process, for people; never an error."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container may run under a user id that no user has
+        user = f"uid {os.getuid()}" if hasattr(os, "getuid") else "unknown"
+    return encodable(f"{user}@{socket.gethostname()}")
 
 
 @lru_cache(20_000)

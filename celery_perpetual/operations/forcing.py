@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
-from celery_perpetual.errors import ContractError, StoreUnavailable, described
+from celery_perpetual.errors import ContractError, StoreUnavailable, described, readable
 from celery_perpetual.ledger.ids import id_of
 from celery_perpetual.pauses import operator
 from celery_perpetual.store.commands.events import add_event
@@ -75,13 +75,15 @@ def _try(task_id: str, verb: Callable[[str], Any]) -> Forced:
 def on_record(store: Store, verb: str, reason: str, task_ids: Sequence[str], **about: str) -> None:
     """Put what an operator did onto the stream: who, what, to what, and why.
 
-    It has been done, so a store that goes away now is reported and raises nothing.
+    It has been done, so an error is reported and raises nothing: the caller gets the results.
     """
     try:
         data = {
-            "at": format_time(to_datetime(store.now())), "verb": verb, "by": operator(), "reason": reason,
+            "at": format_time(to_datetime(store.now())), "verb": verb, "by": operator(), "reason": readable(reason),
             "task_ids": list(task_ids), **about,
         }  # fmt: skip
         add_event(store, events.OPERATOR.name, json.dumps(data), maxlen=store.limits.events_maxlen)
     except StoreUnavailable as error:
         emit(events.STORE_UNREACHABLE, part=f"the record of {verb}", error=error)
+    except Exception as error:
+        emit(events.PART_FAILED, part=f"the record of {verb}", error=error)
