@@ -17,6 +17,7 @@ from celery_perpetual.cli.inspect import polls, units, why
 from celery_perpetual.cli.items import allow, items
 from celery_perpetual.cli.leases import VERBS
 from celery_perpetual.cli.operate import nudge, pause, poll, resume
+from celery_perpetual.cli.purging import purge
 from celery_perpetual.cli.routines import routines
 from celery_perpetual.cli.top import top
 from celery_perpetual.cli.upkeep import cycle, rebuild, stats
@@ -24,8 +25,8 @@ from celery_perpetual.cli.upkeep import cycle, rebuild, stats
 __all__ = ["perpetual"]
 
 for _verb in (
-    allow, check, completions, cursor, cycle, doctor, drain, items, nudge, pause, poll, polls, preview, rebuild, resume,
-    routines, stats, status, stream, top, units, wait, why, *VERBS,
+    allow, check, completions, cursor, cycle, doctor, drain, items, nudge, pause, poll, polls, preview, purge, rebuild,
+    resume, routines, stats, status, stream, top, units, wait, why, *VERBS,
 ):  # fmt: skip
     perpetual.add_command(_verb)
 perpetual.add_command(wait_batch, "wait-batch")

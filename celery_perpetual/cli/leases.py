@@ -12,19 +12,17 @@ import click
 from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.inspect import detail
 from celery_perpetual.cli.parameters import a_yes, argument, as_json
-from celery_perpetual.cli.prompts import about_key, about_purge, ask, ask_about
+from celery_perpetual.cli.prompts import about_key, ask_about
 from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.times import shown
-from celery_perpetual.completions.completion import UNKNOWN
-from celery_perpetual.operations.endable import can_be_ended
-from celery_perpetual.operations.forcing import MOST
-from celery_perpetual.operations.purging import contents
+from celery_perpetual.completions.completion import FAILURE, REVOKED, UNKNOWN
+from celery_perpetual.operations.endable import can_be_ended, half_ended
+from celery_perpetual.operations.forcing import MOST, Forced
 from celery_perpetual.store.commands.leases import lease_of
 from celery_perpetual.wording import counted
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
-    from celery_perpetual.operations.forcing import Forced
 
 some_task_ids = argument("task_ids", "Id of a task; several may be given.", metavar="ID...", nargs=-1, required=True)
 a_limit = click.option("--limit", default=100, show_default=True, type=click.IntRange(1), help="How many.")
@@ -103,10 +101,16 @@ def workers(perpetual: Perpetual, json_: bool) -> None:
 
 def _end(
     act: Callable[[list[str]], list[Forced]], ids: Sequence[str], json_: bool, key: str, done: str,
-    otherwise: Callable[[str], str],
+    otherwise: Callable[[str], str], agreed: Sequence[str] | None = None,
 ) -> NoReturn:  # fmt: skip
-    """Do it to each, show the results, and end: with 0 if it was done to all."""
-    results = _each_in_parts(act, ids, quiet=json_)
+    """Do it to each, show the results, and end: with 0 if it was done to all.
+
+    Args:
+        agreed: those of the ids that a question has named; the others are only reported. None: there was no question.
+    """
+    unique = list(dict.fromkeys(ids))
+    found = {each.task_id: each for each in _each_in_parts(act, unique if agreed is None else agreed, quiet=json_)}
+    results = [found.get(each) or Forced(task_id=each, done=False) for each in unique]
     if json_ and len(ids) == 1:
         (only,) = results
         show({key: only.done} | ({"new_task_id": only.new_task_id} if only.new_task_id else {}))
@@ -122,12 +126,19 @@ def _end(
     sys.exit(0 if all(each.done for each in results) else 1)
 
 
+def _may_be_ended(perpetual: Perpetual, status: str, task_id: str) -> bool:
+    """Whether `fail` or `cancel` would do something about a task."""
+    return can_be_ended(perpetual, task_id) or half_ended(perpetual, task_id, status) is not None
+
+
 def _not_ended(perpetual: Perpetual, task_id: str) -> str:
     """The reason for which a task was not ended: how it has ended, or that nothing is known of it."""
     known = perpetual.completion(task_id)
     if known.final and known.status != UNKNOWN:
         when = shown(known.finished_at) or "at an unknown time"
         return f"was not ended: it has ended before, as {known.status}, {when}"
+    if can_be_ended(perpetual, task_id):
+        return "was not ended: it was not known yet when this command asked; repeat it"
     return "was not ended: nothing is known of it"
 
 
@@ -156,12 +167,13 @@ def release(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, yes: b
 
     Example: celery -A proj perpetual release ID --yes
     """
+    agreed = None
     if not yes:
         question = "Take the lease of {those} away? The result is dropped, and the task is resent."
-        ask_about(task_ids, "task", lambda each: lease_of(perpetual.store, each) is not None, question)
+        agreed = ask_about(task_ids, "task", lambda each: lease_of(perpetual.store, each) is not None, question)
     _end(
         lambda ids: perpetual.release(ids, reason=reason), task_ids, json_, "released", "is resent",
-        lambda _: "holds no lease",
+        lambda _: "holds no lease", agreed,
     )  # fmt: skip
 
 
@@ -178,12 +190,13 @@ def fail(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, once: boo
 
     Example: celery -A proj perpetual fail ID --reason "bad address" --yes
     """
+    agreed = None
     if not yes:
         question = f"End {{those}} as failed? {about_key(once)}"
-        ask_about(task_ids, "task", partial(can_be_ended, perpetual), question)
+        agreed = ask_about(task_ids, "task", partial(_may_be_ended, perpetual, FAILURE), question)
     _end(
         lambda ids: perpetual.fail(ids, reason, once), task_ids, json_, "failed", "has failed",
-        partial(_not_ended, perpetual),
+        partial(_not_ended, perpetual), agreed,
     )  # fmt: skip
 
 
@@ -200,11 +213,13 @@ def cancel(perpetual: Perpetual, task_ids: tuple[str, ...], once: bool, reason: 
 
     Example: celery -A proj perpetual cancel ID --once --yes
     """
+    agreed = None
     if not yes:
-        ask_about(task_ids, "task", partial(can_be_ended, perpetual), f"Cancel {{those}}? {about_key(once)}")
+        question = f"Cancel {{those}}? {about_key(once)}"
+        agreed = ask_about(task_ids, "task", partial(_may_be_ended, perpetual, REVOKED), question)
     _end(
         lambda ids: perpetual.cancel(ids, once, reason=reason), task_ids, json_, "cancelled", "is revoked",
-        partial(_not_ended, perpetual),
+        partial(_not_ended, perpetual), agreed,
     )  # fmt: skip
 
 
@@ -245,38 +260,13 @@ def replay(perpetual: Perpetual, poll_id: str, all_: bool, reason: str, json_: b
 
 
 def _each_in_parts(act: Callable[[list[str]], list[Forced]], ids: Sequence[str], *, quiet: bool) -> list[Forced]:
-    """Call a verb for at most 50 tasks at a time, and show on a terminal how far it is."""
+    """Call a verb for at most 50 tasks at a time, and show on a terminal how far it is; for none it is called too."""
     results: list[Forced] = []
-    unique = list(dict.fromkeys(ids))
-    for at in range(0, len(unique), MOST):
-        results += act(unique[at : at + MOST])
-        if len(unique) > MOST and not quiet and sys.stderr.isatty():
-            click.echo(f"\r{len(results)} of {len(unique)}", err=True, nl=len(results) == len(unique))
+    for at in range(0, max(1, len(ids)), MOST):
+        results += act(list(ids[at : at + MOST]))
+        if len(ids) > MOST and not quiet and sys.stderr.isatty():
+            click.echo(f"\r{len(results)} of {len(ids)}", err=True, nl=len(results) == len(ids))
     return results
 
 
-@verb
-@argument("queue", "Name of a queue.")
-@a_yes
-@as_json
-def purge(perpetual: Perpetual, queue: str, yes: bool, json_: bool) -> None:
-    """Empty a queue; the tasks in it end as revoked.
-
-    Messages that workers have received stay with them.
-    """
-    if not yes and (found := contents(perpetual, queue)).messages:
-        ask(about_purge(queue, counted(found.messages, "message"), found))
-    is_shown = sys.stderr.isatty() and not json_
-    count = perpetual.purge(queue, progress=_show_count if is_shown else None)
-    if json_:
-        show({"purged": count})
-    else:
-        click.echo(f"deleted {counted(count, 'message')} of queue {queue}" if count else f"queue {queue} is empty")
-
-
-def _show_count(count: int) -> None:
-    """Show on a terminal how far it is."""
-    click.echo(f"\r\033[K{counted(count, 'message')}", err=True, nl=False)
-
-
-VERBS: tuple[click.Command, ...] = (leases, parked, workers, recover, release, fail, cancel, retry, replay, purge)
+VERBS: tuple[click.Command, ...] = (leases, parked, workers, recover, release, fail, cancel, retry, replay)

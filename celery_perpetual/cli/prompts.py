@@ -16,8 +16,10 @@ def ask(question: str) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def ask_about(ids: Sequence[str], noun: str, applies: Callable[[str], bool], question: str) -> None:
-    """Ask about those of some tasks or routines that a verb applies to; if to none, the verb says so itself.
+def ask_about(ids: Sequence[str], noun: str, applies: Callable[[str], bool], question: str) -> list[str]:
+    """Ask about those of some tasks or routines that a verb applies to, if to any; returns them.
+
+    The verb acts on no other: what becomes possible only while the question waits was not agreed to.
 
     Args:
         ids: that were given.
@@ -30,6 +32,7 @@ def ask_about(ids: Sequence[str], noun: str, applies: Callable[[str], bool], que
     if found:
         of = "" if len(found) == len(unique) else f" of {len(unique)}"
         ask(question.format(those=found[0] if len(unique) == 1 else f"{len(found)}{of} {noun}s"))
+    return found
 
 
 def about_key(once: bool) -> str:

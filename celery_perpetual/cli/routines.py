@@ -24,11 +24,12 @@ from celery_perpetual.errors import (
     RoutineTerminal,
     StaleVersion,
 )
-from celery_perpetual.routines.record import TERMINAL
+from celery_perpetual.routines.record import CANCELLED, TERMINAL
 from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
+    from celery_perpetual.routines.routine import Routine
 
 REFUSED = 1
 _REFUSALS = (AlreadyExists, IdempotencyConflict, RoutineBusy, RoutineTerminal, StaleVersion)
@@ -203,24 +204,29 @@ def _of_many(name: str, text: str, *more: Callable[[Any], Any]) -> None:
             raise click.UsageError("give ids, or filters such as --task, or --all")
         states = {found.id: found.state for found in perpetual.routines.list(**filters)} if is_filtered else {}
         ids = tuple(states) if is_filtered else ids
-        if not yes:
-            ask_about(ids, "routine", partial(_applies, perpetual, name, states), QUESTIONS[name])
-        act = getattr(perpetual.routines, name)
+        applies = partial(_applies, perpetual, name, states)
+        agreed = set(ids if yes else ask_about(ids, "routine", applies, QUESTIONS[name]))
+        verb_of_it = partial(getattr(perpetual.routines, name), **options)
+        left_alone = partial(_left_alone, perpetual, name)
         if len(ids) == 1 and not is_filtered:
-            found = act(ids[0], **options)
+            found = verb_of_it(ids[0]) if agreed else left_alone(ids[0])
             show_one(found, json_) if found else show_deleted(ids[0], json_)
             return
-        done, refused = 0, list[str]()
+        done, ended_before, refused = 0, 0, list[str]()
         for routine_id in _progress(ids, name):
             try:
-                act(routine_id, **options)
-                done += 1
+                changes = name != "cancel" or applies(routine_id)
+                found = verb_of_it(routine_id) if routine_id in agreed else left_alone(routine_id)
             except (*_REFUSALS, NotFound) as error:
                 refused.append(str(error))
+                continue
+            is_done = changes and (name != "cancel" or found.state == CANCELLED)
+            done, ended_before = done + is_done, ended_before + (not is_done)
         if json_:
             show({"done": done, "refused": refused})
         else:
-            click.echo("\n".join([f"{name}: {done} done, {len(refused)} refused", *refused[:20]]))
+            before = f", {ended_before} had ended before" if ended_before else ""
+            click.echo("\n".join([f"{name}: {done} done, {len(refused)} refused{before}", *refused[:20]]))
         sys.exit(REFUSED if refused else 0)
 
     call.__doc__ = text
@@ -239,10 +245,29 @@ QUESTIONS = {
 def _applies(perpetual: Perpetual, name: str, states: Mapping[str, str], routine_id: str) -> bool:
     """Whether a verb would change this routine; its state is read unless it is given."""
     try:
-        state = states.get(routine_id) or perpetual.routines.get(routine_id).state
+        return _fits(name, states.get(routine_id) or perpetual.routines.get(routine_id).state)
     except NotFound:
         return False
+
+
+def _fits(name: str, state: str) -> bool:
+    """Whether `cancel` or `delete` changes a routine in this state."""
     return (state in TERMINAL) is (name == "delete")
+
+
+def _left_alone(perpetual: Perpetual, name: str, routine_id: str) -> Routine:
+    """A routine that the question has not named, as the verb would do nothing to it.
+
+    Raises:
+        NotFound: there is none of this id.
+        RoutineBusy: it cannot be deleted, or is in another state by now.
+    """
+    found = perpetual.routines.get(routine_id)
+    if _fits(name, found.state):
+        raise RoutineBusy(f"routine {routine_id} is {found.state} only by now, and was not asked about; try again")
+    if name == "delete":
+        raise RoutineBusy(f"routine {routine_id} is {found.state} and cannot be deleted; cancel it first")
+    return found
 
 
 a_revoke = click.option("--revoke", is_flag=True, help="Revoke the run that is under way, if it has not begun.")

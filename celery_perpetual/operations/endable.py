@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery_perpetual.completions.completion import NEEDS_ATTENTION, UNKNOWN
+from celery.exceptions import TaskRevokedError
+
+from celery_perpetual.completions.celery_results import is_pending
+from celery_perpetual.completions.completion import FAILURE, NEEDS_ATTENTION, UNKNOWN, Completion
+from celery_perpetual.errors import NotSuccessful
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.store.commands.leases import lease_and_trace
 from celery_perpetual.store.commands.records import are_open
@@ -24,18 +28,34 @@ def can_be_ended(namespace: Namespace, task_id: str) -> bool:
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    return not status_of_end(namespace, task_id) and _is_known(namespace.store, task_id)
+    return _end_of(namespace, task_id) is None and _is_known(namespace.store, task_id)
 
 
-def status_of_end(namespace: Namespace, task_id: str) -> str:
-    """How a task has ended; "" where it has not, or nothing is known of it.
+def half_ended(namespace: Namespace, task_id: str, status: str) -> Completion | None:
+    """The end of a task by an operator of which Celery has no result: the operator's process has died in between.
+
+    None for every other task. One that ended by itself may have no result either, as it ignores it or it has expired.
 
     Raises:
         StoreUnavailable: the store did not answer.
     """
+    end = _end_of(namespace, task_id)
+    if end is None or end.status != status or end.worker is not None or end.error is None:
+        return None
+    is_operators = end.error["type"] == type(operators_error(status, "")).__name__
+    return end if is_operators and is_pending(namespace.app, task_id) else None
+
+
+def operators_error(status: str, reason: str) -> Exception:
+    """The error in the completion of a task that an operator ends in this way."""
+    return NotSuccessful(reason) if status == FAILURE else TaskRevokedError(reason)
+
+
+def _end_of(namespace: Namespace, task_id: str) -> Completion | None:
+    """How a task has ended; None where it has not, or nothing is known of it."""
     known = Waiting(Lookup(namespace.app, namespace.store), Hub(namespace.store)).now(task_id)
     has_ended = known is not None and (known.final or known.status == UNKNOWN) and known.status != NEEDS_ATTENTION
-    return known.status if known is not None and has_ended else ""
+    return known if has_ended else None
 
 
 def _is_known(store: Store, task_id: str) -> bool:

@@ -10,11 +10,11 @@ from celery_perpetual import events
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import FAILURE, REVOKED
 from celery_perpetual.completions.end import FIRST, NOT_HELD, UNTIL_ALLOWED, TaskEnd
-from celery_perpetual.errors import ContractError, NotSuccessful
+from celery_perpetual.errors import ContractError
 from celery_perpetual.leases.interest import announces
 from celery_perpetual.ledger.ids import id_of
 from celery_perpetual.namespace import Namespace
-from celery_perpetual.operations.endable import can_be_ended, status_of_end
+from celery_perpetual.operations.endable import can_be_ended, half_ended, operators_error
 from celery_perpetual.operations.forcing import Forced, for_each, on_record
 from celery_perpetual.operations.purging import purge
 from celery_perpetual.operations.replaying import poll_of, replay
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from celery_perpetual.operations.forcing import Tasks
 
 T = TypeVar("T")
+
+#: The text that Celery's result of a cancelled task has.
+CANCELLED = "cancelled"
 
 
 class ExitOperations(Namespace):
@@ -212,43 +215,43 @@ class ExitOperations(Namespace):
         return self._sent(taken)
 
     def _fail(self, task_id: str, reason: str, once: bool) -> bool:
-        error = NotSuccessful(reason)
-        return self._last_word(
-            task_id, FAILURE, error, lambda: celery_results.store_failure(self.app, None, task_id, error), once=once
-        )
+        def follow(said: str) -> None:
+            celery_results.store_failure(self.app, None, task_id, operators_error(FAILURE, said))
+
+        return self._last_word(task_id, FAILURE, reason, follow, once=once)
 
     def _cancel(self, task_id: str, once: bool) -> bool:
-        def follow() -> None:
-            celery_results.store_revoked(self.app, task_id, "cancelled")
+        def follow(said: str) -> None:
+            celery_results.store_revoked(self.app, task_id, said)
             self.app.control.revoke(task_id, terminate=True)
 
-        return self._last_word(task_id, REVOKED, None, follow, once=once)
+        return self._last_word(task_id, REVOKED, CANCELLED, follow, once=once)
 
     def _retry(self, task_id: str) -> str | None:
         outcome = replay(self, poll_of(task_id), [task_id], only_failed=True)
         return outcome.task_ids[0] if outcome.count else None
 
     def _last_word(
-        self, task_id: str, status: str, error: Exception | None, follow: Callable[[], object], *, once: bool
+        self, task_id: str, status: str, reason: str, follow: Callable[[str], object], *, once: bool
     ) -> bool:
         """End a task, and do what follows; False where it has ended before.
 
-        Where it has ended in this way and Celery has no result of it, a process has died in between: then only the
-        latter is done.
+        Where an operator has ended it in this way and the process has died in between, only the latter is done, with
+        the reason of that time.
         """
         if not can_be_ended(self, task_id):
-            if status_of_end(self, task_id) == status and celery_results.is_pending(self.app, task_id):
-                follow()
+            if (before := half_ended(self, task_id, status)) and before.error:
+                follow(before.error["message"])
             return False
         name = self._name(task_id)
         end = TaskEnd(
-            task_id=task_id, task=name, status=status, exception=error, nonce="*",
+            task_id=task_id, task=name, status=status, exception=operators_error(status, reason), nonce="*",
             announce=announces(self.app.tasks.get(name or "")), hold=NOT_HELD if once else UNTIL_ALLOWED,
         )  # fmt: skip
         ended = self.announcer.announce_now(end) == FIRST
         if ended:
             cast_doubt(self.app)
-            follow()
+            follow(reason)
         return ended
 
     def _name(self, task_id: str) -> str | None:

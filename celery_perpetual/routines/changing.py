@@ -176,7 +176,7 @@ class RoutineChanges:
         return moved
 
     def cancel(self, routine_id: str, *, revoke: bool = False, terminate: bool = False) -> Routine:
-        """Let it run no more, in whatever state it is; what it has run stays on record.
+        """Let it run no more; what it has run stays on record. One that has ended stays as it is, and is returned.
 
         Args:
             revoke: revoke the run that is under way, too, if no worker has begun it. Without that it ends by itself,
@@ -188,7 +188,10 @@ class RoutineChanges:
         """
         runs: list[str] = []
 
-        def change(record: Record, now: int) -> Change:
+        def change(record: Record, now: int) -> Change | None:
+            if record.is_terminal:
+                runs.clear()
+                return None
             runs[:] = [record.run] if record.run else []
             return Change(record, cancelled(record, now), "cancelled", {"task_id": record.run or None})
 
@@ -221,9 +224,12 @@ class RoutineChanges:
         return record, now
 
     def _change(
-        self, routine_id: str, change: Callable[[Record, int], Change], if_version: int | None = None
+        self, routine_id: str, change: Callable[[Record, int], Change | None], if_version: int | None = None
     ) -> Record:
-        """Make a change to the record as it is now; returns what it has become, or what it was if it is removed."""
+        """Make a change to the record as it is now; returns what it has become.
+
+        Of one that is removed, and of one that there is nothing to change about, it returns what it was.
+        """
         for _ in range(MOST_TRIES):
             record, now = self._read(routine_id)
             if if_version is not None and record.version != if_version:
@@ -231,6 +237,8 @@ class RoutineChanges:
                     f"routine {routine_id} has version {record.version} by now, not {if_version}; read it again"
                 )
             made = change(record, now)
+            if made is None:
+                return record
             (word,) = write(self._store, [made])
             if are_written([word]):
                 return made.after or record

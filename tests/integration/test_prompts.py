@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ from celery.bin.base import CLIContext
 from click.testing import CliRunner
 
 from celery_perpetual import Batch, Item
+from celery_perpetual.cli import leases, prompts
 from celery_perpetual.cli import perpetual as group
+from celery_perpetual.operations.purging import QueueContents, contents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +106,83 @@ def test_a_purge_of_a_broker_that_shows_no_messages(watched_app: Callable[..., W
     assert run(one, "purge", "celery", "--yes") == (0, "deleted 1 message of queue celery\n")
 
 
+def test_a_purge_that_has_seen_nothing_deletes_nothing(
+    one: WatchedApp, monkeypatch: pytest.MonkeyPatch, watched_app: Callable[..., WatchedApp], redis_url: str
+) -> None:
+    """Messages that come between the look and the purge were not asked about, nor those that a broker does not count."""
+    usual = contents
+
+    def then_comes(perpetual: Any, queue: str) -> QueueContents:
+        found = usual(perpetual, queue)
+        one.app.send_task("of.others")
+        return found
+
+    monkeypatch.setattr("celery_perpetual.cli.purging.contents", then_comes)
+    assert run(one, "purge", "celery") == (0, "queue celery is empty\n")
+    assert one.redis.llen("celery") == 1
+
+    other = watched_app(broker_url="memory://", perpetual_store_url=redis_url)
+    other.app.send_task("of.others")
+    monkeypatch.setattr("celery_perpetual.cli.purging.contents", lambda *_: QueueContents(messages=0, read=0, items=0))
+    assert run(other, "purge", "celery", "--json")[0] == 0
+    monkeypatch.setattr("celery_perpetual.cli.purging.contents", usual)
+    assert run(other, "purge", "celery", "--yes") == (0, "deleted 1 message of queue celery\n")
+
+
+@pytest.mark.parametrize(("words", "status"), [(("cancel",), "revoked"), (("fail", "--reason", "bad"), "failure")])
+def test_a_verb_acts_only_on_what_its_question_named(
+    one: WatchedApp, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], status: str
+) -> None:
+    """A task that comes up while the question waits is reported, and a second call ends it."""
+    first, second = one.poll([(1,), (2,)]).task_ids
+    usual, comes = leases.can_be_ended, list[str]()
+    monkeypatch.setattr(leases, "can_be_ended", lambda of, each: (each != second or each in comes) and usual(of, each))
+    asked = prompts.ask
+
+    def ask(question: str) -> None:
+        asked(question)
+        comes.append(second)
+
+    monkeypatch.setattr(prompts, "ask", ask)
+    code, said = run(one, *words, first, second, answer="y\n")
+
+    assert (code, "1 of 2 tasks" in said) == (1, True)
+    assert f"{second} was not ended: it was not known yet when this command asked; repeat it" in said
+    assert [one.perpetual.completion(each).status for each in (first, second)] == [status, "pending"]
+    assert run(one, *words, second, answer="y\n")[0] == 0
+    assert one.perpetual.completion(second).status == status
+
+
+@pytest.mark.parametrize("name", ["cancel", "delete"])
+def test_a_verb_acts_only_on_routines_that_its_question_named(
+    one: WatchedApp, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """One that comes into another state meanwhile is reported."""
+    one.task([])
+    routines = one.perpetual.routines
+    for routine_id in ("first", "second"):
+        routines.create("app.work", id=routine_id, every=3600)
+    other = "second" if name == "delete" else "third"
+    if name == "delete":
+        routines.cancel("first")
+    asked = prompts.ask
+
+    def ask(question: str) -> None:
+        asked(question)
+        if name == "delete":
+            routines.cancel(other)
+        else:
+            routines.create("app.work", id=other, every=3600)
+
+    monkeypatch.setattr(prompts, "ask", ask)
+    code, said = run(one, "routines", name, "first", other, answer="y\n")
+
+    assert (code, f"{name}: 1 done, 1 refused" in said) == (1, True)
+    assert f"routine {other} is " in said
+    assert "was not asked about" in said
+    assert routines.get(other).state == ("cancelled" if name == "delete" else "active")
+
+
 def test_a_cursor_is_shown_before_it_is_forgotten(one: WatchedApp) -> None:
     """An unknown task, and one without a cursor, are not asked about."""
     one.perpetual.poll(one.task([], name="app.read", next_batch=lambda: Batch([], cursor=17)))
@@ -135,6 +215,14 @@ def test_a_routine_that_would_not_change_is_not_asked_about(one: WatchedApp) -> 
     assert asked("delete", "open", "over") == (1, True)
     assert "Delete 1 of 2 routines? The record is removed." in run(one, "routines", "delete", "open", "over")[1]
     assert [each.id for each in routines.list(state="active")] == ["open"]
+    before = routines.get("over")
+    assert asked("cancel", "over") == (0, False)
+    assert run(one, "routines", "cancel", "over", "open", answer="y\n")[1].endswith(
+        "cancel: 1 done, 0 refused, 1 had ended before\n"
+    )
+    shown = json.loads(run(one, "routines", "cancel", "--all", "--yes", "--json")[1])
+    assert shown == {"done": 0, "refused": []}
+    assert routines.get("over") == before
 
 
 @pytest.mark.parametrize("scope", [{"task": "app.work"}, {"everything": True}, {"routine": "nightly"}])

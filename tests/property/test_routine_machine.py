@@ -126,7 +126,11 @@ class RoutineMachine(RuleBasedStateMachine):
         if found.state not in TERMINAL:
             with pytest.raises(RoutineBusy):
                 self.routines.delete(found.id)
-        self.routines.cancel(found.id)
+        before = self.routines.get(found.id)
+        cancelled = self.routines.cancel(found.id)
+        if found.state in TERMINAL:
+            assert cancelled == before
+            return
         if found.run and not found.inline:
             self.old.append(found.run)
         found.inline = False
