@@ -2,7 +2,8 @@
 
 A leader makes a pass every few seconds; where none leads, a cron job may make one every five minutes. Time between two
 passes counts as watched when they follow each other as they are used to, and not when a deployment was stopped or
-everything was paused in between.
+everything was paused in between. A gap that ended a series is usual
+only when it recurs.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class Series:
     last: int
     """When the last one was."""
     usual: int = 0
-    """The longest of the last gaps."""
+    """The longest of the last gaps, without those that ended a series and did not recur."""
+    candidate: int = 0
+    """A gap that ended a series: if it recurs it is usual."""
 
     @classmethod
     def read(cls, text: str) -> Series | None:
@@ -50,6 +53,11 @@ class Series:
         gap = now - self.last
         if gap < 0:
             return Series(since=min(self.since, now), last=now)
-        goes_on = gap <= max(longest, IRREGULAR * self.usual)
-        usual = min(max(gap, int(REMAINS * self.usual)), LONGEST_USUAL_MS)
-        return Series(since=self.since if goes_on else now, last=now, usual=usual)
+        noted, usual = min(gap, LONGEST_USUAL_MS), int(REMAINS * self.usual)
+        if gap <= max(longest, IRREGULAR * self.usual):
+            candidate = int(REMAINS * self.candidate)
+            return Series(since=self.since, last=now, usual=max(noted, usual), candidate=candidate)
+        recurs = gap <= IRREGULAR * self.candidate
+        # The first gap that recurs is the first rhythm that there is; beside another one it may have been two stops.
+        since = self.since if recurs and not self.usual else now
+        return Series(since=since, last=now, usual=noted if recurs else usual, candidate=noted)

@@ -51,10 +51,19 @@ def test_time_before_a_series_does_not_count() -> None:
         ([3600, 3600, 3600], True),
         ([86_400, 3 * 3600], False),
         ([5, -86_400, 5], True),
+        ([5, 5, 3600, 7200], False),
+        ([5, 5, 3600, 3600], False),
+        ([5, 3600, 5, 3600], False),
+        ([300, 300, 300, 3600, 300, 3600], False),
+        ([300, 300, 300, 3600, 300], True),
+        ([5] * 5 + [300] * 3, True),
     ],
 )
 def test_passes_follow_each_other_as_they_are_used_to(gaps: list[int], goes_on: bool) -> None:
-    """A gap counts if it is not much longer than those before; the first one that is longer begins another series."""
+    """A gap counts if it is not much longer than those before; the first one that is longer begins another series.
+
+    A stop is no rhythm: what ended a series counts only when it has recurred.
+    """
     now, series = BEGIN, Series(BEGIN, BEGIN)
     for gap in gaps:
         now += 1000 * gap
