@@ -34,6 +34,8 @@ PAUSE = 0.25
 HEAD_START = 1.0
 #: A function that has not returned for so many seconds is reported.
 SLOW_SECONDS = 10.0
+#: The note of a function that hangs is written again after so many seconds, as the store forgets it in time.
+NOTED_AGAIN = 3600.0
 #: Where nothing is known of a task's tenants, a function that fails is called again after so many seconds, or sooner.
 NOTHING_KNOWN = 5.0
 
@@ -44,7 +46,8 @@ class _Call:
     def __init__(self, contract: TaskContract, ended: Callable[[], object]) -> None:
         self.begun = time.monotonic()
         self.is_over = False
-        self.is_reported = False
+        self.noted: float | None = None
+        """When it was noted last that it has not returned (monotonic)."""
         self.found: TenantList | None = None
         self.error: BaseException | None = None
         self._contract = contract
@@ -147,9 +150,17 @@ class TenantLists(threading.Thread):
                 known.next_at = min(known.next_at, time.monotonic() + NOTHING_KNOWN)
         elif known.values is None and call.age > HEAD_START:
             self._use(contract, known, known.stored, confirmed=False)
-        elif call.age > SLOW_SECONDS and not call.is_reported:
-            call.is_reported = True
-            self._note(contract, known, f"has not returned for {SLOW_SECONDS:g} s")
+        elif call.age > SLOW_SECONDS:
+            self._is_slow(contract, known, call)
+
+    def _is_slow(self, contract: TaskContract, known: _Known, call: _Call) -> None:
+        """Report a function that has not returned, once, and keep that noted."""
+        is_new, now = call.noted is None, time.monotonic()
+        if call.noted is not None and now - call.noted < NOTED_AGAIN:
+            return
+        self._note(contract, known, f"has not returned for {SLOW_SECONDS:g} s")
+        call.noted = now
+        if is_new:
             emit(events.TENANTS_SLOW, task=contract.name, seconds=round(call.age), kept=len(known.values or ()))
 
     def _use_answer(self, contract: TaskContract, known: _Known, call: _Call) -> None:

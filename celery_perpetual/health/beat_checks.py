@@ -46,10 +46,13 @@ def other_app(reading: Reading) -> Iterator[Finding]:
     found = next(((process, app) for process, app in processes if app != mine), None)
     if found is not None:
         process, app = found
+        meaning = "workers receive messages of the other app"
+        if lead.get("app", mine) != mine:
+            meaning = f"no beat of this app starts, and {meaning}"
         yield Finding(
             kind="other_app", area=BEAT, level=ERROR,
             evidence=f"{process} is of the app {app!r}, and this app is {mine!r}; both have the prefix {keys.prefix!r}",
-            meaning="no beat of this app starts, and workers receive messages of the other app",
+            meaning=meaning,
             help="give each app a perpetual_key_prefix and a queue (task_default_queue) of its own", about={"app": app},
         )  # fmt: skip
 
@@ -61,8 +64,8 @@ def other_code(reading: Reading, digest: str, tasks: int) -> Iterator[Finding]:
         digest: of the tasks of this process.
         tasks: how many they are.
     """
-    info = reading.lead.info
-    if info is None or info.get("digest") in (None, digest) or any(other_app(reading)):
+    info, mine = reading.lead.info, app_name(reading.namespace.app)
+    if info is None or info.get("digest") in (None, digest) or info.get("app", mine) != mine:
         return
     owner, count = info.get("owner"), info.get("units")
     yield Finding(

@@ -33,16 +33,23 @@ def unreachable(error: PerpetualError) -> Finding:
     )  # fmt: skip
 
 
-#: A word in the answer of a server that takes no data, and what helps there.
+#: Words in the answer of a server that takes no data, and what helps there.
 REFUSALS = (
     ("maxmemory", "redis-cli CONFIG SET maxmemory …, or remove what others keep there: redis-cli --bigkeys"),
     ("MISCONF", "make room on its disk, then redis-cli BGSAVE; redis-cli INFO persistence"),
-    ("replica", "let perpetual_store_url name the primary: redis-cli INFO replication; or redis-cli REPLICAOF NO ONE"),
+    (
+        "read only replica",
+        "let perpetual_store_url name the primary: redis-cli INFO replication; or redis-cli REPLICAOF NO ONE",
+    ),
+    (
+        "NOREPLICAS",
+        "bring its replicas back: redis-cli INFO replication; or redis-cli CONFIG SET min-replicas-to-write …",
+    ),
 )
 
 
 def refusing(reading: Reading) -> Iterator[Finding]:
-    """It answers, and takes no data: it is full, cannot save, or is a replica."""
+    """It answers, and takes no data: it is full, cannot save, is a replica, or misses its own."""
     if why := why_no_write(reading.store):
         any_help = "redis-cli INFO memory persistence replication; give it room, or let it save"
         yield Finding(

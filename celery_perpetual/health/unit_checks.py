@@ -15,11 +15,12 @@ from celery_perpetual.times import to_datetime, to_ms
 from celery_perpetual.wording import counted, counted_are, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from celery_perpetual.health.reading import Reading, SeenUnit
     from celery_perpetual.pauses import Paused, Scope
     from celery_perpetual.polling.outcome import PollOutcome
+    from celery_perpetual.tasks.contract import TaskContract
 
 #: Failed polls in a row that make a finding an error, and an alert.
 MANY_FAILURES = 5
@@ -216,12 +217,16 @@ def parked_keys(units: Sequence[SeenUnit]) -> list[Finding]:
     ]  # fmt: skip
 
 
-def tenants(reading: Reading, tasks: Container[str]) -> list[Finding]:
+def tenants(reading: Reading, contracts: Iterable[TaskContract]) -> list[Finding]:
     """Functions that do not say which tenants there are, as the leader has noted.
 
     Args:
-        tasks: names of those that this code has.
+        contracts: those that this code has; a note outlives a function that is gone, or is not called any more.
     """
+    disabled = reading.namespace.settings.disabled
+    called = {
+        each.name for each in contracts if each.find_tenants and each.options.enabled and each.name not in disabled
+    }
     return [
         Finding(
             kind="tenants_failed", area=UNITS, level=ERROR, since=to_datetime(facts["since"]),
@@ -229,5 +234,5 @@ def tenants(reading: Reading, tasks: Container[str]) -> list[Finding]:
             meaning=f"tenants that come or go are not noticed; {counted_are(facts['kept'], 'tenant')} kept",
             help="correct the function, or what it asks; celery -A proj perpetual check calls it", about={"task": task},
         )
-        for task, facts in sorted(noted_troubles(reading.store).items()) if task in tasks
+        for task, facts in sorted(noted_troubles(reading.store).items()) if task in called
     ]  # fmt: skip

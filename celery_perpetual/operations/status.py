@@ -110,7 +110,7 @@ def _status(reading: Reading, discovery: Discovery) -> Status:
         *store_checks.persistence(reading), *store_checks.clock(reading),
         *(other_beat_scheduler(reading.namespace) if reading.lead.info is None and discovery.tasks else ()),
         *beat_checks.leader(reading),
-        *unit_checks.tenants(reading, discovery.tasks), *judged(reading, discovery, units),
+        *unit_checks.tenants(reading, discovery.tasks.values()), *judged(reading, discovery, units),
         *work_checks.put_off(reading),
     ]  # fmt: skip
     by_area: dict[str, list[Finding]] = {}

@@ -52,7 +52,7 @@ def explain(namespace: Namespace, contract: TaskContract, unit: Unit) -> Explana
     reading = Reading(namespace)
     polls = outcomes(reading.store, unit.name, 10)
     reasons = [
-        *map(_reason, _findings(reading, unit)), *_about_leader(reading, unit), *_about_state(unit),
+        *map(_reason, _findings(reading, contract, unit)), *_about_leader(reading, unit), *_about_state(unit),
         *_about_room(contract, unit), *_about_parked(reading, contract), *about_keys(reading.store, unit),
         *_about_open_poll(reading, contract, unit), *about_polls(reading.store, unit, polls),
     ]  # fmt: skip
@@ -68,7 +68,7 @@ def _reason(finding: Finding) -> Reason:
     return Reason(evidence=finding.evidence, meaning=finding.meaning, help=finding.help, since=finding.since)
 
 
-def _findings(reading: Reading, unit: Unit) -> Iterator[Finding]:
+def _findings(reading: Reading, contract: TaskContract, unit: Unit) -> Iterator[Finding]:
     """The findings of ``status`` that may be the reason."""
     yield from store_checks.refusing(reading)
     yield from (each for each in store_checks.eviction(reading) if each.level == "error")
@@ -78,7 +78,7 @@ def _findings(reading: Reading, unit: Unit) -> Iterator[Finding]:
     if reading.lead.info is None:
         yield from other_beat_scheduler(reading.namespace)
     yield from unit_checks.pauses(reading, [unit])
-    yield from unit_checks.tenants(reading, [unit.task])
+    yield from unit_checks.tenants(reading, [contract])
     yield from unit_checks.silent(reading, [unit])
     yield from unit_checks.unevaluated([unit])
     yield from unit_checks.slow([unit])

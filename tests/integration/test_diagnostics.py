@@ -81,6 +81,15 @@ def test_check_says_whose_prefix_it_is(one: WatchedApp) -> None:
     assert [worker.state for worker in one.perpetual.workers()] == ["running"]
     assert "worker w@host is of the app 'of others'" in evidence(one.perpetual.check())
 
+    lead(one.perpetual, "of other code")
+    found = {each.kind: each for each in one.perpetual.check()}
+    assert {"other_app", "leader_other_code"} <= found.keys()
+    assert found["other_app"].meaning == "workers receive messages of the other app"
+    lead(one.perpetual, "of another app", "of others")
+    found = {each.kind: each for each in one.perpetual.check()}
+    assert "leader_other_code" not in found
+    assert found["other_app"].meaning.startswith("no beat of this app starts")
+
 
 def test_why_names_what_holds_the_unit(one: WatchedApp) -> None:
     """All in flight, a full room without a worker, a leader that does not know the task; "no work" only without them."""

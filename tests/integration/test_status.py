@@ -262,9 +262,15 @@ def test_a_full_store_is_read_within_no_transaction_and_the_command_fits_the_cau
         assert area(one.perpetual.status(), "beat").summary.startswith("host:1 leads")
         assert "the store takes no data" in one.perpetual.why("app.work").reasons[0].evidence
         redis.config_set("maxmemory", 0)
+        redis.config_set("min-replicas-to-write", 1)
+        assert "NOREPLICAS" in refusal().evidence
+        assert "bring its replicas back" in refusal().help
+        assert "REPLICAOF" not in refusal().help
+        redis.config_set("min-replicas-to-write", 0)
         redis.execute_command("REPLICAOF", "127.0.0.1", "1")
         assert "REPLICAOF NO ONE" in refusal().help
     finally:
+        redis.config_set("min-replicas-to-write", 0)
         redis.execute_command("REPLICAOF", "NO", "ONE")
         redis.config_set("maxmemory", 0)
 

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from celery_perpetual import PerpetualOptions
 from celery_perpetual.beat import tenants as lists
 from celery_perpetual.beat.base_health import BaseHealth
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.events import TENANTS_CHANGED, TENANTS_FAILED, TENANTS_REFUSED, TENANTS_SLOW
+from celery_perpetual.store.commands.tenants import note_trouble, noted_troubles
 from tests.support import wait_until
 from tests.support.event_log import logged
 
@@ -183,3 +185,44 @@ def test_a_function_without_an_answer_is_a_finding_until_it_has_one(leader: Lead
     broken[0] = False
     goes_on.set()
     leader.until(lambda: not found(), "it has an answer")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_function_that_hangs_for_days_stays_a_finding(
+    leader: Leader, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store forgets in time what is noted of it, so it is noted again; the event comes once."""
+    monkeypatch.setattr(lists, "NOTED_AGAIN", 0.1)
+    goes_on = threading.Event()
+    leader.watched.task([], name="work", tenants=lambda: goes_on.wait(20) and ["a"])
+    store, key = leader.perpetual.store, leader.perpetual.store.keys.tenants_failed
+    leader.begin()
+    leader.until(lambda: noted_troubles(store), "it is noted")
+    since = noted_troubles(store)["work"]["since"]
+    leader.watched.redis.delete(key)
+
+    leader.until(lambda: noted_troubles(store), "it is noted again")
+
+    assert noted_troubles(store)["work"]["since"] == since
+    assert len(logged(caplog, TENANTS_SLOW)) == 1
+    goes_on.set()
+    leader.until(lambda: not noted_troubles(store), "it has an answer")
+
+
+def test_a_note_counts_only_for_a_function_that_is_called(watched_app: Callable[..., WatchedApp]) -> None:
+    """Not after a list has replaced it, or its task is gone or disabled, though the note stays for a day."""
+    one = watched_app(perpetual_disabled=["named"])
+    one.task([], name="work", tenants=lambda: ["a"])
+    one.task([], name="listed", tenants=["a"])
+    one.task([], name="plain")
+    one.task([], name="named", tenants=lambda: ["a"])
+    one.task([], name="off", tenants=lambda: ["a"], perpetual_options=PerpetualOptions(enabled=False))
+    for task in ("work", "listed", "plain", "named", "off", "gone"):
+        note_trouble(one.perpetual.store, task, '{"trouble": "raised it", "since": 1, "kept": 1}')
+
+    found = [each for each in one.perpetual.status().findings if each.kind == "tenants_failed"]
+
+    assert [each.about["task"] for each in found] == ["work"]
+    for task, tenant in (("listed", "a"), ("plain", None), ("named", "a"), ("off", "a")):
+        assert "raised it" not in str(one.perpetual.why(task, tenant).reasons)
+    assert "raised it" in str(one.perpetual.why("work", "a").reasons)
