@@ -12,8 +12,10 @@ second one from asking for nothing.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from threading import Lock as ThreadLock
 from typing import Any
 
 from celery_perpetual import events
@@ -59,6 +61,8 @@ class Cycle:
         """
         self._store = namespace.store
         self._is_alone = False
+        self._passes: dict[int, ThreadLock] = {}
+        """Of this process, by its id: a process that was forked in the middle of a pass gets a lock of its own."""
         self._lock = Lock(self._store, self._store.keys.cycle, LOCK_SECONDS)
         states = OldStates(self._store)
         sweep, orphans = Sweep(namespace.app, namespace.grants), Orphans(self._store, known)
@@ -100,9 +104,30 @@ class Cycle:
             StoreUnavailable: the store did not answer at all; nothing was done.
         """
         begun, started_at = time.monotonic(), to_datetime(self._store.now())
-        self._is_alone = is_alone
-        if not self._lock.acquire():
+        mine = self._passes.setdefault(os.getpid(), ThreadLock())
+        # The lock in the store may expire during a step, and the steps of two threads share what they remember.
+        if not mine.acquire(blocking=False):
             return CycleResult(started_at=started_at, seconds=time.monotonic() - begun, busy=True)
+        try:
+            self._is_alone = is_alone
+            if not self._lock.acquire():
+                return CycleResult(started_at=started_at, seconds=time.monotonic() - begun, busy=True)
+            facts, errors = self._go()
+        finally:
+            mine.release()
+        put_off = {entry: why for each in self._lists for entry, why in each.put_off.items()}
+        seconds = time.monotonic() - begun
+        result = CycleResult(started_at=started_at, seconds=seconds, put_off=put_off, errors=errors, **facts)
+        try:
+            add_pass(self._store, result.counts, {name: text.partition("\n")[0] for name, text in errors.items()})
+        except StoreUnavailable as error:
+            emit(events.STORE_UNREACHABLE, part="step stats of the cycle", error=error)
+        if is_alone:
+            self._ladder.finish(LONGEST_HELP)
+        return result
+
+    def _go(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Take each step, under the lock; returns its facts, and the errors by step."""
         facts: dict[str, Any] = {}
         errors: dict[str, str] = {}
         try:
@@ -118,16 +143,7 @@ class Cycle:
                     emit(events.CYCLE_STEP_FAILED, step=name, error=error)
         finally:
             self._lock.release()
-        put_off = {entry: why for each in self._lists for entry, why in each.put_off.items()}
-        seconds = time.monotonic() - begun
-        result = CycleResult(started_at=started_at, seconds=seconds, put_off=put_off, errors=errors, **facts)
-        try:
-            add_pass(self._store, result.counts, {name: text.partition("\n")[0] for name, text in errors.items()})
-        except StoreUnavailable as error:
-            emit(events.STORE_UNREACHABLE, part="step stats of the cycle", error=error)
-        if is_alone:
-            self._ladder.finish(LONGEST_HELP)
-        return result
+        return facts, errors
 
 
 def _relay(namespace: Namespace) -> int:

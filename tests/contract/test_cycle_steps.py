@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from celery_perpetual.beat.cycle import Cycle
+from celery_perpetual.beat.cycle_result import CycleResult
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.ledger.ids import new_poll_id
 from celery_perpetual.tasks.discovery import load
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     import redis
 
     from celery_perpetual import Perpetual
-    from celery_perpetual.beat.cycle_result import CycleResult
 
 #: In this order, as docs/operating.md says.
 ORDER = [
@@ -101,3 +102,28 @@ def test_the_error_of_a_step_stops_no_other(
     steps |= usual
     if broken in EFFECTS:
         wait_until(lambda: EFFECTS[broken](cycle.once(), store_redis), f"the next pass does what {broken} has left")
+
+
+def test_two_threads_share_no_pass(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
+    """The second one returns at once, also where the lock in the store has expired during a long step."""
+    perpetual, entered, goes_on = shop(list), threading.Event(), threading.Event()
+
+    def known() -> Any:
+        entered.set()
+        assert goes_on.wait(20)
+        return load(perpetual.app)
+
+    cycle, found = Cycle(perpetual, known), list[CycleResult]()
+    thread = threading.Thread(target=lambda: found.append(cycle.once(is_alone=True)))
+    thread.start()
+    try:
+        assert entered.wait(20)
+        store_redis.delete("perpetual:cycle")
+        entered.clear()
+        assert cycle.once().busy
+        assert not entered.is_set()
+    finally:
+        goes_on.set()
+        thread.join(30)
+    assert [(each.busy, each.ok) for each in found] == [(False, True)]
+    assert not cycle.once().busy
