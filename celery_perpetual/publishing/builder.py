@@ -29,17 +29,20 @@ class Messages(NamedTuple):
     """The signals that are due once they have."""
     destinations: Destinations
     """Where the messages go."""
+    refused: set[int]
+    """Indexes of the items whose messages the broker has not accepted."""
 
     @classmethod
     def none(cls) -> Messages:
         """No messages yet."""
-        return cls(BrokerCommands(), AfterPublish(), Destinations())
+        return cls(BrokerCommands(), AfterPublish(), Destinations(), set())
 
     def extend(self, other: Messages) -> None:
         """Add other messages."""
         self.commands.extend(other.commands)
         self.after_publish.extend(other.after_publish)
         self.destinations.extend(other.destinations)
+        self.refused.update(other.refused)
 
 
 class Builder:

@@ -64,6 +64,8 @@ class Confirmed:
         self._publish: Any = type(channel)._basic_publish.__get__(channel)
         channel.basic_publish = self._basic_publish
         self._caught: list[Parcel] | None = None
+        self._index = -1
+        """Of the item whose message is published by itself."""
         self._stamps: dict[Kind, AmqpStamp | None] = {}
         self._ahead: dict[int, bytes] = {}
         """Messages that were built before their turn, by the index of their item."""
@@ -74,10 +76,10 @@ class Confirmed:
         self._sender = QuietSender(app)
 
     def publish(self, indexed: IndexedItems) -> Messages:
-        """Publish the chunk and wait for its confirms.
+        """Publish the chunk and wait for its confirms; what the broker refuses is named in what is returned.
 
         Raises:
-            kombu.exceptions.OperationalError: some were refused or did not come in time.
+            kombu.exceptions.OperationalError: some did not come in time.
         """
         messages = Messages.none()
         self._sender.after_publish = messages.after_publish
@@ -90,11 +92,11 @@ class Confirmed:
                 messages.destinations.note(stamp.destination, (index for index, _ in same))
                 continue
             for index, item in same:
-                task_id = item_id(self._poll_id, index)
+                task_id, self._index = item_id(self._poll_id, index), index
                 send(self._app, self._producer, opened(item), task_id, self._sender)
                 messages.destinations.note(self._destinations.pop(task_id, None), (index,))
         self._build_ahead(max((index for index, _ in indexed), default=-1) + 1)
-        self._confirms.wait(self._connection, CONFIRM_SECONDS)
+        messages.refused.update(self._confirms.wait(self._connection, CONFIRM_SECONDS))
         return messages
 
     def caught(self, record: Record, task_id: str, after_publish: AfterPublish | None = None) -> list[Parcel]:
@@ -122,17 +124,18 @@ class Confirmed:
 
     def _publish_stamped(self, stamp: AmqpStamp, same: IndexedItems) -> None:
         """Write the messages, many at once, so that the broker works on some while others are built."""
-        texts, size, ahead = [], 0, self._ahead
+        texts, indexes, size, ahead = [], [], 0, self._ahead
         for index, item in same:
             text = ahead.pop(index, None) or stamp.frames(index, item)
             texts.append(text)
+            indexes.append(index)
             size += len(text)
             if size > WRITE_BYTES:
-                self._write(texts)
-                texts, size = [], 0
-        self._write(texts)
+                self._write(texts, indexes)
+                texts, indexes, size = [], [], 0
+        self._write(texts, indexes)
 
-    def _write(self, texts: list[bytes]) -> None:
+    def _write(self, texts: list[bytes], indexes: list[int]) -> None:
         connection = self._channel.connection
         if connection is None or not connection.connected:
             raise RecoverableConnectionError("the connection to the broker is closed")
@@ -140,7 +143,7 @@ class Confirmed:
             connection.transport.write(b"".join(texts))
         except (BlockingIOError, TimeoutError) as error:
             raise OperationalError("the broker has read nothing from its connection for the write_timeout") from error
-        self._confirms.expect(len(texts))
+        self._confirms.expect(indexes)
 
     def _build_ahead(self, first: int) -> None:
         """Build messages of the next chunk, of kinds that are known; an error is left to its turn."""
@@ -166,7 +169,7 @@ class Confirmed:
     def _basic_publish(self, message: Any, **target: Any) -> None:
         if self._caught is None:
             self._publish(message, **target)
-            self._confirms.expect()
+            self._confirms.expect([self._index])
             return
         body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
         frames = self._frames(message, target)
@@ -190,22 +193,23 @@ class Confirms:
 
     def __init__(self, channel: Any) -> None:
         self._last = 0
-        self._open: set[int] = set()
-        self._refused = 0
+        self._open: dict[int, int] = {}
+        """The index of the item of each, by the number that the broker gives to the message."""
+        self._refused: set[int] = set()
         channel.events["basic_ack"].add(self._ack)
         channel.events["basic_nack"].add(self._nack)
         channel.confirm_select()
 
-    def expect(self, count: int = 1) -> None:
-        """So many more messages were published; the broker counts them from 1."""
-        self._open.update(range(self._last + 1, self._last + count + 1))
-        self._last += count
+    def expect(self, indexes: Sequence[int]) -> None:
+        """Messages of these items were published; the broker counts them from 1."""
+        self._open.update(enumerate(indexes, self._last + 1))
+        self._last += len(indexes)
 
-    def wait(self, connection: Any, seconds: float) -> None:
-        """Wait until the broker has answered for every message.
+    def wait(self, connection: Any, seconds: float) -> set[int]:
+        """Wait until the broker has answered for every message, and return the items whose message it has refused.
 
         Raises:
-            kombu.exceptions.OperationalError: it refused some, or did not answer in time.
+            kombu.exceptions.OperationalError: it did not answer in time.
         """
         deadline = time.monotonic() + seconds
         while self._open:
@@ -217,16 +221,15 @@ class Confirms:
                     raise OperationalError(
                         f"the broker did not confirm {len(self._open)} messages in {seconds:g} s"
                     ) from None
-        if self._refused:
-            raise OperationalError(f"the broker refused {self._refused} messages")
+        refused, self._refused = self._refused, set()
+        return refused
 
     def _ack(self, tag: int, multiple: bool) -> None:
         if multiple:
-            self._open = {each for each in self._open if each > tag}
+            self._open = {each: index for each, index in self._open.items() if each > tag}
         else:
-            self._open.discard(tag)
+            self._open.pop(tag, None)
 
     def _nack(self, tag: int, multiple: bool) -> None:
-        before = len(self._open)
+        self._refused.update(index for each, index in self._open.items() if each == tag or (multiple and each < tag))
         self._ack(tag, multiple)
-        self._refused += before - len(self._open)

@@ -3,6 +3,7 @@
 An item that cannot be published is parked with its reason: an operator mends the cause and lets it run, or fails it. A
 run of a routine fails with this reason, so that its routine goes on.
 A broker that does not answer, or does not confirm, is no fault of an item: that is raised, and the relay tries again.
+So is one that closes the channel for every item, as it does where rights, an exchange or a queue have changed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 #: Brings items to the broker, or returns the commands by which a script does.
 PublishChunk = Callable[[IndexedItems], Messages]
+
+#: So many items are tried while the broker closes the channel for each.
+MOST_CLOSED = 20
 
 #: Errors that say nothing about the item.
 _NOT_THE_ITEMS = (StoreUnavailable, OperationalError, SoftTimeLimitExceeded)
@@ -63,7 +67,7 @@ def publish_apart(
     if isinstance(error, _NOT_THE_ITEMS) or not _broker_answers(app):
         raise error
     known = faults(app, indexed)
-    all_messages, unpublished = Messages.none(), []
+    all_messages, unpublished, closed, sent = Messages.none(), list[Unpublished](), 0, False
     with ExitStack() as stack:
         publish: PublishChunk | None = None
         for index, item in indexed:
@@ -72,6 +76,7 @@ def publish_apart(
                 try:
                     publish = publish or open_publisher(stack)
                     all_messages.extend(publish([(index, item)]))
+                    sent = True
                     continue
                 except _NOT_THE_ITEMS:
                     raise
@@ -80,7 +85,12 @@ def publish_apart(
                         raise
                     fault, publish = raised, None
                     stack.close()
+                    closed += isinstance(raised, app.connection_for_write().channel_errors)
+                    if closed >= MOST_CLOSED and not sent:
+                        raise
             unpublished.append(Unpublished(index, item, fault))
+    if closed and not sent:
+        raise error
     return all_messages, unpublished
 
 

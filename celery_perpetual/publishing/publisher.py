@@ -30,6 +30,7 @@ from celery_perpetual.publishing.builder import Builder, Messages
 from celery_perpetual.publishing.kept_captures import KeptCaptures
 from celery_perpetual.publishing.message import has_own_sender
 from celery_perpetual.publishing.one_by_one import PublishChunk, leave, publish_apart
+from celery_perpetual.publishing.refused import Refused, accepted_until
 from celery_perpetual.publishing.rehearsal import first_fault
 from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.publishing.stampable import is_sent_in_pairs
@@ -113,14 +114,23 @@ class Publisher:
 
         Raises:
             StoreUnavailable: the store did not answer.
-            kombu.exceptions.OperationalError: the broker did not; what is missing is relayed later.
+            kombu.exceptions.OperationalError: the broker did not, or accepts no more; the rest is relayed later.
         """
         with self._alone(poll_id) as alone:
             return self._publish(poll_id, items) if alone else 0
 
     def relay(self, limit: int = 100) -> int:
         """Continue what others left unpublished, and return how many items that were; what fails is put off."""
-        return self.outbox.work_off(self.publish, limit)
+        return self.outbox.work_off(self._relayed, limit)
+
+    def _relayed(self, poll_id: str) -> int:
+        """Publish the rest of a batch; one of which the broker accepts a part each time is not put off for longer."""
+        try:
+            return self.publish(poll_id)
+        except Refused as error:
+            if not error.sent:
+                raise
+            return error.sent
 
     def _publish(self, poll_id: str, items: Sequence[CheckedItem]) -> int:
         sent, state = 0, self._state(poll_id)
@@ -131,13 +141,13 @@ class Publisher:
             while state is not None and state[1] < state[2]:
                 task, first, total = state
                 last = _end_of_part(first, total)
-                messages = built or self._built(
-                    stack, by_kind, poll_id, self._indexed(task, poll_id, first, last, items), items
-                )
+                indexed = [] if built else self._indexed(task, poll_id, first, last, items)
+                messages = built or self._built(stack, by_kind, poll_id, indexed, items)
+                until = accepted_until(self.store, poll_id, indexed, messages, last) if messages.refused else last
                 if first % CHUNK == 0:
                     destinations = Destinations()
                 destinations.extend(messages.destinations)
-                call.begin(self._begin_part(messages, poll_id, first, last, destinations))
+                call.begin(self._begin_part(messages, poll_id, first, until, destinations))
                 if last < total and self.shares_redis and not is_sent_in_pairs():
                     following = partial(self._indexed, task, poll_id, last, _end_of_part(last, total), items)
                     built = self._built_ahead(stack, by_kind, following)
@@ -145,7 +155,9 @@ class Publisher:
                 if done:
                     messages.after_publish.send()
                     reach("poll.published")
-                    sent += last - first
+                    sent += until - first
+                if until < last:
+                    raise Refused(len(messages.refused), sent)
                 built = built if done == 1 else None
                 state = (task, last, total) if done == 1 else self._state(poll_id) if done else None
         return sent

@@ -9,7 +9,7 @@ the publish until it is true.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,10 +56,19 @@ class AfterPublish:
         for signal, arguments in calls:
             signal.send(**arguments)
 
+    def leave_out(self, task_ids: Collection[str]) -> None:
+        """Forget the calls for messages that were not published."""
+        self._calls = [call for call in self._calls if _task_id(call) not in task_ids]
+
     def take(self) -> list[SignalCall]:
         """Take out the calls that were kept, without sending them."""
         calls, self._calls = self._calls, []
         return calls
+
+
+def _task_id(call: SignalCall) -> Any:
+    """Of the message that the call is about: one signal gives its headers, the other one the id."""
+    return (call.arguments.get("headers") or {}).get("id") or call.arguments.get("task_id")
 
 
 class _KeptSignal:

@@ -34,7 +34,9 @@ from celery_perpetual.ledger.ids import item_address, item_index
 from celery_perpetual.ledger.record import Record, decode
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.message import send
+from celery_perpetual.publishing.refused import is_refused
 from celery_perpetual.publishing.sender import AfterPublish
+from celery_perpetual.recovery.full_queues import FullQueues
 from celery_perpetual.store.commands.destinations import published_to, sent_later_to
 from celery_perpetual.store.commands.leases import StateText, copy_of, lost_tasks, remove_lost, state_of
 from celery_perpetual.store.commands.records import record_at
@@ -101,18 +103,19 @@ class Resender:
         self._broker = unacked_keys(app)
         self._busy: set[str] = set()
         """Tasks that a thread is at: a router or a receiver of a signal may be code of the user's, and hang."""
+        self._full = FullQueues()
         self.recent: deque[str] = deque(maxlen=100)
         """Ids of the tasks that were sent last; who reads them takes them out."""
 
     def send_all(self, limit: int = 1000) -> int:
-        """Send the tasks on the list, newest entries last; returns how many were sent.
+        """Send the tasks on the list, so that the oldest one comes first in its queue; returns how many were sent.
 
         A task that another thread is at is passed over: it may hang there.
 
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        entries = lost_tasks(self._store, limit)
+        entries = self._full.without_waiting(lost_tasks(self._store, limit + self._full.waiting))
         if not entries:
             return 0
         sent: list[str] = []
@@ -120,7 +123,7 @@ class Resender:
         capture = Capture(self._app) if self._redis_broker else None
         try:
             # The message that is pushed to the front last comes first.
-            for task_id, since in reversed(entries):
+            for task_id, since in entries if capture is None else reversed(entries):
                 if time.monotonic() - begun > LONGEST_CALL:
                     break  # another thread may have sent the rest of what was read, and the next call reads anew
                 if task_id not in self._busy:
@@ -183,7 +186,7 @@ class Resender:
         if commands is None and lost.copy is not None:
             commands = capture.copied(lost.copy)
         if commands is None and lost.record is not None:
-            destination = self._destination(lost.task_id)
+            destination = self._destination(lost)
             commands = capture.commands(lost.record, lost.task_id, after_publish, destination=destination)
         if commands is None:
             return None
@@ -202,20 +205,30 @@ class Resender:
         """To any other broker; None where nothing is left of its message."""
         if lost.copy is None and lost.record is None:
             return None
+        destination = self._destination(lost)
+        if self._full.has(destination):
+            self._full.note(lost.task_id, destination)
+            return 0
+        try:
+            self._publish_to(destination, lost)
+        except Exception as error:
+            if is_refused(error):
+                self._full.note(lost.task_id, destination)
+            raise
+        return self._remove(lost)
+
+    def _publish_to(self, destination: Destination | None, lost: _LostTask) -> None:
         # RabbitMQ says when it has a message; other transports do not know this option.
         with self._app.connection_for_write(transport_options={"confirm_publish": True}) as connection:
             producer = self._app.amqp.Producer(connection, auto_declare=False)
+            if destination is not None:
+                ensure_queue(self._app, connection, destination)
             if lost.copy is not None:
-                ensure_queue(self._app, connection, Destination(lost.copy.exchange, lost.copy.routing_key))
                 publish_copy(producer, lost.copy._replace(headers=lost.headers(lost.copy.headers)))
             elif lost.record is not None:
                 order = {"retries": lost.retries, "replaced_task_nesting": lost.nesting}
                 record = replace(lost.record, options={**lost.record.options, **order})
-                destination = self._destination(lost.task_id)
-                if destination is not None:
-                    ensure_queue(self._app, connection, destination)
                 send(self._app, producer, record, lost.task_id, destination=destination)
-        return self._remove(lost)
 
     def _remove(self, lost: _LostTask, commands: Any = (), targets: Any = (), tag: str = "") -> int:
         """Take it off the list, and push it in the same step where broker and store are one; 0 if it was off before.
@@ -240,9 +253,11 @@ class Resender:
         stored = None if where is None else record_at(self._store, where.place)
         return None if stored is None else decode(stored.record, stored.unit_task)
 
-    def _destination(self, task_id: str) -> Destination | None:
-        """Where the last message of an item went, as far as it is on record."""
-        where = item_address(task_id)
+    def _destination(self, lost: _LostTask) -> Destination | None:
+        """Where the last message of a task went, as far as it is on record."""
+        if lost.copy is not None:
+            return Destination(lost.copy.exchange, lost.copy.routing_key)
+        task_id, where = lost.task_id, item_address(lost.task_id)
         if where is None:
             return None
         index = item_index(task_id)

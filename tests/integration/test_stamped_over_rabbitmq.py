@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import pytest
 from celery import Celery, signals
-from kombu import Queue
 
 from celery_perpetual import Item
 from tests.support import wait_until, wire
@@ -96,24 +95,6 @@ def shape(message: Any) -> Any:
     del properties["reply_to"]
     delivery = {name: message.delivery_info[name] for name in ("exchange", "routing_key")}
     return properties, delivery
-
-
-def test_what_rabbitmq_refuses_is_relayed_under_the_same_ids(rabbit: Callable[..., WatchedApp]) -> None:
-    """A queue that is full refuses: the chunk counts as unpublished, and the relay sends all of it later."""
-    full = Queue("celery", queue_arguments={"x-max-length": 620, "x-overflow": "reject-publish"})
-    one = rabbit(task_queues=[full])
-
-    outcome = one.poll([Item((n,), key=False) for n in range(700)])
-
-    assert one.redis.hget(f"perpetual:p:{outcome.poll_id}", "pub") == "500"
-    assert one.redis.zrange("perpetual:outbox", 0, -1) == [outcome.poll_id]
-    first = [message.headers["id"] for message in received(one.app)]
-    assert len(first) == 620
-
-    assert one.perpetual.runner.publisher.relay() == 200
-    again = [message.headers["id"] for message in received(one.app)]
-    assert again == outcome.task_ids[500:]
-    assert one.redis.exists("perpetual:outbox") == 0
 
 
 def test_kinds_keep_their_order_and_what_is_built_ahead_its_turn(rabbit: Callable[..., WatchedApp]) -> None:
