@@ -38,6 +38,8 @@ def documented() -> dict[str, set[str]]:
 def lists_of(world: LeaseWorld) -> set[str]:
     """The lists that the item, or its batch, is on."""
     r, k = world.redis, world.keys
+    # Parked tasks are listed by time too.
+    assert (r.zscore(k.parked_at, ITEM) is None) == (r.hget(k.parked, ITEM) is None)
     found = {
         "outbox": r.zscore(k.outbox, POLL), "leases": r.hget(k.leases, ITEM), "resend": r.zscore(k.resend, ITEM),
         "parked": r.hget(k.parked, ITEM), "open": r.zscore(k.open, POLL),
@@ -63,4 +65,12 @@ def test_an_open_item_is_on_its_lists(redis_url: str, state: str) -> None:
     for index in range(3):
         world.run("end_item", world.end_item(index, nonce="*"))
     assert lists_of(world) <= {"outbox"}
+    world.store.close()
+
+
+def test_a_parked_item_that_is_recovered_is_on_the_list_of_lost_ones(redis_url: str) -> None:
+    world = LeaseWorld(redis_url)
+    world.released(on_lost="park")
+    assert world.run("recover", world.recover()) == 1
+    assert lists_of(world) == {"resend", "open"}
     world.store.close()
