@@ -196,6 +196,10 @@ ROUTINES_DUE = EventKind(
 ROUTINE_UNREADABLE = error(
     "routine.unreadable", "this process cannot read the record of routine %(routine_id)s and does not run it"
 )
+ROUTINE_ARGUMENTS_UNREADABLE = warning(
+    "routine.arguments_unreadable",
+    "this process cannot read the arguments of routine %(routine_id)s and shows the routine without them: %(error)s",
+)
 
 # The broker.
 ACKNOWLEDGE_FAILED = warning("message.acknowledge_failed", "could not acknowledge message %(tag)s: %(error)s")

@@ -17,6 +17,7 @@ from celery_perpetual.ledger.options import (
     REFUSED_OPTIONS,
     must_be_a_time,
     must_be_known,
+    must_be_possible,
     must_be_storable,
 )
 from celery_perpetual.ledger.reprs import ArgumentReprs
@@ -129,6 +130,7 @@ class ItemReader:
         serializer = target.serializer
         if options:
             must_be_known(options)
+            must_be_possible(options)
             serializer = str(options.get("serializer") or serializer)
             options, options_json = self._storable(options)
         if target.check is not None:

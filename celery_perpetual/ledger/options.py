@@ -44,16 +44,28 @@ def must_be_known(options: Mapping[str, Any]) -> None:
     for name in options.keys() - KNOWN_OPTIONS if "stamped_headers" not in options else ():
         if (near := nearest(name, KNOWN_OPTIONS, ALIKE)) is not None:
             raise InvalidItem(f"option {name} has no effect, did you mean {near}?")
+
+
+def must_be_possible(options: Mapping[str, Any]) -> None:
+    """Refuse values of which no message can be made."""
     try:
         if (serializer := options.get("serializer")) is not None:
             codec(serializer)
-    except KeyError:
+    except (KeyError, TypeError):
         raise InvalidItem(f"serializer {shown_value(serializer)} is not registered with Kombu") from None
     try:
         if (method := options.get("compression")) is not None:
             get_encoder(method)
-    except KeyError:
+    except (KeyError, TypeError):
         raise InvalidItem(f"compression {shown_value(method)} is not known to Kombu") from None
+    headers = options.get("headers")
+    if headers is not None and not (isinstance(headers, Mapping) and all(isinstance(name, str) for name in headers)):
+        raise InvalidItem(f"option headers must be a dict with text as keys, got {shown_value(headers)}")
+    try:
+        if (priority := options.get("priority")) is not None:
+            int(priority)
+    except (TypeError, ValueError, OverflowError):
+        raise InvalidItem(f"option priority must be a whole number, got {shown_value(priority)}") from None
 
 
 def must_be_a_time(name: str, seen: Any) -> None:

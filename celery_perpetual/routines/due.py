@@ -13,11 +13,11 @@ from celery_perpetual.pauses import ALL_ROUTINES, Pauses
 from celery_perpetual.publishing.publisher import Publisher
 from celery_perpetual.routines.fields import Reader
 from celery_perpetual.routines.inline import Inline
-from celery_perpetual.routines.record import ACTIVE, PAUSED, RETRY_WAITING, RUNNING, Record
+from celery_perpetual.routines.record import ACTIVE, PAUSED, RETRY_WAITING, RUNNING, Record, decode
 from celery_perpetual.routines.routine import ENQUEUED, RoutineRun
 from celery_perpetual.routines.runs import ALL_PAUSES, MOST_RUNS, PAUSE_OF_ROUTINES, Starter
 from celery_perpetual.routines.steps import paused
-from celery_perpetual.routines.storage import Change, readable, write
+from celery_perpetual.routines.storage import Change, write
 from celery_perpetual.store.commands.leadership import Mark
 from celery_perpetual.store.commands.routines import DueRoutines, due_ids, due_routines, routine_and_time
 from celery_perpetual.telemetry import emit
@@ -52,8 +52,8 @@ class DueRuns:
         self._mark = mark or Mark()
         self._store = store
         self.starter = Starter(store, publisher)
-        self._unreadable: set[str] = set()
-        """Routines that this process cannot read; they are passed over."""
+        self._unreadable: dict[str, bytes] = {}
+        """Routine -> its text, where this process cannot read it; another text is tried."""
         self.aside: Callable[[], Collection[str]] = set
         """Further routines to pass over."""
         self._inline = Inline(app, store)
@@ -64,13 +64,16 @@ class DueRuns:
         Args:
             only: read no other one than this, also where it is one of those aside.
         """
-        passed = self._unreadable.union(self.aside())
-        most = MOST_RUNS + len(passed)
+        aside = self.aside()
+        most = MOST_RUNS + len(self._unreadable) + len(aside)
         found = due_routines(self._store, None, most, obeys=True, owner=self._owner, mark=self._mark.value)
         if found is None:
             return None
         if only:
             return found._replace(records=[each for each in found.records if each[0] == only])
+        if found.records:  # those that have gone, or been changed, are forgotten
+            self._unreadable = {name: text for name, text in found.records if self._unreadable.get(name) == text}
+        passed = self._unreadable.keys() | aside
         return found._replace(records=[each for each in found.records if each[0] not in passed])
 
     def start(self, due: DueRoutines, at: int | None = None) -> list[RoutineRun]:
@@ -103,10 +106,11 @@ class DueRuns:
             most = MOST_RUNS if limit is None else min(MOST_RUNS, limit - count)
             due = due_routines(self._store, at, most + len(self._unreadable))
             assert due is not None
-            passed = seen | self._unreadable
-            fresh, unreadable = [each for each in due.records if each[0] not in passed], len(self._unreadable)
+            fresh = [each for each in due.records if each[0] not in seen]
             states = self._by_state(due._replace(records=fresh))
-            if not states and len(self._unreadable) > unreadable:
+            unreadable = {each for each, _ in fresh if each in self._unreadable}
+            seen |= unreadable
+            if not states and unreadable:
                 continue  # behind those that this process cannot read
             if not states:
                 break
@@ -158,9 +162,14 @@ class DueRuns:
         return found
 
     def _decoded(self, routine_id: str, text: bytes) -> Record | None:
-        record = readable(routine_id, text)
-        if record is None:
-            self._unreadable.add(routine_id)
+        try:
+            record = decode(routine_id, text)
+        except Exception as error:  # of a form that this release does not know, or damaged
+            if self._unreadable.get(routine_id) != text:
+                emit(events.ROUTINE_UNREADABLE, routine_id=routine_id, error=error)
+            self._unreadable[routine_id] = text
+            return None
+        self._unreadable.pop(routine_id, None)
         return record
 
 

@@ -62,7 +62,7 @@ def _is_of(record: Record, owner: str, task_id: str) -> bool:
     """Whether a run is one of this routine, and not of an earlier one that had its id."""
     if owner == SCHEDULED:
         return record.run == task_id
-    return record.created <= made_at(task_id)
+    return record.last_run == task_id or record.created <= made_at(task_id)  # the clock may have stepped back
 
 
 def most_recoveries(app: Celery, record: Record) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from celery_perpetual.errors import InvalidItem, InvalidRoutine, described
 from celery_perpetual.hints import nearest
 from celery_perpetual.ledger.digests import Digests
 from celery_perpetual.ledger.item import HIDDEN, CheckedItem, ItemReader
-from celery_perpetual.ledger.record import arguments, encode, opened, read_item
+from celery_perpetual.ledger.record import arguments, encode, read_item
 from celery_perpetual.routines.asking import asked
 from celery_perpetual.routines.checks import a_time, a_truth, refusal
 from celery_perpetual.routines.record import ACTIVE, NO_RETRIES, PAUSED, Record
@@ -23,6 +24,7 @@ from celery_perpetual.routines.steps import scheduled
 from celery_perpetual.routines.timetables import FIELDS as OF_TIMETABLE
 from celery_perpetual.routines.timetables import NEW_SLOTS, changed, timetable
 from celery_perpetual.tasks.retries import Retries
+from celery_perpetual.times import parse_time
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -77,8 +79,7 @@ class Reader:
         _must_be_known(patch, _UPDATE, OF_UPDATE)
         changes: dict[str, Any] = {}
         if any(name in patch for name in OF_ITEM):
-            stored = opened(read_item(record.item, ""))
-            before = {"task": stored.task, "args": stored.args, "kwargs": stored.kwargs, "options": stored.options}
+            before = _stored(read_item(record.item, ""), patch)
             changes["item"] = self._item({**before, **{name: patch[name] for name in OF_ITEM if name in patch}})
         if "retries" in patch:
             changes["retries"] = _retries(patch["retries"])
@@ -144,7 +145,7 @@ class Reader:
         args, kwargs = arguments(item.body, item.serializer)
         retries = record.retries
         values = {
-            "args": args, "kwargs": kwargs, "options": item.options, "serializer": item.serializer,
+            "args": args, "kwargs": kwargs, "options": _without_serializer(item.options), "serializer": item.serializer,
             "timetable": record.timetable.to_json(), "metadata": record.metadata, "state": record.state,
             "retries": (
                 retries.max_attempts, retries.backoff, retries.multiplier, retries.max_backoff, retries.jitter
@@ -156,6 +157,24 @@ class Reader:
         except Exception as error:  # whatever a value's own methods raise
             message = f"routine arguments have no digest: {described(error)}"
             raise InvalidRoutine(message, "idempotency_key", record.key) from None
+
+
+def _stored(item: CheckedItem, patch: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an item as they are; its arguments are not read where both are given anew."""
+    before = {"task": item.task, "options": item.options}
+    if "args" in patch and "kwargs" in patch:
+        return before
+    try:
+        args, kwargs = arguments(item.body, item.serializer)
+    except Exception as error:  # of a serializer, or of a class that only other processes have
+        message = f"routine arguments cannot be read in this process, give both args and kwargs: {described(error)}"
+        raise InvalidRoutine(message, "args", patch.get("args")) from error
+    return {**before, "args": args, "kwargs": kwargs}
+
+
+def _without_serializer(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options but the serializer, which the item has also where no option says so."""
+    return {name: value for name, value in options.items() if name != "serializer"}
 
 
 def _must_be_known(given: Mapping[str, Any], known: frozenset[str], in_order: tuple[str, ...]) -> None:
@@ -192,13 +211,16 @@ def _expires(options: Mapping[str, Any]) -> Any:
     seen = options.get("expires")
     if isinstance(seen, timedelta):
         seen = seen.total_seconds()
+    if isinstance(seen, str):  # as it is stored
+        with suppress(ValueError):
+            seen = parse_time(seen)
     if isinstance(seen, datetime) and seen.utcoffset() is not None:
-        return seen.isoformat()
-    if seen is None or isinstance(seen, str):
-        return seen
+        return seen.astimezone(timezone.utc).isoformat()
+    if seen is None:
+        return None
     if isinstance(seen, bool) or not isinstance(seen, int | float) or not 0 < seen < 1e10:
         raise refusal("options", options, "such that expires is seconds from the start of a run, or an aware datetime")
-    return seen
+    return int(seen) if int(seen) == seen else seen
 
 
 def _name(field: str, seen: Any) -> str | None:

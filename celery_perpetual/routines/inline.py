@@ -86,16 +86,16 @@ class Inline:
         write(self._store, [change])  # if it was changed meanwhile, it was cancelled
 
     def _execute(self, run: Run) -> tuple[str, Any]:
-        item = opened(run.item)
-        task: Any = self._app.tasks.get(item.task)
-        if task is None:
-            return FAILURE, NotRegistered(item.task)
-        options = {name: item.options[name] for name in ("headers",) if name in item.options}
         try:
+            item = opened(run.item)
+            task: Any = self._app.tasks.get(item.task)
+            if task is None:
+                return FAILURE, NotRegistered(item.task)
+            options = {name: item.options[name] for name in ("headers",) if name in item.options}
             result: Any = task.apply(item.args, dict(item.kwargs), task_id=run.task_id, throw=False, **options)
         except (Ignore, Reject) as error:
             return (IGNORED if isinstance(error, Ignore) else REJECTED), error
-        except Exception as error:  # as a hook of the task's may
+        except Exception as error:  # of a hook of the task, or of arguments that cannot be read in this process
             return FAILURE, error
         if result.state == states.SUCCESS:
             return SUCCESS, result.result

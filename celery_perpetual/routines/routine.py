@@ -8,11 +8,13 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from celery_perpetual.ledger.item import HIDDEN
+from celery_perpetual import events
+from celery_perpetual.ledger.item import HIDDEN, CheckedItem
 from celery_perpetual.ledger.record import arguments, read_item
 from celery_perpetual.routines.record import BUSY, Record
 from celery_perpetual.routines.slots import Timetable
 from celery_perpetual.tasks.retries import Retries
+from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, to_datetime
 
 ENQUEUED = "enqueued"
@@ -66,7 +68,8 @@ class Routine:
     version: int
     """Counts its changes."""
     hides_args: bool = False
-    """Whether arguments are kept out of listings, as its task's ``store_args=False`` says."""
+    """Whether arguments are kept out of listings, as its task's ``store_args=False`` says. True as well where this
+    process cannot read them, as it lacks a class or a serializer; ``args`` and ``kwargs`` are empty then."""
     created: bool = True
     """False where ``create`` found it under its idempotency key."""
 
@@ -114,7 +117,7 @@ class RoutineRun:
 def shown(record: Record, *, created: bool = True) -> Routine:
     """A record as programs see it."""
     item = read_item(record.item, "")
-    args, kwargs = arguments(item.body, item.serializer)
+    args, kwargs, hidden = _arguments(record.id, item)
     created_at, is_busy = to_datetime(record.created), record.state in BUSY
     return Routine(
         id=record.id, task=item.task, args=args, kwargs=kwargs, schedule=record.timetable, state=record.state,
@@ -127,8 +130,17 @@ def shown(record: Record, *, created: bool = True) -> Routine:
         last_error=record.error, created_at=created_at,
         updated_at=created_at if record.updated == record.created else to_datetime(record.updated),
         cancelled_at=_time(record.cancelled), completed_at=_time(record.completed), version=record.version,
-        hides_args=item.reprs == HIDDEN, created=created,
+        hides_args=hidden, created=created,
     )  # fmt: skip
+
+
+def _arguments(routine_id: str, item: CheckedItem) -> tuple[tuple[Any, ...], dict[str, Any], bool]:
+    """The arguments, and whether listings hide them, as they do those that cannot be read in this process."""
+    try:
+        return *arguments(item.body, item.serializer), item.reprs == HIDDEN
+    except Exception as error:  # of a serializer, or of a class that only other processes have
+        emit(events.ROUTINE_ARGUMENTS_UNREADABLE, routine_id=routine_id, error=error)
+        return (), {}, True
 
 
 def _read(pause: Mapping[str, Any]) -> dict[str, Any]:

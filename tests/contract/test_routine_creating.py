@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,6 +49,23 @@ def test_an_idempotency_key_creates_one_routine(world: World, now: datetime) -> 
     assert not world.create(1, at=now, idempotency_key="order-1").created
     world.routines.delete(first.id)
     assert world.create(1, at=now, idempotency_key="order-1").created
+
+
+def test_options_that_mean_the_same_make_the_same_call(world: World, now: datetime) -> None:
+    """However they are written: a duration, a time in another zone, and the serializer that the task has anyway."""
+    end = after(now, 3_600_500)
+    there = end.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    same: dict[str, list[dict[str, Any]]] = {
+        "a": [{"expires": 60}, {"expires": 60.0}, {"expires": timedelta(minutes=1)}],
+        "b": [{"expires": end}, {"expires": there}, {"expires": there.isoformat()}],
+        "c": [{}, {"serializer": "json"}],
+    }
+    for key, several in same.items():
+        made = [world.create(at=now, idempotency_key=key, options=options) for options in several]
+        assert [(each.id, each.created) for each in made] == [(made[0].id, n == 0) for n in range(len(several))]
+        for other in ({"expires": 61}, {"expires": after(end, 1)}, {"serializer": "yaml"}):
+            with pytest.raises(IdempotencyConflict):
+                world.create(at=now, idempotency_key=key, options=other)
 
 
 def test_a_call_with_id_and_idempotency_key_may_be_repeated(world: World, now: datetime) -> None:

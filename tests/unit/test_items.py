@@ -183,6 +183,12 @@ NO_OPTIONS = [
     (Item(expires="soon"), "expires"),
     (Item(serializer="morse"), "serializer"),
     (Item(compression="vacuum"), "compression"),
+    (Item(serializer=[]), "serializer [] is not registered with Kombu"),
+    (Item(compression={}), "compression {} is not known to Kombu"),
+    (Item(headers=5), "option headers must be a dict with text as keys, got 5"),
+    (Item(headers={1: 2}), "option headers must be a dict with text as keys, got {1: 2}"),
+    (Item(priority=float("nan")), "option priority must be a whole number, got nan"),
+    (Item(priority=[1]), "option priority must be a whole number, got [1]"),
     (Item(qeueue="slow"), "option qeueue has no effect, did you mean queue?"),
     (Item(prioritiy=5), "option prioritiy has no effect, did you mean priority?"),
 ]
