@@ -153,7 +153,10 @@ class Pauses:
 
     def pause(self, paused: Paused) -> Paused:
         """Pause a scope; pausing again replaces reason and end. Returns it with the one that it has replaced."""
-        text = script("pause")(self.store, scope=paused.scope.key, pause=paused.to_json())
+        text = script("pause")(
+            self.store, receipt=self.store.keys.receipt(uuid4().hex), scope=paused.scope.key, pause=paused.to_json(),
+            receipt_ttl=RECEIPT_TTL_MS,
+        )  # fmt: skip
         before = _parsed(paused.scope, text) if text else None
         return replace(paused, replaced=before if before is not None and before.is_open_at(paused.at) else None)
 

@@ -233,7 +233,10 @@ class World:
         }  # fmt: skip
 
     def pause(self, reason: str = "holidays", scope: str = UNIT, until_ms: int | None = None) -> Slots:
-        return {"scope": scope, "pause": json.dumps({"by": "me", "reason": reason, "until_ms": until_ms})}
+        return {
+            "receipt": self.keys.receipt(f"{scope} {reason}"), "scope": scope,
+            "pause": json.dumps({"by": "me", "reason": reason, "until_ms": until_ms}), "receipt_ttl": MINUTE,
+        }  # fmt: skip
 
     def change_alerts(self, change: str, most: int = 10, kind: str = "no_leader") -> Slots:
         return {"most": most, "changes": [change, kind, kind, json.dumps({"change": change})]}
