@@ -185,20 +185,15 @@ SENDING_SLOW = warning(
 ROUTINE_START_HANGS = warning("routine.start_hangs", "starting %(routines)s takes %(seconds)s s: your code may hang")
 SENDING_HANGS = warning("publish.hangs", "sending one of %(part)s takes %(seconds)s s: your code may hang")
 SENDING_FAILED_LATE = warning("publish.failed_late", "sending (%(part)s) failed, it is tried again: %(error)s")
-FOLLOW_UP_DELAYED = error(
-    "follow_up.delayed", "could not do what follows an end (%(entry)s), the next cycle tries again"
-)
+FOLLOW_UP_DELAYED = error("follow_up.delayed", "could not do what follows an end (%(entry)s), a cycle tries again")
 
 # Routines.
 ROUTINES_DUE = EventKind(
     "routines.due", logging.DEBUG, "%(started)s of %(due)s routines that were due were started", ("seconds",)
 )
-ROUTINE_UNREADABLE = error(
-    "routine.unreadable", "this process cannot read the record of routine %(routine_id)s and does not run it"
-)
+ROUTINE_UNREADABLE = error("routine.unreadable", "this process cannot read routine %(routine_id)s and does not run it")
 ROUTINE_ARGUMENTS_UNREADABLE = warning(
-    "routine.arguments_unreadable",
-    "this process cannot read the arguments of routine %(routine_id)s and shows the routine without them: %(error)s",
+    "routine.arguments_unreadable", "routine %(routine_id)s is shown without arguments, they cannot be read: %(error)s"
 )
 
 # The broker.
