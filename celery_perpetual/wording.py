@@ -13,6 +13,11 @@ def counted_are(count: int, noun: str) -> str:
     return f"{counted(count, noun)} {'is' if count == 1 else 'are'}"
 
 
+def counted_in_a_row(count: int, noun: str) -> str:
+    """``1 poll``, ``2 polls in a row``."""
+    return counted(count, noun) + (" in a row" if count > 1 else "")
+
+
 def one_line(text: object) -> str:
     """The first line of a text, with the mark of a cut where there are more."""
     first, _, rest = str(text).strip().partition("\n")

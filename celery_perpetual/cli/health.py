@@ -10,7 +10,7 @@ import click
 
 from celery_perpetual.cli.group import bare_verb, perpetual_of, show, verb, with_app
 from celery_perpetual.cli.parameters import as_json
-from celery_perpetual.cli.times import age, localized
+from celery_perpetual.cli.times import for_how_long, localized
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.health.findings import level_of
 from celery_perpetual.namespace import namespace_of
@@ -80,7 +80,7 @@ def _time(finding: Finding) -> str:
     is_flag=False,
     flag_value=ANY,
     type=click.Choice(KINDS),
-    help="Only whether a beat, a worker, or any of both lives on this machine; imports no tasks.",
+    help="Only whether a beat, a worker, or either lives on this machine; imports no tasks.",
 )
 @click.option("--name", help="With --liveness: name of the worker, such as celery@host; else any of this machine.")
 @as_json
@@ -131,6 +131,7 @@ def _line(area: Area) -> str:
     if area.state == WELL or not area.findings:
         return f"{head}{localized(area.summary)}"
     worst, more = area.findings[0], len(area.findings) - 1
-    since = "" if worst.since is None else f", since {age(worst.since).removesuffix(' ago')}"
     others = f"; {more} more: {with_app('celery -A proj perpetual doctor')}" if more else ""
-    return f"{head}{localized(worst.evidence)}{since}\n{INDENT}helps: {with_app(worst.help)}{others}"
+    return (
+        f"{head}{localized(worst.evidence)}{for_how_long(worst.since)}\n{INDENT}helps: {with_app(worst.help)}{others}"
+    )

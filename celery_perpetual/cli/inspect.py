@@ -10,7 +10,7 @@ import click
 from celery_perpetual.cli.group import show, verb, with_app
 from celery_perpetual.cli.parameters import a_task, a_tenant, as_json
 from celery_perpetual.cli.tables import table
-from celery_perpetual.cli.times import age, localized, shown
+from celery_perpetual.cli.times import for_how_long, localized, shown
 from celery_perpetual.cli.unit_rows import SPARE, heads, row
 from celery_perpetual.operations.units import STATES
 from celery_perpetual.store.commands.leadership import leader_info
@@ -92,8 +92,7 @@ def why(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> Non
         f"{unit.task}{named}: {unit.state}, {unit.in_flight} in flight, next poll {shown(unit.next_poll_at) or '-'}"
     )
     for reason in found.reasons:
-        since = "" if reason.since is None else f", since {age(reason.since).removesuffix(' ago')}"
-        click.echo(f"- {localized(reason.evidence)}{since}\n  means: {localized(reason.meaning)}")
+        click.echo(f"- {localized(reason.evidence)}{for_how_long(reason.since)}\n  means: {localized(reason.meaning)}")
         if reason.help:
             click.echo(f"  helps: {with_app(reason.help)}")
     if found.polls:

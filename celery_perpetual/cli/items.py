@@ -32,7 +32,8 @@ def items(
 
     Exit code 1 if a key is given of which nothing is known.
     """
-    found = perpetual.items(task, tenant, key, state, limit)
+    found = perpetual.items(task, tenant, key, state, limit + 1)
+    more, found = len(found) > limit, found[:limit]
     if json_:
         show([each.to_dict() for each in found])
     elif key is not None and not found:
@@ -53,6 +54,8 @@ def items(
             whole=("ID",),
             spare=("SINCE", "ERROR OR ARGUMENTS", "UNTIL", "FAILURES"),
         )
+        if more:
+            click.echo(f"there are more than {limit}; --limit {10 * limit} shows more of them", err=True)
     sys.exit(1 if key is not None and not found else 0)
 
 

@@ -28,6 +28,11 @@ def age(at: datetime, now: datetime | None = None) -> str:
     return f"in {text}" if seconds < -0.5 else f"{text} ago"
 
 
+def for_how_long(since: datetime | None) -> str:
+    """``, for 12 s``; nothing where no time is known."""
+    return "" if since is None else f", for {age(since).removesuffix(' ago')}"
+
+
 def duration(seconds: float) -> str:
     """``12 s``, ``5 min``, ``3 h``, ``2 d``; below ten seconds with a tenth."""
     if seconds < 9.95:

@@ -69,8 +69,8 @@ class Reader(threading.Thread):
 def top(perpetual: Perpetual, sort: str, interval: float, limit: int | None, once: bool, json_: bool) -> None:
     """Watch units, rates, lag, leases, workers and the leader.
 
-    q quits; the first letter of an order sorts; arrows, space and page keys scroll. It needs the extra
-    celery-perpetual[top]. Where the output is no terminal it prints one snapshot.
+    q quits; the letter of an order sorts (the last line has them); arrows, space and page keys scroll. It needs
+    the extra celery-perpetual[top]. Where the output is no terminal it prints one snapshot.
 
     \b
     Examples:

@@ -49,7 +49,10 @@ def cycle(perpetual: Perpetual, json_: bool) -> None:
     elif found.busy:
         click.echo("another pass is under way")
     else:
-        _pairs({name: value for name, value in found.to_dict().items() if value and name != "errors"})
+        _pairs({
+            name: f"{value:.3f}" if name == "seconds" else value
+            for name, value in found.to_dict().items() if value and name != "errors"
+        })  # fmt: skip
         for step, text in found.errors.items():
             click.echo(f"step {step} failed: {text}", err=True)
     sys.exit(0 if found.ok else 1)

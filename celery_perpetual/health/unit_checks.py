@@ -12,7 +12,7 @@ from celery_perpetual.polling.outcome import EMPTY, ENQUEUED, FAILED, TIMED_OUT
 from celery_perpetual.store.commands.tenants import noted_troubles
 from celery_perpetual.tasks.names import parse_unit_name
 from celery_perpetual.times import to_datetime, to_ms
-from celery_perpetual.wording import counted, counted_are, one_line
+from celery_perpetual.wording import counted_are, counted_in_a_row, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -117,7 +117,7 @@ def _failing(unit: SeenUnit) -> Finding:
     trouble = "" if last is None else (last.error or last.reason or last.status).partition("\n")[0]
     return Finding(
         kind="unit_failing", area=UNITS, level=ERROR if unit.attempt >= MANY_FAILURES else WARNING,
-        evidence=f"{unit.name} is failing: {counted(unit.attempt, 'poll')} in a row failed, the last: {trouble}",
+        evidence=f"{unit.name} is failing: {counted_in_a_row(unit.attempt, 'poll')} failed, the last: {trouble}",
         meaning="it is polled ever less often", since=None if last is None else last.finished_at,
         help=f"celery -A proj perpetual why {command_of(unit)}", about={"unit": unit.name, "failures": unit.attempt},
     )  # fmt: skip

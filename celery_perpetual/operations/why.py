@@ -18,7 +18,7 @@ from celery_perpetual.store.commands.batches import open_batches_of
 from celery_perpetual.store.commands.leases import parked_tasks
 from celery_perpetual.store.commands.units import open_poll
 from celery_perpetual.times import format_time, to_datetime
-from celery_perpetual.wording import counted, counted_are
+from celery_perpetual.wording import counted_are, counted_in_a_row
 
 if TYPE_CHECKING:
     from celery_perpetual.namespace import Namespace
@@ -121,7 +121,7 @@ def _about_state(unit: Unit) -> Iterator[Reason]:
     elif unit.state == "backing_off":
         when = "soon" if unit.next_poll_at is None else format_time(unit.next_poll_at)
         yield Reason(
-            evidence=f"{counted(unit.attempt, 'poll')} in a row failed; the last: {unit.reason}",
+            evidence=f"{counted_in_a_row(unit.attempt, 'poll')} failed; the last: {unit.reason}",
             meaning=f"it backs off and is polled again at {when}", help=f"celery -A proj perpetual poll {named}",
         )  # fmt: skip
 

@@ -56,7 +56,7 @@ def test_check_names_everything_that_stands_still(one: WatchedApp) -> None:
     assert one.perpetual.poll(task).status == "failed"
     one.perpetual.grants.be_a_worker("host")
     found = evidence(one.perpetual.check())
-    assert "is failing: 1 poll in a row failed" in found
+    assert "is failing: 1 poll failed, the last: " in found
     assert "paused" not in found
     one.perpetual.pause(everything=True, reason="all of it")
     assert "everything is paused: all of it" in evidence(one.perpetual.check())

@@ -1,0 +1,27 @@
+"""Lists of the command line that are cut: they say so, and how to see more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery.bin.base import CLIContext
+from click.testing import CliRunner
+
+from celery_perpetual.cli import perpetual as group
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.support.watched_app import WatchedApp
+
+
+def test_items_say_that_there_are_more(watched_app: Callable[..., WatchedApp]) -> None:
+    """Beside the table, where rows are left out and only there."""
+    one = watched_app()
+    task = one.poll([(1,), (2,), (3,)]).task
+
+    for limit, more in ((2, "there are more than 2; --limit 20 shows more of them\n"), (3, "")):
+        words = ("items", task, "--limit", str(limit))
+        shown = CliRunner().invoke(group, words, obj=CLIContext(app=one.app, no_color=True, workdir=None))
+
+        assert (shown.exit_code, shown.stderr, len(shown.stdout.splitlines())) == (0, more, limit + 1)
