@@ -48,8 +48,9 @@ local LISTS = {due = routines_due, running = routines_running, paused = routines
 local function add_row(at, added)
   local id, version, was, text, list, score, believed, updated, before, after, event, data = unpack(ARGV, at, at + WIDTH - 1)
   if version ~= '' then
-    if LISTS[was] then
-      redis.call('ZREM', LISTS[was], id)
+    local left = was ~= list and added.left[was]
+    if left then
+      left[#left + 1] = id
     end
     if was == 'running' and list ~= was then
       redis.call('ZREM', routines_inline, id)
@@ -85,7 +86,7 @@ end
 
 local function write_rows(at, count, words)
   local added = {texts = {}, updates = {}, events = {}, lists = {due = {}, running = {}, paused = {}, over = {}},
-    at = ', "at": "' .. rfc3339(now) .. '"}'}
+    left = {due = {}, running = {}, paused = {}, over = {}}, at = ', "at": "' .. rfc3339(now) .. '"}'}
   for row = 1, count do
     if words[row] == 'ok' then
       add_row(at, added)
@@ -103,6 +104,11 @@ local function write_rows(at, count, words)
   end
   if #reports > 0 then
     redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', reports[#reports - 1], 'data', reports[#reports])
+  end
+  for name, ids in pairs(added.left) do
+    if #ids > 0 then
+      redis.call('ZREM', LISTS[name], unpack(ids))
+    end
   end
   for name, listed in pairs(added.lists) do
     if #listed > 0 then
