@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: Seconds after which an answer is not waited for any more.
 LONGEST_ANSWER = 10.0
 
+#: The same of Redis: a new connection to a server that says nothing is tried twice.
+LONGEST_ANSWER_OF_REDIS = 4.0
+
 
 def connection_for_questions(app: Celery) -> Any:
     """A connection to the app's broker that raises an error where no answer comes, over AMQP and Redis.
@@ -32,5 +35,5 @@ def _bounds(app: Celery) -> dict[str, float]:
     if kind == "amqp":
         return {"read_timeout": LONGEST_ANSWER, "write_timeout": LONGEST_ANSWER}
     if kind == "redis":
-        return dict.fromkeys(("socket_timeout", "socket_connect_timeout"), LONGEST_ANSWER)
+        return dict.fromkeys(("socket_timeout", "socket_connect_timeout"), LONGEST_ANSWER_OF_REDIS)
     return {}

@@ -37,18 +37,19 @@ class TakenLeases(NamedTuple):
     """The tasks that were parked: id, name and recoveries of each."""
 
 
-def take_leases(grants: Grants, most_now: int = 100, stopping: str = "") -> TakenLeases:
+def take_leases(grants: Grants, most_now: int = 100, stopping: str = "", *, passed_over: int = 0) -> TakenLeases:
     """Take leases of one dead worker, or of the one that stops, and note what becomes of their tasks; atomic.
 
     Args:
         grants: of the app.
         most_now: how many leases to take at most.
         stopping: the worker that gives its own leases back; "" takes those of a dead one.
+        passed_over: how many dead workers to pass over: those that have been dead longest.
 
     Raises:
         StoreUnavailable: the store did not answer.
     """
-    answer = script("sweep")(grants.store, most_now=most_now, stopping=stopping)
+    answer = script("sweep")(grants.store, most_now=most_now, stopping=stopping, passed_over=passed_over)
     held_until, worker, taken, is_empty, *facts = answer
     each = zip(facts[::3], facts[1::3], facts[2::3], strict=True)
     parked = [f"{task_id.decode()} ({task.decode()}, recovery {count})" for task_id, task, count in each]

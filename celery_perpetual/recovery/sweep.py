@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
-from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.errors import is_outage
 from celery_perpetual.publishing.courier import Courier
 from celery_perpetual.recovery.losses import take_leases
 from celery_perpetual.recovery.missing import MissingMessages
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 #: Leases per script, so that no call holds the server up.
 AT_ONCE = 100
+
+#: So many dead workers may be passed over in one pass because taking their leases fails.
+MOST_FAILURES = 10
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,7 +51,7 @@ class Sweep:
     """Sweeps the leases of one app."""
 
     def __init__(self, app: Celery, grants: Grants) -> None:
-        self._app = app
+        self._app: Any = app
         self._grants = grants
         self._resender = Resender(app, grants.store, broker_is_redis=grants.broker_is_redis)
         # Any other broker puts back the messages of a connection that is gone.
@@ -62,15 +65,18 @@ class Sweep:
 
         Raises:
             StoreUnavailable: the store did not answer.
+            Exception: of a broker that did not answer; what does not need it is done.
         """
         swept = Swept()
         try:
-            self._take_leases(swept)
+            away = self._take_leases(swept)
         finally:
             if parked := swept.parked:
                 emit(events.LEASE_PARKED, count=len(parked), tasks=some(parked))
         limit = self._grants.settings.sweep_limit
         swept.sent = self._courier.run(lambda: self._resender.send_all(limit))
+        if away is not None:
+            raise away
         if not swept.held_until:
             self._find_lost_messages(swept)
             if swept.missed or swept.restored:
@@ -79,10 +85,22 @@ class Sweep:
         swept.sent_ids = [recent.popleft() for _ in range(len(recent))]
         return swept
 
-    def _take_leases(self, swept: Swept) -> None:
-        limit = self._grants.settings.sweep_limit
+    def _take_leases(self, swept: Swept) -> Exception | None:
+        """Take leases of all dead workers; one that cannot be dealt with is passed over until the next pass.
+
+        Returns:
+            The error of a broker that did not answer.
+        """
+        limit, passed, failures, away = self._grants.settings.sweep_limit, 0, 0, None
         while swept.leases < limit:
-            taken = take_leases(self._grants, min(AT_ONCE, limit - swept.leases))
+            try:
+                taken = take_leases(self._grants, min(AT_ONCE, limit - swept.leases), passed_over=passed)
+            except Exception as error:  # of any kind: it concerns this worker, unless it comes for many
+                if is_outage(error) or failures == MOST_FAILURES:
+                    raise
+                emit(events.PART_FAILED, part="taking the leases of a dead worker", error=error)
+                passed, failures = passed + 1, failures + 1
+                continue
             worker = taken.worker
             swept.leases += taken.taken
             swept.parked += taken.parked
@@ -90,17 +108,30 @@ class Sweep:
             if not worker:
                 break
             if taken.is_empty:
-                try:
-                    swept.restored += self._put_back(worker)
-                except StoreUnavailable:
-                    raise
-                except Exception as error:  # of the broker: the worker stays known, and with it what it had received
-                    emit(events.PART_FAILED, part=f"putting back what worker {worker} had received", error=error)
-                    break
-                if not self._grants.workers.forget(worker):
-                    break
-                self._last_death = self._grants.store.now()
-                emit(events.WORKER_LOST, worker=worker)
+                is_forgotten, unanswered = (False, None) if away is not None else self._forget(worker, swept)
+                passed += not is_forgotten
+                away = away or unanswered
+        return away
+
+    def _forget(self, worker: str, swept: Swept) -> tuple[bool, Exception | None]:
+        """Put back what a dead worker had received, and forget the worker.
+
+        Returns:
+            Whether it is forgotten, and the error of a broker that did not answer.
+        """
+        try:
+            swept.restored += self._put_back(worker)
+            if not self._grants.workers.forget(worker):
+                return False, None
+        except Exception as error:  # of any kind: the worker stays known, and with it what it had received
+            if is_outage(error):
+                raise
+            emit(events.PART_FAILED, part=f"putting back what worker {worker} had received", error=error)
+            # A broker that does not answer is asked for nothing more in this pass.
+            return False, error if isinstance(error, self._app.connection_for_write().connection_errors) else None
+        self._last_death = self._grants.store.now()
+        emit(events.WORKER_LOST, worker=worker)
+        return True, None
 
     def _put_back(self, worker: str) -> int:
         return 0 if self._unacked is None else self._unacked.died(self._grants.workers.tags_of(worker))

@@ -32,7 +32,7 @@ from celery_perpetual.worker import successor
 from celery_perpetual.worker.classified_retry import retry_by_class
 from celery_perpetual.worker.early_success import announce_returned
 from celery_perpetual.worker.follow_ups import name_follow_ups
-from celery_perpetual.worker.how_it_ended import stops_what_waits
+from celery_perpetual.worker.how_it_ended import goes_on_by_hand, reason_of, stops_what_waits
 from celery_perpetual.worker.later_release import release_or_keep
 from celery_perpetual.worker.propagation import end_rest
 
@@ -150,8 +150,7 @@ def _guarded(task: Any, tracer: Any) -> Any:
         if delivery is None:
             execution = Execution(task_id=uuid)
             reply = _traced(tracer, execution, args, kwargs, request)
-            if not execution.successor:
-                _end_rest(task, request, reply[1])
+            _end_rest(task, execution, request, reply[1])
             return reply
         grants: Grants = task.app.perpetual.grants
         execution = Execution.delivered(uuid, delivery)
@@ -167,8 +166,7 @@ def _guarded(task: Any, tracer: Any) -> Any:
         reply = _traced(tracer, execution, args, kwargs, rest)
         if execution.leased:
             _release(task.app, execution, reply[1])
-        if not execution.successor:
-            _end_rest(task, rest, reply[1])
+        _end_rest(task, execution, rest, reply[1])
         return reply
 
     return tracing
@@ -195,11 +193,13 @@ def _release(app: Any, execution: Execution, info: Any) -> None:
         release_or_keep(app, execution, cause, tag)
 
 
-def _end_rest(task: Any, request: Any, info: Any) -> None:
-    """End what waits behind a task that has ignored or rejected itself."""
-    status = None if info is None else stops_what_waits(task, info)
+def _end_rest(task: Any, execution: Execution, request: Any, info: Any) -> None:
+    """End what waits behind a task that has ignored or rejected itself, and does not go on."""
+    if info is None or execution.successor or goes_on_by_hand(execution, info.state, info.retval):
+        return
+    status = stops_what_waits(task, info)
     if status is not None:
-        end_rest(task.app, request, status, None if status == IGNORED else info.retval)
+        end_rest(task.app, request, status, None if status == IGNORED else reason_of(task, status, info.retval))
 
 
 def _ignored(reason: LeaseLost) -> Any:

@@ -7,11 +7,11 @@ from typing import Any
 import celery
 from billiard import common, current_process
 from celery import states
-from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry, TaskError, TimeLimitExceeded
 
 from celery_perpetual.completions.completion import FAILURE, IGNORED, LOST, REJECTED, SUCCESS
 from celery_perpetual.errors import TaskLost
-from celery_perpetual.leases.execution import LeaseLost
+from celery_perpetual.leases.execution import Execution, LeaseLost
 from celery_perpetual.worker.propagation import goes_back
 
 #: The error that ``Task.replace`` raises; only its text distinguishes it from an ``Ignore`` of the task's own.
@@ -28,7 +28,8 @@ _was_asked_to_leave: Any = getattr(common, "terminate_handler_fired", lambda: Fa
 def reason_of(task: Any, status: str, retval: Any) -> Exception:
     """The error of the completion of a body that ended so."""
     if isinstance(retval, Retry):
-        return Retry(f"{retval}: the task has raised Retry itself and sent nothing; use self.retry()")
+        # Not a Retry: a task that waits for the result would seem to retry itself.
+        return TaskError(f"task {task.name} has raised Retry itself and sent nothing ({retval}); use self.retry()")
     if isinstance(retval, Exception):
         return retval
     if status == LOST:
@@ -52,6 +53,12 @@ def status_of(task: Any, state: str | None, retval: Any, leaving: BaseException 
     if state == states.RETRY and not task.request.is_eager:
         return FAILURE  # nothing was sent that could go on
     return None if state is not None or leaving is None else _left(task, leaving)
+
+
+def goes_on_by_hand(execution: Execution, state: str | None, retval: Any) -> str:
+    """How a task goes on that has sent a message under its own id and says that it has not ended; "" if it ends."""
+    says_so = state in (states.IGNORED, states.RETRY) and not isinstance(retval, LeaseLost)
+    return execution.sent_again if says_so else ""
 
 
 def stops_what_waits(task: Any, info: Any) -> str | None:

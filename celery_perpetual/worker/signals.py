@@ -26,10 +26,10 @@ from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, LOST, REJECTED, REVOKED, SUCCESS
 from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.errors import TaskLost
-from celery_perpetual.leases.execution import Execution, LeaseLost, current, enter, execution_of, leave
+from celery_perpetual.leases.execution import Execution, current, enter, execution_of, leave
 from celery_perpetual.leases.interest import Interest, announces, has_own_strategy, interest_in, wired
 from celery_perpetual.tasks.task import REPLAY_HEADER
-from celery_perpetual.worker.how_it_ended import PARENT_ANNOUNCES, reason_of, status_of
+from celery_perpetual.worker.how_it_ended import PARENT_ANNOUNCES, goes_on_by_hand, reason_of, status_of
 from celery_perpetual.worker.propagation import embedded, end_rest, goes_back
 
 if TYPE_CHECKING:
@@ -144,8 +144,7 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
     if execution.is_over:
         return
     execution.is_over = True
-    if execution.sent_again and state in (states.IGNORED, states.RETRY) and not isinstance(retval, LeaseLost):
-        execution.successor = execution.successor or execution.sent_again
+    execution.successor = execution.successor or goes_on_by_hand(execution, state, retval)
     if execution.successor:
         return
     raised = sys.exc_info()[1]
@@ -153,7 +152,7 @@ def _on_postrun(sender: Any = None, task_id: str = "", state: str | None = None,
     if status is None:
         return
     exception = None if status in (SUCCESS, IGNORED) else reason_of(sender, status, retval)
-    if Interest.END in execution.interest and (state is None or status == REJECTED):
+    if Interest.END in execution.interest and (state in (None, states.RETRY) or status == REJECTED):
         assert exception is not None
         celery_results.store_failure(sender.app, sender, task_id, exception, sender.request)
     assert execution.end is not None

@@ -6,6 +6,9 @@ that it has sent or was about to send; if that comes twice, the guard runs it on
 
 Retries and replacements of an item may go to another queue (``self.retry(queue=…)``). Recovery looks for a lost message
 where it was sent, so that is noted too.
+
+A body may also send a message under its own id by itself, without ``retry``. Whether that goes on in its place is known
+only at its end; until then a worker that receives it drops it, and at the end it is sent once more.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from celery_perpetual.leases.execution import Execution, current, execution_of
 from celery_perpetual.ledger.ids import item_address, item_index
 from celery_perpetual.publishing.stampable import OWN_RECEIVER
 from celery_perpetual.store.scripts import script
+from celery_perpetual.tasks.task import HEADER, HEADER_VALUE
 from celery_perpetual.telemetry import emit
 
 #: Why an execution has a successor, and what Celery raises when that is sent.
@@ -104,15 +108,33 @@ def _on_publish(
     if not is_own and not succeeds:
         return
     if not succeeds:
-        is_retry = int(headers.get("retries") or 0) > int(current_task.request.retries or 0)
-        execution.sent_again = "wait" if is_retry else "back"
+        cause = execution.sent_again = _sent_by_hand(execution, headers)
     name, properties, app = getattr(exchange, "name", exchange) or "", properties or {}, current_task.app
     destination = Destination(name, routing_key or "", properties.get("priority")).to_json() if is_own else ""
     copy = ""
     if succeeds:
         execution.hands_on = ""
-        copy = _copy(app, body, headers, properties, name, routing_key or "") if execution.leased else ""
-    _note(app, execution, cause if succeeds else "", copy, destination)
+    elif cause == "wait":
+        cause = ""  # its order is newer: a worker that receives it runs it
+    if cause and execution.leased:
+        copy = _copy(app, body, headers, properties, name, routing_key or "")
+    _note(app, execution, cause, copy, destination)
+
+
+def _sent_by_hand(execution: Execution, headers: Any) -> str:
+    """How a message goes on that the body sends under its own id: as a retry (``wait``) or with its order (``back``).
+
+    Such a message would be older than a task that was retried or has replaced itself, and be dropped. So it gets the
+    order of its execution, and the header of a task that needs a lease.
+    """
+    request: Any = (execution.task or current_task).request
+    own = (int(request.replaced_task_nesting or 0), int(request.retries or 0))
+    sent = (int(headers.get("replaced_task_nesting") or 0), int(headers.get("retries") or 0))
+    if execution.nonce:
+        headers.setdefault(HEADER, HEADER_VALUE)
+        if sent < own:
+            headers["replaced_task_nesting"], headers["retries"] = own
+    return "wait" if sent > own else "back"
 
 
 def _copy(app: Any, body: Any, headers: Any, properties: Any, exchange: str, routing_key: str) -> str:

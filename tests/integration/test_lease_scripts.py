@@ -106,6 +106,22 @@ def test_a_token_is_larger_than_all_before(world: LeaseWorld) -> None:
     assert tokens == sorted(set(tokens))
 
 
+@pytest.mark.parametrize("comes", ["before the end", "after the end"])
+def test_what_a_task_sends_under_its_own_id_is_run_once_and_not_lost(world: LeaseWorld, comes: str) -> None:
+    """A worker may receive it while the body runs that has sent it: then it is sent again from its copy at the end."""
+    world.hands_on("back", copy="sent by hand")
+    if comes == "before the end":
+        assert world.run("start", world.start("n2", worker=OTHER))[0] == b"adopted"
+    world.run("release", world.release("back"))
+    if comes == "before the end":
+        assert world.redis.hget(world.keys.copies, ITEM) == b"sent by hand"
+        assert world.run("resent", world.resent()) == 1
+
+    assert world.run("start", world.start("n3", worker=OTHER, copy="sent by hand"))[0] == b"run"
+    assert world.run("end_item", world.ended("n3"))[0] == b"first"
+    assert not world.redis.exists(world.keys.states, world.keys.copies, world.keys.resend, world.keys.leases)
+
+
 @pytest.mark.parametrize("nonce", ["n1", "another delivery"])
 def test_a_release_acknowledges_a_message(world: LeaseWorld, nonce: str) -> None:
     """The one whose tag it is given, whoever holds the lease by now."""

@@ -53,12 +53,14 @@ def test_a_pass_goes_on_beside_a_redis_broker_that_hangs(
 ) -> None:
     """The store is another server: only the steps that need the broker fail, and the pass after it is whole.
 
-    A dead worker is forgotten only when what it had received could be put back.
+    A dead worker is forgotten only when what it had received could be put back; none keeps the leases of another.
     """
-    monkeypatch.setattr(questions, "LONGEST_ANSWER", 0.4)
+    monkeypatch.setattr(questions, "LONGEST_ANSWER_OF_REDIS", 0.4)
     with socket.create_server(("127.0.0.1", 0), backlog=50) as silent:
         one = watched_app(broker_url=f"redis://127.0.0.1:{silent.getsockname()[1]}/0", perpetual_store_url=redis_url)
-        one.redis.zadd("perpetual:workers", {"dead@host#1": 1})
+        one.redis.zadd("perpetual:workers", {"odd@host#0": 1, "dead@host#1": 2, "dead@host#2": 3})
+        one.redis.set("perpetual:held:odd@host#0", "no set")
+        one.redis.sadd("perpetual:held:dead@host#2", "swept")
         began = time.monotonic()
 
         first = one.perpetual.cycle()
@@ -66,7 +68,9 @@ def test_a_pass_goes_on_beside_a_redis_broker_that_hangs(
         assert time.monotonic() - began < 20
         assert "sweep" in first.errors
         assert not first.errors.keys() & {"counts", "orphans", "alerts"}
-        assert one.redis.zrange("perpetual:workers", 0, -1) == ["dead@host#1"]
+        assert one.redis.zrange("perpetual:workers", 0, -1) == ["odd@host#0", "dead@host#1", "dead@host#2"]
+        assert not one.redis.exists("perpetual:held:dead@host#2")
+        one.redis.delete("perpetual:held:odd@host#0")
         one.app.conf.broker_url = one.app.conf.broker_write_url = redis_url.replace("/0", "/1")
         assert one.perpetual.cycle().errors == {}
         assert not one.redis.exists("perpetual:workers")

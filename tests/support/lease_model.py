@@ -96,7 +96,7 @@ class Model:
         self.send(task, task.known)
 
     def note_successor(self, task: Task, order: Order, cause: str) -> None:
-        task.known, task.flag = order, cause
+        task.known, task.flag = order, "came" if (cause, task.flag) == ("back", "came") else cause
 
     def lose(self, task: Task, order: Order, *, counts: bool) -> str:
         """Lose a task that no worker executes any more: it goes on with its successor, if that is on record."""

@@ -154,6 +154,8 @@ class WorkerRules(RuleBasedStateMachine):
             assert int(first[1]) > self.token
             self.token = int(first[1])
             self.model.begin(run)
+        elif expected == "adopted" and task.flag == "back":
+            task.flag = "came"
 
     # ---- executions
 
@@ -202,25 +204,28 @@ class WorkerRules(RuleBasedStateMachine):
             run.early = True
             return
         mine = task.lease is run
+        flag = {"back": "resend" if task.flag == "came" else "run"}.get(how, how)
         answers = self.twice("release", self.world.release(how, run.nonce, task.id))
-        assert answers == (b"released" if mine else b"gone", b"gone")
+        assert answers == ((b"resend" if flag == "resend" else b"released") if mine else b"gone", b"gone")
         if mine:
-            self.model.let_go(task, following, "run" if how == "back" else how)
+            self.model.let_go(task, following, flag)
         self.model.runs.remove(run)
 
     @precondition(lambda self: self.model.runs)
-    @rule(which=WHICH, cause=st.sampled_from(["wait", "wait", "delegated"]))
+    @rule(which=WHICH, cause=st.sampled_from(["wait", "wait", "delegated", "back", "back"]))
     def note_successor(self, which: int, cause: str) -> None:
-        """An execution is about to publish its retry or its replacement, and may die before or after."""
+        """An execution is about to publish its retry, its replacement or itself, and may die before or after."""
         run = self.some_run(which)
         if run is None:
             return
         (nesting, retries), task, mine = run.order, run.task, run.task.lease is run
+        mine = mine and not (cause == "back" and task.known is not None and task.known > run.order)
         copy = "" if task.index >= 0 else "{}"
         slots = self.world.note_successor(cause, run.nonce, task.id, copy=copy)
         assert self.twice("note_successor", slots) == (mine, mine)
         if mine:
-            self.model.note_successor(task, (nesting + 1, 0) if cause == "delegated" else (nesting, retries + 1), cause)
+            following = {"delegated": (nesting + 1, 0), "back": run.order}.get(cause, (nesting, retries + 1))
+            self.model.note_successor(task, following, cause)
 
     @precondition(lambda self: self.model.runs)
     @rule(which=WHICH, cause=st.sampled_from(["lost", "lost", "stopped", "taken"]), anybody=st.booleans())

@@ -67,8 +67,8 @@ class LeaseWorld(World):
     def prove_life(self, worker: str = ONE) -> Slots:
         return {"gap": GAP, "worker": worker}
 
-    def sweep(self, stopping: str = "", most: int = 100) -> Slots:
-        return {"gap": GAP, "most_now": most, "stopping": stopping}
+    def sweep(self, stopping: str = "", most: int = 100, passed_over: int = 0) -> Slots:
+        return {"gap": GAP, "most_now": most, "stopping": stopping, "passed_over": passed_over}
 
     def forget_worker(self, worker: str = ONE, *, stopped: bool = False) -> Slots:
         k = self.keys
@@ -158,6 +158,11 @@ class LeaseWorld(World):
         """An execution whose successor is on record, and perhaps published."""
         self.begun(**options)
         assert self.run("note_successor", self.note_successor(cause, copy=copy)) == 1
+
+    def came_early(self) -> None:
+        """A task has sent itself, and another worker has received that before the body says whether it is its end."""
+        self.hands_on("back", copy="sent by hand")
+        assert self.run("start", self.start("n2", worker=OTHER))[0] == b"adopted"
 
     def lost_and_sent(self) -> None:
         self.released()

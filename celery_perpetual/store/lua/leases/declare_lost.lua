@@ -23,6 +23,8 @@
 -- ARG   counts          flag    1 = as a recovery
 -- ARG   tag             text    delivery tag of the message, where the broker still has it
 -- ARG   copy            JSON    the message, where the ledger cannot build it
+-- ARG   tombs_prefix    text    what the keys of tombstones start with
+-- ARG   tombstone_days  int     how many days of tombstones there are
 -- returns 'resend', 'fail', 'parked', or 'gone' where the task has changed since it was read
 -- include now
 -- include rfc3339
@@ -37,6 +39,13 @@ if redis.call('HEXISTS', leases, id) == 1 or (position >= 0 and (not redis.call(
   or redis.call('GETBIT', done, position) == 1)) or (state and state.recoveries or 0) ~= recoveries
   or (state and state.flag ~= 'run' and state.flag ~= 'wait') then
   return 'gone'
+end
+if position < 0 and not state then
+  -- A state would hide from the next delivery that the task has ended.
+  -- include tombs
+  if has_tomb(tombstone_days) then
+    return 'gone'
+  end
 end
 local lease = string.format('%s||%d|%d|0|%.0f|%s|%s|%s|%s', NO_WORKER, state and state.nesting or 0,
   state and state.retries or 0, now, most, on_lost, tag, task)

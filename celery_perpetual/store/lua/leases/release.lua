@@ -19,7 +19,8 @@
 -- ARG   events_maxlen   text    cap of the stream
 -- ARG   completion_ttl  text    ms: how long a provisional record stays
 -- ARG   queue_ttl       text    ms: how long the queue stays
--- returns 'gone' (no such lease), 'resend', 'succeeded' (its successor is resent), 'fail', 'parked', or 'released'
+-- returns 'gone' (no such lease), 'resend' (with 'back': what it has sent under its own id has come before its end),
+-- 'succeeded' (its successor is resent), 'fail', 'parked', or 'released'
 -- include now
 -- include rfc3339
 -- include lease
@@ -39,11 +40,16 @@ if cause == 'lost' or cause == 'stopped' or cause == 'taken' then
   return plan.flag == 'resend' and plan.has_successor and 'succeeded' or plan.flag
 end
 local state = state_of(redis.call('HGET', states, id))
-local flag = cause == 'back' and 'run' or cause
+local has_come = cause == 'back' and state and state.flag == 'came'
+local flag = has_come and 'resend' or cause == 'back' and 'run' or cause
 local nesting, retries = following(lease, cause)
+if has_come then
+  redis.call('ZADD', resend, now, id)
+else
+  redis.call('HDEL', copies, id)
+end
 redis.call('HDEL', leases, id)
-redis.call('HDEL', copies, id)
 redis.call('SREM', prefix .. ':held:' .. lease.worker, id)
 redis.call('HSET', states, id, state_text({nesting = nesting, retries = retries,
   recoveries = state and state.recoveries or 0, flag = flag, tag = '', task = lease.task}, now))
-return 'released'
+return has_come and 'resend' or 'released'

@@ -45,7 +45,7 @@ local lease, state = redis.call('HGET', leases, id), redis.call('HGET', states, 
 -- concern: no script looks for such a one where it has a lease or a state.
 local days = ended and tombstone_days or 1
 -- include has_ended
-local recoveries, verdict, held_before, new_state = 0
+local recoveries, verdict, held_before, new_state, came = 0
 if lease or state then
   -- include lease
   lease, state = lease_of(lease), state_of(state)
@@ -66,6 +66,11 @@ if lease or state then
   elseif lease and order(asked, lease) == 0 then
     -- All that is needed to resend it has been kept since the lease began, so this message may be acknowledged.
     verdict = 'adopted'
+    if state and state.flag == 'back' then
+      -- The task has sent this message by itself. If its body ends by handing on the task, the message comes once more.
+      state.flag = 'came'
+      came = state_text(state, state.since)
+    end
   end
   held_before = lease and string.sub(held, 1, -#worker - 1) .. lease.worker
   if state then
@@ -82,6 +87,9 @@ if verdict then
     redis.call('HSETNX', copies, id, copy)
   end
   redis.call('HINCRBY', counters, 'dropped_' .. verdict, 1)
+  if came then
+    redis.call('HSET', states, id, came)
+  end
   if acknowledges then
     acknowledge(unacked, unacked_index, tag)
   end

@@ -1,6 +1,6 @@
--- Take the leases of a dead worker, at most so many at a time: of the one whose deadline has passed longest. Time in
--- which the store was away expires nothing. A worker that stops gives its leases back in the same way, and then they
--- count as no recovery.
+-- Take the leases of a dead worker, at most so many at a time: of the one whose deadline has passed longest, but for those
+-- that are passed over. Time in which the store was away expires nothing. A worker that stops gives its leases back in the
+-- same way, and then they count as no recovery.
 --
 -- KEY   workers         zset*    worker -> deadline
 -- KEY   leases          hash*    task id -> lease
@@ -19,6 +19,7 @@
 -- ARG   completion_ttl  text     ms: how long a provisional record stays
 -- ARG   queue_ttl       text     ms: how long the queue stays
 -- ARG   most_now        int      leases to take in this call; one that is parked counts as five
+-- ARG   passed_over     int      how many dead workers to pass over
 -- ARG   stopping        text     the worker that stops, '' = one that is dead
 -- returns {held until or 0, worker or '', leases taken, 1 if the worker holds nothing any more}, and of each parked task
 -- its id, name and recoveries
@@ -27,7 +28,7 @@
 -- include lease
 -- include contact
 -- include lose
-local worker = stopping ~= '' and stopping or redis.call('ZRANGEBYSCORE', workers, '-inf', now, 'LIMIT', 0, 1)[1]
+local worker = stopping ~= '' and stopping or redis.call('ZRANGEBYSCORE', workers, '-inf', now, 'LIMIT', passed_over, 1)[1]
 local held = prefix .. ':held:' .. (worker or '')
 local all = worker and redis.call('SRANDMEMBER', held, most_now) or {}
 local of_worker, ids, texts, stray = (worker or '') .. '|', {}, {}, {}
