@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual.errors import PerpetualError, StoreUnavailable, is_outage
 from celery_perpetual.ledger.ids import item_address
-from celery_perpetual.pauses import Paused
+from celery_perpetual.pauses import Paused, Pauses
 from celery_perpetual.store.commands.batches import items_in_flight
 from celery_perpetual.store.commands.leases import parked_ids
 from celery_perpetual.store.commands.records import are_open
@@ -65,7 +66,7 @@ def wait_until_drained(
     """Count until nothing is in flight or the time is over; at least once.
 
     Everything is paused already: polls that begin later are by hand, and nothing is waited for on their account but
-    the items that they enqueue.
+    the items that they enqueue. While the store is away nothing is counted, and the wait goes on.
 
     Args:
         store: the namespace.
@@ -74,25 +75,42 @@ def wait_until_drained(
         progress: called with each count.
 
     Raises:
-        StoreUnavailable: the store did not answer.
+        PerpetualError: the pause has ended before that, so that there may be new work at any time.
+        StoreUnavailable: the store did not answer at the end.
     """
     deadline, started_at = time.monotonic() + timeout, store.now()
-    polls = open_claims(store, started_at)
+    polls, pauses = open_claims(store, started_at), Pauses(store)
     while True:
-        now = store.now()
-        if polls:
-            polls &= open_claims(store, now)
-        # In this order: a poll that ends between the two counts has its items in the second one.
-        in_flight, parked = items_in_flight(store), _parked_items(store)
-        report = DrainReport(
-            started_at=to_datetime(started_at), at=to_datetime(now), pause=pause, polls=len(polls),
-            remaining=max(0, in_flight - parked), parked=parked,
-        )  # fmt: skip
-        progress(report)
         left = deadline - time.monotonic()
-        if report.completed or left <= 0:
-            return report
-        time.sleep(min(PAUSE, left))
+        try:
+            report = _count(store, pause, started_at, polls)
+            has_ended = pause.scope not in pauses.now()
+        except StoreUnavailable as error:
+            if left <= 0 or not is_outage(error):
+                raise
+        else:
+            if has_ended:
+                raise PerpetualError(
+                    f"drain: the pause of everything has ended ({report.remaining} items in flight): its time was "
+                    "over, it was resumed, or the store has lost data; call drain again if nothing is to run"
+                )
+            progress(report)
+            if report.completed or left <= 0:
+                return report
+        time.sleep(max(0.0, min(PAUSE, left)))
+
+
+def _count(store: Store, pause: Paused, started_at: int, polls: set[str]) -> DrainReport:
+    """Count once; polls that have ended are taken out of the set."""
+    now = store.now()
+    if polls:
+        polls &= open_claims(store, now)
+    # In this order: a poll that ends between the two counts has its items in the second one.
+    in_flight, parked = items_in_flight(store), _parked_items(store)
+    return DrainReport(
+        started_at=to_datetime(started_at), at=to_datetime(now), pause=pause, polls=len(polls),
+        remaining=max(0, in_flight - parked), parked=parked,
+    )  # fmt: skip
 
 
 def _parked_items(store: Store) -> int:

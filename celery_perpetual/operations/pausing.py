@@ -134,7 +134,8 @@ class PauseOperations(Namespace):
 
         Raises:
             ContractError: the timeout is negative or no duration.
-            StoreUnavailable: the store did not answer; what has been paused by then stays so.
+            PerpetualError: the pause of everything has ended meanwhile: there may be new work at any time.
+            StoreUnavailable: the store did not answer at the beginning, or at the end; a pause that there is stays.
         """
         longest = seconds("drain: timeout", timeout, error=ContractError)
         pause = self.pauses.now().get(EVERYTHING) or self.pause(everything=True, reason=reason)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta, timezone
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_perpetual import ContractError
+from celery_perpetual import ContractError, Perpetual
+from celery_perpetual.errors import PerpetualError
 from tests.support import wait_until
 from tests.support.leased_tasks import SETTINGS, events
+from tests.support.proxy import Proxy
 from tests.support.stream_events import leader, poll_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from celery import Celery
 
     from celery_perpetual.operations.draining import DrainReport
     from tests.support import Project
@@ -81,6 +86,50 @@ def test_an_open_poll_is_waited_for(shop: HeldTasks) -> None:
     shop.redis.hset(key, "claimed", f"1 1 {now - 1} schedule a:1")
     assert shop.perpetual.drain(0).completed
     shop.redis.hdel(key, "claim", "claimed")
+
+
+@pytest.mark.usefixtures("resumed")
+@pytest.mark.parametrize("way", ["resumed", "its end", "lost"])
+def test_a_pause_that_ends_meanwhile_is_no_drain(shop: HeldTasks, way: str) -> None:
+    """New work may come at any time then: it says so, even if nothing is in flight at that moment."""
+    gate = shop.gate()
+    shop.poll({"gate": gate})
+    if way == "its end":
+        shop.perpetual.pause(everything=True, until=datetime.now(timezone.utc) + timedelta(seconds=1.5))
+
+    def end_it(_: DrainReport) -> None:
+        if way == "resumed":
+            shop.perpetual.resume(everything=True)
+        elif way == "lost":
+            shop.redis.delete("perpetual:paused")
+
+    with pytest.raises(PerpetualError, match="the pause of everything has ended"):
+        shop.perpetual.drain(30, progress=end_it)
+
+
+@pytest.mark.usefixtures("resumed")
+def test_a_drain_waits_on_while_the_store_is_away(shop: HeldTasks, make_app: Callable[..., Celery]) -> None:
+    """Its connections break in the middle of it, and for a while there are no new ones."""
+    gate, port = shop.gate(), int(shop.server.url.rsplit(":", 1)[1].split("/", 1)[0])
+    shop.poll({"gate": gate})
+    seen: list[DrainReport] = []
+    result: list[DrainReport] = []
+    with Proxy(port) as proxy:
+        url = shop.server.url.replace(str(port), str(proxy.port))
+        perpetual = Perpetual(make_app("proj", broker_url=url))
+        waiter = Thread(target=lambda: result.append(perpetual.drain(30, progress=seen.append)))
+        waiter.start()
+        wait_until(lambda: seen, "it has counted")
+        refused = proxy.refused
+        proxy.cut()
+        wait_until(lambda: proxy.refused > refused + 1, "it has tried in vain, more than once")
+        shop.open(gate)
+        proxy.mend()
+        waiter.join()
+        perpetual.store.close()
+
+    assert [report.completed for report in result] == [True]
+    assert seen[0].remaining == 1
 
 
 @pytest.mark.parametrize("timeout", [-1, "soon", float("nan")])

@@ -29,6 +29,8 @@ class Proxy:
         self._changed = threading.RLock()
         self._selector = selectors.DefaultSelector()
         self._server = socket.create_server(("127.0.0.1", 0))
+        self.refused = 0
+        """How many connections were not accepted."""
         self.port: int = self._server.getsockname()[1]
         self._selector.register(self._server, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="proxy")
@@ -90,6 +92,7 @@ class Proxy:
             target = socket.create_connection(("127.0.0.1", self._target), 5)
         except OSError:
             client.close()
+            self.refused += 1
             return
         for one, other in ((client, target), (target, client)):
             self._pairs[one] = other
