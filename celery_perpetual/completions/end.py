@@ -21,8 +21,8 @@ _quoted = json.encoder.encode_basestring_ascii
 #: The record without what only the store knows, and without its closing brace. Written as json.dumps does, which takes
 #: several times as long for a dict; every task waits for this.
 _HEAD = (
-    f'{{{{"v": {VERSION}, "task_id": {{}}, "task": {{}}, "status": "%s", "final": true, "runtime": %s, '
-    '"worker": {}, "attempt": {}, "error": %s, "meta": %s, "result": %s'
+    f'{{"v": {VERSION}, "task_id": %s, "task": %s, "status": "%s", "final": true, "runtime": %s, '
+    '"worker": %s, "attempt": %d, "error": %s, "meta": %s, "result": %s'
 )
 
 
@@ -106,7 +106,7 @@ class Closing(Protocol):
 class ExpectedEnd:
     """An end that is to come, written as far as it is known, so that little is left to do when it comes."""
 
-    __slots__ = ("_call", "_head", "leased", "poll", "task_id")
+    __slots__ = ("_call", "_written", "leased", "poll", "task_id")
 
     def __init__(
         self, scripts: EndScripts, keys: Keys, task_id: str, task: str | None, *, announce: bool = True,
@@ -126,18 +126,22 @@ class ExpectedEnd:
             self._call = scripts.item_by_operator.begun(**known, **where, hold=hold)
         else:
             self._call = scripts.item.begun(**known, **where)
-        written = (_text(task_id), _text(task), _text(worker), attempt)
-        self._head = _HEAD.format(*(str(each).replace("%", "%%") for each in written)) if announce else ""
+        self._written = (_text(task_id), _text(task), _text(worker), attempt) if announce else None
 
     def head(
         self, status: str, *, runtime: float | None = None, result: Any = None, exception: Any = None, meta: Any = None
     ) -> str:
         """The head of the record, "" where the end is not announced."""
-        if not self._head:
+        if self._written is None:
             return ""
-        return self._head % (
+        task_id, task, worker, attempt = self._written
+        return _HEAD % (
+            task_id,
+            task,
             status,
             "null" if runtime is None else f"{runtime:.6f}",
+            worker,
+            attempt,
             "null" if exception is None else _json(error_of(exception)),
             _json(meta) if meta else "{}",
             inline(result),

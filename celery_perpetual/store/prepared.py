@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from redis.exceptions import NoScriptError
 
@@ -59,8 +59,9 @@ class Prepared:
         self.slots = [*self._keys, *(slot for slot in base.header.args if slot not in filled)]
         self.text = base.filled(filled)
         self._sha = sha_of(self.text)
-        self.head = packed("EVALSHA", self._sha, len(self._keys), more=len(self.slots)).decode()
-        self._template = self.head + _ARGUMENT * len(self.slots)
+        self._head = packed("EVALSHA", self._sha, len(self._keys), more=len(self.slots)).decode()
+        self._template = self._head + _ARGUMENT * len(self.slots)
+        self._parts: dict[int, _Parts] = {}
 
     def __call__(self, **slots: str | int) -> Any:
         """Run the script and return its reply.
@@ -75,8 +76,22 @@ class Prepared:
         return self.send(self._template % tuple(values), slots)
 
     def begun(self, **known: str | int) -> Begun:
-        """One call of which these slots are known before the others."""
+        """One call of which the first slots are known before the others.
+
+        Raises:
+            TypeError: these are not the first ones.
+        """
         return Begun(self, known)
+
+    def parts(self, count: int) -> _Parts:
+        """The slots in two parts, the first of which has so many."""
+        parts = self._parts.get(count)
+        if parts is None:
+            first, rest = self.slots[:count], self.slots[count:]
+            parts = self._parts[count] = _Parts(
+                first, self._head + _ARGUMENT * len(first), rest, _ARGUMENT * len(rest)
+            )  # fmt: skip
+        return parts
 
     def send(self, call: str, *slots: Slots) -> Any:
         """Send a call that is packed already, and return the reply.
@@ -104,23 +119,32 @@ class Prepared:
         return [len(self._keys), *(named[slot] for slot in self.slots)]
 
 
+class _Parts(NamedTuple):
+    """The slots of a call in two parts, each with what packs it by one formatting."""
+
+    first: list[str]
+    first_template: str
+    rest: list[str]
+    rest_template: str
+
+
 class Begun:
     """A call that is packed as far as its slots are known."""
 
-    __slots__ = ("_known", "_left", "_prepared", "_template")
+    __slots__ = ("_beginning", "_known", "_parts", "_prepared")
 
     def __init__(self, prepared: Prepared, known: Slots) -> None:
         self._prepared = prepared
         self._known = known
-        self._left = [slot for slot in prepared.slots if slot not in known]
-        parts = [prepared.head]
-        for slot in prepared.slots:
-            if slot in known:
+        self._parts = parts = prepared.parts(len(known))
+        values: list[int | str] = []
+        try:
+            for slot in parts.first:
                 text = str(known[slot])
-                parts.append((_ARGUMENT % (len(text), text)).replace("%", "%%"))
-            else:
-                parts.append(_ARGUMENT)
-        self._template = "".join(parts)
+                values += (len(text), text)
+        except KeyError as missing:
+            raise TypeError(f"the slot {missing} has to be known before those that follow it") from None
+        self._beginning = parts.first_template % tuple(values)
 
     def __call__(self, **rest: str) -> Any:
         """Run the script with the rest of its slots, and return its reply; may be called again.
@@ -129,6 +153,7 @@ class Begun:
             StoreUnavailable: the store did not answer in time.
         """
         values: list[int | str] = []
-        for slot in self._left:
-            values += (len(rest[slot]), rest[slot])
-        return self._prepared.send(self._template % tuple(values), self._known, rest)
+        for slot in self._parts.rest:
+            text = rest[slot]
+            values += (len(text), text)
+        return self._prepared.send(self._beginning + self._parts.rest_template % tuple(values), self._known, rest)

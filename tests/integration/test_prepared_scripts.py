@@ -79,8 +79,8 @@ def test_a_call_may_be_begun_before_all_is_known(world: LeaseWorld, name: str, k
     world.committed()
     ask, slots = prepared(world)
     slots["tag"] = name
-    early = {"id", "worker", "tag" if known_before else "nonce"}
-    begun = ask.begun(**{slot: value for slot, value in slots.items() if slot in early})
+    early = ask.slots[: ask.slots.index("tag") + known_before]
+    begun = ask.begun(**{slot: slots[slot] for slot in early})
     rest = {slot: str(value) for slot, value in slots.items() if slot not in early}
 
     assert begun(**rest) == begun(**rest) == ask(**slots)
@@ -89,6 +89,14 @@ def test_a_call_may_be_begun_before_all_is_known(world: LeaseWorld, name: str, k
     world.redis.script_flush()
     assert begun(**rest)[0] == b"run"
     assert LeaseText.read(world.redis.hget(world.keys.leases, slots["id"])).tag == name
+
+
+def test_a_call_begins_with_its_first_slots(world: LeaseWorld) -> None:
+    """A slot in the middle that is not known is found out at once, and not when the call is made."""
+    ask, slots = prepared(world)
+
+    with pytest.raises(TypeError, match=f"'{ask.slots[0]}' has to be known before"):
+        ask.begun(tag=slots["tag"])
 
 
 def test_a_yielding_call_gives_its_own_reply(world: LeaseWorld) -> None:

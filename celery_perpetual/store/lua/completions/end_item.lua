@@ -24,12 +24,12 @@
 -- ARG   id              text     task id
 -- ARG   poll            text     poll id
 -- ARG   position        int      of the item within its chunk
--- ARG   status          text     how it ended
--- ARG   head            JSON     the record without its last fields and closing brace; '' = do not announce
 -- ARG   nonce           text     of the delivery that ended, '' = it had none, '*' = that of the lease, whichever it is
 -- ARG   hold            text     of its key after an end that is no success: 'back_off', 'until_allowed' or 'none'
 -- ARG   started         flag     1 = it ran under a lease, so without that lease its end is late
 -- ARG   tag             text     of the message to acknowledge, '' = Celery acknowledges it
+-- ARG   status          text     how it ended
+-- ARG   head            JSON     the record without its last fields and closing brace; '' = do not announce
 -- ARG   result          text     key of Celery's result, '' = Celery stores it by itself
 -- ARG   value           JSON     what Celery would store there
 -- ARG   expires         text     s: how long that stays, 0 = for ever

@@ -16,10 +16,10 @@
 -- KEY   unacked         hash*    delivery tag -> message
 -- KEY   unacked_index   zset*    delivery tag -> when it was received
 -- ARG   id              text     task id
--- ARG   head            JSON     the record without its last fields and closing brace; '' = do not announce
 -- ARG   nonce           text     of the delivery that ended, '' = it had none, '*' = that of the lease, whichever it is
 -- ARG   started         flag     1 = it ran under a lease, so without that lease its end is late
 -- ARG   tag             text     of the message to acknowledge, '' = Celery acknowledges it
+-- ARG   head            JSON     the record without its last fields and closing brace; '' = do not announce
 -- ARG   result          text     key of Celery's result, '' = Celery stores it by itself
 -- ARG   value           JSON     what Celery would store there
 -- ARG   expires         text     s: how long that stays, 0 = for ever
