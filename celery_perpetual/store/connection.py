@@ -23,7 +23,7 @@ from celery_perpetual.errors import SettingsError, StoreRefused, StoreUnavailabl
 from celery_perpetual.store.address import Address, address, is_redis, without_password
 from celery_perpetual.store.keys import Keys
 from celery_perpetual.store.limits import Limits
-from celery_perpetual.store.refusals import is_refusal, is_wrong_login
+from celery_perpetual.store.refusals import is_refusal, login_trouble
 from celery_perpetual.store.wire import Wire
 from celery_perpetual.telemetry import emit
 
@@ -162,9 +162,9 @@ class _Errors:
         shown = self._store.shown
         if is_refusal(error):
             self._store.drop_idle_connections()
-            if is_wrong_login(error):
+            if (trouble := login_trouble(error)) is not None:
                 raise StoreUnavailable(
-                    f"store {shown} wants another login ({self._doing}): {error}; write user and password into its "
+                    f"store {shown} wants another login ({self._doing}): {trouble}; write user and password into its "
                     "URL, as in redis://default:PASSWORD@HOST:6379/0"
                 ) from error
             raise StoreUnavailable(f"store {shown} is not ready ({self._doing}): {error}") from error

@@ -44,9 +44,12 @@ def is_refusal(error: BaseException | None) -> bool:
     return any(kind.__name__ in _KINDS for kind in type(error).__mro__) or _CODES.search(str(error)) is not None
 
 
-def is_wrong_login(error: BaseException) -> bool:
-    """Whether an error of redis-py says that the server wants another user or password, or one at all."""
-    return any(kind.__name__ in _LOGIN for kind in type(error).__mro__) or _LOGIN_CODES.search(str(error)) is not None
+def login_trouble(error: BaseException) -> str | None:
+    """Return what an error of redis-py says about user and password; None where it is about something else."""
+    if not any(kind.__name__ in _LOGIN for kind in type(error).__mro__) and not _LOGIN_CODES.search(str(error)):
+        return None
+    # The server's words for a missing password are about its protocol.
+    return "no password is given" if "HELLO must be called" in str(error) else str(error)
 
 
 def is_outage(error: BaseException) -> bool:

@@ -34,5 +34,6 @@ def test_a_wrong_login_says_what_to_write(private_redis: Callable[..., EmbeddedS
         perpetual.store.close()
 
         assert "wants another login" in finding.evidence
+        assert "HELLO" not in finding.evidence
         assert "correct its URL (perpetual_store_url, else broker_url)" in finding.help
         assert "s3cret" not in f"{no.value} {finding}"
