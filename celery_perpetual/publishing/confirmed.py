@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from ssl import SSLWantReadError, SSLWantWriteError
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +43,20 @@ CONFIRM_SECONDS = 30.0
 WRITE_BYTES = 64 * 1024
 #: Most bytes of messages that are built before their turn.
 AHEAD_BYTES = 4 * 1024 * 1024
+
+#: Errors of a write that the broker did not let through in time: of a socket with ``SO_SNDTIMEO``, of one with a time
+#: limit of its own, as those of TLS have it, and of TLS over the first kind.
+_HELD_UP = (BlockingIOError, TimeoutError, SSLWantWriteError, SSLWantReadError)
+
+
+_READS_NOTHING = (
+    "the broker reads nothing from the connection: a write did not end in its time, which is the write_timeout of "
+    "broker_transport_options, over TLS broker_connection_timeout"
+)
+
+
+class Stalled(OperationalError):
+    """The broker reads nothing from the connection, or does not answer: the connection is of no more use."""
 
 
 class Confirmed:
@@ -81,6 +97,13 @@ class Confirmed:
         Raises:
             kombu.exceptions.OperationalError: some did not come in time.
         """
+        try:
+            return self._published(indexed)
+        except Stalled:
+            self._abandon()
+            raise
+
+    def _published(self, indexed: IndexedItems) -> Messages:
         messages = Messages.none()
         self._sender.after_publish = messages.after_publish
         self._make_stamps(indexed)
@@ -141,9 +164,18 @@ class Confirmed:
             raise RecoverableConnectionError("the connection to the broker is closed")
         try:
             connection.transport.write(b"".join(texts))
-        except (BlockingIOError, TimeoutError) as error:
-            raise OperationalError("the broker has read nothing from its connection for the write_timeout") from error
+        except _HELD_UP as error:
+            raise Stalled(_READS_NOTHING) from error
         self._confirms.expect(indexes)
+
+    def _abandon(self) -> None:
+        """Close the connection without a word: half a frame may be on the wire, and the broker may never answer."""
+        connection = self._channel.connection
+        if connection is None or not connection.connected:
+            return
+        with suppress(OSError):
+            connection.transport.sock.settimeout(0)  # or the end of TLS waits for the broker
+        connection.collect()
 
     def _build_ahead(self, first: int) -> None:
         """Build messages of the next chunk, of kinds that are known; an error is left to its turn."""
@@ -168,7 +200,14 @@ class Confirmed:
 
     def _basic_publish(self, message: Any, **target: Any) -> None:
         if self._caught is None:
-            self._publish(message, **target)
+            try:
+                self._publish(message, **target)
+            except _HELD_UP as error:
+                raise Stalled(_READS_NOTHING) from error
+            except RecoverableConnectionError as error:
+                if isinstance(error.__context__, TimeoutError):  # amqp has raised it in place of that
+                    raise Stalled(_READS_NOTHING) from error
+                raise
             self._confirms.expect([self._index])
             return
         body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
@@ -218,9 +257,7 @@ class Confirms:
                 connection.drain_events(timeout=max(0.001, left))
             except TimeoutError:
                 if left <= 0:
-                    raise OperationalError(
-                        f"the broker did not confirm {len(self._open)} messages in {seconds:g} s"
-                    ) from None
+                    raise Stalled(f"the broker did not confirm {len(self._open)} messages in {seconds:g} s") from None
         refused, self._refused = self._refused, set()
         return refused
 

@@ -16,6 +16,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from celery_perpetual import events
+from celery_perpetual.broker.questions import connection_for_questions
 from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.ledger.ids import item_id, item_slots
 from celery_perpetual.ledger.item import CheckedItem
@@ -103,7 +104,7 @@ def _is_the_items(app: Celery, item: CheckedItem, error: Exception) -> bool:
 
 def _broker_answers(app: Celery) -> bool:
     try:
-        with app.connection_for_write() as connection:
+        with connection_for_questions(app) as connection:
             channel: Any = connection.channel()
             channel.close()
     except Exception:  # of any kind: the broker cannot be used

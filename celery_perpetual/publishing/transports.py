@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from ssl import SSLSocket
 from typing import TYPE_CHECKING, Any, Protocol
 
 from amqp import Channel as AmqpChannel
@@ -29,8 +30,8 @@ from celery_perpetual.store.address import is_redis
 if TYPE_CHECKING:
     from celery import Celery
 
-#: A broker that takes nothing for this long is left to the relay.
-WRITE_SECONDS = 30
+#: A broker that reads nothing, or answers nothing, for this long is left to the relay.
+LONGEST_WAIT = 30
 
 
 class Transport(Protocol):
@@ -105,11 +106,19 @@ def open_transport(app: Celery, poll_id: str, items: Sequence[CheckedItem], *, o
         finally:
             capture.close()
         return
-    options = {"write_timeout": WRITE_SECONDS, **(conf.broker_transport_options or {}), "confirm_publish": True}
+    bounds = {"write_timeout": LONGEST_WAIT, "read_timeout": LONGEST_WAIT}
+    options = {**bounds, **(conf.broker_transport_options or {}), "confirm_publish": True}
     with app.connection_for_write(transport_options=options) as connection:
         # Not connection.default_channel, which would try to connect for ever.
         channel = connection.channel()
         if isinstance(channel, AmqpChannel):
+            _limit_tls(channel.connection.transport)
             yield Confirmed(app, connection, channel, poll_id, items)
         else:
             yield ByKombu(app, channel, poll_id)
+
+
+def _limit_tls(transport: Any) -> None:
+    """Give a socket of TLS a time limit where broker_connection_timeout is None: it passes over that of the kernel."""
+    if isinstance(transport.sock, SSLSocket) and transport.sock.gettimeout() is None:
+        transport.sock.settimeout(transport.write_timeout)
