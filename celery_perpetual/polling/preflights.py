@@ -194,9 +194,12 @@ class Preflights:
         with self._lock:
             if len(self._known) > MOST_KNOWN:
                 self._known.clear()  # of tenants that have departed, above all; the store has what is needed again
+            if self._running.get(check.name) != begun:
+                # It hung, and was run once more since: what it says by now is older than the later result.
+                known = self._known.get(check.name)
+                return None if known is None or known.state == PASSED else known.closed(check.name)
             self._known[check.name] = passage
-            if self._running.get(check.name) == begun:
-                del self._running[check.name]
+            del self._running[check.name]
         ttl = ms(check.ttl) if passage.state == PASSED else KEPT_MS
         store_preflight(self._store, check.name, json.dumps(asdict(passage)), ttl_ms=ttl)
         if passage.state == PASSED:

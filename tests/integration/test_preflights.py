@@ -188,6 +188,33 @@ def test_one_tenant_holds_up_no_other(flights: Flights) -> None:
     assert reason in str(flights.perpetual.why(task, "broken").to_dict())
 
 
+def test_a_run_that_hung_has_no_say_after_a_later_one(flights: Flights) -> None:
+    """It was run once more and has passed; then the first run raises what would park it: polls go on."""
+    hangs, runs = threading.Event(), list[str]()
+
+    def preflight() -> None:
+        runs.append("run")
+        if len(runs) == 1:
+            hangs.wait(60)
+            runs.append("raises")
+            raise KeyError("no credentials")
+
+    flights.perpetual.preflight(preflight, name="site")
+    for name in ("one", "other"):
+        flights.task(name, preflight=None, poll_timeout=0.3, poll_every=0.2)
+
+    def polled_since(before: int) -> bool:
+        flights.clock.turn()
+        return len(flights.calls) > before + 3
+
+    wait_until(lambda: polled_since(0), "units are polled after the second run", interval=0.005)
+    hangs.set()
+    wait_until(lambda: "raises" in runs, "the first run ends")
+    before = len(flights.calls)
+    wait_until(lambda: polled_since(before), "units are polled on", interval=0.005)
+    assert runs == ["run", "run", "raises"]
+
+
 def test_a_parked_gate_is_tried_again_when_asked_and_after_a_restart(flights: Flights) -> None:
     """Not at its slots: a nudge asks, and a process that was started later may have other code."""
     task = flights.task("work", KeyError("one"), KeyError("two"), poll_every=0.02)
