@@ -127,8 +127,10 @@ class Sweep:
             if is_outage(error):
                 raise
             emit(events.PART_FAILED, part=f"putting back what worker {worker} had received", error=error)
-            # A broker that does not answer is asked for nothing more in this pass.
-            return False, error if isinstance(error, self._app.connection_for_write().connection_errors) else None
+            # A broker that does not answer is asked for nothing more in this pass. Kombu lists KeyError too,
+            # which is about one message.
+            is_unanswered = isinstance(error, self._app.connection_for_write().connection_errors)
+            return False, error if is_unanswered and not isinstance(error, LookupError) else None
         self._last_death = self._grants.store.now()
         emit(events.WORKER_LOST, worker=worker)
         return True, None

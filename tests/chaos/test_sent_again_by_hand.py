@@ -126,7 +126,7 @@ ENDS: dict[str, tuple[str, str | None, int, str]] = {
     "says_retry": ("success", None, 2, "SUCCESS"),
     "sends_nothing": ("failure", "TaskError", 1, "FAILURE"),
     "replaced": ("failure", "TaskError", 1, "FAILURE"),
-    "cancels_itself": ("revoked", None, 1, "REVOKED"),
+    "cancels_itself": ("revoked", "TaskRevokedError", 1, "REVOKED"),
     "sends_and_succeeds": ("success", None, 1, "SUCCESS"),
     "sends_itself_at_once": ("success", None, 2, "SUCCESS"),
     "sends_itself_after_a_retry": ("success", None, 3, "SUCCESS"),
