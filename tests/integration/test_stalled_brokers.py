@@ -48,7 +48,9 @@ def tls_server(folder: Path) -> ssl.SSLContext:
     return context
 
 
-@pytest.mark.parametrize("case", ["stamped", "over TLS", "message by message", "not confirmed"])
+@pytest.mark.parametrize(
+    "case", ["stamped", pytest.param("over TLS", marks=pytest.mark.long), "message by message", "not confirmed"]
+)
 def test_a_broker_that_stands_still_after_a_chunk(
     rabbitmq_url: str, redis_url: str, watched_app: Callable[..., WatchedApp], listening: Any, case: str,
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
