@@ -84,6 +84,8 @@ class Execution:
     sent_again: str = ""
     """How a message goes on that the body has sent under its own id, if it says that it is not the end: as a retry
     (``wait``), or as this very execution once more (``back``)."""
+    sent_copy: str = ""
+    """That message as JSON, which is sent once more where it comes before the end; "" for none."""
     unstored: UnstoredResult | None = None
     """Its result, where Celery's backend could not store it."""
     meta: dict[str, Any] | None = None

@@ -227,7 +227,9 @@ class Grants:
         """
         return is_parked(self.store, task_id)
 
-    def release(self, task_id: str, nonce: str, cause: str, reason: str = "", *, tag: str = "") -> str:
+    def release(
+        self, task_id: str, nonce: str, cause: str, reason: str = "", *, tag: str = "", copy: str = ""
+    ) -> str:  # fmt: skip
         """End an execution that brought no end of its task, and acknowledge its message if a tag is given; atomic.
 
         See ``release.lua`` for causes and verdicts.
@@ -237,7 +239,7 @@ class Grants:
         """
         verdict = script("release")(
             self.store, unacked=self._broker.unacked, unacked_index=self._broker.received,
-            id=task_id, nonce=nonce, cause=cause, reason=reason, tag=tag,
+            id=task_id, nonce=nonce, cause=cause, reason=reason, tag=tag, copy=copy,
         )  # fmt: skip
         reach("task.released")
         return str(verdict.decode())

@@ -24,6 +24,7 @@ from celery_perpetual.publishing.builder import Messages
 from celery_perpetual.publishing.message import has_own_sender
 from celery_perpetual.publishing.rehearsal import faults
 from celery_perpetual.publishing.stamp import IndexedItems
+from celery_perpetual.publishing.stampable import Kind, kind_of
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 #: Brings items to the broker, or returns the commands by which a script does.
 PublishChunk = Callable[[IndexedItems], Messages]
 
-#: So many items are tried while the broker closes the channel for each.
+#: So many items of a kind are tried one after the other while the broker closes the channel for each.
 MOST_CLOSED = 20
 
 #: Errors that say nothing about the item.
@@ -68,16 +69,19 @@ def publish_apart(
     if isinstance(error, _NOT_THE_ITEMS) or not _broker_answers(app):
         raise error
     known = faults(app, indexed)
-    all_messages, unpublished, closed, sent = Messages.none(), list[Unpublished](), 0, False
+    all_messages, unpublished, sent = Messages.none(), list[Unpublished](), False
+    closed: dict[Kind, list[Exception]] = {}
     with ExitStack() as stack:
         publish: PublishChunk | None = None
         for index, item in indexed:
-            fault = known.get(index)
+            of_kind = closed.setdefault(kind_of(item), [])
+            fault = known.get(index) or (of_kind[-1] if len(of_kind) >= MOST_CLOSED else None)
             if fault is None:
                 try:
                     publish = publish or open_publisher(stack)
                     all_messages.extend(publish([(index, item)]))
                     sent = True
+                    of_kind.clear()
                     continue
                 except _NOT_THE_ITEMS:
                     raise
@@ -86,11 +90,10 @@ def publish_apart(
                         raise
                     fault, publish = raised, None
                     stack.close()
-                    closed += isinstance(raised, app.connection_for_write().channel_errors)
-                    if closed >= MOST_CLOSED and not sent:
-                        raise
+                    if isinstance(raised, app.connection_for_write().channel_errors):
+                        of_kind.append(raised)
             unpublished.append(Unpublished(index, item, fault))
-    if closed and not sent:
+    if any(closed.values()) and not sent:
         raise error
     return all_messages, unpublished
 

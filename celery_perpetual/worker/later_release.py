@@ -27,10 +27,12 @@ class Release:
     tag: str
     """Of the message that is acknowledged with it, "" if Celery does that."""
     grants: Grants
+    copy: str = ""
+    """JSON of the message that the execution has sent under its own id by itself, "" for none."""
 
     def announce(self, status: str, head: str, stored: Any = None) -> EndReply:  # noqa: ARG002  # as ends are announced
         """Make the call."""
-        self.grants.release(self.task_id, self.nonce, self.cause, tag=self.tag)
+        self.grants.release(self.task_id, self.nonce, self.cause, tag=self.tag, copy=self.copy)
         return EndReply(FIRST, 0, 0)
 
 
@@ -38,7 +40,8 @@ def release_or_keep(app: Any, execution: Execution, cause: str, tag: str) -> Non
     """Release an execution, now or when the store is back."""
     perpetual = app.perpetual
     release = Release(
-        task_id=execution.task_id, nonce=execution.nonce, cause=cause, tag=tag, grants=perpetual.grants
+        task_id=execution.task_id, nonce=execution.nonce, cause=cause, tag=tag, grants=perpetual.grants,
+        copy=execution.sent_copy,
     )  # fmt: skip
     try:
         release.announce("", "")

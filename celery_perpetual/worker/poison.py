@@ -71,7 +71,7 @@ class PoisonMarks:
         store = self._grants.store
         since = lost_since(store, task_id)
         if since is not None:
-            script("resent")(store, id=task_id, since=repr(since), flag="run")
+            script("resent")(store, id=task_id, since=repr(since), flag="run", tag="", unacked="", unacked_index="")
 
     def unmark(self, task_id: str) -> None:
         """Take the name off: the message has been received whole."""

@@ -118,6 +118,8 @@ def _on_publish(
         cause = ""  # its order is newer: a worker that receives it runs it
     if cause and execution.leased:
         copy = _copy(app, body, headers, properties, name, routing_key or "")
+    if not succeeds:  # an execution that is lost begins anew, from its own message
+        execution.sent_copy, copy = copy, ""
     _note(app, execution, cause, copy, destination)
 
 

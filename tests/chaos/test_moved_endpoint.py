@@ -67,8 +67,12 @@ def test_everybody_follows_the_address(
 
         fail_over(old, new)
         proxy.move(new.port)
-        polls = len(poll_events(after))
+        polls, reports = len(poll_events(after)), after.zrange("perpetual:workers", 0, -1, withscores=True)
         wait_until(lambda: len(poll_events(after)) > polls + 2, "polls go on at the new primary")
+        # Until its next report the worker may believe that the store is away, and start tasks without a lease.
+        wait_until(
+            lambda: after.zrange("perpetual:workers", 0, -1, withscores=True) != reports, "the worker reports there"
+        )
         console("str(work.delay(3))")
         wait_until(lambda: len(proj.rows()) == 3, "a further task runs")
         proj.write("released", "")

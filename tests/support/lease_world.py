@@ -36,9 +36,11 @@ class LeaseWorld(World):
             **UNACKED, "acknowledges": acknowledges,
         }  # fmt: skip
 
-    def release(self, cause: str = "lost", nonce: str = "n1", task_id: str = ITEM, tag: str = "") -> Slots:
+    def release(
+        self, cause: str = "lost", nonce: str = "n1", task_id: str = ITEM, tag: str = "", copy: str = ""
+    ) -> Slots:  # fmt: skip
         return {
-            "id": task_id, "nonce": nonce, "cause": cause, "reason": "its process is gone", "tag": tag, **UNACKED,
+            "id": task_id, "nonce": nonce, "cause": cause, "reason": "its process is gone", "tag": tag, "copy": copy, **UNACKED,
         }  # fmt: skip
 
     def note_successor(

@@ -10,7 +10,7 @@
 -- ARG   id           text  task id
 -- ARG   nonce        text  of the delivery
 -- ARG   cause        text  wait (retry), delegated, back (the same order), '' = only the destination is noted
--- ARG   copy         JSON  the message, '' where it is not one message
+-- ARG   copy         JSON  the message, '' where it is not one message, or no successor yet
 -- ARG   index        text  index of the item
 -- ARG   destination  JSON  exchange, routing key and priority, '' where the message is of another id
 -- returns 1 the successor is on record, 0 the execution has no lease

@@ -15,6 +15,7 @@
 -- ARG   cause           text    lost (counts), stopped, taken, back (the broker has it), wait (retry) or delegated
 -- ARG   reason          text    for people
 -- ARG   tag             text    of the message to acknowledge, '' = Celery does
+-- ARG   copy            JSON    with 'back': what it has sent under its own id, '' = nothing, or it is not known
 -- ARG   prefix          text    of all keys
 -- ARG   events_maxlen   text    cap of the stream
 -- ARG   completion_ttl  text    ms: how long a provisional record stays
@@ -44,6 +45,9 @@ local has_come = cause == 'back' and state and state.flag == 'came'
 local flag = has_come and 'resend' or cause == 'back' and 'run' or cause
 local nesting, retries = following(lease, cause)
 if has_come then
+  if copy ~= '' then
+    redis.call('HSET', copies, id, copy)
+  end
   redis.call('ZADD', resend, now, id)
 else
   redis.call('HDEL', copies, id)
