@@ -126,7 +126,7 @@ class Resender:
             for task_id, since in entries if capture is None else reversed(entries):
                 if time.monotonic() - begun > LONGEST_CALL:
                     break  # another thread may have sent the rest of what was read, and the next call reads anew
-                if task_id not in self._busy:
+                if task_id not in self._busy and not self._full.keeps_waiting(task_id):
                     sent += self._try(capture, task_id, since)
         finally:
             if capture is not None:

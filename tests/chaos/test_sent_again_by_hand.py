@@ -169,3 +169,31 @@ def test_each_item_has_one_end(project: Callable[..., Project], redis_url: str, 
     wait_until(
         lambda: not proj.redis.exists("perpetual:leases", "perpetual:states", "perpetual:copies"), "nothing is left"
     )
+
+
+LOST = """
+import signal
+
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=lambda: [Item((1,), key="p", task="proj.page")])
+def find(): ...
+
+@app.task(bind=True)
+def page(self, number):
+    ledger.record(self.request.id, number)
+    if len(ledger.rows()) == 1:
+        self.apply_async(args=[number + 1], task_id=self.request.id, countdown=3600)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+"""
+
+
+def test_a_lost_execution_begins_from_its_own_message(project: Callable[..., Project]) -> None:
+    """It had sent another message under its id and not said that it goes on as that one: its own work is done."""
+    proj = project(LOST, **SETTINGS, task_acks_late=False)
+    proj.worker(concurrency=1).ready()
+    (task_id,) = json.loads(
+        proj.run_python("import json, proj; print(json.dumps(proj.perpetual.poll('proj.find').task_ids))")
+    )
+
+    wait_until(lambda: final_ends(proj) == {(task_id, "success"): 1}, "it has ended")
+    assert [row.what for row in proj.rows()] == ["1", "1"]

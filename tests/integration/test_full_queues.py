@@ -144,3 +144,15 @@ def test_a_queue_that_is_there_with_other_arguments_parks_nothing(rabbit: Callab
     one.perpetual.runner.publisher.outbox.make_due(outcome.poll_id)
     assert one.perpetual.runner.publisher.relay() == 30
     assert received(one.app) == outcome.task_ids
+
+
+def test_items_whose_exchange_is_gone_hold_up_no_others(rabbit: Callable[..., WatchedApp]) -> None:
+    """RabbitMQ closes the channel for each of them; after some tries the others of their kind are not tried."""
+    one = rabbit()
+    gone = [Item((n,), key=False, exchange="gone", routing_key="gone") for n in range(25)]
+
+    outcome = one.poll([*gone, *(Item((n,), key=False) for n in range(5))])
+
+    assert received(one.app) == outcome.task_ids[25:]
+    assert {each.task_id for each in one.perpetual.parked()} == set(outcome.task_ids[:25])
+    assert one.redis.exists("perpetual:outbox") == 0

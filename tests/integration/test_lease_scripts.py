@@ -109,10 +109,11 @@ def test_a_token_is_larger_than_all_before(world: LeaseWorld) -> None:
 @pytest.mark.parametrize("comes", ["before the end", "after the end"])
 def test_what_a_task_sends_under_its_own_id_is_run_once_and_not_lost(world: LeaseWorld, comes: str) -> None:
     """A worker may receive it while the body runs that has sent it: then it is sent again from its copy at the end."""
-    world.hands_on("back", copy="sent by hand")
+    world.hands_on("back", copy="")
     if comes == "before the end":
         assert world.run("start", world.start("n2", worker=OTHER))[0] == b"adopted"
-    world.run("release", world.release("back"))
+    assert not world.redis.exists(world.keys.copies)  # it is no successor until its sender says so
+    world.run("release", world.release("back", copy="sent by hand"))
     if comes == "before the end":
         assert world.redis.hget(world.keys.copies, ITEM) == b"sent by hand"
         assert world.run("resent", world.resent()) == 1

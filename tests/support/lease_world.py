@@ -163,7 +163,7 @@ class LeaseWorld(World):
 
     def came_early(self) -> None:
         """A task has sent itself, and another worker has received that before the body says whether it is its end."""
-        self.hands_on("back", copy="sent by hand")
+        self.hands_on("back", copy="")
         assert self.run("start", self.start("n2", worker=OTHER))[0] == b"adopted"
 
     def lost_and_sent(self) -> None:
@@ -185,6 +185,13 @@ class LeaseWorld(World):
         self.begun(task_id=FREE if free else ITEM)
         assert self.run("end_task" if free else "end_item", self.ended(free=free))[0] == b"first"
         self.redis.delete(self.keys.completion(FREE if free else ITEM))
+
+    def over_long_ago(self) -> None:
+        """An id of the user's own has ended, and not today or yesterday: it may be in use once more."""
+        self.over(free=True)
+        (tombs,) = self.redis.keys(f"{self.keys.tombs_prefix}*")
+        name = tombs.decode().removeprefix(self.keys.tombs_prefix)
+        self.redis.rename(tombs, f"{self.keys.tombs_prefix}{int(name) - 2}")
 
     def ended_on_record(self) -> None:
         """A task with an id of the user's own has ended, and its record is there."""
