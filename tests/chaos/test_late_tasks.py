@@ -29,10 +29,17 @@ def test_a_task_of_a_module_that_a_pool_restart_imports(project: Callable[..., P
     proj = project("ITEMS = 1\n" + TASKS, worker_pool_restarts=True, **SETTINGS)
     proj.write("more.py", LATE)
     worker = proj.worker().ready()
-    said = proj.run_python(
-        "import proj; print(proj.app.control.pool_restart(modules=['more'], reply=True, limit=1, timeout=20))"
-    )
-    assert "reload started" in said
+    pool = set(worker.children())
+
+    def restarted() -> bool:
+        """Celery replaces one idle process of the pool at a time; one that stays runs its next task with the old code."""
+        said = proj.run_python(
+            "import proj; print(proj.app.control.pool_restart(modules=['more'], reply=True, limit=1, timeout=20))"
+        )
+        assert "reload started" in said
+        return not pool & set(worker.children())
+
+    wait_until(restarted, "the pool has new processes only")
     proj.run_python("import more; more.perpetual.poll('more.late'); more.perpetual.poll('proj.deliver')")
     wait_until(lambda: len(tokens(proj, "begin")) == 2, "both have begun")
 
