@@ -33,7 +33,7 @@ def test_a_task_that_has_waited_waits_on_while_its_queue_is_left_alone(monkeypat
 
 
 def test_tasks_that_are_off_the_list_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is remembered is bounded by the list."""
+    """The list bounds the memory."""
     full = FullQueues()
     full.note("a", FULL)
     assert full.without_waiting([]) == []
