@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
 from celery_perpetual.store.commands.leases import LeaseText, StateText
-from tests.support.lease_model import MOST
+from tests.support.lease_model import MOST, Task
 from tests.support.lease_rules import HOUR, SELDOM, WHICH, WorkerRules, pick
 from tests.support.machines import EXAMPLES, run_machine
 from tests.support.scripts import QUEUE
@@ -125,7 +125,7 @@ class LeaseMachine(WorkerRules):
     def lose_messages(self, task: int, counts: bool) -> None:
         """The broker forgets an item's messages, and the leader finds that out."""
         found = self.model.tasks[task]
-        if found.flag == "delegated" or any(run.early for run in self.model.runs if run.task is found):
+        if found.flag == "delegated" or self.sends_early(found):
             return  # what an execution has sent before it lets go is found to be missing by a later search
         found.messages.clear()
         slots = self.world.declare_lost(
@@ -135,6 +135,10 @@ class LeaseMachine(WorkerRules):
         answers = self.twice("declare_lost", slots)
         expected = "gone" if gone else self.model.lose(found, found.known or (0, 0), counts=counts)
         assert answers == (expected.encode(), b"gone")
+
+    def sends_early(self, task: Task) -> bool:
+        """Whether an execution has sent its retry, and has not said so yet."""
+        return any(run.early for run in self.model.runs if run.task is task)
 
     # ---- time, and people
 
@@ -181,6 +185,8 @@ class LeaseMachine(WorkerRules):
         if seldom:
             return
         found = pick([each for each in self.model.tasks if each.messages], task)
+        if self.sends_early(found):
+            return  # a later search finds what is revoked before its sender lets go
         found.messages.remove(pick(found.messages, which))
         self.finish(found, "", started=False, status="revoked")
 
