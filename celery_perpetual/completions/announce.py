@@ -2,8 +2,8 @@
 
 The script runs after Celery's result backend has stored the state, or stores Celery's result itself, in the same step.
 So a program that hears of an end can ask Celery for the result at once. Announcing never raises into the task and never
-waits longer than ``perpetual_store_timeout``. While the store does not answer, the process keeps ends, up to a bound,
-and a thread tries again until the store answers; tasks that end meanwhile do not wait.
+waits longer than ``perpetual_store_timeout``, or than its caller has time. While the store does not answer, the process
+keeps ends, up to a bound, and a thread tries again until the store answers; tasks that end meanwhile do not wait.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from celery_perpetual.completions.backlog import Backlog, UnstoredResult, Waitin
 from celery_perpetual.completions.batches import follow_up
 from celery_perpetual.completions.end import BACK_OFF, Closing, EndReply, EndScripts, ExpectedEnd, TaskEnd
 from celery_perpetual.completions.result_in_script import ResultToStore, result_to_store
+from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.header import Filling, Of
@@ -79,6 +80,7 @@ class Announcer:
         *,
         result: ResultToStore | None = None,
         unstored: UnstoredResult | None = None,
+        within: float | None = None,
     ) -> None:
         """Announce an end that was expected, now if the store answers. Returns within ``perpetual_store_timeout``.
 
@@ -88,24 +90,23 @@ class Announcer:
             head: of the record.
             result: what is stored for Celery in the same step.
             unstored: what Celery could not store: the end is announced after it.
+            within: seconds that the task has left for it; None where it has time.
         """
         backlog = self._of_this_process()
         reach("task.finishing")
         end = WaitingEnd(expected, status, head, result, unstored)
         if unstored is None and not backlog.comes_first:
-            try:
-                self._announce(end)
-            except Exception as error:  # no end is dropped, whatever it is
-                backlog.add_failed(end, error)
+            self._announce_or_keep(backlog, end, within)
         else:
             backlog.add(end)
-            if not backlog.is_away:
+            if not backlog.is_away and self._over(within) is None:
                 backlog.announce_oldest_first()
         backlog.try_later()
 
     def announce_with_result(
-        self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore, unstored: UnstoredResult
-    ) -> EndReply | None:
+        self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore, unstored: UnstoredResult,
+        within: float | None = None,
+    ) -> EndReply | None:  # fmt: skip
         """Announce an end and store its result for Celery; None where both are done later, as the store is away.
 
         Returns within ``perpetual_store_timeout``.
@@ -116,19 +117,29 @@ class Announcer:
             head: of the record.
             result: what is stored in the same step.
             unstored: how Celery stores it, where that turns out to be impossible later.
+            within: as of :meth:`announce_expected`.
         """
         backlog = self._of_this_process()
         if backlog.comes_first:
-            self.announce_expected(expected, status, head, result=result, unstored=unstored)
+            self.announce_expected(expected, status, head, result=result, unstored=unstored, within=within)
             return None
         reach("task.finishing")
-        end = WaitingEnd(expected, status, head, result, unstored)
+        reply = self._announce_or_keep(backlog, WaitingEnd(expected, status, head, result, unstored), within)
+        if reply is None:
+            backlog.try_later()
+        return reply
+
+    def _announce_or_keep(self, backlog: Backlog, end: WaitingEnd, within: float | None) -> EndReply | None:
         try:
-            return self._announce(end)
-        except Exception as error:  # it would be taken for the body's
-            backlog.add_failed(end, error)
-        backlog.try_later()
-        return None
+            return self._announce(end, within)
+        except Exception as error:  # no end is dropped, whatever it is; and it would be taken for the body's
+            backlog.add_failed(end, error, is_hurried=self._over(within) is not None)
+            return None
+
+    def _over(self, within: float | None) -> Store | None:
+        """The store for a caller that has less time than usual."""
+        store = self._store.within(within)
+        return None if store is self._store else store
 
     def store_later(self, expected: ExpectedEnd, unstored: UnstoredResult) -> None:
         """Keep the result of an end that is announced already, until Celery's backend can store it."""
@@ -136,11 +147,19 @@ class Announcer:
         backlog.add(WaitingEnd(expected, "", "", unstored=unstored, is_announced=True))
         backlog.try_later()
 
-    def keep(self, closing: Closing, error: Exception) -> None:
-        """Keep a call that the store did not take, until it does."""
-        backlog = self._of_this_process()
-        backlog.add_failed(WaitingEnd(closing, "", ""), error)
-        backlog.try_later()
+    def call_or_keep(self, closing: Closing, within: float | None = None) -> None:
+        """Make a call that is no end; if the store does not take it, it is kept until it does.
+
+        Args:
+            closing: the call.
+            within: as of :meth:`announce_expected`.
+        """
+        try:
+            closing.announce("", "", None, self._over(within))
+        except StoreUnavailable as error:
+            backlog = self._of_this_process()
+            backlog.add_failed(WaitingEnd(closing, "", ""), error, is_hurried=self._over(within) is not None)
+            backlog.try_later()
 
     @property
     def down(self) -> bool:
@@ -165,8 +184,8 @@ class Announcer:
         )  # fmt: skip
         return expected, end.status, head
 
-    def _announce(self, end: WaitingEnd) -> EndReply:
-        reply = end.expected.announce(end.status, end.head, end.result)
+    def _announce(self, end: WaitingEnd, within: float | None = None) -> EndReply:
+        reply = end.expected.announce(end.status, end.head, end.result, self._over(within))
         reach("task.finished")
         if isinstance(reply.follows, bytes):  # the broker may be slow, and the task has ended
             entry = reply.follows.decode()

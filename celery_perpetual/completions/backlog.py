@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_perpetual import events
+from celery_perpetual.completions.end import LATE
 from celery_perpetual.errors import is_outage
 from celery_perpetual.telemetry import emit
 
@@ -109,10 +110,16 @@ class Backlog:
         """Keep an end. Tries nothing."""
         (self._unstored if end.is_stored_by_celery else self._ends).append(end)
 
-    def add_failed(self, end: WaitingEnd, error: BaseException) -> None:
-        """Keep an end that could not be announced."""
+    def add_failed(self, end: WaitingEnd, error: BaseException, *, is_hurried: bool = False) -> None:
+        """Keep an end that could not be announced.
+
+        Args:
+            end: that end.
+            error: why.
+            is_hurried: whether the store had less time than usual: then it may still be there.
+        """
         if is_outage(error):
-            self.is_away = True
+            self.is_away = self.is_away or not is_hurried
             self._ends.appendleft(end)
             emit(events.END_DELAYED, task_id=end.expected.task_id, error=error)
         elif isinstance(error, SoftTimeLimitExceeded):  # raised wherever the task is: nothing is wrong with its end
@@ -136,7 +143,9 @@ class Backlog:
                 if self._ends and self._ends[0] is end:
                     return False
             else:
-                if end.unstored is not None and not reply.result_stored:
+                # Where another execution has taken over, its result counts too.
+                is_late = reply.verdict == LATE and getattr(end.expected, "leased", False)
+                if end.unstored is not None and not reply.result_stored and not is_late:
                     end.result, end.is_announced = None, not reply.has_done_nothing
                     self.add(end)
 

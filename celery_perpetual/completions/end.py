@@ -12,6 +12,7 @@ from celery_perpetual.ledger.ids import item_slots
 
 if TYPE_CHECKING:
     from celery_perpetual.completions.result_in_script import ResultToStore
+    from celery_perpetual.store.connection import Store
     from celery_perpetual.store.keys import Keys
     from celery_perpetual.store.prepared import Prepared
 
@@ -95,7 +96,9 @@ class Closing(Protocol):
 
     task_id: str
 
-    def announce(self, status: str, head: str, stored: ResultToStore | None = None) -> EndReply:
+    def announce(
+        self, status: str, head: str, stored: ResultToStore | None = None, over: Store | None = None
+    ) -> EndReply:
         """Make the call; may be called again.
 
         Raises:
@@ -147,19 +150,22 @@ class ExpectedEnd:
             inline(result),
         )
 
-    def announce(self, status: str, head: str, stored: ResultToStore | None = None) -> EndReply:
+    def announce(
+        self, status: str, head: str, stored: ResultToStore | None = None, over: Store | None = None
+    ) -> EndReply:
         """Store the end; may be called again.
 
         Args:
             status: how it ended.
             head: of the record.
             stored: what is to be stored for Celery in the same step.
+            over: the store, over connections of a caller that has less time.
 
         Raises:
             StoreUnavailable: the store did not answer.
         """
         result, value, expires = stored or ("", "", 0)
-        reply = self._call(status=status, head=head, result=result, value=value, expires=str(expires))
+        reply = self._call(over, status=status, head=head, result=result, value=value, expires=str(expires))
         return EndReply(*reply)
 
 

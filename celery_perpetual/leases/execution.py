@@ -58,7 +58,9 @@ class Execution:
     """Fencing number of the lease; only grows."""
     recoveries: int = 0
     granted_at: float = 0.0
-    """Just before the lease was asked for: seconds of the steady clock."""
+    """Just before the lease was asked for: seconds of the steady clock; 0 where none was."""
+    limit: float | None = None
+    """Seconds that its first time limit leaves it, from its beginning; None without one."""
 
     task: Any = None
     """The task, from its ``task_prerun`` on."""

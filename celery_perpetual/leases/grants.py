@@ -15,6 +15,7 @@ from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.execution import AT_START, Execution
 from celery_perpetual.leases.on_lost import when_run_lost
+from celery_perpetual.leases.time_limits import first_limit, time_to_ask, time_to_end
 from celery_perpetual.leases.workers import WorkerRun, Workers
 from celery_perpetual.ledger.ids import item_slots, parse_item_id
 from celery_perpetual.store.address import is_redis
@@ -35,9 +36,6 @@ if TYPE_CHECKING:
 #: Why a delivery does not run now, with ``perpetual_store_down = "hold"``: it waits for the store.
 HELD = "held"
 
-#: With that setting: how large a part of a task's time limit asking for its lease may take.
-PART_OF_LIMIT = 4
-
 
 class Grants:
     """Grants and releases of one app. May be used from any thread and process."""
@@ -52,8 +50,6 @@ class Grants:
         """
         self._app = app
         self._down = down
-        self._hurried: dict[float, Prepared] = {}
-        """By the longest time, in seconds, that an answer may take."""
         self._patient = store
         self.settings = settings
         self.instance: WorkerRun | None = None
@@ -93,9 +89,10 @@ class Grants:
             to wait for the store.
         """
         reach("task.starting")
+        task_id, execution.granted_at = execution.task_id, steady()
+        execution.limit = first_limit(task, request.get("timelimit"))
         if self.settings.store_down == "run" and self._down():
             return ""
-        task_id, asked_at = execution.task_id, steady()
         try:
             verdict, token, recoveries = self._start(task, execution, request)
         except StoreUnavailable as error:
@@ -113,7 +110,7 @@ class Grants:
         reach("task.started")
         if verdict != b"run":
             return str(verdict.decode())
-        execution.leased, execution.granted_at = True, asked_at
+        execution.leased = True
         execution.token, execution.recoveries = int(token), int(recoveries)
         return ""
 
@@ -123,31 +120,16 @@ class Grants:
 
     @cached_property
     def _ask(self) -> Prepared:
-        return self._asking(self.store)
-
-    def _ask_within(self, task: Any, request: Any) -> Prepared:
-        """Asks for a lease; where tasks wait for the store, within a part of the time limit of the task."""
-        if self.settings.store_down == "run":
-            return self._ask
-        limits = [*(request.get("timelimit") or ()), task.time_limit, task.soft_time_limit]
-        most = self._patient.timeout
-        seconds = min((float(each) / PART_OF_LIMIT for each in limits if each), default=most)
-        if seconds >= most:
-            return self._ask
-        if seconds not in self._hurried:
-            self._hurried[seconds] = self._asking(self.store.hurried(seconds))
-        return self._hurried[seconds]
-
-    def _asking(self, store: Store) -> Prepared:
-        keys, broker = store.keys, self._broker
+        keys, broker = self.store.keys, self._broker
         return Prepared(
-            store, "start", held=(keys.held_prefix, Of("worker")), completion=(keys.completion_prefix, Of("id")),
+            self.store, "start", held=(keys.held_prefix, Of("worker")), completion=(keys.completion_prefix, Of("id")),
             queue=(keys.channel_prefix, Of("id"), keys.QUEUE),
             unacked=broker.unacked, unacked_index=broker.received,
         )  # fmt: skip
 
     def _start(self, task: Any, execution: Execution, request: Any) -> Any:
-        return self._ask_within(task, request)(**self._slots(task, execution, request))
+        over = self.store.within(time_to_ask(execution))
+        return self._ask(over, **self._slots(task, execution, request))
 
     def _slots(self, task: Any, execution: Execution, request: Any) -> dict[str, Any]:
         """The slots of the scripts that grant a lease."""
@@ -199,7 +181,7 @@ class Grants:
         if not execution.leased or (self.instance is not None and self.instance.surely_holds(execution.granted_at)):
             return True
         try:
-            lease, is_known = lease_and_trace(self.store, execution.task_id)
+            lease, is_known = lease_and_trace(self.store.within(time_to_end(execution)), execution.task_id)
         except StoreUnavailable:
             return True
         # A script that takes a lease away leaves a state or an end.

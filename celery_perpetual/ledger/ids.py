@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.result import AsyncResult
 
-from celery_perpetual.errors import ContractError
+from celery_perpetual.errors import ContractError, encodable
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.commands.records import Place
 
@@ -63,6 +63,8 @@ def id_of(task: TaskRef) -> str:
     task_id = task.id if isinstance(task, AsyncResult) else task
     if not isinstance(task_id, str) or not task_id:
         raise ContractError(f"a task id must be a non-empty string, or the AsyncResult of the task, got {task!r}")
+    if not task_id.isascii() and encodable(task_id) != task_id:
+        raise ContractError(f"a task id must be text that can be encoded, got {task_id!r}")
     return task_id
 
 

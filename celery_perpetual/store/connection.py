@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from math import ceil, log2
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
 #: A lost reply is asked for once more; every script is harmless when it arrives twice.
 REPEATS = 1
 
+#: Steps that may each take the whole time-out, in a call over a connection that turns out to be dead: to ask, to
+#: connect anew and to ask again.
+STEPS = 3
+
+#: No call is given less time than half of that, in seconds.
+SHORTEST_CALL = 0.1
+
 
 class Store:
     """One namespace in one Redis database."""
@@ -57,6 +65,8 @@ class Store:
         """The client; replies are bytes. Its stubs know sync and async replies only as unions, hence Any."""
         self.wire = Wire(self.redis)
         """For scripts."""
+        self._hurried: dict[int, Store] = {}
+        """By how many times their longest call is halved."""
 
     @classmethod
     def from_app(cls, app: Celery, settings: Settings) -> Store:
@@ -81,11 +91,23 @@ class Store:
             patient: False for callers that may not wait: to ask over a connection that turns out to be dead, to
                 connect anew and to ask again take at most the timeout together.
         """
-        return self._beside(timeout=self.timeout if patient else self.timeout / 3, patient=patient)
+        return self._beside(timeout=self.timeout if patient else self.timeout / STEPS, patient=patient)
 
-    def hurried(self, timeout: float) -> Store:
-        """The same for a caller that has less time still: seconds for each step, of which there are three at most."""
-        return self._beside(timeout=timeout / 3, patient=False)
+    def within(self, seconds: float | None) -> Store:
+        """The same namespace for one call that may take no longer than that; this store where none takes longer.
+
+        Of a clone that is not patient. Each other time needs connections of its own, so there are few: a half, a
+        quarter, … of the longest call.
+
+        Args:
+            seconds: None for a caller that has time.
+        """
+        if seconds is None or (seconds := max(seconds, SHORTEST_CALL)) >= self.timeout * STEPS:
+            return self
+        halvings = ceil(log2(self.timeout * STEPS / seconds))
+        if halvings not in self._hurried:
+            self._hurried[halvings] = self._beside(timeout=self.timeout / 2**halvings, patient=False)
+        return self._hurried[halvings]
 
     def _beside(self, *, timeout: float, patient: bool) -> Store:
         return Store(self.address, self.keys.prefix, self.limits, timeout=timeout, shown=self.shown, patient=patient)
@@ -139,6 +161,8 @@ class Store:
 
     def close(self) -> None:
         """Give the connections back."""
+        for each in self._hurried.values():
+            each.close()
         self.wire.close()
         self.redis.close()
         self.redis.connection_pool.disconnect()

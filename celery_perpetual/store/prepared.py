@@ -63,8 +63,12 @@ class Prepared:
         self._template = self._head + _ARGUMENT * len(self.slots)
         self._parts: dict[int, _Parts] = {}
 
-    def __call__(self, **slots: str | int) -> Any:
+    def __call__(self, over: Store | None = None, /, **slots: str | int) -> Any:
         """Run the script and return its reply.
+
+        Args:
+            over: the same store, over connections that wait for another time.
+            **slots: by name.
 
         Raises:
             StoreUnavailable: the store did not answer in time.
@@ -73,7 +77,7 @@ class Prepared:
         for slot in self.slots:
             text = str(slots[slot])
             values += (len(text), text)
-        return self.send(self._template % tuple(values), slots)
+        return self.send(self._template % tuple(values), slots, over=over)
 
     def begun(self, **known: str | int) -> Begun:
         """One call of which the first slots are known before the others.
@@ -93,26 +97,28 @@ class Prepared:
             )  # fmt: skip
         return parts
 
-    def send(self, call: str, *slots: Slots) -> Any:
+    def send(self, call: str, *slots: Slots, over: Store | None = None) -> Any:
         """Send a call that is packed already, and return the reply.
 
         Args:
             call: the packed call, with lengths in characters.
             *slots: what it was packed from.
+            over: as of a call.
 
         Raises:
             StoreUnavailable: the store did not answer in time.
         """
-        with self._store.errors(self._name):
+        store = over or self._store
+        with store.errors(self._name):
             try:
                 if call.isascii():
-                    return self._store.wire.call(call.encode(), yielding=self._yielding)
+                    return store.wire.call(call.encode(), yielding=self._yielding)
                 # Lengths are those of bytes.
-                return self._store.wire.call(
+                return store.wire.call(
                     packed("EVALSHA", self._sha, *self._arguments(*slots)), yielding=self._yielding
-                )
+                )  # fmt: skip
             except NoScriptError:
-                return self._store.wire.call(packed("EVAL", self.text, *self._arguments(*slots)))
+                return store.wire.call(packed("EVAL", self.text, *self._arguments(*slots)))
 
     def _arguments(self, *slots: Slots) -> list[str | int]:
         named = ChainMap(*map(dict, slots))
@@ -146,8 +152,12 @@ class Begun:
             raise TypeError(f"the slot {missing} has to be known before those that follow it") from None
         self._beginning = parts.first_template % tuple(values)
 
-    def __call__(self, **rest: str) -> Any:
+    def __call__(self, over: Store | None = None, /, **rest: str) -> Any:
         """Run the script with the rest of its slots, and return its reply; may be called again.
+
+        Args:
+            over: the same store, over connections that wait for another time.
+            **rest: of the slots, by name.
 
         Raises:
             StoreUnavailable: the store did not answer in time.
@@ -156,4 +166,5 @@ class Begun:
         for slot in self._parts.rest:
             text = rest[slot]
             values += (len(text), text)
-        return self._prepared.send(self._beginning + self._parts.rest_template % tuple(values), self._known, rest)
+        call = self._beginning + self._parts.rest_template % tuple(values)
+        return self._prepared.send(call, self._known, rest, over=over)

@@ -22,6 +22,7 @@ from celery_perpetual.completions.completion import SUCCESS
 from celery_perpetual.completions.end import FORBIDDEN, LATE
 from celery_perpetual.completions.result_in_script import leave_to_celery
 from celery_perpetual.leases.execution import Execution
+from celery_perpetual.leases.time_limits import time_to_end
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.backend_outages import result_for_later, store_or_keep
 from celery_perpetual.worker.signals import head_of, running_body
@@ -87,7 +88,7 @@ def _store_and_announce(
     head = head_of(execution, expected, SUCCESS, result=result)
     is_announced = False
     if to_store is not None:
-        reply = announcer.announce_with_result(expected, SUCCESS, head, to_store, later)
+        reply = announcer.announce_with_result(expected, SUCCESS, head, to_store, later, time_to_end(execution))
         is_announced = reply is None or not reply.has_done_nothing
         # Another end counts, and so does its result.
         is_late = execution.leased and reply is not None and reply.verdict == LATE
@@ -103,7 +104,8 @@ def _store_and_announce(
             announcer.store_later(expected, execution.unstored)
         return stored
     try:
-        announcer.announce_expected(expected, SUCCESS, head, unstored=execution.unstored)
+        within = time_to_end(execution)
+        announcer.announce_expected(expected, SUCCESS, head, unstored=execution.unstored, within=within)
     except Exception as error:  # a time limit for example: the task has succeeded all the same
         emit(events.END_NOT_EARLY, task_id=expected.task_id, error=error)
     else:

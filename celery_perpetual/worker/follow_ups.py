@@ -15,7 +15,8 @@ from celery.exceptions import WorkerShutdown, WorkerTerminate
 
 from celery_perpetual import events
 from celery_perpetual.completions.end import FIRST, EndReply
-from celery_perpetual.errors import ContractError, StoreUnavailable
+from celery_perpetual.errors import ContractError
+from celery_perpetual.leases.time_limits import time_to_end
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.ledger.item import ItemReader
 from celery_perpetual.ledger.record import encode
@@ -48,23 +49,24 @@ class NamedItems:
     def task_id(self) -> str:
         return self.execution.task_id
 
-    def announce(self, status: str, head: str, stored: Any = None) -> EndReply:  # noqa: ARG002  # as ends are announced
+    def announce(self, status: str, head: str, stored: Any = None, over: Store | None = None) -> EndReply:  # noqa: ARG002  # as ends are announced
         """Make the call; items that turn out to have no unit are dropped, as no repetition would find one."""
+        store = over or self.store
         try:
             if self._items is None:
-                self._items = FollowUps(self._unit().name, self.records)
+                self._items = FollowUps(self._unit(store).name, self.records)
         except ContractError as error:
             emit(events.FOLLOW_UPS_FAILED, task_id=self.task_id, task=self.contract.name, error=error)
         else:
-            self._items.add(self.store)
+            self._items.add(store)
         return EndReply(FIRST, 0, 0)
 
-    def _unit(self) -> TaskUnit:
+    def _unit(self, store: Store) -> TaskUnit:
         if not self.contract.has_tenants:
             return TaskUnit(self.contract)
         where = item_address(self.task_id)
         if self.execution.tenant is UNSET:
-            self.execution.tenant = None if where is None else tenant_of_batch(self.store, where.poll_id)
+            self.execution.tenant = None if where is None else tenant_of_batch(store, where.poll_id)
         if self.execution.tenant is None:
             raise ContractError(
                 f"task {self.contract.name} has tenants, and this one was enqueued by no poll of theirs, so what its "
@@ -105,7 +107,4 @@ def _name(task: Any, execution: Execution, result: Any) -> None:
     if items:
         perpetual, records = task.app.perpetual, [encode(item, contract.name) for item in items]
         named = NamedItems(contract=contract, execution=execution, records=records, store=perpetual.grants.store)
-        try:
-            named.announce("", "")
-        except StoreUnavailable as error:
-            perpetual.announcer.keep(named, error)
+        perpetual.announcer.call_or_keep(named, time_to_end(execution))

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.completions.end import FIRST, EndReply
-from celery_perpetual.errors import StoreUnavailable
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.execution import Execution
@@ -30,7 +29,7 @@ class Release:
     copy: str = ""
     """JSON of the message that the execution has sent under its own id by itself, "" for none."""
 
-    def announce(self, status: str, head: str, stored: Any = None) -> EndReply:  # noqa: ARG002  # as ends are announced
+    def announce(self, status: str, head: str, stored: Any = None, over: Any = None) -> EndReply:  # noqa: ARG002  # as ends are announced
         """Make the call."""
         self.grants.release(self.task_id, self.nonce, self.cause, tag=self.tag, copy=self.copy)
         return EndReply(FIRST, 0, 0)
@@ -43,7 +42,5 @@ def release_or_keep(app: Any, execution: Execution, cause: str, tag: str) -> Non
         task_id=execution.task_id, nonce=execution.nonce, cause=cause, tag=tag, grants=perpetual.grants,
         copy=execution.sent_copy,
     )  # fmt: skip
-    try:
-        release.announce("", "")
-    except StoreUnavailable as error:
-        perpetual.announcer.keep(release, error)
+    # In full patience: an end of the retry before the release would be late.
+    perpetual.announcer.call_or_keep(release)

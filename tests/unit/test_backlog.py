@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.completions.backlog import Backlog, UnstoredResult, WaitingEnd
-from celery_perpetual.completions.end import FIRST, EndReply
+from celery_perpetual.completions.end import FIRST, LATE, EndReply
+from celery_perpetual.completions.result_in_script import ResultToStore
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.events import FOLLOW_UPS_FAILED
 from celery_perpetual.worker.follow_ups import NamedItems
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Closing:
-    """An end of a task."""
+    """An end of a task that ran under a lease."""
+
+    leased = True
 
     def __init__(self, task_id: str) -> None:
         self.task_id = task_id
@@ -86,6 +89,43 @@ def test_whatever_a_backend_raises_no_end_is_dropped() -> None:
     wait_until(lambda: backlog.is_empty, "nothing waits")
     assert announced == ["odd", "exit", "good"]
     wait_until(lambda: not any(each.name == "perpetual-ends" for each in threading.enumerate()), "its thread has ended")
+
+
+def test_the_result_of_an_execution_that_has_lost_its_lease_is_not_stored() -> None:
+    """Its end was delayed, and another one counts; where the script has only left the result out, Celery stores it."""
+    stored = list[str]()
+    verdicts = {"overtaken": LATE, "mine": FIRST}
+    backlog = Backlog(lambda each: EndReply(verdicts[each.expected.task_id], 0, 0))
+    for task_id in verdicts:
+        waiting = end(task_id, lambda name=task_id: stored.append(name))  # type: ignore[misc]
+        waiting.result = ResultToStore("key", "value", 0)
+        backlog.add(waiting)
+
+    backlog.try_later()
+
+    wait_until(lambda: backlog.is_empty, "nothing waits")
+    assert stored == ["mine"]
+
+
+def test_an_end_that_had_little_time_does_not_say_that_the_store_is_away() -> None:
+    """Other tasks ask for their leases all the same; the end is announced soon after."""
+    announced = list[str]()
+
+    def announce(each: WaitingEnd) -> EndReply:
+        announced.append(each.expected.task_id)
+        return EndReply(FIRST, 0, 0)
+
+    backlog = Backlog(announce)
+    backlog.add_failed(end("hurried"), StoreUnavailable("slow"), is_hurried=True)
+    assert (backlog.is_away, backlog.comes_first) == (False, True)
+    backlog.add_failed(end("patient"), StoreUnavailable("away"))
+    assert backlog.is_away
+    backlog.add_failed(end("hurried too"), StoreUnavailable("away"), is_hurried=True)
+    assert backlog.is_away
+
+    backlog.try_later()
+    wait_until(lambda: backlog.is_empty, "nothing waits")
+    assert sorted(announced) == ["hurried", "hurried too", "patient"]
 
 
 def test_items_without_a_unit_are_not_tried_for_ever(caplog: pytest.LogCaptureFixture) -> None:

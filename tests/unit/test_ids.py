@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import pytest
+from celery.result import AsyncResult
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_perpetual.ledger.ids import ItemAddress, base, item_id, new_poll_id, parse_item_id
+from celery_perpetual.errors import ContractError
+from celery_perpetual.ledger.ids import ItemAddress, base, id_of, item_id, new_poll_id, parse_item_id
 from celery_perpetual.store.chunks import CHUNK
 
 TIME = st.integers(0, 2**48 - 1)
@@ -127,3 +130,17 @@ def test_no_text_breaks_the_look_up(text: str) -> None:
     found = parse_item_id(text)
 
     assert found is None or item_id(found.poll_id, found.index) == text
+
+
+@pytest.mark.parametrize("wrong", ["", None, 7, b"bytes", ["a"], "half a character \udcff", "\ud800"])
+def test_what_cannot_be_an_id_is_refused(wrong: Any) -> None:
+    """With what was seen, so that the message itself can be printed."""
+    with pytest.raises(ContractError, match="a task id must be") as refused:
+        id_of(wrong)
+    assert str(refused.value).encode()
+
+
+@pytest.mark.parametrize("right", ["a", "Z\u00fcrich \u6771\u4eac \U0001f600", "new\nline", "*", "\0"])
+def test_any_text_that_can_be_encoded_may_be_an_id(right: str) -> None:
+    """Celery takes it too."""
+    assert id_of(right) == id_of(AsyncResult(right)) == right
