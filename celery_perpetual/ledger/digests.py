@@ -22,12 +22,15 @@ from kombu.utils.json import JSONEncoder
 #: Types whose ``repr`` is their value.
 _SCALARS = (bool, int, float, complex, str, bytes, bytearray, type(None))
 _SHOWN = (date, time, timedelta, tzinfo, Decimal, UUID)
-_PLAIN = frozenset({str, int, float, bool, type(None)})
+#: Types that JSON has. Of a subclass (an enum, safe text of Django) a serializer for plain data writes the value.
+_PLAIN = (str, int, float, type(None))
 
 
 def are_plain(args: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether all arguments are scalars that JSON has."""
-    return all(type(value) in _PLAIN for value in args) and all(type(value) in _PLAIN for value in kwargs.values())
+    return all(isinstance(value, _PLAIN) for value in args) and all(
+        isinstance(value, _PLAIN) for value in kwargs.values()
+    )
 
 
 class Digests:
@@ -114,11 +117,13 @@ class _Canonical:
 class _Json(_Canonical):
     """Values as a serializer for plain data knows them."""
 
+    def _parts(self, value: Any) -> tuple[str, Iterator[bytes] | list[bytes]]:
+        for kind in (str, int, float):
+            if isinstance(value, kind):
+                return kind.__name__, [kind.__repr__(value).encode("utf-8", "surrogatepass")]
+        return super()._parts(value)
+
     def _container(self, value: Any) -> tuple[str, Iterator[bytes] | list[bytes]]:
-        if isinstance(value, str):
-            return "str", [str(value).encode("utf-8", "surrogatepass")]
-        if isinstance(value, int | float):
-            return _name(type(value)), [repr(value).encode()]
         if isinstance(value, list | tuple):
             return "list", map(self.text, value)
         if isinstance(value, Mapping):
