@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait as wait_for
 from contextlib import closing
 from datetime import timedelta
@@ -49,6 +49,41 @@ class _Inbox:
             return came.pop() if came else self._messages.get_nowait()
         except Empty:
             return None
+
+
+class _Found(Iterator[T]):
+    """Takes the steps of a wait, and yields what it finds. Must be closed.
+
+    No generator around a generator: closing one raises in it, and a wait that has its answer would pay for both.
+    """
+
+    def __init__(self, hub: Hub, steps: Steps[T]) -> None:
+        self._hub = hub
+        self._steps = steps
+        self._inbox = _Inbox()
+        self._channels: Sequence[str] = ()
+
+    def __next__(self) -> T:
+        reply: Any = None
+        while True:
+            step = self._steps.send(reply)
+            reply = None
+            if isinstance(step, Found):
+                return step.what
+            if isinstance(step, Listen):
+                reply = self._inbox.next(self._hub, step.seconds)
+            elif isinstance(step, Answer):
+                wait_for([step.read], step.seconds)
+            else:
+                self._channels = step.channels
+                self._hub.watch(self._inbox, step.channels, step.deadline)
+
+    def close(self) -> None:
+        """End the wait, wherever it is."""
+        try:
+            self._steps.close()
+        finally:
+            self._hub.unwatch(self._inbox, self._channels)
 
 
 class Waiting:
@@ -117,27 +152,5 @@ class Waiting:
                     break
             return completions
 
-    def _found(self, steps: Steps[T]) -> Generator[T, None, None]:
-        """Take the steps of a wait, and yield what it finds."""
-        inbox = _Inbox()
-        channels: Sequence[str] = ()
-        reply: Any = None
-        try:
-            while True:
-                try:
-                    step = steps.send(reply)
-                except StopIteration:
-                    return
-                reply = None
-                if isinstance(step, Found):
-                    yield step.what
-                elif isinstance(step, Listen):
-                    reply = inbox.next(self._hub, step.seconds)
-                elif isinstance(step, Answer):
-                    wait_for([step.read], step.seconds)
-                else:
-                    channels = step.channels
-                    self._hub.watch(inbox, channels, step.deadline)
-        finally:
-            steps.close()
-            self._hub.unwatch(inbox, channels)
+    def _found(self, steps: Steps[T]) -> _Found[T]:
+        return _Found(self._hub, steps)

@@ -254,8 +254,12 @@ class Hub:
 
     def _hand_over(self, found: list[list[bytes]]) -> None:
         """Give each watcher its messages."""
-        if not found:
-            return
+        if len(found) == 1 and found[0][0] == b"message":
+            self._hand_over_one(*found[0][1:])
+        elif found:
+            self._hand_over_all(found)
+
+    def _hand_over_all(self, found: list[list[bytes]]) -> None:
         messages: dict[Watcher, list[bytes]] = {}
         confirmed, count = [], 0
         with self._lock:
@@ -272,6 +276,14 @@ class Hub:
             self._confirm(confirmed)
         if count:
             self._gathering.add(count)
+
+    def _hand_over_one(self, channel: bytes, message: bytes) -> None:
+        """The same for the one message that a blocking wait waits for, which is nearly always all that has come."""
+        with self._lock:
+            watchers = list(self._channels.watchers_of(channel.decode()))
+        for watcher in watchers:
+            watcher.receive([message])
+        self._gathering.add(1)
 
     def _confirm(self, channels: list[str]) -> None:
         with self._lock:

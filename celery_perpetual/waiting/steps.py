@@ -33,9 +33,9 @@ class Listen(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Found(Generic[T]):
-    """Hand something to the caller."""
+    """Hand something to the caller. Not frozen: a frozen one takes longer to make, and a wait ends with it."""
 
     what: T
 
