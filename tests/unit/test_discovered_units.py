@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pytest
 from celery import Celery
 
 from celery_perpetual import PerpetualOptions, PerpetualTask, Poll
@@ -17,19 +16,7 @@ from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.discovery import Discovery, discover
 from tests.support import wait_until
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
 HERE = Path(__file__).name
-
-
-@pytest.fixture
-def app() -> Iterator[Celery]:
-    """An app of its own, on which nothing has been defined."""
-    app = Celery("shop", set_as_current=False)
-    yield app
-    app.close()
 
 
 def due() -> list[Any]:

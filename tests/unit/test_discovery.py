@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from celery import Celery, Task, shared_task
@@ -15,18 +15,7 @@ from celery_perpetual import PerpetualOptions, PerpetualTask, Poll
 from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.discovery import discover
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 HERE = Path(__file__).name
-
-
-@pytest.fixture
-def app() -> Iterator[Celery]:
-    """An app of its own, on which nothing has been defined."""
-    app = Celery("shop", set_as_current=False)
-    yield app
-    app.close()
 
 
 def due() -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from celery import Celery, Task
@@ -11,19 +11,7 @@ from celery import Celery, Task
 from celery_perpetual import ContractError, PerpetualOptions, PerpetualTask, Poll
 from celery_perpetual.tasks.discovery import Discovery, discover
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
 HERE = Path(__file__).name
-
-
-@pytest.fixture
-def app() -> Iterator[Celery]:
-    """An app of its own, on which nothing has been defined."""
-    app = Celery("shop", set_as_current=False)
-    yield app
-    app.close()
 
 
 def due() -> list[Any]:
