@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from celery_perpetual import events
 from celery_perpetual.polling.claims import NotLeading
 from celery_perpetual.routines.due import DueRuns
+from celery_perpetual.routines.record import Record
 from celery_perpetual.routines.runs import NOT_THE_RUNS
 from celery_perpetual.store.commands.routines import DueRoutines
 from celery_perpetual.telemetry import emit, some
@@ -104,7 +105,7 @@ class RoutineSource:
     def _start_runs(self, starter: _Starter, due: DueRoutines) -> bool:
         """On the thread of a starter; returns whether that goes on."""
         try:
-            self._runs.start(due)
+            self._runs.start(due, begins=starter.begins)
         except NOT_THE_RUNS as error:
             self._ask_at = time.monotonic() + AFTER_ERROR
             emit(events.STORE_UNREACHABLE, part="the start of routines", error=error)
@@ -131,18 +132,18 @@ class RoutineSource:
 
     def _leave(self) -> bool:
         starter = self._starter
-        if starter is None or (due := starter.due) is None or time.monotonic() - starter.since < HANGS:
+        if starter is None or starter.due is None or time.monotonic() - starter.since < HANGS:
             return False
         self._hanging = [each for each in self._hanging if each.is_alive()]
         if len(self._hanging) >= MOST_HANGING:
             return False
         self._starter = None
         self._hanging.append(starter)
-        self._aside |= {routine_id: starter for routine_id, _ in due.records}
-        if len(due.records) > 1:
-            self._singly.extend(routine_id for routine_id, _ in due.records)
-        names = some([routine_id for routine_id, _ in due.records])
-        emit(events.ROUTINE_START_HANGS, routines=names, seconds=round(time.monotonic() - starter.since))
+        step = starter.step
+        self._aside |= dict.fromkeys(step, starter)
+        if len(step) > 1:
+            self._singly.extend(step)
+        emit(events.ROUTINE_START_HANGS, routines=some(step), seconds=round(time.monotonic() - starter.since))
         return True
 
 
@@ -155,13 +156,19 @@ class _Starter(threading.Thread):
         self._queue: SimpleQueue[DueRoutines] = SimpleQueue()
         self.due: DueRoutines | None = None
         """The routines that are being started."""
+        self.step: list[str] = []
+        """Those of them whose start is under way."""
         self.since = 0.0
         """Since when, monotonic."""
 
     def take(self, due: DueRoutines) -> None:
         """Start these next."""
-        self.since, self.due = time.monotonic(), due
+        self.since, self.due, self.step = time.monotonic(), due, [routine_id for routine_id, _ in due.records]
         self._queue.put(due)
+
+    def begins(self, records: Sequence[Record]) -> None:
+        """The start of some of them begins."""
+        self.since, self.step = time.monotonic(), [record.id for record in records]
 
     def run(self) -> None:
         while self._start_runs(self, self._queue.get()):

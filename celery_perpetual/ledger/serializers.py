@@ -15,6 +15,7 @@ from kombu.serialization import dumps, loads
 from kombu.utils import json as kombu_json
 
 Encode = Callable[[Any], bytes]
+Decode = Callable[[bytes], Any]
 _decode = json.JSONDecoder(object_hook=kombu_json.object_hook).decode
 
 
@@ -83,10 +84,19 @@ def plain_json() -> Encode:
 
 def loaded(body: bytes, serializer: str) -> Any:
     """The value behind bytes of a serializer; only for what this process or the ledger has serialised."""
+    return decoder(serializer)(body)
+
+
+def decoder(serializer: str) -> Decode:
+    """A function from bytes of a serializer to their value; only for what this process or the ledger has serialised."""
     if is_plain_json(serializer):
-        return _decode(body.decode())
+        return _of_json
     content_type, encoding = codec(serializer)
-    return loads(body, content_type, encoding, accept=[content_type])
+    return lambda body: loads(body, content_type, encoding, accept=[content_type])
+
+
+def _of_json(body: bytes) -> Any:
+    return _decode(body.decode())
 
 
 def codec(serializer: str) -> tuple[str, str]:

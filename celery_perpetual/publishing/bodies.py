@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import arguments
 from celery_perpetual.ledger.reprs import ArgumentReprs
-from celery_perpetual.ledger.serializers import encoder, is_plain_json, loaded
+from celery_perpetual.ledger.serializers import decoder, encoder, is_plain_json, loaded
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -20,6 +20,7 @@ class Bodies:
     def __init__(self, app: Celery, specimen: CheckedItem, body: bytes) -> None:
         """Learn from the body of one item's message what Celery puts beside the arguments."""
         self._show = ArgumentReprs(app).show
+        self._decode = decoder(specimen.serializer)
         self._encode = encoder(specimen.serializer)
         self._embed = loaded(body, specimen.serializer)[2]
         head = specimen.body[:-1]
@@ -30,7 +31,8 @@ class Bodies:
 
     def reprs(self, item: CheckedItem) -> tuple[str, str]:
         """How Celery shows the arguments of an item that comes from the ledger."""
-        return self._show(*arguments(item.body, item.serializer))
+        args, kwargs = self._decode(item.body)
+        return self._show(tuple(args), kwargs)
 
     def whole(self, item: CheckedItem) -> Any:
         """The body as a value, as signals show it."""

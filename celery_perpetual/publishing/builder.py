@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.destinations import Destinations
 from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.sender import AfterPublish
@@ -18,6 +20,10 @@ if TYPE_CHECKING:
 
 #: A stamp costs three messages; fewer than this are built one by one.
 FEWEST = 8
+
+
+#: The stamp of each kind that has been asked for; None where its messages have to be built one by one.
+Stamps = dict[Kind, Stamp | None]
 
 
 class Messages(NamedTuple):
@@ -48,11 +54,16 @@ class Messages(NamedTuple):
 class Builder:
     """Messages of one poll, in one go or chunk by chunk. For one thread."""
 
-    def __init__(self, app: Celery, capture: Capture, poll_id: str) -> None:
+    def __init__(self, app: Celery, capture: Capture, poll_id: str, stamps: Stamps | None = None) -> None:
+        """Build nothing yet.
+
+        Args:
+            stamps: of batches just before; new ones are added. None: it makes its own.
+        """
         self._app = app
         self._capture = capture
         self._poll_id = poll_id
-        self._stamps: dict[Kind, Stamp | None] = {}
+        self._stamps: Stamps = {} if stamps is None else stamps
 
     def build(self, indexed: IndexedItems) -> Messages:
         """The messages of items, given with their index in the batch.
@@ -67,7 +78,7 @@ class Builder:
         for kind, same in runs_of_kinds(indexed):
             stamp = self._stamps.get(kind)
             if stamp is not None:
-                stamp.build(messages.commands, messages.after_publish, same)
+                stamp.build(self._poll_id, messages.commands, messages.after_publish, same)
                 messages.destinations.note(stamp.destination, (index for index, _ in same))
                 continue
             for index, item in same:
@@ -82,3 +93,8 @@ class Builder:
         return make_stamp(
             self._app, self._capture, self._poll_id, [each for each in indexed if kind_of(each[1]) == kind]
         )
+
+
+def are_stamped(stamps: Stamps, items: Sequence[CheckedItem]) -> bool:
+    """Whether the messages of all these are stamped out from others: no code of the user's runs to build them."""
+    return all(stamps.get(kind) is not None for kind in set(map(kind_of, items)))

@@ -26,7 +26,7 @@ from celery_perpetual.errors import InvalidItem, StoreUnavailable, described
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import read_item
-from celery_perpetual.publishing.builder import Builder, Messages
+from celery_perpetual.publishing.builder import Builder, Messages, Stamps
 from celery_perpetual.publishing.kept_captures import KeptCaptures
 from celery_perpetual.publishing.message import has_own_sender
 from celery_perpetual.publishing.one_by_one import PublishChunk, leave, publish_apart
@@ -78,33 +78,33 @@ class Publisher:
         """Whether the broker is the store's own server and database."""
         return shares_redis(self.app, self.store)
 
-    def build(self, poll_id: str, items: Sequence[CheckedItem]) -> Messages:
+    def build(self, poll_id: str, items: Sequence[CheckedItem], stamps: Stamps | None = None) -> Messages:
         """The messages of a small batch, for the commit to push; none where it cannot.
 
         Then they are rehearsed: an item that cannot be published is refused before it is committed.
+
+        Args:
+            stamps: those of the batches just before; new ones are added.
 
         Raises:
             InvalidItem: the message of an item cannot be built.
             kombu.exceptions.OperationalError: the broker, which is the store, did not answer.
         """
-        none = Messages.none()
         if len(items) > CHUNK or not self.shares_redis or self._one_by_one(items) or is_sent_in_pairs():
             self._rehearse(items)
-            return none
+            return Messages.none()
         try:
-            with self._builder(poll_id) as builder:
+            with self._builder(poll_id, stamps) as builder:
                 messages = builder.build(list(enumerate(items)))
         except Exception:
             self._rehearse(items)
             raise
-        return messages if len(messages.commands) <= MOST_COMMANDS else none
+        return messages if len(messages.commands) <= MOST_COMMANDS else Messages.none()
 
     def _rehearse(self, items: Sequence[CheckedItem]) -> None:
-        fault = first_fault(self.app, items)
-        if fault is not None:
-            index, error = fault
-            text = f"item {index} (task {items[index].task}) cannot be published: {described(error)}"
-            raise InvalidItem(text) from error
+        if fault := first_fault(self.app, items):
+            at, error = fault
+            raise InvalidItem(f"item {at} (task {items[at].task}) cannot be published: {described(error)}") from error
 
     def publish(self, poll_id: str, items: Sequence[CheckedItem] = ()) -> int:
         """Publish what a committed batch has not published yet, and return how many items that were.
@@ -208,7 +208,7 @@ class Publisher:
 
     def _begin_part(
         self, messages: Messages, poll_id: str, first: int, last: int, destinations: Destinations
-    ) -> Callable[[], int]:  # fmt: skip
+    ) -> Callable[[], int]:
         commands, targets = messages.commands.packed()
         reach("poll.publishing")
         return script("publish").begin(
@@ -243,10 +243,10 @@ class Publisher:
         return [(chunk * CHUNK + position, read_item(record, unit_task)) for position, record in found]
 
     @contextmanager
-    def _builder(self, poll_id: str) -> Iterator[Builder]:
+    def _builder(self, poll_id: str, stamps: Stamps | None = None) -> Iterator[Builder]:
         """A builder on this thread's capture, which is not kept if it fails."""
         with self._captures.lent() as capture:
-            yield Builder(self.app, capture, poll_id)
+            yield Builder(self.app, capture, poll_id, stamps)
 
     def captured(self, send: Callable[..., Any]) -> BrokerCommands:
         """The commands of one message, where the broker is the store; else the message is sent, and there are none.

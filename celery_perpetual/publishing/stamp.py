@@ -23,8 +23,7 @@ from celery_perpetual.broker.commands import BrokerCommands, Command
 from celery_perpetual.broker.destinations import Destination
 from celery_perpetual.ledger.ids import base, item_id
 from celery_perpetual.ledger.item import CheckedItem
-from celery_perpetual.ledger.record import opened
-from celery_perpetual.ledger.serializers import plain_json
+from celery_perpetual.ledger.record import opened, run_json
 from celery_perpetual.publishing.bodies import Bodies
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.cutting import cut
@@ -41,50 +40,48 @@ ORDER = ["body", "id", "id", "args", "kwargs", "id", "tag"]
 #: The same for runs of routines.
 ORDER_OF_RUNS = ["body", "id", "id", "args", "kwargs", "run", "id", "tag"]
 
-_dumps = plain_json()
-
 
 class Stamp:
-    """Messages of one kind in one poll, for a Redis broker."""
+    """Messages of one kind, for a Redis broker."""
 
     def __init__(
         self,
-        poll_id: str,
         key: str,
         pieces: Sequence[str],
-        tag: str,
         bodies: Bodies,
         calls: list[SignalCall],
         destination: Destination | None,
     ) -> None:
         self.destination = destination
-        self._poll_id = poll_id
         self._key = key
         self._pieces = pieces
-        self._tag = tag
         self._bodies = bodies
         self._calls = calls
 
-    def build(self, commands: BrokerCommands, after_publish: AfterPublish, indexed: IndexedItems) -> None:
-        """Add the messages of items, given with their index in the batch."""
-        commands.push(self._key, self._texts(indexed))
+    def build(
+        self, poll_id: str, commands: BrokerCommands, after_publish: AfterPublish, indexed: IndexedItems
+    ) -> None:  # fmt: skip
+        """Add the messages of items of a batch, given with their index in it."""
+        commands.push(self._key, self._texts(poll_id, _new_tag(), indexed))
         for call in self._calls:
             if call.signal.receivers:
                 for index, item in indexed:
                     body, reprs = self._bodies.whole(item), item.reprs or self._bodies.reprs(item)
-                    arguments = call_for(call, item_id(self._poll_id, index), body, reprs, item.run)
+                    arguments = call_for(call, item_id(poll_id, index), body, reprs, item.run)
                     after_publish.add(call.signal, arguments)
 
-    def is_exact(self, capture: Capture, index: int, item: CheckedItem) -> bool:
+    def is_exact(self, poll_id: str, capture: Capture, index: int, item: CheckedItem) -> bool:
         """Whether Celery builds the very same message."""
-        record = opened(item)
-        tag = f"{self._tag}{index:08x}"
-        commands = capture.commands(record, item_id(self._poll_id, index), tag=tag)
-        return commands == [Command("LPUSH", self._key, self._texts([(index, item)])[0])]
+        tag = _new_tag()
+        commands = capture.commands(opened(item), item_id(poll_id, index), tag=f"{tag}{index:08x}")
+        return commands == [Command("LPUSH", self._key, self._texts(poll_id, tag, [(index, item)])[0])]
 
-    def _texts(self, indexed: IndexedItems) -> list[str]:
+    def _texts(self, poll_id: str, tag: str, indexed: IndexedItems) -> list[str]:
         """The messages; to join their pieces is twice as fast as to format them."""
-        first, to_id, to_root, to_args, to_kwargs, *to_correlation, to_tag, last = self._pieces
+        endings = {"id": base(poll_id), "tag": tag}
+        order = [*(ORDER if indexed[0][1].run is None else ORDER_OF_RUNS), ""]
+        pieces = [piece + endings.get(name, "") for piece, name in zip(self._pieces, order, strict=True)]
+        first, to_id, to_root, to_args, to_kwargs, *to_correlation, to_tag, last = pieces
         body, reprs = self._bodies.body, self._bodies.reprs
         texts = []
         for index, item in indexed:
@@ -95,7 +92,7 @@ class Stamp:
                 (between,) = to_correlation
             else:
                 before, after = to_correlation
-                between = f"{before}{_dumps(item.run).decode()}{after}"
+                between = f"{before}{run_json(item.run)}{after}"
             texts.append(
                 "".join((
                     first, text, to_id, number, to_root, number, to_args, encode_basestring_ascii(args_repr),
@@ -133,8 +130,11 @@ def make_stamp(app: Celery, capture: Capture, poll_id: str, indexed: IndexedItem
     between = cut(text, marks, order)
     if between is None:
         return None
-    endings = {"id": base(poll_id), "tag": tag[:28]}
-    pieces = [piece + endings.get(name, "") for piece, name in zip(between, [*order, ""], strict=True)]
-    stamp = Stamp(poll_id, commands[0].key, pieces, tag[:28], bodies, after_publish.take(), destination)
+    stamp = Stamp(commands[0].key, between, bodies, after_publish.take(), destination)
     trials = dict((indexed[0], indexed[-1]))
-    return stamp if all(stamp.is_exact(capture, index, each) for index, each in trials.items()) else None
+    return stamp if all(stamp.is_exact(poll_id, capture, index, each) for index, each in trials.items()) else None
+
+
+def _new_tag() -> str:
+    """The beginning of delivery tags that no other messages have; the index of the item in its batch is their end."""
+    return str(uuid4())[:28]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
 
+#: Most routines that a beat reads at once; they start in several steps.
+MOST_READ = 5 * MOST_RUNS
 #: Most ends that one call of ``run_due`` follows up.
 MOST_FOLLOW_UPS = 1000
 
@@ -65,7 +67,7 @@ class DueRuns:
             only: read no other one than this, also where it is one of those aside.
         """
         aside = self.aside()
-        most = MOST_RUNS + len(self._unreadable) + len(aside)
+        most = MOST_READ + len(self._unreadable) + len(aside)
         found = due_routines(self._store, None, most, obeys=True, owner=self._owner, mark=self._mark.value)
         if found is None:
             return None
@@ -76,21 +78,32 @@ class DueRuns:
         passed = self._unreadable.keys() | aside
         return found._replace(records=[each for each in found.records if each[0] not in passed])
 
-    def start(self, due: DueRoutines, at: int | None = None) -> list[RoutineRun]:
-        """Start what is due; end the runs whose callers are gone, and the pauses that are over."""
-        started = self._start(self._by_state(due), due.now, at, obeys=ALL_PAUSES)
-        if self._owner and any(run.status == ENQUEUED for run in started):
-            self._mark.was_left(due.now)  # or a later one, with the start
-        return started
+    def start(
+        self, due: DueRoutines, at: int | None = None, begins: Callable[[Sequence[Record]], object] = lambda _: None
+    ) -> list[RoutineRun]:
+        """Start what is due; end the runs whose callers are gone, and the pauses that are over.
+
+        Args:
+            at: the time that the caller has given instead of now.
+            begins: called with some of the routines each time before code of the user's may run for them.
+        """
+        return self._start(self._by_state(due), due.now, at, MOST_READ, ALL_PAUSES, begins)
 
     def _start(
-        self, states: dict[str, list[Record]], now: int, at: int | None, most: int = MOST_RUNS, *, obeys: str
+        self, states: dict[str, list[Record]], now: int, at: int | None, most: int, obeys: str,
+        begins: Callable[[Sequence[Record]], object] = lambda _: None,
     ) -> list[RoutineRun]:  # fmt: skip
         begun = time.monotonic()
         self._tidy(states, now)
         wanted = [record for state in (ACTIVE, RETRY_WAITING) for record in states.get(state, [])]
         wanted.sort(key=lambda record: (record.next or 0, record.id))
-        started = self.starter.start_due(wanted[:most], now, at, self._owner, obeys)
+        started = list[RoutineRun]()
+        try:
+            for run in self.starter.start_due(wanted[:most], now, at, self._owner, obeys, begins):
+                started.append(run)
+        finally:  # some may have started before an error
+            if self._owner and any(run.status == ENQUEUED for run in started):
+                self._mark.was_left(now)  # or a later one, with the start
         emit(events.ROUTINES_DUE, due=len(wanted), started=len(started), seconds=time.monotonic() - begun)
         return started
 
@@ -116,7 +129,7 @@ class DueRuns:
                 break
             # One whose pause is over may be due afterwards.
             seen.update(record.id for state, records in states.items() if state != PAUSED for record in records)
-            for run in self._start(states, due.now, at, most, obeys=PAUSE_OF_ROUTINES):
+            for run in self._start(states, due.now, at, most, PAUSE_OF_ROUTINES):
                 count += 1
                 yield run
 

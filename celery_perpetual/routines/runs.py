@@ -7,7 +7,7 @@ from the step on in which the attempt begins, so that it is the same however oft
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kombu.exceptions import OperationalError
@@ -18,13 +18,14 @@ from celery_perpetual.faults import reach
 from celery_perpetual.ledger.ids import item_id, new_poll_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode, read_item
-from celery_perpetual.publishing.builder import Messages
+from celery_perpetual.publishing.builder import Messages, Stamps, are_stamped
 from celery_perpetual.publishing.publisher import Publisher, publish_or_leave
 from celery_perpetual.routines.headers import header_of
 from celery_perpetual.routines.record import BY_HAND, SCHEDULED, Record
 from celery_perpetual.routines.routine import RoutineRun
 from celery_perpetual.routines.steps import RunEnd, ended, started
-from celery_perpetual.routines.storage import Change, are_written, rows_of, words_of, write
+from celery_perpetual.routines.storage import OK, Change, are_written, rows_of, words_of, write
+from celery_perpetual.store.one_ahead import OneAhead
 from celery_perpetual.store.scripts import script
 from celery_perpetual.times import format_ms, to_datetime
 
@@ -84,6 +85,34 @@ def run_by_hand(record: Record, task_id: str, now: int) -> Run:
     return Run(record, record.changed(now, last_run=task_id, last_at=now), task_id, now, 1)
 
 
+class Batch(NamedTuple):
+    """Runs that begin in one step."""
+
+    poll_id: str
+    runs: Sequence[Run]
+    items: Sequence[CheckedItem]
+    messages: Messages
+    """As far as the step itself brings them to the broker."""
+
+
+class Going(NamedTuple):
+    """The facts that the steps of one start share."""
+
+    now: int
+    at: int | None
+    owner: str
+    obeys: str
+    stamps: Stamps
+    """Celery builds one message of each kind for all steps."""
+
+
+def _batch_of(records: Sequence[Record], going: Going) -> Batch:
+    """The runs of the slots that are due."""
+    poll_id = new_poll_id(going.now)
+    runs = [run_of_slot(each, item_id(poll_id, index), going.now, going.at) for index, each in enumerate(records)]
+    return Batch(poll_id, runs, [run.item for run in runs], Messages.none())
+
+
 class Starter:
     """Starts runs of one app. May be used from any thread."""
 
@@ -92,43 +121,42 @@ class Starter:
         self._publisher = publisher
 
     def start_due(
-        self, records: Sequence[Record], now: int, at: int | None = None, owner: str = "", obeys: str = ALL_PAUSES
-    ) -> list[RoutineRun]:  # fmt: skip
-        """Start a run of each of these that is still as it was read; at most :data:`MOST_RUNS`. A pause starts none.
+        self, records: Sequence[Record], now: int, at: int | None = None, owner: str = "", obeys: str = ALL_PAUSES,
+        begins: Callable[[Sequence[Record]], object] = lambda _: None,
+    ) -> Iterator[RoutineRun]:  # fmt: skip
+        """Start a run of each of these that is still as it was read. A pause starts none.
 
-        A run whose message cannot be built counts as a failed attempt, and does not hold up the others.
+        At most :data:`MOST_RUNS` start in one step, and the next ones are made ready while the store works on it,
+        unless code of the user's takes part. A run whose message cannot be built counts as a failed attempt, and does
+        not hold up the others. What is returned must be read to its end without delay: the next step waits for that.
 
         Args:
             now: when it starts, ms.
             at: the time that the caller has given instead.
             owner: the beat that starts it, "" for none.
             obeys: the pauses that hold them.
+            begins: called with the routines of each step before code of the user's may run for them.
 
         Raises:
             StoreUnavailable: the store did not answer.
             kombu.exceptions.OperationalError: the broker did not; nothing of what is left has begun.
         """
-        left, failed = list(records), list[RoutineRun]()
-        while left:
-            poll_id = new_poll_id(now)
-            runs = [run_of_slot(record, item_id(poll_id, index), now, at) for index, record in enumerate(left)]
-            items = [run.item for run in runs]
-            try:
-                messages = self._publisher.build(poll_id, items)
-            except NOT_THE_RUNS:
-                raise
-            except Exception:
-                broken = {run.before.id: error for run in runs if (error := self._fault(poll_id, run)) is not None}
-                failed += [self._fail(run, broken[run.before.id]) for run in runs if run.before.id in broken]
-                if not broken:
-                    raise
-                left = [record for record in left if record.id not in broken]
-                continue
-            words = self._commit(poll_id, SCHEDULED, runs, items, messages, owner, obeys, now)
-            if are_written(words):
-                return failed + [run.result() for run in runs]
-            left = [record for record, word in zip(left, words, strict=True) if word == "ok"]
-        return failed
+        going = Going(now, at, owner, obeys, {})
+        with OneAhead[list[RoutineRun]]() as call:
+            for first in range(0, len(records), MOST_RUNS):
+                part = records[first : first + MOST_RUNS]
+                begins(part)
+                batch = _batch_of(part, going)
+                if not are_stamped(going.stamps, batch.items):
+                    yield from call.reply() or ()
+                try:
+                    failed, batch = self._built(batch, going)
+                finally:  # what has begun has begun, whatever becomes of these
+                    yield from call.reply() or ()
+                yield from failed
+                if batch.runs:
+                    call.begin(self._begun(batch, going))
+            yield from call.reply() or ()
 
     def start_by_hand(self, record: Record, now: int) -> RoutineRun | None:
         """Start a run besides the routine's times; None where the routine has changed since it was read.
@@ -140,32 +168,67 @@ class Starter:
         poll_id = new_poll_id(now)
         run = run_by_hand(record, item_id(poll_id, 0), now)
         items = [run.item]
-        words = self._commit(poll_id, BY_HAND, [run], items, self._publisher.build(poll_id, items))
-        return run.result() if are_written(words) else None
+        batch = Batch(poll_id, [run], items, self._publisher.build(poll_id, items))
+        return run.result() if are_written(self._sent(batch, BY_HAND)()) else None
 
-    def _commit(
-        self, poll_id: str, each: str, runs: Sequence[Run], items: Sequence[CheckedItem], messages: Messages,
-        owner: str = "", obeys: str = "", mark: int = 0,
-    ) -> list[str]:  # fmt: skip
-        keys = self._store.keys
+    def _built(self, batch: Batch, going: Going) -> tuple[list[RoutineRun], Batch]:
+        """The runs whose messages cannot be built, which have failed, and the rest with its messages."""
+        failed = list[RoutineRun]()
+        while batch.runs:
+            try:
+                messages = self._publisher.build(batch.poll_id, batch.items, going.stamps)
+            except NOT_THE_RUNS:
+                raise
+            except Exception:
+                errors = {run.before.id: self._fault(batch.poll_id, run) for run in batch.runs}
+                broken = {name: error for name, error in errors.items() if error is not None}
+                failed += [self._fail(run, broken[run.before.id]) for run in batch.runs if run.before.id in broken]
+                if not broken:
+                    raise
+                batch = _batch_of([run.before for run in batch.runs if run.before.id not in broken], going)
+            else:
+                return failed, batch._replace(messages=messages)
+        return failed, batch
+
+    def _begun(self, batch: Batch, going: Going) -> Callable[[], list[RoutineRun]]:
+        """Send the step that starts these; what is returned waits for it, and starts anew those that did not change."""
+        words_of_step = self._sent(batch, SCHEDULED, going)
+
+        def finish() -> list[RoutineRun]:
+            words = words_of_step()
+            if are_written(words):
+                return [run.result() for run in batch.runs]
+            left = [run.before for run, word in zip(batch.runs, words, strict=True) if word == OK]
+            failed, rest = self._built(_batch_of(left, going), going)
+            return failed + (self._begun(rest, going)() if rest.runs else [])
+
+        return finish
+
+    def _sent(self, batch: Batch, each: str, going: Going | None = None) -> Callable[[], list[str]]:
+        """Send the step; what is returned waits for its words, and sends what is due after the publish."""
+        keys, (poll_id, runs, items, messages) = self._store.keys, batch
+        owner, obeys, mark = ("", "", 0) if going is None else (going.owner, going.obeys, going.now)
         commands, targets = messages.commands.packed()
         rows = rows_of(self._store, [run.change for run in runs])
         reach("routine.starting")
-        words = words_of(
-            script("start_runs")(
-                self._store, unit_hash=keys.unit(UNIT), batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, 0),
-                targets=targets, poll=poll_id, unit=UNIT, each=each, owner=owner, mark=mark, obeys=obeys,
-                count=len(runs), pushed=len(items) if commands else 0,
-                destinations=messages.destinations.to_json() if commands else "",
-                rest=[*rows, *(encode(item, "") for item in items), *commands],
-            )
+        reply = script("start_runs").begin(
+            self._store, unit_hash=keys.unit(UNIT), batch=keys.poll(poll_id), chunk=keys.chunk(poll_id, 0),
+            targets=targets, poll=poll_id, unit=UNIT, each=each, owner=owner, mark=mark, obeys=obeys,
+            count=len(runs), pushed=len(items) if commands else 0,
+            destinations=messages.destinations.to_json() if commands else "",
+            rest=[*rows, *(encode(item, "") for item in items), *commands],
         )  # fmt: skip
-        reach("routine.started")
-        if are_written(words):
-            messages.after_publish.send()
-            if not commands:
-                publish_or_leave(self._publisher, poll_id, items)
-        return words
+
+        def finish() -> list[str]:
+            words = words_of(reply())
+            reach("routine.started")
+            if are_written(words):
+                messages.after_publish.send()
+                if not commands:
+                    publish_or_leave(self._publisher, poll_id, items)
+            return words
+
+        return finish
 
     def _fault(self, poll_id: str, run: Run) -> Exception | None:
         try:

@@ -75,7 +75,7 @@ def test_others_start_beside_one_that_hangs(
     wait_until(lambda: started() == {*first, later, hangs}, "it has started")
     assert len(world.messages()) == 5
 
-    def end(*_: Any) -> None:
+    def end(*_: Any, **__: Any) -> None:
         raise Ended
 
     monkeypatch.setattr(runs, "start", end)
