@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual.broker.unacked import unacked_keys
 from celery_perpetual.completions.backlog import Backlog, UnstoredResult, WaitingEnd
 from celery_perpetual.completions.batches import follow_up
-from celery_perpetual.completions.end import BACK_OFF, Closing, EndReply, EndScripts, ExpectedEnd, TaskEnd
+from celery_perpetual.completions.end import BACK_OFF, Closing, EndReply, EndScript, EndScripts, ExpectedEnd, TaskEnd
 from celery_perpetual.completions.result_in_script import ResultToStore, result_to_store
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
+from celery_perpetual.ledger.ids import POLL_INDEX, item_fillings
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.header import Filling, Of
 from celery_perpetual.store.prepared import Prepared
@@ -53,11 +54,22 @@ class Announcer:
             "queue": (keys.channel_prefix, Of("id"), keys.QUEUE),
             "unacked": broker.unacked, "unacked_index": broker.received,
         }  # fmt: skip
-        batch = {"batch": (keys.poll_prefix, Of("poll")), "batch_channel": (keys.channel_prefix, Of("poll"))}
+        item: dict[str, Filling] = {
+            **item_fillings(keys),
+            "poll": (Of("string.sub(id, 1, 28)"), POLL_INDEX), "batch_channel": (keys.channel_prefix, Of("poll")),
+        }  # fmt: skip
+
+        def prepared(name: str, **fixed: Filling) -> EndScript:
+            alone: dict[str, Filling] = {"result": "", "value": "", "expires": ""}
+            return EndScript(
+                Prepared(self._store, name, yielding=True, **fixed, **alone),
+                Prepared(self._store, name, yielding=True, **fixed),
+            )
+
         return EndScripts(
-            Prepared(self._store, "end_item", yielding=True, **task, **batch, hold=BACK_OFF),
-            Prepared(self._store, "end_item", yielding=True, **task, **batch),
-            Prepared(self._store, "end_task", yielding=True, **task),
+            prepared("end_item", **task, **item, hold=BACK_OFF),
+            prepared("end_item", **task, **item),
+            prepared("end_task", **task),
         )
 
     def expect(self, task_id: str, task: str | None, **facts: Any) -> ExpectedEnd:

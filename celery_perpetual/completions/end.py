@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from celery_perpetual.completions.completion import VERSION, error_of, inline
-from celery_perpetual.ledger.ids import item_slots
+from celery_perpetual.ledger.ids import item_place
 
 if TYPE_CHECKING:
     from celery_perpetual.completions.result_in_script import ResultToStore
@@ -81,14 +81,23 @@ class EndReply(NamedTuple):
         return self.verdict in (FORBIDDEN, UNREADABLE)
 
 
+class EndScript(NamedTuple):
+    """A script that announces an end."""
+
+    alone: Prepared
+    """It leaves Celery's result to Celery."""
+    storing: Prepared
+    """It may store Celery's result as well."""
+
+
 class EndScripts(NamedTuple):
     """The scripts that announce an end."""
 
-    item: Prepared
+    item: EndScript
     """Of an item, in the usual way: a key that fails is held back as its task's options say."""
-    item_by_operator: Prepared
+    item_by_operator: EndScript
     """Of an item, by an operator, who says what becomes of its key."""
-    task: Prepared
+    task: EndScript
 
 
 class Closing(Protocol):
@@ -109,26 +118,34 @@ class Closing(Protocol):
 class ExpectedEnd:
     """An end that is to come, written as far as it is known, so that little is left to do when it comes."""
 
-    __slots__ = ("_call", "_written", "leased", "poll", "task_id")
+    __slots__ = ("_call", "_known", "_script", "_written", "leased", "task_id")
 
     def __init__(
         self, scripts: EndScripts, keys: Keys, task_id: str, task: str | None, *, announce: bool = True,
         worker: str | None = None, attempt: int = 1, nonce: str = "", leased: bool = False, tag: str = "",
-        where: Mapping[str, str | int] | None = None, hold: str = "",
+        where: Mapping[str, str | int] | None = None, hold: str = "", stores: bool = False,
     ) -> None:  # fmt: skip
-        """Write what is known; makes no call. The facts are those of :class:`TaskEnd`."""
-        where = where or item_slots(keys, task_id)
+        """Write what is known; makes no call.
+
+        Args:
+            scripts: of which one will be called.
+            keys: of the store.
+            task_id, task, announce, worker, attempt, nonce, leased, tag, where, hold: as of :class:`TaskEnd`.
+            stores: whether Celery's result may have to be stored with it. If it has to although this says no, the call
+                is written anew then.
+        """
+        where = where or item_place(keys, task_id)
         self.task_id = task_id
         self.leased = leased
-        self.poll = str(where["poll"])
-        """Of which poll it is an item, "" if of none."""
         known: dict[str, str | int] = {"id": task_id, "nonce": nonce, "started": int(leased), "tag": tag}
-        if not self.poll:
-            self._call = scripts.task.begun(**known)
+        if where["position"] == -1:
+            self._script = scripts.task
         elif hold:
-            self._call = scripts.item_by_operator.begun(**known, **where, hold=hold)
+            self._script, known = scripts.item_by_operator, {**known, **where, "hold": hold}
         else:
-            self._call = scripts.item.begun(**known, **where)
+            self._script, known = scripts.item, {**known, **where}
+        self._known = known
+        self._call = (self._script.storing if stores else self._script.alone).begun(known)
         self._written = (_text(task_id), _text(task), _text(worker), attempt) if announce else None
 
     def head(
@@ -164,9 +181,13 @@ class ExpectedEnd:
         Raises:
             StoreUnavailable: the store did not answer.
         """
+        call = self._call
+        if call.prepared is self._script.alone:
+            if stored is None:
+                return EndReply(*call(over, status=status, head=head))
+            call = self._script.storing.begun(self._known)
         result, value, expires = stored or ("", "", 0)
-        reply = self._call(over, status=status, head=head, result=result, value=value, expires=str(expires))
-        return EndReply(*reply)
+        return EndReply(*call(over, status=status, head=head, result=result, value=value, expires=str(expires)))
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Ignore
 
-from celery_perpetual.leases.interest import Interest
+from celery_perpetual.leases.interest import INTERESTS, Interest
 from celery_perpetual.tasks.items import UNSET
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Execution:
             tag=tag,
             copy=copy,
             acknowledged_by=acknowledged_by,
-            interest=Interest(interest),
+            interest=INTERESTS[interest],
         )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from celery.exceptions import SoftTimeLimitExceeded
 
@@ -17,11 +17,11 @@ from celery_perpetual.leases.execution import AT_START, Execution
 from celery_perpetual.leases.on_lost import when_run_lost
 from celery_perpetual.leases.time_limits import first_limit, time_to_ask, time_to_end
 from celery_perpetual.leases.workers import WorkerRun, Workers
-from celery_perpetual.ledger.ids import item_slots, parse_item_id
+from celery_perpetual.ledger.ids import item_fillings, item_place, item_slots, parse_item_id
 from celery_perpetual.store.address import is_redis
-from celery_perpetual.store.commands.leases import is_parked, lease_and_trace, lease_of
+from celery_perpetual.store.commands.leases import asked_lease, is_parked, lease_and_trace, lease_of
 from celery_perpetual.store.connection import Store
-from celery_perpetual.store.header import Of
+from celery_perpetual.store.header import Filling, Of
 from celery_perpetual.store.prepared import Prepared
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
@@ -35,6 +35,14 @@ if TYPE_CHECKING:
 
 #: Why a delivery does not run now, with ``perpetual_store_down = "hold"``: it waits for the store.
 HELD = "held"
+
+
+class _Asking(NamedTuple):
+    """The script that grants a lease."""
+
+    usual: Prepared
+    """For the first delivery of an item that is acknowledged with its end."""
+    other: Prepared
 
 
 class Grants:
@@ -119,22 +127,28 @@ class Grants:
         return unacked_keys(self._app)
 
     @cached_property
-    def _ask(self) -> Prepared:
+    def _asking(self) -> _Asking:
         keys, broker = self.store.keys, self._broker
-        return Prepared(
-            self.store, "start", held=(keys.held_prefix, Of("worker")), completion=(keys.completion_prefix, Of("id")),
-            queue=(keys.channel_prefix, Of("id"), keys.QUEUE),
-            unacked=broker.unacked, unacked_index=broker.received,
-        )  # fmt: skip
+        fixed: dict[str, Filling] = {
+            **item_fillings(keys), "held": (keys.held_prefix, Of("worker")),
+            "completion": (keys.completion_prefix, Of("id")), "queue": (keys.channel_prefix, Of("id"), keys.QUEUE),
+            "unacked": broker.unacked, "unacked_index": broker.received,
+        }  # fmt: skip
+        usual: dict[str, Filling] = {"ended": 1, "copy": "", "acknowledges": 0}
+        return _Asking(
+            Prepared(self.store, "start", yielding=False, **fixed, **usual),
+            Prepared(self.store, "start", yielding=False, **fixed),
+        )
 
     def _start(self, task: Any, execution: Execution, request: Any) -> Any:
-        over = self.store.within(time_to_ask(execution))
-        return self._ask(over, **self._slots(task, execution, request))
+        over, slots = self.store.within(time_to_ask(execution)), self._slots(task, execution, request)
+        is_usual = slots["ended"] and not slots["copy"] and not slots["acknowledges"]
+        return (self._asking.usual if is_usual else self._asking.other)(over, **slots)
 
     def _slots(self, task: Any, execution: Execution, request: Any) -> dict[str, Any]:
         """The slots of the scripts that grant a lease."""
         task_id = execution.task_id
-        where = execution.where = item_slots(self.store.keys, task_id)
+        where = execution.where = item_place(self.store.keys, task_id)
         worker = "" if self.instance is None else self.instance.name
         most, on_lost = when_run_lost(task, request)
         nesting, retries = int(request.get("replaced_task_nesting") or 0), int(request.get("retries") or 0)
@@ -143,11 +157,12 @@ class Grants:
         is_item = where["position"] != -1 or parse_item_id(task_id) is not None
         is_new = not (is_item or redelivered or nesting or retries)
         return {
-            "batch": self.store.keys.poll(str(where["poll"])), "chunk": where["chunk"], "done": where["done"],
-            "position": where["position"], "id": task_id, "worker": worker, "nonce": execution.nonce,
-            "nesting": nesting, "retries": retries, "most": most, "on_lost": on_lost, "tag": execution.tag,
-            "task": task.name, "copy": execution.copy, "ended": int(not is_new),
+            **where, "id": task_id, "copy": execution.copy, "ended": int(not is_new),
             "acknowledges": int(execution.acknowledged_by == AT_START),
+            **asked_lease(
+                worker, execution.nonce, nesting, retries,
+                most_recoveries=most, on_lost=on_lost, tag=execution.tag, task=task.name,
+            ),
         }  # fmt: skip
 
     def regain(self, task: Any, execution: Execution, request: Any) -> bool:
@@ -166,9 +181,10 @@ class Grants:
         """
         slots = self._slots(task, execution, request)
         del slots["ended"]
+        keys, where = self.store.keys, item_slots(self.store.keys, execution.task_id)
         regained = script("regain")(
-            self.store, held=self.store.keys.held(str(slots["worker"])),
-            completion=self.store.keys.completion(execution.task_id), unacked=self._broker.unacked,
+            self.store, held=keys.held(str(slots["worker"])), completion=keys.completion(execution.task_id),
+            batch=keys.poll(str(where["poll"])), done=where["done"], unacked=self._broker.unacked,
             unacked_index=self._broker.received, **slots,
         )  # fmt: skip
         return bool(regained)

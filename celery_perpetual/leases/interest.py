@@ -44,6 +44,10 @@ _FOUND = {
 }
 
 
+#: The same by the numbers that a request brings to a pool process.
+INTERESTS = {interest.value: interest for interest in _FOUND.values()}
+
+
 def wired(app: Any) -> Any:
     """The ``Perpetual`` of an app; None for an app without, one whose settings name no store, and a test's stand-in."""
     perpetual = getattr(app, "perpetual", None) if isinstance(app, Celery) else None
@@ -65,7 +69,7 @@ def interest_by(settings: Settings, task: Any, task_id: Any, headers: Any = None
         task_id: its id; one that is not text is of no interest.
         headers: of its message or request; anything else than a mapping says nothing.
     """
-    if not isinstance(task_id, str) or not isinstance(task, Task | None):
+    if not isinstance(task_id, str) or not (task is None or isinstance(task, Task)):
         return Interest.NONE
     is_perpetual = (
         parse_item_id(task_id) is not None

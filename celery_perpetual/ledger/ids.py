@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from secrets import randbits
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from celery.result import AsyncResult
 from celery_perpetual.errors import ContractError, encodable
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.commands.records import Place
+from celery_perpetual.store.header import Filling, Of
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -96,13 +98,14 @@ def item_id(poll_id: str, index: int) -> str:
 
 def parse_item_id(task_id: str) -> ItemAddress | None:
     """Where the record of a task is, or None if the id is not of our form."""
-    if (
-        not isinstance(task_id, str)
-        or len(task_id) != 36
-        or task_id[14] != "8"  # as nearly all ids of other packages
-        or task_id.endswith(POLL_INDEX)
-        or not _FORM.fullmatch(task_id)
-    ):
+    if not isinstance(task_id, str) or len(task_id) != 36 or task_id[14] != "8":  # as nearly all ids of other packages
+        return None
+    return _parsed(task_id)
+
+
+@lru_cache(maxsize=512)  # a process asks several times for an id that it works on
+def _parsed(task_id: str) -> ItemAddress | None:
+    if task_id.endswith(POLL_INDEX) or not _FORM.fullmatch(task_id):
         return None
     return ItemAddress(task_id[:28] + POLL_INDEX, int(task_id[28:], 16))
 
@@ -130,3 +133,19 @@ def item_slots(keys: Keys, task_id: str) -> dict[str, str | int]:
     where = item_address(task_id)
     poll, chunk, position = ("", 0, -1) if where is None else (where.poll_id, where.chunk, where.position)
     return {"poll": poll, "chunk": keys.chunk(poll, chunk), "done": keys.done(poll, chunk), "position": position}
+
+
+def item_place(keys: Keys, task_id: str) -> dict[str, str | int]:
+    """The same for scripts that are filled with :func:`item_fillings`: the key of its chunk, and position."""
+    where = item_address(task_id)
+    poll, chunk, position = ("", 0, -1) if where is None else (where.poll_id, where.chunk, where.position)
+    return {"chunk": keys.chunk(poll, chunk), "position": position}
+
+
+def item_fillings(keys: Keys) -> dict[str, Filling]:
+    """Slots that a script fills by itself from the id of an item and the key of its chunk."""
+    behind_prefix = len(keys.chunks_prefix.encode()) + 1
+    return {
+        "batch": (keys.poll_prefix, Of("string.sub(id, 1, 28)"), POLL_INDEX),
+        "done": (keys.done_prefix, Of(f"string.sub(chunk, {behind_prefix})")),
+    }

@@ -45,12 +45,12 @@ _CHECK_ALL = """  for i = 1, #%s do
 
 
 class Of(str):
-    """The name of an argument, as a part of what a slot is filled with."""
+    """A part of a filling: an argument or key of the call by its name, or what Lua makes of one."""
 
     __slots__ = ()
 
 
-#: The fixed content of a slot: a value, or its parts, of which some are arguments of the call.
+#: The fixed content of a slot: a value, or its parts, of which some come from what is sent with the call.
 Filling = str | int | tuple[str, ...]
 
 
@@ -92,14 +92,11 @@ class Header:
         return "".join(lines) + self._check()
 
     def _locals(self, sent: str, slots: Mapping[str, str], fixed: Mapping[str, Filling]) -> list[str]:
-        values, number = [], 0
-        for name, kind in slots.items():
-            if name in fixed:
-                values.append(_filled(fixed[name], kind))
-            else:
-                number += 1
-                values.append(_converted(f"{sent}[{number}]", kind))
-        return [f"local {', '.join(slots)} = {', '.join(values)}\n"] if slots else []
+        named = [name for name in slots if name not in fixed]
+        values = {name: _converted(f"{sent}[{number}]", slots[name]) for number, name in enumerate(named, 1)}
+        filled = {name: _filled(fixed[name], kind) for name, kind in slots.items() if name in fixed}
+        # Fillings may be made of what is sent.
+        return [f"local {', '.join(each)} = {', '.join(each.values())}\n" for each in (values, filled) if each]
 
     def _check(self) -> str:
         named = [f"{name}, '{kind}'" for name, kind in self.keys.items() if kind in _CHECKED]

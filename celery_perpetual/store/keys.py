@@ -135,6 +135,14 @@ class Keys:
         self.source_prefix = f"{prefix}:source:"
 
     @property
+    def chunks_prefix(self) -> str:
+        return f"{self.prefix}:i:"
+
+    @property
+    def done_prefix(self) -> str:
+        return f"{self.prefix}:d:"
+
+    @property
     def cycle(self) -> str:
         return f"{self.prefix}:cycle"
 

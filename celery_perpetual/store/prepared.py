@@ -8,10 +8,10 @@ redis-py has hiredis.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from celery_perpetual.store.header import Filling
 from celery_perpetual.store.scripts import script, sha_of
@@ -22,16 +22,12 @@ if TYPE_CHECKING:
 
 Slots = Mapping[str, str | int]
 
-#: One argument on the wire: its length and its text.
-_ARGUMENT = "$%d\r\n%s\r\n"
-
 
 class Prepared:
     """A script of one store with some of its slots filled in for good; calls name the others.
 
-    The values stand in the text as literals, so that a call neither sends nor unpacks them, and the rest is packed by
-    one formatting. Every slot that the store can fill is filled. A key that is made of a prefix and an id is filled in
-    as ``(prefix, Of("id"))``.
+    The values stand in the text as literals, so that a call neither sends nor unpacks them. Every slot that the store
+    can fill is filled. A key that is made of a prefix and an id is filled in as ``(prefix, Of("id"))``.
     """
 
     def __init__(self, store: Store, name: str, *, yielding: bool = False, **fixed: Filling) -> None:
@@ -57,11 +53,10 @@ class Prepared:
         self._yielding = yielding
         self._keys = [slot for slot in base.header.keys if slot not in filled]
         self.slots = [*self._keys, *(slot for slot in base.header.args if slot not in filled)]
+        self._split: dict[int, tuple[list[str], list[str]]] = {}
         self.text = base.filled(filled)
         self._sha = sha_of(self.text)
-        self._head = packed("EVALSHA", self._sha, len(self._keys), more=len(self.slots)).decode()
-        self._template = self._head + _ARGUMENT * len(self.slots)
-        self._parts: dict[int, _Parts] = {}
+        self.head = packed("EVALSHA", self._sha, len(self._keys), more=len(self.slots)).decode()
 
     def __call__(self, over: Store | None = None, /, **slots: str | int) -> Any:
         """Run the script and return its reply.
@@ -73,29 +68,24 @@ class Prepared:
         Raises:
             StoreUnavailable: the store did not answer in time.
         """
-        values: list[int | str] = []
-        for slot in self.slots:
-            text = str(slots[slot])
-            values += (len(text), text)
-        return self.send(self._template % tuple(values), slots, over=over)
+        return self.send(self.head + _packed(self.slots, slots), slots, over=over)
 
-    def begun(self, **known: str | int) -> Begun:
+    def begun(self, known: Slots) -> Begun:
         """One call of which the first slots are known before the others.
+
+        Args:
+            known: what fills these.
 
         Raises:
             TypeError: these are not the first ones.
         """
         return Begun(self, known)
 
-    def parts(self, count: int) -> _Parts:
-        """The slots in two parts, the first of which has so many."""
-        parts = self._parts.get(count)
-        if parts is None:
-            first, rest = self.slots[:count], self.slots[count:]
-            parts = self._parts[count] = _Parts(
-                first, self._head + _ARGUMENT * len(first), rest, _ARGUMENT * len(rest)
-            )  # fmt: skip
-        return parts
+    def split(self, count: int) -> tuple[list[str], list[str]]:
+        """The first slots, so many, and the rest."""
+        if count not in self._split:
+            self._split[count] = self.slots[:count], self.slots[count:]
+        return self._split[count]
 
     def send(self, call: str, *slots: Slots, over: Store | None = None) -> Any:
         """Send a call that is packed already, and return the reply.
@@ -109,48 +99,43 @@ class Prepared:
             StoreUnavailable: the store did not answer in time.
         """
         store = over or self._store
+        try:
+            if call.isascii():
+                return store.wire.call(call.encode(), yielding=self._yielding)
+        except NoScriptError:
+            pass
+        except (RedisError, OSError):
+            with store.errors(self._name):
+                raise
+        return self._send_anew(store, slots)
+
+    def _send_anew(self, store: Store, slots: tuple[Slots, ...]) -> Any:
+        """Send a call with the lengths of bytes, and the script where the server has forgotten it."""
+        arguments = self._arguments(*slots)
         with store.errors(self._name):
             try:
-                if call.isascii():
-                    return store.wire.call(call.encode(), yielding=self._yielding)
-                # Lengths are those of bytes.
-                return store.wire.call(
-                    packed("EVALSHA", self._sha, *self._arguments(*slots)), yielding=self._yielding
-                )  # fmt: skip
+                return store.wire.call(packed("EVALSHA", self._sha, *arguments), yielding=self._yielding)
             except NoScriptError:
-                return store.wire.call(packed("EVAL", self.text, *self._arguments(*slots)))
+                return store.wire.call(packed("EVAL", self.text, *arguments))
 
     def _arguments(self, *slots: Slots) -> list[str | int]:
         named = ChainMap(*map(dict, slots))
         return [len(self._keys), *(named[slot] for slot in self.slots)]
 
 
-class _Parts(NamedTuple):
-    """The slots of a call in two parts, each with what packs it by one formatting."""
-
-    first: list[str]
-    first_template: str
-    rest: list[str]
-    rest_template: str
-
-
 class Begun:
     """A call that is packed as far as its slots are known."""
 
-    __slots__ = ("_beginning", "_known", "_parts", "_prepared")
+    __slots__ = ("_beginning", "_known", "_rest", "prepared")
 
     def __init__(self, prepared: Prepared, known: Slots) -> None:
-        self._prepared = prepared
+        self.prepared = prepared
         self._known = known
-        self._parts = parts = prepared.parts(len(known))
-        values: list[int | str] = []
+        first, self._rest = prepared.split(len(known))
         try:
-            for slot in parts.first:
-                text = str(known[slot])
-                values += (len(text), text)
+            self._beginning = prepared.head + _packed(first, known)
         except KeyError as missing:
             raise TypeError(f"the slot {missing} has to be known before those that follow it") from None
-        self._beginning = parts.first_template % tuple(values)
 
     def __call__(self, over: Store | None = None, /, **rest: str) -> Any:
         """Run the script with the rest of its slots, and return its reply; may be called again.
@@ -162,9 +147,10 @@ class Begun:
         Raises:
             StoreUnavailable: the store did not answer in time.
         """
-        values: list[int | str] = []
-        for slot in self._parts.rest:
-            text = rest[slot]
-            values += (len(text), text)
-        call = self._beginning + self._parts.rest_template % tuple(values)
-        return self._prepared.send(call, self._known, rest, over=over)
+        call = self._beginning + _packed(self._rest, rest)
+        return self.prepared.send(call, self._known, rest, over=over)
+
+
+def _packed(names: Sequence[str], slots: Slots) -> str:
+    """Arguments on the wire, each with its length in characters."""
+    return "".join([f"${len(text := str(slots[name]))}\r\n{text}\r\n" for name in names])

@@ -1,7 +1,7 @@
 """Replies of scripts, read in one step where they have arrived and are plain.
 
 redis-py reads a reply line by line through several layers. Here the bytes that have arrived are looked at and stay
-where they are; a reply of numbers, texts and lists of them is taken as a whole. Any other reply (an error, a push
+where they are; a number, a text of one line, or a list of these is taken as a whole. Any other reply (an error, a push
 message, one of which a part is on its way, or that comes through TLS) is left to redis-py, which finds all of it.
 
 Measured in the client's own processor time per call of a script: 0.7 to 0.8 times what it is with redis-py's reading.
@@ -36,13 +36,12 @@ def last_reply(connection: Any, replies: int = 1) -> Any:
     # The class is asked for now: green pools put another one there.
     if not HIREDIS_AVAILABLE and type(sock) is socket.socket and not _holds_bytes(connection):
         seen = _arrived(connection, sock)
-        end, value = 0, None
-        for _ in range(replies):
-            value, end = _plain(seen, end)
-            if not end:
-                break
-        if end:
-            sock.recv(end)
+        try:
+            value = _plain(seen, replies)
+        except (_NotPlain, IndexError):
+            pass
+        else:
+            sock.recv(len(seen))
             return value
     for _ in range(replies - 1):
         with suppress(ResponseError):
@@ -70,27 +69,48 @@ def _arrived(connection: Any, sock: Any) -> bytes:
     return seen
 
 
-def _plain(seen: bytes, at: int) -> tuple[Any, int]:
-    """The reply that begins there, and where it ends; 0 where it is none of these, or not all of it is here."""
-    line = seen.find(b"\r\n", at)
-    if line < 0:
-        return None, 0
-    kind, head, end = seen[at], seen[at + 1 : line], line + 2
-    if kind == _TEXT:
-        if head == b"-1":
-            return None, end
-        stop = end + int(head)
-        return (seen[end:stop], stop + 2) if stop + 2 <= len(seen) else (None, 0)
-    if kind == _NUMBER:
-        return int(head), end
-    if kind == _WORD:
-        return head, end
-    if kind != _LIST:
-        return None, 0
-    values = []
-    for _ in range(int(head)):
-        value, end = _plain(seen, end)
-        if not end:
-            return None, 0
-        values.append(value)
-    return values, end
+class _NotPlain(Exception):
+    """The reply is of another form, or a part of it is on its way."""
+
+
+def _plain(seen: bytes, replies: int) -> Any:
+    """The last one of so many replies.
+
+    Raises:
+        _NotPlain, IndexError: they are not plain, or not all of them are here.
+    """
+    if not seen.endswith(b"\r\n"):
+        raise _NotPlain
+    lines = seen.split(b"\r\n")
+    value: Any = None
+    at = 0
+    for _ in range(replies):
+        head = lines[at]
+        at += 1
+        if head[0] == _LIST and head != b"*-1":
+            value = []
+            for _ in range(int(head[1:])):
+                head = lines[at]
+                if head[0] == _NUMBER:
+                    value.append(int(head[1:]))
+                    at += 1
+                else:
+                    value.append(_text(head, lines[at + 1]))
+                    at += 2
+        elif head[0] == _NUMBER:
+            value = int(head[1:])
+        elif head[0] == _WORD:
+            value = head[1:]
+        else:
+            value = _text(head, lines[at])
+            at += 1
+    if at != len(lines) - 1:
+        raise _NotPlain
+    return value
+
+
+def _text(head: bytes, text: bytes) -> bytes:
+    """A text without line breaks, by its line and the one before with its length."""
+    if head[0] != _TEXT or int(head[1:]) != len(text):
+        raise _NotPlain
+    return text

@@ -55,14 +55,16 @@ class Wire:
         """
         client = self._client()
         ask = _ask_yielding if yielding else _ask
-        with self._lent(client):
-            try:
-                return ask(client.connection, packed)
-            except (RedisError, OSError) as error:
-                if isinstance(error, ResponseError) and not is_refusal(error):
+        try:
+            reply = ask(client.connection, packed)
+        except BaseException as error:
+            with self._lent(client):
+                if not isinstance(error, RedisError | OSError) or _is_answer(error):
                     raise
-            client.connection.disconnect()
-            return ask(client.connection, packed)
+                client.connection.disconnect()
+                return ask(client.connection, packed)
+        self._idle.append(client)
+        return reply
 
     def begin(self, packed: bytes) -> Callable[[], Any]:
         """Send one packed command, and return what reads its reply. There is no second try.
@@ -115,9 +117,14 @@ class _Lent:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         # A time limit may come in the middle: the reply that is on its way would be taken for that of the next call.
-        if kind is not None and (not issubclass(kind, ResponseError) or is_refusal(error)):
+        if error is not None and not _is_answer(error):
             self._client.connection.disconnect()
         self._idle.append(self._client)
+
+
+def _is_answer(error: BaseException) -> bool:
+    """Whether the server has answered with an error, so that the connection is as good as before."""
+    return isinstance(error, ResponseError) and not is_refusal(error)
 
 
 def _ask(connection: Any, packed: bytes) -> Any:

@@ -26,13 +26,13 @@ def dropping(consumer: Any, strategy: Any) -> Any:
 
     @wraps(strategy)
     def received(message: Any, *args: Any, **kwargs: Any) -> Any:
+        if not (getattr(message, "delivery_info", None) or {}).get("redelivered"):
+            return strategy(message, *args, **kwargs)
         headers = getattr(message, "headers", None) or {}
-        info = getattr(message, "delivery_info", None) or {}
         grants, task_id = consumer.app.perpetual.grants, str(headers.get("id"))
         task = consumer.app.tasks.get(headers.get("task"))
         if (
-            not info.get("redelivered")
-            or grants.is_away  # the main process waits for the store once, not once for each message
+            grants.is_away  # the main process waits for the store once, not once for each message
             or Interest.LEASE not in interest_in(consumer.app, task, task_id, headers)
         ):
             return strategy(message, *args, **kwargs)

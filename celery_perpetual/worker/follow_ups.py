@@ -24,7 +24,7 @@ from celery_perpetual.polling.coroutines import Loop
 from celery_perpetual.polling.reading import entries_of
 from celery_perpetual.store.commands.batches import tenant_of_batch
 from celery_perpetual.store.commands.follow_ups import FollowUps
-from celery_perpetual.tasks.contract import TaskContract, given_to, is_perpetual, read
+from celery_perpetual.tasks.contract import TaskContract, is_perpetual, read
 from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.tasks.tenants import tenant_of
 from celery_perpetual.tasks.unit import TaskUnit
@@ -80,7 +80,7 @@ _contracts: WeakKeyDictionary[type, TaskContract] = WeakKeyDictionary()
 
 def name_follow_ups(task: Any, execution: Execution, result: Any) -> None:
     """Call a task's ``after_success``, if it has one, and keep what it names for the next poll of its unit."""
-    if given_to(task, "after_success") is None or not is_perpetual(task):
+    if getattr(task, "after_success", None) is None or not is_perpetual(task):
         return
     try:
         _name(task, execution, result)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from celery.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
@@ -58,14 +58,15 @@ class Leased(_Request):  # type: ignore[misc]
         self.perpetual_tag = ""
         """Delivery tag, where the heartbeat reports it."""
         interest = interest_in(self._app, self._task, self.id, request)
-        if Interest.LEASE not in interest and not (interest and item_address(self.id)):
+        needs_lease = Interest.LEASE in interest
+        if not needs_lease and not (interest and item_address(self.id)):
             return
         self._leases: Grants = self._app.perpetual.grants
         self.perpetual_tag = str(message.delivery_tag or "")
-        self._nonce = uuid4().hex
+        self._nonce = token_hex(16)
         deliveries.enter(self._nonce, self)
         self._leases.on_news()
-        if Interest.LEASE not in interest:
+        if not needs_lease:
             return
         execution = Execution(task_id=self.id, nonce=self._nonce, tag=self.perpetual_tag, interest=interest)
         if self._leases.acknowledges and isinstance(getattr(message, "channel", None), Channel):
@@ -124,7 +125,7 @@ class Leased(_Request):  # type: ignore[misc]
 
     def _announces_outside(self, status: str) -> bool:
         """Whether its task's own strategy has had it run outside of the pool's usual way; its end is announced then."""
-        is_outside = has_own_strategy(self._task) and not self.time_start and not self.acknowledged
+        is_outside = not self.time_start and not self.acknowledged and has_own_strategy(self._task)
         if is_outside:
             announce_outside(self._app, self._task, self.id, self._request_dict, status, worker=self.hostname)
         return is_outside

@@ -134,7 +134,9 @@ def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
         execution.limit = first_limit(sender, request.timelimit)
     execution.end = sender.app.perpetual.announcer.expect(
         task_id, sender.name, announce=Interest.ANNOUNCE in interest,
-        worker=request.hostname, attempt=(request.retries or 0) + 1, **_of_execution(execution),
+        worker=request.hostname, attempt=(request.retries or 0) + 1,
+        stores=not (sender.ignore_result or request.ignore_result), nonce=execution.nonce, leased=execution.leased,
+        tag=execution.unacked_tag, where=execution.where,
     )  # fmt: skip
 
 

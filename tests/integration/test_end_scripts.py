@@ -158,6 +158,19 @@ def test_a_chunk_goes_when_its_items_have_ended(world: World) -> None:
     assert world.finish(501, head="{}") == LATE
 
 
+def test_records_that_a_wrong_counter_has_kept_go_with_a_rebuild(world: World) -> None:
+    """No end of a batch with one chunk was the last one for it."""
+    world.commit()
+    world.redis.hset(f"P:p:{POLL}", "left", 5)
+    for index in range(3):
+        assert world.finish(index) == FIRST
+    assert world.redis.llen(f"P:i:{POLL}:0") == 3
+
+    assert script("rebuild_batch")(world.store, batch=f"P:p:{POLL}", poll=POLL)[0] == 1
+    assert world.redis.keys("P:[id]:*") == []
+    assert world.redis.pttl(f"P:p:{POLL}") > 0
+
+
 @pytest.mark.parametrize("head", [None, ""], ids=["announced", "silent"])
 def test_the_last_end_asks_again_for_the_batchs_message_until_that_is_sent(world: World, head: str | None) -> None:
     """A repeated last end is answered with the message to send once more: the first reply may have got lost."""

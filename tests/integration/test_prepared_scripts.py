@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,7 +23,7 @@ from tests.support.scripts import Slots, store_at
 if TYPE_CHECKING:
     import redis
 
-FIXED = ("task", "unacked", "unacked_index")
+FIXED = ("acknowledges", "unacked", "unacked_index")
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def world(redis_url: str) -> Iterator[LeaseWorld]:
     world.store.close()
 
 
-def prepared(world: LeaseWorld, store: Store | None = None) -> tuple[Prepared, Slots]:
-    slots = world.start()
+def prepared(world: LeaseWorld, store: Store | None = None, **options: Any) -> tuple[Prepared, Slots]:
+    slots = world.start(**options)
     fixed = {name: slots.pop(name) for name in FIXED}
     return Prepared(store or world.store, "start", **fixed), slots
 
@@ -64,8 +64,8 @@ def test_it_does_what_the_script_does(world: LeaseWorld) -> None:
 def test_a_literal_is_the_value(world: LeaseWorld, name: str) -> None:
     """A script works with every name exactly as it is given, quotes and all."""
     world.committed()
-    slots = {**world.start(), "task": name}
-    ask = Prepared(world.store, "start", task=slots.pop("task"))
+    slots = world.start(task=name)
+    ask = Prepared(world.store, "start", lease_ends=slots.pop("lease_ends"))
 
     assert ask(**slots)[0] == b"run"
     lease = world.redis.hget(world.keys.leases, slots["id"])
@@ -77,18 +77,17 @@ def test_a_literal_is_the_value(world: LeaseWorld, name: str) -> None:
 def test_a_call_may_be_begun_before_all_is_known(world: LeaseWorld, name: str, known_before: bool) -> None:
     """The call is the same whichever part is known first, also where it is repeated and the script is forgotten."""
     world.committed()
-    ask, slots = prepared(world)
-    slots["tag"] = name
-    early = ask.slots[: ask.slots.index("tag") + known_before]
-    begun = ask.begun(**{slot: slots[slot] for slot in early})
+    ask, slots = prepared(world, task=name)
+    early = ask.slots[: ask.slots.index("lease_ends") + known_before]
+    begun = ask.begun({slot: slots[slot] for slot in early})
     rest = {slot: str(value) for slot, value in slots.items() if slot not in early}
 
     assert begun(**rest) == begun(**rest) == ask(**slots)
-    assert LeaseText.read(world.redis.hget(world.keys.leases, slots["id"])).tag == name
+    assert LeaseText.read(world.redis.hget(world.keys.leases, slots["id"])).task == name
     world.redis.hdel(world.keys.leases, slots["id"])
     world.redis.script_flush()
     assert begun(**rest)[0] == b"run"
-    assert LeaseText.read(world.redis.hget(world.keys.leases, slots["id"])).tag == name
+    assert LeaseText.read(world.redis.hget(world.keys.leases, slots["id"])).task == name
 
 
 def test_a_call_begins_with_its_first_slots(world: LeaseWorld) -> None:
@@ -96,7 +95,7 @@ def test_a_call_begins_with_its_first_slots(world: LeaseWorld) -> None:
     ask, slots = prepared(world)
 
     with pytest.raises(TypeError, match=f"'{ask.slots[0]}' has to be known before"):
-        ask.begun(tag=slots["tag"])
+        ask.begun({"copy": slots["copy"]})
 
 
 def test_a_yielding_call_gives_its_own_reply(world: LeaseWorld) -> None:
@@ -175,7 +174,7 @@ def test_a_time_limit_in_the_middle_of_a_call_does_not_mix_up_replies(world: Lea
         world.redis.client_pause(500)
         signal.setitimer(signal.ITIMER_REAL, 0.1)
         with pytest.raises(Limit):
-            ask(**{**slots, "nonce": "of another delivery"})
+            ask(**{**slots, "lease_begins": world.start("of another delivery")["lease_begins"]})
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, former)

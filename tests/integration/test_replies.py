@@ -118,3 +118,12 @@ def test_a_push_message_of_which_redis_py_has_a_part(scripted: Scripted) -> None
     scripted.peer.sendall(b"$3\r\nabc\r\n:7\r\n")
 
     assert last_reply(scripted.connection) == 7
+
+
+def test_a_reply_with_a_part_of_a_push_message_behind_it(scripted: Scripted) -> None:
+    """The part is not taken away with the reply."""
+    scripted.peer.sendall(b":7\r\n>2\r\n$4\r\nnews\r\n$3\r\nab")
+    assert last_reply(scripted.connection) == 7
+    scripted.peer.sendall(b"c\r\n:8\r\n")
+
+    assert last_reply(scripted.connection) == 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery_perpetual.ledger.ids import item_id, item_slots
+from celery_perpetual.store.commands.leases import asked_lease
 from tests.support.scripts import POLL, QUEUE, UNACKED, Slots, World, end_slots
 
 ITEM, FREE = item_id(POLL, 1), "chosen-by-a-caller"
@@ -27,13 +28,15 @@ class LeaseWorld(World):
     def start(
         self, nonce: str = "n1", task_id: str = ITEM, *, worker: str = ONE, order: tuple[int, int] = (0, 0),
         on_lost: str = "requeue", most: int = 3, copy: str = "", ended: int = 1, acknowledges: int = 0,
+        task: str = "deliver",
     ) -> Slots:  # fmt: skip
         k, where = self.keys, item_slots(self.keys, task_id)
         return {
             "held": k.held(worker), "completion": k.completion(task_id), "queue": k.queue(task_id), "batch": k.poll(str(where.pop("poll"))), **where,
-            "id": task_id, "worker": worker, "nonce": nonce, "nesting": order[0], "retries": order[1], "most": most,
-            "on_lost": on_lost, "tag": f"tag of {nonce}", "task": "deliver", "copy": copy, "ended": ended,
-            **UNACKED, "acknowledges": acknowledges,
+            **asked_lease(
+                worker, nonce, *order, most_recoveries=most, on_lost=on_lost, tag=f"tag of {nonce}", task=task
+            ),
+            "id": task_id, "copy": copy, "ended": ended, **UNACKED, "acknowledges": acknowledges,
         }  # fmt: skip
 
     def release(

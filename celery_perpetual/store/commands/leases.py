@@ -38,6 +38,20 @@ class LeaseText(NamedTuple):
         return cls(worker, nonce, int(nesting), int(retries), int(token), int(started), int(most), on_lost, tag, task)
 
 
+def asked_lease(
+    worker: str, nonce: str, nesting: int, retries: int, *, most_recoveries: int, on_lost: str, tag: str, task: str
+) -> dict[str, str]:
+    """The facts of an execution that asks for its lease, as arguments of the scripts that grant one.
+
+    Together they are the lease's text without what only the store knows: its token and the time of its start.
+    """
+    return {
+        "worker": worker,
+        "lease_begins": f"{worker}|{nonce}|{nesting}|{retries}|",
+        "lease_ends": f"|{most_recoveries}|{on_lost}|{tag}|{task}",
+    }
+
+
 class StateText(NamedTuple):
     """The store's facts on a task that has not ended."""
 

@@ -23,7 +23,7 @@
 -- KEY   unacked_index   zset*    delivery tag -> when it was received
 -- ARG   id              text     task id
 -- ARG   poll            text     poll id
--- ARG   position        int      of the item within its chunk
+-- ARG   position        text     of the item within its chunk
 -- ARG   nonce           text     of the delivery that ended, '' = it had none, '*' = that of the lease, whichever it is
 -- ARG   hold            text     of its key after an end that is no success: 'back_off', 'until_allowed' or 'none'
 -- ARG   started         flag     1 = it ran under a lease, so without that lease its end is late

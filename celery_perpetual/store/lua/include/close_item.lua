@@ -50,10 +50,13 @@ if holds then
     redis.call('HDEL', prefix .. ':failures:' .. unit, item.key)
   end
 end
--- A chunk has 500 records, and the last one of a batch has the rest.
-local ended = redis.call('BITCOUNT', done)
-if ended >= 500 or (ended == tonumber(n) % 500 and ended >= redis.call('LLEN', chunk)) then
-  redis.call('DEL', chunk, done)
+-- A chunk has 500 records, and the last one of a batch has the rest; a batch with one chunk is done with it by its last end.
+n = tonumber(n)
+if is_last or n > 500 then
+  local ended = redis.call('BITCOUNT', done)
+  if ended >= 500 or (ended == n % 500 and ended >= redis.call('LLEN', chunk)) then
+    redis.call('DEL', chunk, done)
+  end
 end
 if is_last then
   redis.call('PEXPIRE', batch, tombstone_ttl)

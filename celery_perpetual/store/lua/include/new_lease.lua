@@ -1,4 +1,3 @@
--- The text of a lease: the local new_lease. Reads the locals granted (its token), worker, nonce, nesting, retries, now, most,
--- on_lost, tag, task. See lease.lua for the form.
-local new_lease = worker .. '|' .. nonce .. '|' .. nesting .. '|' .. retries .. '|' .. granted .. '|' .. now .. '|' .. most .. '|'
-  .. on_lost .. '|' .. tag .. '|' .. task
+-- The text of a lease: the local new_lease. Reads the locals lease_begins, granted (its token), now, lease_ends. See lease.lua
+-- for the form.
+local new_lease = lease_begins .. granted .. '|' .. now .. lease_ends

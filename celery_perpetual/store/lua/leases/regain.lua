@@ -16,13 +16,8 @@
 -- ARG   id              text    task id
 -- ARG   position        int     of the item within its chunk, -1 where it is none
 -- ARG   worker          text    instance of the worker
--- ARG   nonce           text    of the delivery
--- ARG   nesting         int     how often the task has replaced itself
--- ARG   retries         int     how often it was retried
--- ARG   most            text    recoveries before it is parked
--- ARG   on_lost         text    requeue, fail or park
--- ARG   tag             text    delivery tag of the message
--- ARG   task            text    name of the task
+-- ARG   lease_begins    text    what its lease says before its token, see include/lease.lua
+-- ARG   lease_ends      text    what its lease says after the time of its start
 -- ARG   copy            JSON    the message, '' where the ledger can build it
 -- ARG   tombs_prefix    text    what the keys of tombstones start with
 -- ARG   tombstone_days  int     how many days of tombstones there are
@@ -31,9 +26,10 @@
 -- include now
 -- include lease
 -- include acknowledge
+-- include asked
 local lease = redis.call('HGET', leases, id)
 if lease then
-  return select(2, holder_of(lease)) == nonce and 1 or 0
+  return select(2, holder_of(lease)) == (asked_order()) and 1 or 0
 end
 local state, days = redis.call('HEXISTS', states, id) == 1, tombstone_days
 -- include has_ended
@@ -48,6 +44,6 @@ if copy ~= '' then
   redis.call('HSET', copies, id, copy)
 end
 if acknowledges then
-  acknowledge(unacked, unacked_index, tag)
+  acknowledge(unacked, unacked_index, asked_tag())
 end
 return 1

@@ -21,13 +21,8 @@
 -- ARG   id              text     task id
 -- ARG   position        int      of the item within its chunk, -1 where it is none
 -- ARG   worker          text     instance of the worker
--- ARG   nonce           text     of this delivery
--- ARG   nesting         text     how often the task has replaced itself
--- ARG   retries         text     how often it was retried
--- ARG   most            text     recoveries before it is parked
--- ARG   on_lost         text     requeue, fail or park
--- ARG   tag             text     delivery tag of the message
--- ARG   task            text     name of the task
+-- ARG   lease_begins    text     what its lease says before its token, see include/lease.lua
+-- ARG   lease_ends      text     what its lease says after the time of its start
 -- ARG   copy            JSON     the message, '' where the ledger can build it
 -- ARG   ended           flag     1 = an id that has ended does not run again; 0 = its user uses it once more
 -- ARG   tombs_prefix    text     what the keys of tombstones start with
@@ -38,6 +33,7 @@
 -- returns {verdict, token, recoveries}; the verdict is 'run', or why not: 'final', 'parked', 'old' or 'adopted'
 -- include now
 -- include acknowledge
+-- include asked
 
 -- Nearly always nothing is known of a task that starts, so what only others need is made where it is needed.
 local lease, state = redis.call('HGET', leases, id), redis.call('HGET', states, id)
@@ -48,6 +44,7 @@ local days = ended and tombstone_days or 1
 local recoveries, verdict, held_before, new_state, came = 0
 if lease or state then
   -- include lease
+  local nonce, nesting, retries = asked_order()
   lease, state = lease_of(lease), state_of(state)
   recoveries = state and state.recoveries or 0
   if lease and lease.nonce == nonce then
@@ -91,7 +88,7 @@ if verdict then
     redis.call('HSET', states, id, came)
   end
   if acknowledges then
-    acknowledge(unacked, unacked_index, tag)
+    acknowledge(unacked, unacked_index, asked_tag())
   end
   return {verdict, '0', recoveries}
 end
@@ -154,6 +151,6 @@ elseif is_known then
   redis.call('HDEL', copies, id)
 end
 if acknowledges then
-  acknowledge(unacked, unacked_index, tag)
+  acknowledge(unacked, unacked_index, asked_tag())
 end
 return {'run', tostring(granted), recoveries}

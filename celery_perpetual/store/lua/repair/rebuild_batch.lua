@@ -42,6 +42,10 @@ if count > 0 then
   redis.call('PERSIST', batch)
   found[2] = redis.call('ZADD', open, 'NX', at or now, poll)
 else
+  -- Where the counter was too high, the last end has left them.
+  for chunk = 0, chunks - 1 do
+    redis.call('DEL', prefix .. ':i:' .. poll .. ':' .. chunk, prefix .. ':d:' .. poll .. ':' .. chunk)
+  end
   found[2] = redis.call('ZREM', open, poll)
   if redis.call('PTTL', batch) < 0 then
     redis.call('PEXPIRE', batch, tombstone_ttl)
