@@ -4,11 +4,13 @@ BIN := .venv/bin
 # Processes under test mostly wait, so more of them than cores pay off.
 JOBS ?= 7
 ARGS ?=
+# Test processes, and what they start, read what the first of them has compiled.
+unexport PYTHONDONTWRITEBYTECODE
 # Measuring makes processes slower, and tests of chaos race their clocks; COVERED= measures those too.
 COVERED ?= --ignore=tests/chaos
 
 .DEFAULT_GOAL := help
-.PHONY: help demo example test long matrix oldest coverage lint docs bench bench-quick figures clean
+.PHONY: help demo example test long matrix rest oldest coverage lint docs bench bench-quick figures clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
@@ -23,6 +25,7 @@ example: .venv/demo.stamp ## the same, left running to play with
 
 test: .venv/dev.stamp ## all tests, on private servers; about six minutes on two cores
 	@echo "about six minutes on two cores; a dot is a test"
+	@$(BIN)/python -m compileall -q celery_perpetual
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 long: .venv/dev.stamp ## the tests that last for half a minute and more, or play with larger numbers
@@ -30,6 +33,9 @@ long: .venv/dev.stamp ## the tests that last for half a minute and more, or play
 
 matrix: .venv/dev.stamp ## the tests of the rarer pools and bases
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m matrix $(ARGS)
+
+rest: .venv/dev.stamp ## all that make test leaves out: matrix and long in one run
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "matrix or long" $(ARGS)
 
 # Where we reach into Celery, and what depends on it most, on the oldest Celery that the package takes.
 OLDEST := tests/integration/test_seams.py tests/chaos/test_ends_of_workers.py 'tests/chaos/test_every_end.py::test_every_end_is_announced_once[prefork-late]'

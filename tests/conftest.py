@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ from celery_perpetual.embedded import EmbeddedServer
 pytest.register_assert_rewrite("tests.support")
 
 from tests.support import Processes, Project, wait_until  # noqa: E402
-from tests.support.order import in_parts  # noqa: E402
+from tests.support.order import from_another_file, in_parts  # noqa: E402
 from tests.support.postgres import PostgresServer, binaries  # noqa: E402
 from tests.support.rabbitmq import Node, run_folder, server_binary, shared_node  # noqa: E402
 from tests.support.stepping import SteppingServer, library  # noqa: E402
@@ -41,6 +42,7 @@ PROCESSES = pytest.StashKey[Processes]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the whole run, xdist's workers included, one folder that lives as long as its first process."""
+    gc.disable()  # until the tests are collected, which leaves little to collect
     if hasattr(config, "workerinput"):
         config.stash[RUN_FOLDER] = Path(config.workerinput["run_folder"])
         return
@@ -58,10 +60,25 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["run_folder"] = str(node.config.stash[RUN_FOLDER])
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let each test process begin with its long tests."""
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Any:
+    """Let each test process import the tests of a folder from another file on: the first that does compiles it for all."""
+    report = yield
+    if isinstance(collector, pytest.Directory):
+        report.result = from_another_file(report.result, getattr(collector.config, "workerinput", None))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Any:
+    """Let each test process begin with its long tests, and look only at their garbage."""
+    items.sort(key=lambda item: item.path)
+    result = yield
     items[:] = in_parts(items, getattr(config, "workerinput", {}).get("workercount", 1))
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

@@ -73,7 +73,7 @@ def _may_be_forked(argv: Sequence[str], folder: Path, env: Mapping[str, str]) ->
         return False
     own = {name: value for name, value in env.items() if name.startswith(READ_AT_START)}
     same = {name: value for name, value in os.environ.items() if name.startswith(READ_AT_START)}
-    for known in ("PYTHONPATH", "PYTHONUNBUFFERED"):
+    for known in ("PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"):
         own.pop(known, None)
         same.pop(known, None)
     patches = any(word in each for each in argv for word in PATCHING)

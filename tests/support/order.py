@@ -8,13 +8,26 @@ ones. The last part has quick ones only: they compute while the others wait.
 from __future__ import annotations
 
 from itertools import groupby, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 if TYPE_CHECKING:
-    import pytest
+    from collections.abc import Mapping
 
+#: Marks of tests that take their time, longest first.
+SLOW = ("long", "slow")
 #: Fixtures of tests that start processes.
 SLOW_FIXTURES = {"processes", "private_redis", "module_shop", "postgres", "rabbitmq_url"}
+
+
+def from_another_file(
+    found: list[pytest.Item | pytest.Collector], process: Mapping[str, Any] | None
+) -> list[pytest.Item | pytest.Collector]:
+    """Return a folder's files in the order in which a test process of xdist reads them, and then its folders."""
+    files = [each for each in found if isinstance(each, pytest.Module)]
+    begin = len(files) * int(process["workerid"].removeprefix("gw")) // process["workercount"] if process else 0
+    return [*files[begin:], *files[:begin], *(each for each in found if each not in files)]
 
 
 def in_parts(items: list[pytest.Item], count: int) -> list[pytest.Item]:
@@ -27,7 +40,7 @@ def in_parts(items: list[pytest.Item], count: int) -> list[pytest.Item]:
     quick = iter([item for tests in files if not _weight(tests) for item in tests])
     ordered: list[pytest.Item] = []
     for number, part in enumerate(parts):
-        part.sort(key=lambda item: (item.get_closest_marker("slow") is None, not _weight([item])))
+        part.sort(key=lambda item: (*(item.get_closest_marker(name) is None for name in SLOW), not _weight([item])))
         # As xdist cuts.
         size = (len(items) - len(ordered)) // (count - number)
         ordered += [*part, *islice(quick, max(0, size - len(part)))]

@@ -112,6 +112,8 @@ class Project:
             **inherited,
             "PYTHONPATH": f"{self.folder}{os.pathsep}{PACKAGE_ROOT}",
             "PYTHONUNBUFFERED": "1",
+            # A file that is written again within a second, with as many bytes, would not be read again.
+            "PYTHONDONTWRITEBYTECODE": "1",
             **self._own_env,
             **(more or {}),
         }

@@ -99,6 +99,7 @@ def become(request: dict[str, Any], files: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     time.tzset()
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ
     if "celery_perpetual.faults" in sys.modules:
         sys.modules["celery_perpetual.faults"].read_environment()
     added = request["env"]["PYTHONPATH"].split(os.pathsep)

@@ -21,7 +21,9 @@ PACKAGE = Path(celery_perpetual.__file__).parent
 def calls() -> Iterator[tuple[str, str, frozenset[str]]]:
     """Place, script and slots of each call that names its slots one by one."""
     for file in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if "script(" not in (text := file.read_text(encoding="utf-8")):
+            continue
+        for node in ast.walk(ast.parse(text)):
             if not isinstance(node, ast.Call):
                 continue
             called = (
