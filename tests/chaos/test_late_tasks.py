@@ -24,8 +24,20 @@ def late(self):
 """
 
 
+SEND_MALFORMED = """
+from more import *
+for task in ("proj.deliver", "more.late"):
+    headers = {"id": f"malformed {task}", "task": task, "lang": "py"}
+    with app.amqp.producer_pool.acquire() as producer:
+        producer.publish([[], {}], routing_key="celery", serializer="json", headers=headers)
+"""
+
+
 def test_a_task_of_a_module_that_a_pool_restart_imports(project: Callable[..., Project]) -> None:
-    """It has a lease, and what an execution brings that has lost its lease is dropped. So with one known before."""
+    """It has a lease, and what an execution brings that has lost its lease is dropped. So with one known before.
+
+    Messages of the wrong shape are refused, and end no worker.
+    """
     proj = project("ITEMS = 1\n" + TASKS, worker_pool_restarts=True, **SETTINGS)
     proj.write("more.py", LATE)
     worker = proj.worker().ready()
@@ -40,6 +52,7 @@ def test_a_task_of_a_module_that_a_pool_restart_imports(project: Callable[..., P
         return not pool & set(worker.children())
 
     wait_until(restarted, "the pool has new processes only")
+    proj.run_python(SEND_MALFORMED)
     proj.run_python("import more; more.perpetual.poll('more.late'); more.perpetual.poll('proj.deliver')")
     wait_until(lambda: len(tokens(proj, "begin")) == 2, "both have begun")
 
@@ -49,5 +62,7 @@ def test_a_task_of_a_module_that_a_pool_restart_imports(project: Callable[..., P
 
     ids = set(tokens(proj, "begin"))
     wait_until(lambda: all(len(tokens(proj, "end").get(each, ())) == 2 for each in ids), "both have run twice")
-    wait_until(lambda: final_ends(proj) == {(each, "success"): 1 for each in ids}, "both have ended once")
+    ends = {(each, "success"): 1 for each in ids}
+    ends |= {(f"malformed {task}", "rejected"): 1 for task in ("proj.deliver", "more.late")}
+    wait_until(lambda: final_ends(proj) == ends, "both have ended once, and what is malformed too")
     assert worker.events(EXECUTION_OVERTAKEN)
