@@ -33,6 +33,8 @@ def unreachable(error: PerpetualError) -> Finding:
     )  # fmt: skip
 
 
+FORBIDDEN_HELP = "give its user what it lacks: redis-cli ACL SETUSER … '~*' '&*' +@all -@admin -@dangerous +info"
+
 #: Words in the answer of a server that takes no data, and what helps there.
 REFUSALS = (
     ("maxmemory", "redis-cli CONFIG SET maxmemory …, or remove what others keep there: redis-cli --bigkeys"),
@@ -45,6 +47,7 @@ REFUSALS = (
         "NOREPLICAS",
         "bring its replicas back: redis-cli INFO replication; or redis-cli CONFIG SET min-replicas-to-write …",
     ),
+    ("permissions", FORBIDDEN_HELP),
 )
 
 

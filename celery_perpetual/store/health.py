@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from celery_perpetual.errors import StoreRefused, StoreUnavailable
+from celery_perpetual.store.refusals import is_forbidden
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -62,8 +63,10 @@ def server_info(store: Store) -> ServerInfo | None:
     try:
         with store.errors("info"):
             info: dict[str, Any] = store.redis.info()
-    except StoreRefused:
-        return None
+    except StoreUnavailable as error:
+        if is_forbidden(error.__cause__):
+            return None
+        raise
     failed = [info.get(name, "ok") for name in ("rdb_last_bgsave_status", "aof_last_write_status")]
     return ServerInfo(
         software=str(info.get("server_name", "redis")),
@@ -80,7 +83,7 @@ def server_info(store: Store) -> ServerInfo | None:
 
 
 def why_no_write(store: Store) -> str:
-    """Why the server takes no data, "" where it does; it writes one key, which expires at once.
+    """Why the server takes no data, "" where it does. It writes one key, which expires at once, and publishes its name.
 
     Raises:
         StoreUnavailable: it did not answer.
@@ -88,6 +91,8 @@ def why_no_write(store: Store) -> str:
     try:
         with store.errors("probe"):
             store.redis.set(store.keys.receipt("probe"), 1, px=PROBE_MS)
+            # A user of the server may write, and yet reach no channel.
+            store.redis.publish(f"{store.keys.channel_prefix}probe", "")
     except StoreUnavailable as error:
         cause = error.__cause__
         if isinstance(error, StoreRefused) or _answered(cause):
@@ -124,8 +129,6 @@ def store_warnings(store: Store) -> list[str]:
 
 def _answered(error: BaseException | None) -> bool:
     """Whether the server has answered, with an error."""
-    from redis.exceptions import ResponseError
-
     return isinstance(error, ResponseError)
 
 

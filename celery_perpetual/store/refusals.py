@@ -3,7 +3,8 @@
 The server is there, but it is full, loads its data, fails over, has lost its replicas, or has another password by now.
 That passes, as an outage does. redis-py has an exception for some of these replies, and then removes the code from the
 text; for others it raises a plain ``ResponseError`` whose text begins with the code. If a command inside a script is
-refused, older servers put the refusal somewhere into the text of the script's own error.
+refused, older servers put the refusal somewhere into the text of the script's own error; and what the user of the store
+may not do inside a script is refused without a code.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 
 from redis.exceptions import ConnectionError as NoConnection
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 from redis.exceptions import TimeoutError as NoAnswer
 
 #: Names of redis-py's exceptions; which of them exist depends on its version.
@@ -32,6 +33,7 @@ _KINDS = {
 _CODES = re.compile(
     r"(?:^|[\s:-])(?:OOM|MISCONF|NOREPLICAS|READONLY|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOAUTH|WRONGPASS|NOPERM)\s"
     r"|max number of clients|UNBLOCKED"
+    r"|ACL failure in script|The user executing the script can't"
 )
 _LOGIN = {"AuthenticationError", "AuthenticationWrongNumberOfArgsError"}
 _LOGIN_CODES = re.compile(r"(?:^|[\s:-])(?:NOAUTH|WRONGPASS)\s")
@@ -50,6 +52,11 @@ def login_trouble(error: BaseException) -> str | None:
         return None
     # The server's words for a missing password are about its protocol.
     return "no password is given" if "HELLO must be called" in str(error) else str(error)
+
+
+def is_forbidden(error: BaseException | None) -> bool:
+    """Whether an error of redis-py says that the user of the store may not do this."""
+    return isinstance(error, NoPermissionError) or "NOPERM" in str(error)
 
 
 def is_outage(error: BaseException) -> bool:
