@@ -35,7 +35,7 @@ REFILL_PAUSE = 0.04
 #: Pause where all threads are taken; the end of a poll cuts it short.
 NO_ROOM = 0.02
 #: Most units claimed by one call.
-MOST_CLAIMS = 100
+MOST_CLAIMS = 50
 #: Threads that send polls to the workers.
 SENDERS = 2
 #: The poll of a suspect unit has no company for so many seconds. A poll that kills mostly does so at once, and one that

@@ -26,8 +26,8 @@ from celery_perpetual.polling.end import PollEnd
 SLOW_SECONDS = 1.0
 #: Most outcomes that are taken out at once: more would keep other calls of the store waiting.
 MOST_ENDS = 50
-#: Most claims that wait for a thread.
-MOST_WAITING = 50
+#: Most claims that wait for a thread: twice what is claimed at once, so that polls run while the store claims the next.
+MOST_WAITING = 100
 #: As many wait as the threads are expected to begin within so many seconds.
 AHEAD_SECONDS = 0.02
 #: A claim that has waited for so long is handed back; well below the time that a claim outlives its poll.
