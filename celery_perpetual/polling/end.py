@@ -20,7 +20,7 @@ from celery_perpetual.pauses import Paused, Scope
 from celery_perpetual.polling import outcome as status
 from celery_perpetual.polling.claims import Claim
 from celery_perpetual.polling.gates import Closed
-from celery_perpetual.polling.outcome import PollOutcome
+from celery_perpetual.polling.outcome import PollOutcome, object_of_texts
 from celery_perpetual.polling.reading import ReadBatch
 from celery_perpetual.tasks.items import Defer, Pause, Skip
 from celery_perpetual.telemetry import emit
@@ -115,7 +115,7 @@ def to_store(
             note |= {"every": str(every), "longest": str(ms(longest))}
         elif failures == "reset":
             note["moves"] = "1"
-    return PollEnd(claim, outcome, (outcome.to_json(), json.dumps(note)))
+    return PollEnd(claim, outcome, (outcome.to_json(), object_of_texts(note)))
 
 
 def without_items(claim: Claim, result: ReadBatch | Skip | Defer | Pause) -> PollEnd:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import lru_cache
@@ -19,6 +20,8 @@ FAILED, TIMED_OUT, ABANDONED, SUPERSEDED = "failed", "timed_out", "abandoned", "
 
 #: A unit that is not polled any more is forgotten after this time.
 HISTORY_TTL_MS = 30 * 24 * 3600 * 1000
+
+_quoted = json.encoder.encode_basestring_ascii
 
 #: Runs of these are folded into one record with a count.
 FOLDED = (EMPTY, SKIPPED)
@@ -93,11 +96,16 @@ class PollOutcome:
     def to_json(self) -> str:
         """As the stream gets it: the fields of :meth:`to_dict` but the cursor, and ``at``, in an order of its own."""
         finished = format_time(self.finished_at)
-        own = {
+        own = object_of_texts({
             "poll_id": self.poll_id, "unit": self.unit, "task": self.task, "slot": format_time(self.slot),
             "started_at": format_time(self.started_at), "finished_at": finished, "at": finished,
-        }  # fmt: skip
-        return f"{json.dumps(own)[:-1]}, {_shared_text(*_shared(self))}"
+        })  # fmt: skip
+        return f"{own[:-1]}, {_shared_text(*_shared(self))}"
+
+
+def object_of_texts(texts: Mapping[str, str]) -> str:
+    """JSON of an object of texts as ``json`` writes it, in half the time; its names have nothing to escape."""
+    return "{" + ", ".join([f'"{name}": {_quoted(text)}' for name, text in texts.items()]) + "}"
 
 
 _NAMES = tuple(field.name for field in fields(PollOutcome))
