@@ -12,7 +12,7 @@ import redis
 from measuring import HERE, Row, executed, median
 from peers import Peer
 from servers import bench_server
-from ticking import Ticking
+from ticking import Ticking, idle_in_turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,11 +44,12 @@ def measure(*, sizes: tuple[int, int]) -> list[Row]:
             )
             idle["redbeat"] = []
         for _ in range(IDLE_ROUNDS):
-            for size, ticking in clocks.items():
-                idle[str(size)].append(ticking.idle(IDLE_TURNS))
+            by_name = {str(size): ticking for size, ticking in clocks.items()}
+            for name, seconds in idle_in_turns(by_name, IDLE_TURNS).items():
+                idle[name].append(seconds)
             if redbeat is not None:
                 idle["redbeat"].append(redbeat.idle(IDLE_TURNS))
-            idle["again"].append(clocks[many].idle(IDLE_TURNS))
+            idle["again"].append(idle_in_turns(by_name, IDLE_TURNS)[str(many)])
         rows += [Row("tick idle", f"{size} units", median(idle[str(size)]) * 1e6, "us") for size in sizes]
         rows.append(Row("tick idle", f"{many} units / {few}", _ratio(idle, str(many), str(few)), "x", 1.5, False))
         if redbeat is not None:

@@ -30,6 +30,8 @@ from celery_perpetual.tasks.discovery import discover
 from celery_perpetual.tasks.unit import TaskUnit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from typing_extensions import Self
 
 FAR = 3_600_000
@@ -44,6 +46,21 @@ class Errors(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.seen.append(self.format(record))
+
+
+def idle_in_turns(clocks: Mapping[str, Ticking], turns: int) -> dict[str, float]:
+    """Seconds of a turn of each clock with nothing due, the median of so many; every one comes after another one."""
+    times: dict[str, list[float]] = {name: [] for name in clocks}
+    for each in clocks.values():
+        each.store.redis.config_resetstat()
+    for _ in range(turns):
+        for name, each in clocks.items():
+            times[name].append(each.idle())
+    for each in clocks.values():
+        done = executed(each.store.redis)
+        assert done["evalsha"] >= turns, done
+        assert not {"hset", "hmget"} & done.keys(), done  # of a claim; the lead that is renewed leaves a mark by ZADD
+    return {name: median(seen) for name, seen in times.items()}
 
 
 class Ticking:
@@ -123,18 +140,11 @@ class Ticking:
         """Of units that are known and have not been polled yet."""
         return float(self.store.redis.info("memory")["used_memory"] - self._size_before) / len(self.units)
 
-    def idle(self, turns: int) -> float:
+    def idle(self) -> float:
         """Seconds of a turn with nothing due."""
-        self.store.redis.config_resetstat()
-        times = []
-        for _ in range(turns):
-            begun = time.perf_counter()
-            self.clock.turn()
-            times.append(time.perf_counter() - begun)
-        done = executed(self.store.redis)
-        assert done["evalsha"] >= turns, done
-        assert not {"hset", "hmget"} & done.keys(), done  # of a claim; the lead that is renewed leaves a mark by ZADD
-        return median(times)
+        begun = time.perf_counter()
+        self.clock.turn()
+        return time.perf_counter() - begun
 
     def due(self, count: int) -> float:
         """Seconds per due unit, with an empty poll each."""
@@ -191,6 +201,6 @@ def rss() -> int:
 if __name__ == "__main__":
     with Ticking(sys.argv[1], int(sys.argv[2])) as ticking:
         ticking.first()
-        ticking.idle(100)
+        idle_in_turns({"": ticking}, 100)
         ticking.due(min(100, int(sys.argv[2]) // 10))
         print(json.dumps({**ticking.rss, "after": rss()}))
