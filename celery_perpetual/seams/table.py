@@ -13,6 +13,7 @@ from celery_perpetual.worker.guard import watch_tracers
 from celery_perpetual.worker.heartbeat_step import HeartbeatStep
 from celery_perpetual.worker.holding import HoldingStep
 from celery_perpetual.worker.own_strategy import watch_marks
+from celery_perpetual.worker.pool_endings import wait_without_locks
 from celery_perpetual.worker.propagation import watch_propagation
 from celery_perpetual.worker.receiving import ReceivingStep
 
@@ -92,6 +93,16 @@ IN_EVERY_PROCESS = (
         "retries or replaces itself",
         without="tasks run without leases, or what they bring after losing them counts",
         install=lambda _: watch_tracers(),
+    ),
+    Seam(
+        name="endings of pool processes",
+        targets=(
+            Target("billiard.pool:Worker._ensure_messages_consumed", "self completed", "on_ready_counter value"),
+            Target("billiard.sharedctypes:SynchronizedBase.get_obj", "self"),
+        ),
+        why="a pool process that is killed while it ends must not take a lock with it that the main process needs",
+        without="a worker's main process may hang after a hard time limit, or stop half a minute late",
+        install=lambda _: wait_without_locks(),
     ),
 )  # fmt: skip
 
