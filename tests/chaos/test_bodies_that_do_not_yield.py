@@ -31,7 +31,8 @@ def computes(self, seconds):
 """
 
 
-@pytest.mark.parametrize("pool", ["gevent", pytest.param("eventlet", marks=pytest.mark.matrix)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
 def test_a_body_computes_for_two_lease_times(project: Callable[..., Project], pool: str) -> None:
     """Another worker stands by that would take what is lost; nothing is."""
     need(pool)
