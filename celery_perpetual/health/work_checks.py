@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from celery_perpetual.health.findings import WARNING, WORK, Finding
-from celery_perpetual.store.work_list import entries_put_off
+from celery_perpetual.store.commands.batches import commits
+from celery_perpetual.store.work_list import MOST_SHOWN, Undone, undone
 from celery_perpetual.times import to_datetime
-from celery_perpetual.wording import counted_are
+from celery_perpetual.wording import counted_are, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from celery_perpetual.health.reading import Reading
+
+#: An entry that was not tried is due for so many ms before anything is said of it.
+LATE_MS = 15_000
 
 
 def parked(reading: Reading) -> Iterator[Finding]:
@@ -31,13 +35,42 @@ def parked(reading: Reading) -> Iterator[Finding]:
 def put_off(reading: Reading) -> Iterator[Finding]:
     """Findings on work that waits because it cannot be done just now."""
     keys = reading.store.keys
-    for kind, what, waiting in (
-        ("batches_unpublished", "batches could not be published", keys.outbox),
-        ("follow_ups_unsent", "messages on_batch_done could not be sent", keys.batches),
+    for kind, key, what in (
+        ("batches_unpublished", keys.outbox, ("batch", "batches", "could not be published")),
+        ("follow_ups_unsent", keys.batches, ("message", "messages", "on_batch_done could not be sent")),
     ):
-        if count := entries_put_off(reading.store, waiting):
-            yield Finding(
-                kind=kind, area=WORK, level=WARNING, evidence=f"{count} {what}",
-                meaning="they are tried again, ever later",
-                help="celery -A proj inspect ping asks the broker; the log of the leading beat says more",
-            )  # fmt: skip
+        yield from _undone(kind, what, undone(reading.store, key, LATE_MS))
+
+
+def unpublished(reading: Reading, unit: str, patience: float) -> Iterator[Finding]:
+    """The same for the batches of one unit that are not published.
+
+    Args:
+        reading: the namespace.
+        unit: its name.
+        patience: the part of the usual time after which something is said of a batch that was not tried.
+    """
+    found = undone(reading.store, reading.store.keys.outbox, round(LATE_MS * patience))
+    of_unit = commits(reading.store, [each.entry for each in found])
+    mine = [each for each in found if each.entry in of_unit and of_unit[each.entry].unit == unit]
+    yield from _undone("batches_unpublished", ("batch", "batches", "of it could not be published"), mine)
+
+
+def _undone(kind: str, what: tuple[str, str, str], found: Sequence[Undone]) -> Iterator[Finding]:
+    if not found:
+        return
+    one, many, trouble = what
+    seen = f"{'at least ' if len(found) >= MOST_SHOWN else ''}{len(found)} {one if len(found) == 1 else many} {trouble}"
+    reason = next((each.reason for each in reversed(found) if each.reason), "")
+    if reason or any(each.late_ms < 0 for each in found):
+        because, meaning = (
+            f", the last one because {one_line(reason)}" if reason else "",
+            "they are tried again, ever later",
+        )
+    else:
+        because = f": the first has waited for {found[0].late_ms / 1000:.0f} s"
+        meaning = "the broker takes no messages, without a word (RabbitMQ: an alarm?), or no beat leads to send them"
+    yield Finding(
+        kind=kind, area=WORK, level=WARNING, evidence=seen + because, meaning=meaning,
+        help="celery -A proj inspect ping asks the broker; the log of the leading beat says more",
+    )  # fmt: skip

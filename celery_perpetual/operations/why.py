@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from celery_perpetual.health import beat_checks, queues, store_checks, unit_checks, worker_checks
+from celery_perpetual.health import beat_checks, queues, store_checks, unit_checks, work_checks, worker_checks
 from celery_perpetual.health.findings import Finding
 from celery_perpetual.health.reading import Reading
 from celery_perpetual.operations.check import other_beat_scheduler
@@ -86,6 +86,7 @@ def _findings(reading: Reading, contract: TaskContract, unit: Unit) -> Iterator[
         yield from worker_checks.absent(reading, unit.in_flight)
         yield from worker_checks.late(reading)
         yield from worker_checks.skewed(reading)
+        yield from work_checks.unpublished(reading, unit.name, PATIENCE)
         yield from _about_queues(reading, unit)
 
 

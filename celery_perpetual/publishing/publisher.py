@@ -292,7 +292,7 @@ def publish_or_leave(publisher: Publisher, poll_id: str, items: Sequence[Checked
     except Exception as error:
         emit(events.PUBLISH_FAILED, poll_id=poll_id, error=error)
         with suppress(StoreUnavailable):
-            publisher.outbox.make_due(poll_id)
+            publisher.outbox.make_due(poll_id, error)
 
 
 def _end_of_part(first: int, total: int) -> int:

@@ -32,6 +32,7 @@ key                    type    holds                                            
 {P}:starving           hash    queue -> JSON: how far the starvation ladder has come  when nothing waits too long
 {P}:watching           string  JSON: the passes that have watched the ladder           never (one key)
 {P}:outbox             zset    committed polls that are not wholly published          publish of the last message
+{P}:put_off:{entry}    string  why an entry of such a list could not be done          TTL ten minutes
 {P}:open               zset    unfinished batches -> when they were committed          end of the last item
 {P}:tenants:{task}     hash    name of a tenant -> the tenant, JSON, as last found   the leader, when it has gone
 {P}:tenants_failed     hash    task -> JSON: why its tenants function has no answer   its next answer; TTL a day
@@ -153,6 +154,9 @@ class Keys:
     @property
     def tenants_failed(self) -> str:
         return f"{self.prefix}:tenants_failed"
+
+    def put_off(self, entry: str) -> str:
+        return f"{self.prefix}:put_off:{entry}"
 
     def preflight(self, name: str) -> str:
         return f"{self.prefix}:{name}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_perpetual.errors import described, is_outage
@@ -17,6 +18,12 @@ if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
 PUT_OFF = BackOff(first_ms=5_000, longest_ms=300_000)
+
+#: The reason of a failure is kept for so many ms; the next try is earlier.
+REASON_MS = 2 * PUT_OFF.longest_ms
+
+#: Entries whose state is read for people.
+MOST_SHOWN = 1_000
 
 #: A call begins no entry after so many seconds.
 LONGEST_CALL = 10.0
@@ -80,13 +87,17 @@ class WorkList:
                 self._busy.discard(entry)
         return done
 
-    def make_due(self, entry: str) -> None:
+    def make_due(self, entry: str, error: Exception) -> None:
         """Let an entry be worked off at once: what would have done it has given up.
+
+        Args:
+            entry: of the list.
+            error: why it could not be done.
 
         Raises:
             StoreUnavailable: the store did not answer; then the patience goes by.
         """
-        put_off(self._store, self._key, entry, self._store.now() - self._patience_ms)
+        put_off(self._store, self._key, entry, self._store.now() - self._patience_ms, described(error))
 
     def _forget_gone(self) -> None:
         """Forget failures of entries that another process has done since."""
@@ -102,7 +113,7 @@ class WorkList:
         before = self._failures.get(entry, 0)
         self._failures[entry], self.put_off[entry] = before + 1, described(error)
         at = self._store.now() + PUT_OFF.delay(before) - self._patience_ms
-        put_off(self._store, self._key, entry, at)
+        put_off(self._store, self._key, entry, at, self.put_off[entry])
         self._failed(entry, error)
 
 
@@ -120,13 +131,33 @@ def pull_back(store: Store, key: str, latest: int) -> None:
             store.redis.zadd(key, dict.fromkeys(ahead, store.now()), xx=True)
 
 
-def put_off(store: Store, key: str, entry: str, until: int) -> None:
-    """Make an entry that is still on the list due at that time (ms)."""
+def put_off(store: Store, key: str, entry: str, until: int, reason: str = "") -> None:
+    """Make an entry that is still on the list due at that time (ms), and keep why it could not be done."""
     with store.errors("waiting"):
+        if reason:
+            store.redis.set(store.keys.put_off(entry), reason, px=REASON_MS)
         store.redis.zadd(key, {entry: until}, xx=True)
 
 
-def entries_put_off(store: Store, key: str) -> int:
-    """How many entries of a list could not be done when they were tried last."""
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """An entry that could not be done when it was tried last, or that was not tried."""
+
+    entry: str
+    late_ms: int
+    """For how long it has been due; negative where it was put off until later."""
+    reason: str
+    """Why it could not be done; empty where nothing is known."""
+
+
+def undone(store: Store, key: str, late_ms: int) -> list[Undone]:
+    """The entries of a list that could not be done when they were tried last, or have been due for that time."""
     with store.errors("waiting"):
-        return int(store.redis.zcount(key, store.now() + 1, "+inf"))
+        entries = store.redis.zrange(key, 0, MOST_SHOWN - 1, withscores=True)
+        reasons = store.redis.mget([store.keys.put_off(entry.decode()) for entry, _ in entries]) if entries else []
+    now = store.now()
+    found = [
+        Undone(entry.decode(), now - int(at), (reason or b"").decode())
+        for (entry, at), reason in zip(entries, reasons, strict=True)
+    ]
+    return [each for each in found if each.reason or not 0 <= each.late_ms < late_ms]

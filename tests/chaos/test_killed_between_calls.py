@@ -106,7 +106,7 @@ def ids():
 VERBS = ["perpetual.fail(ids()[2], 'a bad row')", "perpetual.retry(ids()[0])"]
 OTHER_VERBS = [
     "perpetual.fail(ids()[1], 'a bad row')", "perpetual.cancel(ids()[3])", "perpetual.release(ids()[2])",
-    "perpetual.recover(ids()[1])",
+    "perpetual.recover(ids()[1])", "assert not perpetual.drain(0).completed",
 ]  # fmt: skip
 
 #: The same once more, by an operator who has seen no answer.
@@ -142,6 +142,7 @@ def facts(client: redis.Redis) -> dict[str, object]:
         "leases": sorted(map(name, client.hkeys("perpetual:leases"))),
         "parked": sorted(map(name, client.hkeys("perpetual:parked"))),
         "lost": sorted(map(name, client.zrange("perpetual:resend", 0, -1))),
+        "paused": client.hkeys("perpetual:paused"),
     }
 
 

@@ -11,6 +11,7 @@ from tests.support.console import Console
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from celery_perpetual.embedded import EmbeddedServer
     from tests.support import Project
 
 KEYS = Keys("perpetual")
@@ -58,7 +59,8 @@ def test_batches_that_cannot_be_published_hold_up_no_other(project: Callable[...
         assert all("WRONGTYPE" in why for why in second["put_off"].values())
         assert console("perpetual.cycle()")["relayed"] == 0
         findings = [finding["evidence"] for finding in console("perpetual.check()")]
-        assert "120 batches could not be published" in findings
+        (finding,) = [each for each in findings if each.startswith("120 batches could not be published, ")]
+        assert "WRONGTYPE" in finding
 
 
 def test_what_follows_a_batch_holds_up_no_other(project: Callable[..., Project]) -> None:
@@ -95,3 +97,32 @@ def good(n): ...
         (proj.folder / "barred").unlink()
         wait_until(lambda: console("perpetual.cycle()")["batches"] == 1, "it is tried again", 30)
         assert proj.redis.zcard(KEYS.batches) == 0
+
+
+def test_why_names_what_keeps_a_batch_from_its_queue(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
+) -> None:
+    """The broker is away: at once `why` of that unit, and `check`, say so with the error; when it is back they do not."""
+    broker = private_redis()
+    proj = project(
+        f"{SOURCE}\napp.task(name='proj.idle', base=PerpetualTask, poll_every=3600, next_batch=list)(lambda: None)",
+        broker=broker.url, task_publish_retry=False, broker_connection_max_retries=1,
+    )  # fmt: skip
+
+    def troubles(question: str) -> list[str]:
+        return [each for each in console(question) if "not be published" in each]
+
+    with Console(proj) as console:
+        broker.stop()
+        assert console("perpetual.poll('proj.work')")["count"] == 600
+        (reason,) = troubles("[each.evidence for each in perpetual.why('proj.work').reasons]")
+        (finding,) = troubles("[each.evidence for each in perpetual.check()]")
+        assert reason.startswith("1 batch of it could not be published, the last one because ")
+        assert finding.startswith("1 batch could not be published, the last one because ")
+        assert "refused" in reason
+        assert "refused" in finding
+        assert not troubles("[each.evidence for each in perpetual.why('proj.idle').reasons]")
+
+        broker.start()
+        assert wait_until(lambda: console("perpetual.cycle()")["relayed"], "the batch is relayed") == 600
+        assert not troubles("[each.evidence for each in perpetual.why('proj.work').reasons]")

@@ -57,7 +57,7 @@ def test_a_queue_that_is_smaller_than_a_chunk_gets_each_message_once(rabbit: Cal
     arrived += received(one.app)
     assert one.redis.hget(f"perpetual:p:{outcome.poll_id}", "pub") == "600"
     assert publisher.outbox.put_off == {}
-    publisher.outbox.make_due(outcome.poll_id)
+    publisher.outbox.make_due(outcome.poll_id, ValueError("full"))
     assert publisher.relay() == 100
     assert arrived + received(one.app) == outcome.task_ids
     assert one.redis.exists("perpetual:outbox") == 0
@@ -141,7 +141,7 @@ def test_a_queue_that_is_there_with_other_arguments_parks_nothing(rabbit: Callab
         assert one.perpetual.runner.publisher.relay() == 0
         assert "PRECONDITION_FAILED" in one.perpetual.runner.publisher.outbox.put_off[outcome.poll_id]
         channel.queue_delete("celery")
-    one.perpetual.runner.publisher.outbox.make_due(outcome.poll_id)
+    one.perpetual.runner.publisher.outbox.make_due(outcome.poll_id, ValueError("full"))
     assert one.perpetual.runner.publisher.relay() == 30
     assert received(one.app) == outcome.task_ids
 
