@@ -97,6 +97,7 @@ LEADER_HANDOVER_ASKED = info(
 )
 CYCLE_STEP_FAILED = error("cycle.step_failed", "step %(step)s of the cycle failed")
 BASE_TICK_FAILED = error("base.tick_failed", "a tick of the base scheduler failed")
+BASE_SYNC_FAILED = error("base.sync_failed", "the base scheduler could not store the runs of its entries")
 BASE_LOCK_HELD = warning(
     "base.lock_held",
     "RedBeat's lock %(lock)s is held: if a RedBeat beat that is not ours still runs, it sends entries too; stop it",

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from celery_perpetual import events
-from celery_perpetual.beat.base_health import BaseHealth
 from celery_perpetual.beat.clock import Clock
 from celery_perpetual.beat.cycle import Cycle
 from celery_perpetual.beat.entry_runs import EntryRuns
+from celery_perpetual.beat.lead_health import LeadHealth
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.maintenance import Maintenance
 from celery_perpetual.beat.poll_counts import PollCounts
@@ -68,7 +68,7 @@ class Engine:
         self.settings = namespace.settings
         self.store = namespace.store
         self.entry_runs = EntryRuns(self.store)
-        self.base_health = BaseHealth()
+        self.lead_health = LeadHealth()
         self._leadership: Leadership | None = None
         self._threads: list[BeatThread] = []
         self._stop_by: float | None = None
@@ -123,10 +123,11 @@ class Engine:
             store,
             app_name=app_name(app),
             ttl=settings.leader_ttl,
-            health=self.base_health,
+            health=self.lead_health,
         )
         leadership.knows(len(roster.discovery.tasks), roster.discovery.digest())
         runner = self.namespace.runner
+        runner.publisher.broker.heard = self.lead_health.published
         polls = PollThreads(runner.poll, settings.poll_threads, settings.max_abandoned_polls)
         source = PollSource(store.clone(), roster, runner, polls, leadership.mark)
         routines = RoutineSource(self._due_runs(leadership))

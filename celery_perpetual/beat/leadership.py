@@ -34,11 +34,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_perpetual import events
-from celery_perpetual.beat.base_health import BaseHealth
+from celery_perpetual.beat.lead_health import LeadHealth
 from celery_perpetual.beat.other_apps import explain
 from celery_perpetual.errors import SettingsError, StoreUnavailable
 from celery_perpetual.faults import reach
-from celery_perpetual.store.commands.leadership import Mark, ask_for_lead
+from celery_perpetual.store.commands.leadership import Mark, ask_for_lead, has_standby
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 from celery_perpetual.telemetry import emit
@@ -68,7 +68,7 @@ class Lead:
 class Leadership:
     """Takes, keeps and gives up the lead for one process, on connections and a thread of its own."""
 
-    def __init__(self, store: Store, *, app_name: str, ttl: float, health: BaseHealth) -> None:
+    def __init__(self, store: Store, *, app_name: str, ttl: float, health: LeadHealth) -> None:
         self.owner = f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}"
         self.lead: Lead | None = None
         self.skew: float = 0.0
@@ -189,7 +189,7 @@ class Leadership:
         if self.lead is None:
             left = self._stands_back_until - steady()
             return self._until_renewal(self._attempt()) if left <= 0 else min(left, STANDBY_INTERVAL)
-        reason = self._health.why_to_step_down()
+        reason = self._health.why_to_step_down(lambda: has_standby(self._store, self.owner))
         if reason is None:
             left = self._renew_at - steady()
             return self._until_renewal(self._renew() if left <= 0 else left)
@@ -213,6 +213,7 @@ class Leadership:
         if int(term) and int(left) > ms(MARGIN):  # else it is an earlier lead of this beat, which ends at once
             reach("leader.elected")
             self._refused = None
+            self._health.lead_begins()
             self._hold(f"{self.owner}:{int(term)}", started, int(left) / 1000)
             emit(events.LEADER_ELECTED, term=int(term))
             return self._ttl / 3

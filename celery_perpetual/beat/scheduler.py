@@ -114,7 +114,7 @@ class PerpetualScheduler(Base):
 
     def apply_async(self, entry: Any, *args: Any, **kwargs: Any) -> Any:
         """As Celery's; a broker that is out of reach is trouble of this beat."""
-        health = self._perpetual_engine.base_health
+        health = self._perpetual_engine.lead_health
         try:
             result = super().apply_async(entry, *args, **kwargs)
         except Exception as error:
@@ -124,6 +124,17 @@ class PerpetualScheduler(Base):
             raise
         health.entry_sent()
         return result
+
+    def sync(self) -> None:
+        """As Celery's; a file that cannot be written, as the disk is full, ends neither this beat nor a send."""
+        health = self._perpetual_engine.lead_health
+        try:
+            super().sync()
+        except Exception as error:
+            health.kept(error)
+            emit(events.BASE_SYNC_FAILED, error=error)
+        else:
+            health.kept()
 
     def close(self) -> None:
         """Release the lead and close the base scheduler.
@@ -155,7 +166,7 @@ class PerpetualScheduler(Base):
 
     def _perpetual_tick_base(self, *args: Any, **kwargs: Any) -> float:
         """Tick as the leader; a leader that cannot do that for long steps down."""
-        health = self._perpetual_engine.base_health
+        health = self._perpetual_engine.lead_health
         health.tick_begins()
         try:
             self._perpetual_take_over()

@@ -16,12 +16,12 @@ from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from celery_perpetual import events
-from celery_perpetual.broker.questions import connection_for_questions
 from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.ledger.ids import item_id, item_slots
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.publishing.builder import Messages
 from celery_perpetual.publishing.message import has_own_sender
+from celery_perpetual.publishing.reach import broker_answers
 from celery_perpetual.publishing.rehearsal import faults
 from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.publishing.stampable import Kind, kind_of
@@ -66,7 +66,7 @@ def publish_apart(
     Raises:
         Exception: the broker does not answer.
     """
-    if isinstance(error, _NOT_THE_ITEMS) or not _broker_answers(app):
+    if isinstance(error, _NOT_THE_ITEMS) or not broker_answers(app):
         raise error
     known = faults(app, indexed)
     all_messages, unpublished, sent = Messages.none(), list[Unpublished](), False
@@ -102,17 +102,7 @@ def _is_the_items(app: Celery, item: CheckedItem, error: Exception) -> bool:
     """Whether an error was raised for the item, and not because the broker is away."""
     errors = app.connection_for_write().connection_errors
     is_of_a_connection = isinstance(error, errors) and not has_own_sender(app.tasks.get(item.task))
-    return not is_of_a_connection and _broker_answers(app)
-
-
-def _broker_answers(app: Celery) -> bool:
-    try:
-        with connection_for_questions(app) as connection:
-            channel: Any = connection.channel()
-            channel.close()
-    except Exception:  # of any kind: the broker cannot be used
-        return False
-    return True
+    return not is_of_a_connection and broker_answers(app)
 
 
 def leave(app: Celery, store: Store, poll_id: str, unpublished: list[Unpublished]) -> None:

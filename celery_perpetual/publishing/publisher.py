@@ -30,6 +30,7 @@ from celery_perpetual.publishing.builder import Builder, Messages, Stamps
 from celery_perpetual.publishing.kept_captures import KeptCaptures
 from celery_perpetual.publishing.message import has_own_sender
 from celery_perpetual.publishing.one_by_one import PublishChunk, leave, publish_apart
+from celery_perpetual.publishing.reach import Reach
 from celery_perpetual.publishing.refused import Refused, accepted_until
 from celery_perpetual.publishing.rehearsal import first_fault
 from celery_perpetual.publishing.stamp import IndexedItems
@@ -62,6 +63,7 @@ class Publisher:
         self.store = store
         self._captures = KeptCaptures(app)
         self._busy: set[str] = set()
+        self.broker = Reach(app)
 
     @cached_property
     def outbox(self) -> WorkList:
@@ -116,7 +118,7 @@ class Publisher:
             StoreUnavailable: the store did not answer.
             kombu.exceptions.OperationalError: the broker did not, or accepts no more; the rest is relayed later.
         """
-        with self._alone(poll_id) as alone:
+        with self._alone(poll_id) as alone, self.broker.watched():
             return self._publish(poll_id, items) if alone else 0
 
     def relay(self, limit: int = 100) -> int:
@@ -153,6 +155,7 @@ class Publisher:
                     built = self._built_ahead(stack, by_kind, following)
                 done = call.reply() or 0
                 if done:
+                    self.broker.heard(None)
                     messages.after_publish.send()
                     reach("poll.published")
                     sent += until - first
@@ -222,8 +225,7 @@ class Publisher:
         """How chunks get to the broker: within the script, or before it."""
         if self.shares_redis and not one_by_one:
             return stack.enter_context(self._builder(poll_id)).build
-        transport = stack.enter_context(open_transport(self.app, poll_id, items, one_by_one=one_by_one))
-        return transport.publish
+        return stack.enter_context(open_transport(self.app, poll_id, items, one_by_one=one_by_one)).publish
 
     def _state(self, poll_id: str) -> tuple[str, int, int] | None:
         found = batch(self.store, poll_id)

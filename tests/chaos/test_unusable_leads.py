@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from celery_perpetual.events import LEADER_STEPPED_DOWN
+import pytest
+
+from celery_perpetual.events import BASE_SYNC_FAILED, LEADER_STEPPED_DOWN, PUBLISH_FAILED
 from tests.support import wait_until
 from tests.support.beats import ENTRIES, LEADER, SLOTS, leading, wait_for_more
+from tests.support.broker import queued
 from tests.support.console import Console
 from tests.support.proxy import Proxy
 from tests.support.stream_events import statuses
@@ -61,9 +64,9 @@ WAYS = """
 app.conf.broker_url = os.environ.get("BROKER", app.conf.broker_url)
 
 from celery.beat import PersistentScheduler
-from celery_perpetual.beat import base_health
+from celery_perpetual.beat import lead_health
 
-base_health.LONGEST_TICK = 2.0
+lead_health.LONGEST_TICK = 2.0
 
 class Hangs(PersistentScheduler):
     def tick(self, *args, **kwargs):
@@ -106,6 +109,64 @@ def test_a_leader_that_cannot_reach_its_broker_or_hangs_steps_down(
         (proj.folder / f"hang {other.pid}").unlink()
     assert cut_off.alive
     assert other.alive
+
+
+def test_a_full_disk_ends_no_beat(project: Callable[..., Project], store_redis: redis.Redis) -> None:
+    """The runs of entries cannot be stored in the schedule's file: entries and polls go on, and `check` says so."""
+    proj = project(
+        f"""{SOURCE}
+from celery.beat import PersistentScheduler
+
+class Full(PersistentScheduler):
+    sync_every = 0.5
+
+    def sync(self):
+        if os.path.exists("full"):
+            raise OSError(28, "No space left on device")
+        super().sync()
+
+app.conf.perpetual_base_scheduler = "proj:Full"
+""",
+        **LEADER,
+    )
+    beat = proj.beat().ready()
+    wait_for_more(store_redis, 1, beat.pid, "entries")
+
+    proj.write("full", "")
+    beat.wait_for_event(BASE_SYNC_FAILED, count=3)
+    wait_for_more(store_redis, 2, beat.pid, "entries")
+    wait_for_more(store_redis, 2, beat.pid)
+    with Console(proj) as console:
+        wait_until(
+            lambda: any("cannot be stored" in each["evidence"] for each in console("perpetual.check()")),
+            "check says so",
+        )
+    assert not beat.events(LEADER_STEPPED_DOWN)
+    assert beat.terminate()[0] == 0
+
+
+@pytest.mark.parametrize(
+    "way", ["redis://nobody:wrong@{broker}", pytest.param("redis://nowhere.invalid", marks=pytest.mark.matrix)]
+)
+def test_a_leader_that_cannot_publish_batches_steps_down(
+    way: str, project: Callable[..., Project], redis_url: str, store_redis: redis.Redis,
+    private_redis: Callable[..., EmbeddedServer],
+) -> None:  # fmt: skip
+    """Its login is wrong, or it cannot resolve the broker's name: alone it polls on, and a second beat sends it all."""
+    private = private_redis()
+    proj = project(f"{SLOTS}{WAYS}", broker=redis_url, store=private.url, task_publish_retry=False, **LEADER)
+    unfit = proj.beat(env={"BROKER": way.format(broker=redis_url.removeprefix("redis://"))}).ready()
+    unfit.wait_for_event(PUBLISH_FAILED, count=20)
+    assert leading(proj.redis, [unfit]) is unfit
+
+    fit = proj.beat().ready()
+
+    assert "batches cannot be published" in unfit.wait_for_event(LEADER_STEPPED_DOWN)["reason"]
+    wait_until(lambda: leading(proj.redis, [fit, unfit]) is fit, "the other one gets the lead")
+    wait_until(lambda: not proj.redis.zcard("perpetual:outbox"), "it has published what was left")
+    ids = [message.id for message in queued(store_redis)]
+    assert len(ids) == len(set(ids)) > 20
+    assert unfit.alive
 
 
 def test_entries_that_are_added_at_beat_init_run_in_every_beat_that_leads(

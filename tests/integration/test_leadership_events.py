@@ -9,8 +9,8 @@ import redis
 from celery import Celery
 
 from celery_perpetual import Perpetual, telemetry
-from celery_perpetual.beat import base_health
-from celery_perpetual.beat.base_health import BaseHealth
+from celery_perpetual.beat import lead_health
+from celery_perpetual.beat.lead_health import LeadHealth
 from celery_perpetual.beat.leadership import Leadership
 from tests.support import wait_until
 
@@ -31,7 +31,7 @@ class Candidate:
         app = Celery("app", broker=url, set_as_current=False)
         self.perpetual = Perpetual(app)
         self.redis = redis.Redis.from_url(url, decode_responses=True)
-        self.health = BaseHealth()
+        self.health = LeadHealth()
         self.leadership = Leadership(self.perpetual.store, app_name="app", ttl=TTL, health=self.health)
         self.reported: list[str] = []
 
@@ -134,7 +134,7 @@ def test_a_lead_that_cannot_be_renewed(candidate: Candidate) -> None:
 
 def test_a_lead_that_is_handed_over_or_left_to_others(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> None:
     """A standby asks for it; later the base scheduler does not work."""
-    monkeypatch.setattr(base_health, "FIRST_PATIENCE", 0.0)
+    monkeypatch.setattr(lead_health, "FIRST_PATIENCE", 0.0)
     candidate.start()
     candidate.redis.set(candidate.perpetual.store.keys.handover, "other", px=1500)
     candidate.wait_for("elected", "resigned")

@@ -11,7 +11,7 @@ import pytest
 
 from celery_perpetual import PerpetualOptions
 from celery_perpetual.beat import tenants as lists
-from celery_perpetual.beat.base_health import BaseHealth
+from celery_perpetual.beat.lead_health import LeadHealth
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.roster import Roster
 from celery_perpetual.events import TENANTS_CHANGED, TENANTS_FAILED, TENANTS_REFUSED, TENANTS_SLOW
@@ -30,7 +30,7 @@ class Leader:
 
     def __init__(self, watched: WatchedApp) -> None:
         self.watched, self.perpetual = watched, watched.perpetual
-        self.leadership = Leadership(self.perpetual.store, app_name="app", ttl=15, health=BaseHealth())
+        self.leadership = Leadership(self.perpetual.store, app_name="app", ttl=15, health=LeadHealth())
         self.leadership.start(before_resigning=lambda: None, saw_epoch=lambda _: None)
         self.slowest = 0.0
 

@@ -37,6 +37,18 @@ class Mark:
         self.value = max(self.value, value)
 
 
+#: A standby leaves a mark twice a second; one that lets others go first, after three seconds.
+STANDBY_MS = 5_000
+
+
+def has_standby(store: Store, owner: str) -> bool:
+    """Whether a beat other than this one has been in contact just now."""
+    with store.errors("standby beats"):
+        seconds, micros = store.redis.time()
+        since = int(seconds) * 1000 + int(micros) // 1000 - STANDBY_MS
+        return any(beat.decode() != owner for beat in store.redis.zrangebyscore(store.keys.marks, since, "+inf", 0, 2))
+
+
 def leader_info(store: Store) -> dict[str, Any] | None:
     """The facts that the living leader has stored about itself, None if no beat leads."""
     with store.errors("leader"):

@@ -1,13 +1,15 @@
-"""Whether the base scheduler does its work while this beat leads.
+"""Whether this beat can do its work while it leads: run the base scheduler, and bring what is due to the broker.
 
 A beat whose schedule file cannot be written, or whose broker or database is out of its reach, must not keep the lead
 from others. After a while it steps down and lets them go first. If it is the only beat, it leads again: the perpetual
-tasks are polled, and it tries for twice as long before it steps down again.
+tasks are polled, and it tries for twice as long before it steps down again. For batches that it cannot publish a sole
+beat does not step down: they are on record, and nothing else is gained by a pause of its polls.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from celery_perpetual.errors import described
 
@@ -17,8 +19,8 @@ LONGEST_TICK = 30.0
 FIRST_PATIENCE, LONGEST_PATIENCE = 3.0, 600.0
 
 
-class BaseHealth:
-    """The errors of the base scheduler's ticks; they come on the main thread, the questions on the leader's."""
+class LeadHealth:
+    """The errors of the base scheduler's ticks and of publishers; they come on other threads than the questions."""
 
     def __init__(self) -> None:
         self._tick_begun: float | None = None
@@ -26,9 +28,16 @@ class BaseHealth:
         self._error = ""
         self._unsent_since: float | None = None
         self._why_unsent = ""
+        self._unpublished_since: float | None = None
+        self._why_unpublished = ""
+        self._why_unkept = ""
         self._patience = FIRST_PATIENCE
         self._stepped_down = 0.0
         """When this beat stepped down the last time, monotonic."""
+
+    def lead_begins(self) -> None:
+        """This beat leads from now on; what went wrong in an earlier lead says nothing."""
+        self._failing_since = self._unsent_since = self._unpublished_since = None
 
     def tick_begins(self) -> None:
         """A tick begins while this beat leads."""
@@ -39,7 +48,7 @@ class BaseHealth:
         self._tick_begun = None
         if error is None:
             self._failing_since = None
-            if not self._why_unsent:
+            if not (self._why_unsent or self._why_unpublished):
                 self._patience = FIRST_PATIENCE
         else:
             self._error = described(error)
@@ -53,6 +62,18 @@ class BaseHealth:
             self._why_unsent = described(error)
             self._unsent_since = self._unsent_since or time.monotonic()
 
+    def published(self, error: BaseException | None = None) -> None:
+        """Messages of a batch were published, or could not be, as the broker is out of reach or refuses this user."""
+        if error is None:
+            self._unpublished_since, self._why_unpublished = None, ""
+        else:
+            self._why_unpublished = described(error)
+            self._unpublished_since = self._unpublished_since or time.monotonic()
+
+    def kept(self, error: BaseException | None = None) -> None:
+        """The base scheduler has stored the runs of entries, or could not; that alone is no reason to step down."""
+        self._why_unkept = "" if error is None else described(error)
+
     @property
     def trouble(self) -> str | None:
         """The present fault."""
@@ -61,7 +82,11 @@ class BaseHealth:
             return f"a tick of the base scheduler has not returned for {time.monotonic() - begun:.0f} s"
         if self._failing_since is not None:
             return f"the base scheduler fails: {self._error}"
-        return None if self._unsent_since is None else f"entries of the schedule cannot be sent: {self._why_unsent}"
+        if self._unsent_since is not None:
+            return f"entries of the schedule cannot be sent: {self._why_unsent}"
+        if self._unpublished_since is not None:
+            return f"batches cannot be published: {self._why_unpublished}"
+        return f"the runs of entries cannot be stored: {self._why_unkept}" if self._why_unkept else None
 
     @property
     def _hanging_since(self) -> float | None:
@@ -69,14 +94,22 @@ class BaseHealth:
         begun = self._tick_begun
         return None if begun is None or time.monotonic() - begun <= LONGEST_TICK else begun
 
-    def why_to_step_down(self) -> str | None:
-        """The trouble, if it has lasted for long; asked while this beat leads."""
+    def why_to_step_down(self, has_standby: Callable[[], bool]) -> str | None:
+        """The trouble, if it has lasted for long; asked while this beat leads.
+
+        Args:
+            has_standby: whether another beat is there to take over.
+        """
         since, trouble = self._failing_since or self._unsent_since, self.trouble
         if (hanging := self._hanging_since) is not None:
             since = max(hanging, self._stepped_down)  # the tick goes on hanging while other beats go first
+        is_batches = since is None
+        since = self._unpublished_since if is_batches else since
         if trouble is None or since is None or time.monotonic() - since < self._patience:
+            return None
+        if is_batches and not has_standby():
             return None
         self._stepped_down = time.monotonic()
         self._patience = min(2 * self._patience, LONGEST_PATIENCE)
-        self._failing_since = self._unsent_since = None
+        self._failing_since = self._unsent_since = self._unpublished_since = None
         return trouble

@@ -1,0 +1,53 @@
+"""Whether this process can use the broker. Another one may, where only its network or its login is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import AccessRefused
+from kombu.exceptions import OperationalError
+
+from celery_perpetual.broker.questions import connection_for_questions
+from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.publishing.refused import Refused
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+
+class Reach:
+    """Reports what publishers find; they run on several threads."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self.heard: Callable[[Exception | None], object] = lambda _: None
+        """Called with None when messages were published, and with an error when this process cannot use the broker."""
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Report an error of the block, if it says that, and pass it on."""
+        try:
+            yield
+        except Exception as error:
+            if self._is_out_of_reach(error):
+                self.heard(error)
+            raise
+
+    def _is_out_of_reach(self, error: Exception) -> bool:
+        if isinstance(error, StoreUnavailable | Refused):
+            return False
+        of_connections = (OperationalError, AccessRefused, *self._app.connection_for_write().connection_errors)
+        return isinstance(error, of_connections) or not broker_answers(self._app)
+
+
+def broker_answers(app: Celery) -> bool:
+    """Ask the broker for a channel."""
+    try:
+        with connection_for_questions(app) as connection:
+            channel: Any = connection.channel()
+            channel.close()
+    except Exception:  # of any kind: the broker cannot be used
+        return False
+    return True

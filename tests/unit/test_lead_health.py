@@ -1,0 +1,70 @@
+"""How long a beat leads whose base scheduler does not do its work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery_perpetual.beat import lead_health
+from celery_perpetual.beat.lead_health import LeadHealth
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Clock:
+    """A clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def times_of_stepping_down(health: LeadHealth, clock: Clock, seconds: int, *, has_standby: bool = False) -> list[float]:
+    """When it steps down, if it is asked each second."""
+    begun, found = clock.now, []
+    for _ in range(seconds):
+        clock.now += 1
+        if health.why_to_step_down(lambda: has_standby) is not None:
+            found.append(clock.now - begun)
+    return found
+
+
+def test_a_sole_beat_whose_tick_hangs_leads_twice_as_long_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks are polled meanwhile: each time that it steps down gives up the polls that run."""
+    clock = Clock()
+    monkeypatch.setattr(lead_health, "time", clock)
+    health = LeadHealth()
+    health.tick_begins()
+
+    assert times_of_stepping_down(health, clock, 130) == [31, 37, 49, 73, 121]
+    health.tick_ended()
+    assert health.trouble is None
+    health.tick_begins()
+    assert times_of_stepping_down(health, clock, 40) == [31, 37]
+
+
+def test_batches_that_cannot_be_published_are_left_to_a_standby(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sole beat goes on; beside another one it steps down, ever later, until it has published something."""
+    clock = Clock()
+    monkeypatch.setattr(lead_health, "time", clock)
+    health = LeadHealth()
+    health.published(OSError("no route"))
+
+    assert times_of_stepping_down(health, clock, 30) == []
+    assert health.trouble == "batches cannot be published: OSError: no route"
+    assert times_of_stepping_down(health, clock, 30, has_standby=True) == [1]
+    assert health.trouble is None
+    health.tick_ended()
+    health.published(OSError("no route"))
+    assert times_of_stepping_down(health, clock, 30, has_standby=True) == [6]
+    health.published(OSError("no route"))
+    health.lead_begins()
+    assert health.trouble is None
+    health.published(OSError("no route"))
+    health.published()
+    assert times_of_stepping_down(health, clock, 30, has_standby=True) == []
+    health.tick_ended()
+    health.published(OSError("no route"))
+    assert times_of_stepping_down(health, clock, 5, has_standby=True) == [3]
