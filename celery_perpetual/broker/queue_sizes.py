@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 NOT_FOUND = "404"
 
+#: The name of an unknown place begins with this: see :func:`place_of`.
+UNKNOWN = "exchange "
+
 
 class QueueSizes:
     """Sizes of queues, each asked for once. For one thread and one moment."""
@@ -98,6 +101,12 @@ def queues_of(app: Celery, destination: Destination) -> frozenset[str]:
         return frozenset((destination.routing_key,))
     queues: Any = app.amqp.queues
     return frozenset(queue.name for queue in list(queues.values()) if _leads_to(queue, destination))
+
+
+def place_of(app: Celery, destination: Destination) -> str:
+    """The name of the place of a message: its queue, the first of several; its exchange where the app knows none."""
+    known = queues_of(app, destination)
+    return min(known) if known else f"{UNKNOWN}{destination.exchange!r}, routing key {destination.routing_key!r}"
 
 
 def _leads_to(queue: Any, destination: Destination) -> bool:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from celery_perpetual.health.findings import BEAT, ERROR, WARNING, Finding
 from celery_perpetual.leases.workers import app_name
+from celery_perpetual.store.commands.stats import failed_step
 from celery_perpetual.times import to_datetime
+from celery_perpetual.wording import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,9 +31,22 @@ def leader(reading: Reading) -> Iterator[Finding]:
         yield Finding(
             kind="leader_in_trouble", area=BEAT, level=ERROR,
             evidence=f"the leading beat {lead.info.get('owner')} is in trouble: {trouble}",
-            meaning="it polls, but sends no entry of beat_schedule",
+            meaning="it polls, but what the text names is not done",
             help="correct what is wrong there; another beat would take the lead",
             about={"beat": lead.info.get("owner")},
+        )  # fmt: skip
+
+
+def failing_pass(reading: Reading) -> Iterator[Finding]:
+    """A step of the newest maintenance pass has failed."""
+    failed = failed_step(reading.store)
+    if failed is not None:
+        yield Finding(
+            kind="cycle_failing", area=BEAT, level=WARNING,
+            evidence=f"the step {failed['step']} of the last maintenance pass failed: {one_line(failed['error'])}",
+            meaning="the other steps run; what this one does waits, as tasks of dead workers do for the step sweep",
+            help="correct what the error names; celery -A proj perpetual stats shows whether it lasts",
+            about={"step": failed["step"]},
         )  # fmt: skip
 
 

@@ -6,12 +6,12 @@ and what they have received. The oldest batches are read, and no more than some 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_perpetual.broker.destinations import Destination, by_index
-from celery_perpetual.broker.queue_sizes import queues_of
+from celery_perpetual.broker.queue_sizes import UNKNOWN, place_of, queues_of
 from celery_perpetual.health.findings import WARNING, WORKERS, Finding
 from celery_perpetual.ledger.ids import item_id, made_at
 from celery_perpetual.store.chunks import CHUNK, chunk_count
@@ -66,7 +66,8 @@ def waiting_items(reading: Reading, polls: Iterable[str] | None = None) -> dict[
             if sum(each.items for each in found.values()) >= MOST_ITEMS:
                 return found
             destination = _destination(reading, poll, index)
-            for queue in queues_of(app, destination) if destination is not None else ():
+            places = () if destination is None else queues_of(app, destination) or (place_of(app, destination),)
+            for queue in places:
                 waits = found.setdefault(queue, Waiting(queue, made_at(poll)))
                 waits.items += 1
     return found
@@ -93,11 +94,6 @@ def _destination(reading: Reading, poll: str, index: int) -> Destination | None:
     return known[poll, chunk].get(index)
 
 
-def consumers_of(workers: Sequence[WorkerState], queue: str) -> list[WorkerState]:
-    """Living workers that consume a queue, as they say."""
-    return [worker for worker in workers if queue in worker.info.get("queues", ()) and not worker.info.get("stopping")]
-
-
 def is_busy(worker: WorkerState) -> bool:
     """Whether every place of a worker is taken."""
     places = worker.info.get("concurrency") or 1
@@ -117,10 +113,17 @@ def queue_findings(reading: Reading, waiting: Iterable[Waiting], patience: float
 
 def _finding(reading: Reading, waits: Waiting, patience: float) -> Finding | None:
     age, queue = reading.now - waits.since, waits.queue
-    consumers = consumers_of(reading.workers, queue)
-    more = "at least " if waits.items >= MOST_ITEMS else ""
-    seen = f"{more}{counted(waits.items, 'item')} wait{'s' if waits.items == 1 else ''} in the queue {queue!r}"
-    if not consumers:
+    consumers = [each for each in reading.workers if each.consumes(queue, reading.namespace.app.amqp.queues)]
+    number = f"{'at least ' if waits.items >= MOST_ITEMS else ''}{counted(waits.items, 'item')}"
+    seen = f"{number} wait{'s' if waits.items == 1 else ''} in the queue {queue!r}"
+    if queue.startswith(UNKNOWN):
+        if consumers:
+            return None  # they may be in a queue of another app's settings
+        kind, least = "queue_unknown", NO_CONSUMER_MS
+        evidence = f"{number} went to {queue}, and neither the settings nor a worker have a queue for it"
+        meaning = "the broker has dropped the messages, or keeps them in a queue that no worker consumes"
+        advice = "name the queue in task_queues and start a worker for it, or correct exchange and routing key"
+    elif not consumers:
         queues = ", ".join(sorted({each for worker in reading.workers for each in worker.info.get("queues", ())}))
         kind, least = "queue_without_consumer", NO_CONSUMER_MS
         evidence, meaning = (

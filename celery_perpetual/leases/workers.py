@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from multiprocessing import get_context
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual.broker.queue_sizes import UNKNOWN
 from celery_perpetual.store.commands.workers import WorkerReport, living_workers, reported_tags
 from celery_perpetual.store.scripts import script
 from celery_perpetual.times import steady
@@ -77,6 +79,17 @@ class WorkerState:
     held: int
     """Leases that it holds."""
     info: dict[str, Any]
+
+    def consumes(self, place: str, known: Collection[str]) -> bool:
+        """Whether it says that it consumes what waits there.
+
+        Args:
+            place: see :func:`place_of`.
+            known: names of the queues that the app knows; a worker with others may consume any place that is unknown.
+        """
+        queues = set(self.info.get("queues", ()))
+        may = place in queues or (place.startswith(UNKNOWN) and not queues.issubset(known))
+        return may and not self.info.get("stopping")
 
     @classmethod
     def read(cls, report: WorkerReport) -> WorkerState:

@@ -37,6 +37,7 @@ def judged(reading: Reading, discovery: Discovery, units: Sequence[Unit]) -> lis
     waiting = sum(unit.in_flight for unit in units)
     found = [
         *beat_checks.other_app(reading), *beat_checks.other_code(reading, discovery.digest(), len(discovery.tasks)),
+        *beat_checks.failing_pass(reading),
         *worker_checks.absent(reading, waiting), *worker_checks.late(reading), *worker_checks.skewed(reading),
         *unit_checks.pauses(reading, units), *unit_checks.other_pauses(reading, units),
         *unit_checks.silent(reading, units), *unit_checks.unevaluated(units),

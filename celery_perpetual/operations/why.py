@@ -86,6 +86,7 @@ def _findings(reading: Reading, contract: TaskContract, unit: Unit) -> Iterator[
         yield from worker_checks.absent(reading, unit.in_flight)
         yield from worker_checks.late(reading)
         yield from worker_checks.skewed(reading)
+        yield from beat_checks.failing_pass(reading)
         yield from work_checks.unpublished(reading, unit.name, PATIENCE)
         yield from _about_queues(reading, unit)
 

@@ -5,8 +5,7 @@ and every item is in the broker exactly once. To any other broker a transport br
 transport has them, and then ``published`` advances: a repeat after a crash sends the same task ids again. A publisher
 that dies is continued by the next leader (*relay*), which builds the same messages from the same records.
 
-Messages are a function of what the ledger keeps of an item; the publisher that has just committed a batch still has
-that at hand and need not read it back.
+The publisher that has just committed a batch still has its items at hand and need not read them back.
 """
 
 from __future__ import annotations
@@ -204,8 +203,7 @@ class Publisher:
         """Where the items of a chunk went of which another publisher has published a part."""
         found = Destinations()
         if state is not None and state[1] % CHUNK:
-            (text,) = published_to(self.store, poll_id, [state[1] // CHUNK])
-            for index, destination in by_index(text).items():
+            for index, destination in by_index(published_to(self.store, poll_id, [state[1] // CHUNK])[0]).items():
                 found.note(destination, (index,))
         return found
 

@@ -7,7 +7,7 @@ the cause from the store alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,8 +19,15 @@ NO_CONSUMER, SATURATED = "no_consumer", "saturated"
 class Consumers:
     """The workers that live, as they say."""
 
-    def __init__(self, workers: Sequence[WorkerState] = ()) -> None:
+    def __init__(self, workers: Sequence[WorkerState] = (), known: Collection[str] = ()) -> None:
+        """As they say.
+
+        Args:
+            workers: that live.
+            known: names of the queues that the app knows.
+        """
         self._workers = workers
+        self._known = known
 
     def hosts(self, queue: str) -> list[str]:
         """Host names of the workers that are to consume a queue."""
@@ -34,9 +41,7 @@ class Consumers:
         return "" if None in found else NO_CONSUMER
 
     def _of(self, queue: str) -> list[WorkerState]:
-        return [
-            each for each in self._workers if queue in each.info.get("queues", ()) and not each.info.get("stopping")
-        ]
+        return [each for each in self._workers if each.consumes(queue, self._known)]
 
 
 def _is_busy(worker: WorkerState) -> bool | None:

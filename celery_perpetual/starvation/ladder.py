@@ -115,7 +115,7 @@ class Ladder:
         now = self._store.now()
         stored, part = starving_queues(self._store), self._waits.next_part(now, patience)
         if part.batches:
-            self._consumers = Consumers(self._workers.all())
+            self._consumers = Consumers(self._workers.all(), self._app.amqp.queues)
 
         wants = partial(self._wants, climbed, patience)
         for wait in self._waits.of(part, now, wants):

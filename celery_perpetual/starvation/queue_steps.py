@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
+from celery_perpetual.broker.queue_sizes import UNKNOWN
 from celery_perpetual.starvation.assistance import Assistance, Request
 from celery_perpetual.starvation.consumers import SATURATED, Consumers
 from celery_perpetual.starvation.episode import Episode
@@ -113,6 +114,8 @@ class QueueSteps:
     def _is_due(self, step: str, oldest: Wait, episode: Episode, now: int, thresholds: Thresholds) -> bool:
         if step == "spawn" and not self.assistance.how(episode.cause):
             return False
+        if step in REQUESTS and oldest.queue.startswith(UNKNOWN):
+            return False  # there is no queue that a worker could be asked to consume
         is_undone = step in REQUESTS and episode.is_undone(step, now - AGAIN_MS)
         if is_undone and not self.assistance.has(step, oldest.queue):
             return True

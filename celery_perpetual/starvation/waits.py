@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_perpetual.broker.destinations import by_index, from_json
-from celery_perpetual.broker.queue_sizes import queues_of
+from celery_perpetual.broker.queue_sizes import place_of
 from celery_perpetual.ledger.ids import item_address, item_id, item_index
 from celery_perpetual.ledger.record import read_item
 from celery_perpetual.store.chunks import CHUNK, chunk_count
@@ -47,6 +47,7 @@ class Wait(NamedTuple):
     polled_by: str
     """Name of the perpetual task whose poll it is of; "" for the run of a routine."""
     queue: str
+    """The place of its message, see :func:`place_of`."""
     since: int
     """Since when it is runnable: ms of the store's time."""
     seen: str
@@ -124,7 +125,7 @@ class Waits:
     ) -> Iterator[Wait]:
         store = self._store
         sent_to = by_index(published_to(store, poll, [chunk])[0])
-        names = {each: self._queue(each) for each in set(sent_to.values())}
+        names = {each: place_of(self._app, each) for each in set(sent_to.values())}
         if not facts.moved and not any(wants(queue, now - at) for queue in names.values()):
             return
         ids = [item_id(poll, chunk * CHUNK + position) for position in open_positions(store, poll, chunk)]
@@ -137,7 +138,7 @@ class Waits:
         later = self._sent_later(poll, [task_id for task_id, _ in waiting]) if facts.moved else {}
         for place, (task_id, state) in enumerate(waiting):
             destination = later.get(task_id) or sent_to.get(item_index(task_id))
-            queue = "" if destination is None else names.get(destination) or self._queue(destination)
+            queue = "" if destination is None else names.get(destination) or place_of(self._app, destination)
             since = max(at, 0 if state is None else min(state.since, now))
             if not queue or not wants(queue, now - since):
                 continue
@@ -149,10 +150,6 @@ class Waits:
                 is_retry = state is not None and state.flag == "wait"
                 seen = "" if state is None else str(state.since)
                 yield Wait(task_id, task, facts.task, queue, since, seen, is_retry)
-
-    def _queue(self, destination: Destination) -> str:
-        """The queue of a destination, the first one of several; "" where the app does not know it."""
-        return min(queues_of(self._app, destination), default="")
 
     def _sent_later(self, poll: str, ids: list[str]) -> Mapping[str, Destination]:
         texts = sent_later_to(self._store, poll, [item_index(each) for each in ids])

@@ -104,6 +104,26 @@ def test_the_error_of_a_step_stops_no_other(
         wait_until(lambda: EFFECTS[broken](cycle.once(), store_redis), f"the next pass does what {broken} has left")
 
 
+def test_a_step_that_fails_is_a_finding_until_it_succeeds(
+    shop: Callable[..., Perpetual], store_redis: redis.Redis
+) -> None:
+    """A key of the broker has another type: check and why name the step and the error."""
+    perpetual = shop(lambda: [(1,)])
+    perpetual.poll("deliver")
+    store_redis.set("unacked", "written by hand")
+
+    def found() -> list[str]:
+        evidence = [each.evidence for each in (*perpetual.check(), *perpetual.why("deliver").reasons)]
+        return [each for each in evidence if "maintenance pass failed" in each]
+
+    perpetual.cycle()
+    assert len(found()) == 2
+    assert all(each.startswith("the step sweep of ") and "WRONGTYPE" in each for each in found())
+    store_redis.delete("unacked")
+    perpetual.cycle()
+    assert found() == []
+
+
 def test_two_threads_share_no_pass(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
     """The second one returns at once, also where the lock in the store has expired during a long step."""
     perpetual, entered, goes_on = shop(list), threading.Event(), threading.Event()

@@ -64,6 +64,38 @@ def test_each_step_once_at_its_time_over_a_new_leader(shop: Callable[..., Perpet
     assert steps(store_redis).count("parked") == 2
 
 
+def test_items_of_an_exchange_without_a_queue(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
+    """No queue is bound there: why says so, nothing is woken or spawned, and the item is parked.
+
+    Where a busy worker consumes a queue that the settings do not have, it may be that one.
+    """
+    calls: list[str] = []
+    perpetual = shop(
+        lambda: [Item((1,), exchange="amq.topic", routing_key="no.where")],
+        {"perpetual_starvation": QUICK, "perpetual_starvation_spawn": lambda queue, **_: calls.append(queue)},
+    )
+    ids = perpetual.poll("deliver").task_ids
+    report(perpetual, 1)
+    beat = Beat(perpetual)
+    place = "exchange 'amq.topic', routing key 'no.where'"
+
+    def said() -> list[str]:
+        return [each.evidence for each in perpetual.why("deliver").reasons if "went to" in each.evidence]
+
+    wait_until(lambda: said() == [f"1 item went to {place}, and neither the settings nor a worker have a queue for it"],
+               "why says so")  # fmt: skip
+    wait_until(lambda: beat.once().parked_ids == tuple(ids), "it is parked")
+
+    assert steps(store_redis) == ["notice", "starved", "parked"]
+    assert calls == []
+    assert perpetual.parked()[0].reason.startswith(f"no worker has consumed its queue {place} for ")
+    perpetual.recover(ids[0])
+    report(perpetual, 2, queues=("unknown",), active=1)
+    Beat(perpetual).passes(1.8)
+    assert perpetual.parked() == []
+    assert said() == []
+
+
 def test_a_rebuild_leaves_the_ladder_where_it_is(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
     """The steps that are taken are not taken again behind it, and those that follow come at their time."""
     calls: list[str] = []

@@ -105,7 +105,7 @@ def test_why_names_what_keeps_a_batch_from_its_queue(
     """The broker is away: at once `why` of that unit, and `check`, say so with the error; when it is back they do not."""
     broker = private_redis()
     proj = project(
-        f"{SOURCE}\napp.task(name='proj.idle', base=PerpetualTask, poll_every=3600, next_batch=list)(lambda: None)",
+        f"{SOURCE}\n@app.task(base=PerpetualTask, poll_every=3600, next_batch=list)\ndef idle(): ...",
         broker=broker.url, task_publish_retry=False, broker_connection_max_retries=1,
     )  # fmt: skip
 

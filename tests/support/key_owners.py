@@ -77,6 +77,7 @@ PATTERNS = {
     "unit": r"(?:perpetual:[^:]+(?::[^:]+)?|routines)",
     "poll": r"[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{4}ffffffff",
     "chunk": r"\d+",
+    "entry": r".+",
     "key": r".+",
     "call": r"[0-9a-f]{32}",
     "worker": r"[^:]+#[0-9a-f]{8}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -51,6 +51,14 @@ def add_pass(store: Store, counts: Mapping[str, int], errors: Mapping[str, str],
         for step, text in errors.items():
             pipe.hset(key, "last_error", json.dumps({"step": step, "error": text, "at": now}))
         pipe.execute()
+
+
+def failed_step(store: Store) -> dict[str, Any] | None:
+    """``step``, ``error`` and ``at`` (ms) of the last step that failed in the newest pass; None if none did."""
+    with store.errors("stats"):
+        last_at, text = store.redis.hmget(store.keys.stats, "last_cycle_at", "last_error")
+    error: dict[str, Any] | None = json.loads(text) if text else None
+    return error if error is not None and last_at is not None and error["at"] == int(last_at) else None
 
 
 def stored_stats(store: Store) -> tuple[dict[str, str], dict[str, int]]:
