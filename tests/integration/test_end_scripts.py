@@ -17,7 +17,8 @@ from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import encode
 from celery_perpetual.store.scripts import script
 from tests.support.script_cases import FIRST, LATE, UNKNOWN
-from tests.support.scripts import end_slots, store_at
+from tests.support.script_slots import end_slots
+from tests.support.scripts import store_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,7 +11,7 @@ import pytest
 from celery_perpetual import StoreUnavailable
 from celery_perpetual.leases.on_lost import when_lost
 from tests.support.lease_world import FREE, ITEM, ONE, OTHER, LeaseWorld
-from tests.support.scripts import DAY, UNACKED
+from tests.support.script_slots import DAY, UNACKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

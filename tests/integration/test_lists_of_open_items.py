@@ -9,7 +9,7 @@ import pytest
 
 from celery_perpetual.store.commands.leases import state_of
 from tests.support.lease_world import ITEM, LeaseWorld
-from tests.support.scripts import POLL
+from tests.support.script_slots import POLL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,10 +15,11 @@ from celery_perpetual import StoreUnavailable
 from celery_perpetual.store.commands.leases import LeaseText
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.prepared import Prepared
+from tests.support.case import dump
 from tests.support.lease_world import LeaseWorld
 from tests.support.proxy import Proxy
-from tests.support.script_cases import dump
-from tests.support.scripts import Slots, store_at
+from tests.support.script_slots import Slots
+from tests.support.scripts import store_at
 
 if TYPE_CHECKING:
     import redis

@@ -17,13 +17,13 @@ from celery_perpetual import StoreUnavailable
 from celery_perpetual.ledger.staged import staged_list, sweep_staged
 from celery_perpetual.store.scripts import script
 from tests.support import wait_until
+from tests.support.case import Case, after, dump
 from tests.support.lease_cases import LEASE_CASES
 from tests.support.lease_world import LeaseWorld
 from tests.support.repair_cases import REPAIR_CASES
 from tests.support.routine_cases import ROUTINE_CASES
 from tests.support.script_cases import CASES as OTHER_CASES
-from tests.support.script_cases import Case, after, dump
-from tests.support.scripts import DAY, POLL, UNIT, Slots
+from tests.support.script_slots import DAY, POLL, UNIT, Slots
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from celery_perpetual.store.commands.leases import LeaseText, StateText
 from tests.support.lease_model import MOST, Task
 from tests.support.lease_rules import HOUR, SELDOM, WHICH, WorkerRules, pick
 from tests.support.machines import EXAMPLES, run_machine
-from tests.support.scripts import QUEUE
+from tests.support.script_slots import QUEUE
 
 
 class LeaseMachine(WorkerRules):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from tests.support.case import Case, answers, then
 from tests.support.lease_world import FREE, GAP, ITEM, ONE, OTHER, LeaseWorld
-from tests.support.script_cases import FIRST, LATE, UNKNOWN, Case, answers, item_keys, then
-from tests.support.scripts import DAY, MINUTE
+from tests.support.script_cases import FIRST, LATE, UNKNOWN, item_keys
+from tests.support.script_slots import DAY, MINUTE
 
 W = LeaseWorld
 #: Every refusal and every late end is counted, also a repeated one.

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from celery_perpetual.ledger.ids import item_id
 from tests.support.lease_model import MOST, Model, Order, Run, Task
 from tests.support.lease_world import FREE, LeaseWorld
-from tests.support.scripts import POLL, Slots
+from tests.support.script_slots import POLL, Slots
 
 HOUR = 3_600_000
 WHICH = st.integers(0, 99)

@@ -6,7 +6,8 @@ from typing import Any
 
 from celery_perpetual.ledger.ids import item_id, item_slots
 from celery_perpetual.store.commands.leases import asked_lease
-from tests.support.scripts import POLL, QUEUE, UNACKED, Slots, World, end_slots
+from tests.support.script_slots import POLL, QUEUE, UNACKED, Slots, end_slots
+from tests.support.scripts import World
 
 ITEM, FREE = item_id(POLL, 1), "chosen-by-a-caller"
 ONE, OTHER = "one@host#1", "other@host#2"

@@ -13,7 +13,8 @@ from celery_perpetual.ledger.ledger import Closing, Ledger
 from celery_perpetual.store.chunks import CHUNK
 from celery_perpetual.store.scripts import script
 from tests.support.ledger_model import HOUR, QUEUE, ROOM, UNIT, Batch, Model, unit
-from tests.support.scripts import end_slots, store_at
+from tests.support.script_slots import end_slots
+from tests.support.scripts import store_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tests.support.case import Case, answers
 from tests.support.lease_world import ITEM, ONE, LeaseWorld
-from tests.support.script_cases import Case, answers
-from tests.support.scripts import POLL, UNIT, Slots
+from tests.support.script_slots import POLL, UNIT, Slots
 
 W = LeaseWorld
 

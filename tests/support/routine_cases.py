@@ -12,8 +12,9 @@ from celery_perpetual.routines.runs import UNIT as ROUTINES
 from celery_perpetual.routines.slots import Timetable
 from celery_perpetual.routines.steps import cancelled, started
 from celery_perpetual.routines.storage import Change, rows_of
-from tests.support.script_cases import Case, answers, then
-from tests.support.scripts import FAR, MINUTE, POLL, QUEUE, Slots, World, work
+from tests.support.case import Case, answers, then
+from tests.support.script_slots import FAR, MINUTE, POLL, QUEUE, Slots, work
+from tests.support.scripts import World
 
 ITEM = encode(work("x"), "")
 ENTRY = f"{SCHEDULED} {item_id(POLL, 0)} success a"
