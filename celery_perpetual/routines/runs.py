@@ -7,6 +7,7 @@ from the step on in which the attempt begins, so that it is the same however oft
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,7 +28,7 @@ from celery_perpetual.routines.steps import RunEnd, ended, started
 from celery_perpetual.routines.storage import OK, Change, are_written, rows_of, words_of, write
 from celery_perpetual.store.one_ahead import OneAhead
 from celery_perpetual.store.scripts import script
-from celery_perpetual.times import format_ms, to_datetime
+from celery_perpetual.times import format_ms, ms, to_datetime
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -131,7 +132,7 @@ class Starter:
         not hold up the others. What is returned must be read to its end without delay: the next step waits for that.
 
         Args:
-            now: when it starts, ms.
+            now: when the first of them start, ms.
             at: the time that the caller has given instead.
             owner: the beat that starts it, "" for none.
             obeys: the pauses that hold them.
@@ -141,9 +142,11 @@ class Starter:
             StoreUnavailable: the store did not answer.
             kombu.exceptions.OperationalError: the broker did not; nothing of what is left has begun.
         """
-        going = Going(now, at, owner, obeys, {})
+        going, since = Going(now, at, owner, obeys, {}), time.monotonic()
         with OneAhead[list[RoutineRun]]() as call:
             for first in range(0, len(records), MOST_RUNS):
+                if first:  # a router may have taken its time for those before
+                    going = going._replace(now=now + ms(time.monotonic() - since))
                 part = records[first : first + MOST_RUNS]
                 begins(part)
                 batch = _batch_of(part, going)

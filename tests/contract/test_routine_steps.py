@@ -14,6 +14,7 @@ from celery_perpetual.beat.routine_source import RoutineSource
 from celery_perpetual.routines.due import DueRuns
 from celery_perpetual.store.commands.leadership import Mark
 from celery_perpetual.telemetry import sinks, some
+from celery_perpetual.times import to_datetime
 from tests.support import wait_until
 from tests.support.routines import World, after
 
@@ -118,13 +119,22 @@ def test_one_that_was_changed_does_not_hold_up_its_step(world: World) -> None:
 
 
 def test_code_of_the_users_does_not_hold_up_the_step_before(routed: World, routes: list[Route]) -> None:
-    """A router is asked for a step only when the step before has started and its signals are sent."""
-    create(routed)
+    """A router is asked for a step only when the step before has started and its signals are sent.
+
+    A step that begins later says so: what is on record is not the time at which the routines were read.
+    """
+    ids = create(routed)
     beat, _ = beat_of(routed)
     due = beat.read()
     assert due is not None
     seen: list[str] = []
-    routes.append(lambda _: seen.append("route"))
+    late = after(to_datetime(due.now), 100)
+
+    def route(_: str) -> None:
+        seen.append("route")
+        wait_until(lambda: routed.now() >= late, "the router takes its time", interval=0.001)
+
+    routes.append(route)
 
     def published(**_: Any) -> None:
         seen.append("published")
@@ -137,6 +147,10 @@ def test_code_of_the_users_does_not_hold_up_the_step_before(routed: World, route
 
     steps = [(what, len(list(same))) for what, same in groupby(seen)]
     assert steps == [(what, count) for count in (100, 100, 50) for what in ("route", "published")]
+    first, second = (routed.routines.get(each).last_run_at for each in (ids[0], ids[100]))
+    assert first == to_datetime(due.now)
+    assert second is not None
+    assert second > after(late, -50)
 
 
 def test_an_error_in_a_later_step_leaves_what_has_started(routed: World, routes: list[Route]) -> None:
