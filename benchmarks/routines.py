@@ -21,9 +21,9 @@ from peers import Peer
 from servers import bench_server
 
 from celery_perpetual import Perpetual
-from celery_perpetual.beat.base_health import BaseHealth
 from celery_perpetual.beat.clock import Clock
 from celery_perpetual.beat.entry_runs import EntryRuns
+from celery_perpetual.beat.lead_health import LeadHealth
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.routine_source import RoutineSource
 from celery_perpetual.routines.due import DueRuns
@@ -141,7 +141,7 @@ class Filled:
         self.routines, self.store = self.perpetual.routines, self.perpetual.store
         self.redis: Any = self.store.redis
         self.due = DueRuns(self.app, self.store, self.perpetual.runner.publisher)
-        self.leadership = Leadership(self.store, app_name="routines", ttl=15, health=BaseHealth())
+        self.leadership = Leadership(self.store, app_name="routines", ttl=15, health=LeadHealth())
         self.source = RoutineSource(self.due)
         self.clock = Clock(self.leadership, EntryRuns(self.store), [self.source])
 

@@ -19,9 +19,9 @@ from celery import Celery
 from measuring import executed, median
 
 from celery_perpetual import Perpetual, PerpetualTask
-from celery_perpetual.beat.base_health import BaseHealth
 from celery_perpetual.beat.clock import Clock
 from celery_perpetual.beat.entry_runs import EntryRuns
+from celery_perpetual.beat.lead_health import LeadHealth
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.poll_source import PollSource
 from celery_perpetual.polling.runner import Runner
@@ -99,7 +99,7 @@ class Ticking:
         )  # fmt: skip
         self.rss["units"] = rss()
         self.store = self.perpetual.store
-        self.leadership = Leadership(self.store, app_name="clock", ttl=15, health=BaseHealth())
+        self.leadership = Leadership(self.store, app_name="clock", ttl=15, health=LeadHealth())
         runner = Runner(app, self.store)
         # As beat's engine puts them together.
         self.polls = PollThreads(runner.poll, self.perpetual.settings.poll_threads, 16)
