@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Processes under test mostly wait, so more of them than cores pay off.
-JOBS ?= 7
+JOBS ?= 8
 ARGS ?=
 # Test processes, and what they start, read what the first of them has compiled.
 unexport PYTHONDONTWRITEBYTECODE
