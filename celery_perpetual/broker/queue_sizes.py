@@ -109,11 +109,29 @@ def place_of(app: Celery, destination: Destination) -> str:
     return min(known) if known else f"{UNKNOWN}{destination.exchange!r}, routing key {destination.routing_key!r}"
 
 
-def _leads_to(queue: Any, destination: Destination) -> bool:
+def queues_with_known_bindings(app: Celery) -> frozenset[str]:
+    """The queues of the settings of which the app knows what leads there.
+
+    To the others a message may come from a place that is unknown: how an exchange of another kind routes (delayed,
+    consistent hash, headers), and when, only the broker knows.
+    """
+    queues: Any = app.amqp.queues
+    return frozenset(
+        queue.name
+        for queue in list(queues.values())
+        if all(exchange.type in STANDARD_EXCHANGE_TYPES for exchange, _ in _bindings(queue))
+    )
+
+
+def _bindings(queue: Any) -> list[tuple[Any, str | None]]:
     bindings = [(queue.exchange, queue.routing_key), *((each.exchange, each.routing_key) for each in queue.bindings)]
+    return [(exchange, key) for exchange, key in bindings if exchange is not None]
+
+
+def _leads_to(queue: Any, destination: Destination) -> bool:
     return any(
-        exchange is not None and exchange.name == destination.exchange and _matches(exchange.type, key, destination)
-        for exchange, key in bindings
+        exchange.name == destination.exchange and _matches(exchange.type, key, destination)
+        for exchange, key in _bindings(queue)
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_perpetual.broker.destinations import Destination, by_index
-from celery_perpetual.broker.queue_sizes import UNKNOWN, place_of, queues_of
+from celery_perpetual.broker.queue_sizes import UNKNOWN, place_of, queues_of, queues_with_known_bindings
 from celery_perpetual.health.findings import WARNING, WORKERS, Finding
 from celery_perpetual.ledger.ids import item_id, made_at
 from celery_perpetual.store.chunks import CHUNK, chunk_count
@@ -113,15 +113,16 @@ def queue_findings(reading: Reading, waiting: Iterable[Waiting], patience: float
 
 def _finding(reading: Reading, waits: Waiting, patience: float) -> Finding | None:
     age, queue = reading.now - waits.since, waits.queue
-    consumers = [each for each in reading.workers if each.consumes(queue, reading.namespace.app.amqp.queues)]
+    known = queues_with_known_bindings(reading.namespace.app)
+    consumers = [each for each in reading.workers if each.consumes(queue, known)]
     number = f"{'at least ' if waits.items >= MOST_ITEMS else ''}{counted(waits.items, 'item')}"
     seen = f"{number} wait{'s' if waits.items == 1 else ''} in the queue {queue!r}"
     if queue.startswith(UNKNOWN):
         if consumers:
-            return None  # they may be in a queue of another app's settings
+            return None  # they may be in a queue of another app's settings, or of which only the broker knows the way
         kind, least = "queue_unknown", NO_CONSUMER_MS
         evidence = f"{number} went to {queue}, and neither the settings nor a worker have a queue for it"
-        meaning = "the broker has dropped the messages, or keeps them in a queue that no worker consumes"
+        meaning = "the broker has dropped the messages, or keeps them in a queue that these settings do not bind"
         advice = "name the queue in task_queues and start a worker for it, or correct exchange and routing key"
     elif not consumers:
         queues = ", ".join(sorted({each for worker in reading.workers for each in worker.info.get("queues", ())}))

@@ -85,7 +85,7 @@ class WorkerState:
 
         Args:
             place: see :func:`place_of`.
-            known: names of the queues that the app knows; a worker with others may consume any place that is unknown.
+            known: see :func:`queues_with_known_bindings`; a worker with others may consume any place that is unknown.
         """
         queues = set(self.info.get("queues", ()))
         may = place in queues or (place.startswith(UNKNOWN) and not queues.issubset(known))

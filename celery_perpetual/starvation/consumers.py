@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from celery_perpetual.broker.queue_sizes import UNKNOWN
+
 if TYPE_CHECKING:
     from celery_perpetual.leases.workers import WorkerState
 
@@ -24,7 +26,7 @@ class Consumers:
 
         Args:
             workers: that live.
-            known: names of the queues that the app knows.
+            known: see :func:`queues_with_known_bindings`.
         """
         self._workers = workers
         self._known = known
@@ -39,6 +41,10 @@ class Consumers:
         if True in found:
             return SATURATED
         return "" if None in found else NO_CONSUMER
+
+    def may_have(self, queue: str) -> bool:
+        """Whether a worker may consume what waits there though none says so: in a queue that the app does not know."""
+        return queue.startswith(UNKNOWN) and bool(self._workers)
 
     def _of(self, queue: str) -> list[WorkerState]:
         return [each for each in self._workers if each.consumes(queue, self._known)]

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
+from celery_perpetual.broker.queue_sizes import queues_with_known_bindings
 from celery_perpetual.ledger.ids import item_index, item_slots
 from celery_perpetual.starvation.consumers import NO_CONSUMER, Consumers
 from celery_perpetual.starvation.episode import UNWATCHED_MS, Episode
@@ -115,7 +116,7 @@ class Ladder:
         now = self._store.now()
         stored, part = starving_queues(self._store), self._waits.next_part(now, patience)
         if part.batches:
-            self._consumers = Consumers(self._workers.all(), self._app.amqp.queues)
+            self._consumers = Consumers(self._workers.all(), queues_with_known_bindings(self._app))
 
         wants = partial(self._wants, climbed, patience)
         for wait in self._waits.of(part, now, wants):
@@ -175,7 +176,8 @@ class Ladder:
         is_reported = self._reported.get(wait.task_id) == wait.since
         if not is_reported and episode.is_time("event", wait.since, now, thresholds):
             self._report(wait, episode.cause, now, climbed)
-        if wait.polled_by and episode.is_time("park", wait.since, now, thresholds):
+        is_for_parking = wait.polled_by and not self._consumers.may_have(wait.queue)
+        if is_for_parking and episode.is_time("park", wait.since, now, thresholds):
             self._park(wait, episode.cause, now, climbed)
 
     def _report(self, wait: Wait, cause: str, now: int, climbed: Climbed) -> None:

@@ -7,6 +7,8 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from kombu import Exchange, Queue
+
 from celery_perpetual import Item, PerpetualOptions
 from celery_perpetual.starvation import ladder
 from tests.support import wait_until
@@ -65,9 +67,9 @@ def test_each_step_once_at_its_time_over_a_new_leader(shop: Callable[..., Perpet
 
 
 def test_items_of_an_exchange_without_a_queue(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
-    """No queue is bound there: why says so, nothing is woken or spawned, and the item is parked.
+    """No queue is known to be bound there: why says so, and nothing is woken or spawned.
 
-    Where a busy worker consumes a queue that the settings do not have, it may be that one.
+    The settings may not have its queue, so the item is not parked while a worker lives.
     """
     calls: list[str] = []
     perpetual = shop(
@@ -84,16 +86,37 @@ def test_items_of_an_exchange_without_a_queue(shop: Callable[..., Perpetual], st
 
     wait_until(lambda: said() == [f"1 item went to {place}, and neither the settings nor a worker have a queue for it"],
                "why says so")  # fmt: skip
-    wait_until(lambda: beat.once().parked_ids == tuple(ids), "it is parked")
+    beat.passes(1.8)
+    assert steps(store_redis) == ["notice", "starved"]
 
-    assert steps(store_redis) == ["notice", "starved", "parked"]
+    perpetual.grants.workers.forget("w@host#1", stopped=True)
+    wait_until(lambda: beat.once().parked_ids == tuple(ids), "no worker lives, and it is parked")
     assert calls == []
     assert perpetual.parked()[0].reason.startswith(f"no worker has consumed its queue {place} for ")
     perpetual.recover(ids[0])
-    report(perpetual, 2, queues=("unknown",), active=1)
+    report(perpetual, 1, queues=("unknown",), active=1)
     Beat(perpetual).passes(1.8)
     assert perpetual.parked() == []
     assert said() == []
+
+
+def test_items_of_an_exchange_whose_routing_only_the_broker_knows(shop: Callable[..., Perpetual]) -> None:
+    """A busy worker consumes a queue that is bound there: the items may wait for it."""
+    perpetual = shop(
+        lambda: [Item((1,), exchange="later", routing_key="later")],
+        {
+            "perpetual_starvation": QUICK,
+            "task_queues": [Queue("celery"), Queue("later", Exchange("later", "x-delayed-message"), "later")],
+        },
+    )
+    perpetual.poll("deliver")
+    report(perpetual, 1, queues=("celery", "later"), active=1)
+    beat = Beat(perpetual)
+
+    wait_until(lambda: beat.once().starving, "it has waited for long")
+
+    assert set(beat.results[-1].starving.values()) == {"saturated"}
+    assert not any("went to" in each.evidence for each in perpetual.why("deliver").reasons)
 
 
 def test_a_rebuild_leaves_the_ladder_where_it_is(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
