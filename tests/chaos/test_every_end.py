@@ -17,6 +17,7 @@ import pytest
 from tests.support import wait_until
 from tests.support.ends import EVERY_POOL, Listener, announced, batch, by_status, record
 from tests.support.every_end import TASKS
+from tests.support.every_end_of_others import OTHERS
 from tests.support.every_end_table import HELD, NEW, End, canvas, items, others, table
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def test_every_end_is_announced_once(
 ) -> None:
     """Each row of the table ends as it should: one message, after the record, after Celery's result; books closed."""
     rows = table(pool, late=late)
-    source = f"{TASKS}\nBATCH = {items(rows)!r}\n"
+    source = f"{TASKS}{OTHERS}\nBATCH = {items(rows)!r}\n"
     proj = project(source, result_backend=redis_url, task_acks_late=late)
     expected = {**rows, **others(pool)}
     with Listener(redis_url) as listener:

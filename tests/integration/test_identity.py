@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.identity import CONFIGURATIONS, Pair, differ, normal
-from tests.support.identity_tasks import ALIKE, ORDINARY, PERPETUAL
+from tests.support.identity_programs import ALIKE
+from tests.support.identity_tasks import ORDINARY, PERPETUAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import wait_until
 from tests.support.identity import Pair, differ
-from tests.support.identity_tasks import ALIKE
+from tests.support.identity_programs import ALIKE
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,10 +16,7 @@ from celery_perpetual.routines.due import DueRuns
 from celery_perpetual.store.commands.routines import DueRoutines, due_routines
 from celery_perpetual.times import to_datetime, to_ms
 from tests.support.machines import EXAMPLES, run_machine
-from tests.support.routine_model import BACKOFF, Modelled, end_run
-
-BUSY, TERMINAL = {"running", "retry_waiting"}, {"completed", "exhausted", "cancelled"}
-WHICH = st.integers(0, 99)
+from tests.support.routine_model import BACKOFF, BUSY, TERMINAL, WHICH, Modelled, end_run
 
 
 class RoutineMachine(RuleBasedStateMachine):

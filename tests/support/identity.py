@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.identity_tasks import ORDINARY, PERPETUAL, POLL, SEND, TASKS
+from tests.support.identity_programs import POLL, SEND
+from tests.support.identity_tasks import ORDINARY, PERPETUAL, TASKS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hypothesis import strategies as st
+
 from celery_perpetual.ledger.ids import item_slots
 from celery_perpetual.store.scripts import script
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
+WHICH = st.integers(0, 99)
+BUSY, TERMINAL = {"running", "retry_waiting"}, {"completed", "exhausted", "cancelled"}
 EVERY, BACKOFF = 1000, 300
 
 

@@ -289,23 +289,3 @@ def routines() -> None:
 
 def scheduler() -> float:
     return PerpetualScheduler(app, lazy=True).tick()
-
-
-# ---- what must not pass
-
-
-def wrong() -> None:
-    Item(key=False, kwargs=[1])  # type: ignore[arg-type]
-    Batch([], {"after": 7})  # type: ignore[call-arg]
-    Defer("soon")  # type: ignore[arg-type]
-    PerpetualOptions(limit="many")  # type: ignore[arg-type]
-    PerpetualOptions(jitter="a bit")  # type: ignore[arg-type]
-    perpetual.wait("id")  # type: ignore[call-arg]
-    perpetual.routines.list(state=7)  # type: ignore[arg-type]
-    perpetual.routines.run_due(limit="all")  # type: ignore[arg-type]
-    perpetual.wait_all(7, timeout=5)  # type: ignore[arg-type]
-    perpetual.resume(deliver, from_="then")  # type: ignore[arg-type]
-    perpetual.pause(deliver, until="tomorrow")  # type: ignore[arg-type]
-    perpetual.polls(deliver, limit="all")  # type: ignore[arg-type]
-    outcome: int = perpetual.poll(deliver)  # type: ignore[assignment]
-    OPTIONS.limit = outcome  # type: ignore[misc]
