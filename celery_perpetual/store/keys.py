@@ -60,6 +60,7 @@ key                    type    holds                                            
 {P}:seen               string  when a process was last in contact                     never (one key)
 {P}:hold               string  until when no lease expires                            TTL
 {P}:tombs:{day}        set     ids that ended on that day and are not in the ledger   TTL ``perpetual_tombstone_ttl``
+{P}:tombs:of:{hour}    set     deliveries that ended them in that hour                TTL two hours
 {P}:stats              hash    what the cycles have done, added up                    never (one key)
 {P}:counters           hash    late ends and the like                                 never (one key)
 {P}:routines           hash    routine -> its record                                  delete, clear, the cycle

@@ -8,7 +8,7 @@ from typing import Any
 from tests.support.case import Case, answers, then
 from tests.support.lease_world import FREE, GAP, ITEM, ONE, OTHER, LeaseWorld
 from tests.support.script_cases import FIRST, LATE, UNKNOWN, item_keys
-from tests.support.script_slots import DAY, MINUTE
+from tests.support.script_slots import DAY, HOUR, MINUTE
 
 W = LeaseWorld
 #: Every refusal and every late end is counted, also a repeated one.
@@ -36,11 +36,16 @@ def end_keys(*workers: str) -> Callable[[LeaseWorld], Mapping[str, str]]:
 
 
 def free_end_keys(w: LeaseWorld) -> Mapping[str, str]:
-    return {**held_keys(ONE)(w), **tomb(w)}
+    return {**held_keys(ONE)(w), **tombs(w)}
 
 
 def tomb(w: LeaseWorld) -> Mapping[str, str]:
     return {f"{w.keys.tombs_prefix}{w.store.now() // DAY}": "set"}
+
+
+def tombs(w: LeaseWorld) -> Mapping[str, str]:
+    """The tombstone of an end, and that of the delivery that ended."""
+    return {**tomb(w), f"{w.keys.tombs_prefix}of:{w.store.now() // HOUR}": "set"}
 
 
 def is_held(answer: list[Any]) -> bool:
@@ -65,6 +70,18 @@ LEASE_CASES = [
          lambda w: w.start("n2", FREE, ended=0), verdict(b"run")),
     Case("start", "an id of the user's that has ended, with its record, and is used once more",
          lambda w: w.ended_on_record(), lambda w: w.start("n2", FREE, ended=0), verdict(b"run")),
+    *(
+        Case("start", f"a late copy of its own, as its delivery has ended{how}", prepare,
+             lambda w: w.start(task_id=FREE, ended=0), verdict(b"final"), moving=COUNTED)
+        for how, prepare in {
+            "": lambda w: w.over(free=True),
+            ", with its record": lambda w: w.ended_on_record(),
+            " without a lease": lambda w: w.run("end_task", w.ended(free=True)),
+            " without a lease or a record": lambda w: w.run("end_task", {**w.ended(free=True), "head": ""}),
+            " by an operator": lambda w: (
+                w.begun(task_id=FREE), w.run("end_task", w.ended("*", status="revoked", started=False, free=True))),
+        }.items()
+    ),
     Case("end_task", "of an id that is used once more", lambda w: (w.ended_on_record(), w.begun("n2", FREE, ended=0)),
          lambda w: w.ended("n2", free=True), answers(FIRST), touches=free_end_keys),
     Case("start", "parked", lambda w: w.released(on_lost="park"), lambda w: w.start("n2", copy="{}"),
@@ -273,7 +290,7 @@ LEASE_CASES = [
     Case("end_item", "parked", lambda w: w.released(on_lost="park"), W.ended, answers(LATE), moving=COUNTED),
     Case("end_item", "begun before the store came back older", W.committed, W.ended, answers(FIRST), touches=item_keys),
     Case("end_task", "begun before the store was lost", lambda w: None, lambda w: w.ended(free=True), answers(FIRST),
-         touches=tomb),
+         touches=tombs),
     Case("end_task", "any task that has ended before", lambda w: w.over(free=True),
          lambda w: w.ended(status="failure", free=True), answers(LATE), moving=COUNTED),
     Case("end_item", "ended before", W.over, lambda w: w.ended(status="failure"), answers(LATE), moving=COUNTED),

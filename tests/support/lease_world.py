@@ -193,7 +193,7 @@ class LeaseWorld(World):
     def over_long_ago(self) -> None:
         """An id of the user's own has ended, and not today or yesterday: it may be in use once more."""
         self.over(free=True)
-        (tombs,) = self.redis.keys(f"{self.keys.tombs_prefix}*")
+        (tombs,) = self.redis.keys(f"{self.keys.tombs_prefix}[0-9]*")
         name = tombs.decode().removeprefix(self.keys.tombs_prefix)
         self.redis.rename(tombs, f"{self.keys.tombs_prefix}{int(name) - 2}")
 

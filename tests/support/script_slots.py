@@ -20,7 +20,8 @@ QUEUE = "the-broker's-queue"
 #: Where the broker keeps what was received and not acknowledged.
 UNACKED = {"unacked": "the-broker's-unacked", "unacked_index": "the-broker's-index"}
 MINUTE = 60_000
-DAY = 24 * 60 * MINUTE
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
 FAR = 10**15
 OUTCOME = json.dumps({"status": "enqueued"})
 Slots = dict[str, Any]

@@ -1,6 +1,6 @@
 -- End a task that is no item of a batch: once, and in one step. Its record is stored, its lease and its message are gone,
--- and then the end is announced: a process that hears of it can read the record. A task that ran under a lease leaves a
--- tombstone, so that a copy of its message does not run. A repeated call is known by the head of the record.
+-- and then the end is announced: a process that hears of it can read the record. A task of which a delivery
+-- ended leaves a tombstone, so that a copy of its message does not run. A repeated call is known by the head of the record.
 --
 -- KEY   completion      string*  the record
 -- KEY   queue           list*    one element to block on

@@ -4,8 +4,13 @@
 -- The ledger has the first message of an item, so of that there is no copy.
 local has_copy = state or (lease and (not item or nesting ~= '0' or retries ~= '0'))
 local is_parked, waits = state and state.flag == 'parked', state and (state.flag == 'resend' or state.flag == 'fail')
-local tomb = not item and (lease or nonce == '*') and tombs_prefix .. (now - now % 86400000) / 86400000
+local tomb = not item and (lease or nonce ~= '') and tombs_prefix .. (now - now % 86400000) / 86400000
 local is_new_tomb = tomb and redis.call('SCARD', tomb) == 0
+-- The network may bring a copy of the call by which the delivery asked for its lease only now. It is to be known for the
+-- hours that this can take; a tombstone does not keep the next use of the id from running.
+local ended_by = holder or nonce
+local ended = tomb and ended_by ~= '*' and tombs_prefix .. 'of:' .. (now - now % 3600000) / 3600000
+local is_new_hour = ended and redis.call('SCARD', ended) == 0
 if has_copy then
   redis.call('HLEN', copies)
 end
@@ -45,6 +50,12 @@ if tomb then
   redis.call('SADD', tomb, id)
   if is_new_tomb then
     redis.call('PEXPIRE', tomb, tombstone_ttl + 86400000)
+  end
+end
+if ended then
+  redis.call('SADD', ended, ended_by)
+  if is_new_hour then
+    redis.call('PEXPIRE', ended, 2 * 3600000)
   end
 end
 if tag ~= '' then

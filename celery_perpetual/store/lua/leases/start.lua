@@ -76,6 +76,13 @@ if lease or state then
   end
 elseif ended and is_over then
   verdict = 'final'
+elseif is_over then
+  -- It is used once more, unless this is a late copy of the call by which a delivery asked that has ended.
+  local nonce, hour = asked_order(), math.floor(now / 3600000)
+  if redis.call('SISMEMBER', tombs_prefix .. 'of:' .. hour, nonce) == 1
+    or redis.call('SISMEMBER', tombs_prefix .. 'of:' .. (hour - 1), nonce) == 1 then
+    verdict = 'final'
+  end
 end
 
 if verdict then
