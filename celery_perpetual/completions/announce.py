@@ -13,6 +13,8 @@ import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import SoftTimeLimitExceeded
+
 from celery_perpetual.broker.unacked import unacked_keys
 from celery_perpetual.completions.backlog import Backlog, UnstoredResult, WaitingEnd
 from celery_perpetual.completions.batches import follow_up
@@ -160,7 +162,8 @@ class Announcer:
         backlog.try_later()
 
     def call_or_keep(self, closing: Closing, within: float | None = None) -> None:
-        """Make a call that is no end; if the store does not take it, it is kept until it does.
+        """Make a call that is no end; if the store does not take it, or the soft time limit ends it, it is
+        kept until the store takes it.
 
         Args:
             closing: the call.
@@ -168,7 +171,7 @@ class Announcer:
         """
         try:
             closing.announce("", "", None, self._over(within))
-        except StoreUnavailable as error:
+        except (StoreUnavailable, SoftTimeLimitExceeded) as error:  # neither says that the store has it
             backlog = self._of_this_process()
             backlog.add_failed(WaitingEnd(closing, "", ""), error, is_hurried=self._over(within) is not None)
             backlog.try_later()

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
+
+from celery_perpetual.completions.announce import Announcer
 from celery_perpetual.completions.backlog import Backlog, UnstoredResult, WaitingEnd
 from celery_perpetual.completions.end import FIRST, LATE, EndReply
 from celery_perpetual.completions.result_in_script import ResultToStore
@@ -15,6 +19,7 @@ from celery_perpetual.events import FOLLOW_UPS_FAILED
 from celery_perpetual.worker.follow_ups import NamedItems
 from tests.support import wait_until
 from tests.support.event_log import logged
+from tests.support.scripts import store_at
 
 if TYPE_CHECKING:
     import pytest
@@ -140,3 +145,21 @@ def test_items_without_a_unit_are_not_tried_for_ever(caplog: pytest.LogCaptureFi
 
     assert backlog.is_empty
     assert len(logged(caplog, FOLLOW_UPS_FAILED)) == 1
+
+
+def test_a_call_that_the_soft_limit_interrupts_is_kept() -> None:
+    """The pool raises it wherever the task is: whether the store has the call by then is not known."""
+    calls = list[str]()
+
+    class Interrupted(Closing):
+        def announce(self, status: str, head: str, stored: Any, over: Any) -> EndReply:
+            calls.append(self.task_id)
+            if len(calls) == 1:
+                raise SoftTimeLimitExceeded
+            return EndReply(FIRST, 0, 0)
+
+    announcer, closing = Announcer(Celery("proj"), store_at("redis://127.0.0.1:1")), Interrupted("names items")
+    announcer.call_or_keep(closing)
+
+    wait_until(lambda: len(calls) == 2, "the call is made once more")
+    assert not announcer.down
