@@ -49,6 +49,17 @@ class CelerysBase(Base):
         self._perpetual_is_set_up = False
         super()._perpetual_end()
 
+    def sync(self) -> None:
+        """As Celery's; a file that could not be written is written the next time."""
+        try:
+            super().sync()
+        except Exception:
+            shelf = getattr(self, "_store", None)
+            if shelf is not None:
+                # It is off while a shelf writes, and where that fails it stays off: the shelf would write nothing more.
+                shelf.writeback = True
+            raise
+
     def _perpetual_names(self) -> set[str]:
         return set(self.schedule)
 
