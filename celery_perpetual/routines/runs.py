@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from celery import signals
 from kombu.exceptions import OperationalError
 
 from celery_perpetual.completions.completion import FAILURE, error_of
@@ -114,6 +115,11 @@ def _batch_of(records: Sequence[Record], going: Going) -> Batch:
     return Batch(poll_id, runs, [run.item for run in runs], Messages.none())
 
 
+def _runs_no_code(batch: Batch, going: Going) -> bool:
+    """Whether no code of the user's runs to build these messages, nor after those before were published."""
+    return are_stamped(going.stamps, batch.items) and not signals.after_task_publish.receivers
+
+
 class Starter:
     """Starts runs of one app. May be used from any thread."""
 
@@ -127,16 +133,18 @@ class Starter:
     ) -> Iterator[RoutineRun]:  # fmt: skip
         """Start a run of each of these that is still as it was read. A pause starts none.
 
-        At most :data:`MOST_RUNS` start in one step, and the next ones are made ready while the store works on it,
-        unless code of the user's takes part. A run whose message cannot be built counts as a failed attempt, and does
-        not hold up the others. What is returned must be read to its end without delay: the next step waits for that.
+        At most :data:`MOST_RUNS` start in one step. The next ones are made ready while the store works on it, unless
+        code of the user's takes part: that runs for one step before it runs for the next one. A run whose message
+        cannot be built counts as a failed attempt, and does not hold up the others. What is returned must be read to
+        its end without delay: the next step waits for that.
 
         Args:
             now: when the first of them start, ms.
             at: the time that the caller has given instead.
             owner: the beat that starts it, "" for none.
             obeys: the pauses that hold them.
-            begins: called with the routines of each step before code of the user's may run for them.
+            begins: called with the routines of each step before code of the user's may run for them, and after it
+                has run for those before. An error that it raises ends the start; what has begun has begun.
 
         Raises:
             StoreUnavailable: the store did not answer.
@@ -145,18 +153,24 @@ class Starter:
         going, since = Going(now, at, owner, obeys, {}), time.monotonic()
         with OneAhead[list[RoutineRun]]() as call:
             for first in range(0, len(records), MOST_RUNS):
-                if first:  # a router may have taken its time for those before
+                if first:  # those before have taken their time
                     going = going._replace(now=now + ms(time.monotonic() - since))
                 part = records[first : first + MOST_RUNS]
-                begins(part)
                 batch = _batch_of(part, going)
-                if not are_stamped(going.stamps, batch.items):
-                    yield from call.reply() or ()
+                is_ahead = _runs_no_code(batch, going)
+                if not is_ahead:
+                    if call.is_owed:
+                        yield from call.reply() or ()
+                        going = going._replace(now=now + ms(time.monotonic() - since))
+                        batch = _batch_of(part, going)
+                    begins(part)
                 try:
                     failed, batch = self._built(batch, going)
                 finally:  # what has begun has begun, whatever becomes of these
                     yield from call.reply() or ()
                 yield from failed
+                if is_ahead:
+                    begins(part)
                 if batch.runs:
                     call.begin(self._begun(batch, going))
             yield from call.reply() or ()
