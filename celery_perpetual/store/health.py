@@ -55,7 +55,7 @@ class ServerInfo:
 
 
 def server_info(store: Store) -> ServerInfo | None:
-    """The server's facts on itself, None where its user may not ask.
+    """The server's facts on itself, None where its user may not ask, or it does not know the question.
 
     Raises:
         StoreUnavailable: it did not answer.
@@ -64,7 +64,7 @@ def server_info(store: Store) -> ServerInfo | None:
         with store.errors("info"):
             info: dict[str, Any] = store.redis.info()
     except StoreUnavailable as error:
-        if is_forbidden(error.__cause__):
+        if isinstance(error, StoreRefused) or is_forbidden(error.__cause__):
             return None
         raise
     failed = [info.get(name, "ok") for name in ("rdb_last_bgsave_status", "aof_last_write_status")]

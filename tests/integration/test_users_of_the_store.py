@@ -96,6 +96,16 @@ def test_a_user_that_may_not_ask_for_facts(server: EmbeddedServer) -> None:
     perpetual.store.close()
 
 
+def test_a_server_that_does_not_know_the_question(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some hosts have renamed INFO; the server is there all the same."""
+    perpetual, _ = perpetual_of(server, limit(server))
+    client = perpetual.store.redis
+    monkeypatch.setattr(client, "info", lambda: client.execute_command("RENAMED-INFO"))
+
+    assert [found for area in perpetual.status().areas for found in area.findings if found.area == "store"] == []
+    perpetual.store.close()
+
+
 def test_the_documented_rights_are_enough(project: Callable[..., Project], server: EmbeddedServer) -> None:
     """For beat, worker and check, with broker, store and results on one server."""
     url = limit(server, "resetkeys", "resetchannels", "-@all", *DOCUMENTED)
