@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import AccessRefused
+from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from celery_perpetual.broker.questions import connection_for_questions
@@ -36,10 +36,12 @@ class Reach:
             raise
 
     def _is_out_of_reach(self, error: Exception) -> bool:
-        if isinstance(error, StoreUnavailable | Refused):
+        if isinstance(error, StoreUnavailable | Refused | SoftTimeLimitExceeded):
             return False
-        of_connections = (OperationalError, AccessRefused, *self._app.connection_for_write().connection_errors)
-        return isinstance(error, of_connections) or not broker_answers(self._app)
+        connection: Any = self._app.connection_for_write()
+        of_channels = isinstance(error.__cause__, connection.channel_errors)  # a right on one exchange is missing, say
+        of_connections = (OperationalError, *connection.connection_errors)
+        return (isinstance(error, of_connections) and not of_channels) or not broker_answers(self._app)
 
 
 def broker_answers(app: Celery) -> bool:

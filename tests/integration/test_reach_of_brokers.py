@@ -1,0 +1,54 @@
+"""Errors of publishers that say that this process cannot use the broker, and those that say something else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from amqp.exceptions import AccessRefused
+from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
+from kombu.exceptions import OperationalError
+
+from celery_perpetual.publishing.reach import Reach
+
+if TYPE_CHECKING:
+    from celery_perpetual.embedded import EmbeddedServer
+
+NOBODY = "redis://127.0.0.1:1/0"
+
+
+def reported(broker: str, error: Exception) -> list[Exception | None]:
+    """What is reported of an error."""
+    with Celery("shop", broker=broker, set_as_current=False) as app:
+        app.conf.broker_connection_timeout = 1
+        reach, found = Reach(app), list[Exception | None]()
+        reach.heard = found.append
+        with pytest.raises(type(error)), reach.watched():
+            raise error
+    return found
+
+
+def of_a_channel(text: str) -> Exception:
+    """As kombu passes errors of a channel on."""
+    error = OperationalError(text)
+    error.__cause__ = AccessRefused(text)
+    return error
+
+
+def test_a_broker_that_answers_is_in_reach(redis_server: EmbeddedServer) -> None:
+    """A right on one exchange is missing: another beat has the same one. Without a connection it is out of reach."""
+    for error in (
+        AccessRefused("to exchange 'orders'"),
+        of_a_channel("to exchange 'orders'"),
+        ValueError("a router's"),
+    ):
+        assert reported(redis_server.url, error) == []
+        assert reported(NOBODY, error) == [error]
+    for error in (OperationalError("no route"), ConnectionRefusedError()):
+        assert reported(redis_server.url, error) == [error]
+
+
+def test_the_end_of_a_task_says_nothing_of_its_broker() -> None:
+    """Its time is over: the broker is not asked."""
+    assert reported(NOBODY, SoftTimeLimitExceeded()) == []
