@@ -29,6 +29,7 @@ class LeadHealth:
         self._unsent_since: float | None = None
         self._why_unsent = ""
         self._unpublished_since: float | None = None
+        self._unpublished_last = 0.0
         self._why_unpublished = ""
         self._why_unkept = ""
         self._patience = FIRST_PATIENCE
@@ -68,7 +69,8 @@ class LeadHealth:
             self._unpublished_since, self._why_unpublished = None, ""
         else:
             self._why_unpublished = described(error)
-            self._unpublished_since = self._unpublished_since or time.monotonic()
+            self._unpublished_last = time.monotonic()
+            self._unpublished_since = self._unpublished_since or self._unpublished_last
 
     def kept(self, error: BaseException | None = None) -> None:
         """The base scheduler has stored the runs of entries, or could not; that alone is no reason to step down."""
@@ -97,15 +99,18 @@ class LeadHealth:
     def why_to_step_down(self, has_standby: Callable[[], bool]) -> str | None:
         """The trouble, if it has lasted for long; asked while this beat leads.
 
+        A batch is tried again only some seconds later: one that has failed once says nothing of the time since then.
+
         Args:
             has_standby: whether another beat is there to take over.
         """
-        since, trouble = self._failing_since or self._unsent_since, self.trouble
+        since, until, trouble = self._failing_since or self._unsent_since, time.monotonic(), self.trouble
         if (hanging := self._hanging_since) is not None:
             since = max(hanging, self._stepped_down)  # the tick goes on hanging while other beats go first
         is_batches = since is None
-        since = self._unpublished_since if is_batches else since
-        if trouble is None or since is None or time.monotonic() - since < self._patience:
+        if is_batches:
+            since, until = self._unpublished_since, self._unpublished_last
+        if trouble is None or since is None or until - since < self._patience:
             return None
         if is_batches and not has_standby():
             return None

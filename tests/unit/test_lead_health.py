@@ -21,11 +21,15 @@ class Clock:
         return self.now
 
 
-def times_of_stepping_down(health: LeadHealth, clock: Clock, seconds: int, *, has_standby: bool = False) -> list[float]:
+def times_of_stepping_down(
+    health: LeadHealth, clock: Clock, seconds: int, *, has_standby: bool = False, batches_fail: bool = False
+) -> list[float]:
     """When it steps down, if it is asked each second."""
     begun, found = clock.now, []
     for _ in range(seconds):
         clock.now += 1
+        if batches_fail:
+            health.published(OSError("no route"))
         if health.why_to_step_down(lambda: has_standby) is not None:
             found.append(clock.now - begun)
     return found
@@ -52,19 +56,29 @@ def test_batches_that_cannot_be_published_are_left_to_a_standby(monkeypatch: pyt
     health = LeadHealth()
     health.published(OSError("no route"))
 
-    assert times_of_stepping_down(health, clock, 30) == []
+    assert times_of_stepping_down(health, clock, 30, batches_fail=True) == []
     assert health.trouble == "batches cannot be published: OSError: no route"
-    assert times_of_stepping_down(health, clock, 30, has_standby=True) == [1]
+    assert times_of_stepping_down(health, clock, 1, has_standby=True) == [1]
     assert health.trouble is None
     health.tick_ended()
-    health.published(OSError("no route"))
-    assert times_of_stepping_down(health, clock, 30, has_standby=True) == [6]
-    health.published(OSError("no route"))
+    assert times_of_stepping_down(health, clock, 12, has_standby=True, batches_fail=True) == [7]
     health.lead_begins()
     assert health.trouble is None
     health.published(OSError("no route"))
     health.published()
     assert times_of_stepping_down(health, clock, 30, has_standby=True) == []
     health.tick_ended()
+    assert times_of_stepping_down(health, clock, 5, has_standby=True, batches_fail=True) == [4]
+
+
+def test_a_batch_that_failed_once_is_tried_again_before_the_lead_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again seconds later; a broker that was away for a moment costs no lead."""
+    clock = Clock()
+    monkeypatch.setattr(lead_health, "time", clock)
+    health = LeadHealth()
     health.published(OSError("no route"))
-    assert times_of_stepping_down(health, clock, 5, has_standby=True) == [3]
+
+    assert times_of_stepping_down(health, clock, 30, has_standby=True) == []
+    assert health.trouble is not None
+    health.published(OSError("no route"))
+    assert times_of_stepping_down(health, clock, 1, has_standby=True) == [1]
