@@ -19,7 +19,7 @@ NOBODY = "redis://127.0.0.1:1/0"
 
 
 def reported(broker: str, error: Exception) -> list[Exception | None]:
-    """What is reported of an error."""
+    """The reports that one error leads to."""
     with Celery("shop", broker=broker, set_as_current=False) as app:
         app.conf.broker_connection_timeout = 1
         reach, found = Reach(app), list[Exception | None]()
