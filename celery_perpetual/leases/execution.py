@@ -59,8 +59,10 @@ class Execution:
     recoveries: int = 0
     granted_at: float = 0.0
     """Just before the lease was asked for: seconds of the steady clock; 0 where none was."""
-    limit: float | None = None
-    """Seconds that its first time limit leaves it, from its beginning; None without one."""
+    began: float = 0.0
+    """When its time limits began: seconds of the machine's monotonic clock, by which pools count them."""
+    limits: tuple[float, ...] = ()
+    """The time limits that the pool keeps, in seconds, the first to come before the other."""
 
     task: Any = None
     """The task, from its ``task_prerun`` on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,7 @@ from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.execution import AT_START, Execution
 from celery_perpetual.leases.on_lost import when_run_lost
-from celery_perpetual.leases.time_limits import first_limit, time_to_ask, time_to_end
+from celery_perpetual.leases.time_limits import KeptLimits, limits_of, time_to_ask, time_to_end
 from celery_perpetual.leases.workers import WorkerRun, Workers
 from celery_perpetual.ledger.ids import item_fillings, item_place, item_slots, parse_item_id
 from celery_perpetual.store.address import is_redis
@@ -98,7 +99,7 @@ class Grants:
         """
         reach("task.starting")
         task_id, execution.granted_at = execution.task_id, steady()
-        execution.limit = first_limit(task, request.get("timelimit"))
+        execution.began, execution.limits = time.monotonic(), self.limits_of(task, request.get("timelimit"))
         if self.settings.store_down == "run" and self._down():
             return ""
         try:
@@ -121,6 +122,10 @@ class Grants:
         execution.leased = True
         execution.token, execution.recoveries = int(token), int(recoveries)
         return ""
+
+    def limits_of(self, task: Any, timelimit: Any) -> tuple[float, ...]:
+        """The time limits of a task that the pool of this worker keeps; see :func:`time_limits.limits_of`."""
+        return limits_of(task, timelimit, KeptLimits() if self.instance is None else self.instance.kept_limits)
 
     @cached_property
     def _broker(self) -> UnackedKeys:

@@ -7,9 +7,7 @@ a short limit would fail the task all the same, or have its process killed.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
-
-from celery_perpetual.times import steady
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from celery_perpetual.leases.execution import Execution
@@ -18,35 +16,57 @@ if TYPE_CHECKING:
 PART_BEFORE, PART_AFTER = 4, 2
 
 
-def first_limit(task: Any, timelimit: Any) -> float | None:
-    """Seconds until the first time limit of a task, None without one. Raises nothing.
+class KeptLimits(NamedTuple):
+    """Which time limits of a task the pool of a worker keeps."""
+
+    hard: bool = True
+    soft: bool = True
+
+
+#: Of Celery's pools that do not keep both, by their modules.
+_KEPT = {
+    "celery.concurrency.solo": KeptLimits(hard=False, soft=False),
+    "celery.concurrency.thread": KeptLimits(hard=False, soft=False),
+    "celery.concurrency.eventlet": KeptLimits(hard=False, soft=False),
+    "celery.concurrency.gevent": KeptLimits(soft=False),
+}
+
+
+def limits_kept_by(pool_class: Any) -> KeptLimits:
+    """The limits that a pool keeps; both where that is not known."""
+    modules = [base.__module__ for base in getattr(pool_class, "__mro__", ())]
+    return next((_KEPT[module] for module in modules if module in _KEPT), KeptLimits())
+
+
+def limits_of(task: Any, timelimit: Any, kept: KeptLimits) -> tuple[float, ...]:
+    """The time limits of a task in seconds, the first to come before the other. Raises nothing.
 
     Args:
         task: that runs.
         timelimit: of its message: its own hard and soft limit, which come before those of the task, or None.
+        kept: which of them the pool keeps.
     """
     hard, soft = task.time_limit, task.soft_time_limit
     if not (timelimit or hard or soft):
-        return None
+        return ()
     try:
         if timelimit:
             hard, soft = timelimit[0] or hard, timelimit[1] or soft
-            if not (hard or soft):  # Celery writes [None, None] into every message
-                return None
-        return min((limit for each in (hard, soft) if each and (limit := float(each)) > 0), default=None)
+        limits = (hard if kept.hard else None, soft if kept.soft else None)
+        return tuple(sorted(limit for each in limits if each and (limit := float(each)) > 0))
     except Exception:  # what is no number is no limit: pools that have limits refuse it
-        return None
+        return ()
 
 
 def time_to_ask(execution: Execution) -> float | None:
     """Seconds that asking for the lease may take, None where there is no limit."""
-    return None if execution.limit is None else execution.limit / PART_BEFORE
+    return execution.limits[0] / PART_BEFORE if execution.limits else None
 
 
 def time_to_end(execution: Execution) -> float | None:
-    """Seconds that a call to the store may take after the body, None where there is no limit."""
-    if execution.limit is None:
+    """Seconds that a call to the store may take after the body, None where no limit is still to come."""
+    if not execution.limits:
         return None
-    # Where a lease was asked for, the limit began just before that.
-    passed = steady() - execution.granted_at if execution.granted_at else time.monotonic() - execution.since
-    return max(0.0, execution.limit - passed) / PART_AFTER
+    passed = time.monotonic() - execution.began
+    # One that has passed does not end the task any more: the body has caught the soft limit.
+    return next(((limit - passed) / PART_AFTER for limit in execution.limits if limit > passed), None)

@@ -9,6 +9,7 @@ from typing import Any
 from celery import bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
 
+from celery_perpetual.leases.time_limits import limits_kept_by
 from celery_perpetual.worker import fork_locks
 from celery_perpetual.worker.heartbeat import Heartbeat
 
@@ -33,6 +34,7 @@ class HeartbeatStep(bootsteps.StartStopStep):
                 thread.join(LONGEST_ENDING)
         instance = worker.app.perpetual.grants.be_a_worker(worker.hostname)
         instance.is_deaf = worker.pool_cls is SoloPool
+        instance.kept_limits = limits_kept_by(worker.pool_cls)
 
     def start(self, worker: Any) -> None:
         """Start the thread; once, also where Celery restarts its steps."""

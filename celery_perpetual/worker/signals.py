@@ -28,7 +28,7 @@ from celery_perpetual.completions.end import TaskEnd
 from celery_perpetual.errors import TaskLost
 from celery_perpetual.leases.execution import Execution, current, enter, execution_of, leave
 from celery_perpetual.leases.interest import Interest, announces, has_own_strategy, interest_in, wired
-from celery_perpetual.leases.time_limits import first_limit, time_to_end
+from celery_perpetual.leases.time_limits import time_to_end
 from celery_perpetual.tasks.task import REPLAY_HEADER
 from celery_perpetual.worker.how_it_ended import PARENT_ANNOUNCES, goes_on_by_hand, reason_of, status_of
 from celery_perpetual.worker.propagation import embedded, end_rest, goes_back
@@ -130,8 +130,9 @@ def _on_prerun(sender: Any = None, task_id: str = "", **_: Any) -> None:
     if (repeated := request.get(REPLAY_HEADER)) is not None and execution.meta is None:
         execution.meta = {"replay_of": repeated}
     execution.since, execution.around = time.monotonic(), sys.exc_info()[1]
-    if not execution.granted_at:
-        execution.limit = first_limit(sender, request.timelimit)
+    if not execution.began:
+        execution.began = execution.since
+        execution.limits = sender.app.perpetual.grants.limits_of(sender, request.timelimit)
     execution.end = sender.app.perpetual.announcer.expect(
         task_id, sender.name, announce=Interest.ANNOUNCE in interest,
         worker=request.hostname, attempt=(request.retries or 0) + 1,

@@ -63,3 +63,20 @@ def test_a_store_that_stands_still_fails_no_task_of_a_short_limit(
     assert sorted(row.id for row in proj.rows()) == sorted(ran)
     state = "import proj; print(proj.app.AsyncResult('early, with a result').state)"
     wait_until(lambda: "SUCCESS" in proj.run_python(state), "its result is stored")
+
+
+def test_a_limit_that_the_pool_does_not_keep_costs_no_lease(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
+) -> None:
+    """Threads have no limits: a task waits for a store that pauses as long as one without a limit."""
+    server = private_redis()
+    proj = project(SOURCE, **SETTINGS, perpetual_store_url=server.url)
+    worker = proj.worker(pool="threads", concurrency=1).ready()
+    proj.redis = redis.Redis.from_url(server.url, decode_responses=True, socket_timeout=30)
+
+    proj.run_python(
+        f"import proj, redis; redis.Redis.from_url({server.url!r}).client_pause(1200); proj.send('soft', 'hard')"
+    )
+
+    wait_until(lambda: final_ends(proj) == {(name, "success"): 1 for name in LATE}, "each has succeeded")
+    assert worker.events(LEASE_SKIPPED) == []

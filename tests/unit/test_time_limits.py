@@ -8,39 +8,53 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.concurrency import get_implementation
 
 from celery_perpetual.leases.execution import Execution
-from celery_perpetual.leases.time_limits import first_limit, time_to_ask, time_to_end
+from celery_perpetual.leases.time_limits import KeptLimits, limits_kept_by, limits_of, time_to_ask, time_to_end
 from celery_perpetual.store.connection import SHORTEST_CALL, STEPS, Store
-from celery_perpetual.times import steady
 from tests.support.scripts import store_at
 
 
 @pytest.mark.parametrize(
-    ("of_task", "of_message", "first"),
+    ("of_task", "of_message", "limits"),
     [
-        ((None, None), None, None), ((None, None), (None, None), None), ((9, None), None, 9), ((9, 4), None, 4),
-        ((2, None), (8, None), 8), ((2, 1), (None, 7), 2), ((2, 1), [8, None], 1), ((0, 0), None, None),
-        ((Decimal("1.5"), None), None, 1.5), (("3", None), None, 3), (("soon", None), None, None),
-        ((float("nan"), 6), None, 6), ((-1, None), None, None), ((5, None), (1,), None), ((5, None), 7, None),
+        ((None, None), None, ()), ((None, None), (None, None), ()), ((9, None), None, (9,)), ((9, 4), None, (4, 9)),
+        ((2, None), (8, None), (8,)), ((2, 1), (None, 7), (2, 7)), ((2, 1), [8, None], (1, 8)), ((0, 0), None, ()),
+        ((Decimal("1.5"), None), None, (1.5,)), (("3", None), None, (3,)), (("soon", None), None, ()),
+        ((float("nan"), 6), None, (6,)), ((-1, None), None, ()), ((5, None), (1,), ()), ((5, None), 7, ()),
     ],
 )  # fmt: skip
-def test_the_first_limit_is_the_one_that_the_pool_counts(of_task: Any, of_message: Any, first: float | None) -> None:
+def test_the_limits_are_those_that_the_pool_counts(of_task: Any, of_message: Any, limits: tuple[float, ...]) -> None:
     """Limits of the message replace those of the task; what is no limit is none, and nothing raises."""
     task = SimpleNamespace(time_limit=of_task[0], soft_time_limit=of_task[1])
 
-    assert first_limit(task, of_message) == first
+    assert limits_of(task, of_message, KeptLimits()) == limits
+
+
+def test_a_limit_that_the_pool_does_not_keep_is_none() -> None:
+    """Threads and the only thread of a worker have no limits, and greenlets the hard one alone."""
+    task = SimpleNamespace(time_limit=9, soft_time_limit=4)
+    limits = {
+        name: limits_of(task, None, limits_kept_by(get_implementation(name)))
+        for name in ("prefork", "solo", "threads", "gevent")
+    }
+    assert limits == {"prefork": (4, 9), "solo": (), "threads": (), "gevent": (9,)}
+    assert limits_of(task, None, limits_kept_by(type("Own", (get_implementation("threads"),), {}))) == ()
+    assert limits_of(task, None, limits_kept_by("elsewhere:Pool")) == (4, 9)
 
 
 def test_parts_of_a_limit() -> None:
-    """Before the body a quarter of it, after the body half of what is left, and never less than nothing."""
-    asked = Execution(task_id="a", limit=8.0, granted_at=steady() - 6)
-    assert time_to_ask(asked) == 2
-    assert time_to_end(asked) == pytest.approx(1, abs=0.1)
-    without_lease = Execution(task_id="b", limit=8.0, since=time.monotonic() - 4)
-    assert time_to_end(without_lease) == pytest.approx(2, abs=0.1)
-    assert time_to_end(Execution(task_id="c", limit=8.0, since=time.monotonic() - 60)) == 0
-    assert time_to_ask(Execution(task_id="d")) is time_to_end(Execution(task_id="d")) is None
+    """Before the body a quarter of the first; after the body half of what is left of the one that comes next."""
+
+    def running_for(seconds: float, *limits: float) -> Execution:
+        return Execution(task_id="a", limits=limits, began=time.monotonic() - seconds)
+
+    assert time_to_ask(running_for(6, 8, 20)) == 2
+    assert time_to_end(running_for(6, 8, 20)) == pytest.approx(1, abs=0.1)
+    assert time_to_end(running_for(10, 8, 20)) == pytest.approx(5, abs=0.1)  # it has caught the soft one
+    assert time_to_end(running_for(60, 8, 20)) is None  # nothing ends it any more
+    assert time_to_ask(running_for(60)) is time_to_end(running_for(60)) is None
 
 
 @pytest.mark.parametrize("timeout", [0.05, 0.5, 5, 60])
