@@ -77,11 +77,11 @@ class RoutineSource:
 
     def _read(self, leader: str) -> DueRoutines:
         while self._singly:
-            routine_id = self._singly.popleft()
+            routine_id = self._singly[0]  # until it is read: the store may be away
             found = self._runs.read(routine_id)
             if found is None:
-                self._singly.appendleft(routine_id)
                 raise NotLeading(leader)
+            self._singly.popleft()
             if found.records:
                 return found
             self._aside.pop(routine_id, None)
@@ -96,7 +96,7 @@ class RoutineSource:
 
     def start(self, claims: Sequence[DueRoutines]) -> float:
         if self._starter is None:
-            self._starter = _Starter(self._start_runs)
+            self._starter = _Starter(self._start_runs, self._runs.release)
             self._starter.start()
         for due in claims:
             self._starter.take(due)
@@ -104,8 +104,17 @@ class RoutineSource:
 
     def _start_runs(self, starter: _Starter, due: DueRoutines) -> bool:
         """On the thread of a starter; returns whether that goes on."""
+
+        def begins(records: Sequence[Record]) -> None:
+            with self._hand_over:
+                if starter is not self._starter:
+                    raise _Left
+                starter.begins(records)
+
         try:
-            self._runs.start(due, begins=starter.begins)
+            self._runs.start(due, begins=begins)
+        except _Left:
+            return False  # another starter reads what is left
         except NOT_THE_RUNS as error:
             self._ask_at = time.monotonic() + AFTER_ERROR
             emit(events.STORE_UNREACHABLE, part="the start of routines", error=error)
@@ -147,12 +156,17 @@ class RoutineSource:
         return True
 
 
+class _Left(Exception):
+    """Ends a start whose thread has been left to itself."""
+
+
 class _Starter(threading.Thread):
     """Starts runs, one call after the other, for as long as the source goes on with it."""
 
-    def __init__(self, start_runs: Callable[[_Starter, DueRoutines], bool]) -> None:
+    def __init__(self, start_runs: Callable[[_Starter, DueRoutines], bool], release: Callable[[], object]) -> None:
         super().__init__(name="perpetual-routines", daemon=True)
         self._start_runs = start_runs
+        self._release = release
         self._queue: SimpleQueue[DueRoutines] = SimpleQueue()
         self.due: DueRoutines | None = None
         """The routines that are being started."""
@@ -171,5 +185,8 @@ class _Starter(threading.Thread):
         self.since, self.step = time.monotonic(), [record.id for record in records]
 
     def run(self) -> None:
-        while self._start_runs(self, self._queue.get()):
-            pass
+        try:
+            while self._start_runs(self, self._queue.get()):
+                pass
+        finally:
+            self._release()

@@ -54,6 +54,8 @@ class DueRuns:
         self._mark = mark or Mark()
         self._store = store
         self.starter = Starter(store, publisher)
+        self.release = publisher.release
+        """Closes the connection of a thread to the broker."""
         self._unreadable: dict[str, bytes] = {}
         """Routine -> its text, where this process cannot read it; another text is tried."""
         self.aside: Callable[[], Collection[str]] = set
