@@ -4,8 +4,6 @@ On the store's own Redis a script pushes the messages and advances ``published``
 and every item is in the broker exactly once. To any other broker a transport brings them, with confirms where the
 transport has them, and then ``published`` advances: a repeat after a crash sends the same task ids again. A publisher
 that dies is continued by the next leader (*relay*), which builds the same messages from the same records.
-
-The publisher that has just committed a batch still has its items at hand and need not read them back.
 """
 
 from __future__ import annotations
@@ -122,7 +120,9 @@ class Publisher:
 
     def relay(self, limit: int = 100) -> int:
         """Continue what others left unpublished, and return how many items that were; what fails is put off."""
-        return self.outbox.work_off(self._relayed, limit)
+        sent = self.outbox.work_off(self._relayed, limit)
+        self.broker.report_if_done(self.outbox)
+        return sent
 
     def _relayed(self, poll_id: str) -> int:
         """Publish the rest of a batch; one of which the broker accepts a part each time is not put off for longer."""
@@ -154,7 +154,7 @@ class Publisher:
                     built = self._built_ahead(stack, by_kind, following)
                 done = call.reply() or 0
                 if done:
-                    self.broker.heard(None)
+                    self.broker.report()
                     messages.after_publish.send()
                     reach("poll.published")
                     sent += until - first

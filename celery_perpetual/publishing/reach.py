@@ -16,6 +16,8 @@ from celery_perpetual.publishing.refused import Refused
 if TYPE_CHECKING:
     from celery import Celery
 
+    from celery_perpetual.store.work_list import WorkList
+
 
 class Reach:
     """Reports what publishers find; they run on several threads."""
@@ -24,6 +26,22 @@ class Reach:
         self._app = app
         self.heard: Callable[[Exception | None], object] = lambda _: None
         """Called with None when messages were published, and with an error when this process cannot use the broker."""
+        self.failed = False
+        """Whether the last report was an error."""
+
+    def report(self, error: Exception | None = None) -> None:
+        """Report an error of the broker, or that none is left."""
+        self.failed = error is not None
+        self.heard(error)
+
+    def report_if_done(self, outbox: WorkList) -> None:
+        """Report that no error is left, where other processes have published what could not be published here.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        if self.failed and outbox.is_empty():
+            self.report()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -32,7 +50,7 @@ class Reach:
             yield
         except Exception as error:
             if self._is_out_of_reach(error):
-                self.heard(error)
+                self.report(error)
             raise
 
     def _is_out_of_reach(self, error: Exception) -> bool:

@@ -99,6 +99,15 @@ class WorkList:
         """
         put_off(self._store, self._key, entry, self._store.now() - self._patience_ms, described(error))
 
+    def is_empty(self) -> bool:
+        """Whether nothing is left to do, by any process.
+
+        Raises:
+            StoreUnavailable: the store did not answer.
+        """
+        with self._store.errors("waiting"):
+            return not self._store.redis.zcard(self._key)
+
     def _forget_gone(self) -> None:
         """Forget failures of entries that another process has done since."""
         failed = list(self._failures)

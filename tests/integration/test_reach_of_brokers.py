@@ -10,18 +10,25 @@ from celery import Celery
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
+from celery_perpetual import Item
 from celery_perpetual.publishing.reach import Reach
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery_perpetual.embedded import EmbeddedServer
+    from tests.support.watched_app import WatchedApp
 
 NOBODY = "redis://127.0.0.1:1/0"
+
+#: A connection is tried once.
+ONCE = {"max_retries": 1}
 
 
 def reported(broker: str, error: Exception) -> list[Exception | None]:
     """The reports that one error leads to."""
     with Celery("shop", broker=broker, set_as_current=False) as app:
-        app.conf.broker_connection_timeout = 1
+        app.conf.broker_transport_options = ONCE
         reach, found = Reach(app), list[Exception | None]()
         reach.heard = found.append
         with pytest.raises(type(error)), reach.watched():
@@ -47,6 +54,28 @@ def test_a_broker_that_answers_is_in_reach(redis_server: EmbeddedServer) -> None
         assert reported(NOBODY, error) == [error]
     for error in (OperationalError("no route"), ConnectionRefusedError()):
         assert reported(redis_server.url, error) == [error]
+
+
+def test_what_another_process_has_published_is_no_trouble_any_more(
+    watched_app: Callable[..., WatchedApp], redis_url: str
+) -> None:
+    """A batch could not be published here. While it is open that counts; then nothing is left to publish."""
+    one = watched_app(
+        broker_url=NOBODY, perpetual_store_url=redis_url, task_publish_retry=False, broker_transport_options=ONCE
+    )
+    publisher, found = one.perpetual.runner.publisher, list[Exception | None]()
+    publisher.broker.heard = found.append
+    outcome = one.poll([Item((1,), key=False)])
+    publisher.relay()
+    assert found
+    assert None not in found
+
+    one.redis.zrem("perpetual:outbox", outcome.poll_id)  # as a publisher that has come to its end
+    publisher.relay()
+    assert found.pop() is None
+
+    publisher.relay()
+    assert None not in found
 
 
 def test_the_end_of_a_task_says_nothing_of_its_broker() -> None:
