@@ -11,7 +11,7 @@ process raises for each result. This has two faults:
   half a minute, and the worker waits for it before it stops.
 
 So a pool process reads the counter without the lock, which protects nothing there. It waits no longer when its pipe is
-empty, and never long: the main process reads what is left in the pipe when it finds the process dead.
+empty, and less long: the main process reads the whole messages that are left in it when it finds the process dead.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ from billiard.pool import Worker
 
 from celery_perpetual.times import steady
 
-#: How long a pool process waits at most, in seconds.
-LONGEST_WAIT = 5.0
+#: How long a pool process waits at most, in seconds. A worker that stops reads from one process after the other, half a
+#: second from each that is silent, and up to ten seconds for the rest of a message of which it has a part. If the
+#: process ends before, that message is lost: a dozen others must not be enough for it.
+LONGEST_WAIT = 15.0
 
 #: Whether the end of a pipe that is written to says how much of it has not been read yet.
 _SAYS_WHAT_IS_LEFT = sys.platform == "linux"

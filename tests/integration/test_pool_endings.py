@@ -1,4 +1,4 @@
-"""Pool processes that end: none of them stops its worker's main process, whatever it is killed in."""
+"""Pool processes that wait for their last result to be read: none stops its worker's main process if it is killed."""
 
 from __future__ import annotations
 
