@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from celery_perpetual.health.findings import WARNING, WORK, Finding
-from celery_perpetual.store.commands.batches import commits
+from celery_perpetual.publishing.publisher import PATIENCE_MS
+from celery_perpetual.store.commands.batches import open_batches_of
 from celery_perpetual.store.work_list import MOST_SHOWN, Undone, undone
 from celery_perpetual.times import to_datetime
 from celery_perpetual.wording import counted_are, one_line
@@ -50,9 +52,9 @@ def unpublished(reading: Reading, unit: str, patience: float) -> Iterator[Findin
         unit: its name.
         patience: the part of the usual time after which something is said of a batch that was not tried.
     """
-    found = undone(reading.store, reading.store.keys.outbox, round(LATE_MS * patience))
-    of_unit = commits(reading.store, [each.entry for each in found])
-    mine = [each for each in found if each.entry in of_unit and of_unit[each.entry].unit == unit]
+    batches = [poll for poll, _ in islice(open_batches_of(reading.store, unit), MOST_SHOWN)]
+    late_ms = max(round(LATE_MS * patience), PATIENCE_MS)  # until then its publisher may be at it
+    mine = undone(reading.store, reading.store.keys.outbox, late_ms, batches)
     yield from _undone("batches_unpublished", ("batch", "batches", "of it could not be published"), mine)
 
 

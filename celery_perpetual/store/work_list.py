@@ -7,7 +7,7 @@ each time, and the others go on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ PUT_OFF = BackOff(first_ms=5_000, longest_ms=300_000)
 #: The reason of a failure is kept for so many ms; the next try is earlier.
 REASON_MS = 2 * PUT_OFF.longest_ms
 
-#: Entries whose state is read for people.
+#: Entries at one end of a list whose state is read for people.
 MOST_SHOWN = 1_000
 
 #: A call begins no entry after so many seconds.
@@ -159,14 +159,27 @@ class Undone:
     """Why it could not be done; empty where nothing is known."""
 
 
-def undone(store: Store, key: str, late_ms: int) -> list[Undone]:
-    """The entries of a list that could not be done when they were tried last, or have been due for that time."""
+def undone(store: Store, key: str, late_ms: int, among: Sequence[str] | None = None) -> list[Undone]:
+    """The entries of a list that could not be done when they were tried last, or have been due for that time.
+
+    Args:
+        store: where the list is.
+        key: of the sorted set.
+        late_ms: that time.
+        among: the entries that are read; unless given, those at both ends of the list: what was put off is at the last.
+    """
     with store.errors("waiting"):
-        entries = store.redis.zrange(key, 0, MOST_SHOWN - 1, withscores=True)
-        reasons = store.redis.mget([store.keys.put_off(entry.decode()) for entry, _ in entries]) if entries else []
+        if among is None:
+            first = store.redis.zrange(key, 0, MOST_SHOWN - 1, withscores=True)
+            last = store.redis.zrange(key, -MOST_SHOWN, -1, withscores=True)
+            times = {entry.decode(): at for entry, at in [*first, *last]}
+        else:
+            listed = zip(among, store.redis.zmscore(key, among) if among else [], strict=True)
+            times = {entry: at for entry, at in listed if at is not None}
+        reasons = store.redis.mget([store.keys.put_off(entry) for entry in times]) if times else []
     now = store.now()
     found = [
-        Undone(entry.decode(), now - int(at), (reason or b"").decode())
-        for (entry, at), reason in zip(entries, reasons, strict=True)
+        Undone(entry, now - int(at), (reason or b"").decode())
+        for (entry, at), reason in zip(times.items(), reasons, strict=True)
     ]
     return [each for each in found if each.reason or not 0 <= each.late_ms < late_ms]

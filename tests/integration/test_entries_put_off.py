@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celery_perpetual import Perpetual
 from celery_perpetual.store.keys import Keys
+from celery_perpetual.store.work_list import MOST_SHOWN, put_off, undone
 from tests.support import wait_until
 from tests.support.console import Console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from celery import Celery
 
     from celery_perpetual.embedded import EmbeddedServer
     from tests.support import Project
@@ -97,6 +101,21 @@ def good(n): ...
         (proj.folder / "barred").unlink()
         wait_until(lambda: console("perpetual.cycle()")["batches"] == 1, "it is tried again", 30)
         assert proj.redis.zcard(KEYS.batches) == 0
+
+
+def test_a_batch_that_was_put_off_is_named_behind_many(make_app: Callable[..., Celery]) -> None:
+    """More batches than are read are due before it, as the broker takes long."""
+    perpetual = Perpetual(make_app("shop"))
+    store, now = perpetual.store, perpetual.store.now()
+    store.redis.zadd(KEYS.outbox, {f"due{n}": now - n for n in range(MOST_SHOWN + 1)} | {"barred": now})
+    put_off(store, KEYS.outbox, "barred", now + 60_000, "no route to host")
+
+    (found,) = undone(store, KEYS.outbox, 60_000)
+
+    assert (found.entry, found.reason) == ("barred", "no route to host")
+    assert undone(store, KEYS.outbox, 60_000, ["due0", "done"]) == []
+    assert undone(store, KEYS.outbox, 60_000, ["due0", "done", "barred"])[0].entry == "barred"
+    store.close()
 
 
 def test_why_names_what_keeps_a_batch_from_its_queue(
