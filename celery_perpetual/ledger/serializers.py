@@ -30,7 +30,12 @@ class Encoding(NamedTuple):
     @classmethod
     def of(cls, serializer: str) -> Encoding:
         """The encoding of that name. One that does not exist raises when it is used."""
-        return cls(encoder(serializer), is_plain_json(serializer), serializer == "pickle")
+        return cls(encoder(serializer), is_plain_json(serializer), keeps_types(serializer))
+
+
+def keeps_types(serializer: str) -> bool:
+    """Whether a serializer brings back the very types."""
+    return serializer == "pickle"
 
 
 def is_plain_json(serializer: str) -> bool:

@@ -16,6 +16,7 @@ from celery_perpetual.hints import nearest
 from celery_perpetual.ledger.digests import Digests
 from celery_perpetual.ledger.item import HIDDEN, CheckedItem, ItemReader
 from celery_perpetual.ledger.record import arguments, encode, read_item
+from celery_perpetual.ledger.serializers import keeps_types
 from celery_perpetual.routines.asking import asked
 from celery_perpetual.routines.checks import a_time, a_truth, refusal
 from celery_perpetual.routines.record import ACTIVE, NO_RETRIES, PAUSED, Record
@@ -145,7 +146,8 @@ class Reader:
         args, kwargs = arguments(item.body, item.serializer)
         retries = record.retries
         values = {
-            "args": args, "kwargs": kwargs, "options": _without_serializer(item.options), "serializer": item.serializer,
+            "args": list(args), "kwargs": kwargs, "serializer": item.serializer,
+            "options": _without_serializer(item.options),
             "timetable": record.timetable.to_json(), "metadata": record.metadata, "state": record.state,
             "retries": (
                 retries.max_attempts, retries.backoff, retries.multiplier, retries.max_backoff, retries.jitter
@@ -153,7 +155,7 @@ class Reader:
             "next": record.next if "next_run_at" in given else "",
         }  # fmt: skip
         try:
-            return self._digests.of_values(item.task, (), values, keeps_types=False)[:16]
+            return self._digests.of_values(item.task, (), values, keeps_types=keeps_types(item.serializer))[:16]
         except Exception as error:  # whatever a value's own methods raise
             message = f"routine arguments have no digest: {described(error)}"
             raise InvalidRoutine(message, "idempotency_key", record.key) from None

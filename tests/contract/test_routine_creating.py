@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -66,6 +68,24 @@ def test_options_that_mean_the_same_make_the_same_call(world: World, now: dateti
         for other in ({"expires": 61}, {"expires": after(end, 1)}, {"serializer": "yaml"}):
             with pytest.raises(IdempotencyConflict):
                 world.create(at=now, idempotency_key=key, options=other)
+
+
+class Number(IntEnum):
+    ONE = 1
+
+
+@pytest.mark.parametrize(("serializer", "is_same"), [("json", True), ("pickle", False)])
+def test_arguments_that_reach_the_task_alike_make_the_same_call(
+    world: World, now: datetime, serializer: str, is_same: bool
+) -> None:
+    """JSON makes a number of an enum, and a list of a tuple; pickle keeps what they are."""
+    fields: dict[str, Any] = {"at": now, "options": {"serializer": serializer}}
+    for key, one, other in (("enum", Number.ONE, 1), ("tuple", (1, 2), [1, 2])):
+        first = world.create(one, idempotency_key=key, **fields)
+        again = world.routines.create("app.work", [one], idempotency_key=key, **fields)
+        assert (again.id, again.created) == (first.id, False)
+        with nullcontext() if is_same else pytest.raises(IdempotencyConflict):
+            assert not world.create(other, idempotency_key=key, **fields).created
 
 
 def test_a_call_with_id_and_idempotency_key_may_be_repeated(world: World, now: datetime) -> None:
