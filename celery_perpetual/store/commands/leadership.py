@@ -37,16 +37,18 @@ class Mark:
         self.value = max(self.value, value)
 
 
-#: A standby leaves a mark twice a second; one that lets others go first, after three seconds.
-STANDBY_MS = 5_000
+#: A standby leaves a mark twice a second; one that lets others go first, after three seconds. A mark that lies further
+#: ahead was left while the store's clock was ahead, by a beat that may be dead.
+STANDBY_MS, AHEAD_MS = 5_000, 1_000
 
 
 def has_standby(store: Store, owner: str) -> bool:
     """Whether a beat other than this one has been in contact just now."""
     with store.errors("standby beats"):
         seconds, micros = store.redis.time()
-        since = int(seconds) * 1000 + int(micros) // 1000 - STANDBY_MS
-        return any(beat.decode() != owner for beat in store.redis.zrangebyscore(store.keys.marks, since, "+inf", 0, 2))
+        now = int(seconds) * 1000 + int(micros) // 1000
+        recent = store.redis.zrangebyscore(store.keys.marks, now - STANDBY_MS, now + AHEAD_MS, 0, 2)
+    return any(beat.decode() != owner for beat in recent)
 
 
 def leader_info(store: Store) -> dict[str, Any] | None:
