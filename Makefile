@@ -6,6 +6,8 @@ JOBS ?= 8
 ARGS ?=
 # Test processes, and what they start, read what the first of them has compiled.
 unexport PYTHONDONTWRITEBYTECODE
+# The status of pytest is kept in a file, as make itself ends with 2 whatever it was.
+NOTED := ; status=$$?; echo $$status >.venv/pytest.status; exit $$status
 # Measuring makes processes slower, and tests of chaos race their clocks; COVERED= measures those too.
 COVERED ?= --ignore=tests/chaos
 
@@ -26,7 +28,7 @@ example: .venv/demo.stamp ## the same, left running to play with
 test: .venv/dev.stamp ## all tests, on private servers; about six minutes on two cores
 	@echo "about six minutes on two cores; a dot is a test"
 	@$(BIN)/python -m compileall -q celery_perpetual
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)$(NOTED)
 
 long: .venv/dev.stamp ## the tests that last for half a minute and more, or play with larger numbers
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m long $(ARGS)
@@ -35,7 +37,7 @@ matrix: .venv/dev.stamp ## the tests of the rarer pools and bases
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m matrix $(ARGS)
 
 rest: .venv/dev.stamp ## all that make test leaves out: matrix and long in one run
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "matrix or long" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "matrix or long" $(ARGS)$(NOTED)
 
 # Where we reach into Celery, and what depends on it most, on the oldest Celery that the package takes.
 OLDEST := tests/integration/test_seams.py tests/chaos/test_ends_of_workers.py 'tests/chaos/test_every_end.py::test_every_end_is_announced_once[prefork-late]'
