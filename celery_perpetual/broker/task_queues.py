@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
@@ -15,19 +17,27 @@ if TYPE_CHECKING:
 
 #: Seconds that the routers may take for the tasks of one call, and when a beat starts.
 LONGEST, LONGEST_AT_START = 1.0, 10.0
+#: A thread that has not come to the end in such a part of that time may hang: another one asks for the other tasks. So
+#: many threads live at most.
+PART, MOST_THREADS = 0.25, 8
 
 
 class TaskQueues:
     """Remembers the queue of each task. For one thread.
 
-    The routers run on a thread of their own; while one of them hangs, no other task is asked for.
+    The routers run on threads of their own; a task for which one of them hangs is not asked for again meanwhile.
     """
 
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._found: dict[str, tuple[Any, str]] = {}
         """Name of a task -> the task, and its queue."""
-        self._asking: threading.Thread | None = None
+        self._wanted: deque[tuple[str, Any]] = deque()
+        """Tasks that no thread has begun with."""
+        self._unanswered: set[str] = set()
+        """Names of those, and of the tasks that a thread is at."""
+        self._answered = threading.Condition()
+        self._threads: list[threading.Thread] = []
 
     def of(self, tasks: Mapping[str, Any], longest: float = LONGEST) -> dict[str, str]:
         """The queue of each task by its name; "" where a router raised an error, or has not returned in time.
@@ -36,18 +46,38 @@ class TaskQueues:
             tasks: by their names.
             longest: seconds to wait.
         """
-        new = {name: task for name, task in tasks.items() if self._found.get(name, (None, ""))[0] is not task}
-        if new and (self._asking is None or not self._asking.is_alive()):
-            self._asking = threading.Thread(target=self._ask, args=(new,), name="perpetual-routers", daemon=True)
-            self._asking.start()
-            self._asking.join(longest)
+        with self._answered:
+            unknown = {name: task for name, task in tasks.items() if self._found.get(name, (None, ""))[0] is not task}
+            new = {name: task for name, task in unknown.items() if name not in self._unanswered}
+            self._unanswered |= new.keys()
+        self._wanted.extend(new.items())
+        self._ask(new, longest)
         found = dict(self._found)
         late = [name for name, task in tasks.items() if name not in found or found[name][0] is not task]
         for name in late:
             emit(events.QUEUE_UNKNOWN, task=name, error=TimeoutError(f"no answer within {longest:g} s"))
         return {name: "" if name in late else found[name][1] for name in tasks}
 
-    def _ask(self, tasks: Mapping[str, Any]) -> None:
+    def _ask(self, names: Collection[str], longest: float) -> None:
+        """Wait for these tasks, with one more thread whenever those that ask may hang."""
+        for _ in range(round(1 / PART)):
+            self._threads = [each for each in self._threads if each.is_alive()]
+            if self._wanted and len(self._threads) < MOST_THREADS:
+                thread = threading.Thread(target=self._run, name="perpetual-routers", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            with self._answered:
+                if self._answered.wait_for(lambda: self._unanswered.isdisjoint(names), longest * PART):
+                    return
+
+    def _run(self) -> None:
         self._app.set_current()  # in this thread, as in the one that asks
-        for name, task in tasks.items():
-            self._found[name] = (task, known_queue(self._app, task))
+        with suppress(IndexError):
+            while True:
+                name, task = self._wanted.popleft()
+                try:
+                    self._found[name] = (task, known_queue(self._app, task))
+                finally:
+                    with self._answered:
+                        self._unanswered.discard(name)
+                        self._answered.notify_all()

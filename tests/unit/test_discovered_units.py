@@ -103,6 +103,27 @@ def test_a_router_that_hangs_stops_no_clock(app: Celery) -> None:
     assert (queues.of(tasks), asked) == ({"one": "far"}, ["one"])
 
 
+def test_a_router_that_hangs_for_one_task_hides_the_queue_of_no_other(app: Celery) -> None:
+    """The others are asked for beside it, at once and later; it is known when its router returns."""
+    goes_on, asked = Event(), list[str]()
+
+    def route(name: str, *_: Any, **__: Any) -> dict[str, str]:
+        asked.append(name)
+        assert name != "a" or goes_on.wait(20)
+        return {"queue": f"of {name}"}
+
+    app.conf.task_routes = (route,)
+    for name in "abcd":
+        app.task(name=name, poll_every=30, next_batch=due, shared=False)(nothing)
+    queues = TaskQueues(app)
+
+    assert queues.of({name: app.tasks[name] for name in "abc"}, 2) == {"a": "", "b": "of b", "c": "of c"}
+    assert queues.of({name: app.tasks[name] for name in "acd"}, 2) == {"a": "", "c": "of c", "d": "of d"}
+    goes_on.set()
+    wait_until(lambda: queues.of({"a": app.tasks["a"]}, 0.05) == {"a": "of a"}, "it has returned")
+    assert sorted(asked) == ["a", "b", "c", "d"]
+
+
 def test_the_digest_tells_sets_of_units_apart(app: Celery) -> None:
     """Two beats with the same tasks have the same digest, and another one with others."""
     app.task(name="one", poll_every=30, next_batch=due, shared=False)(nothing)
