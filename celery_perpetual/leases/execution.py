@@ -49,6 +49,8 @@ class Execution:
     """The message as JSON, where the ledger could not build it."""
     where: dict[str, str | int] = field(default_factory=dict)
     """Where its record is, as arguments of scripts; empty until a script has been asked."""
+    is_patient: bool = False
+    """Whether it asks for its lease longer than others, as the store answers its worker and not the execution."""
     acknowledged_by: str = ""
     """The script that acknowledges the message: :data:`AT_START` or :data:`AT_END`; "" where Celery does."""
 
@@ -102,9 +104,9 @@ class Execution:
     """The execution in whose body this one runs, or which is spoken for besides."""
 
     @classmethod
-    def delivered(cls, task_id: str, delivery: tuple[str, str, str, str, int]) -> Execution:
+    def delivered(cls, task_id: str, delivery: tuple[str, str, str, str, int, bool]) -> Execution:
         """The execution of a delivery that a request brought."""
-        nonce, tag, copy, acknowledged_by, interest = delivery
+        nonce, tag, copy, acknowledged_by, interest, is_patient = delivery
         return cls(
             task_id=task_id,
             nonce=nonce,
@@ -112,12 +114,13 @@ class Execution:
             copy=copy,
             acknowledged_by=acknowledged_by,
             interest=INTERESTS[interest],
+            is_patient=is_patient,
         )
 
     @property
-    def delivery(self) -> tuple[str, str, str, str, int]:
+    def delivery(self) -> tuple[str, str, str, str, int, bool]:
         """The fields that the request brings to the process that runs the task."""
-        return self.nonce, self.tag, self.copy, self.acknowledged_by, self.interest.value
+        return self.nonce, self.tag, self.copy, self.acknowledged_by, self.interest.value, self.is_patient
 
     @property
     def unacked_tag(self) -> str:

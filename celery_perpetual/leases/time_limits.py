@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 #: Asking for a lease may take this part of the limit, and a call after the body this part of what is left of it.
 PART_BEFORE, PART_AFTER = 4, 2
 
+#: The part that asking may take where the store is so far away that the usual one has not been enough.
+MOST_BEFORE = 0.75
+
 
 class KeptLimits(NamedTuple):
     """Which time limits of a task the pool of a worker keeps."""
@@ -60,7 +63,9 @@ def limits_of(task: Any, timelimit: Any, kept: KeptLimits) -> tuple[float, ...]:
 
 def time_to_ask(execution: Execution) -> float | None:
     """Seconds that asking for the lease may take, None where there is no limit."""
-    return execution.limits[0] / PART_BEFORE if execution.limits else None
+    if not execution.limits:
+        return None
+    return execution.limits[0] * (MOST_BEFORE if execution.is_patient else 1 / PART_BEFORE)
 
 
 def time_to_end(execution: Execution) -> float | None:

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 #: Pause between two questions whether the store is back, in seconds.
 HOLD_SECONDS = 0.5
 
+#: A task that comes back more often, though the store answers this process, asks longer: a store that is far away may
+#: never answer in the usual part of a short time limit.
+IMPATIENT_TRIES = 2
+
+#: Of so many returns of a task one is reported: one that never gets its lease is seen by that.
+HOLDS_PER_REPORT = 20
+
 
 class HoldingStep(bootsteps.StartStopStep):
     """Puts itself between the consumer and the pool, before the consumer makes its strategies."""
@@ -73,9 +80,9 @@ class HoldingStep(bootsteps.StartStopStep):
 
     def _hold(self, request: Any) -> None:
         """Keep a request. Called by threads of the pool too."""
-        if not request.has_waited:
-            request.has_waited = True
+        if request.times_held % HOLDS_PER_REPORT == 0:
             emit(events.LEASE_WAITING, task_id=request.id)
+        request.times_held += 1
         request.is_held = True
         state.task_reserved(request)
         self._held[request.perpetual_execution.nonce] = request
@@ -94,5 +101,7 @@ class HoldingStep(bootsteps.StartStopStep):
                 request = self._held.pop(nonce)
                 if deliveries.is_here(nonce):
                     request.is_held = False
+                    if request.times_held > IMPATIENT_TRIES:
+                        request.be_patient()
                     self._to_pool(request)
         self._come_back()

@@ -45,7 +45,7 @@ class Leased(_Request):  # type: ignore[misc]
     """Whether it does not end as a success: Celery's own code acknowledges its message then."""
     is_held = False
     """Whether its task waits for the store, outside of the pool."""
-    has_waited = False
+    times_held = 0
     _is_lost = False
     """Whether the process that ran it is gone: the verdict on the task then says what to do with its message."""
 
@@ -76,6 +76,13 @@ class Leased(_Request):  # type: ignore[misc]
             execution.copy = from_message(message).to_json()
         request[DELIVERY] = execution.delivery
         self.perpetual_execution = execution
+
+    def be_patient(self) -> None:
+        """Let its task ask for its lease longer than usual, from the next time on that the pool gets it."""
+        execution = self.perpetual_execution
+        if execution is not None:
+            execution.is_patient = True
+            self._request_dict[DELIVERY] = execution.delivery
 
     def _spoken_for(self) -> Execution | None:
         """The execution, as far as this process knows it."""

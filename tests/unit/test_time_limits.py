@@ -51,6 +51,8 @@ def test_parts_of_a_limit() -> None:
         return Execution(task_id="a", limits=limits, began=time.monotonic() - seconds)
 
     assert time_to_ask(running_for(6, 8, 20)) == 2
+    patient = Execution(task_id="b", limits=(8, 20), is_patient=True)
+    assert time_to_ask(patient) == 6
     assert time_to_end(running_for(6, 8, 20)) == pytest.approx(1, abs=0.1)
     assert time_to_end(running_for(10, 8, 20)) == pytest.approx(5, abs=0.1)  # it has caught the soft one
     assert time_to_end(running_for(60, 8, 20)) is None  # nothing ends it any more
