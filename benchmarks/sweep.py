@@ -118,7 +118,7 @@ class Leased:
             app.finalize()
             self._client: redis.Redis = self._leases.store.redis
             stack.callback(self._leases.store.close)
-            self._client.script_load(self._leases._ask.text)  # noqa: SLF001
+            self._client.script_load(self._leases._asking.other.text)  # noqa: SLF001
             self._client.config_set("slowlog-log-slower-than", 100)
             self._client.config_set("slowlog-max-len", 10_000)
             self._stack = stack.pop_all()
