@@ -8,6 +8,7 @@ taken as it is, because it is at hand.
 from __future__ import annotations
 
 import copyreg
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from datetime import date, time, timedelta, tzinfo
@@ -63,7 +64,7 @@ class Digests:
         return self.of_bytes(task, canonical.text(list(args)) + canonical.text(dict(kwargs)))
 
 
-class _Canonical:
+class _Canonical(ABC):
     """One text for one value. A container that contains itself refers to it by its depth."""
 
     def __init__(self) -> None:
@@ -88,8 +89,9 @@ class _Canonical:
             return _name(type(value)), [repr(value).encode()]
         return self._container(value)
 
+    @abstractmethod
     def _container(self, value: Any) -> tuple[str, Iterator[bytes] | list[bytes]]:
-        raise NotImplementedError
+        """The name and the parts of a value that is neither a scalar nor an enum."""
 
     def _pairs(self, value: Any) -> list[bytes]:
         return sorted(self.text(key) + self.text(each) for key, each in value.items())
