@@ -14,10 +14,10 @@ from celery_perpetual.embedded import EmbeddedServer
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-def run(*arguments: str) -> str:
+def run(*arguments: str, timeout: float = 60) -> str:
     """Run a program of the benchmarks and return its output."""
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=BENCHMARKS, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, *arguments], cwd=BENCHMARKS, capture_output=True, text=True, timeout=timeout, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -39,6 +39,24 @@ def test_the_bench_of_entries_still_ticks(base):
     with EmbeddedServer() as server:
         seen = json.loads(run("entry_ticks.py", base, server.url, "30", "20"))
     assert len(seen["bare"]) == len(seen["ours"]) == 20
+
+
+def test_the_bench_of_sweeps_still_sweeps():
+    """Leases are asked for as workers do, and those of dead workers are taken."""
+    seen = run("-c", "import sweep; print(len(sweep.measure(few=1000, many=2000, rounds=1)))")
+    assert int(seen) > 5
+
+
+@pytest.mark.long
+def test_the_bench_of_workers_still_counts():
+    """Ordinary tasks and items end with just the commands that the bench expects of each way."""
+    program = """
+from servers import bench_server
+import worker_cost
+with bench_server() as server:
+    print(len(worker_cost.measure(server, tasks=30, rounds=2)))
+"""
+    assert int(run("-c", program, timeout=110)) > 5
 
 
 def test_the_table_of_figures_is_written_from_the_results(tmp_path):

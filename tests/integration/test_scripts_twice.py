@@ -20,6 +20,7 @@ from tests.support import wait_until
 from tests.support.case import Case, after, dump
 from tests.support.lease_cases import LEASE_CASES
 from tests.support.lease_world import LeaseWorld
+from tests.support.lost_cases import LOST_CASES
 from tests.support.repair_cases import REPAIR_CASES
 from tests.support.routine_cases import ROUTINE_CASES
 from tests.support.script_cases import CASES as OTHER_CASES
@@ -28,7 +29,7 @@ from tests.support.script_slots import DAY, POLL, UNIT, Slots
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CASES = [*OTHER_CASES, *LEASE_CASES, *ROUTINE_CASES, *REPAIR_CASES]
+CASES = [*OTHER_CASES, *LEASE_CASES, *LOST_CASES, *ROUTINE_CASES, *REPAIR_CASES]
 LUA = Path(celery_perpetual.__path__[0]) / "store" / "lua"
 
 
