@@ -19,26 +19,42 @@ LONGEST_TICK = 30.0
 FIRST_PATIENCE, LONGEST_PATIENCE = 3.0, 600.0
 
 
+class _Fault:
+    """One kind of error, which may last."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        """When it came, monotonic; None where it is over, or another lead has begun."""
+        self.last = 0.0
+        """When it was seen last."""
+        self.error = ""
+        """The newest one; empty where it is over."""
+
+    def note(self, error: BaseException | None) -> None:
+        """It has come or lasts, or it is over (None)."""
+        if error is None:
+            self.since, self.error = None, ""
+        else:
+            self.error, self.last = described(error), time.monotonic()
+            self.since = self.since or self.last
+
+
 class LeadHealth:
     """The errors of the base scheduler's ticks and of publishers; they come on other threads than the questions."""
 
     def __init__(self) -> None:
         self._tick_begun: float | None = None
-        self._failing_since: float | None = None
-        self._error = ""
-        self._unsent_since: float | None = None
-        self._why_unsent = ""
-        self._unpublished_since: float | None = None
-        self._unpublished_last = 0.0
-        self._why_unpublished = ""
-        self._why_unkept = ""
+        self._ticks, self._entries, self._batches, self._runs = (_Fault() for _ in range(4))
         self._patience = FIRST_PATIENCE
         self._stepped_down = 0.0
         """When this beat stepped down the last time, monotonic."""
 
     def lead_begins(self) -> None:
         """This beat leads from now on; what went wrong in an earlier lead says nothing."""
-        self._failing_since = self._unsent_since = self._unpublished_since = None
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._ticks.since = self._entries.since = self._batches.since = None
 
     def tick_begins(self) -> None:
         """A tick begins while this beat leads."""
@@ -47,34 +63,21 @@ class LeadHealth:
     def tick_ended(self, error: BaseException | None = None) -> None:
         """The tick has ended."""
         self._tick_begun = None
-        if error is None:
-            self._failing_since = None
-            if not (self._why_unsent or self._why_unpublished):
-                self._patience = FIRST_PATIENCE
-        else:
-            self._error = described(error)
-            self._failing_since = self._failing_since or time.monotonic()
+        self._ticks.note(error)
+        if error is None and not (self._entries.error or self._batches.error):
+            self._patience = FIRST_PATIENCE
 
     def entry_sent(self, error: BaseException | None = None) -> None:
         """An entry was sent, or could not be, as the broker is out of reach. Celery's own tick does not say so."""
-        if error is None:
-            self._unsent_since, self._why_unsent = None, ""
-        else:
-            self._why_unsent = described(error)
-            self._unsent_since = self._unsent_since or time.monotonic()
+        self._entries.note(error)
 
     def published(self, error: BaseException | None = None) -> None:
         """Messages of a batch were published, or could not be, as the broker is out of reach or refuses this user."""
-        if error is None:
-            self._unpublished_since, self._why_unpublished = None, ""
-        else:
-            self._why_unpublished = described(error)
-            self._unpublished_last = time.monotonic()
-            self._unpublished_since = self._unpublished_since or self._unpublished_last
+        self._batches.note(error)
 
     def kept(self, error: BaseException | None = None) -> None:
         """The base scheduler has stored the runs of entries, or could not; that alone is no reason to step down."""
-        self._why_unkept = "" if error is None else described(error)
+        self._runs.note(error)
 
     @property
     def trouble(self) -> str | None:
@@ -82,13 +85,13 @@ class LeadHealth:
         begun = self._hanging_since
         if begun is not None:
             return f"a tick of the base scheduler has not returned for {time.monotonic() - begun:.0f} s"
-        if self._failing_since is not None:
-            return f"the base scheduler fails: {self._error}"
-        if self._unsent_since is not None:
-            return f"entries of the schedule cannot be sent: {self._why_unsent}"
-        if self._unpublished_since is not None:
-            return f"batches cannot be published: {self._why_unpublished}"
-        return f"the runs of entries cannot be stored: {self._why_unkept}" if self._why_unkept else None
+        faults = {
+            "the base scheduler fails": self._ticks,
+            "entries of the schedule cannot be sent": self._entries,
+            "batches cannot be published": self._batches,
+            "the runs of entries cannot be stored": self._runs,
+        }
+        return next((f"{what}: {fault.error}" for what, fault in faults.items() if fault.since is not None), None)
 
     @property
     def _hanging_since(self) -> float | None:
@@ -104,17 +107,17 @@ class LeadHealth:
         Args:
             has_standby: whether another beat is there to take over.
         """
-        since, until, trouble = self._failing_since or self._unsent_since, time.monotonic(), self.trouble
+        since, until, trouble = self._ticks.since or self._entries.since, time.monotonic(), self.trouble
         if (hanging := self._hanging_since) is not None:
             since = max(hanging, self._stepped_down)  # the tick goes on hanging while other beats go first
         is_batches = since is None
         if is_batches:
-            since, until = self._unpublished_since, self._unpublished_last
+            since, until = self._batches.since, self._batches.last
         if trouble is None or since is None or until - since < self._patience:
             return None
         if is_batches and not has_standby():
             return None
         self._stepped_down = time.monotonic()
         self._patience = min(2 * self._patience, LONGEST_PATIENCE)
-        self._failing_since = self._unsent_since = self._unpublished_since = None
+        self._begin_anew()
         return trouble
