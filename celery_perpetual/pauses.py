@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from celery_perpetual.errors import encodable
+from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.store.commands.pauses import stored_pauses
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
@@ -90,7 +91,7 @@ def scopes_of(unit: str, queue: str = "") -> tuple[Scope, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Paused:
+class Paused(JsonFields):
     """One pause."""
 
     scope: Scope

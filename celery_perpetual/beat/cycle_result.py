@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
-from celery_perpetual.times import format_time
+from celery_perpetual.json_fields import JsonFields
 
 #: Fields that count what was done.
 COUNTED = (
@@ -17,7 +16,7 @@ COUNTED = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CycleResult:
+class CycleResult(JsonFields):
     """The result of one pass."""
 
     started_at: datetime
@@ -94,15 +93,3 @@ class CycleResult:
             "noticed": len(self.noticed), "woken": len(self.woken), "spawned": len(self.spawned),
             "starved": len(self.starved_ids), "parked": len(self.parked_ids), "errors": len(self.errors),
         }  # fmt: skip
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {each.name: _plain(getattr(self, each.name)) for each in fields(self)}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return format_time(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    return list(value) if isinstance(value, tuple) else value

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
+from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.ledger.ids import BATCH_INDEX, base
 from celery_perpetual.publishing.once import publish_once
 from celery_perpetual.store.commands.batches import UNIT, batch, ends_of_batch, remove_unsent
@@ -30,7 +31,7 @@ STATUSES = ("success", "failure", "revoked", "expired", "rejected", "ignored", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchResult:
+class BatchResult(JsonFields):
     """How the items of one poll ended so far."""
 
     poll_id: str
@@ -38,16 +39,6 @@ class BatchResult:
     by_status: dict[str, int]
     finished: bool
     timed_out: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "poll_id": self.poll_id,
-            "total": self.total,
-            "by_status": self.by_status,
-            "finished": self.finished,
-            "timed_out": self.timed_out,
-        }
 
 
 def batch_result(store: Store, poll_id: str) -> BatchResult | None:

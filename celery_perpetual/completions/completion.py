@@ -12,8 +12,9 @@ from typing import Any
 from celery.exceptions import TaskRevokedError
 
 from celery_perpetual.errors import NotSuccessful, TaskLost, encodable
+from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.ledger.ids import parse_item_id
-from celery_perpetual.times import format_time, parse_time
+from celery_perpetual.times import parse_time
 
 SUCCESS, FAILURE, REVOKED, EXPIRED = "success", "failure", "revoked", "expired"
 REJECTED, IGNORED, LOST, PENDING, UNKNOWN = "rejected", "ignored", "lost", "pending", "unknown"
@@ -37,7 +38,7 @@ _plain: dict[type, Callable[[Any], str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completion:
+class Completion(JsonFields):
     """How a task ended, or that it has not."""
 
     task_id: str
@@ -92,12 +93,6 @@ class Completion:
     def late(self) -> Completion:
         """The same for a waiter whose time is over."""
         return replace(self, timed_out=True)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        at = self.finished_at
-        return values | {"finished_at": None if at is None else format_time(at)}
 
 
 _NAMES = {each.name for each in fields(Completion)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from celery_perpetual.times import format_time
+from celery_perpetual.json_fields import JsonFields
 
 WARNING, ERROR = "warning", "error"
 
@@ -38,7 +38,7 @@ IDENTITY = ("unit", "worker", "queue", "scope", "beat", "seam")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(JsonFields):
     """One thing that is not as it should be."""
 
     kind: str
@@ -64,15 +64,6 @@ class Finding:
     def id(self) -> str:
         """The same for the same trouble of the same thing."""
         return " ".join([self.kind, *(str(self.about[name]) for name in IDENTITY if name in self.about)])
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "kind": self.kind, "area": self.area, "level": self.level, "evidence": self.evidence,
-            "meaning": self.meaning, "help": self.help,
-            "since": None if self.since is None else format_time(self.since), "stops": self.stops,
-            "about": dict(self.about),
-        }  # fmt: skip
 
 
 def named(found: Sequence[Finding]) -> list[Finding]:

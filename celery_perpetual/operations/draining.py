@@ -9,13 +9,14 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import PerpetualError, StoreUnavailable, is_outage
+from celery_perpetual.json_fields import JsonFields, json_fields
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.pauses import Paused, Pauses
 from celery_perpetual.store.commands.batches import items_in_flight
 from celery_perpetual.store.commands.leases import parked_ids
 from celery_perpetual.store.commands.records import are_open
 from celery_perpetual.store.commands.units import open_claims
-from celery_perpetual.times import format_time, to_datetime
+from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -25,7 +26,7 @@ PAUSE = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrainReport:
+class DrainReport(JsonFields):
     """How far a drain has come."""
 
     started_at: datetime
@@ -53,11 +54,7 @@ class DrainReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
-            "started_at": format_time(self.started_at), "at": format_time(self.at), "completed": self.completed,
-            "timed_out": self.timed_out, "remaining": self.remaining, "polls": self.polls, "parked": self.parked,
-            "pause": self.pause.to_dict(),
-        }  # fmt: skip
+        return json_fields(self) | {"completed": self.completed, "timed_out": self.timed_out}
 
 
 def wait_until_drained(

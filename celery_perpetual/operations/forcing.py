@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
 from celery_perpetual.errors import ContractError, StoreUnavailable, described, readable
+from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.ledger.ids import id_of
 from celery_perpetual.pauses import operator
 from celery_perpetual.store.commands.events import add_event
@@ -31,7 +32,7 @@ MOST = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Forced:
+class Forced(JsonFields):
     """The result of a verb for one task of several."""
 
     task_id: str
@@ -41,12 +42,6 @@ class Forced:
     """Type and text of what was raised."""
     new_task_id: str | None = None
     """Of ``retry``: under which id it runs again."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "task_id": self.task_id, "done": self.done, "error": self.error, "new_task_id": self.new_task_id,
-        }  # fmt: skip
 
 
 def for_each(tasks: Sequence[TaskRef], verb: Callable[[str], Any]) -> list[Forced]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.hints import nearest
+from celery_perpetual.json_fields import JsonFields, json_fields
 from celery_perpetual.ledger.ids import item_address, item_id, made_at
 from celery_perpetual.ledger.key_holders import holder_of
 from celery_perpetual.operations.item_facts import NOTHING, ItemFacts, as_json, facts_of, facts_of_items
@@ -18,7 +19,7 @@ from celery_perpetual.store.commands.batches import open_batches_of
 from celery_perpetual.store.commands.failed_keys import FailedKey, failed_key, failed_keys
 from celery_perpetual.store.commands.leases import leases_of, states_of
 from celery_perpetual.store.commands.records import Stored, open_records
-from celery_perpetual.times import format_time, to_datetime
+from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -36,7 +37,7 @@ _BY_FLAG = {"wait": RETRYING, "delegated": REPLACED, "resend": LOST, "fail": LOS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ItemReport:
+class ItemReport(JsonFields):
     """One item in flight, or one item key that polls leave out. Times are aware datetimes of the store's clock."""
 
     key: str | None
@@ -65,10 +66,7 @@ class ItemReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        values = {name: as_json(getattr(self, name)) for name in self.__slots__ if name not in ("since", "until")}
-        return values | {
-            name: None if at is None else format_time(at) for name, at in (("since", self.since), ("until", self.until))
-        }
+        return json_fields(self) | {"args": as_json(self.args), "kwargs": as_json(self.kwargs)}
 
 
 def items(store: Store, unit: TaskUnit, *, state: str | None, limit: int) -> list[ItemReport]:

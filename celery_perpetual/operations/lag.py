@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.events import COMPLETION
 from celery_perpetual.health.unit_checks import budget_used
+from celery_perpetual.json_fields import JsonFields, json_fields
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.store.commands.batches import commits
 from celery_perpetual.store.commands.events import newest_events
@@ -30,7 +31,7 @@ MOST_EVENTS, MOST_LEASES = 500, 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lag:
+class Lag(JsonFields):
     """How far one unit is behind. Durations are seconds, None where nothing is known."""
 
     poll_lag: float | None
@@ -50,7 +51,9 @@ class Lag:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        return {
+            name: round(value, 4) if isinstance(value, float) else value for name, value in json_fields(self).items()
+        }
 
 
 def lags(store: Store, units: Sequence[SeenUnit], histories: Mapping[str, int]) -> list[Lag]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual.json_fields import JsonFields, json_fields
 from celery_perpetual.operations.item_facts import NOTHING, ItemFacts
-from celery_perpetual.times import format_time, to_datetime
+from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
     from celery_perpetual.store.commands.leases import LeaseText, StateText
@@ -18,7 +19,7 @@ LATE, STOPPING = "late", "stopping"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
+class Lease(JsonFields):
     """A task that is executed, or that is parked. Times are aware datetimes of the store's clock."""
 
     task_id: str
@@ -56,16 +57,13 @@ class Lease:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        times = {name: getattr(self, name) for name in ("started_at", "deadline", "parked_at")}
-        return {
-            "task_id": self.task_id, "task": self.task, "worker": self.worker, "token": self.token,
-            "attempt": self.attempt, "recoveries": self.recoveries, "state": self.state, "reason": self.reason,
-            **{name: None if at is None else format_time(at) for name, at in times.items()}, **self.item.to_dict(),
-        }  # fmt: skip
+        values = json_fields(self)
+        del values["item"]
+        return values | self.item.to_dict()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
+class Worker(JsonFields):
     """A living worker, as it last reported."""
 
     name: str
@@ -85,12 +83,6 @@ class Worker:
     """None: not yet."""
     deadline: datetime
     """When it counts as dead, unless it reports before."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        values = {name: getattr(self, name) for name in self.__slots__}
-        reported_at = None if self.reported_at is None else format_time(self.reported_at)
-        return values | {"reported_at": reported_at, "deadline": format_time(self.deadline)}
 
 
 def executed(

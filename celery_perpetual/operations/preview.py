@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import StoreUnavailable, described
+from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.ledger.ids import new_poll_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import arguments
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preview:
+class Preview(JsonFields):
     """The result of ``next_batch`` as a poll would take it."""
 
     task: str
@@ -45,10 +46,6 @@ class Preview:
     """Where the cursor would be."""
     reason: str | None = None
     error: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {name: getattr(self, name) for name in self.__slots__} | {"items": list(self.items)}
 
 
 def preview(store: Store, runner: Runner, unit: TaskUnit, cursor: Any = UNSET) -> Preview:

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery_perpetual import events
 from celery_perpetual.errors import described
+from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.operations.tenants import known_units
 from celery_perpetual.routines.record import Record, decode
 from celery_perpetual.routines.storage import Change, listed, write
@@ -21,14 +22,14 @@ from celery_perpetual.store.commands.stats import add_pass
 from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.telemetry import emit
-from celery_perpetual.times import format_time, to_datetime
+from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
     from celery_perpetual.namespace import Namespace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RebuildResult:
+class RebuildResult(JsonFields):
     """The records that a rebuild has read, and the entries that it has repaired."""
 
     started_at: datetime
@@ -40,13 +41,6 @@ class RebuildResult:
     """Entries that were wrong, by index; an index that was right is not named."""
     errors: Mapping[str, str]
     """Type and text of the error of each part that failed; the others were done."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "started_at": format_time(self.started_at), "seconds": self.seconds, "read": dict(self.read),
-            "repaired": dict(self.repaired), "errors": dict(self.errors),
-        }  # fmt: skip
 
 
 class Rebuild:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.store.commands.stats import stored_stats
 from celery_perpetual.times import format_time, to_datetime
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
+class Stats(JsonFields):
     """Sums over all passes of all processes. Times are of the store's clock; None: never."""
 
     since: datetime | None
@@ -47,13 +48,6 @@ class Stats:
     """``step``, ``error`` and ``at`` of the last one."""
     counters: Mapping[str, int]
     """Counters that scripts keep: recoveries, leases lost, late ends, dropped deliveries."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        found = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: format_time(value) if isinstance(value, datetime) else value for name, value in found.items()} | {
-            "counters": dict(self.counters)
-        }
 
 
 def read_stats(store: Store) -> Stats:

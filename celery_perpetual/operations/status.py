@@ -12,6 +12,7 @@ from celery_perpetual.errors import PerpetualError
 from celery_perpetual.health import beat_checks, queues, store_checks, unit_checks, work_checks
 from celery_perpetual.health.findings import BEAT, ERROR, STORE, UNITS, WORK, WORKERS, Finding, dated
 from celery_perpetual.health.reading import Reading
+from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.operations.check import other_beat_scheduler
 from celery_perpetual.operations.running import judged, units_of
 from celery_perpetual.tasks.discovery import load
@@ -28,7 +29,7 @@ STATES = (WELL, DEGRADED, DOWN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Area:
+class Area(JsonFields):
     """One of the five parts."""
 
     name: str
@@ -47,16 +48,9 @@ class Area:
         """Whether there is no beat or no worker, or nothing is known: then the finding says all."""
         return not self.facts.get("leader", True) or not self.facts.get("workers", True) or not self.facts
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {
-            "name": self.name, "state": self.state, "summary": self.summary, "facts": dict(self.facts),
-            "findings": [finding.to_dict() for finding in self.findings],
-        }  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(JsonFields):
     """The state of the whole, which is that of its worst part."""
 
     state: str
@@ -78,10 +72,6 @@ class Status:
     def findings(self) -> tuple[Finding, ...]:
         """Those of all parts."""
         return tuple(finding for area in self.areas for finding in area.findings)
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        return {"state": self.state, "at": format_time(self.at), "areas": [area.to_dict() for area in self.areas]}
 
 
 def status(namespace: Namespace) -> Status:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.broker.depth import known_queue
 from celery_perpetual.health.unit_checks import MUCH_OF_INTERVAL
+from celery_perpetual.json_fields import JsonFields, json_fields
 from celery_perpetual.operations.lag import Lag, lags
 from celery_perpetual.operations.tenants import known_units
 from celery_perpetual.pauses import Paused, Pauses, scopes_of
@@ -20,7 +21,7 @@ from celery_perpetual.store.commands.units import unit_facts, unit_names
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.tasks.names import parse_unit_name
 from celery_perpetual.tasks.unit import TaskUnit
-from celery_perpetual.times import format_time, to_datetime
+from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -34,7 +35,7 @@ STATES = ("active", "paused", "backing_off", "disabled", "orphaned")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
+class Unit(JsonFields):
     """One unit. Times are aware datetimes of the store's clock."""
 
     name: str
@@ -62,23 +63,8 @@ class Unit:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
-            "name": self.name,
-            "task": self.task,
-            "tenant": self.tenant,
-            "state": self.state,
-            "reason": self.reason,
-            "next_poll_at": None if self.next_poll_at is None else format_time(self.next_poll_at),
-            "last_poll": None if self.last_poll is None else self.last_poll.to_dict(task_ids=False),
-            "in_flight": self.in_flight,
-            "cursor": self.cursor,
-            "attempt": self.attempt,
-            "held_back": self.held_back,
-            "parked_keys": self.parked_keys,
-            "pause": None if self.pause is None else self.pause.to_dict(),
-            "poll_every": self.poll_every,
-            "lag": None if self.lag is None else self.lag.to_dict(),
-        }
+        last = self.last_poll
+        return json_fields(self) | {"last_poll": None if last is None else last.to_dict(task_ids=False)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery_perpetual.health import beat_checks, queues, store_checks, unit_checks, work_checks, worker_checks
 from celery_perpetual.health.findings import Finding
 from celery_perpetual.health.reading import Reading
+from celery_perpetual.json_fields import JsonFields, json_fields
 from celery_perpetual.operations.check import other_beat_scheduler
 from celery_perpetual.operations.units import Unit
 from celery_perpetual.operations.why_polls import Reason, about_keys, about_nothing, about_polls
@@ -31,7 +32,7 @@ LONG_OPEN_MS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(JsonFields):
     """A unit, what explains it, and its newest outcomes."""
 
     unit: Unit
@@ -40,11 +41,7 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
-            "unit": self.unit.to_dict(),
-            "reasons": [reason.to_dict() for reason in self.reasons],
-            "polls": [poll.to_dict(task_ids=False) for poll in self.polls],
-        }
+        return json_fields(self) | {"polls": [poll.to_dict(task_ids=False) for poll in self.polls]}
 
 
 def explain(namespace: Namespace, contract: TaskContract, unit: Unit) -> Explanation:

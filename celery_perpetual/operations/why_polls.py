@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from celery_perpetual.health.unit_checks import command_of
+from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.ledger.ids import made_at
 from celery_perpetual.store.commands.batches import open_batches_of
 from celery_perpetual.store.commands.failed_keys import held_of_unit
@@ -42,7 +43,7 @@ SAID = ("hanging", "preflight")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
+class Reason(JsonFields):
     """One fact that explains the unit's behaviour."""
 
     evidence: str
@@ -51,11 +52,6 @@ class Reason:
     """The command that helps, if one does."""
     since: datetime | None = None
     """Since when it is so, as far as that is known."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        since = None if self.since is None else format_time(self.since)
-        return {"evidence": self.evidence, "meaning": self.meaning, "help": self.help, "since": since}
 
 
 def about_keys(store: Store, unit: Unit) -> list[Reason]:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from celery_perpetual import events
+from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.ledger.item import HIDDEN, CheckedItem
 from celery_perpetual.ledger.record import arguments, read_item
 from celery_perpetual.routines.record import BUSY, Record
@@ -92,7 +93,7 @@ _OF_RETRIES = ("max_attempts", "backoff", "multiplier", "max_backoff", "jitter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RoutineRun:
+class RoutineRun(JsonFields):
     """One run of a routine that was started, or could not be."""
 
     routine_id: str
@@ -107,11 +108,6 @@ class RoutineRun:
     """Of a run in the calling process what the task returned."""
     error: Mapping[str, str] | None = None
     """``type`` and ``message`` of what it raised, or of why it could not be enqueued."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return values | {"slot": format_time(self.slot)}
 
 
 def shown(record: Record, *, created: bool = True) -> Routine:
