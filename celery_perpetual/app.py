@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
+
+from celery import Celery
 
 from celery_perpetual.beat.cycle import Cycle
 from celery_perpetual.beat.cycle_result import CycleResult
+from celery_perpetual.errors import ContractError
 from celery_perpetual.operations.exits import ExitOperations
 from celery_perpetual.operations.health import HealthOperations
 from celery_perpetual.operations.leases import LeaseOperations
@@ -19,9 +21,6 @@ from celery_perpetual.operations.tenancy import TenantOperations
 from celery_perpetual.tasks.discovery import load
 from celery_perpetual.wiring import wire
 
-if TYPE_CHECKING:
-    from celery import Celery
-
 
 class Perpetual(
     RoutineOperations, PauseOperations, LeaseOperations, ExitOperations, TenantOperations, HealthOperations
@@ -32,19 +31,42 @@ class Perpetual(
     thread that has the app; each base class brings those of one area.
     """
 
-    app: Celery
-
     def __init__(self, app: Celery | None = None) -> None:
-        """Wire ``app``, or later one given to :meth:`init_app`."""
+        """Wire ``app``, or later one given to :meth:`init_app`.
+
+        Raises:
+            ContractError: it is no Celery app.
+        """
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Celery) -> Perpetual:
-        """Connect worker signals, and make ``celery beat`` use our scheduler where the app has Celery's default."""
-        self.app = app
-        app.perpetual = self  # type: ignore[attr-defined]
+        """Connect worker signals, and make ``celery beat`` use our scheduler where the app has Celery's default.
+
+        An app may be wired twice: ``app.perpetual`` is the newest object then, and all have the same preflights.
+
+        Raises:
+            ContractError: it is no Celery app, or this object has another one already.
+        """
+        if not isinstance(app, Celery):
+            raise ContractError(f"Perpetual(app) takes a Celery app, got {app!r}")
+        own = vars(self).setdefault("app", app)
+        if own is not app:
+            raise ContractError(f"this Perpetual has the app {own.main!r} already; make another for {app.main!r}")
+        if isinstance(earlier := getattr(app, "perpetual", None), Perpetual):
+            self.common_preflights = earlier.common_preflights
+        app.perpetual = self
         self.unknown_seams = wire(app)
         return self
+
+    @cached_property
+    def app(self) -> Celery:  # type: ignore[override]  # a namespace always has one
+        """The Celery app.
+
+        Raises:
+            ContractError: there is none yet.
+        """
+        raise ContractError("this Perpetual() has no app yet: call its init_app(app) first")
 
     def cycle(self) -> CycleResult:
         """Run one maintenance pass here, as the leader does every ``perpetual_cycle_interval`` seconds.

@@ -27,10 +27,17 @@ def autowire(app: Celery) -> None:
 
 def autowire_all(only: Callable[[Celery], bool] = lambda _: True) -> None:
     """Wire the apps that exist."""
-    apps: Any = _state._get_active_apps()  # type: ignore[attr-defined]  # noqa: SLF001  # as shared_task does
-    for app in apps:
-        if only(app):
-            autowire(app)
+    for app in filter(only, _apps()):
+        autowire(app)
+
+
+def wired_apps() -> list[Celery]:
+    """The apps of this process that are wired, by configuration or by ``Perpetual(app)``."""
+    return [app for app in _apps() if getattr(app, "perpetual", None) is not None]
+
+
+def _apps() -> Any:
+    return _state._get_active_apps()  # type: ignore[attr-defined]  # noqa: SLF001  # as shared_task does
 
 
 def _names_us(app: Any) -> bool:

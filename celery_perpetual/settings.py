@@ -7,7 +7,7 @@ The defaults live here and not in ``app.add_defaults``, which on Celery 5.7 over
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from inspect import isclass
 from typing import TYPE_CHECKING, Any
@@ -155,8 +155,7 @@ def _unknown(name: str) -> str:
 def _checked(name: str, seen: Any) -> Any:
     if name in _READERS:
         return _READERS[name](seen)
-    field = _FIELDS[name]
-    default = None if field.default is MISSING else field.default
+    default = _FIELDS[name].default
     if isinstance(default, float) or name == "heartbeat_interval":
         return seconds(f"setting {PREFIX}{name}", seen, least=LEAST.get(name, 0.05))
     if isinstance(default, bool):
@@ -165,15 +164,23 @@ def _checked(name: str, seen: Any) -> Any:
         return seen
     if isinstance(default, int):
         return whole(f"setting {PREFIX}{name}", seen)
-    if isinstance(default, tuple):
-        if isinstance(seen, str | Mapping) or not isinstance(seen, Iterable):
-            raise SettingsError(f"setting {PREFIX}{name} must be a list of task names, got {seen!r}")
-        return tuple(str(item) for item in seen)
     if name in CHOICES and seen not in CHOICES[name]:
         raise SettingsError(f"setting {PREFIX}{name} must be one of {', '.join(CHOICES[name])}, got {seen!r}")
     if not isinstance(seen, str) or not seen.strip():
         raise SettingsError(f"setting {PREFIX}{name} must be a non-empty string, got {seen!r}")
     return _scheduler(name, seen) if name == "base_scheduler" else seen
+
+
+def _disabled(seen: Any) -> tuple[str, ...]:
+    """Names of tasks, or tasks."""
+    what = f"setting {PREFIX}disabled must be a list of task names"
+    if isinstance(seen, str | bytes | Mapping) or not isinstance(seen, Iterable):
+        raise SettingsError(f"{what}, got {seen!r}")
+    names: tuple[Any, ...] = tuple(getattr(each, "name", each) for each in seen)
+    for each in names:
+        if not isinstance(each, str):
+            raise SettingsError(f"{what}, got {each!r} in it")
+    return names
 
 
 #: Classes of errors that are always there.
@@ -243,7 +250,7 @@ def _spawn(seen: Any) -> Callable[..., Any]:
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     "error_policies": _error_policies, "classifiers": _classifiers, "starvation": _starvation,
-    "starvation_spawn": _spawn,
+    "starvation_spawn": _spawn, "disabled": _disabled,
     "max_pool_grow": lambda seen: whole(f"setting {PREFIX}max_pool_grow", seen, least=0),
 }  # fmt: skip
 

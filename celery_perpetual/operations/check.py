@@ -15,6 +15,7 @@ from celery_perpetual.operations.running import what_stands_still
 from celery_perpetual.operations.tenants import tenants_trouble
 from celery_perpetual.seams.table import unknown_seams
 from celery_perpetual.tasks.discovery import Discovery, load, unknown_names
+from celery_perpetual.tasks.unregistered import unregistered
 
 
 def check(namespace: Namespace) -> list[Finding]:
@@ -72,6 +73,10 @@ def _tasks(namespace: Namespace, discovery: Discovery) -> Iterator[Finding]:
     meaning = "a task with only one of poll_every and next_batch is an ordinary task"
     for text in discovery.warnings:
         yield _setup("half_a_task", WARNING, text, meaning, "add the other attribute, or remove this one")
+    for name in unregistered(namespace.app):
+        evidence = f"the class {name} has poll_every and next_batch, and is no registered task"
+        advice = f"app.register_task({name.rpartition('.')[2]}()), or remove run where it is a base of other tasks"
+        yield _setup("unregistered_task", WARNING, evidence, "it is not polled", advice)
     if not discovery.tasks:
         evidence = "no task has poll_every and next_batch"
         yield _setup("no_task", WARNING, evidence, "there is nothing to poll", "see the README")

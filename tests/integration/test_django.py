@@ -95,3 +95,30 @@ def test_a_django_without_usable_databases_fails_only_what_reads_them(
     wait_until(lambda: statuses(store_redis, "proj.work") and statuses(store_redis, "proj.reads"), "both are polled")
 
     assert (statuses(store_redis, "proj.work"), statuses(store_redis, "proj.reads")) == (["enqueued"], ["failed"])
+
+
+def test_a_wrong_setting_is_an_error_of_manage_py_check(project: Callable[..., Project]) -> None:
+    """Beat and workers refuse it later; ``check``, ``runserver`` and ``migrate`` say it before."""
+    out = project().run_python(
+        """
+        from celery import Celery
+        from django.conf import settings
+
+        settings.configure(
+            INSTALLED_APPS=["celery_perpetual.contrib.django"], CELERY_PERPETUAL_LEADER_TLL=10,
+            CELERY_BROKER_URL="redis://",
+        )
+        app = Celery("site")
+        app.config_from_object("django.conf:settings", namespace="CELERY")
+        import django
+
+        django.setup()
+        from django.core.checks import run_checks
+
+        print(*[f"{each.id} {each.msg}" for each in run_checks()], sep="\\n")
+        """
+    )
+
+    assert out.splitlines() == [
+        "celery_perpetual.E002 unknown setting perpetual_leader_tll, did you mean perpetual_leader_ttl?"
+    ]

@@ -133,6 +133,8 @@ IMPOSSIBLE = [
     ("disabled", "shop.deliver", "must be a list of task names, got 'shop.deliver'"),
     ("disabled", {"shop.deliver": True}, "must be a list of task names, got {'shop.deliver': True}"),
     ("disabled", 5, "must be a list of task names, got 5"),
+    ("disabled", b"shop.deliver", "must be a list of task names, got b'shop.deliver'"),
+    ("disabled", ["shop.deliver", 3], "must be a list of task names, got 3 in it"),
 ]
 
 
