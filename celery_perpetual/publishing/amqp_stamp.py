@@ -33,8 +33,30 @@ ORDER, ORDER_OF_RUNS = ["id", "id", "args", "kwargs", "id"], ["id", "id", "args"
 
 #: Bytes of a frame around what it carries: type, channel and length before it, and its end.
 _HEAD, _END = 7, b"\xce"
+HEAD_AND_END = _HEAD + len(_END)
 #: Bytes that a header frame carries before the properties: class, weight, length of the body.
-_FACTS = 12
+FACTS = 12
+
+
+class HeadersTooLong(ValueError):
+    """The properties and headers of a message are longer than a frame may be."""
+
+
+def check_header_frame(payload: int, frame_max: int) -> None:
+    """Refuse a header frame before it is written: AMQP cannot divide it, and RabbitMQ would close the connection.
+
+    Args:
+        payload: bytes that it carries.
+        frame_max: bytes of the longest frame that the broker takes.
+
+    Raises:
+        HeadersTooLong: it is longer.
+    """
+    if payload > frame_max - HEAD_AND_END:
+        raise HeadersTooLong(
+            f"its properties and headers have {payload} bytes, and the broker accepts {frame_max - HEAD_AND_END} "
+            f"(its frame_max is {frame_max})"
+        )
 
 
 class Parcel(NamedTuple):
@@ -61,12 +83,17 @@ class AmqpStamp:
         self.destination = destination
         self._poll_id = poll_id
         self._parts = parts
-        self._longest = frame_max - 8
+        self._frame_max = frame_max
+        self._longest = frame_max - HEAD_AND_END
         self._bodies = bodies
         self._calls = calls
 
     def frames(self, index: int, item: CheckedItem) -> bytes:
-        """The message of one item, as amqp would write it."""
+        """The message of one item, as amqp would write it.
+
+        Raises:
+            HeadersTooLong: its headers do not fit into a frame.
+        """
         args_repr, kwargs_repr = item.reprs or self._bodies.reprs(item)
         args, kwargs = args_repr.encode("utf-8", "surrogatepass"), kwargs_repr.encode("utf-8", "surrogatepass")
         parts, body, number = self._parts, self._bodies.body(item), b"%08x" % index
@@ -78,6 +105,7 @@ class AmqpStamp:
             before, after = to_correlation
             between = before + run + after
         longer = len(args) + len(kwargs) + len(run)
+        check_header_frame(parts.payload + longer, self._frame_max)
         text = b"".join((
             parts.method, pack(">I", parts.payload + longer), parts.facts, pack(">Q", len(body)), parts.before,
             pack(">I", parts.table + longer), to_id, number, to_root, number, to_args, pack(">I", len(args)), args,
@@ -156,7 +184,7 @@ def _cut(specimen: Parcel, marks: dict[bytes, str], order: list[str], id_begins:
     frames = specimen.frames
     at = _end_of_frame(frames, 0)
     end = _end_of_frame(frames, at)
-    facts, properties = at + _HEAD, frames[at + _HEAD + _FACTS : end - len(_END)]
+    facts, properties = at + _HEAD, frames[at + _HEAD + FACTS : end - len(_END)]
     table = dumps("F", (specimen.headers,))
     before, found, after = properties.partition(table)
     between = cut(table[4:] + after, marks, order)
@@ -170,7 +198,7 @@ def _cut(specimen: Parcel, marks: dict[bytes, str], order: list[str], id_begins:
         facts=frames[facts : facts + 4],
         before=before,
         pieces=[*pieces[:-1], pieces[-1] + _END],
-        payload=_FACTS + len(properties) - varying,
+        payload=FACTS + len(properties) - varying,
         table=len(table) - 4 - varying,
         body_head=b"\x03" + frames[1:3],
     )

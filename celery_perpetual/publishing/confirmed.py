@@ -24,7 +24,7 @@ from celery_perpetual.broker.destinations import Destination, observe
 from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import opened
-from celery_perpetual.publishing.amqp_stamp import AmqpStamp, Parcel, make_amqp_stamp
+from celery_perpetual.publishing.amqp_stamp import FACTS, AmqpStamp, Parcel, check_header_frame, make_amqp_stamp
 from celery_perpetual.publishing.builder import FEWEST, Messages
 from celery_perpetual.publishing.message import DELAYED_PREFIX, send
 from celery_perpetual.publishing.sender import AfterPublish, QuietSender
@@ -199,6 +199,9 @@ class Confirmed:
             self._destinations[task_id] = destination
 
     def _basic_publish(self, message: Any, **target: Any) -> None:
+        properties = message._serialize_properties()  # what amqp itself calls
+        check_header_frame(FACTS + len(properties), self._channel.connection.frame_max)
+        message._serialize_properties = lambda: properties  # or amqp would do it once more
         if self._caught is None:
             try:
                 self._publish(message, **target)

@@ -3,12 +3,13 @@
 An item that cannot be published is parked with its reason: an operator mends the cause and lets it run, or fails it. A
 run of a routine fails with this reason, so that its routine goes on.
 A broker that does not answer, or does not confirm, is no fault of an item: that is raised, and the relay tries again.
-So is one that closes the channel for every item, as it does where rights, an exchange or a queue have changed.
+So is one that closes the channel, or the connection, for every item, as it does where rights, an exchange or a queue
+have changed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 #: Brings items to the broker, or returns the commands by which a script does.
 PublishChunk = Callable[[IndexedItems], Messages]
 
-#: So many items of a kind are tried one after the other while the broker closes the channel for each.
+#: So many items of a kind are tried one after the other while the broker closes the channel or connection for each.
 MOST_CLOSED = 20
 
 #: Errors that say nothing about the item.
@@ -51,10 +52,77 @@ class Unpublished(NamedTuple):
     error: Exception
 
 
+class _Apart:
+    """Publishes the items of one chunk, each by itself."""
+
+    def __init__(self, app: Celery, open_publisher: Callable[[ExitStack], PublishChunk]) -> None:
+        self._app = app
+        self._open = open_publisher
+        self._errors: Any = app.connection_for_write()
+        self.messages = Messages.none()
+        self.sent = False
+        """Whether one was published."""
+
+    def publish(self, indexed: IndexedItems, known: Mapping[int, Exception]) -> list[Unpublished]:
+        """Publish what can be published, and return the others.
+
+        Args:
+            known: errors of items that are not tried, by the index of the item.
+
+        Raises:
+            Exception: the broker does not answer.
+        """
+        unpublished: list[Unpublished] = []
+        closed: dict[Kind, list[Exception]] = {}
+        with ExitStack() as stack:
+            publish: PublishChunk | None = None
+            for index, item in indexed:
+                of_kind = closed.setdefault(kind_of(item), [])
+                fault = known.get(index) or (of_kind[-1] if len(of_kind) >= MOST_CLOSED else None)
+                if fault is None:
+                    try:
+                        publish = publish or self._open(stack)
+                        self.messages.extend(publish([(index, item)]))
+                        self.sent = True
+                        of_kind.clear()
+                        continue
+                    except _NOT_THE_ITEMS:
+                        raise
+                    except Exception as raised:
+                        if not self._is_the_items(item, raised):
+                            raise
+                        fault, publish = raised, None
+                        stack.close()
+                        if self.is_the_brokers(raised):
+                            of_kind.append(raised)
+                unpublished.append(Unpublished(index, item, fault))
+        return unpublished
+
+    def _is_the_items(self, item: CheckedItem, error: Exception) -> bool:
+        """Whether an error was raised for the item, and not because the broker is away."""
+        is_of_a_connection = isinstance(error, self._errors.connection_errors) and not self.is_the_brokers(error)
+        is_own = has_own_sender(self._app.tasks.get(item.task))
+        return not (is_of_a_connection and not is_own) and broker_answers(self._app)
+
+    def is_the_brokers(self, error: Exception) -> bool:
+        """Whether the broker has answered by closing the channel, or the connection for what it was sent there.
+
+        It closes the connection where headers do not fit into a frame, for one.
+        """
+        errors = self._errors
+        is_of_the_connection = isinstance(error, errors.connection_errors) and not isinstance(
+            error, errors.recoverable_connection_errors
+        )
+        return isinstance(error, errors.channel_errors) or is_of_the_connection
+
+
 def publish_apart(
     app: Celery, open_publisher: Callable[[ExitStack], PublishChunk], indexed: IndexedItems, error: Exception
 ) -> tuple[Messages, list[Unpublished]]:
     """Publish what can be published.
+
+    What the broker has refused while it accepted others is tried once more behind them: it may have refused all until
+    a right was given back.
 
     Args:
         error: the reason why the chunk could not be published as a whole.
@@ -68,41 +136,15 @@ def publish_apart(
     """
     if isinstance(error, _NOT_THE_ITEMS) or not broker_answers(app):
         raise error
-    known = faults(app, indexed)
-    all_messages, unpublished, sent = Messages.none(), list[Unpublished](), False
-    closed: dict[Kind, list[Exception]] = {}
-    with ExitStack() as stack:
-        publish: PublishChunk | None = None
-        for index, item in indexed:
-            of_kind = closed.setdefault(kind_of(item), [])
-            fault = known.get(index) or (of_kind[-1] if len(of_kind) >= MOST_CLOSED else None)
-            if fault is None:
-                try:
-                    publish = publish or open_publisher(stack)
-                    all_messages.extend(publish([(index, item)]))
-                    sent = True
-                    of_kind.clear()
-                    continue
-                except _NOT_THE_ITEMS:
-                    raise
-                except Exception as raised:
-                    if not _is_the_items(app, item, raised):
-                        raise
-                    fault, publish = raised, None
-                    stack.close()
-                    if isinstance(raised, app.connection_for_write().channel_errors):
-                        of_kind.append(raised)
-            unpublished.append(Unpublished(index, item, fault))
-    if any(closed.values()) and not sent:
+    apart = _Apart(app, open_publisher)
+    unpublished = apart.publish(indexed, faults(app, indexed))
+    refused = [each for each in unpublished if apart.is_the_brokers(each.error)]
+    if refused and not apart.sent:
         raise error
-    return all_messages, unpublished
-
-
-def _is_the_items(app: Celery, item: CheckedItem, error: Exception) -> bool:
-    """Whether an error was raised for the item, and not because the broker is away."""
-    errors = app.connection_for_write().connection_errors
-    is_of_a_connection = isinstance(error, errors) and not has_own_sender(app.tasks.get(item.task))
-    return not is_of_a_connection and broker_answers(app)
+    if refused:
+        again = apart.publish([(each.at, each.item) for each in refused], {})
+        unpublished = [each for each in unpublished if each not in refused] + again
+    return apart.messages, unpublished
 
 
 def leave(app: Celery, store: Store, poll_id: str, unpublished: list[Unpublished]) -> None:

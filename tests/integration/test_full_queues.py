@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kombu import Queue
+from celery import signals
+from kombu import Exchange, Queue
 
 from celery_perpetual import Item
 from celery_perpetual.recovery import full_queues
@@ -155,4 +157,63 @@ def test_items_whose_exchange_is_gone_hold_up_no_others(rabbit: Callable[..., Wa
 
     assert received(one.app) == outcome.task_ids[25:]
     assert {each.task_id for each in one.perpetual.parked()} == set(outcome.task_ids[:25])
+    assert one.redis.exists("perpetual:outbox") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"headers": {"note": "x" * 3_000_000}}, "its properties and headers have 3000"),
+        ({"immediate": True}, "NOT_IMPLEMENTED"),
+        ({"user_id": "somebody"}, "user_id"),
+    ],
+    ids=["headers longer than a frame", "what closes the connection", "what closes the channel"],
+)
+def test_one_item_that_the_broker_cannot_take_holds_up_no_other(
+    rabbit: Callable[..., WatchedApp], options: dict[str, Any], said: str
+) -> None:
+    """It is parked with the broker's reason; the others of its chunk arrive, and nothing is left to relay."""
+    one = rabbit()
+
+    outcome = one.poll([Item((n,), key=False, **(options if n == 15 else {})) for n in range(30)])
+
+    assert set(received(one.app)) == {*outcome.task_ids} - {outcome.task_ids[15]}
+    (parked,) = one.perpetual.parked()
+    assert parked.task_id == outcome.task_ids[15]
+    assert said in str(parked.reason)
+    assert one.redis.exists("perpetual:outbox") == 0
+
+
+def test_a_long_repr_of_arguments_holds_up_no_other_item(rabbit: Callable[..., WatchedApp]) -> None:
+    """Messages that are written many at once have headers of different lengths."""
+    one = rabbit()
+    one.app.amqp.argsrepr_maxsize = 300_000
+
+    outcome = one.poll([Item((n * "x",), key=False) for n in (1, 200_000, 3, 4, 5)])
+
+    assert set(received(one.app)) == {*outcome.task_ids} - {outcome.task_ids[1]}
+    assert [each.task_id for each in one.perpetual.parked()] == [outcome.task_ids[1]]
+
+
+def test_what_was_refused_for_a_moment_is_sent(rabbit: Callable[..., WatchedApp]) -> None:
+    """The exchange is there again when the fourth item is tried by itself: the three before it are tried once more."""
+    one, tries = rabbit(), Counter[str]()
+    items = [Item((n,), key=False, exchange="late", routing_key="celery") for n in range(6)]
+
+    def made(headers: dict[str, Any], **_: Any) -> None:
+        tries[headers["id"]] += 1
+        if headers["id"].endswith("3") and tries[headers["id"][:-1] + "0"] == 2:
+            with one.app.connection_for_write() as connection:
+                exchange = Exchange("late", "direct", channel=connection.default_channel)
+                exchange.declare()
+                Queue("celery", exchange, "celery", channel=connection.default_channel).declare()
+
+    signals.before_task_publish.connect(made, weak=False)
+    try:
+        outcome = one.poll(items)
+    finally:
+        signals.before_task_publish.disconnect(made)
+
+    assert set(received(one.app)) == set(outcome.task_ids)
+    assert list(one.perpetual.parked()) == []
     assert one.redis.exists("perpetual:outbox") == 0
