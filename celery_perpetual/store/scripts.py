@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _INCLUDE = re.compile(r"^ *-- include (\w+)\n", re.MULTILINE)
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
+# Lua finds a local at a tenth of what two look-ups in tables take, and a script makes up to thirty calls.
+_CALL, _LOCAL_CALL = "redis.call(", "local redis_call = redis.call\n"
 
 
 @cache
@@ -55,7 +57,7 @@ class Script:
         self.name = name
         self.header = header = Header.of(text)
         self._slots = frozenset([*header.keys, *header.args, *header.more_keys, *header.more_args])
-        self._body = _COMMENT.sub("", text)
+        self._body = _COMMENT.sub("", text).replace(_CALL, "redis_call(")
         self.text = self.filled({})
         self.sha = sha_of(self.text)
 
@@ -66,7 +68,7 @@ class Script:
             TypeError: there is no such slot.
         """
         self._must_know(fixed)
-        return self.header.preamble(fixed) + self._body
+        return _LOCAL_CALL + self.header.preamble(fixed) + self._body
 
     def __call__(self, store: Store, **slots: Any) -> Any:
         """Run the script on the store and return its reply.

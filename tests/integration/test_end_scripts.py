@@ -46,8 +46,8 @@ class World:
             )
             if key is not None:
                 client.hset(keys.item_keys(UNIT), key, item_id(POLL, index))
-        facts = {"unit": UNIT, "task": "proj.find", "n": items, "left": items, "pub": items, "window": window, "at": 1}
-        client.hset(keys.poll(POLL), mapping={**facts, **({"on_done": 1} if on_done else {})})
+        facts = {"unit": UNIT, "task": "proj.find", "n": items, "left": items, "pub": items, "at": 1}
+        client.hset(keys.poll(POLL), mapping=facts | {"closing": f"{window} {int(on_done)} 0 - - -"})
         client.hset(keys.unit(UNIT), "inflight", items)
 
     def finish(self, index: int = 0, status: str = "success", *, task_id: str = "", **changed: Any) -> list[Any]:

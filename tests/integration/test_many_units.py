@@ -114,7 +114,7 @@ def test_ten_thousand_parked_tasks(many: WatchedApp) -> None:
 def test_ten_thousand_leases(many: WatchedApp) -> None:
     """The first hundred of them are those that run for longest, and the command says that there are more."""
     redis, keys, now = many.perpetual.store.redis, many.perpetual.store.keys, many.perpetual.store.now()
-    redis.hset(keys.leases, mapping={f"id{n}": f"w|n|0|0|{n}|{now - n}|3|requeue||app.work" for n in range(COUNT)})
+    redis.hset(keys.leases, mapping={f"id{n}": f"w|n|0|0|0|{n}|{now - n}|3|requeue||app.work" for n in range(COUNT)})
 
     assert [each.task_id for each in many.perpetual.leases(limit=3)] == ["id9999", "id9998", "id9997"]
     assert cpu(lambda: many.perpetual.leases(limit=100)) < 1

@@ -73,11 +73,11 @@ def test_nobody_else_takes_the_text_of_a_lease_apart() -> None:
 
 def test_a_task_may_have_bars_in_its_name() -> None:
     """The name comes last, so that it may be anything."""
-    lease = LeaseText.read(b"w@host#1|n1|0|2|17|1700000000000|3|requeue|tag|proj.a|b")
+    lease = LeaseText.read(b"w@host#1|n1|0|2|1|17|1700000000000|3|requeue|tag|proj.a|b")
     state = StateText.read(b"%064d|" % 17 + b"1|2|3|resend||proj.a|b")
 
     assert lease.task == state.task == "proj.a|b"
-    assert (lease.retries, lease.token, lease.started_at) == (2, 17, 1700000000000)
+    assert (lease.retries, lease.has_state, lease.token, lease.started_at) == (2, True, 17, 1700000000000)
     assert (state.nesting, state.retries, state.recoveries, state.flag, state.tag) == (1, 2, 3, "resend", "")
 
 

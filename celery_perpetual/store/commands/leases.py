@@ -24,6 +24,8 @@ class LeaseText(NamedTuple):
     nonce: str
     nesting: int
     retries: int
+    has_state: bool
+    """Whether the store has a state of the task."""
     token: int
     started_at: int
     """Milliseconds of the store's time."""
@@ -34,8 +36,12 @@ class LeaseText(NamedTuple):
 
     @classmethod
     def read(cls, text: bytes) -> LeaseText:
-        worker, nonce, nesting, retries, token, started, most, on_lost, tag, task = text.decode().split("|", 9)
-        return cls(worker, nonce, int(nesting), int(retries), int(token), int(started), int(most), on_lost, tag, task)
+        worker, nonce, nesting, retries, has_state, *granted = text.decode().split("|", 10)
+        token, started, most, on_lost, tag, task = granted
+        return cls(
+            worker, nonce, int(nesting), int(retries), has_state == "1", int(token), int(started), int(most), on_lost,
+            tag, task,
+        )  # fmt: skip
 
 
 def asked_lease(
@@ -43,7 +49,8 @@ def asked_lease(
 ) -> dict[str, str]:
     """The facts of an execution that asks for its lease, as arguments of the scripts that grant one.
 
-    Together they are the lease's text without what only the store knows: its token and the time of its start.
+    Together they are the lease's text without what only the store knows: whether the task has a state, its
+    token and the time of its start.
     """
     return {
         "worker": worker,

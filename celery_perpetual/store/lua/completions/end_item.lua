@@ -46,7 +46,8 @@
 -- include record
 -- include tenant_json
 -- Nearly always an item is open and runs under its lease, so what only others need is made where it is needed.
-local record, lease, state = redis.call('GET', completion), redis.call('HGET', leases, id), redis.call('HGET', states, id)
+local record = redis.call('GET', completion)
+-- include execution
 -- include open_item
 -- include verdict
 if verdict then
@@ -54,6 +55,7 @@ if verdict then
   -- include drop_execution
   return {verdict, batch_waits and poll or 0, 0}
 end
+-- include final_record
 -- include end_execution
 local is_last = false
 if item then

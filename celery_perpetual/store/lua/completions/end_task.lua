@@ -34,7 +34,8 @@
 -- include now
 -- include rfc3339
 -- include tenant_json
-local record, lease, state = redis.call('GET', completion), redis.call('HGET', leases, id), redis.call('HGET', states, id)
+local record = redis.call('GET', completion)
+-- include execution
 local item, is_closed, poll
 local is_known = record or lease or state or nonce ~= '' or tag ~= ''
 if not is_known then
@@ -47,11 +48,22 @@ if is_known then
     -- include drop_execution
     return {verdict, 0, 0}
   end
+end
+-- include final_record
+if is_known then
   -- include end_execution
-elseif result ~= '' then
+else
   -- Nearly always nothing is known of a task that needs no lease.
-  redis.call('XLEN', events)  -- a stream of a wrong type has to fail this before the result is stored
-  -- include celery_result
+  if result ~= '' then
+    redis.call('XLEN', events)  -- a stream of a wrong type has to fail this before the result is stored
+    -- include celery_result
+  end
+  if head ~= '' then
+    -- include add_to_stream
+    if type(added) == 'table' then
+      return added
+    end
+  end
 end
 if head ~= '' then
   -- include announce

@@ -4,17 +4,16 @@ is_last = left <= 1
 if item.follows then
   redis.call('ZADD', batches, now, item.follows)
 end
-redis.call('SETBIT', done, position, 1)
+redis.call('SETBIT', done, position, '1')
 if status ~= 'success' and not each then
   -- For a day an operator may enqueue it again.
   redis.call('HSET', prefix .. ':ended:' .. poll, id, record_of_item)
   redis.call('PEXPIRE', prefix .. ':ended:' .. poll, 86400000)
 end
 redis.call('HSET', batch, 'left', left - 1, status, (as_it or 0) + 1)
-local in_flight = redis.call('HINCRBY', prefix .. ':u:' .. unit, 'inflight', -1)
 if low_water and in_flight == low_water - 1 then
   -- The unit is polled at once, unless it backs off.
-  local due, unit_hash = prefix .. ':due', prefix .. ':u:' .. unit
+  local due = prefix .. ':due'
   local at = tonumber(redis.call('ZSCORE', due, unit) or nil)
   local claim, backs_off_until = unpack(redis.call('HMGET', unit_hash, 'claim', 'backoff'))
   if at and claim then
@@ -61,7 +60,7 @@ end
 if is_last then
   redis.call('PEXPIRE', batch, tombstone_ttl)
   redis.call('ZREM', prefix .. ':open', poll)
-  if on_done then
+  if on_done == '1' then
     item.follows = poll
     redis.call('ZADD', batches, now, poll)
   end

@@ -1,5 +1,6 @@
--- An end that counts: store Celery's result, and drop the lease, the state and the copy. All keys are probed before, those
--- of the record too. Goes on from verdict.
+-- An end that counts: store Celery's result, drop the lease, the state and the copy, and add the end to the stream. Whatever
+-- may hold something else is met before the first write, but for what the first writes go to: where one of these fails, those
+-- before it are taken back. Goes on from verdict and final_record.
 
 -- The ledger has the first message of an item, so of that there is no copy.
 local has_copy = state or (lease and (not item or nesting ~= '0' or retries ~= '0'))
@@ -11,6 +12,7 @@ local is_new_tomb = tomb and redis.call('SCARD', tomb) == 0
 local ended_by = holder or nonce
 local ended = tomb and ended_by ~= '*' and tombs_prefix .. 'of:' .. (now - now % 3600000) / 3600000
 local is_new_hour = ended and redis.call('SCARD', ended) == 0
+local held, unit_hash = lease and prefix .. ':held:' .. worker, item and prefix .. ':u:' .. item.unit
 if has_copy then
   redis.call('HLEN', copies)
 end
@@ -20,18 +22,41 @@ if is_parked then
 elseif waits then
   redis.call('ZCARD', resend)
 end
-if head ~= '' then
-  redis.call('XLEN', events)
-end
 if result ~= '' then
+  -- It is stored before anything is written.
   if lease then
-    redis.call('SCARD', prefix .. ':held:' .. worker)
+    redis.call('SCARD', held)
+  end
+  if item then
+    redis.call('HEXISTS', unit_hash, 'inflight')
+  end
+  if head ~= '' then
+    redis.call('XLEN', events)
   end
   -- include celery_result
 end
 
+-- The first writes.
+local was_held = lease and redis.call('SREM', held, id) == 1
+local in_flight = item and redis.pcall('HINCRBY', unit_hash, 'inflight', '-1')
+local has_failed_by = type(in_flight) == 'table' and in_flight
+if head ~= '' and not has_failed_by then
+  -- include add_to_stream
+  if type(added) == 'table' then
+    has_failed_by = added
+    if item then
+      redis.call('HINCRBY', unit_hash, 'inflight', '1')
+    end
+  end
+end
+if has_failed_by then
+  if was_held then
+    redis.call('SADD', held, id)
+  end
+  return has_failed_by
+end
+
 if lease then
-  redis.call('SREM', prefix .. ':held:' .. worker, id)
   redis.call('HDEL', leases, id)
 end
 if state then

@@ -1,5 +1,6 @@
 -- The record of an execution and of a task, as text with bars, so that scripts need not decode JSON.
--- A lease: worker|nonce|nesting|retries|token|started|most|on_lost|tag|task
+-- A lease: worker|nonce|nesting|retries|has_state|token|started|most|on_lost|tag|task, where has_state is 1 where the task has a
+-- state: without one, an end need not look for it
 -- A state: since|nesting|retries|recoveries|flag|tag|task, where since is when it was written and flag is one of
 --   run  only its order and its recoveries are kept
 --   wait a retry is its successor, delegated  a replacement is; while the lease is there, that may not be published yet
@@ -14,10 +15,15 @@ end
 local function lease_of(text)
   if text then
     local worker, nonce, nesting, retries, token, started, most, on_lost, tag, task = string.match(text,
-      '^([^|]*)|([^|]*)|(%d+)|(%d+)|([^|]*)|([^|]*)|(%d+)|([^|]*)|([^|]*)|(.*)$')
+      '^([^|]*)|([^|]*)|(%d+)|(%d+)|%d|([^|]*)|([^|]*)|(%d+)|([^|]*)|([^|]*)|(.*)$')
     return {worker = worker, nonce = nonce, nesting = tonumber(nesting), retries = tonumber(retries), token = token,
       started = tonumber(started), most = tonumber(most), on_lost = on_lost, tag = tag, task = task}
   end
+end
+
+-- A lease whose task has a state from now on.
+local function with_state(text)
+  return (string.gsub(text, '^([^|]*|[^|]*|%d+|%d+|)%d', '%11', 1))
 end
 
 -- Worker, nonce, nesting and retries of a lease, as text: its end needs no more.

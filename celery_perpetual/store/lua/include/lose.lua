@@ -58,7 +58,7 @@ end
 
 -- A lease behind worker and nonce: its order as the beginning of a state, its token, how often it may be lost and what
 -- follows then, and tag and task as the end of a state.
-local LOST = '^|(%d+|%d+|)([^|]*)|[^|]*|(%d+)|([^|]*)|([^|]*|(.*))$'
+local LOST = '^|(%d+|%d+|)%d|([^|]*)|[^|]*|(%d+)|([^|]*)|([^|]*|(.*))$'
 
 -- Plan what becomes of executions of one worker: each is resent, ended as lost, or parked; of one whose successor is on
 -- record it is the successor that is. Parking writes five times as

@@ -1,17 +1,21 @@
 -- The open item: the local item, nil where there is none, and then is_closed says whether it has ended. Probes every key that
 -- closing it writes to. Reads the locals batch, chunk, done, batches, id, poll, position, status, head, hold, prefix, events;
 -- needs record.
-local unit, window, on_done, left, curve, has_failed, low_water, each, n, as_it, remembered_until = unpack(redis.call('HMGET', batch,
-  'unit', 'window', 'on_done', 'left', 'retries', 'has_failed', 'low_water', 'each', 'n', status, 'remembered_until'))
+local left, unit, n, closing, as_it, remembered_until = unpack(redis.call('HMGET', batch, 'left', 'unit', 'n', 'closing', status,
+  'remembered_until'))
+-- See closing.lua.
+local window, on_done, has_failed, low_water, curve, each
 local item, is_closed, record_of_item, holds, on_key, remembered = nil, false
 if unit then
   record_of_item = redis.call('LINDEX', chunk, position)
   is_closed = not record_of_item or redis.call('GETBIT', done, position) == 1
 end
 if unit and not is_closed then
+  window, on_done, has_failed, low_water, curve, each = string.match(closing, '^(%d+) (%d) (%d) (%S+) (%S+) (%S+)$')
+  window, low_water, each = tonumber(window), low_water ~= '-' and tonumber(low_water), each ~= '-' and each
   local key, from, to = key_of(record_of_item)
   item = {unit = unit, key = key, arguments = head ~= '' and arguments_of(record_of_item, from, to)}
-  left, window, low_water = tonumber(left), tonumber(window), tonumber(low_water)
+  left = tonumber(left)
   if status ~= 'success' and not each then
     redis.call('HLEN', prefix .. ':ended:' .. poll)
   end
@@ -19,7 +23,6 @@ if unit and not is_closed then
     -- The entry for the step that follows this end: the owner, the item, how it ended, and its key.
     item.follows = each .. ' ' .. id .. ' ' .. status .. ' ' .. (key or '')
   end
-  redis.call('HEXISTS', prefix .. ':u:' .. unit, 'inflight')
   if low_water then
     redis.call('ZCARD', prefix .. ':due')
   end
@@ -30,8 +33,8 @@ if unit and not is_closed then
     if not holds or hold == 'none' then
       on_key = nil
     elseif status == 'success' then
-      on_key = has_failed and 'forget'
-    elseif hold == 'until_allowed' or curve then
+      on_key = has_failed == '1' and 'forget'
+    elseif hold == 'until_allowed' or curve ~= '-' then
       on_key = 'hold'
       redis.call('XLEN', events)
     end

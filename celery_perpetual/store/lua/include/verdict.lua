@@ -1,15 +1,10 @@
 -- Why an end does not count: "verdict" is nil where it does. One end counts: an end after it is late, and so is an end
 -- while another delivery has the lease. A script that takes a lease away leaves a state or an end, so where there is
--- neither, the store has come back older than the lease, and the execution that ran under it is the holder. "record",
--- "lease" and "state" are what is stored of the task, "item" is the open item, and "is_closed" says that the item is
--- closed already.
+-- neither, the store has come back older than the lease, and the execution that ran under it is the holder. "record" is what
+-- is stored of the end, "item" is the open item, and "is_closed" says that the item is closed already. Goes on from execution.
 --
 -- An end that stops a successor before it starts has no lease. It may come while the lease is still that of the
 -- execution which has handed on the task: with a successor on record, the lease does not make it late.
-local worker, holder, nesting, retries
-if lease then
-  worker, holder, nesting, retries = string.match(lease, '^([^|]*)|([^|]*)|(%d+)|(%d+)')
-end
 if state then
   -- include lease
   state = state_of(state)

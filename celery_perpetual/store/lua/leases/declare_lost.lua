@@ -46,7 +46,7 @@ if position < 0 and not state then
     return 'gone'
   end
 end
-local lease = string.format('%s||%d|%d|0|%.0f|%s|%s|%s|%s', NO_WORKER, state and state.nesting or 0,
+local lease = string.format('%s||%d|%d|0|0|%.0f|%s|%s|%s|%s', NO_WORKER, state and state.nesting or 0,
   state and state.retries or 0, now, most, on_lost, tag, task)
 local reason = tag == '' and 'its message is nowhere any more' or 'its worker died when it had received it'
 local plan = plan_losses(NO_WORKER, {id}, {lease}, counts, reason, 1)

@@ -16,7 +16,8 @@
 -- returns 1 the successor is on record, 0 the execution has no lease
 -- include now
 -- include lease
-local lease = lease_of(redis.call('HGET', leases, id))
+local text = redis.call('HGET', leases, id)
+local lease = lease_of(text)
 local state = state_of(redis.call('HGET', states, id))
 if destination ~= '' and redis.call('EXISTS', batch) == 1 then
   redis.call('HSET', batch, 'at:' .. index, destination, 'moved', 1)
@@ -35,6 +36,9 @@ end
 local since = state and state.flag == cause and state.nesting == nesting and state.retries == retries and state.since or now
 redis.call('HSET', states, id, state_text({nesting = nesting, retries = retries, recoveries = state and state.recoveries or 0,
   flag = cause, tag = copy == '' and lease.tag or '', task = lease.task}, since))
+if not state then
+  redis.call('HSET', leases, id, with_state(text))
+end
 if copy ~= '' then
   redis.call('HSET', copies, id, copy)
 end

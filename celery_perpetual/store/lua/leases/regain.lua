@@ -31,7 +31,7 @@ local lease = redis.call('HGET', leases, id)
 if lease then
   return select(2, holder_of(lease)) == (asked_order()) and 1 or 0
 end
-local state, days = redis.call('HEXISTS', states, id) == 1, tombstone_days
+local state, has_state, days = redis.call('HEXISTS', states, id) == 1, false, tombstone_days
 -- include has_ended
 if is_over or state then
   return 0

@@ -121,7 +121,7 @@ end
 local deadline = redis.call('ZSCORE', workers, worker)
 
 local was_added = redis.call('SADD', held, id)
-local granted = redis.pcall('INCR', token)
+local granted, has_state = redis.pcall('INCR', token), state
 if type(granted) == 'table' then
   if was_added == 1 then
     redis.call('SREM', held, id)

@@ -48,6 +48,7 @@
 -- include close_poll
 -- include types
 -- include push
+-- include closing
 for chunk = 0, math.max(chunks - 1, 0) do
   must_be(chunk_key .. chunk, 'list')
 end
@@ -77,29 +78,18 @@ if pairs_here > 0 then
   redis.call('HSET', item_keys, unpack(ARGV, at, at + 2 * pairs_here - 1))
   at = at + 2 * pairs_here
 end
-redis.call('HSET', batch, 'owner', 'unit', 'unit', unit, 'task', task, 'n', items, 'left', items, 'pub', pushed, 'window', window,
-  'at', now, 'pub_at', now)
+-- The fields that each end of an item reads come first.
+redis.call('HSET', batch, 'left', items, 'unit', unit, 'n', items, 'closing', closing_text(window, on_done, has_failed, low_water,
+  retries, ''), 'owner', 'unit', 'task', task, 'pub', pushed, 'at', now, 'pub_at', now)
 redis.call('ZADD', open, now, poll)
 if destinations ~= '' then
   redis.call('HSET', batch, 'to:0', destinations)
-end
-if retries ~= '' then
-  redis.call('HSET', batch, 'retries', retries)
-end
-if low_water ~= '' then
-  redis.call('HSET', batch, 'low_water', low_water)
-end
-if has_failed then
-  redis.call('HSET', batch, 'has_failed', 1)
 end
 if tenant ~= '' then
   redis.call('HSET', batch, 'tenant', tenant)
 end
 if followed > 0 then
   redis.call('LTRIM', follow_ups, followed, -1)
-end
-if on_done then
-  redis.call('HSET', batch, 'on_done', 1)
 end
 redis.call('HINCRBY', unit_hash, 'inflight', items)
 redis.call('ZREM', staged, poll .. ' ' .. unit)

@@ -36,6 +36,7 @@
 -- include routine_rows
 -- include pause_holds
 -- include push
+-- include closing
 local words, refused = verdicts_of(rest_at, count)
 if refused or redis.call('EXISTS', batch) == 1 then
   return words
@@ -56,8 +57,8 @@ if owner ~= '' and (tonumber(redis.call('ZSCORE', marks, owner)) or 0) < left th
 end
 local at = rest_at + WIDTH * count
 redis.call('RPUSH', chunk, unpack(ARGV, at, at + count - 1))
-redis.call('HSET', batch, 'owner', 'routine', 'each', each, 'unit', unit, 'task', '', 'n', count, 'left', count, 'pub', pushed,
-  'window', 0, 'at', now, 'pub_at', now)
+redis.call('HSET', batch, 'left', count, 'unit', unit, 'n', count, 'closing', closing_text('0', false, false, '', '', each),
+  'owner', 'routine', 'task', '', 'pub', pushed, 'at', now, 'pub_at', now)
 redis.call('ZADD', open, now, poll)
 redis.call('HINCRBY', unit_hash, 'inflight', count)
 if destinations ~= '' then
