@@ -75,7 +75,7 @@ class Namespace:
     @cached_property
     def announcer(self) -> Announcer:
         """Stores and announces ends; the signal handlers use it."""
-        return Announcer(self.app, self.store)
+        return Announcer(self.app, self.store, lambda: self.grants.ends)
 
     @cached_property
     def grants(self) -> Grants:

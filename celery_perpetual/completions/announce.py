@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from celery_perpetual.completions.backlog import Backlog, UnstoredResult, Waitin
 from celery_perpetual.completions.batches import follow_up
 from celery_perpetual.completions.end import BACK_OFF, Closing, EndReply, EndScript, EndScripts, ExpectedEnd, TaskEnd
 from celery_perpetual.completions.result_in_script import ResultToStore, result_to_store
+from celery_perpetual.completions.waiting_ends import SharedEnds
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.ledger.ids import POLL_INDEX, item_fillings
@@ -34,14 +36,15 @@ if TYPE_CHECKING:
 class Announcer:
     """Stores and announces ends, now or as soon as the store answers."""
 
-    def __init__(self, app: Celery, store: Store) -> None:
+    def __init__(self, app: Celery, store: Store, shared: Callable[[], SharedEnds | None] = lambda: None) -> None:
         self._app = app
+        self._shared = shared
         self._store = store.clone(patient=False)
         self._reset()
 
     def _reset(self) -> None:
         self._pid = os.getpid()
-        self._backlog = Backlog(self._announce)
+        self._backlog = Backlog(self._announce, self._shared)
 
     def _of_this_process(self) -> Backlog:
         if self._pid != os.getpid():  # forked: the parent's ends are the parent's

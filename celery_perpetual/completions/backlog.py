@@ -17,6 +17,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_perpetual import events
 from celery_perpetual.completions.end import LATE
+from celery_perpetual.completions.waiting_ends import OwnEnds, SharedEnds
 from celery_perpetual.errors import is_outage
 from celery_perpetual.telemetry import emit
 
@@ -62,6 +63,8 @@ class WaitingEnd:
     """To be stored by Celery's backend before; also where the step turns out not to be able to."""
     is_announced: bool = False
     """Whether only the result is left to be stored."""
+    is_entered: bool = False
+    """Whether its worker knows that it waits."""
 
     @property
     def is_stored_by_celery(self) -> bool:
@@ -71,12 +74,16 @@ class WaitingEnd:
 class Backlog:
     """The ends of one process. Safe to share between threads."""
 
-    def __init__(self, announce: Callable[[WaitingEnd], EndReply]) -> None:
+    def __init__(
+        self, announce: Callable[[WaitingEnd], EndReply], shared: Callable[[], SharedEnds | None] = lambda: None
+    ) -> None:
         """Start nothing yet.
 
         Args:
             announce: announces one end; raises StoreUnavailable.
+            shared: by which the worker of this process knows what waits; None where it has none.
         """
+        self._own = OwnEnds(shared)
         self.is_away = False
         """Whether ends wait for a store that did not answer."""
         self._announce = announce
@@ -108,7 +115,27 @@ class Backlog:
 
     def add(self, end: WaitingEnd) -> None:
         """Keep an end. Tries nothing."""
-        (self._unstored if end.is_stored_by_celery else self._ends).append(end)
+        self._keep(self._unstored if end.is_stored_by_celery else self._ends, end)
+
+    def _keep(self, ends: deque[WaitingEnd], end: WaitingEnd, *, first: bool = False) -> None:
+        """Keep an end on a list; where that is full, another one is given up, and its task counts as lost."""
+        if len(ends) == MOST_WAITING:
+            self._leave(ends.pop() if first else ends.popleft())
+        if end.is_announced:
+            self._leave(end)
+        elif not end.is_entered:
+            end.is_entered = True
+            self._own.enter(end.expected.task_id)
+        if first:
+            ends.appendleft(end)
+        else:
+            ends.append(end)
+
+    def _leave(self, end: WaitingEnd) -> None:
+        """Its task waits for nothing."""
+        if end.is_entered:
+            end.is_entered = False
+            self._own.remove(end.expected.task_id)
 
     def add_failed(self, end: WaitingEnd, error: BaseException, *, is_hurried: bool = False) -> None:
         """Keep an end that could not be announced.
@@ -120,12 +147,12 @@ class Backlog:
         """
         if is_outage(error):
             self.is_away = self.is_away or not is_hurried
-            self._ends.appendleft(end)
+            self._keep(self._ends, end, first=True)
             emit(events.END_DELAYED, task_id=end.expected.task_id, error=error)
         elif isinstance(error, SoftTimeLimitExceeded):  # raised wherever the task is: nothing is wrong with its end
-            self._ends.appendleft(end)
+            self._keep(self._ends, end, first=True)
         else:
-            self._refused.append(end)
+            self._keep(self._refused, end)
             emit(events.END_REFUSED, task_id=end.expected.task_id, error=error)
 
     def announce_oldest_first(self) -> bool:
@@ -148,6 +175,8 @@ class Backlog:
                 if end.unstored is not None and not reply.result_stored and not is_late:
                     end.result, end.is_announced = None, not reply.has_done_nothing
                     self.add(end)
+                else:
+                    self._leave(end)
 
     def try_later(self) -> None:
         """Have a thread work off what waits, if anything does."""
@@ -178,11 +207,12 @@ class Backlog:
                     return
             time.sleep(RETRY_SECONDS)
             self._is_busy = True
+            self._own.write_again()
             if self._refused and time.monotonic() >= next_refused:
                 pause = min(2 * pause, LONGEST_REFUSED_SECONDS)
                 next_refused = time.monotonic() + pause
                 for _ in range(len(self._refused)):  # further ones may come meanwhile
-                    self._ends.append(self._refused.popleft())
+                    self._keep(self._ends, self._refused.popleft())
             if self.announce_oldest_first():
                 self._have_results_stored()
                 self.announce_oldest_first()
@@ -205,14 +235,14 @@ class Backlog:
                 end.unstored.store()
             except (Exception, SystemExit) as error:
                 if _may_pass(end.unstored, error):
-                    self._unstored.appendleft(end)
+                    self._keep(self._unstored, end, first=True)
                     return
                 emit(events.RESULT_REFUSED, task_id=end.expected.task_id, error=error)
             else:
                 self._follow(end)
             end.unstored = None
             if not end.is_announced:
-                self._ends.append(end)
+                self._keep(self._ends, end)
 
     def _follow(self, end: WaitingEnd) -> None:
         assert end.unstored is not None

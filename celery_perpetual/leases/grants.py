@@ -12,6 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_perpetual import events
 from celery_perpetual.broker.unacked import UnackedKeys, shares_unacked, unacked_keys
+from celery_perpetual.completions.waiting_ends import SharedEnds
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.faults import reach
 from celery_perpetual.leases.execution import AT_START, Execution
@@ -254,6 +255,11 @@ class Grants:
         except StoreUnavailable as error:
             emit(events.RELEASE_FAILED, task_id=task_id, error=error)
             return "gone"
+
+    @property
+    def ends(self) -> SharedEnds | None:
+        """By which this worker knows which ends wait in its processes; None in a process that belongs to no worker."""
+        return None if self.instance is None else self.instance.ends
 
     @cached_property
     def workers(self) -> Workers:

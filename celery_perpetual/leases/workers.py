@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.broker.queue_sizes import UNKNOWN
+from celery_perpetual.completions.waiting_ends import SharedEnds
 from celery_perpetual.leases.time_limits import KeptLimits
 from celery_perpetual.store.commands.workers import WorkerReport, living_workers, reported_tags
 from celery_perpetual.store.scripts import script
@@ -40,6 +41,8 @@ class WorkerRun:
         """Whether it hears no command while it runs a task, as it runs it in its only thread."""
         self.kept_limits = KeptLimits()
         """Which time limits its pool keeps."""
+        self.ends = SharedEnds()
+        """The ends that wait in its processes."""
         # Shared with children by fork. Seconds of the steady clock.
         shared = get_context("fork").Value
         self._until = shared("d", 0.0, lock=False)

@@ -1,16 +1,19 @@
 """The deliveries that this worker has: what its consumer would still run or acknowledge, and what its pool runs.
 
 Celery's own tables are by task id, so a second delivery of a task would hide the first one, and they forget by garbage
-collection. Here a delivery is entered when it is received, and leaves when it is acknowledged and does not run any
-more, when it is cancelled, or when its connection is lost before it began: Celery forgets it then, and the broker has
-it.
+collection. Here a delivery is entered when it is received, and leaves when it is acknowledged, does not run any more
+and its end is stored, when it is cancelled, or when its connection is lost before it began: Celery forgets it then, and
+the broker has it.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from celery.worker import state
+
+from celery_perpetual.completions.waiting_ends import NONE_WAITING, SharedEnds, WaitingTasks
 
 _received: dict[str, Any] = {}
 """By nonce."""
@@ -40,22 +43,33 @@ def is_here(nonce: str) -> bool:
     return nonce in _received
 
 
-def at_hand() -> list[Any]:
-    """Requests that this worker has received and not acknowledged, and those that it runs."""
+def waiting(ends: SharedEnds, pool: Any) -> WaitingTasks:
+    """The tasks of this worker whose ends wait."""
+    return ends.read(_pids(pool) | {os.getpid()})
+
+
+def at_hand(waiting: WaitingTasks = NONE_WAITING) -> list[Any]:
+    """Requests that this worker has received and not acknowledged, those that it runs, and those whose ends wait."""
     active = {id(each): each for each in list(state.active_requests) if getattr(each, "perpetual_tag", "")}
     for nonce, request in list(_received.items()):  # in one step: the main thread adds some meanwhile
-        if request.acknowledged and id(request) not in active and not request.is_held:
+        if request.acknowledged and id(request) not in active and not request.is_held and request.id not in waiting:
             _received.pop(nonce, None)
         else:
             active[id(request)] = request
     return list(active.values())
 
 
-def connection_lost(pool: Any) -> None:
-    """Celery has forgotten what did not run when the connection was lost."""
+def connection_lost(pool: Any, waiting: WaitingTasks = NONE_WAITING) -> None:
+    """Celery has forgotten what did not run when the connection was lost.
+
+    Args:
+        pool: of the worker.
+        waiting: tasks whose ends wait.
+    """
     pids = _pids(pool)
     for nonce, request in list(_received.items()):
-        if request not in state.active_requests and not (request.is_held and request.acknowledged):
+        is_kept = request.acknowledged and (request.is_held or request.id in waiting)
+        if request not in state.active_requests and not is_kept:
             _received.pop(nonce, None)
             # One that is acknowledged has ended, or its child has died and it is back in its queue.
             if pids and not request.is_held and not request.acknowledged:

@@ -155,7 +155,8 @@ class Heartbeat(threading.Thread):
 
     def _once(self) -> None:
         now = steady()
-        at_hand = deliveries.at_hand()
+        waiting = deliveries.waiting(self._instance.ends, self._worker.pool)
+        at_hand = deliveries.at_hand(waiting)
         has = {each.perpetual_tag: each.id for each in at_hand}
         due = now - self._at >= self._leases.settings.heartbeat
         if not due and has == self._reported:
@@ -172,10 +173,11 @@ class Heartbeat(threading.Thread):
             tags=[*gone, *new],
         )  # fmt: skip
         held_ids = {task_id.decode() for task_id in held}
-        if any(each.perpetual_execution and each.time_start and each.id not in held_ids for each in at_hand):
+        unheld = [each for each in at_hand if each.perpetual_execution and each.id not in held_ids]
+        if any(each.time_start and each.id not in waiting for each in unheld):
             self._instance.doubt()
         if is_older:
-            self._regain([each for each in at_hand if each.perpetual_execution and each.id not in held_ids])
+            self._regain(unheld)
         self._answered = self._report
         self._instance.renewed(now)
         # An older store has forgotten what was reported since. One that has lost its data has fewer messages, and one

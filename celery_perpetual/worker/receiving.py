@@ -12,8 +12,9 @@ from typing import Any
 
 from celery import bootsteps
 
+from celery_perpetual.completions.waiting_ends import NONE_WAITING
 from celery_perpetual.leases.interest import BUILT_IN
-from celery_perpetual.worker.deliveries import connection_lost
+from celery_perpetual.worker.deliveries import connection_lost, waiting
 from celery_perpetual.worker.drop import dropping
 from celery_perpetual.worker.foreign import leaving_foreign_items
 from celery_perpetual.worker.malformed import announcing_undecodable, refusing
@@ -45,7 +46,8 @@ class ReceivingStep(bootsteps.Step):
 
         def on_close() -> None:
             close()
-            connection_lost(consumer.pool)
+            ends = consumer.app.perpetual.grants.ends
+            connection_lost(consumer.pool, NONE_WAITING if ends is None else waiting(ends, consumer.pool))
 
         # At a stop Celery's own is called: what has not begun is put back at the very end, and is here until then.
         consumer.on_close = on_close

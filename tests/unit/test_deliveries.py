@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from celery_perpetual.completions.waiting_ends import OwnEnds, SharedEnds
 from celery_perpetual.worker import deliveries
 
 POOL = SimpleNamespace(_pool=SimpleNamespace(_pool=[SimpleNamespace(pid=1), SimpleNamespace(pid=2)]))
@@ -34,3 +35,17 @@ def test_only_what_was_on_its_way_to_a_child_may_run_there() -> None:
     assert deliveries.unseen(held, POOL) == {"on its way"}
     assert not deliveries.is_here("its child has died")
     assert deliveries.unseen(held, SimpleNamespace()) == set()
+
+
+def test_a_task_whose_end_waits_is_here_until_it_is_stored() -> None:
+    """Also where the connection is lost: its message is acknowledged with the end."""
+    shared = SharedEnds()
+    ends = OwnEnds(lambda: shared)
+    received("ended", acknowledged=True)
+    ends.enter("ended")
+
+    deliveries.connection_lost(POOL, deliveries.waiting(shared, POOL))
+    assert [each.id for each in deliveries.at_hand(deliveries.waiting(shared, POOL))] == ["ended"]
+    ends.remove("ended")
+    assert deliveries.at_hand(deliveries.waiting(shared, POOL)) == []
+    assert not deliveries.is_here("ended")
