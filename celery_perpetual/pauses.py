@@ -161,9 +161,11 @@ class Pauses:
         before = _parsed(paused.scope, text) if text else None
         return replace(paused, replaced=before if before is not None and before.is_open_at(paused.at) else None)
 
-    def resume(self, scope: Scope, at: datetime, poll_now: list[str]) -> bool:
+    def resume(self, scope: Scope, at: datetime, poll_now: list[str], *, by: str, reason: str) -> bool:
         """End the pause of a scope, and poll these units at once; False if it was not paused."""
-        about = {"scope": scope.key, "unit": None, **scope.about, "at": format_time(at)}
+        about = {
+            "scope": scope.key, "unit": None, **scope.about, "by": by, "reason": reason, "at": format_time(at),
+        }  # fmt: skip
         return bool(
             script("resume")(
                 self.store, receipt=self.store.keys.receipt(uuid4().hex), scope=scope.key, about=json.dumps(about),

@@ -13,6 +13,7 @@ import click
 from celery_perpetual.cli.group import UNKNOWN, show, verb
 from celery_perpetual.cli.parameters import argument, as_json
 from celery_perpetual.cli.times import localized, shown
+from celery_perpetual.cli.values import a_duration
 from celery_perpetual.completions.completion import (
     EXPIRED,
     FAILURE,
@@ -26,9 +27,14 @@ from celery_perpetual.completions.completion import (
 from celery_perpetual.hints import nearest
 
 if TYPE_CHECKING:
+    from datetime import timedelta
+
     from celery_perpetual.app import Perpetual
     from celery_perpetual.completions.completion import Completion
 
+a_timeout = click.option(
+    "--timeout", metavar="TIME", required=True, callback=a_duration, help="How long to wait at most, like 90 or 5m."
+)
 OTHER_END, TIMED_OUT = 1, 4
 #: With which a completion may come.
 STATUSES = (SUCCESS, FAILURE, REVOKED, EXPIRED, REJECTED, IGNORED, LOST, NEEDS_ATTENTION)
@@ -36,9 +42,9 @@ STATUSES = (SUCCESS, FAILURE, REVOKED, EXPIRED, REJECTED, IGNORED, LOST, NEEDS_A
 
 @verb
 @argument("task_id", "Id of a task.", metavar="ID")
-@click.option("--timeout", required=True, type=click.FloatRange(0), help="Seconds to wait at most.")
+@a_timeout
 @as_json
-def wait(perpetual: Perpetual, task_id: str, timeout: float, json_: bool) -> None:
+def wait(perpetual: Perpetual, task_id: str, timeout: timedelta, json_: bool) -> None:
     """Wait until a task has ended.
 
     Exit code 0 for success, 1 for any other end, 3 for an unknown id, 4 when the time is over.
@@ -112,9 +118,9 @@ def stream(
 
 @verb
 @argument("poll_id", "Id of a poll, as `polls --json` shows it.", metavar="POLL")
-@click.option("--timeout", required=True, type=click.FloatRange(0), help="Seconds to wait at most.")
+@a_timeout
 @as_json
-def wait_batch(perpetual: Perpetual, poll_id: str, timeout: float, json_: bool) -> None:
+def wait_batch(perpetual: Perpetual, poll_id: str, timeout: timedelta, json_: bool) -> None:
     """Wait until every item of a poll has ended.
 
     Exit code 0 if all have succeeded, 1 if some have not, 3 for an unknown poll, 4 when the time is over.

@@ -11,7 +11,7 @@ import click
 
 from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.inspect import detail
-from celery_perpetual.cli.parameters import a_yes, argument, as_json
+from celery_perpetual.cli.parameters import a_yes, argument, as_json, no_question
 from celery_perpetual.cli.prompts import about_key, ask_about
 from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.times import shown
@@ -145,6 +145,7 @@ def _not_ended(perpetual: Perpetual, task_id: str) -> str:
 @verb
 @some_task_ids
 @a_reason
+@no_question
 @as_json
 def recover(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, json_: bool) -> None:
     """Let parked tasks run again. Exit code 1 if one of them is not parked.
@@ -226,6 +227,7 @@ def cancel(perpetual: Perpetual, task_ids: tuple[str, ...], once: bool, reason: 
 @verb
 @some_task_ids
 @a_reason
+@no_question
 @as_json
 def retry(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, json_: bool) -> None:
     """Enqueue items again that have not succeeded. Exit code 1 if one of them was not enqueued.
@@ -244,6 +246,7 @@ def retry(perpetual: Perpetual, task_ids: tuple[str, ...], reason: str, json_: b
 @argument("poll_id", "Id of a poll, as `polls --json` shows it.", metavar="POLL")
 @click.option("--all", "all_", is_flag=True, help="Also those that have succeeded, as far as their records are there.")
 @a_reason
+@no_question
 @as_json
 def replay(perpetual: Perpetual, poll_id: str, all_: bool, reason: str, json_: bool) -> None:
     """Enqueue items of a poll again that have not succeeded. Exit code 1 if none was enqueued.

@@ -36,7 +36,9 @@ def _scope(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _one_scope(everything: bool, **scopes: str | None) -> None:
     named = [name for name in ("task", "tenant", "queue", "routine") if scopes[name] is not None]
-    if everything == bool(named):
+    if everything and named:
+        raise click.UsageError(f"--all stands alone; leave it or --{' and --'.join(named)} out")
+    if not everything and not named:
         raise click.UsageError(
             "nothing to act on was given; add --task NAME, --tenant NAME, --queue NAME, --routine ID, or --all"
         )
@@ -117,6 +119,8 @@ def pause(
         show(paused.to_dict())
     else:
         click.echo(f"paused {_shown(task, tenant, queue, routine)}: {localized(paused.text)}")
+        if routine is None and not perpetual.holds_units(paused.scope):
+            click.echo("no unit is in it now; if one should be, correct the name and resume this one", err=True)
         if paused.replaced is not None:
             click.echo(f"it replaces the pause: {localized(paused.replaced.text)}")
 
@@ -131,6 +135,8 @@ def pause(
     show_default=True,
     help="Poll at once, or at the next slot.",
 )
+@click.option("--reason", default="", help="Why; on record with the event `resume`.")
+@click.option("--until", metavar="TIME", callback=a_time, help="Taken as by `pause`; the pause ends now.")
 @as_json
 def resume(
     perpetual: Perpetual,
@@ -140,11 +146,13 @@ def resume(
     routine: str | None,
     everything: bool,
     from_: Literal["now", "kept"],
+    reason: str,
+    until: datetime | None,
     json_: bool,
 ) -> None:
     """End a pause. Exit code 1 if that scope was not paused."""
     _one_scope(everything, task=task, tenant=tenant, queue=queue, routine=routine)
-    resumed = perpetual.resume(task, tenant, queue, routine, everything, from_=from_)
+    resumed = perpetual.resume(task, tenant, queue, routine, everything, reason=reason, until=until, from_=from_)
     if json_:
         show({"resumed": resumed})
     else:

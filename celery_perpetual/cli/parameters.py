@@ -40,3 +40,5 @@ as_json = click.option("--json", "json_", is_flag=True, help="Print JSON.")
 a_task = argument("task", "Name of a perpetual task, such as proj.deliver.")
 a_tenant = click.option("--tenant", help="Tenant of the task.")
 a_yes = click.option("--yes", is_flag=True, help="Do not ask.")
+#: Scripts give ``--yes`` to every verb that acts; one that asks nothing takes it too.
+no_question = click.option("--yes", is_flag=True, expose_value=False, help="Taken, and not needed: it does not ask.")

@@ -10,8 +10,11 @@ import click
 from celery_perpetual.cli.group import show
 from celery_perpetual.cli.tables import table
 from celery_perpetual.cli.times import localized, shown
+from celery_perpetual.hints import nearest
 
 if TYPE_CHECKING:
+    from celery import Celery
+
     from celery_perpetual.routines.routine import Routine, RoutineRun
 
 
@@ -69,3 +72,12 @@ def show_runs(runs: list[RoutineRun], json_: bool, *, one: bool = False) -> None
 
 def _error(routine: Routine) -> str:
     return f"{routine.last_error['type']}: {routine.last_error['message']}" if routine.last_error else ""
+
+
+def warn_of_unknown(app: Celery, task: str) -> None:
+    """A routine may run a task that only its workers know, so this is no refusal."""
+    app.loader.import_default_modules()
+    if task not in app.tasks:
+        near = nearest(task, app.tasks)
+        hint = f"; did you mean {near}?" if near else ""
+        click.echo(f"this app has no task {task!r}: its runs fail, unless a worker has it{hint}", err=True)

@@ -13,7 +13,7 @@ from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.parameters import a_yes, argument, as_json
 from celery_perpetual.cli.prompts import ask_about
 from celery_perpetual.cli.routine_fields import from_lines, from_options, of_routine
-from celery_perpetual.cli.routine_tables import show_deleted, show_many, show_one, show_runs
+from celery_perpetual.cli.routine_tables import show_deleted, show_many, show_one, show_runs, warn_of_unknown
 from celery_perpetual.cli.times import shown
 from celery_perpetual.cli.values import a_json, a_time
 from celery_perpetual.errors import (
@@ -138,6 +138,7 @@ def create(perpetual: Perpetual, task: str | None, lines: IO[str] | None, json_:
         if task is None:
             raise click.UsageError("give the name of a task, or --from FILE")
         show_one(perpetual.routines.create(task, **fields), json_)
+        warn_of_unknown(perpetual.app, task)
         return
     if fields or task is not None:
         raise click.UsageError("--from FILE goes alone: the fields are in its lines")

@@ -86,6 +86,8 @@ class PauseOperations(Namespace):
         routine: str | None = None,
         everything: bool = False,
         *,
+        reason: str = "",
+        until: datetime | None = None,  # noqa: ARG002  # see below
         from_: Literal["now", "kept"] = "now",
     ) -> bool:
         """End the pause of a task, a tenant, a queue, or everything; False if just that scope was not paused.
@@ -95,6 +97,8 @@ class PauseOperations(Namespace):
                 task or a tenant that the code does not know any more is given by its name.
             routine: id of a routine, or ``*`` for the pause of all; those that are paused by themselves stay so.
             everything: end the pause of everything; tasks that are paused by themselves stay so.
+            reason: on record with the event `resume`; the event of a routine has none.
+            until: of no effect, as the pause ends now; so a scope, a reason and an end may be given to both alike.
             from_: ``now`` polls at once, ``kept`` at the next slot of the grid. Of routines, ``now`` runs a slot whose
                 time has passed, and ``kept`` leaves it out where there is a later one.
 
@@ -112,7 +116,9 @@ class PauseOperations(Namespace):
             was_paused = Routines(self).get(routine).state == PAUSED
             Routines(self).resume(routine, from_=from_)
             return was_paused
-        return self.pauses.resume(scope, datetime.now(timezone.utc), self._units_in(scope) if from_ == "now" else [])
+        units = self._units_in(scope) if from_ == "now" else []
+        why = readable(reason or "no reason given")
+        return self.pauses.resume(scope, datetime.now(timezone.utc), units, by=operator(), reason=why)
 
     def drain(
         self,
@@ -167,6 +173,10 @@ class PauseOperations(Namespace):
         if tenant is None:
             return Scope("unit", unit_name(contract.name))
         return Scope("unit", find(self.app, task, tenant, or_departed=True).name)
+
+    def holds_units(self, scope: Scope) -> bool:
+        """Whether the pause of a scope stops a unit that this code knows now."""
+        return scope == EVERYTHING or bool(self._units_in(scope))
 
     def _units_in(self, scope: Scope) -> list[str]:
         """Names of the units that the end of a pause lets go on."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from celery_perpetual import ContractError, Item
+from celery_perpetual.pauses import EVERYTHING, Scope, operator
 from celery_perpetual.starvation import waits
 from tests.support.contract import nothing
 from tests.support.ladder import NEVER, Beat
@@ -60,6 +61,30 @@ def test_a_pause_that_cannot_be_read_holds(shop: Callable[..., Perpetual], store
     assert (found.paused, found.routines_started, found.errors) == (True, 0, {})
     assert perpetual.resume(everything=True)
     assert perpetual.cycle().routines_started == 1
+
+
+def test_a_resume_takes_what_a_pause_takes(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> None:
+    """Scope, reason and end may be given to both alike; the event says who has resumed it, and why."""
+    perpetual = shop(lambda: [(1,)])
+    about: Any = {"task": "deliver", "reason": "upgrade", "until": datetime.max.replace(tzinfo=timezone.utc)}
+
+    perpetual.pause(**about)
+    assert perpetual.resume(**about)
+    assert perpetual.pause(queue="celery")
+    assert perpetual.resume(queue="celery")
+
+    one, other = events(store_redis, "resume")
+    assert (one["scope"], one["by"], one["reason"]) == ("perpetual:deliver", operator(), "upgrade")
+    assert (other["queue"], other["reason"]) == ("celery", "no reason given")
+
+
+def test_a_scope_without_units_is_known_as_such(shop: Callable[..., Perpetual]) -> None:
+    """A queue, or a tenant, that no task has: the name may be misspelt."""
+    perpetual = shop(lambda: [(1,)])
+
+    scopes = EVERYTHING, Scope("queue", "celery"), Scope("queue", "celry"), Scope("tenant", "acme")
+
+    assert [perpetual.holds_units(scope) for scope in scopes] == [True, True, False, False]
 
 
 def test_a_pause_until_the_end_of_the_calendar(shop: Callable[..., Perpetual]) -> None:

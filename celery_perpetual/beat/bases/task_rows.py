@@ -195,7 +195,8 @@ class TaskRows(threading.Thread):
                 if pause is None:
                     self._pauses.pause(Paused(scope=scope, by=BY, reason=REASON, at=now))
             elif pause is not None and pause.by == BY:
-                self._pauses.resume(scope, now, [unit.name for unit in units if unit.contract.name == task])
+                freed = [unit.name for unit in units if unit.contract.name == task]
+                self._pauses.resume(scope, now, freed, by=BY, reason="its row is enabled")
 
     def _write_counts(self) -> None:
         counts = self._beside.counts.take()
