@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.broker.commands import BrokerCommands
@@ -10,6 +11,7 @@ from celery_perpetual.ledger.record import Record
 from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.message import send
 from celery_perpetual.publishing.sender import AfterPublish
+from celery_perpetual.publishing.singly import Singly
 from celery_perpetual.store.commands.batches import remove_entry
 from celery_perpetual.store.scripts import script
 
@@ -22,7 +24,12 @@ if TYPE_CHECKING:
 def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature: Any, task_id: str) -> None:
     """Send a signature and take ``entry`` out of the zset ``waiting``.
 
-    On the store's own Redis in one step, so exactly once; elsewhere the message goes first, with the same id each time.
+    On the store's own Redis in one step, so exactly once; elsewhere the message goes first, with the same id each time,
+    and the entry follows when the broker has confirmed it.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+        Exception: the broker did not, or it has refused the message; the entry is still there.
     """
     record = Record(
         task=signature.task,
@@ -33,8 +40,8 @@ def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature:
         reprs=None,
     )
     if not shares_redis(app, store):
-        with app.connection_for_write() as connection:
-            send(app, app.amqp.Producer(connection, auto_declare=False), record, task_id)
+        with closing(Singly(app)) as singly:
+            send(app, singly.producer, record, task_id)
         remove_entry(store, waiting, entry)
         return
     capture, after_publish = Capture(app), AfterPublish()

@@ -106,9 +106,7 @@ def open_transport(app: Celery, poll_id: str, items: Sequence[CheckedItem], *, o
         finally:
             capture.close()
         return
-    bounds = {"write_timeout": LONGEST_WAIT, "read_timeout": LONGEST_WAIT}
-    options = {**bounds, **(conf.broker_transport_options or {}), "confirm_publish": True}
-    with app.connection_for_write(transport_options=options) as connection:
+    with confirming_connection(app) as connection:
         # Not connection.default_channel, which would try to connect for ever.
         channel = connection.channel()
         if isinstance(channel, AmqpChannel):
@@ -116,6 +114,17 @@ def open_transport(app: Celery, poll_id: str, items: Sequence[CheckedItem], *, o
             yield Confirmed(app, connection, channel, poll_id, items)
         else:
             yield ByKombu(app, channel, poll_id)
+
+
+def confirming_connection(app: Celery) -> Any:
+    """A connection over which RabbitMQ says that it has a message; neither a write nor an answer takes for ever there.
+
+    It connects when it is used; the caller releases it. Options of the app's own settings are kept.
+    """
+    conf: Any = app.conf
+    bounds = {"write_timeout": LONGEST_WAIT, "read_timeout": LONGEST_WAIT}
+    options = {**bounds, **(conf.broker_transport_options or {}), "confirm_publish": True}
+    return app.connection_for_write(transport_options=options)
 
 
 def _limit_tls(transport: Any) -> None:

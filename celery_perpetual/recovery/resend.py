@@ -36,6 +36,7 @@ from celery_perpetual.publishing.capture import Capture
 from celery_perpetual.publishing.message import send
 from celery_perpetual.publishing.refused import is_refused
 from celery_perpetual.publishing.sender import AfterPublish
+from celery_perpetual.publishing.singly import Singly
 from celery_perpetual.recovery.full_queues import FullQueues
 from celery_perpetual.store.commands.destinations import published_to, sent_later_to
 from celery_perpetual.store.commands.leases import StateText, copy_of, lost_tasks, remove_lost, state_of
@@ -120,26 +121,25 @@ class Resender:
             return 0
         sent: list[str] = []
         begun = time.monotonic()
-        capture = Capture(self._app) if self._redis_broker else None
+        way = Capture(self._app) if self._redis_broker else Singly(self._app)
         try:
             # The message that is pushed to the front last comes first.
-            for task_id, since in entries if capture is None else reversed(entries):
+            for task_id, since in reversed(entries) if self._redis_broker else entries:
                 if time.monotonic() - begun > LONGEST_CALL:
                     break  # another thread may have sent the rest of what was read, and the next call reads anew
                 if task_id not in self._busy and not self._full.keeps_waiting(task_id):
-                    sent += self._try(capture, task_id, since)
+                    sent += self._try(way, task_id, since)
         finally:
-            if capture is not None:
-                capture.close()
+            way.close()
             if sent:
                 emit(events.TASKS_RESENT, count=len(sent), tasks=some(sent))
         return len(sent)
 
-    def _try(self, capture: Capture | None, task_id: str, since: float) -> list[str]:
+    def _try(self, way: Capture | Singly, task_id: str, since: float) -> list[str]:
         """The task as a report names it, if it was sent; one that cannot be sent does not hold up the others."""
         self._busy.add(task_id)
         try:
-            return self._send(capture, task_id, since)
+            return self._send(way, task_id, since)
         except StoreUnavailable:
             raise
         except Exception as error:
@@ -148,12 +148,12 @@ class Resender:
         finally:
             self._busy.discard(task_id)
 
-    def _send(self, capture: Capture | None, task_id: str, since: float) -> list[str]:
+    def _send(self, way: Capture | Singly, task_id: str, since: float) -> list[str]:
         lost = self._read(task_id, since)
         if lost.flag == "fail":
             self._fail(lost, "its worker is gone")
             return []
-        sent = self._publish(lost) if capture is None else self._push(capture, lost)
+        sent = self._publish(way, lost) if isinstance(way, Singly) else self._push(way, lost)
         if sent is None:
             self._fail(lost, "nothing is left of its message")
         if not sent:
@@ -201,7 +201,7 @@ class Resender:
         after_publish.send()
         return sent
 
-    def _publish(self, lost: _LostTask) -> int | None:
+    def _publish(self, singly: Singly, lost: _LostTask) -> int | None:
         """To any other broker; None where nothing is left of its message."""
         if lost.copy is None and lost.record is None:
             return None
@@ -210,25 +210,23 @@ class Resender:
             self._full.note(lost.task_id, destination)
             return 0
         try:
-            self._publish_to(destination, lost)
+            self._publish_to(singly, destination, lost)
         except Exception as error:
+            singly.close()
             if is_refused(error):
                 self._full.note(lost.task_id, destination)
             raise
         return self._remove(lost)
 
-    def _publish_to(self, destination: Destination | None, lost: _LostTask) -> None:
-        # RabbitMQ says when it has a message; other transports do not know this option.
-        with self._app.connection_for_write(transport_options={"confirm_publish": True}) as connection:
-            producer = self._app.amqp.Producer(connection, auto_declare=False)
-            if destination is not None:
-                ensure_queue(self._app, connection, destination)
-            if lost.copy is not None:
-                publish_copy(producer, lost.copy._replace(headers=lost.headers(lost.copy.headers)))
-            elif lost.record is not None:
-                order = {"retries": lost.retries, "replaced_task_nesting": lost.nesting}
-                record = replace(lost.record, options={**lost.record.options, **order})
-                send(self._app, producer, record, lost.task_id, destination=destination)
+    def _publish_to(self, singly: Singly, destination: Destination | None, lost: _LostTask) -> None:
+        if destination is not None:
+            ensure_queue(self._app, singly.connection, destination)
+        if lost.copy is not None:
+            publish_copy(singly.producer, lost.copy._replace(headers=lost.headers(lost.copy.headers)))
+        elif lost.record is not None:
+            order = {"retries": lost.retries, "replaced_task_nesting": lost.nesting}
+            record = replace(lost.record, options={**lost.record.options, **order})
+            send(self._app, singly.producer, record, lost.task_id, destination=destination)
 
     def _remove(self, lost: _LostTask, commands: Any = (), targets: Any = (), tag: str = "") -> int:
         """Take it off the list, and push it in the same step where broker and store are one; 0 if it was off before.

@@ -6,10 +6,12 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from amqp.exceptions import MessageNacked
 from celery import signals
 from kombu import Exchange, Queue
 
 from celery_perpetual import Item
+from celery_perpetual.publishing.once import publish_once
 from celery_perpetual.recovery import full_queues
 from celery_perpetual.recovery.resend import Resender
 from tests.support import wait_until
@@ -127,6 +129,27 @@ def test_a_full_queue_is_left_alone_for_a_while(
     assert received(one.app, "free") == sent[:1]
     assert one.redis.zcard("perpetual:resend") == 9
     assert sent == outcome.task_ids[1::2]
+
+
+def test_a_signature_that_is_refused_stays_on_its_list(rabbit: Callable[..., WatchedApp]) -> None:
+    """That of `on_batch_done`, whose queue has no room: it is sent when there is."""
+    one = rabbit(task_queues=[full("done", 1)])
+    signature = one.app.signature("app.done", immutable=True, queue="done")
+
+    def publish(task_id: str) -> None:
+        publish_once(one.app, one.perpetual.store, "perpetual:batches", "batch", signature, task_id)
+
+    publish("first")
+    one.redis.zadd("perpetual:batches", {"batch": 1})
+
+    with pytest.raises(MessageNacked):
+        publish("second")
+
+    assert one.redis.zcard("perpetual:batches") == 1
+    assert received(one.app, "done") == ["first"]
+    publish("second")
+    assert one.redis.zcard("perpetual:batches") == 0
+    assert received(one.app, "done") == ["second"]
 
 
 def test_a_queue_that_is_there_with_other_arguments_parks_nothing(rabbit: Callable[..., WatchedApp]) -> None:
