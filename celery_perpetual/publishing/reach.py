@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from celery_perpetual.store.work_list import WorkList
 
 
+#: A broker that answers, and refuses everything for so many seconds, is of no use to this process.
+PATIENCE = 3.0
+
+
 class Reach:
     """Reports what publishers find; they run on several threads."""
 
@@ -28,10 +33,14 @@ class Reach:
         """Called with None when messages were published, and with an error when this process cannot use the broker."""
         self.failed = False
         """Whether the last report was an error."""
+        self._refuses_since: float | None = None
+        """Since when the broker has refused whatever came, monotonic."""
 
     def report(self, error: Exception | None = None) -> None:
         """Report an error of the broker, or that none is left."""
         self.failed = error is not None
+        if error is None:
+            self._refuses_since = None
         self.heard(error)
 
     def report_if_done(self, outbox: WorkList) -> None:
@@ -57,9 +66,16 @@ class Reach:
         if isinstance(error, StoreUnavailable | Refused | SoftTimeLimitExceeded):
             return False
         connection: Any = self._app.connection_for_write()
-        of_channels = isinstance(error.__cause__, connection.channel_errors)  # a right on one exchange is missing, say
         of_connections = (OperationalError, *connection.connection_errors)
-        return (isinstance(error, of_connections) and not of_channels) or not broker_answers(self._app)
+        if isinstance(error, connection.channel_errors) or isinstance(error.__cause__, connection.channel_errors):
+            return self._refuses_all() or not broker_answers(self._app)
+        return isinstance(error, of_connections) or not broker_answers(self._app)
+
+    def _refuses_all(self) -> bool:
+        """Whether the broker has accepted nothing for a while; it may refuse one queue and take what others get."""
+        now = time.monotonic()
+        self._refuses_since = self._refuses_since or now
+        return now - self._refuses_since >= PATIENCE
 
 
 def broker_answers(app: Celery) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from celery_perpetual import Item
+from celery_perpetual.publishing import reach as reaching
 from celery_perpetual.publishing.reach import Reach
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def of_a_channel(text: str) -> Exception:
 
 
 def test_a_broker_that_answers_is_in_reach(redis_server: EmbeddedServer) -> None:
-    """A right on one exchange is missing: another beat has the same one. Without a connection it is out of reach."""
+    """A right on one exchange is missing: others are accepted. Without a connection it is out of reach."""
     for error in (
         AccessRefused("to exchange 'orders'"),
         of_a_channel("to exchange 'orders'"),
@@ -51,6 +53,32 @@ def test_a_broker_that_answers_is_in_reach(redis_server: EmbeddedServer) -> None
     assert reported(NOBODY, error) == [error]
     for error in (OperationalError("no route"), ConnectionRefusedError()):
         assert reported(redis_server.url, error) == [error]
+
+
+@pytest.mark.parametrize("error", [AccessRefused("to exchange 'orders'"), of_a_channel("to exchange 'orders'")])
+def test_a_broker_that_refuses_everything_for_a_while_is_out_of_reach(
+    error: Exception, redis_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another beat may have rights, or queues with other arguments. What is accepted in between begins it anew."""
+    clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(reaching, "time", clock)
+    with Celery("shop", broker=redis_server.url, set_as_current=False) as app:
+        reach, found = Reach(app), list[Exception | None]()
+        reach.heard = found.append
+
+        def refused_at(now: float) -> list[Exception | None]:
+            clock.now = now
+            with pytest.raises(type(error)), reach.watched():
+                raise error
+            found_now, found[:] = list(found), []
+            return found_now
+
+        assert refused_at(100) == refused_at(102) == []
+        reach.report()
+        assert found.pop() is None
+        assert refused_at(104) == refused_at(106) == []
+        assert refused_at(107) == [error]
+        assert reach.failed
 
 
 def test_what_another_process_has_published_is_no_trouble_any_more(
