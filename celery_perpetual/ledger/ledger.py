@@ -104,8 +104,9 @@ class Ledger:
 
         def ask(part: Sequence[str]) -> Callable[[], Any]:
             return script("taken").begin(
-                self.store, item_keys=names.item_keys(unit), recent=names.recent(unit), failed=names.failed(unit),
-                failures=names.failures(unit), since=since, backs_off=int(backs_off), asked=part,
+                self.store, item_keys=names.item_keys(unit), recent=names.recent(unit),
+                before=names.recent_before(unit), failed=names.failed(unit), failures=names.failures(unit),
+                since=since, backs_off=int(backs_off), asked=part,
             )  # fmt: skip
 
         first, rest = keys[:CHUNK], keys[CHUNK:]

@@ -20,8 +20,9 @@ key                    type    holds                                            
 {P}:polls:{unit}       list    outcomes, newest first                                 length, TTL
 {P}:keys:{unit}        hash    item key -> task id in flight                          end of the task
 {P}:follow_ups:{unit}  list    records that after_success has named, no poll's yet     the commit; unit removal
-{P}:recent:{unit}      zset    item key -> when its task ended                        TTL: two longest polls, or windows
-{P}:last:{unit}:{key}  string  id of the last task under an item key that was announced  TTL, as its completion
+{P}:recent:{unit}      hash    item key -> when its last task ended, and its id if    becomes the one before; TTL: two
+                               that was announced                                     windows, or times of completions
+{P}:recent_before:{unit}  hash  the same, of older ends                               TTL, as it was
 {P}:failed:{unit}      zset    item key -> until when it is held back, inf = parked   success, ``allow``, trimming
 {P}:failures:{unit}    hash    item key -> ``count|at|status|error`` of its failures  success, ``allow``, trimming
 {P}:p:{poll}           hash    one committed batch: unit, n, counters, destinations   TTL after its last item
@@ -204,8 +205,8 @@ class Keys:
     def recent(self, unit: str) -> str:
         return f"{self.prefix}:recent:{unit}"
 
-    def last(self, unit: str, key: str) -> str:
-        return f"{self.prefix}:last:{unit}:{key}"
+    def recent_before(self, unit: str) -> str:
+        return f"{self.prefix}:recent_before:{unit}"
 
     def failed(self, unit: str) -> str:
         return f"{self.failed_prefix}{unit}"

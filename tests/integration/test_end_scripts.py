@@ -7,95 +7,37 @@ rolls nothing back: a script that fails in the middle would have written half of
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from celery_perpetual import StoreUnavailable
-from celery_perpetual.ledger.ids import item_id, parse_item_id
-from celery_perpetual.ledger.item import CheckedItem
-from celery_perpetual.ledger.record import encode
+from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.store.scripts import script
+from tests.support.ended_batch import HOUR, POLL, UNIT, EndedBatch
 from tests.support.script_cases import FIRST, LATE, UNKNOWN
-from tests.support.script_slots import end_slots
-from tests.support.scripts import store_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-UNIT = "perpetual:proj.find"
-POLL = "018bcfe5-6800-8abc-8def-0123ffffffff"
-HOUR = 3_600_000
-
-
-class World:
-    """A batch of three items as a commit leaves it; the second opted out of having a key."""
-
-    def __init__(self, url: str) -> None:
-        self.store = store_at(url)
-        self.redis: Any = self.store.redis
-
-    def commit(self, *, window: int = 0, on_done: bool = False, items: int = 3) -> None:
-        """Start anew with a batch in which everything is open."""
-        keys, client = self.store.keys, self.redis
-        client.flushall()
-        for index in range(items):
-            key = None if index == 1 else f"key {index}"
-            client.rpush(
-                keys.chunk(POLL, 0), encode(CheckedItem("proj.work", b"[[],{}]", "json", {}, key), "proj.find")
-            )
-            if key is not None:
-                client.hset(keys.item_keys(UNIT), key, item_id(POLL, index))
-        facts = {"unit": UNIT, "task": "proj.find", "n": items, "left": items, "pub": items, "at": 1}
-        client.hset(keys.poll(POLL), mapping=facts | {"closing": f"{window} {int(on_done)} 0 - - -"})
-        client.hset(keys.unit(UNIT), "inflight", items)
-
-    def finish(self, index: int = 0, status: str = "success", *, task_id: str = "", **changed: Any) -> list[Any]:
-        """End one item, or a task that is none; returns the script's answer."""
-        task_id = task_id or item_id(POLL, index)
-        head = json.dumps({"v": 1, "task_id": task_id, "status": status, "final": True})[:-1]
-        name = "end_item" if parse_item_id(task_id) else "end_task"
-        reply: list[Any] = script(name)(self.store, **{**end_slots(self.store.keys, task_id, status, head), **changed})
-        return reply
-
-    def once(self) -> int:
-        """Send the batch's message."""
-        reply: int = script("push_once")(
-            self.store, waiting=self.store.keys.batches, targets=["broker"], entry=POLL,
-            commands=["LPUSH", 1, 1, "message"],
-        )  # fmt: skip
-        return reply
-
-    def dump(self) -> dict[str, Any]:
-        """Everything that is stored, and until when."""
-        found = self.redis.scan_iter()
-        return {key.decode(): (self.redis.dump(key), self.redis.pexpiretime(key)) for key in found}
-
-    def spoil(self, key: str) -> None:
-        """Give a key another type than it has or would have."""
-        was = self.redis.type(key)
-        self.redis.delete(key)
-        if was == b"list":
-            self.redis.set(key, "spoilt")
-        else:
-            self.redis.rpush(key, "spoilt")
-
 
 @pytest.fixture
-def world(redis_url: str) -> Iterator[World]:
-    world = World(redis_url)
+def world(redis_url: str) -> Iterator[EndedBatch]:
+    world = EndedBatch(redis_url)
     yield world
     world.store.close()
 
 
-def late(world: World) -> int:
+def late(world: EndedBatch) -> int:
     """The counter of late ends."""
     return int(world.redis.hget("P:counters", "late") or 0)
 
 
 @pytest.mark.parametrize("head", [None, ""], ids=["announced", "silent"])
 @pytest.mark.parametrize("window", [0, HOUR], ids=["key free", "key kept"])
-def test_an_end_that_is_sent_twice_changes_nothing_the_second_time(world: World, window: int, head: str | None) -> None:
+def test_an_end_that_is_sent_twice_changes_nothing_the_second_time(
+    world: EndedBatch, window: int, head: str | None
+) -> None:
     """The second call leaves everything as it is, publishes nothing, and answers as the first one did."""
     changed = {} if head is None else {"head": head}
     world.commit(window=window)
@@ -116,28 +58,12 @@ def test_an_end_that_is_sent_twice_changes_nothing_the_second_time(world: World,
     assert world.redis.hgetall(f"P:p:{POLL}")[b"left"] == b"2"
     assert world.redis.hget(f"P:u:{UNIT}", "inflight") == b"2"
     assert world.redis.hkeys(f"P:keys:{UNIT}") == [b"key 2"]
-    assert world.redis.exists(f"P:recent:{UNIT}") == (1 if window else 0)
+    recent = {key: text.split(b" ")[1] for key, text in world.redis.hgetall(f"P:recent:{UNIT}").items()}
+    announced = item_id(POLL, 0).encode() if head is None else b""
+    assert recent == ({b"key 0": announced} if window or announced else {})
 
 
-def test_the_ends_of_keys_are_remembered_for_a_window_and_not_much_longer(world: World) -> None:
-    """However many ends come after one another; what is outdated is forgotten by one end of eight."""
-    world.commit(window=HOUR, items=40)
-    world.redis.zadd(f"P:recent:{UNIT}", {f"outdated {n}": 1 for n in range(150)})
-    for index in [*range(9), *range(10, 30)]:
-        assert world.finish(index) == FIRST
-        assert world.redis.pttl(f"P:recent:{UNIT}") > HOUR
-
-    assert world.redis.zrange(f"P:recent:{UNIT}", 0, 0, byscore=False) == [b"key 0"]
-    world.redis.delete(f"P:recent:{UNIT}")
-    assert world.finish(33) == FIRST
-    assert world.redis.pttl(f"P:recent:{UNIT}") > HOUR
-    world.redis.hset(f"P:p:{POLL}", "remembered_until", world.store.now() + HOUR - 1)
-    world.redis.persist(f"P:recent:{UNIT}")
-    assert world.finish(35) == FIRST
-    assert world.redis.pttl(f"P:recent:{UNIT}") > HOUR
-
-
-def test_a_chunk_goes_when_its_items_have_ended(world: World) -> None:
+def test_a_chunk_goes_when_its_items_have_ended(world: EndedBatch) -> None:
     """Be it full, or the last one."""
     world.commit(items=502)
     keys, records = world.store.keys, world.redis.lrange(f"P:i:{POLL}:0", 500, -1)
@@ -159,7 +85,7 @@ def test_a_chunk_goes_when_its_items_have_ended(world: World) -> None:
     assert world.finish(501, head="{}") == LATE
 
 
-def test_records_that_a_wrong_counter_has_kept_go_with_a_rebuild(world: World) -> None:
+def test_records_that_a_wrong_counter_has_kept_go_with_a_rebuild(world: EndedBatch) -> None:
     """No end of a batch with one chunk was the last one for it."""
     world.commit()
     world.redis.hset(f"P:p:{POLL}", "left", 5)
@@ -173,7 +99,7 @@ def test_records_that_a_wrong_counter_has_kept_go_with_a_rebuild(world: World) -
 
 
 @pytest.mark.parametrize("head", [None, ""], ids=["announced", "silent"])
-def test_the_last_end_asks_again_for_the_batchs_message_until_that_is_sent(world: World, head: str | None) -> None:
+def test_the_last_end_asks_again_for_the_batchs_message_until_that_is_sent(world: EndedBatch, head: str | None) -> None:
     """A repeated last end is answered with the message to send once more: the first reply may have got lost."""
     changed = {} if head is None else {"head": head}
     world.commit(on_done=True)
@@ -188,7 +114,7 @@ def test_the_last_end_asks_again_for_the_batchs_message_until_that_is_sent(world
     assert 0 < world.redis.pttl(f"P:p:{POLL}") <= world.store.limits.tombstone_ttl
 
 
-def test_a_batch_without_a_message_asks_for_none(world: World) -> None:
+def test_a_batch_without_a_message_asks_for_none(world: EndedBatch) -> None:
     """Where nobody wants to hear of the batch, its last end has nothing to send."""
     world.commit(items=1)
 
@@ -196,7 +122,7 @@ def test_a_batch_without_a_message_asks_for_none(world: World) -> None:
     assert world.redis.zcard("P:batches") == 0
 
 
-def test_the_message_of_a_batch_is_pushed_once(world: World) -> None:
+def test_the_message_of_a_batch_is_pushed_once(world: EndedBatch) -> None:
     """The second call pushes nothing, and says so."""
     world.commit(on_done=True, items=1)
     world.finish(0)
@@ -208,7 +134,7 @@ def test_the_message_of_a_batch_is_pushed_once(world: World) -> None:
 
 
 @pytest.mark.parametrize("place", ["item of a batch", "task of its own"])
-def test_a_late_end_changes_only_its_counter(world: World, place: str) -> None:
+def test_a_late_end_changes_only_its_counter(world: EndedBatch, place: str) -> None:
     """Another end of the same task leaves the first one, its batch and every TTL alone."""
     world.commit()
     changed = {} if place == "item of a batch" else {"task_id": "any-form"}
@@ -222,7 +148,7 @@ def test_a_late_end_changes_only_its_counter(world: World, place: str) -> None:
     assert {key: value for key, value in world.dump().items() if key != "P:counters"} == before
 
 
-def test_an_end_after_the_record_has_expired_is_late(world: World) -> None:
+def test_an_end_after_the_record_has_expired_is_late(world: EndedBatch) -> None:
     """The ledger knows which items have ended when their records are gone."""
     world.commit()
     world.finish(0)
@@ -236,7 +162,7 @@ def test_an_end_after_the_record_has_expired_is_late(world: World) -> None:
     assert {key: value for key, value in world.dump().items() if key != "P:counters"} == before
 
 
-def test_a_task_that_nobody_knows_is_announced_without_a_batch(world: World) -> None:
+def test_a_task_that_nobody_knows_is_announced_without_a_batch(world: EndedBatch) -> None:
     """An id of our form whose batch is gone is announced; a silent end of it does nothing at all."""
     world.redis.flushall()
 
@@ -260,7 +186,7 @@ def test_a_task_that_nobody_knows_is_announced_without_a_batch(world: World) -> 
         f"P:recent:{UNIT}",
     ],
 )
-def test_an_end_that_meets_a_key_of_a_wrong_type_writes_nothing(world: World, key: str) -> None:
+def test_an_end_that_meets_a_key_of_a_wrong_type_writes_nothing(world: EndedBatch, key: str) -> None:
     """It fails before its first write, whichever key is spoilt."""
     world.commit(window=HOUR, on_done=True, items=1)
     world.spoil(key)
@@ -273,7 +199,7 @@ def test_an_end_that_meets_a_key_of_a_wrong_type_writes_nothing(world: World, ke
 
 
 @pytest.mark.parametrize("key", ["P:batches", "broker"])
-def test_a_message_that_meets_a_key_of_a_wrong_type_stays_waiting(world: World, key: str) -> None:
+def test_a_message_that_meets_a_key_of_a_wrong_type_stays_waiting(world: EndedBatch, key: str) -> None:
     """Neither is the entry taken out without its message, nor the message pushed without taking the entry out."""
     world.commit(on_done=True, items=1)
     world.finish(0)

@@ -130,7 +130,7 @@ def test_the_table_of_keys_is_complete() -> None:
     }
     methods = {
         names.unit("{unit}"), names.polls("{unit}"), names.item_keys("{unit}"), names.recent("{unit}"),
-        names.last("{unit}", "{key}"), names.failed("{unit}"), names.failures("{unit}"),
+        names.recent_before("{unit}"), names.failed("{unit}"), names.failures("{unit}"),
         names.tenants("{task}"), names.follow_ups("{unit}"), names.poll("{poll}"), names.ended("{poll}"), names.replaying("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
         names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"), names.put_off("{entry}"), names.suspect("{id}"),
         names.held("{worker}"), names.worker("{worker}"), names.tags("{worker}"), f"{names.tombs_prefix}{{day}}", f"{names.tombs_prefix}of:{{hour}}",

@@ -40,7 +40,7 @@ def test_a_key_whose_task_ended_ahead_is_free(watched_app: Callable[..., Watched
     (task_id,) = one.poll([Item((1,), key="row")]).task_ids
     finish(one.perpetual, task_id, status)
     later = one.perpetual.store.now() + HOUR
-    one.redis.zadd(KEYS.recent(UNIT), {"row": later})
+    one.redis.hset(KEYS.recent(UNIT), "row", f"{later} {task_id}")
     if status == "failure":
         one.redis.zadd(KEYS.failed(UNIT), {"row": later + 30_000})
         _, rest = one.redis.hget(KEYS.failures(UNIT), "row").split("|", 2)[1:]

@@ -68,7 +68,7 @@ def failed_keys(w: World) -> Mapping[str, str]:
 
 
 def item_keys(w: World) -> Mapping[str, str]:
-    return {w.keys.unit(UNIT): "hash", w.keys.item_keys(UNIT): "hash", w.keys.recent(UNIT): "zset"}
+    return {w.keys.unit(UNIT): "hash", w.keys.item_keys(UNIT): "hash", w.keys.recent(UNIT): "hash"}
 
 
 CASES = [

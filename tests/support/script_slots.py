@@ -168,8 +168,8 @@ class ScriptSlots:
     def taken(self, *keys: str, since: int = 0, backs_off: bool = True) -> Slots:
         k = self.keys
         return {
-            "item_keys": k.item_keys(UNIT), "recent": k.recent(UNIT), "failed": k.failed(UNIT),
-            "failures": k.failures(UNIT), "since": since, "backs_off": int(backs_off), "asked": keys,
+            "item_keys": k.item_keys(UNIT), "recent": k.recent(UNIT), "before": k.recent_before(UNIT),
+            "failed": k.failed(UNIT), "failures": k.failures(UNIT), "since": since, "backs_off": int(backs_off), "asked": keys,
         }  # fmt: skip
 
     def push_once(self, entry: str = POLL) -> Slots:

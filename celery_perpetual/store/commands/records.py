@@ -154,6 +154,12 @@ def key_facts(store: Store, unit: str, key: str) -> KeyFacts:
     with store.errors("item key"):
         pipe = store.redis.pipeline(transaction=False)
         pipe.hget(keys.item_keys(unit), key)
-        pipe.get(keys.last(unit, key))
+        pipe.hget(keys.recent(unit), key)
+        pipe.hget(keys.recent_before(unit), key)
         pipe.hget(keys.unit(unit), "last")
-        return KeyFacts(*(None if each is None else each.decode() for each in pipe.execute()))
+        pipe.time()
+        holder, ended, ended_before, polled_by, (seconds, micros) = pipe.execute()
+    at, _, last = (ended or ended_before or b"0 ").partition(b" ")
+    is_on_record = seconds * 1000 + micros // 1000 - int(at) <= store.limits.completion_ttl
+    last = last if is_on_record else b""
+    return KeyFacts(*(each.decode() if each else None for each in (holder, last, polled_by)))

@@ -25,22 +25,8 @@ if low_water and in_flight == low_water - 1 then
 end
 if holds then
   redis.call('HDEL', prefix .. ':keys:' .. unit, item.key)
-  if head ~= '' then
-    redis.call('SET', prefix .. ':last:' .. unit .. ':' .. item.key, id, 'PX', completion_ttl)
-  end
-  if window > 0 then
-    local recent = prefix .. ':recent:' .. unit
-    redis.call('ZADD', recent, now, item.key)
-    -- The set's own end is put off so far that most ends need not do it: the first of a batch and one of eight do, and forget
-    -- what is outdated.
-    if remembered == 0 or left % 8 == 0 or now + window > (tonumber(remembered_until) or 0) then
-      redis.call('PEXPIRE', recent, 2 * window)
-      redis.call('HSET', batch, 'remembered_until', now + 2 * window)
-      local outdated = redis.call('ZRANGEBYSCORE', recent, '-inf', now - window, 'LIMIT', 0, 100)
-      if #outdated > 0 then
-        redis.call('ZREM', recent, unpack(outdated))
-      end
-    end
+  if recent then
+    -- include remember_end
   end
   if on_key == 'hold' then
     -- include hold_key

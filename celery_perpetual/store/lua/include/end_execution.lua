@@ -1,6 +1,6 @@
 -- An end that counts: store Celery's result, drop the lease, the state and the copy, and add the end to the stream. Whatever
--- may hold something else is met before the first write, but for what the first writes go to: where one of these fails, those
--- before it are taken back. Goes on from verdict and final_record.
+-- may hold something else is met before the first write, but for what the first writes go to. Goes on from verdict and
+-- final_record.
 
 -- The ledger has the first message of an item, so of that there is no copy.
 local has_copy = state or (lease and (not item or nesting ~= '0' or retries ~= '0'))
@@ -35,27 +35,7 @@ if result ~= '' then
   end
   -- include celery_result
 end
-
--- The first writes.
-local was_held = lease and redis.call('SREM', held, id) == 1
-local in_flight = item and redis.pcall('HINCRBY', unit_hash, 'inflight', '-1')
-local has_failed_by = type(in_flight) == 'table' and in_flight
-if head ~= '' and not has_failed_by then
-  -- include add_to_stream
-  if type(added) == 'table' then
-    has_failed_by = added
-    if item then
-      redis.call('HINCRBY', unit_hash, 'inflight', '1')
-    end
-  end
-end
-if has_failed_by then
-  if was_held then
-    redis.call('SADD', held, id)
-  end
-  return has_failed_by
-end
-
+-- include first_writes
 if lease then
   redis.call('HDEL', leases, id)
 end

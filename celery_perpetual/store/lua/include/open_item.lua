@@ -1,11 +1,11 @@
 -- The open item: the local item, nil where there is none, and then is_closed says whether it has ended. Probes every key that
 -- closing it writes to. Reads the locals batch, chunk, done, batches, id, poll, position, status, head, hold, prefix, events;
 -- needs record.
-local left, unit, n, closing, as_it, remembered_until = unpack(redis.call('HMGET', batch, 'left', 'unit', 'n', 'closing', status,
-  'remembered_until'))
+local left, unit, n, closing, as_it, young_until = unpack(redis.call('HMGET', batch, 'left', 'unit', 'n', 'closing', status,
+  'young_until'))
 -- See closing.lua.
 local window, on_done, has_failed, low_water, curve, each
-local item, is_closed, record_of_item, holds, on_key, remembered = nil, false
+local item, is_closed, record_of_item, holds, on_key, recent = nil, false
 if unit then
   record_of_item = redis.call('LINDEX', chunk, position)
   is_closed = not record_of_item or redis.call('GETBIT', done, position) == 1
@@ -28,7 +28,10 @@ if unit and not is_closed then
   end
   if key then
     holds = redis.call('HGET', prefix .. ':keys:' .. unit, key) == id
-    remembered = redis.call('ZCARD', prefix .. ':recent:' .. unit)
+    if holds and (window > 0 or head ~= '') then
+      recent = prefix .. ':recent:' .. unit
+      redis.call('HLEN', recent)
+    end
     -- After a success nothing is remembered of the key's failures, and after any other end the key is held back.
     if not holds or hold == 'none' then
       on_key = nil

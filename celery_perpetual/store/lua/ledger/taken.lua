@@ -1,7 +1,8 @@
 -- Which of some item keys are in flight, have ended of late, or have failed before. Only what is found is answered.
 --
 -- KEY   item_keys   hash  item key -> task id
--- KEY   recent      zset  item key -> when its task ended
+-- KEY   recent      hash  item key -> when its last task ended, and its id
+-- KEY   before      hash  the same, of older ends
 -- KEY   failed      zset  item key -> until when it is held back, ms; inf = parked
 -- KEY   failures    hash  item key -> count, time and more of its failures
 -- ARG   since       ms    an end at this time or later counts
@@ -12,7 +13,12 @@
 -- include now
 -- include clock_step
 local holders, found = redis.call('HMGET', item_keys, unpack(ARGV, asked_at)), {}
-local ended = redis.call('EXISTS', recent) == 1 and redis.call('ZMSCORE', recent, unpack(ARGV, asked_at)) or {}
+
+local function remembered(ends)
+  return redis.call('EXISTS', ends) == 1 and redis.call('HMGET', ends, unpack(ARGV, asked_at)) or {}
+end
+
+local ended, ended_before = remembered(recent), remembered(before)
 local untils = redis.call('EXISTS', failed) == 1 and redis.call('ZMSCORE', failed, unpack(ARGV, asked_at)) or {}
 
 -- A failure that lies ahead was stored while the clock was ahead, and so would hold its key for too long.
@@ -27,7 +33,9 @@ local function is_held(key, till)
 end
 
 for i = 1, #ARGV - asked_at + 1 do
-  local over = ended[i] and tonumber(ended[i]) >= since and not is_ahead(ended[i])
+  local last = ended[i] or ended_before[i]
+  local at = last and tonumber(string.match(last, '^%d+'))
+  local over = at and at >= since and not is_ahead(at)
   local till = untils[i] and (untils[i] == 'inf' and math.huge or tonumber(untils[i]))
   if holders[i] or over or till then
     local n = #found
