@@ -22,6 +22,7 @@ from celery_perpetual.beat.bases.base import Base
 from celery_perpetual.beat.bases.choice import base_of, over
 from celery_perpetual.beat.engine import Engine
 from celery_perpetual.beat.refusal import called_from, in_one_line
+from celery_perpetual.call_apart import CallApart
 from celery_perpetual.namespace import namespace_of
 from celery_perpetual.polling.claims import NotLeading
 from celery_perpetual.telemetry import emit
@@ -222,9 +223,7 @@ class PerpetualScheduler(Base):
         self.__dict__.pop("producer", None)
         connection = self.__dict__.pop("connection", None)
         if connection is not None:
-            release = threading.Thread(target=connection.release, name="perpetual-hang-up", daemon=True)
-            release.start()
-            release.join(HANG_UP_SECONDS)
+            CallApart(connection.release, "perpetual-hang-up").is_over(HANG_UP_SECONDS)
 
 
 #: Celery's SIGTERM handler ends beat by raising SystemExit, and where the signal comes in the middle of a destructor or

@@ -6,11 +6,11 @@ has not answered for long, fails the poll of its own unit and no other, and is n
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from celery_perpetual.call_apart import CallApart
 from celery_perpetual.errors import described
 from celery_perpetual.tasks.cadence import Occurrence
 from celery_perpetual.tasks.unit import TaskUnit
@@ -27,25 +27,6 @@ class ScheduleFailed(Exception):
     """A schedule raised, or hangs."""
 
 
-class _Question:
-    def __init__(self, ask: Callable[[], Any], answered: Callable[[], object]) -> None:
-        self._ask = ask
-        self._answered = answered
-        self.begun = time.monotonic()
-        self.done = threading.Event()
-        self.answer: Any = None
-        self.error: BaseException | None = None
-        threading.Thread(target=self._run, name="perpetual-schedule", daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self.answer = self._ask()
-        except BaseException as error:  # user code may raise anything; it fails the unit's poll
-            self.error = error
-        self.done.set()
-        self._answered()
-
-
 class Schedules:
     """The cadences of units, for one thread."""
 
@@ -56,7 +37,7 @@ class Schedules:
             answered: called on another thread when a schedule has answered.
         """
         self.answered = answered
-        self._asked: dict[str, _Question] = {}
+        self._asked: dict[str, CallApart[Any]] = {}
         self._until = 0.0
 
     def begin_turn(self) -> None:
@@ -92,20 +73,19 @@ class Schedules:
             if len(self._asked) >= MOST_ASKED:
                 self._refuse_if_all_hang()
                 return None
-            asked = self._asked[unit.name] = _Question(question, self.answered)
-        if not asked.done.wait(max(0.0, self._until - time.monotonic())):
+            asked = self._asked[unit.name] = CallApart(question, "perpetual-schedule", self.answered)
+        if not asked.is_over(max(0.0, self._until - time.monotonic())):
             self._refuse_if_it_hangs(asked)
             return None
         del self._asked[unit.name]
         if asked.error is not None:
             raise ScheduleFailed(f"the schedule in poll_every raised {described(asked.error)}") from asked.error
-        return asked.answer
+        return asked.answer()
 
-    def _refuse_if_it_hangs(self, asked: _Question) -> None:
-        age = time.monotonic() - asked.begun
-        if age > LONGEST_ANSWER:
-            raise ScheduleFailed(f"the schedule in poll_every has not answered for {age:.0f} s")
+    def _refuse_if_it_hangs(self, asked: CallApart[Any]) -> None:
+        if asked.age > LONGEST_ANSWER:
+            raise ScheduleFailed(f"the schedule in poll_every has not answered for {asked.age:.0f} s")
 
     def _refuse_if_all_hang(self) -> None:
-        if all(time.monotonic() - each.begun > LONGEST_ANSWER for each in self._asked.values()):
+        if all(each.age > LONGEST_ANSWER for each in self._asked.values()):
             raise ScheduleFailed(f"{MOST_ASKED} schedules of other tasks have not answered, so this one is not asked")

@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from celery_perpetual import events
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.beat.roster import Roster
+from celery_perpetual.call_apart import CallApart
 from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.polling.reading_tenants import call_tenants
 from celery_perpetual.store.commands.events import add_event
@@ -40,32 +42,11 @@ NOTED_AGAIN = 3600.0
 NOTHING_KNOWN = 5.0
 
 
-class _Call:
-    """One call of one function, on its own thread."""
+class _Call(CallApart[TenantList]):
+    """One call of one function."""
 
-    def __init__(self, contract: TaskContract, ended: Callable[[], object]) -> None:
-        self.begun = time.monotonic()
-        self.is_over = False
-        self.noted: float | None = None
-        """When it was noted last that it has not returned (monotonic)."""
-        self.found: TenantList | None = None
-        self.error: BaseException | None = None
-        self._contract = contract
-        self._ended = ended
-        threading.Thread(target=self._run, name="perpetual-tenants", daemon=True).start()
-
-    @property
-    def age(self) -> float:
-        """Seconds since it began."""
-        return time.monotonic() - self.begun
-
-    def _run(self) -> None:
-        try:
-            self.found = call_tenants(self._contract)
-        except BaseException as error:  # user code may raise anything, even SystemExit
-            self.error = error
-        self.is_over = True
-        self._ended()
+    noted: float | None = None
+    """When it was noted last that it has not returned (monotonic)."""
 
 
 @dataclass(slots=True)
@@ -140,8 +121,8 @@ class TenantLists(threading.Thread):
         call = self._calls.get(contract.name)
         if call is None:
             if time.monotonic() >= known.next_at:
-                self._calls[contract.name] = _Call(contract, self._wake.set)
-        elif call.is_over:
+                self._calls[contract.name] = _Call(partial(call_tenants, contract), "perpetual-tenants", self._wake.set)
+        elif call.is_over():
             del self._calls[contract.name]
             ttl = self._ttl if contract.options.tenants_ttl is None else contract.options.tenants_ttl
             known.next_at = call.begun + ttl
@@ -164,15 +145,16 @@ class TenantLists(threading.Thread):
             emit(events.TENANTS_SLOW, task=contract.name, seconds=round(call.age), kept=len(known.values or ()))
 
     def _use_answer(self, contract: TaskContract, known: _Known, call: _Call) -> None:
-        if call.found is not None:
-            if call.found.refused and call.found.refused != known.refused:
-                shown = "; ".join(call.found.refused[:3])
-                emit(events.TENANTS_REFUSED, task=contract.name, count=len(call.found.refused), first=shown)
-            known.refused = call.found.refused
+        if call.error is None:
+            found = call.answer()
+            if found.refused and found.refused != known.refused:
+                shown = "; ".join(found.refused[:3])
+                emit(events.TENANTS_REFUSED, task=contract.name, count=len(found.refused), first=shown)
+            known.refused = found.refused
             if known.failed_since != 0:
                 note_trouble(self._store, contract.name, "")
                 known.failed_since = 0
-            self._use(contract, known, call.found.values, confirmed=True)
+            self._use(contract, known, found.values, confirmed=True)
             return
         if known.values is None:
             self._use(contract, known, known.stored, confirmed=False)
@@ -199,10 +181,10 @@ class TenantLists(threading.Thread):
         self._roster.offer(self._term, contract.name, units, confirmed=confirmed)
         self.on_change()
 
-    def _report(self, contract: TaskContract, known: _Known, error: BaseException | None) -> None:
+    def _report(self, contract: TaskContract, known: _Known, error: BaseException) -> None:
         kept = len(known.values or ())
         emit(events.TENANTS_FAILED, task=contract.name, kept=kept, error=error)
-        shown = None if error is None else described(error)
+        shown = described(error)
         self._note(contract, known, f"raised {shown}")
         at = format_time(to_datetime(self._store.now()))
         data = json.dumps({"task": contract.name, "error": shown, "kept": kept, "at": at})

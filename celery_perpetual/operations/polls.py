@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING
 
 from celery_perpetual import events
+from celery_perpetual.call_apart import CallApart
 from celery_perpetual.polling.claims import Claim, Claims, Refusal
 from celery_perpetual.polling.end import timed_out
 from celery_perpetual.polling.in_worker import in_pool_child
@@ -51,30 +51,21 @@ def poll_in_worker(store: Store, runner: Runner, unit: TaskUnit, poll_id: str, f
 
 def _run(runner: Runner, claim: Claim) -> PollOutcome:
     """Run on a thread of its own, so that a ``next_batch`` that hangs costs its time limit and no more."""
-    outcomes: list[PollOutcome | None] = []
-    errors: list[BaseException] = []
 
-    def work() -> None:
+    def work() -> PollOutcome | None:
         try:
-            outcomes.append(runner.poll_and_store(claim))
-        except BaseException as error:  # raised in the caller's thread
-            errors.append(error)
+            return runner.poll_and_store(claim)
         finally:
             runner.publisher.release()
 
-    thread = threading.Thread(target=work, name="perpetual-poll", daemon=True)
-    thread.start()
-    thread.join(claim.contract.poll_timeout)
-    if thread.is_alive() and not claim.committed:
+    call = CallApart(work, "perpetual-poll")
+    if not call.is_over(claim.contract.poll_timeout) and not claim.committed:
         outcome = runner.ends.store_one(timed_out(claim, runner.policies.unknown(claim.failures)))
         if outcome is not None and not claim.committed:  # it may have committed just now; then it only publishes
             return outcome
-    thread.join()
-    if errors:
-        raise errors[0]
-    outcome_of_run = outcomes[0]
-    assert outcome_of_run is not None, "a poll by hand does not travel"
-    return outcome_of_run
+    outcome = call.answer()
+    assert outcome is not None, "a poll by hand does not travel"
+    return outcome
 
 
 def busy(refusal: Refusal) -> PollOutcome:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual.call_apart import CallApart
 from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.ledger.ids import new_poll_id
@@ -55,26 +55,13 @@ def preview(store: Store, runner: Runner, unit: TaskUnit, cursor: Any = UNSET) -
         StoreUnavailable: the store did not answer.
     """
     contract, claim = unit.contract, _pretended(store, unit, cursor)
-    results: list[Preview] = []
-    errors: list[StoreUnavailable] = []
-
-    def work() -> None:
-        try:
-            results.append(_preview(runner, claim))
-        except StoreUnavailable as error:
-            errors.append(error)
-        except BaseException as error:  # user code may raise anything
-            results.append(Preview(task=contract.name, status="failed", error=described(error)))
-
-    thread = threading.Thread(target=work, name="perpetual-preview", daemon=True)
-    thread.start()
-    thread.join(contract.poll_timeout)
-    if errors:
-        raise errors[0]
-    if not results:
+    call = CallApart(lambda: _preview(runner, claim), "perpetual-preview")
+    if not call.is_over(contract.poll_timeout):
         claim.abandoned = True
         return Preview(task=contract.name, status="timed_out", reason=f"longer than {contract.poll_timeout:g} s")
-    return results[0]
+    if call.error is None or isinstance(call.error, StoreUnavailable):
+        return call.answer()
+    return Preview(task=contract.name, status="failed", error=described(call.error))
 
 
 def _preview(runner: Runner, claim: Claim) -> Preview:

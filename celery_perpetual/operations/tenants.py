@@ -6,13 +6,13 @@ that the leader has not heard of yet, the function is called here, for a limited
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from celery_perpetual.call_apart import CallApart
 from celery_perpetual.errors import ContractError, UnknownUnit, described
 from celery_perpetual.hints import nearest
 from celery_perpetual.namespace import namespace_of
@@ -124,20 +124,12 @@ def _answer(app: Celery, contract: TaskContract) -> _Answer:
 
 
 def _called(contract: TaskContract) -> _Answer:
-    answer = _Answer(trouble=f"its tenants function has not returned for {LONGEST_CALL:g} s")
-
-    def work() -> None:
-        try:
-            answer.values = call_tenants(contract).values
-        except BaseException as error:  # user code may raise anything
-            answer.trouble = f"its tenants function raised {described(error)}"
-        else:
-            answer.trouble = ""
-
-    thread = threading.Thread(target=work, name="perpetual-tenants", daemon=True)
-    thread.start()
-    thread.join(LONGEST_CALL)
-    return answer
+    call = CallApart(lambda: call_tenants(contract).values, "perpetual-tenants")
+    if not call.is_over(LONGEST_CALL):
+        return _Answer(trouble=f"its tenants function has not returned for {LONGEST_CALL:g} s")
+    if call.error is not None:
+        return _Answer(trouble=f"its tenants function raised {described(call.error)}")
+    return _Answer(values=call.answer())
 
 
 def _some(tenants: Mapping[str, Any]) -> str:

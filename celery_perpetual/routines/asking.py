@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TypeVar
 
+from celery_perpetual.call_apart import CallApart
 from celery_perpetual.errors import InvalidRoutine
 from celery_perpetual.routines.slots import Timetable
 
@@ -23,26 +23,8 @@ def asked(table: Timetable, question: Callable[[], T]) -> T:
     """
     if not table.runs_user_code:
         return question()
-    thread = _Question(question)
-    thread.start()
-    thread.join(LONGEST_ANSWER)
-    if thread.is_alive():
+    call = CallApart(question, "perpetual-schedule")
+    if not call.is_over(LONGEST_ANSWER):
         message = f"routine field schedule must answer within {LONGEST_ANSWER:g} seconds, and {table} has not"
         raise InvalidRoutine(message, "schedule", table)
-    if thread.error is not None:
-        raise thread.error
-    return thread.answers[0]
-
-
-class _Question(threading.Thread, Generic[T]):
-    def __init__(self, question: Callable[[], T]) -> None:
-        super().__init__(name="perpetual-schedule", daemon=True)
-        self._question = question
-        self.answers: list[T] = []
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self.answers.append(self._question())
-        except BaseException as error:  # raised where it was asked
-            self.error = error
+    return call.answer()

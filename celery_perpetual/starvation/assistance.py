@@ -9,13 +9,14 @@ knows a second call.
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
 from celery_perpetual.broker.depth import depth_of
+from celery_perpetual.call_apart import CallApart
 from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.publishing.courier import Courier
 from celery_perpetual.starvation.consumers import SATURATED
@@ -76,7 +77,7 @@ class Assistance:
         """Those that are over, and why nothing came of them, until that is in the store."""
         self._at_hand: set[tuple[str, str]] = set()
         """Step and queue of all of these, and of the one that is carried out."""
-        self._hanging: threading.Thread | None = None
+        self._hanging: CallApart[Any] | None = None
 
     def how(self, cause: str) -> str:
         """The way to more workers: ``hook``, ``pool_grow``, or "" for none."""
@@ -136,19 +137,17 @@ class Assistance:
     def _spawn(self, request: Request) -> str:
         if self._hook is None:
             return self._grow(request)
-        if self._hanging is not None and self._hanging.is_alive():
+        if self._hanging is not None and not self._hanging.is_over():
             return "the hook has not returned from its last call"
         facts = {
             "queue": request.queue, "waiting": self._depth(request), "oldest_seconds": request.oldest_seconds,
             "cause": request.cause,
         } | ({"episode": request.episode} if _accepts(self._hook, "episode") else {})  # fmt: skip
-        call = _Call(self._hook, facts)
-        call.start()
-        call.join(LONGEST_HOOK)
-        if call.is_alive():
+        call = CallApart(partial(self._hook, **facts), "perpetual-spawn")
+        if not call.is_over(LONGEST_HOOK):
             self._hanging = call
             return f"the hook has not returned within {LONGEST_HOOK:g} s"
-        return call.trouble
+        return "" if call.error is None else f"the hook raised {described(call.error)}"
 
     def _depth(self, request: Request) -> int:
         """Messages in the queue; 1 where the broker does not say, as one item was found."""
@@ -175,19 +174,3 @@ def _accepts(hook: Callable[..., Any], keyword: str) -> bool:
     except (TypeError, ValueError):  # it does not say
         return False
     return keyword in parameters or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
-
-
-class _Call(threading.Thread):
-    """One call of the hook."""
-
-    def __init__(self, hook: Callable[..., Any], facts: Mapping[str, Any]) -> None:
-        super().__init__(name="perpetual-spawn", daemon=True)
-        self._hook = hook
-        self._facts = facts
-        self.trouble = ""
-
-    def run(self) -> None:
-        try:
-            self._hook(**self._facts)
-        except BaseException as error:  # user code may raise anything
-            self.trouble = f"the hook raised {described(error)}"

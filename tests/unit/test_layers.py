@@ -12,7 +12,7 @@ NAME = "celery_perpetual"
 
 # Each may import itself, those of its own line and those above.
 LAYERS = (
-    ("errors", "hints", "json_fields", "thresholds", "settings", "times", "wording"),
+    ("call_apart", "errors", "hints", "json_fields", "thresholds", "settings", "times", "wording"),
     ("event_kind", "events", "telemetry", "faults", "failures"),
     ("store",),
     ("tasks",),

@@ -8,7 +8,6 @@ no entries of the schedule (:mod:`.task_rows`).
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -24,6 +23,7 @@ from celery_perpetual.beat.bases.base import Base
 from celery_perpetual.beat.bases.task_rows import TaskRows, is_task_row
 from celery_perpetual.beat.engine import Beside
 from celery_perpetual.beat.entry_runs import FURTHEST_AHEAD
+from celery_perpetual.call_apart import CallApart
 from celery_perpetual.errors import SettingsError
 from celery_perpetual.telemetry import emit
 
@@ -76,24 +76,19 @@ class DatabaseBase(Base, DatabaseScheduler):  # type: ignore[misc]  # it ships n
         Raises:
             TimeoutError: it did not answer. The rows do not show the last runs; the store has them.
         """
-        close, failed = super().close, list[Exception]()
+        close = super().close
 
         def close_base() -> None:
             try:
                 close()
-            except Exception as error:
-                failed.append(error)
             finally:
                 connections.close_all()
 
-        thread = threading.Thread(target=close_base, name="perpetual-close", daemon=True)
-        thread.start()
-        thread.join(CLOSE_SECONDS)
-        if thread.is_alive():
+        call = CallApart(close_base, "perpetual-close")
+        if not call.is_over(CLOSE_SECONDS):
             self._finalize.cancel()  # it would try once more when the process exits
             raise TimeoutError(f"the database has not answered for {CLOSE_SECONDS:g} s")
-        if failed:
-            raise failed[0]
+        call.answer()
 
     def _perpetual_names(self) -> set[str]:
         return set(self.Model.objects.values_list("name", flat=True))
