@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -20,9 +18,9 @@ from celery_perpetual.broker.task_queues import TaskQueues
 from celery_perpetual.errors import StoreUnavailable
 from celery_perpetual.health import beat_checks, seam_checks, store_checks, unit_checks, worker_checks
 from celery_perpetual.health.findings import ERROR, Finding
-from celery_perpetual.health.reading import Reading
+from celery_perpetual.health.reading import Reading, SeenUnit
 from celery_perpetual.pauses import scopes_of
-from celery_perpetual.polling.outcome import PollOutcome, from_entry
+from celery_perpetual.polling.outcome import from_entry
 from celery_perpetual.store.commands.alerts import BEGIN, END, AlertChange, change_alerts, stored_alerts
 from celery_perpetual.store.commands.units import overdue_units, unit_facts, units_page
 from celery_perpetual.tasks.names import parse_unit_name
@@ -42,21 +40,6 @@ TTLS_WITHOUT = 2
 
 UNIT_KINDS = frozenset({"unit_silent", "unit_failing", "poll_budget"})
 SERVER_KINDS = frozenset({"store_memory", "eviction_policy", "seam_unknown"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnitNow:
-    """The facts on a unit that a pass has read."""
-
-    name: str
-    task: str
-    tenant: str | None
-    state: str
-    poll_every: float | None
-    next_poll_at: datetime | None
-    last_poll: PollOutcome | None
-    attempt: int
-    in_flight: int
 
 
 class Alerts:
@@ -98,7 +81,7 @@ class Alerts:
         """They do not change as long as the process lives."""
         return list(seam_checks.unknown(self._namespace.unknown_seams()))
 
-    def _some_units(self, reading: Reading, on: dict[str, bytes]) -> list[UnitNow]:
+    def _some_units(self, reading: Reading, on: dict[str, bytes]) -> list[SeenUnit]:
         self._page, names = units_page(self._store, self._page, UNITS_AT_ONCE)
         overdue = overdue_units(self._store, reading.now - unit_checks.SILENT_MS, OVERDUE_AT_ONCE)
         alerting = [unit for data in on.values() if (unit := json.loads(data).get("unit"))]
@@ -113,7 +96,7 @@ class Alerts:
         return self._queues.of({name: tasks[name] for name in sorted(names) if name in tasks})
 
 
-def units_now(reading: Reading, names: list[str], queues: Mapping[str, str]) -> list[UnitNow]:
+def units_now(reading: Reading, names: list[str], queues: Mapping[str, str]) -> list[SeenUnit]:
     """The store's facts on these units.
 
     Args:
@@ -127,7 +110,7 @@ def units_now(reading: Reading, names: list[str], queues: Mapping[str, str]) -> 
         is_paused = any(scope in reading.pauses for scope in scopes_of(name, queues.get(task, "")))
         due = facts.due_at
         found.append(
-            UnitNow(
+            SeenUnit(
                 name=name, task=task, tenant=tenant, attempt=facts.attempt, in_flight=facts.in_flight,
                 poll_every=facts.every,
                 # Out of the clock it is disabled, or not known any more.
@@ -139,7 +122,7 @@ def units_now(reading: Reading, names: list[str], queues: Mapping[str, str]) -> 
     return found
 
 
-def _about_units(reading: Reading, units: list[UnitNow]) -> Iterator[Finding]:
+def _about_units(reading: Reading, units: list[SeenUnit]) -> Iterator[Finding]:
     yield from unit_checks.silent(reading, units)
     yield from (each for each in unit_checks.failing(units) if each.level == ERROR)
     yield from (each for each in unit_checks.slow(units) if each.level == ERROR)

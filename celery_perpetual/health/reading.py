@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from celery_perpetual.broker.destinations import Destination
 from celery_perpetual.leases.workers import WorkerState
@@ -25,27 +26,26 @@ if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
 
 
-class SeenUnit(Protocol):
-    """The facts on a unit that the checks need."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenUnit:
+    """The facts on a unit that the checks need. Times are aware datetimes of the store's clock."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def task(self) -> str: ...
-    @property
-    def tenant(self) -> str | None: ...
-    @property
-    def state(self) -> str: ...
-    @property
-    def poll_every(self) -> float | None: ...
-    @property
-    def next_poll_at(self) -> datetime | None: ...
-    @property
-    def last_poll(self) -> PollOutcome | None: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def in_flight(self) -> int: ...
+    name: str
+    task: str
+    tenant: str | None
+    state: str
+    """``active, paused, backing_off, disabled`` or ``orphaned`` (no code that we know has it)."""
+    next_poll_at: datetime | None
+    last_poll: PollOutcome | None
+    in_flight: int
+    attempt: int
+    """Polls that failed in a row."""
+    poll_every: float | None = None
+    """Seconds between two slots; None for a calendar, and where no leader has registered it yet."""
+    parked_keys: int = 0
+    """Item keys that are left out until an operator allows them."""
+    pause: Paused | None = None
+    """The pause that holds it, where it is paused: by whom, since when and until when."""
 
 
 class Reading:

@@ -53,9 +53,8 @@ def pauses(reading: Reading, units: Sequence[SeenUnit]) -> Iterator[Finding]:
         return
     by_scope: dict[str, tuple[Paused, list[SeenUnit]]] = {}
     for unit in units:
-        pause = getattr(unit, "pause", None)
-        if pause is not None:
-            by_scope.setdefault(pause.scope.key, (pause, []))[1].append(unit)
+        if unit.pause is not None:
+            by_scope.setdefault(unit.pause.scope.key, (unit.pause, []))[1].append(unit)
     for key, (pause, held) in by_scope.items():
         what = f"{held[0].name} is paused" if len(held) == 1 else f"{len(held)} units are paused"
         meaning = "it is not polled" if len(held) == 1 else "they are not polled"
@@ -66,7 +65,7 @@ def other_pauses(reading: Reading, units: Sequence[SeenUnit]) -> Iterator[Findin
     """Pauses by which no unit is paused: of a queue or a tenant that has none, of routines, within a wider pause."""
     found = reading.pauses
     if EVERYTHING not in found:
-        held = {pause.scope for unit in units if (pause := getattr(unit, "pause", None)) is not None}
+        held = {unit.pause.scope for unit in units if unit.pause is not None}
         for scope, pause in found.items():
             if scope not in held:
                 yield _other_pause(reading, scope, pause)
@@ -209,11 +208,11 @@ def parked_keys(units: Sequence[SeenUnit]) -> list[Finding]:
     return [
         Finding(
             kind="keys_parked", area=UNITS, level=WARNING,
-            evidence=f"{unit.name} is leaving keys out: {counted_are(count, 'item key')} parked",
+            evidence=f"{unit.name} is leaving keys out: {counted_are(unit.parked_keys, 'item key')} parked",
             meaning="polls leave them out until an operator allows them",
             help=f"celery -A proj perpetual items {command_of(unit)} --state parked_key", about={"unit": unit.name},
         )
-        for unit in units if (count := getattr(unit, "parked_keys", 0))
+        for unit in units if unit.parked_keys
     ]  # fmt: skip
 
 

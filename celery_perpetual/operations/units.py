@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.broker.depth import known_queue
+from celery_perpetual.health.reading import SeenUnit
 from celery_perpetual.health.unit_checks import MUCH_OF_INTERVAL
 from celery_perpetual.json_fields import JsonFields, json_fields
 from celery_perpetual.operations.lag import Lag, lags
@@ -35,29 +35,14 @@ STATES = ("active", "paused", "backing_off", "disabled", "orphaned")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unit(JsonFields):
+class Unit(SeenUnit, JsonFields):
     """One unit. Times are aware datetimes of the store's clock."""
 
-    name: str
-    task: str
-    tenant: str | None
-    state: str
-    """``active, paused, backing_off, disabled`` or ``orphaned`` (no code that we know has it)."""
     reason: str | None
-    next_poll_at: datetime | None
-    last_poll: PollOutcome | None
-    in_flight: int
+    """Why it is in its state."""
     cursor: Any
-    attempt: int
-    """Polls that failed in a row."""
     held_back: int = 0
     """Item keys that have failed, and are left out until their back-off is over."""
-    parked_keys: int = 0
-    """Item keys that are left out until an operator allows them."""
-    pause: Paused | None = None
-    """The pause that holds it, where it is paused: by whom, since when and until when."""
-    poll_every: float | None = None
-    """Seconds between two slots; None for a calendar, and where no leader has registered it yet."""
     lag: Lag | None = None
     """How far it is behind; None where that was not asked for."""
 

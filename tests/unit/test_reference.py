@@ -13,9 +13,9 @@ import pytest
 from celery_perpetual import Batch, Completion, Item, Poll, PollOutcome
 from celery_perpetual.cli.completions import STATUSES
 from celery_perpetual.completions.completion import PENDING, UNKNOWN
+from celery_perpetual.health.reading import SeenUnit
 from celery_perpetual.operations.items import STATES
 from celery_perpetual.operations.replaying import TRIGGER as REPLAY
-from celery_perpetual.operations.units import Unit
 from celery_perpetual.polling import outcome as outcomes
 from celery_perpetual.polling import poll as polls
 from celery_perpetual.polling.preflights import PREFIX
@@ -60,7 +60,7 @@ def test_fields(contains: str, kind: type) -> None:
 def test_words() -> None:
     """Triggers, states, statuses, gates."""
     assert sorted(column("trigger")) == sorted([*words_of(polls, "trigger"), REPLAY])
-    assert sorted(column("state of a unit")) == sorted(words_of(inspect.getmodule(Unit), "state"))
+    assert sorted(column("state of a unit")) == sorted(words_of(inspect.getmodule(SeenUnit), "state"))
     assert sorted(column("status of a poll")) == sorted(words_of(outcomes, "status"))
     assert sorted(column("status of a completion")) == sorted([*STATUSES, PENDING, UNKNOWN])
     assert sorted(column("state of an item")) == sorted(STATES)
