@@ -10,3 +10,19 @@ def nearest(name: object, known: Iterable[str], cutoff: float = 0.5) -> str | No
     """The known word that is most like ``name``; None where nothing is at least ``cutoff`` (0 to 1) alike."""
     found = difflib.get_close_matches(str(name), list(known), 1, cutoff)
     return found[0] if found else None
+
+
+def hint(name: object, known: Iterable[str], cutoff: float = 0.5, prefix: str = "") -> str:
+    """The end of an error that refuses a name: ``, did you mean …?``, or all that are known where none is like it.
+
+    Args:
+        name: the word that is refused.
+        known: the words that are right.
+        cutoff: see :func:`nearest`.
+        prefix: stands before each of them, and is left out of the comparison.
+    """
+    words = list(known)
+    near = nearest(name, words, cutoff)
+    if near is not None:
+        return f", did you mean {prefix}{near}?"
+    return f"; known are {', '.join(f'{prefix}{word}' for word in words) or 'none'}"

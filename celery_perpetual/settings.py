@@ -16,7 +16,7 @@ from celery.beat import Scheduler
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 
 from celery_perpetual.errors import SettingsError, shown_value
-from celery_perpetual.hints import nearest
+from celery_perpetual.hints import hint
 from celery_perpetual.thresholds import DEFAULT, LONGEST, Thresholds, read_thresholds
 
 if TYPE_CHECKING:
@@ -147,9 +147,7 @@ def _configured(app: Celery) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> str:
-    near = nearest(name, list(_FIELDS))
-    hint = f", did you mean {PREFIX}{near}?" if near else f"; known are {', '.join(PREFIX + n for n in _FIELDS)}"
-    return f"unknown setting {PREFIX}{name}{hint}"
+    return f"unknown setting {PREFIX}{name}{hint(name, _FIELDS, prefix=PREFIX)}"
 
 
 def _checked(name: str, seen: Any) -> Any:
@@ -232,10 +230,9 @@ def _must_know_classes(settings: Settings) -> None:
     """Only classifiers of the project know other classes than ours."""
     for name in () if settings.classifiers else settings.error_policies or ():
         if name not in ERROR_CLASSES:
-            near = nearest(name, ERROR_CLASSES)
-            hint = f", did you mean {near!r}?" if near else f"; known are {', '.join(ERROR_CLASSES)}"
             raise SettingsError(
-                f"setting {PREFIX}error_policies: no error is of the class {name!r} without {PREFIX}classifiers{hint}"
+                f"setting {PREFIX}error_policies: no error is of the class {name!r} without {PREFIX}classifiers"
+                f"{hint(name, ERROR_CLASSES)}"
             )
 
 

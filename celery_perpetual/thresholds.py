@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from celery_perpetual.errors import SettingsError
-from celery_perpetual.hints import nearest
+from celery_perpetual.hints import hint
 
 #: No duration is longer than a thousand years; the comparison refuses infinity and NaN too.
 LONGEST = 1000 * 366 * 24 * 3600.0
@@ -74,9 +74,7 @@ def read_thresholds(what: str, seen: object, error: type[Exception] = SettingsEr
     found: dict[str, float | None] = {}
     for step, value in seen.items():
         if step not in STEPS:
-            near = nearest(str(step), STEPS)
-            hint = f"did you mean {near!r}?" if near else f"known are {', '.join(STEPS)}"
-            raise error(f"{what}: unknown step {step!r}, {hint}")
+            raise error(f"{what}: unknown step {step!r}{hint(step, STEPS)}")
         found[str(step)] = None if value is None else _positive(f"{what}: {step}", value, error)
     return found
 

@@ -24,7 +24,7 @@ from celery_perpetual.completions.completion import (
     REVOKED,
     SUCCESS,
 )
-from celery_perpetual.hints import nearest
+from celery_perpetual.hints import hint
 
 if TYPE_CHECKING:
     from datetime import timedelta
@@ -71,8 +71,7 @@ def completions(
 ) -> None:
     """Follow ends as they happen until interrupted, one line each."""
     if task is not None and task not in (tasks := perpetual.app.tasks):
-        near = nearest(task, tasks, 0.4)
-        raise click.BadParameter(f"no task {task} is registered" + (f"; did you mean {near}?" if near else ""))
+        raise click.BadParameter(f"no task {task} is registered{hint(task, tasks, 0.4)}")
     _say_that_it_follows("ends")
     for completion in perpetual.subscribe():
         if task not in (None, completion.task) or tenant not in (None, completion.tenant):

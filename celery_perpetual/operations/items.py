@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.hints import nearest
+from celery_perpetual.hints import hint
 from celery_perpetual.json_fields import JsonFields, json_fields
 from celery_perpetual.ledger.ids import item_address, item_id, made_at
 from celery_perpetual.ledger.key_holders import holder_of
@@ -77,9 +77,7 @@ def items(store: Store, unit: TaskUnit, *, state: str | None, limit: int) -> lis
         StoreUnavailable: the store did not answer.
     """
     if state is not None and state not in STATES:
-        near = nearest(state, STATES)
-        hint = f"did you mean {near}?" if near else f"there are {', '.join(STATES)}"
-        raise ContractError(f"there is no state {state!r}; {hint}")
+        raise ContractError(f"items: there is no state {state!r}{hint(state, STATES)}")
     found = (each for each in _all(store, unit) if state is None or each.state == state)
     return list(islice(found, limit))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import ContractError, UnknownTask, UnknownUnit
-from celery_perpetual.hints import nearest
+from celery_perpetual.hints import hint
 from celery_perpetual.namespace import namespace_of
 from celery_perpetual.operations.tenants import unit_of
 from celery_perpetual.store.commands.units import is_unit
@@ -59,8 +59,6 @@ def find_contract(app: Celery, task: Any) -> TaskContract:
         raise ContractError(f"task must be the name of a perpetual task or the task itself, got {task!r}")
     tasks = load(app).tasks
     if name not in tasks:
-        near = nearest(name, tasks, 0.4)
-        hint = f"did you mean {near}?" if near else f"known are: {', '.join(tasks) or 'none'}"
         why = "is registered, but has not both poll_every and next_batch" if name in app.tasks else "is not registered"
-        raise UnknownTask(f"task {name} {why}; {hint}")
+        raise UnknownTask(f"task {name} {why}{hint(name, tasks, 0.4)}")
     return tasks[name]

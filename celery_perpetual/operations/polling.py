@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.hints import nearest
+from celery_perpetual.hints import hint
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.cursors import forget_cursor, write_cursor
 from celery_perpetual.operations.lookup import find, find_contract
@@ -51,9 +51,7 @@ class PollOperations(Namespace):
             StoreUnavailable: the store did not answer.
         """
         if state is not None and state not in STATES:
-            near = nearest(state, STATES)
-            hint = f"did you mean {near}?" if near else f"known are {', '.join(STATES)}"
-            raise ContractError(f"units: there is no state {state!r}; {hint}")
+            raise ContractError(f"units: there is no state {state!r}{hint(state, STATES)}")
         if limit is not None:
             whole("units: limit", limit, error=ContractError)
         name = None if task is None else find_contract(self.app, task).name

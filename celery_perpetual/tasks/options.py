@@ -11,7 +11,7 @@ from celery import Signature
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.failures.rules import ErrorRule, read_rules
-from celery_perpetual.hints import nearest
+from celery_perpetual.hints import hint
 from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.retries import Retries
 from celery_perpetual.tasks.window import Window, read_window
@@ -194,6 +194,4 @@ def _refusal(name: str) -> str:
     known = [field.name for field in fields(PerpetualOptions)]
     if name in ("max_in_flight", "poll_timeout", "poll_every", "next_batch"):
         return f"{name} is an attribute of the task, not a perpetual option; give it to the decorator or the class"
-    near = nearest(name, known)
-    hint = f", did you mean {near}?" if near else f"; known are {', '.join(known)}"
-    return f"unknown perpetual option {name}{hint}"
+    return f"unknown perpetual option {name}{hint(name, known)}"

@@ -65,7 +65,7 @@ def test_setting_max_wait_hint(shop: Callable[..., Perpetual]) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("error_policies", {"nodes": (1, 2)}, "no error is of the class 'nodes' .* did you mean 'node'"),
+        ("error_policies", {"nodes": (1, 2)}, "no error is of the class 'nodes' .* did you mean node"),
         ("error_policies", {"node": 3}, "'node' must be .first, longest. or .first, longest, attempts., got 3"),
         ("error_policies", {"node": (0, 3)}, "'node': the first wait must be at least 0.001 seconds, got 0"),
         ("error_policies", {"node": (5, 3)}, "'node': the longest wait must be at least 5 seconds, got 3"),

@@ -171,7 +171,7 @@ def test_items_are_listed_with_their_state_key_and_arguments(one: WatchedApp) ->
     perpetual.allow(task, "row 3")
     (ended,) = perpetual.items(task, key="row 3")
     assert (ended.state, ended.task_id) == ("revoked", ids[3])
-    with pytest.raises(ContractError, match="there is no state 'runing'; did you mean running"):
+    with pytest.raises(ContractError, match="there is no state 'runing', did you mean running"):
         perpetual.items(task, state="runing")
 
 

@@ -88,7 +88,7 @@ def test_unknown_names(polls: ScriptedPolls) -> None:
     """Operations name what is not there, and the nearest that is."""
     error = polls.console.error
     assert error("perpetual.poll('proj.wrok')").startswith(
-        "UnknownTask: task proj.wrok is not registered; did you mean"
+        "UnknownTask: task proj.wrok is not registered, did you mean"
     )
     assert "has not both poll_every and next_batch" in error("perpetual.polls(other)")
     assert error("perpetual.why('proj.work', 'acme')").startswith("UnknownUnit: task proj.work has no tenants")

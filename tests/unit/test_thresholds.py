@@ -35,8 +35,8 @@ def test_defaults_and_what_is_given() -> None:
     ("value", "text"),
     [
         (5, "must be a dict of step to seconds"),
-        ({"notise": 5}, "unknown step 'notise', did you mean 'notice'"),
-        ({"sleep": 5}, "unknown step 'sleep', known are notice, wake, spawn, event, park"),
+        ({"notise": 5}, "unknown step 'notise', did you mean notice"),
+        ({"sleep": 5}, "unknown step 'sleep'; known are notice, wake, spawn, event, park"),
         ({"notice": 0}, "notice must be None, or seconds above 0"),
         ({"wake": -1}, "wake must be None, or seconds above 0"),
         ({"wake": True}, "wake must be None, or seconds above 0"),
