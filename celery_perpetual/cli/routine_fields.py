@@ -11,7 +11,7 @@ from celery.schedules import ParseException, crontab
 
 from celery_perpetual.cli.values import read_duration, read_json, read_time
 from celery_perpetual.errors import ContractError, InvalidRoutine
-from celery_perpetual.tasks.retries import Retries
+from celery_perpetual.tasks.retries import FIELDS, Retries
 
 #: The text that takes a field away.
 NONE = "none"
@@ -19,7 +19,6 @@ NONE = "none"
 _TIMES = ("at", "start_at", "end_at", "next_run_at")
 _DURATIONS = ("every", "jitter")
 _WHOLE = ("max_runs", "max_catch_up")
-_RETRIES = ("max_attempts", "backoff", "multiplier", "max_backoff", "jitter")
 
 _OPTIONS = (
     ("--at", "TIME", "Run once, at this time, like 2030-01-31T18:00:00Z."),
@@ -133,8 +132,8 @@ def _crontab(text: Any) -> crontab:
 
 def _retries(given: Mapping[str, Any]) -> Retries:
     for name in given:
-        if name not in _RETRIES:
-            raise click.BadParameter(f"retries: {name} is unknown; there are {', '.join(_RETRIES)}")
+        if name not in FIELDS:
+            raise click.BadParameter(f"retries: {name} is unknown; there are {', '.join(FIELDS)}")
     values: dict[str, Any] = {
         name: read_duration(value) if name in ("backoff", "max_backoff") and isinstance(value, str) else value
         for name, value in given.items()

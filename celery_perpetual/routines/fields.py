@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.utils.json import dumps as json_dumps
 
 from celery_perpetual.errors import InvalidItem, InvalidRoutine, described
-from celery_perpetual.hints import nearest
+from celery_perpetual.hints import hint
 from celery_perpetual.ledger.digests import Digests
 from celery_perpetual.ledger.item import HIDDEN, CheckedItem, ItemReader
 from celery_perpetual.ledger.record import arguments, encode, read_item
@@ -144,14 +144,11 @@ class Reader:
         """Of what the fields mean, however they are written: a call that means the same gets the same routine."""
         item = read_item(record.item, "")
         args, kwargs = arguments(item.body, item.serializer)
-        retries = record.retries
         values = {
             "args": list(args), "kwargs": kwargs, "serializer": item.serializer,
             "options": _without_serializer(item.options),
             "timetable": record.timetable.to_json(), "metadata": record.metadata, "state": record.state,
-            "retries": (
-                retries.max_attempts, retries.backoff, retries.multiplier, retries.max_backoff, retries.jitter
-            ),
+            "retries": record.retries.values,
             "next": record.next if "next_run_at" in given else "",
         }  # fmt: skip
         try:
@@ -183,9 +180,7 @@ def _must_be_known(given: Mapping[str, Any], known: frozenset[str], in_order: tu
     if given.keys() <= known:
         return
     name = next(each for each in given if each not in known)
-    near = nearest(name, in_order)
-    hint = f", did you mean {near}?" if near else f"; there are {', '.join(in_order)}"
-    raise InvalidRoutine(f"routine field {name} is unknown{hint}", str(name), given[name])
+    raise InvalidRoutine(f"routine field {name} is unknown{hint(name, in_order)}", str(name), given[name])
 
 
 def _field_of(problem: str, has_kwargs: bool) -> str:

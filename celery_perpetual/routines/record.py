@@ -124,9 +124,7 @@ def encode(record: Record) -> bytes:
     if record.updated != record.created:
         texts.append(f'"u":{record.updated}')
     if record.retries is not NO_RETRIES and record.retries != NO_RETRIES:
-        retries = record.retries
-        facts = [retries.max_attempts, retries.backoff, retries.multiplier, retries.max_backoff, int(retries.jitter)]
-        texts.append(f'"y":{text_of(facts)}')
+        texts.append(f'"y":{text_of(record.retries.values)}')
     table = record.timetable.to_json()
     text = f"{_FORM} {record.version} {len(table)} {table}{{{','.join(texts)}}}\n"
     return text.encode() + record.item
@@ -159,8 +157,8 @@ def decode(routine_id: str, text: bytes) -> Record:
 
 
 @lru_cache(1024)
-def _retries(most: int | None, backoff: float, multiplier: float, longest: float | None, jitter: int) -> Retries:
-    return Retries(most, backoff, multiplier, longest, bool(jitter))
+def _retries(*values: Any) -> Retries:
+    return Retries(*values)
 
 
 @lru_cache(1024)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from celery_perpetual import events
-from celery_perpetual.json_fields import JsonFields
+from celery_perpetual.json_fields import JsonFields, json_fields
 from celery_perpetual.ledger.item import HIDDEN, CheckedItem
 from celery_perpetual.ledger.record import arguments, read_item
 from celery_perpetual.routines.record import BUSY, Record
 from celery_perpetual.routines.slots import Timetable
-from celery_perpetual.tasks.retries import Retries
+from celery_perpetual.tasks.retries import FIELDS, Retries
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, to_datetime
 
@@ -22,7 +22,7 @@ ENQUEUED = "enqueued"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Routine:
+class Routine(JsonFields):
     """A durable job record. Times are aware datetimes of the store's clock."""
 
     id: str
@@ -76,20 +76,14 @@ class Routine:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        values: dict[str, Any] = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            values[each.name] = format_time(value) if isinstance(value, datetime) else value
+        values = json_fields(self) | {
+            "schedule": self.schedule.to_dict(), "retries": dict(zip(FIELDS, self.retries.values, strict=True)),
+        }  # fmt: skip
         if self.pause is not None:
             values["pause"] = _written(self.pause)
-        values["schedule"] = self.schedule.to_dict()
-        values["retries"] = {name: getattr(self.retries, name) for name in _OF_RETRIES}
         if self.hides_args:
             values["args"], values["kwargs"] = HIDDEN
         return {name: value for name, value in values.items() if name not in ("hides_args", "created")}
-
-
-_OF_RETRIES = ("max_attempts", "backoff", "multiplier", "max_backoff", "jitter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,9 @@ from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.thresholds import LONGEST
 
+#: The fields, in their order.
+FIELDS = ("max_attempts", "backoff", "multiplier", "max_backoff", "jitter")
+
 
 @dataclass(frozen=True, slots=True, init=False)
 class Retries:
@@ -49,11 +52,8 @@ class Retries:
         Raises:
             ContractError: an impossible value; the message names field and value.
         """
-        fields = {
-            "max_attempts": max_attempts, "backoff": backoff, "multiplier": multiplier, "max_backoff": max_backoff,
-            "jitter": jitter,
-        }  # fmt: skip
-        given = {name: value for name, value in fields.items() if value is not UNSET}
+        fields = zip(FIELDS, (max_attempts, backoff, multiplier, max_backoff, jitter), strict=True)
+        given = {name: value for name, value in fields if value is not UNSET}
         checked = {name: _CHECKS[name](value) for name, value in given.items()}
         values = {**_OF_FAILED_KEYS, **checked}
         first, longest = values["backoff"], values["max_backoff"]
@@ -68,12 +68,16 @@ class Retries:
 
     def with_usual(self, usual: Retries) -> Retries:
         """The same where the fields that were not given are those of ``usual``."""
-        names = ("max_attempts", "backoff", "multiplier", "max_backoff", "jitter")
-        values = {name: getattr(self if name in self.given else usual, name) for name in names}
+        values = {name: getattr(self if name in self.given else usual, name) for name in FIELDS}
         longest = values["max_backoff"]
         if "max_backoff" not in self.given and longest is not None:
             values["max_backoff"] = max(longest, values["backoff"])
         return Retries(**values)
+
+    @property
+    def values(self) -> tuple[int | None, float, float, float | None, bool]:
+        """The values of :data:`FIELDS`."""
+        return self.max_attempts, self.backoff, self.multiplier, self.max_backoff, self.jitter
 
     @property
     def curve(self) -> str:
