@@ -7,7 +7,7 @@ a store that does not answer, 3 an unknown id.
 
 from __future__ import annotations
 
-from celery_perpetual.cli import examples
+from celery_perpetual.cli import examples, many_routines  # noqa: F401  # adds its verbs to routines
 from celery_perpetual.cli.completions import completions, stream, wait, wait_batch
 from celery_perpetual.cli.cursors import cursor, preview
 from celery_perpetual.cli.draining import drain

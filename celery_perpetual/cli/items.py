@@ -9,7 +9,7 @@ import click
 
 from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.parameters import a_task, a_tenant, argument, as_json
-from celery_perpetual.cli.tables import table
+from celery_perpetual.cli.tables import listing
 from celery_perpetual.cli.times import shown
 
 if TYPE_CHECKING:
@@ -33,29 +33,17 @@ def items(
     Exit code 1 if a key is given of which nothing is known.
     """
     found = perpetual.items(task, tenant, key, state, limit + 1)
-    more, found = len(found) > limit, found[:limit]
-    if json_:
-        show([each.to_dict() for each in found])
-    elif key is not None and not found:
+    if key is not None and not found and not json_:
         click.echo(f"nothing is known of key {key} of {task}")
     else:
-        rows = [
-            (
-                each.key, each.state, each.task_id, shown(each.since),
-                shown(each.until), each.failures or None, each.error or each.arguments,
-            )
-            for each in found
-        ]  # fmt: skip
-        heads = ("KEY", "STATE", "ID", "SINCE", "UNTIL", "FAILURES", "ERROR OR ARGUMENTS")
-        table(
-            heads,
-            rows,
-            empty="no item is in flight, and no key is left out",
-            whole=("ID",),
+        listing(
+            found, json_, limit, heads=("KEY", "STATE", "ID", "SINCE", "UNTIL", "FAILURES", "ERROR OR ARGUMENTS"),
+            row=lambda x: (
+                x.key, x.state, x.task_id, shown(x.since), shown(x.until), x.failures or None, x.error or x.arguments
+            ),
+            empty="no item is in flight, and no key is left out", whole=("ID",),
             spare=("SINCE", "ERROR OR ARGUMENTS", "UNTIL", "FAILURES"),
-        )
-        if more:
-            click.echo(f"there are more than {limit}; --limit {10 * limit} shows more of them", err=True)
+        )  # fmt: skip
     sys.exit(1 if key is not None and not found else 0)
 
 

@@ -13,7 +13,7 @@ from celery_perpetual.cli.group import show, verb
 from celery_perpetual.cli.inspect import detail
 from celery_perpetual.cli.parameters import a_yes, argument, as_json, no_question
 from celery_perpetual.cli.prompts import about_key, ask_about
-from celery_perpetual.cli.tables import table
+from celery_perpetual.cli.tables import listing
 from celery_perpetual.cli.times import shown
 from celery_perpetual.completions.completion import FAILURE, REVOKED, UNKNOWN
 from celery_perpetual.operations.endable import can_be_ended, half_ended
@@ -35,23 +35,15 @@ a_reason = click.option("--reason", default="", help="Why; on record with the ev
 @as_json
 def leases(perpetual: Perpetual, limit: int, json_: bool) -> None:
     """List the tasks that are executed right now, oldest first."""
-    found = perpetual.leases(limit + 1)
-    more, found = len(found) > limit, found[:limit]
-    if json_:
-        show([lease.to_dict() for lease in found])
-        return
-    rows = [
-        (
-            x.task_id, x.task, x.key, x.worker, x.token, x.attempt, x.recoveries, shown(x.started_at),
-            x.item.arguments,
-        )
-        for x in found
-    ]  # fmt: skip
-    heads = ("ID", "TASK", "KEY", "WORKER", "TOKEN", "ATTEMPT", "RECOVERIES", "SINCE", "ARGUMENTS")
-    spare = ("SINCE", "KEY", "WORKER", "ARGUMENTS", "RECOVERIES", "ATTEMPT", "TOKEN")
-    table(heads, rows, empty="no task runs", whole=("ID",), spare=spare)
-    if more:
-        click.echo(f"more tasks run; --limit {10 * limit} shows more of them", err=True)
+    listing(
+        perpetual.leases(limit + 1), json_, limit,
+        heads=("ID", "TASK", "KEY", "WORKER", "TOKEN", "ATTEMPT", "RECOVERIES", "SINCE", "ARGUMENTS"),
+        row=lambda x: (
+            x.task_id, x.task, x.key, x.worker, x.token, x.attempt, x.recoveries, shown(x.started_at), x.item.arguments
+        ),
+        empty="no task runs", whole=("ID",),
+        spare=("SINCE", "KEY", "WORKER", "ARGUMENTS", "RECOVERIES", "ATTEMPT", "TOKEN"),
+    )  # fmt: skip
 
 
 @verb
@@ -59,22 +51,12 @@ def leases(perpetual: Perpetual, limit: int, json_: bool) -> None:
 @as_json
 def parked(perpetual: Perpetual, limit: int, json_: bool) -> None:
     """List the tasks that wait for an operator, longest first."""
-    found = perpetual.parked(limit + 1)
-    more, found = len(found) > limit, found[:limit]
-    if json_:
-        show([lease.to_dict() for lease in found])
-        return
-    rows = [(x.task_id, x.task, x.key, x.recoveries, shown(x.parked_at), x.reason, x.item.arguments) for x in found]
-    heads = ("ID", "TASK", "KEY", "RECOVERIES", "SINCE", "REASON", "ARGUMENTS")
-    table(
-        heads,
-        rows,
-        empty="no task is parked",
-        whole=("ID",),
-        spare=("KEY", "REASON", "SINCE", "ARGUMENTS", "RECOVERIES"),
-    )
-    if more:
-        click.echo(f"more tasks are parked; --limit {10 * limit} shows more of them", err=True)
+    listing(
+        perpetual.parked(limit + 1), json_, limit,
+        heads=("ID", "TASK", "KEY", "RECOVERIES", "SINCE", "REASON", "ARGUMENTS"),
+        row=lambda x: (x.task_id, x.task, x.key, x.recoveries, shown(x.parked_at), x.reason, x.item.arguments),
+        empty="no task is parked", whole=("ID",), spare=("KEY", "REASON", "SINCE", "ARGUMENTS", "RECOVERIES"),
+    )  # fmt: skip
 
 
 @verb
@@ -84,19 +66,15 @@ def workers(perpetual: Perpetual, json_: bool) -> None:
 
     A worker is late when it has missed two heartbeats: it is frozen, or does not reach the store.
     """
-    found = perpetual.workers()
-    if json_:
-        show([worker.to_dict() for worker in found])
-        return
-    rows = [
-        (
+    listing(
+        perpetual.workers(), json_,
+        heads=("WORKER", "STATE", "POOL", "CONCURRENCY", "ACTIVE", "RESERVED", "REPORTED", "QUEUES"),
+        row=lambda x: (
             x.name, x.state, x.pool, x.concurrency, x.active, x.reserved,
             shown(x.reported_at) or "not yet", ",".join(x.queues),
-        )
-        for x in found
-    ]  # fmt: skip
-    heads = ("WORKER", "STATE", "POOL", "CONCURRENCY", "ACTIVE", "RESERVED", "REPORTED", "QUEUES")
-    table(heads, rows, empty="no worker lives", spare=("REPORTED", "QUEUES", "RESERVED", "POOL"))
+        ),
+        empty="no worker lives", spare=("REPORTED", "QUEUES", "RESERVED", "POOL"),
+    )  # fmt: skip
 
 
 def _end(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from celery_perpetual.cli.group import show
-from celery_perpetual.cli.tables import table
+from celery_perpetual.cli.tables import listing
 from celery_perpetual.cli.times import localized, shown
 from celery_perpetual.hints import nearest
 
@@ -39,35 +39,25 @@ def show_deleted(routine_id: str, json_: bool) -> None:
 
 def show_many(found: list[Routine], limit: int, json_: bool) -> None:
     """A row each; one more than the limit was asked for, to say whether there are more."""
-    page = found[:limit]
-    if json_:
-        show([routine.to_dict() for routine in page])
-    else:
-        rows = [(r.id, r.task, r.state, shown(r.next_run_at), r.run_count, str(r.schedule), _error(r)) for r in page]
-        table(
-            ("ID", "TASK", "STATE", "NEXT RUN", "RUNS", "SCHEDULE", "LAST ERROR"),
-            rows,
-            empty="there is no such routine",
-            whole=("ID",),
-        )
-    if len(found) > limit:
-        click.echo(f"there are more than {limit}; --limit {limit * 10} shows more of them", err=True)
+    listing(
+        found, json_, limit, heads=("ID", "TASK", "STATE", "NEXT RUN", "RUNS", "SCHEDULE", "LAST ERROR"),
+        row=lambda x: (x.id, x.task, x.state, shown(x.next_run_at), x.run_count, str(x.schedule), _error(x)),
+        empty="there is no such routine", whole=("ID",),
+    )  # fmt: skip
 
 
 def show_runs(runs: list[RoutineRun], json_: bool, *, one: bool = False) -> None:
     """A row each."""
-    if json_:
-        show(runs[0].to_dict() if one else [run.to_dict() for run in runs])
-    else:
-        rows = [
-            (r.routine_id, shown(r.slot), r.attempt, r.task_id, r.status, r.error and r.error["message"]) for r in runs
-        ]
-        table(
-            ("ID", "SLOT", "ATTEMPT", "TASK ID", "STATUS", "ERROR"),
-            rows,
-            empty="no routine was due",
-            whole=("ID", "TASK ID"),
-        )
+    if json_ and one:
+        show(runs[0].to_dict())
+        return
+    listing(
+        runs, json_, heads=("ID", "SLOT", "ATTEMPT", "TASK ID", "STATUS", "ERROR"),
+        row=lambda x: (
+            x.routine_id, shown(x.slot), x.attempt, x.task_id, x.status, x.error and x.error["message"]
+        ),
+        empty="no routine was due", whole=("ID", "TASK ID"),
+    )  # fmt: skip
 
 
 def _error(routine: Routine) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import click
 
+from celery_perpetual.cli.group import show
+from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.wording import one_line
+
+T = TypeVar("T", bound=JsonFields)
 
 #: No column is made narrower.
 NARROWEST = 8
@@ -33,6 +38,26 @@ def table(
         return
     for line in lines_of(heads, rows, width_of_terminal(), whole=whole, spare=spare):
         click.echo(line)
+
+
+def listing(
+    found: Sequence[T], json_: bool, limit: int | None = None, *, heads: Sequence[str],
+    row: Callable[[T], Sequence[object]], empty: str, whole: Sequence[str] = (), spare: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """Print reports, each as JSON or as the row of a table.
+
+    Args:
+        limit: no more are printed; where one more was found, a line says how to see it. None: all are.
+        row: the cells of one.
+        empty, whole, spare: see :func:`table`.
+    """
+    page = found[:limit]
+    if json_:
+        show([each.to_dict() for each in page])
+        return
+    table(heads, [row(each) for each in page], empty=empty, whole=whole, spare=spare)
+    if limit is not None and len(found) > limit:
+        click.echo(f"there are more than {limit}; --limit {10 * limit} shows more of them", err=True)
 
 
 def lines_of(

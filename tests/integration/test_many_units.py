@@ -121,4 +121,4 @@ def test_ten_thousand_leases(many: WatchedApp) -> None:
     shown = CliRunner().invoke(group, ["leases", "--limit", "2"], obj=SimpleNamespace(app=many.app))
     assert "id9998" in shown.stdout
     assert "id9997" not in shown.stdout
-    assert shown.stderr == "more tasks run; --limit 20 shows more of them\n"
+    assert shown.stderr == "there are more than 2; --limit 20 shows more of them\n"
