@@ -15,6 +15,7 @@ from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.modules import given_by_module
 from celery_perpetual.tasks.options import PerpetualOptions
+from celery_perpetual.tasks.parameters import Parameters
 from celery_perpetual.tasks.preflights import Preflight, read_preflight
 from celery_perpetual.tasks.task import BATCH_ATTRIBUTE, PerpetualTask, unwrapped
 from celery_perpetual.tasks.tenants import read_list
@@ -214,36 +215,33 @@ def _after_success(task: Task[Any, Any]) -> Callable[[Any], Any] | None:
     if given is None:
         return None
     function = _function(task, "after_success", given)
-    needed = _arguments_needed(function)
-    if len(needed) > 1 or any(each.kind is each.KEYWORD_ONLY for each in needed):
+    if Parameters.of(function).need_more(1):
         raise ContractError(f"after_success must take one argument, the task's result, got {function!r}")
     return function
 
 
-def _preflight(task: Task[Any, Any]) -> Preflight | None:
-    """The preflight of a task, or the one of its module."""
-    given = given_to(task, "preflight")
-    is_own = given is not None or _says_none(task, "preflight")
-    if not is_own:
-        given = given_by_module(task, "preflight")
+def _given(task: Task[Any, Any], name: str) -> Any:
+    """A value or a function that a task gives, or else its module; None without one."""
+    given = given_to(task, name)
     if given is None:
-        return None
-    return read_preflight(_function(task, "preflight", given) if is_own else given, may_take_tenant=True)
+        return None if _says_none(task, name) else given_by_module(task, name)
+    return _function(task, name, given) if callable(given) else given
+
+
+def _preflight(task: Task[Any, Any]) -> Preflight | None:
+    given = _given(task, "preflight")
+    return None if given is None else read_preflight(given, may_take_tenant=True)
 
 
 def _tenants(task: Task[Any, Any]) -> tuple[Mapping[str, Any] | None, Callable[[], Any] | None]:
     """The tenants that a task lists, or the function that finds them; neither without a fan-out."""
-    given = given_to(task, "tenants")
-    is_own = given is not None or _says_none(task, "tenants")
-    if not is_own:
-        given = given_by_module(task, "tenants")
+    given = _given(task, "tenants")
     if given is None:
         return None, None
     if callable(given):
-        function = _function(task, "tenants", given) if is_own else given
-        if _arguments_needed(function):
-            raise ContractError(f"tenants must be a list, or a function that takes no argument, got {function!r}")
-        return None, function
+        if Parameters.of(given).needed:
+            raise ContractError(f"tenants must be a list, or a function that takes no argument, got {given!r}")
+        return None, given
     if isinstance(given, Iterator):
         raise ContractError(
             f"tenants must be a list or a function, not an iterator, which is empty after one reading: {given!r}"
@@ -254,28 +252,14 @@ def _tenants(task: Task[Any, Any]) -> tuple[Mapping[str, Any] | None, Callable[[
     return found.values, None
 
 
-def _arguments_needed(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The arguments that a call must give; none where the function does not say."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):
-        return []
-    return [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-
-
 def _takes_poll(function: Callable[..., Any]) -> bool:
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return True
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
-    needed = _arguments_needed(function)
-    if len(needed) > 1 or any(p.kind is p.KEYWORD_ONLY for p in needed):
+    parameters = Parameters.of(function)
+    if parameters.need_more(1):
         raise ContractError(
             f"next_batch must take no argument or one Poll, but {getattr(function, '__qualname__', function)} "
-            f"needs {', '.join(p.name for p in needed)}; a function given to the decorator does not get the task"
+            f"needs {', '.join(parameters.needed)}; a function given to the decorator does not get the task"
         )
-    return bool(places)
+    return parameters.takes_one
 
 
 def _file(task: Task[Any, Any]) -> str:

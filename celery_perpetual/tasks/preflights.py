@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from celery_perpetual.errors import ContractError
+from celery_perpetual.tasks.parameters import Parameters
 
 PREFIX = "preflight"
 
@@ -32,14 +32,9 @@ def read_preflight(function: Any, *, may_take_tenant: bool) -> Preflight:
     """
     if not callable(function):
         raise ContractError(f"preflight must be a function or a method, got {function!r}")
-    name = getattr(function, "__qualname__", repr(function))
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return Preflight(function, may_take_tenant)
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
-    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if len(needed) > int(may_take_tenant) or any(p.kind is p.KEYWORD_ONLY for p in needed):
+    parameters = Parameters.of(function)
+    if parameters.need_more(int(may_take_tenant)):
         wanted = "no argument or the tenant" if may_take_tenant else "no argument"
-        raise ContractError(f"preflight must take {wanted}, but {name} needs {', '.join(p.name for p in needed)}")
-    return Preflight(function, may_take_tenant and bool(places))
+        name = getattr(function, "__qualname__", repr(function))
+        raise ContractError(f"preflight must take {wanted}, but {name} needs {', '.join(parameters.needed)}")
+    return Preflight(function, may_take_tenant and parameters.takes_one)
