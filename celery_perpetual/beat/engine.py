@@ -29,6 +29,7 @@ from celery_perpetual.polling.end import given_up
 from celery_perpetual.polling.runner import Runner
 from celery_perpetual.polling.threads import MOST_ENDS, PollThreads
 from celery_perpetual.routines.due import DueRuns
+from celery_perpetual.store.chunks import chunks
 from celery_perpetual.telemetry import emit
 
 #: How long a stopping beat waits for the release of its lead; SIGTERM must end it within seconds.
@@ -175,5 +176,5 @@ class Engine:
         with suppress(NotLeading, StoreRefused):
             self.entry_runs.save(leader)
         ends = [given_up(claim) for claim in polls.running if not claim.committed]
-        for first in range(0, len(ends), MOST_ENDS):
-            runner.ends.begin(ends[first : first + MOST_ENDS])()
+        for part in chunks(ends, MOST_ENDS):
+            runner.ends.begin(part)()

@@ -117,8 +117,8 @@ class Registration:
             if len(rows) == 4:
                 emit(events.PART_FAILED, part=f"the registration of {rows[0]}", error=error)
                 return
-            for at in range(0, len(rows), 4):
-                self._call(leader, rows[at : at + 4])
+            for row in chunks(rows, 4):
+                self._call(leader, row)
             return
         if pulled_back < 0:
             raise NotLeading(leader)

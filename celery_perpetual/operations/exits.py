@@ -261,8 +261,7 @@ class ExitOperations(Namespace):
 
     @cached_property
     def _resender(self) -> Resender:
-        grants = self.grants
-        return Resender(self.app, self.store, broker_is_redis=grants.broker_is_redis)
+        return Resender(self.app, self.store, broker_is_redis=self.grants.broker_is_redis)
 
     def _sent(self, listed: bool) -> bool:
         """Send what is on the list at once; what cannot be sent now, the leader sends."""

@@ -13,7 +13,7 @@ from celery_perpetual.operations.completions import CompletionOperations
 from celery_perpetual.operations.items import ItemReport, item_of_key, items
 from celery_perpetual.operations.lookup import find as unit_of
 from celery_perpetual.operations.polling import PollOperations
-from celery_perpetual.store.scripts import script
+from celery_perpetual.store.commands.failed_keys import allow_key
 from celery_perpetual.waiting.aio import AsyncWaiting
 from celery_perpetual.waiting.key_wait import ItemKey
 
@@ -127,6 +127,5 @@ class KeyOperations(PollOperations, CompletionOperations):
             ContractError: the key is none.
             StoreUnavailable: the store did not answer.
         """
-        keys, item = self.store.keys, self.item_key(task, key, tenant)
-        failed, failures = keys.failed(item.unit), keys.failures(item.unit)
-        return bool(script("allow")(self.store, failed=failed, failures=failures, item_key=item.key))
+        item = self.item_key(task, key, tenant)
+        return allow_key(self.store, item.unit, item.key)

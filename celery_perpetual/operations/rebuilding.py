@@ -86,8 +86,8 @@ class Rebuild:
             errors=errors,
         )  # fmt: skip
 
-    def _count(self, kind: str, names: Sequence[str] = (), wrong: Sequence[int] = ()) -> None:
-        self._read[kind] += 1
+    def _count(self, kind: str, names: Sequence[str], wrong: Sequence[int], read: int = 1) -> None:
+        self._read[kind] += read
         for name, count in zip(names, wrong, strict=True):
             self._repaired[name] += int(count)
         if self._progress is not None and self._read[kind] % 100 == 0:
@@ -119,15 +119,13 @@ class Rebuild:
             if contract.options.enabled and contract.name not in self._disabled
             for unit in known_units(self._app, contract)
         }
-        found = sorted({*suffixes(self._store, keys.unit_prefix)})
+        found = sorted(suffixes(self._store, keys.unit_prefix))
         for part in chunks(found):
             wrong = script("rebuild_units")(
                 self._store, poll_prefix=keys.poll_prefix,
                 named=[f"{int(unit in polled)} {unit}" for unit in part],
             )  # fmt: skip
-            self._read["units"] += len(part)
-            for name, count in zip(names, wrong, strict=True):
-                self._repaired[name] += int(count)
+            self._count("units", names, wrong, len(part))
 
     def _leases(self) -> None:
         keys = self._store.keys

@@ -14,16 +14,15 @@ from celery_perpetual.operations.lookup import find
 from celery_perpetual.operations.polls import busy
 from celery_perpetual.polling.claims import Claims, Refusal
 from celery_perpetual.store.commands.ended import ended_records, forget_ended
+from celery_perpetual.store.commands.failed_keys import allow_key
 from celery_perpetual.store.commands.lock import Lock
 from celery_perpetual.store.commands.records import done_records
-from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.names import parse_unit_name
 from celery_perpetual.tasks.task import REPLAY_HEADER
 
 if TYPE_CHECKING:
     from celery_perpetual.namespace import Namespace
     from celery_perpetual.polling.outcome import PollOutcome
-    from celery_perpetual.store.connection import Store
 
 #: Seconds after which another call may begin where a process has ended within one.
 LOCK_SECONDS = 60.0
@@ -84,7 +83,8 @@ def _replay(
     runner = namespace.runner
     lock.keep()
     if task_ids is not None:
-        _allow(store, unit_name, items)
+        for key in {item.key for item in items if item.key is not None}:  # also parked ones: each item was named
+            allow_key(store, unit_name, key)
     try:
         end, taken = runner.enqueue(claim, items)
         outcome = runner.ends.store_one(end)
@@ -94,13 +94,6 @@ def _replay(
     if outcome.count:
         forget_ended(store, poll_id, [item.options["headers"][REPLAY_HEADER] for item in taken])
     return outcome
-
-
-def _allow(store: Store, unit: str, items: list[CheckedItem]) -> None:
-    """Let the keys of items be enqueued that are named one by one, also parked ones."""
-    failed, failures = store.keys.failed(unit), store.keys.failures(unit)
-    for key in {item.key for item in items if item.key is not None}:
-        script("allow")(store, failed=failed, failures=failures, item_key=key)
 
 
 def _again(item: CheckedItem, task_id: str) -> CheckedItem:

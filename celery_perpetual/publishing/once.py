@@ -44,11 +44,9 @@ def publish_once(app: Celery, store: Store, waiting: str, entry: str, signature:
             send(app, singly.producer, record, task_id)
         remove_entry(store, waiting, entry)
         return
-    capture, after_publish = Capture(app), AfterPublish()
-    try:
+    after_publish = AfterPublish()
+    with closing(Capture(app)) as capture:
         commands = BrokerCommands(capture.commands(record, task_id, after_publish))
-    finally:
-        capture.close()
     packed, targets = commands.packed()
     if script("push_once")(store, waiting=waiting, targets=targets, entry=entry, commands=packed):
         after_publish.send()

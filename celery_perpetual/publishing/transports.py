@@ -7,7 +7,7 @@ again, under the same ids.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from ssl import SSLSocket
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -100,11 +100,8 @@ def open_transport(app: Celery, poll_id: str, items: Sequence[CheckedItem], *, o
     """
     conf: Any = app.conf
     if isinstance(conf.broker_write_url, str) and is_redis(conf.broker_write_url) and not one_by_one:
-        capture = Capture(app)
-        try:
+        with closing(Capture(app)) as capture:
             yield ToRedis(app, capture, poll_id)
-        finally:
-            capture.close()
         return
     with confirming_connection(app) as connection:
         # Not connection.default_channel, which would try to connect for ever.

@@ -107,8 +107,11 @@ def end_as_expired(app: Celery, task_id: str, name: str) -> None:
     """End an item whose time has expired before a worker has received its message; no error is raised."""
     task: Any = app.tasks.get(name)
     celery_results.store_expired(app, task, task_id)
+    announce(app, TaskEnd(task_id=task_id, task=name, status=EXPIRED, nonce="*", announce=announces(task)))
+
+
+def announce(app: Celery, end: TaskEnd) -> None:
+    """Announce an end that no worker has stored; an app that is not wired announces none."""
     perpetual: Any = getattr(app, "perpetual", None)
     if perpetual is not None:
-        perpetual.announcer.announce(
-            TaskEnd(task_id=task_id, task=name, status=EXPIRED, nonce="*", announce=announces(task))
-        )
+        perpetual.announcer.announce(end)

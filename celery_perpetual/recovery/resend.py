@@ -38,6 +38,7 @@ from celery_perpetual.publishing.refused import is_refused
 from celery_perpetual.publishing.sender import AfterPublish
 from celery_perpetual.publishing.singly import Singly
 from celery_perpetual.recovery.full_queues import FullQueues
+from celery_perpetual.recovery.losses import announce
 from celery_perpetual.store.commands.destinations import published_to, sent_later_to
 from celery_perpetual.store.commands.leases import StateText, copy_of, lost_tasks, remove_lost, state_of
 from celery_perpetual.store.commands.records import record_at
@@ -276,10 +277,8 @@ class Resender:
         error = TaskLost(f"task {lost.task_id} is lost: {reason}")
         request = None if lost.copy is None else request_of(lost.copy)
         celery_results.store_failure(self._app, task, lost.task_id, error, request)
-        perpetual: Any = getattr(self._app, "perpetual", None)
-        if perpetual is not None:
-            end = TaskEnd(
-                task_id=lost.task_id, task=lost.task, status=LOST, exception=error, nonce="*", announce=announces(task)
-            )
-            perpetual.announcer.announce(end)
+        end = TaskEnd(
+            task_id=lost.task_id, task=lost.task, status=LOST, exception=error, nonce="*", announce=announces(task)
+        )
+        announce(self._app, end)
         remove_lost(self._store, lost.task_id)

@@ -27,6 +27,7 @@ from celery_perpetual.broker.unacked_hash import UnackedHash
 from celery_perpetual.leases.interest import Interest, interest_by
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.recovery.losses import declare_lost
+from celery_perpetual.store.chunks import chunks
 from celery_perpetual.store.commands.batches import known_batches
 from celery_perpetual.store.commands.leases import leases_of, states_of
 from celery_perpetual.telemetry import emit, some
@@ -89,11 +90,13 @@ class UnackedMessages:
         self._reported |= tags
         with self._hash() as (channel, unacked):
             # The hash may be long, and many workers may have died.
-            received = {tag: at for part in _parts(list(tags)) for tag, at in unacked.received_of(part).items()}
+            received = {tag: at for part in chunks(tags, AT_ONCE) for tag, at in unacked.received_of(part).items()}
             # The oldest goes back last, and comes first.
             left = sorted(received, key=received.__getitem__, reverse=True)
             return sum(
-                self._put_back(channel, unacked, tag) for part in _parts(left) for tag in self._not_begun(unacked, part)
+                self._put_back(channel, unacked, tag)
+                for part in chunks(left, AT_ONCE)
+                for tag in self._not_begun(unacked, part)
             )
 
     def _not_begun(self, unacked: UnackedHash, tags: list[str]) -> list[str]:
@@ -165,7 +168,7 @@ class UnackedMessages:
         self._reported &= unclaimed.keys() - (before.keys() - self._seen.keys())
         new = sorted(unclaimed.keys() - self._seen.keys() - self._foreign.keys(), key=unclaimed.__getitem__)
         known_polls: dict[str, bool] = {}
-        for part in _parts(new[:MOST_NEW]):
+        for part in chunks(new[:MOST_NEW], AT_ONCE):
             for tag, copy in unacked.copies(part).items():
                 task_id, guarded = str(copy.headers.get("id")), self._needs_lease(copy)
                 if self._is_known(task_id, known_polls) if item_address(task_id) is not None else guarded:
@@ -215,8 +218,3 @@ class UnackedMessages:
         if where.poll_id not in polls:
             polls[where.poll_id] = bool(known_batches(self._grants.store, [where.poll_id]))
         return polls[where.poll_id]
-
-
-def _parts(tags: list[str]) -> Iterator[list[str]]:
-    """As many as one call reads."""
-    return (tags[first : first + AT_ONCE] for first in range(0, len(tags), AT_ONCE))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 #: Records, ids or keys per call: half the blocking of 1 000 at no cost in speed.
 CHUNK = 500
 
 
-def chunks(entries: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """At most 500 at a time, so that no call holds the server up."""
+def chunks(entries: Iterable[T], most: int = CHUNK) -> Iterator[list[T]]:
+    """At most so many at a time, so that no call holds the server up."""
     walk = iter(entries)
-    while part := list(islice(walk, CHUNK)):
+    while part := list(islice(walk, most)):
         yield part
 
 

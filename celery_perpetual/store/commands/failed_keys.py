@@ -7,6 +7,7 @@ from math import isinf
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_perpetual.store.chunks import CHUNK
+from celery_perpetual.store.scripts import script
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -101,6 +102,12 @@ def failed_keys(store: Store, unit: str, now: int) -> Iterator[FailedKey]:
 
 def _failed_key(key: str, until: float, text: bytes | None) -> FailedKey:
     return FailedKey(key, None if isinf(until) else int(until), KeyFailures.read(text) if text else NO_FAILURE)
+
+
+def allow_key(store: Store, unit: str, key: str) -> bool:
+    """Free an item key that is held back or parked, and forget its failures, in one step; False if nothing held it."""
+    keys = store.keys
+    return bool(script("allow")(store, failed=keys.failed(unit), failures=keys.failures(unit), item_key=key))
 
 
 def held_counts(store: Store, units: Sequence[str], now: int) -> list[tuple[int, int]]:

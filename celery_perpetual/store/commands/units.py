@@ -111,7 +111,7 @@ def unit_facts(store: Store, names: Sequence[str], remarkable: float | None = No
     """
     found = []
     for part in chunks(names):
-        text = script("unit_facts")(store, share="" if remarkable is None else str(remarkable), units=list(part))
+        text = script("unit_facts")(store, share="" if remarkable is None else str(remarkable), units=part)
         for in_flight, attempt, backoff, polled, spec, due, held, parked, cursor, newest in json.loads(
             text.decode(errors="replace")
         ):
@@ -161,8 +161,7 @@ def rates(store: Store, units: Sequence[tuple[str, int]]) -> list[Rates]:
         units: each with the number of outcomes that are kept of it.
     """
     found: list[Rates] = []
-    for first in range(0, len(units), RATES_AT_ONCE):
-        part = units[first : first + RATES_AT_ONCE]
+    for part in chunks(units, RATES_AT_ONCE):
         reply = script("rates")(
             store, polls=[store.keys.polls(name) for name, _ in part], short=SHORT_MS, long=LONG_MS,
             step=OUTCOMES_AT_ONCE, histories=[history for _, history in part],
