@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
 from celery_perpetual.broker.queue_sizes import queues_with_known_bindings
 from celery_perpetual.ledger.ids import item_index, item_slots
+from celery_perpetual.starvation.climb import Climb
 from celery_perpetual.starvation.consumers import NO_CONSUMER, Consumers
 from celery_perpetual.starvation.episode import UNWATCHED_MS, Episode
-from celery_perpetual.starvation.queue_steps import QueueSteps, Taken
+from celery_perpetual.starvation.queue_steps import QueueSteps
 from celery_perpetual.starvation.series import Series
 from celery_perpetual.starvation.waits import Wait, Waits
 from celery_perpetual.store.commands.starvation import note_watching, starving_queues, watching
@@ -38,22 +38,6 @@ MOST_ITEMS, MOST_REMEMBERED = 200, 10_000
 LONGEST_ROUND = 10.0
 
 
-@dataclass(slots=True)
-class Climbed(Taken):
-    """The result of one pass."""
-
-    starving: dict[str, str] = field(default_factory=dict)
-    """Queues in which the oldest item waits for longer than the first step allows, and why."""
-    starved: list[str] = field(default_factory=list)
-    parked: list[str] = field(default_factory=list)
-    """Ids of items."""
-
-    @property
-    def items(self) -> int:
-        """How many items were reported and parked."""
-        return len(self.starved) + len(self.parked)
-
-
 class Ladder:
     """Goes one part further in each pass. For one thread."""
 
@@ -65,19 +49,16 @@ class Ladder:
         self._workers = namespace.grants.workers
         self._thresholds = settings.starvation
         self._waits = Waits(self._app, self._store)
-        self._consumers = Consumers()
         self._steps = QueueSteps(self._app, self._store, settings)
         self._episodes: dict[str, Episode] = {}
         """Of the queues of which this round has found the oldest item."""
         self._left_out: set[str] = set()
         """Queues that another pass works on, or of which the cause is not known yet."""
         self._longest_gap = max(UNWATCHED_MS, 2 * ms(settings.cycle_interval))
-        self._since = 0
-        """When the series of passes began: ms of the store's time."""
         self._reported: dict[str, int] = {}
         """Task id -> since when it was runnable, of items that are reported."""
 
-    def once(self, *, whole: bool = False) -> Climbed:
+    def once(self, *, whole: bool = False) -> Climb:
         """One pass.
 
         Args:
@@ -87,38 +68,38 @@ class Ladder:
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        climbed, patience, begun = Climbed(), self._patience(), time.monotonic()
+        climb, patience, begun = Climb(), self._patience(), time.monotonic()
         if patience is not None:
             try:
-                self._watch()
-                while not self._go_on(climbed, patience) and whole and time.monotonic() - begun < LONGEST_ROUND:
+                self._watch(climb)
+                while not self._go_on(climb, patience) and whole and time.monotonic() - begun < LONGEST_ROUND:
                     pass
             except BaseException:  # of the store: what was not read must not count as not there
                 self._waits.begin_anew()
                 self._episodes, self._left_out = {}, set()
                 raise
-        return climbed
+        return climb
 
     def finish(self, seconds: float) -> None:
         """Wait until what was asked for is done, at most for so long: the process may end then."""
         self._steps.assistance.finish(seconds)
 
-    def _watch(self) -> None:
+    def _watch(self, climb: Climb) -> None:
         """Note that a pass watches, for the next one of whatever process."""
         now = self._store.now()
         before = Series.read(watching(self._store))
         series = Series(now, now) if before is None else before.then(now, self._longest_gap)
         note_watching(self._store, series.to_json())
-        self._since = series.since
+        climb.watched_since = series.since
 
-    def _go_on(self, climbed: Climbed, patience: int) -> bool:
+    def _go_on(self, climb: Climb, patience: int) -> bool:
         """Read one part, and return whether the round ends with it."""
-        now = self._store.now()
+        now = climb.now = self._store.now()
         stored, part = starving_queues(self._store), self._waits.next_part(now, patience)
         if part.batches:
-            self._consumers = Consumers(self._workers.all(), queues_with_known_bindings(self._app))
+            climb.consumers = Consumers(self._workers.all(), queues_with_known_bindings(self._app))
 
-        wants = partial(self._wants, climbed, patience)
+        wants = partial(self._wants, climb, patience)
         for wait in self._waits.of(part, now, wants):
             thresholds = self._of(wait.polled_by)
             if thresholds.first is None or now - wait.since < ms(thresholds.first):
@@ -126,28 +107,28 @@ class Ladder:
             if wait.is_retry:  # its ETA is not known
                 continue
             if wait.queue not in self._episodes:
-                self._climb(wait, stored.get(wait.queue, ""), now, climbed)
+                self._climb(wait, stored.get(wait.queue, ""), climb)
             episode = self._episodes.get(wait.queue)
             if episode is not None and episode.cause == NO_CONSUMER:
-                self._step_item(wait, episode, now, climbed)
+                self._step_item(wait, episode, climb)
         self._steps.assistance.ask([])
-        climbed.starving |= {queue: episode.cause for queue, episode in self._episodes.items()}
+        climb.starving |= {queue: episode.cause for queue, episode in self._episodes.items()}
         if part.is_last:
             for queue in stored.keys() - self._episodes.keys() - self._left_out:
                 self._steps.note(queue, stored[queue], "")
             self._episodes, self._left_out = {}, set()
         return part.is_last
 
-    def _wants(self, climbed: Climbed, patience: int, queue: str, age: int) -> bool:
+    def _wants(self, climb: Climb, patience: int, queue: str, age: int) -> bool:
         """Whether items of a queue that have been runnable for so long (ms) are of interest still."""
         if not queue or age < patience:
             return False
         episode = self._episodes.get(queue)
         if episode is None:
-            if not self._consumers.cause(queue):
+            if not climb.consumers.cause(queue):
                 self._left_out.add(queue)
             return queue not in self._left_out
-        return episode.cause == NO_CONSUMER and climbed.items < MOST_ITEMS
+        return episode.cause == NO_CONSUMER and climb.items < MOST_ITEMS
 
     def _patience(self) -> int | None:
         """Milliseconds after which the first step of any task comes; None where the ladder is off for all."""
@@ -160,50 +141,49 @@ class Ladder:
         given = options.starvation if isinstance(options, PerpetualOptions) else None
         return self._thresholds if given is None else self._thresholds.replaced(task, given, ValueError)
 
-    def _climb(self, oldest: Wait, text: str, now: int, climbed: Climbed) -> None:
-        episode = self._steps.take(
-            oldest, text, now, self._since, self._of(oldest.polled_by), self._consumers, climbed,
-            lambda: self._report(oldest, self._consumers.cause(oldest.queue), now, climbed),
-        )  # fmt: skip
+    def _climb(self, oldest: Wait, text: str, climb: Climb) -> None:
+        thresholds = self._of(oldest.polled_by)
+        report = partial(self._report, oldest, climb.consumers.cause(oldest.queue), climb)
+        episode = self._steps.take(oldest, text, climb, thresholds, report)
         if episode is None:
             self._left_out.add(oldest.queue)
         else:
             self._episodes[oldest.queue] = episode
 
-    def _step_item(self, wait: Wait, episode: Episode, now: int, climbed: Climbed) -> None:
+    def _step_item(self, wait: Wait, episode: Episode, climb: Climb) -> None:
         """Report an item whose queue has no consumer, and park it; the run of a routine waits on."""
         thresholds = self._of(wait.polled_by)
         is_reported = self._reported.get(wait.task_id) == wait.since
-        if not is_reported and episode.is_time("event", wait.since, now, thresholds):
-            self._report(wait, episode.cause, now, climbed)
-        is_for_parking = wait.polled_by and not self._consumers.may_have(wait.queue)
-        if is_for_parking and episode.is_time("park", wait.since, now, thresholds):
-            self._park(wait, episode.cause, now, climbed)
+        if not is_reported and episode.is_time("event", wait.since, climb.now, thresholds):
+            self._report(wait, episode.cause, climb)
+        is_for_parking = wait.polled_by and not climb.consumers.may_have(wait.queue)
+        if is_for_parking and episode.is_time("park", wait.since, climb.now, thresholds):
+            self._park(wait, episode.cause, climb)
 
-    def _report(self, wait: Wait, cause: str, now: int, climbed: Climbed) -> None:
+    def _report(self, wait: Wait, cause: str, climb: Climb) -> None:
         if len(self._reported) >= MOST_REMEMBERED:
             self._reported.clear()
         self._reported[wait.task_id] = wait.since
         slots = item_slots(self._store.keys, wait.task_id)
-        batch, about = self._store.keys.poll(str(slots.pop("poll"))), _about(wait, cause, now)
+        batch, about = self._store.keys.poll(str(slots.pop("poll"))), _about(wait, cause, climb.now)
         if script("note_starved")(
             self._store, **slots, batch=batch, id=wait.task_id, index=item_index(wait.task_id), seen=wait.seen,
             since=wait.since, about=json.dumps(about),
         ):  # fmt: skip
             emit(events.STARVATION_STARVED, task_id=wait.task_id, queue=wait.queue, seconds=about["seconds"])
-            climbed.starved.append(wait.task_id)
+            climb.starved.append(wait.task_id)
 
-    def _park(self, wait: Wait, cause: str, now: int, climbed: Climbed) -> None:
+    def _park(self, wait: Wait, cause: str, climb: Climb) -> None:
         slots = item_slots(self._store.keys, wait.task_id)
         del slots["poll"]
-        about = _about(wait, cause, now)
+        about = _about(wait, cause, climb.now)
         reason = f"no worker has consumed its queue {wait.queue} for {about['seconds']:g} s"
         if script("park_item")(
             self._store, **slots, id=wait.task_id, task=wait.task, seen=wait.seen, reason=reason,
             starved=json.dumps(about | {"reason": reason}),
         ):  # fmt: skip
             emit(events.STARVATION_PARKED, task_id=wait.task_id, queue=wait.queue, seconds=about["seconds"])
-            climbed.parked.append(wait.task_id)
+            climb.parked.append(wait.task_id)
 
 
 def _about(wait: Wait, cause: str, now: int) -> dict[str, Any]:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
 from celery_perpetual.broker.queue_sizes import UNKNOWN
 from celery_perpetual.starvation.assistance import Assistance, Request
-from celery_perpetual.starvation.consumers import SATURATED, Consumers
+from celery_perpetual.starvation.consumers import SATURATED
 from celery_perpetual.starvation.episode import Episode
 from celery_perpetual.store.commands.starvation import starving_queue
 from celery_perpetual.store.scripts import script
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.settings import Settings
+    from celery_perpetual.starvation.climb import Climb
     from celery_perpetual.starvation.waits import Wait
     from celery_perpetual.store.connection import Store
     from celery_perpetual.thresholds import Thresholds
@@ -38,15 +38,6 @@ REQUESTS = ("wake", "spawn")
 UNDONE = "the process that was at it has ended before it was done"
 
 
-@dataclass(slots=True)
-class Taken:
-    """The steps of one pass, by queue."""
-
-    noticed: list[str] = field(default_factory=list)
-    woken: list[str] = field(default_factory=list)
-    spawned: list[str] = field(default_factory=list)
-
-
 class QueueSteps:
     """Takes them. For one thread; what they ask for is done on another one."""
 
@@ -57,30 +48,26 @@ class QueueSteps:
         )
 
     def take(
-        self, oldest: Wait, text: str, now: int, watched_since: int, thresholds: Thresholds, consumers: Consumers,
-        taken: Taken, report: Callable[[], object],
-    ) -> Episode | None:  # fmt: skip
+        self, oldest: Wait, text: str, climb: Climb, thresholds: Thresholds, report: Callable[[], object]
+    ) -> Episode | None:
         """Take the steps of a queue that are due, on account of its oldest item.
 
         Args:
             oldest: the item.
             text: how far the ladder has come with its queue, as it is stored; "" for not at all.
-            now: the store's time, ms.
-            watched_since: since when passes follow each other, ms.
+            climb: the pass; it gets the steps that are taken.
             thresholds: of the item's task.
-            consumers: the workers.
-            taken: gets the steps that are taken.
             report: reports the item, where its queue is saturated.
 
         Returns:
             How far the ladder has come, None where another pass works on that queue.
         """
-        queue, cause = oldest.queue, consumers.cause(oldest.queue)
+        queue, cause, now = oldest.queue, climb.consumers.cause(oldest.queue), climb.now
         episode = Episode.read(text) if text else None
         is_new = episode is None or episode.cause != cause
         if episode is None or is_new:
             episode = Episode(cause, now, now, name=f"{queue} {format_time(to_datetime(now))}")
-        must_note = episode.watch(now, watched_since) or is_new
+        must_note = episode.watch(now, climb.watched_since) or is_new
         requests: list[Request] = []
         try:
             for step in STEPS:
@@ -90,7 +77,7 @@ class QueueSteps:
                 episode.steps[step] = now
                 episode.again.pop(step, None)
                 request = Request(
-                    step=step, queue=queue, hosts=tuple(consumers.hosts(queue)), cause=cause, noted=now,
+                    step=step, queue=queue, hosts=tuple(climb.consumers.hosts(queue)), cause=cause, noted=now,
                     oldest_seconds=round((now - oldest.since) / 1000, 1), episode=episode.name,
                 )  # fmt: skip
                 before, text = text, episode.to_json()
@@ -99,7 +86,7 @@ class QueueSteps:
                 if is_undone:
                     emit(events.STARVATION_STEP_FAILED, step=step, queue=queue, reason=UNDONE)
                 else:
-                    self._say(request, oldest, taken)
+                    self._say(request, oldest, climb)
                 if step in REQUESTS:
                     requests.append(request)
         finally:
@@ -131,20 +118,20 @@ class QueueSteps:
             "task_id": oldest.task_id, "task": oldest.task, "oldest_seconds": request.oldest_seconds,
         } | more.get(request.step, {})  # fmt: skip
 
-    def _say(self, request: Request, oldest: Wait, taken: Taken) -> None:
+    def _say(self, request: Request, oldest: Wait, climb: Climb) -> None:
         queue, cause = request.queue, request.cause
         if request.step == "notice":
             emit(
                 events.STARVATION_NOTICE, queue=queue, cause=cause, task_id=oldest.task_id,
                 seconds=request.oldest_seconds,
             )  # fmt: skip
-            taken.noticed.append(queue)
+            climb.noticed.append(queue)
         elif request.step == "wake":
             emit(events.STARVATION_WAKE, queue=queue, workers=len(request.hosts))
-            taken.woken.append(queue)
+            climb.woken.append(queue)
         else:
             emit(events.STARVATION_SPAWN, queue=queue, cause=cause, how=self.assistance.how(cause))
-            taken.spawned.append(queue)
+            climb.spawned.append(queue)
 
     def note(self, queue: str, seen: str, noted: str, step: str = "", about: dict[str, Any] | None = None) -> bool:
         """Store how far the ladder has come with a queue, and report a step; False where another pass was first."""

@@ -6,7 +6,6 @@ import json
 import logging
 import threading
 import time
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +25,7 @@ from celery_perpetual.tasks.discovery import discover
 from celery_perpetual.tasks.unit import TaskUnit
 from tests.support import wait_until
 from tests.support.event_log import logged
+from tests.support.leading import Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,16 +72,6 @@ class Shop:
 
     def open(self, name: str) -> bool:
         return bool(self.redis.hexists(self.store.keys.unit(self.units[name].name), "claim"))
-
-
-class Ending(SimpleQueue[Any]):
-    """Ends the threads that wait on it when it is told to."""
-
-    def get(self, block: bool = True, timeout: float | None = None) -> Any:
-        claim = super().get(block, timeout)
-        if claim is None:
-            raise SystemExit
-        return claim
 
 
 @pytest.fixture
