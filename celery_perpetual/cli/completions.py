@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from celery_perpetual.cli.group import UNKNOWN, show, verb
+from celery_perpetual.cli.group import UNKNOWN, answer, verb
 from celery_perpetual.cli.parameters import argument, as_json
 from celery_perpetual.cli.times import localized, shown
 from celery_perpetual.cli.values import a_duration
@@ -50,10 +50,7 @@ def wait(perpetual: Perpetual, task_id: str, timeout: timedelta, json_: bool) ->
     Exit code 0 for success, 1 for any other end, 3 for an unknown id, 4 when the time is over.
     """
     completion = perpetual.wait(task_id, timeout)
-    if json_:
-        show(completion.to_dict())
-    else:
-        click.echo(_line(completion))
+    answer(completion.to_dict(), _line(completion), json_)
     if completion.ok:
         sys.exit(0)
     sys.exit(TIMED_OUT if completion.timed_out else UNKNOWN if completion.status == "unknown" else OTHER_END)
@@ -78,11 +75,8 @@ def completions(
             continue
         if status and completion.status not in status:
             continue
-        if json_:
-            show(completion.to_dict())
-        else:
-            click.echo(_line(completion))
-            sys.stdout.flush()
+        answer(completion.to_dict(), _line(completion), json_)
+        sys.stdout.flush()
 
 
 @verb
@@ -108,10 +102,8 @@ def stream(
     for each in perpetual.stream(group, consumer, start):
         if event and each.event not in event:
             continue
-        if json_:
-            show({"id": each.id, "event": each.event, "data": each.data})
-        else:
-            click.echo(f"{localized(str(each.data.get('at', '-')))}  {each.event}  {json.dumps(each.data)}")
+        line = f"{localized(str(each.data.get('at', '-')))}  {each.event}  {json.dumps(each.data)}"
+        answer({"id": each.id, "event": each.event, "data": each.data}, line, json_)
         sys.stdout.flush()
 
 
@@ -125,11 +117,8 @@ def wait_batch(perpetual: Perpetual, poll_id: str, timeout: timedelta, json_: bo
     Exit code 0 if all have succeeded, 1 if some have not, 3 for an unknown poll, 4 when the time is over.
     """
     result = perpetual.wait_batch(poll_id, timeout)
-    if json_:
-        show(result.to_dict())
-    else:
-        ends = ", ".join(f"{count} {status}" for status, count in result.by_status.items()) or "none has ended"
-        click.echo(f"{sum(result.by_status.values())} of {result.total}: {ends}")
+    ends = ", ".join(f"{count} {status}" for status, count in result.by_status.items()) or "none has ended"
+    answer(result.to_dict(), f"{sum(result.by_status.values())} of {result.total}: {ends}", json_)
     if result.timed_out:
         sys.exit(TIMED_OUT)
     sys.exit(0 if result.by_status.get("success", 0) == result.total else OTHER_END)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import show, verb
+from celery_perpetual.cli.group import answer, verb
 from celery_perpetual.cli.parameters import a_task, a_tenant, a_yes, argument, as_json
 from celery_perpetual.cli.prompts import ask
 from celery_perpetual.cli.tables import table
@@ -44,7 +44,7 @@ def _value(_ctx: click.Context, _param: click.Parameter, text: str | None) -> An
 def cursor_show(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> None:
     """Print the cursor."""
     value = perpetual.cursor(task, tenant)
-    show({"task": task, "tenant": tenant, "cursor": value}) if json_ else click.echo(json.dumps(value))
+    answer({"task": task, "tenant": tenant, "cursor": value}, json.dumps(value), json_)
 
 
 @verb
@@ -55,10 +55,7 @@ def cursor_show(perpetual: Perpetual, task: str, tenant: str | None, json_: bool
 def cursor_set(perpetual: Perpetual, task: str, tenant: str | None, value: Any, json_: bool) -> None:
     """Set the cursor; the next poll gets it."""
     perpetual.set_cursor(task, value, tenant)
-    if json_:
-        show({"task": task, "tenant": tenant, "cursor": value})
-    else:
-        click.echo(f"cursor of {task} is {json.dumps(value)}")
+    answer({"task": task, "tenant": tenant, "cursor": value}, f"cursor of {task} is {json.dumps(value)}", json_)
 
 
 @verb
@@ -73,12 +70,8 @@ def cursor_reset(perpetual: Perpetual, task: str, tenant: str | None, yes: bool,
         if not yes:
             ask(f"Forget the cursor {json.dumps(before)} of {task}, and read its source from the beginning?")
         perpetual.reset_cursor(task, tenant)
-    if json_:
-        show({"task": task, "tenant": tenant, "cursor": None, "was": before})
-    elif before is None:
-        click.echo(f"{task} has no cursor")
-    else:
-        click.echo(f"cursor of {task} is forgotten; it was {json.dumps(before)}")
+    text = f"{task} has no cursor" if before is None else f"cursor of {task} is forgotten; it was {json.dumps(before)}"
+    answer({"task": task, "tenant": tenant, "cursor": None, "was": before}, text, json_)
 
 
 for _name, _verb in (("show", cursor_show), ("set", cursor_set), ("reset", cursor_reset)):

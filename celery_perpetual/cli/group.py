@@ -76,3 +76,11 @@ def with_app(text: str) -> str:
 def show(value: Any) -> None:
     """Print JSON."""
     click.echo(json.dumps(value))
+
+
+def answer(value: Any, text: str, json_: bool) -> None:
+    """Print a value as JSON, or the text that says the same."""
+    if json_:
+        show(value)
+    else:
+        click.echo(text)

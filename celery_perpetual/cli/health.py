@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import bare_verb, perpetual_of, show, verb, with_app
+from celery_perpetual.cli.group import answer, bare_verb, perpetual_of, show, verb, with_app
 from celery_perpetual.cli.parameters import as_json
 from celery_perpetual.cli.times import for_how_long, localized
 from celery_perpetual.errors import StoreUnavailable
@@ -118,10 +118,8 @@ def _say_whether_alive(app: Any, kind: str, name: str | None, json_: bool) -> No
         if json_:
             show({"alive": None})
         sys.exit(0)
-    if json_:
-        show({"alive": alive})
-    else:
-        click.echo("alive" if alive else f"no {name or 'beat or worker' if kind == ANY else name or kind} lives here")
+    dead = f"no {name or 'beat or worker' if kind == ANY else name or kind} lives here"
+    answer({"alive": alive}, "alive" if alive else dead, json_)
     sys.exit(0 if alive else STATES.index(DOWN))
 
 

@@ -105,6 +105,12 @@ def _print_polls(found: Any) -> None:
     table(("SLOT", "TRIGGER", "STATUS", "ITEMS", "TIMES", "DETAIL"), rows, empty="there was no poll yet")
 
 
+def in_one_line(outcome: PollOutcome) -> str:
+    """An outcome as the answer of a verb that polls."""
+    facts = (f"{outcome.status}: {counted(outcome.count, 'item')}", detail(outcome))
+    return ", ".join(fact for fact in facts if fact)
+
+
 def detail(outcome: PollOutcome) -> str:
     """The facts of an outcome beside its count, in words."""
     gate = outcome.gate

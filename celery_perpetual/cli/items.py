@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from celery_perpetual.cli.group import show, verb
+from celery_perpetual.cli.group import answer, verb
 from celery_perpetual.cli.parameters import a_task, a_tenant, argument, as_json
 from celery_perpetual.cli.tables import listing
 from celery_perpetual.cli.times import shown
@@ -55,8 +55,6 @@ def items(
 def allow(perpetual: Perpetual, task: str, key: str, tenant: str | None, json_: bool) -> None:
     """Free an item key that is held back or parked. Exit code 1 if nothing held it."""
     allowed = perpetual.allow(task, key, tenant)
-    if json_:
-        show({"allowed": allowed})
-    else:
-        click.echo(f"key {key} of {task} is free" if allowed else f"nothing held key {key} of {task}")
+    text = f"key {key} of {task} is free" if allowed else f"nothing held key {key} of {task}"
+    answer({"allowed": allowed}, text, json_)
     sys.exit(0 if allowed else 1)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from celery_perpetual.cli.group import show, verb
-from celery_perpetual.cli.inspect import detail
+from celery_perpetual.cli.group import answer, show, verb
+from celery_perpetual.cli.inspect import in_one_line
 from celery_perpetual.cli.parameters import a_yes, argument, as_json, no_question
 from celery_perpetual.cli.prompts import about_key, ask_about
 from celery_perpetual.cli.tables import listing
@@ -19,7 +19,6 @@ from celery_perpetual.completions.completion import FAILURE, REVOKED, UNKNOWN
 from celery_perpetual.operations.endable import can_be_ended, half_ended
 from celery_perpetual.operations.forcing import MOST, Forced
 from celery_perpetual.store.commands.leases import lease_of
-from celery_perpetual.wording import counted
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
@@ -232,11 +231,7 @@ def replay(perpetual: Perpetual, poll_id: str, all_: bool, reason: str, json_: b
     Example: celery -A proj perpetual replay POLL --reason "the bank is back"
     """
     outcome = perpetual.replay(poll_id, only_failed=not all_, reason=reason)
-    if json_:
-        show(outcome.to_dict())
-    else:
-        facts = [f"{outcome.status}: {counted(outcome.count, 'item')}", detail(outcome)]
-        click.echo(", ".join(fact for fact in facts if fact))
+    answer(outcome.to_dict(), in_one_line(outcome), json_)
     sys.exit(0 if outcome.count else 1)
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from celery_perpetual.cli.group import show
+from celery_perpetual.cli.group import answer
 from celery_perpetual.cli.parameters import a_yes, argument, as_json
 from celery_perpetual.cli.prompts import ask_about
-from celery_perpetual.cli.routine_tables import show_deleted, show_one
+from celery_perpetual.cli.routine_tables import show_one
 from celery_perpetual.cli.routines import FILTERS, REFUSALS, REFUSED, filters, progress, routine_verb
 from celery_perpetual.cli.values import a_time
 from celery_perpetual.errors import NotFound, RoutineBusy
@@ -98,7 +98,7 @@ def _of_many(name: str, text: str, *more: Callable[[Any], Any]) -> None:
         agreed = set(named if yes else ask_about(named, "routine", action.applies, QUESTIONS[name]))
         if len(ids) == 1:
             found = action.on(ids[0], agreed)
-            show_one(found, json_) if found else show_deleted(ids[0], json_)
+            show_one(found, json_) if found else answer({"id": ids[0], "deleted": True}, "deleted", json_)
         else:
             _act_on_all(action, named, agreed, json_)
 
@@ -118,11 +118,9 @@ def _act_on_all(action: _Action, ids: Sequence[str], agreed: Collection[str], js
             refused.append(str(error))
             continue
         done, ended_before = done + is_done, ended_before + (not is_done)
-    if json_:
-        show({"done": done, "refused": refused})
-    else:
-        before = f", {ended_before} had ended before" if ended_before else ""
-        click.echo("\n".join([f"{action.name}: {done} done, {len(refused)} refused{before}", *refused[:20]]))
+    before = f", {ended_before} had ended before" if ended_before else ""
+    lines = [f"{action.name}: {done} done, {len(refused)} refused{before}", *refused[:20]]
+    answer({"done": done, "refused": refused}, "\n".join(lines), json_)
     sys.exit(REFUSED if refused else 0)
 
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from celery_perpetual.cli.group import show, verb
-from celery_perpetual.cli.inspect import detail
+from celery_perpetual.cli.group import answer, show, verb
+from celery_perpetual.cli.inspect import in_one_line
 from celery_perpetual.cli.parameters import a_task, a_tenant, as_json
 from celery_perpetual.cli.times import localized
 from celery_perpetual.cli.values import a_time
-from celery_perpetual.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,11 +64,8 @@ def poll(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> No
     Exit code 1 if the poll failed or timed out.
     """
     outcome = perpetual.poll(task, tenant)
-    if json_:
-        show(outcome.to_dict())
-    else:
-        facts = [f"{outcome.status}: {counted(outcome.count, 'item')}", detail(outcome)]
-        click.echo(", ".join(fact for fact in facts if fact))
+    answer(outcome.to_dict(), in_one_line(outcome), json_)
+    if not json_:
         state = perpetual.why(task, tenant).unit
         if state.state in ("paused", "disabled"):
             click.echo(f"it is {state.state} ({state.reason}); a poll by hand takes place all the same")
@@ -86,10 +82,7 @@ def nudge(perpetual: Perpetual, task: str, tenant: str | None, json_: bool) -> N
     Exit code 1 if no leader polls the task: it is paused or disabled there, or no beat has led yet.
     """
     nudged = perpetual.nudge(task, tenant)
-    if json_:
-        show({"nudged": nudged})
-    else:
-        click.echo(f"{task} is polled at once" if nudged else f"no leader polls {task}")
+    answer({"nudged": nudged}, f"{task} is polled at once" if nudged else f"no leader polls {task}", json_)
     sys.exit(0 if nudged else 1)
 
 
@@ -153,9 +146,6 @@ def resume(
     """End a pause. Exit code 1 if that scope was not paused."""
     _one_scope(everything, task=task, tenant=tenant, queue=queue, routine=routine)
     resumed = perpetual.resume(task, tenant, queue, routine, everything, reason=reason, until=until, from_=from_)
-    if json_:
-        show({"resumed": resumed})
-    else:
-        shown = _shown(task, tenant, queue, routine)
-        click.echo(f"resumed {shown}" if resumed else f"there is no pause of {shown} to end")
+    shown = _shown(task, tenant, queue, routine)
+    answer({"resumed": resumed}, f"resumed {shown}" if resumed else f"there is no pause of {shown} to end", json_)
     sys.exit(0 if resumed else 1)

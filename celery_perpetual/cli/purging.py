@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from celery_perpetual.cli.group import show, verb
+from celery_perpetual.cli.group import answer, verb
 from celery_perpetual.cli.parameters import a_yes, argument, as_json
 from celery_perpetual.cli.prompts import about_purge, ask
 from celery_perpetual.operations.purging import contents
@@ -40,10 +40,8 @@ def purge(perpetual: Perpetual, queue: str, yes: bool, json_: bool) -> None:
 
 
 def _show_purged(queue: str, count: int, json_: bool) -> None:
-    if json_:
-        show({"purged": count})
-    else:
-        click.echo(f"deleted {counted(count, 'message')} of queue {queue}" if count else f"queue {queue} is empty")
+    text = f"deleted {counted(count, 'message')} of queue {queue}" if count else f"queue {queue} is empty"
+    answer({"purged": count}, text, json_)
 
 
 def _show_count(count: int) -> None:

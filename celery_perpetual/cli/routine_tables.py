@@ -29,14 +29,6 @@ def show_one(routine: Routine, json_: bool) -> None:
             click.echo(f"{name.replace('_', ' ')}: {localized(text)}")
 
 
-def show_deleted(routine_id: str, json_: bool) -> None:
-    """That it is gone."""
-    if json_:
-        show({"id": routine_id, "deleted": True})
-    else:
-        click.echo("deleted")
-
-
 def show_many(found: list[Routine], limit: int, json_: bool) -> None:
     """A row each; one more than the limit was asked for, to say whether there are more."""
     listing(

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from celery_perpetual.cli.group import show, verb
+from celery_perpetual.cli.group import answer, verb
 from celery_perpetual.cli.parameters import argument, as_json
 from celery_perpetual.cli.routine_fields import from_lines, from_options, of_routine
 from celery_perpetual.cli.routine_tables import show_many, show_one, show_runs, warn_of_unknown
@@ -96,11 +96,10 @@ def due(perpetual: Perpetual, at: Any, limit: int, include_claimed: bool, json_:
 def next_(perpetual: Perpetual, json_: bool) -> None:
     """Print when the next routine is due. Exit code 1 if none is."""
     at = perpetual.routines.next_due_at()
-    if json_:
-        show({"next_due_at": None if at is None else format_time(at)})
-    else:
-        click.echo("no routine is due" if at is None else shown(at))
-    sys.exit(REFUSED if at is None else 0)
+    if at is None:
+        answer({"next_due_at": None}, "no routine is due", json_)
+        sys.exit(REFUSED)
+    answer({"next_due_at": format_time(at)}, shown(at) or "", json_)
 
 
 @routine_verb("show")
@@ -136,10 +135,8 @@ def create(perpetual: Perpetual, task: str | None, lines: IO[str] | None, json_:
         raise click.UsageError("--from FILE goes alone: the fields are in its lines")
     made = perpetual.routines.create_many(progress(from_lines(lines), "creating"))
     new = sum(routine.created for routine in made)
-    if json_:
-        show({"created": new, "found": len(made) - new})
-    else:
-        click.echo(f"{new} created, {len(made) - new} were there under their idempotency keys")
+    text = f"{new} created, {len(made) - new} were there under their idempotency keys"
+    answer({"created": new, "found": len(made) - new}, text, json_)
 
 
 @routine_verb("update")
