@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.leases.execution import Execution, current
@@ -17,6 +18,8 @@ from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.tasks.modules import include
 from celery_perpetual.tasks.preflights import read_preflight
 from celery_perpetual.tasks.tenants import tenant_of
+
+F = TypeVar("F", bound=Callable[[], Any])
 
 
 class TenantOperations(Namespace):
@@ -36,6 +39,12 @@ class TenantOperations(Namespace):
             ContractError: it is neither a module nor a name.
         """
         include(self.app, module)
+
+    @overload
+    def preflight(self, function: F, *, name: str | None = None) -> F: ...
+
+    @overload
+    def preflight(self, function: None = None, *, name: str | None = None) -> Callable[[F], F]: ...
 
     def preflight(self, function: Any = None, *, name: str | None = None) -> Any:
         """Decorate a function that must pass before any unit is polled: ``@perpetual.preflight``.

@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from celery_perpetual.routines.routine import Routine, RoutineRun
 from celery_perpetual.routines.routines import Found, Routines, Started
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from celery_perpetual.routines.typed import Created, Patch
 
 
 class AsyncRoutines:
@@ -17,7 +22,13 @@ class AsyncRoutines:
     def __init__(self, routines: Routines) -> None:
         self._routines = routines
 
-    async def create(self, task: Any = None, args: Sequence[Any] = (), kwargs: Any = None, **fields: Any) -> Routine:
+    async def create(
+        self,
+        task: Any = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **fields: Unpack[Created],
+    ) -> Routine:
         return await asyncio.to_thread(self._routines.create, task, args, kwargs, **fields)
 
     async def create_many(self, routines: Iterable[Mapping[str, Any]]) -> list[Routine]:
@@ -26,8 +37,20 @@ class AsyncRoutines:
     async def get(self, routine_id: str) -> Routine:
         return await asyncio.to_thread(self._routines.get, routine_id)
 
-    async def list(self, **filters: Any) -> Found:
-        return await asyncio.to_thread(self._routines.list, **filters)
+    async def list(
+        self,
+        *,
+        state: str | None = None,
+        task: Any = None,
+        id: str | None = None,  # noqa: A002  # the name of the field
+        due_before: datetime | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        limit: int | None = None,
+    ) -> Found:
+        return await asyncio.to_thread(
+            self._routines.list,
+            state=state, task=task, id=id, due_before=due_before, metadata=metadata, limit=limit,
+        )  # fmt: skip
 
     async def list_due(
         self, at: datetime | None = None, limit: int | None = None, include_claimed: bool = False
@@ -45,7 +68,7 @@ class AsyncRoutines:
     async def run_now(self, routine_id: str) -> RoutineRun:
         return await asyncio.to_thread(self._routines.run_now, routine_id)
 
-    async def update(self, routine_id: str, if_version: int | None = None, **patch: Any) -> Routine:
+    async def update(self, routine_id: str, if_version: int | None = None, **patch: Unpack[Patch]) -> Routine:
         return await asyncio.to_thread(self._routines.update, routine_id, if_version, **patch)
 
     async def pause(self, routine_id: str, *, reason: str = "", until: datetime | None = None) -> Routine:

@@ -28,7 +28,10 @@ from celery_perpetual.routines.storage import KEY, Change, are_written, read, wr
 from celery_perpetual.times import format_time, to_datetime
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from celery_perpetual.namespace import Namespace
+    from celery_perpetual.routines.typed import Patch
     from celery_perpetual.store.connection import Store
 
 #: Called before a routine is stored, with ``create`` or ``update`` and the routine as it would be.
@@ -78,7 +81,7 @@ class RoutineChanges:
         """
         return shown(self._read(routine_id)[0])
 
-    def update(self, routine_id: str, if_version: int | None = None, **patch: Any) -> Routine:
+    def update(self, routine_id: str, if_version: int | None = None, **patch: Unpack[Patch]) -> Routine:
         """Change fields of an active or paused routine, in one step; what is not named stays.
 
         Another schedule computes the next run anew, also while paused; ``next_run_at=None`` takes the next run away.

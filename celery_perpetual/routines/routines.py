@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import RoutineTerminal
 from celery_perpetual.routines import listing
@@ -18,6 +18,11 @@ from celery_perpetual.routines.rights import must_not_be_busy
 from celery_perpetual.routines.routine import Routine, RoutineRun
 from celery_perpetual.store.commands.routines import clear_routines, next_routine
 from celery_perpetual.times import to_datetime
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from celery_perpetual.routines.typed import Created
 
 #: In a class that has a method of the name ``list``.
 Found = list[Routine]
@@ -34,7 +39,13 @@ class Routines(RoutineChanges):
     def _due(self) -> DueRuns:
         return DueRuns(self._namespace.app, self._store, self._namespace.runner.publisher)
 
-    def create(self, task: Any = None, args: Sequence[Any] = (), kwargs: Any = None, **fields: Any) -> Routine:
+    def create(
+        self,
+        task: Any = None,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **fields: Unpack[Created],
+    ) -> Routine:
         """Create a routine; it is there, or nothing is.
 
         Args:
@@ -56,7 +67,7 @@ class Routines(RoutineChanges):
             AlreadyExists: there is a routine of this id, in whatever state.
             IdempotencyConflict: the idempotency key was used with other fields.
         """
-        given = {**fields}
+        given: dict[str, Any] = {**fields}
         if task is not None:
             given["task"] = task
         if args != ():

@@ -35,6 +35,7 @@ from celery_perpetual import (
     Poll,
     PollOutcome,
     Retries,
+    Routine,
     RoutineBusy,
     RoutineRun,
     RoutineTerminal,
@@ -280,11 +281,31 @@ def routines() -> None:
     routine = perpetual.routines.create("shop.report", kwargs={"user": 7}, every=timedelta(hours=6), retries=Retries(3))
     assert_type(routine.created, bool)
     assert_type(routine.next_run_at, datetime | None)
+    every = crontab(hour="8")
+    perpetual.routines.create(deliver, [1], schedule=every, timezone="Europe/Berlin", id="one", metadata={"user": 7})
     assert_type(perpetual.routines.run_due(limit=10), list[RoutineRun])
     try:
         perpetual.routines.update(routine.id, every=5, if_version=routine.version)
     except InvalidRoutine as error:
         assert_type(error.field, str)
+
+
+async def routines_of_a_loop() -> None:
+    routine = await perpetual.aio.routines.create(deliver, every=60.5, paused=True)
+    assert_type(await perpetual.aio.routines.update(routine.id, args=[2], retries=None), Routine)
+    assert_type(await perpetual.aio.routines.list(state="active", limit=7), list[Routine])
+
+
+@perpetual.preflight
+def database() -> bool:
+    return True
+
+
+@perpetual.preflight(name="mail")
+async def mail_server() -> None: ...
+
+
+assert_type(database(), bool)
 
 
 def scheduler() -> float:

@@ -14,6 +14,8 @@ from celery.schedules import crontab
 from celery_perpetual import InvalidRoutine, Retries
 from celery_perpetual.cli.routine_fields import from_lines, from_options
 from celery_perpetual.cli.values import read_duration
+from celery_perpetual.routines.fields import OF_CREATE, OF_UPDATE
+from celery_perpetual.routines.typed import Created, Patch
 
 
 def test_what_is_written_becomes_the_values_of_create() -> None:
@@ -87,3 +89,9 @@ def test_a_line_is_an_object(line: str) -> None:
     """Anything else is refused with its number."""
     with pytest.raises(InvalidRoutine, match=r"^line 1"):
         list(from_lines(io.StringIO(line)))
+
+
+def test_type_checkers_know_the_fields_that_are_read() -> None:
+    """Those of ``create`` besides task and arguments, and those of ``update``."""
+    assert set(Created.__annotations__) | {"task", "args", "kwargs"} == set(OF_CREATE)
+    assert Patch.__annotations__.keys() == set(OF_UPDATE)
