@@ -123,22 +123,7 @@ def batch(client: redis.Redis, poll_id: str) -> dict[str, str]:
 
 def by_status(counters: dict[str, str]) -> dict[str, int]:
     """How many items of a batch ended how."""
-    own = {
-        "owner",
-        "moved",
-        "unit",
-        "task",
-        "n",
-        "left",
-        "pub",
-        "pub_at",
-        "window",
-        "at",
-        "on_done",
-        "retries",
-        "has_failed",
-        "remembered_until",
-    }
+    own = {"owner", "moved", "unit", "task", "n", "left", "pub", "pub_at", "closing", "at", "young_until"}
     # Counters of where messages went have the number of an item or a chunk in their names.
     counts = {name: value for name, value in counters.items() if name not in own and name.isidentifier()}
     return {name: int(value) for name, value in counts.items()}
