@@ -22,11 +22,32 @@ LONGEST_ANSWER_OF_REDIS = 4.0
 def connection_for_questions(app: Celery) -> Any:
     """A connection to the app's broker that raises an error where no answer comes, over AMQP and Redis.
 
-    It connects when it is used; the caller releases it. Time-outs of the app's own settings are kept.
+    It connects when it is used, or at once where the app has a list of brokers; the caller releases it. Time-outs of
+    the app's own settings are kept.
     """
     conf: Any = app.conf
     options, own = _bounds(app), conf.broker_transport_options or {}
-    return app.connection_for_write(transport_options={name: options[name] for name in options.keys() - own.keys()})
+    return on_any_broker(
+        app.connection_for_write(transport_options={name: options[name] for name in options.keys() - own.keys()})
+    )
+
+
+def on_any_broker(connection: Any) -> Any:
+    """The connection; where it has a list of brokers, it is connected to the first one that accepts it.
+
+    Kombu by itself tries no more than two of them.
+
+    Raises:
+        Exception: what the transport raises where none of them does.
+    """
+    brokers = len(connection.alt or ())
+    if brokers > 2:
+        try:
+            connection.ensure_connection(max_retries=brokers - 1, reraise_as_library_errors=False)
+        except Exception:
+            connection.release()
+            raise
+    return connection
 
 
 def _bounds(app: Celery) -> dict[str, float]:

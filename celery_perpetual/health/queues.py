@@ -140,7 +140,10 @@ def _finding(reading: Reading, waits: Waiting, patience: float) -> Finding | Non
     else:
         kind, least = "queue_not_consumed", IDLE_MS
         evidence = f"{seen}, and workers that consume it have free places"
-        meaning = "a worker has stopped consuming without a word, or a limit of its own keeps it from it"
+        meaning = (
+            "a worker has stopped consuming without a word, or a limit of its own keeps it from it; or the broker has "
+            "dropped the messages (purged, too old, too many), and they are sent again after some lease times"
+        )
         advice = (
             f"celery -A proj control {WAKE} {queue}; that opens its consumers anew, as a restart of the worker does"
         )

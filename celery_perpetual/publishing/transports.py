@@ -16,6 +16,7 @@ from celery import signals
 
 from celery_perpetual.broker.commands import BrokerCommands
 from celery_perpetual.broker.destinations import Destination, observe
+from celery_perpetual.broker.questions import on_any_broker
 from celery_perpetual.ledger.ids import item_id
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import opened
@@ -116,12 +117,13 @@ def open_transport(app: Celery, poll_id: str, items: Sequence[CheckedItem], *, o
 def confirming_connection(app: Celery) -> Any:
     """A connection over which RabbitMQ says that it has a message; neither a write nor an answer takes for ever there.
 
-    It connects when it is used; the caller releases it. Options of the app's own settings are kept.
+    It connects when it is used, or at once where the app has a list of brokers; the caller releases it. Options of the
+    app's own settings are kept.
     """
     conf: Any = app.conf
     bounds = {"write_timeout": LONGEST_WAIT, "read_timeout": LONGEST_WAIT}
     options = {**bounds, **(conf.broker_transport_options or {}), "confirm_publish": True}
-    return app.connection_for_write(transport_options=options)
+    return on_any_broker(app.connection_for_write(transport_options=options))
 
 
 def _limit_tls(transport: Any) -> None:

@@ -13,8 +13,10 @@ from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
 from celery_perpetual import Item
+from celery_perpetual.broker.queue_sizes import size_of
 from celery_perpetual.publishing import reach as reaching
 from celery_perpetual.publishing.reach import Reach
+from celery_perpetual.recovery.resend import Resender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,3 +107,21 @@ def test_what_another_process_has_published_is_no_trouble_any_more(
 def test_the_end_of_a_task_says_nothing_of_its_broker() -> None:
     """Its time is over: the broker is not asked."""
     assert reported(NOBODY, SoftTimeLimitExceeded()) == []
+
+
+def test_each_broker_of_a_list_is_tried(
+    watched_app: Callable[..., WatchedApp], rabbitmq_url: str, redis_url: str
+) -> None:
+    """The third one accepts the messages of a poll, what is lost of them, and questions."""
+    brokers = ["amqp://127.0.0.1:1//", "amqp://127.0.0.1:2//", rabbitmq_url]
+    one = watched_app(broker_url=brokers, perpetual_store_url=redis_url)
+
+    outcome = one.poll([Item((n,), key=False) for n in range(3)])
+
+    assert one.redis.exists("perpetual:outbox") == 0
+    one.redis.zadd("perpetual:resend", {outcome.task_ids[0]: 1})
+    assert Resender(one.app, one.perpetual.store, broker_is_redis=False).send_all() == 1
+    with Celery("shop", broker=rabbitmq_url, set_as_current=False).connection() as connection:
+        assert size_of(connection, "celery") == 4
+    one.app.conf.broker_write_url = brokers[:2] * 2
+    assert not reaching.broker_answers(one.app)
