@@ -36,7 +36,8 @@ class Address:
 
 def is_redis(url: str | None) -> bool:
     """Whether the URL names a Redis server."""
-    return bool(url) and str(url).split("://", 1)[0] in REDIS_SCHEMES
+    scheme, separator, _ = str(url or "").partition("://")
+    return bool(separator) and scheme in REDIS_SCHEMES
 
 
 def without_password(url: str) -> str:
@@ -65,10 +66,13 @@ def address(url: str, transport_options: Mapping[str, Any] | None = None, ssl: A
     Raises:
         SettingsError: the URL does not name a Redis database.
     """
+    if url != url.strip():
+        raise SettingsError(f"store URL {without_password(url.strip())} begins or ends with white space; remove it")
     if not is_redis(url):
+        known = ", ".join(f"{scheme}://" for scheme in REDIS_SCHEMES)
         raise SettingsError(
-            f"store URL {without_password(url)} is not a Redis URL; it must begin with one of "
-            + ", ".join(f"{scheme}://" for scheme in REDIS_SCHEMES)
+            f"store URL {without_password(url)} is not a Redis URL; it must begin with one of {known}, "
+            "also where the server is Valkey"
         )
     try:
         parts = [url_to_parts(part) for part in url.split(";") if part]
@@ -79,7 +83,7 @@ def address(url: str, transport_options: Mapping[str, Any] | None = None, ssl: A
         ) from None
     first, query = parts[0], dict(parts[0].query)
     _must_be_known(url, query)
-    login = {**_identity(url, first, query), **_tls(first.scheme, query, ssl)}
+    login = {**_identity(url, first, query), **_tls(url, first.scheme, query, ssl)}
     login = {name: value for name, value in login.items() if value is not None}
     if first.scheme in ("redis", "rediss"):
         db = _db(url, query.get("db") or first.path)
@@ -144,11 +148,16 @@ def _db(url: str, path: str | None) -> int:
     return int(text)
 
 
-def _tls(scheme: str, query: Mapping[str, str], ssl: Any) -> dict[str, Any]:
+def _tls(url: str, scheme: str, query: Mapping[str, str], ssl: Any) -> dict[str, Any]:
     options = dict(ssl) if isinstance(ssl, Mapping) else {}
     for name, value in query.items():
         if name == "ssl_cert_reqs":
-            options[name] = parse_ssl_cert_reqs(value)
+            try:
+                options[name] = parse_ssl_cert_reqs(value)
+            except KeyError:
+                raise SettingsError(
+                    f"store URL {without_password(url)} has ssl_cert_reqs={value}; write required, optional or none"
+                ) from None
         elif name == "ssl_check_hostname":
             options[name] = value.lower() != "false"
         elif name.startswith("ssl_"):
