@@ -16,6 +16,7 @@ from typing import Any
 from celery_perpetual import events
 from celery_perpetual.beat.due_source import DueSource
 from celery_perpetual.beat.entry_runs import EntryRuns
+from celery_perpetual.beat.lead_health import LeadHealth
 from celery_perpetual.beat.leadership import Leadership
 from celery_perpetual.errors import StoreRefused, StoreUnavailable
 from celery_perpetual.polling.claims import NotLeading
@@ -32,8 +33,14 @@ PUT_ASIDE = 10.0
 class Clock(threading.Thread):
     """Turns while this process leads, and until what it has started has ended."""
 
-    def __init__(self, leadership: Leadership, entry_runs: EntryRuns, sources: Sequence[DueSource[Any, Any]]) -> None:
+    def __init__(
+        self, leadership: Leadership, entry_runs: EntryRuns, sources: Sequence[DueSource[Any, Any]],
+        health: LeadHealth | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(name="perpetual-clock", daemon=True)
+        self._health = health or LeadHealth()
+        self._error: Exception | None = None
+        """Of this turn, if it is not the store's."""
         self._leadership = leadership
         self._entry_runs = entry_runs
         self._sources = sources
@@ -67,7 +74,11 @@ class Clock(threading.Thread):
 
     def turn(self) -> float:
         """Turn once for each source; seconds until the next turn."""
-        return min(self._guarded(source) for source in self._sources)
+        self._error = None
+        self._health.turn_begins()
+        pause = min(self._guarded(source) for source in self._sources)
+        self._health.turn_ended(self._error)
+        return pause
 
     def _guarded(self, source: DueSource[Any, Any]) -> float:
         """An error of one source does not hold up the others."""
@@ -80,6 +91,7 @@ class Clock(threading.Thread):
         except StoreUnavailable as error:
             emit(events.STORE_UNREACHABLE, part="the clock", error=error)
         except Exception as error:
+            self._error = error
             emit(events.PART_FAILED, part="the clock", error=error)
         return LONGEST_PAUSE
 

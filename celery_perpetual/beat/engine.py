@@ -132,7 +132,7 @@ class Engine:
         polls = PollThreads(runner.poll, settings.poll_threads, settings.max_abandoned_polls)
         source = PollSource(store.clone(), roster, runner, polls, leadership.mark)
         routines = RoutineSource(self._due_runs(leadership))
-        clock = Clock(leadership, self.entry_runs, [source, routines])
+        clock = Clock(leadership, self.entry_runs, [source, routines], self.lead_health)
         self.entry_runs.on_run = clock.wake
         source.call_when_ready(clock.wake)
         routines.ready = clock.wake

@@ -1,9 +1,9 @@
-"""Whether this beat can do its work while it leads: run the base scheduler, and bring what is due to the broker.
+"""Whether this beat can do its work while it leads: run the base scheduler, poll, and bring what is due to the broker.
 
 A beat whose schedule file cannot be written, or whose broker or database is out of its reach, must not keep the lead
 from others. After a while it steps down and lets them go first. If it is the only beat, it leads again: the perpetual
-tasks are polled, and it tries for twice as long before it steps down again. For batches that it cannot publish a sole
-beat does not step down: they are on record, and nothing else is gained by a pause of its polls.
+tasks are polled, and it tries for twice as long before it steps down again. For batches that it cannot publish, and for
+a clock that hangs or fails, a sole beat does not step down: nothing is gained by that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from celery_perpetual.errors import described
 
-#: A tick that takes longer hangs, in seconds.
+#: A tick of the base scheduler, or a turn of the clock, that takes longer hangs, in seconds.
 LONGEST_TICK = 30.0
 #: Trouble for so many seconds makes the leader step down, the first time and at most.
 FIRST_PATIENCE, LONGEST_PATIENCE = 3.0, 600.0
@@ -40,11 +40,12 @@ class _Fault:
 
 
 class LeadHealth:
-    """The errors of the base scheduler's ticks and of publishers; they come on other threads than the questions."""
+    """The errors of the base scheduler's ticks, of the clock and of publishers; other threads ask for them."""
 
     def __init__(self) -> None:
         self._tick_begun: float | None = None
-        self._ticks, self._entries, self._batches, self._runs = (_Fault() for _ in range(4))
+        self._turn_begun: float | None = None
+        self._ticks, self._entries, self._batches, self._turns, self._runs = (_Fault() for _ in range(5))
         self._patience = FIRST_PATIENCE
         self._stepped_down = 0.0
         """When this beat stepped down the last time, monotonic."""
@@ -54,7 +55,7 @@ class LeadHealth:
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        self._ticks.since = self._entries.since = self._batches.since = None
+        self._ticks.since = self._entries.since = self._batches.since = self._turns.since = None
 
     def tick_begins(self) -> None:
         """A tick begins while this beat leads."""
@@ -64,8 +65,18 @@ class LeadHealth:
         """The tick has ended."""
         self._tick_begun = None
         self._ticks.note(error)
-        if error is None and not (self._entries.error or self._batches.error):
+        if error is None and not (self._entries.error or self._batches.error or self._turns.error):
             self._patience = FIRST_PATIENCE
+
+    def turn_begins(self) -> None:
+        """A turn of the clock begins, in which units are claimed and polls are started."""
+        self._turn_begun = time.monotonic()
+
+    def turn_ended(self, error: BaseException | None = None) -> None:
+        """The turn has ended; an error that is not the store's may be this process's own, such as a lack of threads."""
+        self._turn_begun = None
+        if error is not None or self._turns.error:
+            self._turns.note(error)
 
     def entry_sent(self, error: BaseException | None = None) -> None:
         """An entry was sent, or could not be, as the broker is out of reach. Celery's own tick does not say so."""
@@ -82,22 +93,17 @@ class LeadHealth:
     @property
     def trouble(self) -> str | None:
         """The present fault."""
-        begun = self._hanging_since
-        if begun is not None:
-            return f"a tick of the base scheduler has not returned for {time.monotonic() - begun:.0f} s"
+        for what, begun in (("tick of the base scheduler", self._tick_begun), ("turn of the clock", self._turn_begun)):
+            if (since := _hanging_since(begun)) is not None:
+                return f"a {what} has not returned for {time.monotonic() - since:.0f} s"
         faults = {
             "the base scheduler fails": self._ticks,
             "entries of the schedule cannot be sent": self._entries,
             "batches cannot be published": self._batches,
+            "the clock fails": self._turns,
             "the runs of entries cannot be stored": self._runs,
         }
         return next((f"{what}: {fault.error}" for what, fault in faults.items() if fault.since is not None), None)
-
-    @property
-    def _hanging_since(self) -> float | None:
-        """When the tick began that hangs, if one does."""
-        begun = self._tick_begun
-        return None if begun is None or time.monotonic() - begun <= LONGEST_TICK else begun
 
     def why_to_step_down(self, has_standby: Callable[[], bool]) -> str | None:
         """The trouble, if it has lasted for long; asked while this beat leads.
@@ -108,16 +114,24 @@ class LeadHealth:
             has_standby: whether another beat is there to take over.
         """
         since, until, trouble = self._ticks.since or self._entries.since, time.monotonic(), self.trouble
-        if (hanging := self._hanging_since) is not None:
+        if (hanging := _hanging_since(self._tick_begun)) is not None:
             since = max(hanging, self._stepped_down)  # the tick goes on hanging while other beats go first
-        is_batches = since is None
-        if is_batches:
-            since, until = self._batches.since, self._batches.last
+        only_for_a_standby = since is None
+        if only_for_a_standby and (hanging := _hanging_since(self._turn_begun)) is not None:
+            since = max(hanging, self._stepped_down)
+        elif only_for_a_standby:
+            fault = self._batches if self._batches.since is not None else self._turns
+            since, until = fault.since, fault.last
         if trouble is None or since is None or until - since < self._patience:
             return None
-        if is_batches and not has_standby():
+        if only_for_a_standby and not has_standby():
             return None
         self._stepped_down = time.monotonic()
         self._patience = min(2 * self._patience, LONGEST_PATIENCE)
         self._begin_anew()
         return trouble
+
+
+def _hanging_since(begun: float | None) -> float | None:
+    """When the step began that hangs, if it does."""
+    return None if begun is None or time.monotonic() - begun <= LONGEST_TICK else begun

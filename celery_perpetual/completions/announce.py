@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from celery import Celery
 
 
+#: Most threads of a process that do what follows ends. A broker may hang, and tasks go on ending.
+MOST_FOLLOWING = 32
+
+
 class Announcer:
     """Stores and announces ends, now or as soon as the store answers."""
 
@@ -45,6 +50,8 @@ class Announcer:
     def _reset(self) -> None:
         self._pid = os.getpid()
         self._backlog = Backlog(self._announce, self._shared)
+        self._following: list[threading.Thread] = []
+        """Threads that do what follows an end."""
 
     def _of_this_process(self) -> Backlog:
         if self._pid != os.getpid():  # forked: the parent's ends are the parent's
@@ -205,10 +212,18 @@ class Announcer:
     def _announce(self, end: WaitingEnd, within: float | None = None) -> EndReply:
         reply = end.expected.announce(end.status, end.head, end.result, self._over(within))
         reach("task.finished")
-        if isinstance(reply.follows, bytes):  # the broker may be slow, and the task has ended
-            entry = reply.follows.decode()
-            threading.Thread(target=follow_up, args=(self._app, self._store, entry), daemon=True).start()
+        if isinstance(reply.follows, bytes):
+            self._follow_up(reply.follows.decode())
         return reply
+
+    def _follow_up(self, entry: str) -> None:
+        """Do it on a thread: the broker may be slow, and the task has ended. Many that hang leave it to the cycle."""
+        self._following = [thread for thread in self._following if thread.is_alive()]
+        if len(self._following) < MOST_FOLLOWING:
+            thread = threading.Thread(target=follow_up, args=(self._app, self._store, entry), daemon=True)
+            with suppress(RuntimeError):  # the system has no thread left
+                thread.start()
+                self._following.append(thread)
 
     def announce_backlog(self, seconds: float) -> None:
         """Before the process ends: give the ends that wait so much time."""

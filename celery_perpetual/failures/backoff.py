@@ -12,6 +12,9 @@ from typing import Any
 from celery_perpetual.errors import ContractError
 from celery_perpetual.settings import seconds
 
+#: No poll follows sooner on one that has failed or asks to wait: without this floor code of the user's that answers 0
+#: would be called without a pause.
+SHORTEST_MS = 100
 #: No wait is longer than a year, whatever a function of the user's answers.
 LONGEST_MS = 365 * 24 * 3600 * 1000
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery_perpetual import events
-from celery_perpetual.failures.backoff import BackOff, Curve
+from celery_perpetual.failures.backoff import SHORTEST_MS, BackOff, Curve
 from celery_perpetual.failures.classes import ErrorClass
 from celery_perpetual.failures.rules import RULE, UNLIMITED, ErrorRule
 from celery_perpetual.failures.service import is_service, wait_hint
@@ -57,6 +57,11 @@ class Failure:
     """A rule of the task has matched."""
     has_budget: bool = False
     """A rule or a policy says how many tries there are."""
+
+    @property
+    def poll_delay_ms(self) -> int:
+        """The same for polls and preflights, which are tried without end: never without a pause."""
+        return max(self.delay_ms, SHORTEST_MS)
 
     def counted(self, counts: Mapping[str, int]) -> dict[str, int]:
         """The counts of failures in a row with this one."""

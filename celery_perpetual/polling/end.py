@@ -170,7 +170,7 @@ def _after_failure(claim: Claim, outcome: PollOutcome, failure: Failure) -> Poll
     if not failure.gives_up:
         counts = failure.counted(claim.failures)
         return to_store(
-            claim, outcome, "add", delay=failure.delay_ms, trigger="backoff", counts=counts, hint=failure.hint_ms
+            claim, outcome, "add", delay=failure.poll_delay_ms, trigger="backoff", counts=counts, hint=failure.hint_ms
         )
     reason = f"{failure.gives_up}: {outcome.error or outcome.reason}"
     emit(events.POLL_GAVE_UP, unit=claim.unit.name, poll_id=claim.poll_id, reason=reason)

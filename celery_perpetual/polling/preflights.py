@@ -220,5 +220,5 @@ class Preflights:
             return Passage(PARKED, now, attempt=attempt, error=described(error)), 0
         emit(events.PREFLIGHT_FAILED, check=check.name, unit=claim.unit.name, error_class=failure.kind, error=error)
         counts = failure.counted(failures)
-        passage = Passage(FAILED, now, now + failure.delay_ms, attempt, counts, described(error))
+        passage = Passage(FAILED, now, now + failure.poll_delay_ms, attempt, counts, described(error))
         return passage, failure.hint_ms if check.is_own else 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery import Signature
 
 from celery_perpetual.errors import BatchTooLarge, ContractError, InvalidItem
+from celery_perpetual.failures.backoff import SHORTEST_MS
 from celery_perpetual.ledger.entries import short
 from celery_perpetual.ledger.item import CheckedItem, ItemReader
 from celery_perpetual.ledger.ledger import Ledger, Taken
@@ -25,10 +26,6 @@ from celery_perpetual.times import ms
 
 if TYPE_CHECKING:
     from celery import Celery
-
-
-#: Seconds. A unit that defers for less would be polled without a pause.
-SHORTEST_DEFER = 0.1
 
 
 @dataclass(slots=True)
@@ -88,7 +85,7 @@ def read(app: Celery, ledger: Ledger, claim: Claim, result: Any) -> ReadBatch | 
     name = claim.contract.name
     if isinstance(result, Defer):
         after = seconds(f"{name}.next_batch: Defer(after)", result.after, error=ContractError)
-        return Defer(timedelta(seconds=max(after, SHORTEST_DEFER)))
+        return Defer(timedelta(seconds=max(after, SHORTEST_MS / 1000)))
     batch = result if isinstance(result, Batch) else Batch(result)
     entries = entries_of(f"{name}.next_batch", batch.items)
     try:

@@ -215,7 +215,7 @@ class Runner:
             return self._failed(claim, RuntimeError("records of this batch expired before its commit"))
         if verdict == "refused":
             return refused(claim)
-        claim.committed = True
+        claim.committed, claim.doing = True, "publishing the batch"
         emit(events.POLL_ENQUEUED, count=outcome.count, **about(outcome))
         if messages.commands:
             messages.after_publish.send()

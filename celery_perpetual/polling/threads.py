@@ -136,12 +136,15 @@ class PollThreads:
         return late
 
     def overdue(self) -> list[Claim]:
-        """Take out the polls whose time limit has passed; their threads are given up."""
+        """Take out the polls whose time limit has passed before their commit; threads that are late are given up.
+
+        After the commit a router, a receiver of signals or an ``apply_async`` of the user's may hang as well.
+        """
         with self._lock:
-            late = [c for c in self._running.values() if c.overdue and not c.committed]
+            late = [claim for claim in self._running.values() if claim.overdue]
             for claim in late:
                 self._hanging[claim.poll_id] = self._running.pop(claim.poll_id)
-        return late
+        return [claim for claim in late if not claim.committed]
 
     def _most_at_once(self) -> int:
         """How many polls may run now. With the lock."""

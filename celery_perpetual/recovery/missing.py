@@ -83,6 +83,8 @@ class MissingMessages:
         self._destinations: dict[str, Mapping[int, Destination]] = {}
         """By poll id: where the items went, by index."""
         self._behind = "-inf"
+        self._at = 0
+        """When the last pass was: ms of the store's time."""
 
     def once(self, last_death: int, received: Collection[str]) -> int:
         """One pass; returns how many items are to be resent.
@@ -93,6 +95,10 @@ class MissingMessages:
         """
         store, gap = self._grants.store, self._grants.store.limits.gap
         now = store.now()
+        if now < self._at - AHEAD_MS:  # the store's clock was ahead: what was seen then would be missing for ever
+            self._missing.clear()
+        self._at = now
+        last_death = last_death if last_death <= now + AHEAD_MS else 0
         pull_back(store, store.keys.open, now)
         found = open_batches(store, self._behind, now - gap, MOST_BATCHES)
         whole = self._behind == "-inf" and len(found) < MOST_BATCHES

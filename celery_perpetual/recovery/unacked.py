@@ -30,6 +30,7 @@ from celery_perpetual.recovery.losses import declare_lost
 from celery_perpetual.store.chunks import chunks
 from celery_perpetual.store.commands.batches import known_batches
 from celery_perpetual.store.commands.leases import leases_of, states_of
+from celery_perpetual.store.work_list import AHEAD_MS
 from celery_perpetual.telemetry import emit, some
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class UnackedMessages:
         """Deliveries that are no concern of ours: tag -> when it was received."""
         self._deaths: list[tuple[int, int]] = []
         """When workers of this namespace were dying: from and to, ms of the store's time."""
+        self._at = 0
+        """When the last pass was: ms of the store's time."""
         self._reported: set[str] = set()
         """Tags that a worker has had long enough to report them: receiving them did not kill it."""
 
@@ -140,6 +143,7 @@ class UnackedMessages:
         """
         with self._hash() as (channel, unacked):
             now = self._grants.store.now()
+            self._begin_pass(now)
             received = unacked.received()
             workers = self._grants.workers.all()
             claimed = received.keys() & {tag for worker in workers for tag in worker.tags}
@@ -155,6 +159,14 @@ class UnackedMessages:
                 if seen.guarded and (tag in self._reported or (seen.since < before and self._may_be_ours(seen)))
             ]
             return sum(self._put_back(channel, unacked, tag) for tag in reversed(ready)), known
+
+    def _begin_pass(self, now: int) -> None:
+        """Where the store's clock was ahead at the last pass, what was noted then counts as noted now."""
+        if now < self._at - AHEAD_MS:
+            self._seen.clear()
+            latest = now + self._grants.store.limits.gap
+            self._deaths = [(min(begin, now), min(end, latest)) for begin, end in self._deaths]
+        self._at = now
 
     def _see(self, unacked: UnackedHash, now: int, unclaimed: Mapping[str, float]) -> bool:
         """Keep the deliveries that were seen before and are still there; read some of the rest.

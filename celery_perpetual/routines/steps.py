@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from celery_perpetual.completions.completion import IGNORED, LOST, REVOKED, SUCCESS
 from celery_perpetual.errors import InvalidRoutine, described
+from celery_perpetual.failures.backoff import SHORTEST_MS
 from celery_perpetual.routines.asking import asked
 from celery_perpetual.routines.checks import LAST
 from celery_perpetual.routines.record import (
@@ -122,7 +123,9 @@ def delay_after(retries: Retries, routine_id: str, attempts: int) -> int:
     if retries.jitter:
         share = int.from_bytes(blake2b(f"{routine_id} {attempts}".encode(), digest_size=4).digest(), "big") / 2**34
         seconds *= 1 + share
-    return ms(min(seconds, longest))
+    # Tries without end must not follow one another without a pause.
+    shortest = SHORTEST_MS if retries.max_attempts is None else 0
+    return max(shortest, ms(min(seconds, longest)))
 
 
 def cancelled(record: Record, now: int) -> Record:

@@ -60,6 +60,8 @@ class Episode:
             self.began += unwatched
         if abs(now - self.watched) < FRESH_MS:
             return False
+        if now < self.watched:
+            self.again.clear()  # times of a store's clock that was ahead
         self.began, self.watched = min(self.began, now), now
         return True
 

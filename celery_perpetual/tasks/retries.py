@@ -29,7 +29,7 @@ class Retries:
     """Failures in a row after which it is not tried again: an item key is parked, a routine gives up the slot. None:
     never."""
     backoff: float
-    """The first wait, seconds; 0: none."""
+    """The first wait, seconds; 0: none. A routine without ``max_attempts`` waits at least 0.1 seconds."""
     multiplier: float
     """Each further failure multiplies the wait by this; at least 1."""
     max_backoff: float | None

@@ -169,6 +169,38 @@ def test_a_leader_that_cannot_publish_batches_steps_down(
     assert unfit.alive
 
 
+def test_a_leader_whose_clock_hangs_steps_down(project: Callable[..., Project]) -> None:
+    """A sink of reports, the project's own, does not return to the clock: polls and their lead go to another beat."""
+    proj = project(
+        f"""{SLOTS}{WAYS}
+import threading
+from celery_perpetual import telemetry
+
+def sink(event):
+    while os.path.exists(f"mute {{os.getpid()}}") and threading.current_thread().name == "perpetual-clock":
+        time.sleep(0.1)
+
+telemetry.sinks.append(sink)
+
+@app.task(base=PerpetualTask, poll_every=0.5, next_batch=lambda: None)
+def broken(): ...
+""",
+        **LEADER,
+    )
+    muted = proj.beat().ready()
+    wait_until(lambda: statuses(proj.redis, "proj.broken"), "it polls")
+    other = proj.beat().ready()
+    proj.write(f"mute {muted.pid}", "")
+    proj.redis.set("perpetual:u:perpetual:proj.broken", "no hash: that is reported")
+
+    assert "turn of the clock" in muted.wait_for_event(LEADER_STEPPED_DOWN)["reason"]
+
+    wait_until(lambda: leading(proj.redis, [muted, other]) is other, "the other one gets the lead")
+    polled = len(statuses(proj.redis, "proj.visit"))
+    wait_until(lambda: len(statuses(proj.redis, "proj.visit")) > polled + 3, "it polls")
+    assert muted.alive
+
+
 def test_entries_that_are_added_at_beat_init_run_in_every_beat_that_leads(
     project: Callable[..., Project], store_redis: redis.Redis
 ) -> None:

@@ -111,6 +111,19 @@ def test_the_last_attempt_of_an_interval(world: World, now: datetime) -> None:
     assert (ended.last_result, ended.last_error) == (None, {"type": "ValueError", "message": "told to fail"})
 
 
+def test_attempts_without_a_bound_have_a_pause(world: World, now: datetime) -> None:
+    """A run that fails at once would keep workers busy with nothing else."""
+    world.fails = 1
+    made = world.create(at=now, retries=Retries(max_attempts=None, backoff=0))
+
+    world.run(now)
+
+    routine = world.routines.get(made.id)
+    assert routine.next_run_at is not None
+    assert routine.last_run_at is not None
+    assert routine.next_run_at - routine.last_run_at >= timedelta(milliseconds=100)
+
+
 def test_the_retries_that_nobody_gave(world: World, now: datetime) -> None:
     """One attempt; what is given of ``Retries`` counts, and the rest is as of none: no growth and no jitter."""
     assert world.create(at=now).retries == Retries(1, 0, 1, None, False)

@@ -105,6 +105,24 @@ def test_a_hint_is_waited_exactly(leading: Callable[..., Any]) -> None:
     assert clock.perpetual.units()[0].state == "backing_off"
 
 
+@pytest.mark.parametrize(
+    ("error", "rules"),
+    [
+        (KeyError("a"), [ErrorRule(KeyError, backoff=lambda failures: 0, max_attempts=-1)]),
+        (KeyError("a"), [ErrorRule(KeyError, backoff=0.001, max_attempts=-1)]),
+        (Pressed(0.001), []),
+    ],
+    ids=["a function", "a rule", "a hint"],
+)
+def test_no_poll_follows_on_a_failed_one_without_a_pause(
+    leading: Callable[..., Any], error: Exception, rules: list[ErrorRule]
+) -> None:
+    """A rule, a function or an error of the user's asks for less."""
+    clock, task = leading(Source(error), error_rules=rules)
+    clock.until_polled(task)
+    assert waits(clock) == 0.1
+
+
 def test_an_absurd_hint_is_clamped(leading: Callable[..., Any]) -> None:
     """By the setting."""
     clock, task = leading(Source(Pressed(864_000)), {"perpetual_max_wait_hint": 600})

@@ -14,18 +14,36 @@ if TYPE_CHECKING:
     import redis
     from celery import Celery
 
+    from celery_perpetual.leases.execution import Execution
+
+
+def running(app: Celery) -> tuple[Perpetual, Execution]:
+    """A wired app, and an execution that holds the lease of an item."""
+    perpetual = Perpetual(app)
+    items = [("row",)]
+    app.task(name="deliver", base=PerpetualTask, shared=False, poll_every=3600, next_batch=lambda: items)(nothing)
+    (task_id,) = perpetual.poll("deliver").task_ids
+    return perpetual, begin(perpetual, task_id)
+
+
+def test_a_lease_that_cannot_be_read_costs_no_result(make_app: Callable[..., Celery], raw_redis: redis.Redis) -> None:
+    """A strange hand or another release has written it; the body has not failed for that."""
+    perpetual, execution = running(make_app("shop"))
+    raw_redis.hset("perpetual:leases", execution.task_id, "of another form")
+    assert perpetual.grants.instance is not None
+
+    perpetual.grants.instance.doubt()
+
+    assert perpetual.grants.holds(execution)
+    perpetual.store.close()
+
 
 def test_an_execution_holds_its_lease_while_it_is_entered_anew(
     make_app: Callable[..., Celery], raw_redis: redis.Redis
 ) -> None:
     """At no moment is the lease taken for one that was given to another execution: not before it is entered, nor after."""
-    perpetual = Perpetual(make_app("shop"))
-    items = [("row",)]
-    perpetual.app.task(
-        name="deliver", base=PerpetualTask, shared=False, poll_every=3600, next_batch=lambda: items
-    )(nothing)  # fmt: skip
-    (task_id,) = perpetual.poll("deliver").task_ids
-    execution = begin(perpetual, task_id)
+    perpetual, execution = running(make_app("shop"))
+    task_id = execution.task_id
     lease = raw_redis.hget("perpetual:leases", task_id)
     assert lease is not None
     assert perpetual.grants.instance is not None

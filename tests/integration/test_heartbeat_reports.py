@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from celery import Celery
 
 from celery_perpetual import Perpetual
+from celery_perpetual.times import steady
 from celery_perpetual.worker import deliveries
 from celery_perpetual.worker.heartbeat import Heartbeat
 
@@ -17,11 +19,12 @@ from celery_perpetual.worker.heartbeat import Heartbeat
 class Worker:
     """Celery's side is what a heartbeat reads of it: requests, and how large the pool is."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **settings: Any) -> None:
         self.app = Celery("proj", broker=url, set_as_current=False)
+        self.app.conf.update(settings)
         self.perpetual = Perpetual(self.app)
         grants = self.perpetual.grants
-        instance = grants.be_a_worker("w@h")
+        self.instance = instance = grants.be_a_worker("w@h")
         self.redis, self.tags = grants.store.redis, grants.store.keys.tags(instance.name)
         self.heartbeat = Heartbeat(SimpleNamespace(app=self.app, pool=None, concurrency=1), grants)
 
@@ -100,3 +103,18 @@ def test_a_report_has_the_time_of_its_machine(worker: Worker, monkeypatch: pytes
     worker.reports()
     (behind,) = worker.perpetual.grants.workers.all()
     assert 50_000 < behind.reported_at - behind.info["clock"] < 70_000
+
+
+def test_a_report_whose_answer_comes_after_a_lease_time_proves_nothing(redis_url: str) -> None:
+    """The store renews the lease when it is asked, and another worker may have it when the answer comes."""
+    worker = Worker(redis_url, perpetual_lease_ttl=1, perpetual_heartbeat_interval=0.3)
+    begun = steady()
+    worker.reports()
+    assert worker.instance.surely_holds(begun)
+
+    worker.redis.client_pause(1200)
+    begun = steady()
+    worker.reports()
+
+    assert steady() - begun > 1
+    assert not worker.instance.surely_holds(begun)

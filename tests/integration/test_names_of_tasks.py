@@ -24,13 +24,15 @@ def odd(self, n):
     ledger.record(self.request.id, f"begin {{perpetual.lease_token()}}")
     while not os.path.exists("released"):
         time.sleep(0.05)
+    if not self.request.retries:
+        self.retry(countdown=0)
     ledger.record(self.request.id, f"end {{perpetual.lease_token()}}")
 """
 
 
 @pytest.mark.parametrize("name", ["shop|deliver", "shop:deliver %7C", 'a "quoted" name', "naïve|näme"])
 def test_a_task_with_an_odd_name_is_polled_recovered_and_ended(project: Callable[..., Project], name: str) -> None:
-    """It is polled, listed while it runs, sent again after its worker was killed, and ends under its name."""
+    """It is polled, listed while it runs, sent again after its worker was killed, retried, and ends under its name."""
     proj = project(SOURCE.format(name=name), **SETTINGS)
     proj.beat().ready()
     victim = proj.worker().ready()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: Fields of a unit's hash. A new one needs a bound, and its place here.
 UNIT_FIELDS = {
     "spec", "slot", "anchor", "cursor", "inflight", "attempt", "backoff", "polled", "last", "trigger",
-    "claim", "claimed", "killed", "banned", "lost",
+    "claim", "claimed", "killed", "banned", "lost", "passed",
     "waits", "nudged", "failures", "idle", "permit",
 }  # fmt: skip
 

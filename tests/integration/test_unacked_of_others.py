@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import pytest
 from celery_perpetual import Item, Perpetual, PerpetualTask
 from celery_perpetual.recovery import unacked as unacked_messages
 from celery_perpetual.recovery.unacked import UnackedMessages
-from tests.support.contract import begin, report
+from tests.support.contract import begin, lose, nothing, report
 
 if TYPE_CHECKING:
     import redis
@@ -32,8 +33,6 @@ def shop(make_app: Callable[..., Celery]) -> Iterator[Perpetual]:
     """An app with a perpetual task, one without a lease, and an ordinary one."""
     app = make_app("shop")
     perpetual = Perpetual(app)
-
-    def nothing(*args: Any) -> None: ...
 
     items = [Item((), key=n, task=name) for n, name in enumerate(["deliver", "unleased"])]
     options: dict[str, Any] = {"base": PerpetualTask, "poll_every": 3600, "shared": False}
@@ -128,6 +127,42 @@ def test_what_a_dead_worker_had_received_goes_back_before_it_is_forgotten(
 
     assert (store_redis.llen("celery"), store_redis.hlen("unacked")) == (1, 3)
     assert messages.died(tags) == 0
+
+
+def order_of_messages(client: redis.Redis) -> list[str]:
+    """Ids of the tasks in the queue, the next one first."""
+    return [json.loads(text)["headers"]["id"] for text in reversed(client.lrange("celery", 0, -1))]
+
+
+def test_what_goes_back_comes_first_and_in_its_order(
+    shop: Perpetual, received: Callable[[], None], store_redis: redis.Redis
+) -> None:
+    """A dead worker had received three messages; another one was sent after that."""
+    for name in ("a", "b", "c"):
+        shop.app.send_task("deliver", task_id=name)
+    received()
+    shop.app.send_task("deliver", task_id="later")
+
+    assert UnackedMessages(shop.app, shop.grants).died(set(store_redis.hkeys("unacked"))) == 3
+
+    assert order_of_messages(store_redis) == ["a", "b", "c", "later"]
+
+
+def test_what_is_resent_comes_first_and_in_its_order(
+    shop: Perpetual, received: Callable[[], None], store_redis: redis.Redis
+) -> None:
+    """The worker that ran three items is gone; another message was sent before that was noticed."""
+    items = [Item((), key=n, task="deliver") for n in range(3)]
+    options: dict[str, Any] = {"base": PerpetualTask, "poll_every": 3600, "shared": False}
+    many = shop.app.task(name="many", next_batch=lambda: items, **options)(nothing)
+    ids = shop.poll(many).task_ids
+    received()
+    store_redis.delete("unacked", "unacked_index")  # their worker was to acknowledge them
+    shop.app.send_task("deliver", task_id="later")
+
+    assert lose(shop, *ids).sent == 3
+
+    assert order_of_messages(store_redis) == [*ids, "later"]
 
 
 def test_what_is_no_message_of_celery_hinders_nothing(shop: Perpetual, store_redis: redis.Redis) -> None:

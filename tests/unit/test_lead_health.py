@@ -82,3 +82,38 @@ def test_a_batch_that_failed_once_is_tried_again_before_the_lead_goes(monkeypatc
     assert health.trouble is not None
     health.published(OSError("no route"))
     assert times_of_stepping_down(health, clock, 1, has_standby=True) == [1]
+
+
+def test_a_clock_that_hangs_is_left_to_a_standby(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sole beat runs its entries all the same, and does not step down."""
+    clock = Clock()
+    monkeypatch.setattr(lead_health, "time", clock)
+    health = LeadHealth()
+    health.turn_begins()
+
+    assert times_of_stepping_down(health, clock, 60) == []
+    assert health.trouble == "a turn of the clock has not returned for 60 s"
+    assert times_of_stepping_down(health, clock, 20, has_standby=True) == [1, 7, 19]
+    health.turn_ended()
+    assert health.trouble is None
+    health.turn_begins()
+    assert times_of_stepping_down(health, clock, 30, has_standby=True) == []
+
+
+def test_a_clock_that_fails_is_left_to_a_standby(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its process has no thread left, say; one failure is no reason."""
+    clock = Clock()
+    monkeypatch.setattr(lead_health, "time", clock)
+    health = LeadHealth()
+
+    def turn(error: Exception | None) -> str | None:
+        clock.now += 1
+        health.turn_begins()
+        health.turn_ended(error)
+        return health.why_to_step_down(lambda: True)
+
+    no_thread = RuntimeError("can't start new thread")
+    assert [turn(error) for error in (no_thread, None, no_thread, None)] == [None] * 4
+    assert [turn(no_thread) for _ in range(5)] == [
+        None, None, None, "the clock fails: RuntimeError: can't start new thread", None,
+    ]  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import LockError
 
 from celery_perpetual.errors import StoreUnavailable
+from celery_perpetual.times import ms
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -24,6 +25,7 @@ class Lock:
             seconds: after which it expires, unless it is kept.
         """
         self._store = store
+        self._key, self._longest = key, ms(seconds)
         self._lock: Any = store.redis.lock(key, seconds, blocking=False, thread_local=False)
 
     def acquire(self) -> bool:
@@ -33,7 +35,12 @@ class Lock:
             StoreUnavailable: the store did not answer.
         """
         with self._store.errors("lock"):
-            return bool(self._lock.acquire())
+            if self._lock.acquire():
+                return True
+            if self._store.redis.pttl(self._key) > self._longest:
+                # Its holder took it while the store's clock was ahead, and may have died.
+                self._store.redis.pexpire(self._key, self._longest)
+            return False
 
     def keep(self) -> None:
         """Begin its time anew, or take it again if it has expired.

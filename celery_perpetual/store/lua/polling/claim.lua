@@ -170,6 +170,10 @@ for i = wanted_at, #ARGV do
       end
     end
     redis.call('ZADD', due, at, unit)
+    if verdict == 'paused' or verdict == 'backoff' then
+      -- No slot and no claim say when that was; see register.lua.
+      redis.call('HSET', unit_hash, 'passed', string.format('%.0f', seen))
+    end
     if next_anchor ~= '-' and (verdict == 'paused' or verdict == 'early') then
       redis.call('HSET', unit_hash, 'anchor', next_anchor)
     end

@@ -1,8 +1,9 @@
 -- Make units known: a first due time for new ones, a new grid for those whose schedule changed. A unit whose poll was
 -- left open by an earlier leader is due again for that very slot.
 --
--- A unit whose slot, claim or last poll lies ahead was polled while the store's clock was ahead. Its times are pulled
--- back: it is due at once, or when its open claim has lasted for as long as it was to last.
+-- A unit whose slot, claim or last poll lies ahead was polled while the store's clock was ahead, and so was one that was
+-- passed over then, as it is paused for example. Its times are pulled back: it is due at once, or when its open claim has
+-- lasted for as long as it was to last. What asks for a poll at once, and the first match of a calendar, is not due ahead.
 --
 -- KEY   leader         string  owner:term of the living leader
 -- KEY   units          zset    unit -> last seen
@@ -23,17 +24,17 @@ if redis.call('GET', leader) ~= mine then
 end
 
 local function stored_of(unit_hash)
-  local spec, anchor, claimed, slot, polled, permit = unpack(redis.call('HMGET', unit_hash, 'spec', 'anchor', 'claimed', 'slot',
-    'polled', 'permit'))
+  local spec, anchor, claimed, slot, polled, permit, passed, trigger = unpack(redis.call('HMGET', unit_hash, 'spec', 'anchor',
+    'claimed', 'slot', 'polled', 'permit', 'passed', 'trigger'))
   local claim_slot, claim_started, claim_until, claim_trigger, claim_by = claimed_facts(claimed)
   return {spec = spec, anchor = anchor, permit = tonumber(permit), claim_by = claim_by, claim_slot = claim_slot,
-    claim_trigger = claim_trigger, slot = slot, polled = polled, claim_started = tonumber(claim_started),
-    claim_until = tonumber(claim_until)}
+    claim_trigger = claim_trigger, slot = slot, polled = polled, passed = passed, trigger = trigger,
+    claim_started = tonumber(claim_started), claim_until = tonumber(claim_until)}
 end
 
 local function pull_back(unit, unit_hash, stored)
   local at = now
-  redis.call('HDEL', unit_hash, 'slot', 'backoff', 'trigger')
+  redis.call('HDEL', unit_hash, 'slot', 'backoff', 'trigger', 'passed')
   redis.call('HSET', unit_hash, 'polled', now)
   if is_ahead(stored.anchor) then
     redis.call('HDEL', unit_hash, 'anchor')
@@ -45,6 +46,19 @@ local function pull_back(unit, unit_hash, stored)
   redis.call('ZADD', due, at, unit)
 end
 
+-- Triggers of polls that are due at once, but for those that wait for a permit or for the end of a poll.
+local AT_ONCE = {nudge = true, resume = true, refill = true, after_success = true, drain = true, retry = true}
+
+local function was_touched_ahead(unit, stored)
+  for _, at in ipairs({stored.slot or 0, stored.polled or 0, stored.claim_started or 0, stored.passed or 0}) do
+    if is_ahead(at) then
+      return true
+    end
+  end
+  return AT_ONCE[stored.trigger] and not stored.permit and not stored.claim_started
+    and is_ahead(redis.call('ZSCORE', due, unit))
+end
+
 local pulled_back = 0
 for i = rows_at, #ARGV, 4 do
   must_be(unit_prefix .. ARGV[i], 'hash')
@@ -54,7 +68,7 @@ for i = rows_at, #ARGV, 4 do
   local unit_hash = unit_prefix .. unit
   local stored = stored_of(unit_hash)
   redis.call('ZADD', units, now, unit)
-  if is_ahead(stored.slot) or is_ahead(stored.polled) or is_ahead(stored.claim_started) then
+  if was_touched_ahead(unit, stored) then
     pull_back(unit, unit_hash, stored)
     redis.call('HSET', unit_hash, 'spec', spec)
     pulled_back = pulled_back + 1
@@ -70,7 +84,7 @@ for i = rows_at, #ARGV, 4 do
     end
     redis.call('ZADD', due, first, unit)
   else
-    redis.call('ZADD', due, 'NX', first, unit)
+    redis.call('ZADD', due, (every or stored.slot) and 'NX' or 'LT', first, unit)
     local is_left_open = stored.claim_by and stored.claim_by ~= '' and stored.claim_by ~= mine
     if is_left_open and redis.call('ZADD', due, 'LT', 'CH', stored.claim_slot, unit) == 1 then
       if stored.claim_trigger ~= 'schedule' then
