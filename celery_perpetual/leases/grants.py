@@ -253,11 +253,17 @@ class Grants:
         reach("task.released")
         return str(verdict.decode())
 
+    def resend_soon(self) -> None:
+        """In a worker's main process: a task of it is to be resent."""
+        if self.on_lost is not None:
+            self.on_lost()
+
     def try_to_release(self, task_id: str, nonce: str, cause: str, reason: str = "", *, tag: str = "") -> str:
         """The same for handlers, which must not raise: where the store does not answer, ``gone``."""
         try:
             return self.release(task_id, nonce, cause, reason, tag=tag)
         except StoreUnavailable as error:
+            self.note_away()
             emit(events.RELEASE_FAILED, task_id=task_id, error=error)
             return "gone"
 

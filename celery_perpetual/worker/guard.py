@@ -68,8 +68,8 @@ def watch_tracers() -> None:
         execution = _leased(self)
         if execution is not None:
             _must_hold(self, execution)
-            if kwargs.get("headers"):
-                kwargs["headers"] = {**kwargs["headers"], HEADER: HEADER_VALUE}
+            if "headers" in kwargs:  # in place of those of its message
+                kwargs["headers"] = {**(kwargs["headers"] or {}), HEADER: HEADER_VALUE}
         with successor.handing_on(self, "wait"):
             return retry(self, *args, **kwargs)
 
@@ -163,7 +163,12 @@ def _guarded(task: Any, tracer: Any) -> Any:
         # Celery takes unknown entries for the user's own headers, and gives them to retries and replacements.
         rest = request.copy()
         del rest[DELIVERY]
-        reply = _traced(tracer, execution, args, kwargs, rest)
+        try:
+            reply = _traced(tracer, execution, args, kwargs, rest)
+        except BaseException:  # the body leaves: what Celery says of it is no end where it has handed its id on
+            if execution.leased and execution.successor:
+                release_or_keep(task.app, execution, execution.successor, "")
+            raise
         if execution.leased:
             _release(task.app, execution, reply[1])
         _end_rest(task, execution, rest, reply[1])

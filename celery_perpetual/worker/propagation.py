@@ -22,6 +22,7 @@ from celery.exceptions import TimeLimitExceeded
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, REVOKED
 from celery_perpetual.completions.end import TaskEnd
+from celery_perpetual.leases.execution import execution_of
 from celery_perpetual.leases.interest import Interest, announces, interest_in, wired
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ def watch_propagation() -> None:
         reply = mark_as_failure(self, task_id, exc, *args, **kwargs)
         request = kwargs.get("request")
         chain = getattr(request, "chain", None)
+        execution = execution_of(task_id)
+        if execution is not None and execution.successor:
+            return reply  # the rest waits for the task that goes on under its id
         if isinstance(chain, list | tuple) and not goes_back(self.app.tasks.get(getattr(request, "task", None)), exc):
             for element in reversed(chain):
                 _end(self.app, element, FAILURE, exc)

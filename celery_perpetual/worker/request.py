@@ -7,7 +7,7 @@ from functools import cache
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
-from celery.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Reject, TimeLimitExceeded, WorkerLostError
 from celery.utils.imports import symbol_by_name
 from celery.worker import state
 from kombu.transport.redis import Channel
@@ -23,6 +23,7 @@ from celery_perpetual.leases.interest import Interest, has_own_strategy, interes
 from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker import deliveries
+from celery_perpetual.worker.how_it_ended import PARENT_ANNOUNCES
 from celery_perpetual.worker.own_strategy import announce_outside
 from celery_perpetual.worker.propagation import goes_back
 from celery_perpetual.worker.signals import announce_end
@@ -31,6 +32,9 @@ from celery_perpetual.worker.stopping import is_stopping
 if TYPE_CHECKING:
     from celery_perpetual.leases.grants import Grants
 
+
+#: Errors for which the main process ends a task whose body ran elsewhere, and no other process does.
+ENDED_HERE = (TimeLimitExceeded, *((SystemExit, KeyboardInterrupt, Reject) if PARENT_ANNOUNCES else ()))
 
 #: Behind the mixin comes Celery's request class, or the user's own.
 _Request: Any = object
@@ -153,8 +157,7 @@ class Leased(_Request):  # type: ignore[misc]
         reply = super().cancel(*args, **kwargs)
         if self.perpetual_tag and not stops:
             deliveries.remove(self._nonce)
-            if self._leases.on_lost is not None:
-                self._leases.on_lost()
+            self._leases.resend_soon()
             self._report()
         return reply
 
@@ -163,14 +166,27 @@ class Leased(_Request):  # type: ignore[misc]
         return super().on_retry(exc_info)
 
     def on_timeout(self, soft: Any, timeout: Any) -> Any:
+        execution = self.perpetual_execution
         if not soft:
             self._leave_to_celery()
+            self._note_successor(TimeLimitExceeded())
         with acting_for(self._spoken_for()):
             reply = super().on_timeout(soft, timeout)
-        execution = self.perpetual_execution
         if not soft and execution is not None and goes_back(self.task, TimeLimitExceeded()):
             self._leases.try_to_release(self.id, execution.nonce, "back")
         return reply
+
+    def _note_successor(self, error: Any) -> None:
+        """The main process is to end its task: where it has handed its id on before, that is not the end."""
+        execution = self._spoken_for()
+        if execution is None or self._leases.is_away:
+            return
+        if isinstance(error, TimeLimitExceeded):  # else the process that ran the body has released it
+            verdict = self._leases.try_to_release(self.id, execution.nonce, "overrun")
+            if verdict == "succeeded":
+                self._leases.resend_soon()
+        if not self._leases.is_away and not self._leases.holds(execution):
+            execution.successor = "wait"
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> Any:
         self._leave_to_celery()
@@ -182,6 +198,8 @@ class Leased(_Request):  # type: ignore[misc]
             return self._hold(self._leases.on_held)
         self._is_lost = isinstance(_exception(exc_info), WorkerLostError)
         self._leave_to_celery()
+        if isinstance(_exception(exc_info), ENDED_HERE):
+            self._note_successor(_exception(exc_info))
         with acting_for(self._spoken_for()):
             # Celery 5.7 can retry it itself, if the task asks for that.
             own = getattr(self.task, "retry_on_worker_lost", None)
@@ -241,8 +259,7 @@ def _lost(request: Any, execution: Execution, leases: Grants, exc_info: Any) -> 
         request.give_back()
         return
     _acknowledge(request)
-    if leases.on_lost is not None:
-        leases.on_lost()
+    leases.resend_soon()
 
 
 def _acknowledge(request: Any) -> None:

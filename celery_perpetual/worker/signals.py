@@ -227,6 +227,9 @@ def _on_internal_error(
     sender: Any = None, task_id: str = "", exception: Any = None, request: Any = None, **_: Any
 ) -> None:
     """Celery's own code, or a hook of the task, failed around the body."""
+    execution = execution_of(task_id)
+    if execution is not None and execution.successor:
+        return  # the hook of its retry: the retry goes on
     context = Context(dict(request) if isinstance(request, Mapping) else {})
     interest = interest_in(sender.app, sender, task_id, context.headers)
     if not interest:

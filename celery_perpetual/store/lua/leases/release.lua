@@ -12,7 +12,8 @@
 -- KEY   unacked_index   zset    delivery tag -> when it was received
 -- ARG   id              text    task id
 -- ARG   nonce           text    of the delivery, '*' = that of the lease, whichever it is
--- ARG   cause           text    lost (counts), stopped, taken, back (the broker has it), wait (retry) or delegated
+-- ARG   cause           text    lost (counts), stopped, taken, back (the broker has it), wait (retry), delegated, or
+--                               overrun (its time limit is over: nothing happens unless it has a successor)
 -- ARG   reason          text    for people
 -- ARG   tag             text    of the message to acknowledge, '' = Celery does
 -- ARG   copy            JSON    with 'back': what it has sent under its own id, '' = nothing, or it is not known
@@ -20,8 +21,8 @@
 -- ARG   events_maxlen   text    cap of the stream
 -- ARG   completion_ttl  text    ms: how long a provisional record stays
 -- ARG   queue_ttl       text    ms: how long the queue stays
--- returns 'gone' (no such lease), 'resend' (with 'back': what it has sent under its own id has come before its end),
--- 'succeeded' (its successor is resent), 'fail', 'parked', or 'released'
+-- returns 'gone' (no such lease), 'none' (with 'overrun': it has no successor), 'resend' (with 'back': what it has sent
+-- under its own id has come before its end), 'succeeded' (its successor is resent), 'fail', 'parked', or 'released'
 -- include now
 -- include rfc3339
 -- include lease
@@ -36,11 +37,18 @@ if not lease or (nonce ~= '*' and lease.nonce ~= nonce) then
   return 'gone'
 end
 local plan = plan_losses(lease.worker, {id}, {text}, cause == 'lost', reason, 1)
+local state = state_of(redis.call('HGET', states, id))
+if cause == 'overrun' then
+  -- A replacement of several messages was perhaps not sent: the task would run once more, in spite of its limit.
+  if not plan.has_successor or state.tag ~= '' then
+    return 'none'
+  end
+  cause = 'stopped'
+end
 if cause == 'lost' or cause == 'stopped' or cause == 'taken' then
   lose(plan)
   return plan.flag == 'resend' and plan.has_successor and 'succeeded' or plan.flag
 end
-local state = state_of(redis.call('HGET', states, id))
 local has_come = cause == 'back' and state and state.flag == 'came'
 local flag = has_come and 'resend' or cause == 'back' and 'run' or cause
 local nesting, retries = following(lease, cause)
