@@ -16,7 +16,7 @@ from celery.beat import Scheduler
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 
 from celery_perpetual.errors import SettingsError, shown_value
-from celery_perpetual.hints import hint
+from celery_perpetual.hints import ATTRIBUTES, OPTIONS, hint
 from celery_perpetual.thresholds import DEFAULT, LONGEST, Thresholds, read_thresholds
 
 if TYPE_CHECKING:
@@ -147,6 +147,8 @@ def _configured(app: Celery) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> str:
+    if name in (*ATTRIBUTES, *OPTIONS):
+        return f"unknown setting {PREFIX}{name}: {name} belongs to a task, as an attribute or in PerpetualOptions"
     return f"unknown setting {PREFIX}{name}{hint(name, _FIELDS, prefix=PREFIX)}"
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.hints import nearest
+from celery_perpetual.hints import ATTRIBUTES, OPTIONS, nearest
 from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.modules import given_by_module
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
     from celery import Task
 
 MOST_IN_FLIGHT = 10_000
-#: The attributes of a perpetual task; everything else is an option.
-ATTRIBUTES = (
-    "poll_every", "next_batch", "tenants", "preflight", "max_in_flight", "poll_timeout", "lease", "on_lost",
-    "after_success", "perpetual_options",
-)  # fmt: skip
-OPTIONS = tuple(field.name for field in fields(PerpetualOptions))
 #: An attribute that is less like one of the contract than this is the user's own and no misspelling.
 ALIKE = 0.85
 

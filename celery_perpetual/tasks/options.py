@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from celery import Signature
 
 from celery_perpetual.errors import ContractError
 from celery_perpetual.failures.rules import ErrorRule, read_rules
-from celery_perpetual.hints import hint
+from celery_perpetual.hints import ATTRIBUTES, OPTIONS, hint, nearest
 from celery_perpetual.settings import seconds, whole
 from celery_perpetual.tasks.retries import Retries
 from celery_perpetual.tasks.window import Window, read_window
@@ -191,7 +191,9 @@ def _signature(name: str, seen: Any) -> Any:
 
 
 def _refusal(name: str) -> str:
-    known = [field.name for field in fields(PerpetualOptions)]
-    if name in ("max_in_flight", "poll_timeout", "poll_every", "next_batch"):
+    if name in ATTRIBUTES:
         return f"{name} is an attribute of the task, not a perpetual option; give it to the decorator or the class"
-    return f"unknown perpetual option {name}{hint(name, known)}"
+    if (near := nearest(name, [*OPTIONS, *ATTRIBUTES])) in ATTRIBUTES:
+        meant = f"did you mean {near}? That is an attribute: give it to the decorator or the class"
+        return f"unknown perpetual option {name}, {meant}"
+    return f"unknown perpetual option {name}{hint(name, OPTIONS)}"

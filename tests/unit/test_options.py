@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 from celery import signature
 
 from celery_perpetual import ContractError, PerpetualOptions, Retries
+from celery_perpetual.hints import ATTRIBUTES, OPTIONS
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
@@ -109,11 +110,26 @@ def test_a_name_without_a_near_one_is_refused_with_the_list() -> None:
         PerpetualOptions(zzzz=1)
 
 
-@pytest.mark.parametrize("name", ["max_in_flight", "poll_timeout", "poll_every", "next_batch"])
+@pytest.mark.parametrize("name", ATTRIBUTES)
 def test_attributes_are_told_from_options(name: str) -> None:
     """A keyword that belongs on the task itself is refused with the place where it belongs."""
     with pytest.raises(ContractError, match=rf"^{name} is an attribute of the task, not a perpetual option"):
         PerpetualOptions(**{name: 5})
+
+
+def test_a_misspelt_attribute_among_the_options_is_named() -> None:
+    """It is two mistakes, and both are said."""
+    with pytest.raises(
+        ContractError, match=r"max_in_fligt, did you mean max_in_flight\? That is an attribute: give it to"
+    ):
+        PerpetualOptions(max_in_fligt=5)
+    with pytest.raises(ContractError, match=r"tenant_ttl, did you mean tenants_ttl\?$"):
+        PerpetualOptions(tenant_ttl=5)
+
+
+def test_errors_know_every_option() -> None:
+    """The words are listed apart, for errors of parts that know no tasks."""
+    assert {field.name for field in fields(PerpetualOptions)} == set(OPTIONS)
 
 
 def test_options_have_names_only() -> None:

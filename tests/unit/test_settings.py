@@ -98,6 +98,13 @@ def test_an_unknown_name_is_refused_with_the_nearest_right_one(written: str, mea
         read(**{written: 1})
 
 
+@pytest.mark.parametrize("name", ["max_in_flight", "poll_timeout", "dedup_window", "enabled"])
+def test_what_belongs_to_a_task_is_no_setting(name: str) -> None:
+    """No setting of another meaning is suggested for it."""
+    with pytest.raises(SettingsError, match=rf"^unknown setting perpetual_{name}: {name} belongs to a task, as an"):
+        read(**{f"perpetual_{name}": 1})
+
+
 def test_a_name_without_a_near_one_is_refused_with_the_list() -> None:
     """A name like nothing that we know is answered with all that we know."""
     with pytest.raises(
