@@ -105,33 +105,8 @@ class Announcer:
         result: ResultToStore | None = None,
         unstored: UnstoredResult | None = None,
         within: float | None = None,
-    ) -> None:
-        """Announce an end that was expected, now if the store answers. Returns within ``perpetual_store_timeout``.
-
-        Args:
-            expected: the end.
-            status: how the task ended.
-            head: of the record.
-            result: what is stored for Celery in the same step.
-            unstored: what Celery could not store: the end is announced after it.
-            within: seconds that the task has left for it; None where it has time.
-        """
-        backlog = self._of_this_process()
-        reach("task.finishing")
-        end = WaitingEnd(expected, status, head, result, unstored)
-        if unstored is None and not backlog.comes_first:
-            self._announce_or_keep(backlog, end, within)
-        else:
-            backlog.add(end)
-            if not backlog.is_away and self._over(within) is None:
-                backlog.announce_oldest_first()
-        backlog.try_later()
-
-    def announce_with_result(
-        self, expected: ExpectedEnd, status: str, head: str, result: ResultToStore, unstored: UnstoredResult,
-        within: float | None = None,
-    ) -> EndReply | None:  # fmt: skip
-        """Announce an end and store its result for Celery; None where both are done later, as the store is away.
+    ) -> EndReply | None:
+        """Announce an end that was expected, now if the store answers; None where that is done later.
 
         Returns within ``perpetual_store_timeout``.
 
@@ -139,26 +114,26 @@ class Announcer:
             expected: the end.
             status: how the task ended.
             head: of the record.
-            result: what is stored in the same step.
-            unstored: how Celery stores it, where that turns out to be impossible later.
-            within: as of :meth:`announce_expected`.
+            result: what is stored for Celery in the same step.
+            unstored: what Celery could not store: the end is announced after it. With a ``result``: how Celery stores
+                that, where it turns out that the step cannot.
+            within: seconds that the task has left for it; None where it has time.
         """
         backlog = self._of_this_process()
-        if backlog.comes_first:
-            self.announce_expected(expected, status, head, result=result, unstored=unstored, within=within)
-            return None
         reach("task.finishing")
-        reply = self._announce_or_keep(backlog, WaitingEnd(expected, status, head, result, unstored), within)
-        if reply is None:
-            backlog.try_later()
+        end = WaitingEnd(expected, status, head, result, unstored)
+        reply = None
+        if not (end.is_stored_by_celery or backlog.comes_first):
+            try:
+                reply = self._announce(end, within)
+            except Exception as error:  # no end is dropped, whatever it is; and it would be taken for the body's
+                backlog.add_failed(end, error, is_hurried=self._over(within) is not None)
+        else:
+            backlog.add(end)
+            if not backlog.is_away and self._over(within) is None:
+                backlog.announce_oldest_first()
+        backlog.try_later()
         return reply
-
-    def _announce_or_keep(self, backlog: Backlog, end: WaitingEnd, within: float | None) -> EndReply | None:
-        try:
-            return self._announce(end, within)
-        except Exception as error:  # no end is dropped, whatever it is; and it would be taken for the body's
-            backlog.add_failed(end, error, is_hurried=self._over(within) is not None)
-            return None
 
     def _over(self, within: float | None) -> Store | None:
         """The store for a caller that has less time than usual."""
@@ -210,7 +185,8 @@ class Announcer:
         return expected, end.status, head
 
     def _announce(self, end: WaitingEnd, within: float | None = None) -> EndReply:
-        reply = end.expected.announce(end.status, end.head, end.result, self._over(within))
+        over = None if within is None else self._over(within)
+        reply = end.expected.announce(end.status, end.head, end.result, over)
         reach("task.finished")
         if isinstance(reply.follows, bytes):
             self._follow_up(reply.follows.decode())

@@ -147,8 +147,9 @@ class Begun:
         Raises:
             StoreUnavailable: the store did not answer in time.
         """
-        call = self._beginning + _packed(self._rest, rest)
-        return self.prepared.send(call, self._known, rest, over=over)
+        # As in _packed, without a call: a waiter waits for this.
+        ending = "".join([f"${len(text := str(rest[name]))}\r\n{text}\r\n" for name in self._rest])
+        return self.prepared.send(self._beginning + ending, self._known, rest, over=over)
 
 
 def _packed(names: Sequence[str], slots: Slots) -> str:

@@ -53,16 +53,21 @@ class Wire:
         Raises:
             RedisError, OSError: what redis-py raises.
         """
-        client = self._client()
-        ask = _ask_yielding if yielding else _ask
+        client, replies = self._client(), 1
+        if yielding:
+            # A server writes to its clients in the order in which they began to wait for output, the last one first,
+            # and the caller of a command is always the last one. A PING before the command makes the caller the first
+            # to wait, so the server writes to it last. Where the answer to the PING matters, the other reply says it
+            # too.
+            packed, replies = _PING + packed, 2
         try:
-            reply = ask(client.connection, packed)
+            reply = _ask(client.connection, packed, replies)
         except BaseException as error:
             with self._lent(client):
                 if not isinstance(error, RedisError | OSError) or _is_answer(error):
                     raise
                 client.connection.disconnect()
-                return ask(client.connection, packed)
+                return _ask(client.connection, packed, replies)
         self._idle.append(client)
         return reply
 
@@ -127,18 +132,9 @@ def _is_answer(error: BaseException) -> bool:
     return isinstance(error, ResponseError) and not is_refusal(error)
 
 
-def _ask(connection: Any, packed: bytes) -> Any:
+def _ask(connection: Any, packed: bytes, replies: int) -> Any:
     _send(connection, packed)
-    return last_reply(connection)
-
-
-def _ask_yielding(connection: Any, packed: bytes) -> Any:
-    # A server writes to its clients in the order in which they began to wait for output, the last one first, and the
-    # caller of a command is always the last one. A PING before the command makes the caller the first to wait, so the
-    # server writes to it last.
-    _send(connection, _PING + packed)
-    # Where the answer to the PING matters, the other reply says it too.
-    return last_reply(connection, 2)
+    return last_reply(connection, replies)
 
 
 def _send(connection: Any, packed: bytes) -> None:

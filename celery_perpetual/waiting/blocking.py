@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import wait as wait_for
-from contextlib import closing
 from datetime import timedelta
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,7 +51,7 @@ class _Inbox:
 
 
 class _Found(Iterator[T]):
-    """Takes the steps of a wait, and yields what it finds. Must be closed.
+    """Takes the steps of a wait, and yields what it finds, within a ``with``.
 
     No generator around a generator: closing one raises in it, and a wait that has its answer would pay for both.
     """
@@ -78,7 +77,10 @@ class _Found(Iterator[T]):
                 self._channels = step.channels
                 self._hub.watch(self._inbox, step.channels, step.deadline)
 
-    def close(self) -> None:
+    def __enter__(self) -> _Found[T]:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
         """End the wait, wherever it is."""
         try:
             self._steps.close()
@@ -98,7 +100,7 @@ class Waiting:
         return self._one_by_one(Wait(self._lookup, ids, timeout))
 
     def _one_by_one(self, wait: Wait) -> Iterator[Completion]:
-        with closing(self._found(wait.steps())) as found:
+        with self._found(wait.steps()) as found:
             for completions in found:
                 yield from completions
 
@@ -117,7 +119,7 @@ class Waiting:
         Raises:
             NotFound: no batch of this id is known.
         """
-        with closing(self._found(BatchWait(self._lookup, poll_id, timeout).steps())) as found:
+        with self._found(BatchWait(self._lookup, poll_id, timeout).steps()) as found:
             return next(found)
 
     def wait_key(
@@ -125,7 +127,7 @@ class Waiting:
     ) -> Completion:
         """Wait for the end of the item that has a key, or gets it from a coming poll."""
         search = KeyWait(self._lookup, item, timeout, nudge)
-        with closing(self._found(search.steps())) as found:
+        with self._found(search.steps()) as found:
             task_id = next(found)
         return item.known(task_id, self.wait(task_id, search.left)) if task_id else item.pending().late()
 
@@ -141,11 +143,11 @@ class Waiting:
         Raises:
             StoreUnavailable: the store did not answer within its time-out.
         """
-        with closing(self._found(Wait(self._lookup, [task_id], self._lookup.store.timeout).now())) as found:
+        with self._found(Wait(self._lookup, [task_id], self._lookup.store.timeout).now()) as found:
             return next(iter(next(found)), None)
 
     def _first(self, wait: Wait) -> list[Completion]:
-        with closing(self._found(wait.steps(first=True))) as found:
+        with self._found(wait.steps(first=True)) as found:
             completions: list[Completion] = []
             for completions in found:
                 if completions:

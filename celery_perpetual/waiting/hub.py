@@ -150,13 +150,11 @@ class Hub:
                     raise
             finally:
                 self._turn.give_back(me)
-                self._call_hubs_thread()
+                # A watcher that relies on the hub's thread from now on calls it itself, and it finds the turn free.
+                if self._turn.is_relied_on or self._subscription is None:
+                    with self._lock:
+                        self._turn.changed.notify()
         return True
-
-    def _call_hubs_thread(self) -> None:
-        with self._lock:
-            if self._turn.is_relied_on or self._subscription is None:
-                self._turn.changed.notify()
 
     def _subscribe(self, subscription: Subscription, channels: Sequence[str]) -> None:
         """Write to the connection; the thread that reads replaces a broken one."""

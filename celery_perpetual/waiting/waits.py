@@ -134,7 +134,7 @@ class Wait(TimedWait):
             while self._pending and not self.is_late:
                 messages = yield Listen(self.pause)
                 if messages is not None:
-                    yield Found(self._ended(self._parsed(messages)))
+                    yield Found(self._ended_by(messages))
                 elif not self.is_late:
                     yield Found((yield from self._read_pending()))
             yield Found((yield from self._read_last()))
@@ -218,12 +218,19 @@ class Wait(TimedWait):
         ids = list(self._pending)
         return (yield from self.read(read, ids, count=len(ids)))
 
-    def _parsed(self, messages: Iterable[bytes]) -> Iterator[Completion]:
+    def _ended_by(self, messages: Iterable[bytes]) -> list[Completion]:
+        """The pending tasks whose ends these messages are. No generator: a waiter waits for this."""
+        found, left = [], self._pending
         for message in messages:
             try:
-                yield from_json(message)
+                completion = from_json(message)
             except (ValueError, TypeError, AttributeError):  # no end: a batch's, or a foreign message
                 self.read_again_in(0)
+                continue
+            if completion.task_id in left:
+                del left[completion.task_id]
+                found.append(completion)
+        return found
 
     def _ended(self, completions: Iterable[Completion]) -> list[Completion]:
         found = []

@@ -63,10 +63,21 @@ def announce_returned(execution: Execution, request: Any, result: Any) -> None:
         return
     if not (task.ignore_result or request.ignore_result or isinstance(task.backend, DisabledBackend)):
         return
+    assert execution.end is not None
     try:
-        _store_and_announce(execution, None, lambda: None, result, request)
+        head = head_of(execution, execution.end, SUCCESS, result=result)
+        _announce(execution, head)
     except Exception as error:  # it would be taken for the body's
         emit(events.END_NOT_EARLY, task_id=request.id, error=error)
+
+
+def _announce(execution: Execution, head: str) -> None:
+    """Announce a success of which nothing is to be stored in the same step."""
+    task, expected = execution.task, execution.end
+    task.app.perpetual.announcer.announce_expected(
+        expected, SUCCESS, head, unstored=execution.unstored, within=time_to_end(execution)
+    )
+    execution.is_over = True
 
 
 def _may_be_early(execution: Execution) -> bool:
@@ -88,7 +99,9 @@ def _store_and_announce(
     head = head_of(execution, expected, SUCCESS, result=result)
     is_announced = False
     if to_store is not None:
-        reply = announcer.announce_with_result(expected, SUCCESS, head, to_store, later, time_to_end(execution))
+        reply = announcer.announce_expected(
+            expected, SUCCESS, head, result=to_store, unstored=later, within=time_to_end(execution)
+        )
         is_announced = reply is None or not reply.has_done_nothing
         # Another end counts, and so does its result.
         is_late = execution.leased and reply is not None and reply.verdict == LATE
@@ -104,12 +117,9 @@ def _store_and_announce(
             announcer.store_later(expected, execution.unstored)
         return stored
     try:
-        within = time_to_end(execution)
-        announcer.announce_expected(expected, SUCCESS, head, unstored=execution.unstored, within=within)
+        _announce(execution, head)
     except Exception as error:  # a time limit for example: the task has succeeded all the same
         emit(events.END_NOT_EARLY, task_id=expected.task_id, error=error)
-    else:
-        execution.is_over = True
     return stored
 
 

@@ -122,7 +122,8 @@ def _wrap_body(cls: Any) -> None:
                 _must_hold(self, execution)
                 retry_by_class(self, error)
             raise
-        _must_hold(self, execution)
+        if execution.leased:
+            _must_hold(self, execution)
         name_follow_ups(self, execution, result)
         execution.has_returned = True
         announce_returned(execution, request, result)
