@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import events
-from celery_perpetual.broker.questions import connection_for_questions
+from celery_perpetual.broker.questions import connection_for_questions, is_not_found
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
-
-#: As the brokers' clients say it: a number, or a text.
-NOT_FOUND = (404, "404")
 
 
 def queue_of(app: Celery, task: Any) -> str:
@@ -42,6 +39,6 @@ def depth_of(app: Celery, queue: str) -> int:
             channel: Any = connection.default_channel
             return int(channel.queue_declare(queue, passive=True).message_count)
         except connection.channel_errors as error:
-            if getattr(error, "code", None) in NOT_FOUND or getattr(error, "reply_code", None) in NOT_FOUND:
+            if is_not_found(error):
                 return 0  # on Redis an empty queue is not there
             raise

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from celery import Celery
 
+NOT_FOUND = "404"
+
 #: Seconds after which an answer is not waited for any more.
 LONGEST_ANSWER = 10.0
 
@@ -48,6 +50,12 @@ def on_any_broker(connection: Any) -> Any:
             connection.release()
             raise
     return connection
+
+
+def is_not_found(error: BaseException) -> bool:
+    """Whether an error of a channel says that there is no such queue."""
+    # As the brokers' clients say it: a number, or a text.
+    return any(str(getattr(error, name, "")) == NOT_FOUND for name in ("reply_code", "code"))
 
 
 def _bounds(app: Celery) -> dict[str, float]:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 
-from celery_perpetual.broker.questions import connection_for_questions
+from celery_perpetual.broker.questions import connection_for_questions, is_not_found
 
 if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.broker.destinations import Destination
 
-NOT_FOUND = "404"
 
 #: The name of an unknown place begins with this: see :func:`place_of`.
 UNKNOWN = "exchange "
@@ -69,7 +68,7 @@ def size_of(connection: Any, queue: str) -> int | None:
         with connection.channel() as channel:
             return int(channel.queue_declare(queue=queue, passive=True).message_count)
     except connection.channel_errors as error:
-        return 0 if _is_not_found(error) else None
+        return 0 if is_not_found(error) else None
 
 
 def ensure_queue(app: Celery, connection: Any, destination: Destination) -> None:
@@ -85,14 +84,10 @@ def ensure_queue(app: Celery, connection: Any, destination: Destination) -> None
         with connection.channel() as channel:
             channel.queue_declare(queue=name, passive=True)
     except connection.channel_errors as error:
-        if _is_not_found(error):
+        if is_not_found(error):
             queue = dict.get(queues, name) or queues.new_missing(name)
             with connection.channel() as channel:
                 queue(channel).declare()
-
-
-def _is_not_found(error: BaseException) -> bool:
-    return str(getattr(error, "reply_code", "")) == NOT_FOUND
 
 
 def queues_of(app: Celery, destination: Destination) -> frozenset[str]:

@@ -16,6 +16,7 @@ from celery_perpetual.health.findings import level_of
 from celery_perpetual.namespace import namespace_of
 from celery_perpetual.operations.liveness import ANY, KINDS, is_alive
 from celery_perpetual.operations.status import DOWN, STATES, WELL
+from celery_perpetual.times import format_time
 
 if TYPE_CHECKING:
     from celery_perpetual.app import Perpetual
@@ -62,16 +63,12 @@ def _print_findings(findings: Sequence[Finding], json_: bool, seen: str) -> None
         click.echo(f"no finding; looked at: {seen}")
     else:
         for finding in findings:
-            since = "" if finding.since is None else f"\n  since: {localized(_time(finding))}"
+            since = "" if finding.since is None else f"\n  since: {localized(format_time(finding.since))}"
             helps = with_app(finding.help)
             click.echo(
                 f"{finding.level}: {localized(finding.evidence)}{since}\n  means: {finding.meaning}\n  helps: {helps}"
             )
     sys.exit(level_of(findings))
-
-
-def _time(finding: Finding) -> str:
-    return str(finding.to_dict()["since"])
 
 
 @bare_verb
