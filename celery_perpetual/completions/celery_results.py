@@ -38,38 +38,34 @@ def store_failure_if_pending(
     app: Celery, task: Any, task_id: str, exception: Exception, state: str = states.FAILURE
 ) -> None:  # fmt: skip
     """Store a failure, or another state that is an error, where no final state is stored yet."""
-    backend = _backend(app, task)
-    if isinstance(backend, DisabledBackend) or not _stores(task, None):
+    if not _stores(task, None) or not is_pending(app, task, task_id):
         return
     try:
-        if bounded(backend).get_state(task_id) not in states.READY_STATES:
-            bounded(backend, 0).mark_as_failure(task_id, exception, state=state)
+        bounded(_backend(app, task), 0).mark_as_failure(task_id, exception, state=state)
     except Exception as error:
         emit(events.RESULT_NOT_STORED, task_id=task_id, error=error)
 
 
 def is_success(app: Celery, task: Any, task_id: str) -> bool:
     """Whether Celery has stored the success of a task."""
+    return _state_of(app, task, task_id) == states.SUCCESS
+
+
+def is_pending(app: Celery, task: Any, task_id: str) -> bool:
+    """Whether Celery has no result of a task that it could have; False where its backend does not say."""
+    return (state := _state_of(app, task, task_id)) is not None and state not in states.READY_STATES
+
+
+def _state_of(app: Celery, task: Any, task_id: str) -> str | None:
+    """The state that Celery has stored; None where its backend does not say."""
     backend = _backend(app, task)
     if isinstance(backend, DisabledBackend):
-        return False
+        return None
     try:
-        return bool(bounded(backend).get_state(task_id) == states.SUCCESS)
+        return str(bounded(backend).get_state(task_id))
     except Exception as error:
         emit(events.RESULT_NOT_READ, task_id=task_id, error=error)
-        return False
-
-
-def is_pending(app: Celery, task_id: str) -> bool:
-    """Whether Celery has no result of a task that it could have; False where its backend does not say."""
-    backend = _backend(app, None)
-    if isinstance(backend, DisabledBackend):
-        return False
-    try:
-        return bool(bounded(backend).get_state(task_id) not in states.READY_STATES)
-    except Exception as error:
-        emit(events.RESULT_NOT_READ, task_id=task_id, error=error)
-        return False
+        return None
 
 
 def store_expired(app: Celery, task: Any, task_id: str) -> None:

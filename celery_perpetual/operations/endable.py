@@ -43,7 +43,7 @@ def half_ended(namespace: Namespace, task_id: str, status: str) -> Completion | 
     if end is None or end.status != status or end.worker is not None or end.error is None:
         return None
     is_operators = end.error["type"] == type(operators_error(status, "")).__name__
-    return end if is_operators and is_pending(namespace.app, task_id) else None
+    return end if is_operators and is_pending(namespace.app, None, task_id) else None
 
 
 def operators_error(status: str, reason: str) -> Exception:
