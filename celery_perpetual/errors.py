@@ -102,8 +102,8 @@ class StaleVersion(PerpetualError):
     """The routine has been changed since the version that the caller has read."""
 
 
-#: Longer texts of users and of exceptions are cut.
-LONGEST_TEXT = 2000
+#: Longer texts of users and of exceptions are cut; in some errors each value is.
+LONGEST_TEXT, SHORT = 2000, 80
 
 
 def encodable(text: str) -> str:
@@ -111,22 +111,27 @@ def encodable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def readable(text: object) -> str:
+def readable(text: object, most: int = LONGEST_TEXT) -> str:
     """Return a text of the user's as it can be stored and shown: never too long, never unreadable, never an error."""
     try:
         shown = str(text)
     except Exception:  # an exception may not even be able to say what it is
         shown = f"<{type(text).__name__} without a text>"
     shown = encodable(shown)
-    return shown if len(shown) <= LONGEST_TEXT else f"{shown[: LONGEST_TEXT - 3]}..."
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
-def shown_value(seen: object) -> str:
+def shown_value(seen: object, most: int = LONGEST_TEXT) -> str:
     """Return a value as errors show it; one that cannot show itself is no error of its own."""
     try:
-        return readable(repr(seen))
+        return readable(repr(seen), most)
     except Exception:  # such as a number of thousands of digits
         return f"a {type(seen).__name__} that cannot be shown"
+
+
+def short(seen: object) -> str:
+    """Return a value as an error shows it that names several."""
+    return shown_value(seen, SHORT)
 
 
 def described(error: BaseException) -> str:

@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Ignore
 
 from celery_perpetual.leases.interest import INTERESTS, Interest
+from celery_perpetual.ledger.ids import item_address
+from celery_perpetual.store.commands.batches import tenant_of_batch
 from celery_perpetual.tasks.items import UNSET
 
 if TYPE_CHECKING:
     from celery_perpetual.completions.backlog import UnstoredResult
     from celery_perpetual.completions.end import ExpectedEnd
+    from celery_perpetual.store.connection import Store
 
 #: Where a request carries what its receiving worker knows of the delivery; see :meth:`Execution.delivery`.
 DELIVERY = "perpetual_delivery"
@@ -149,6 +152,18 @@ def leased_execution() -> Execution | None:
     while execution is not None and not execution.nonce:
         execution = execution.outer
     return execution
+
+
+def tenant_of_execution(store: Store, execution: Execution) -> Any:
+    """The tenant by whose poll its task was enqueued, which is asked for once; None without one.
+
+    Raises:
+        StoreUnavailable: the store did not answer.
+    """
+    if execution.tenant is UNSET:
+        where = item_address(execution.task_id)
+        execution.tenant = None if where is None else tenant_of_batch(store, where.poll_id)
+    return execution.tenant
 
 
 def enter(execution: Execution) -> None:

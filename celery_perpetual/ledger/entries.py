@@ -8,7 +8,7 @@ from uuid import UUID
 
 from celery import Signature
 
-from celery_perpetual.errors import InvalidItem, shown_value
+from celery_perpetual.errors import InvalidItem, short
 from celery_perpetual.ledger.options import FROZEN_OPTIONS
 from celery_perpetual.tasks.items import Item
 
@@ -73,11 +73,3 @@ def checked_key(key: Any) -> str:
     if len(text) > LONGEST_KEY:
         raise InvalidItem(f"key has {len(text)} characters, at most {LONGEST_KEY} are allowed")
     return text
-
-
-def short(value: object) -> str:
-    try:
-        text = shown_value(value)
-    except Exception:  # a value of the user's may not even be able to show itself
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= 80 else f"{text[:77]}..."

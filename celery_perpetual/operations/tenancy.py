@@ -8,12 +8,10 @@ from types import ModuleType
 from typing import Any, TypeVar, overload
 
 from celery_perpetual.errors import ContractError
-from celery_perpetual.leases.execution import Execution, current
-from celery_perpetual.ledger.ids import item_slots
+from celery_perpetual.leases.execution import current, tenant_of_execution
 from celery_perpetual.namespace import Namespace
 from celery_perpetual.operations.tenant_context import TenantContext, TenantContexts
 from celery_perpetual.polling.current import polled_unit
-from celery_perpetual.store.commands.batches import tenant_of_batch
 from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.tasks.modules import include
 from celery_perpetual.tasks.preflights import read_preflight
@@ -81,7 +79,7 @@ class TenantOperations(Namespace):
             return unit.copied_tenant
         execution = current()
         while execution is not None:
-            if (found := self._tenant_of(execution)) is not None:
+            if (found := tenant_of_execution(self.store, execution)) is not None:
                 return found
             execution = execution.outer
         return None
@@ -102,12 +100,6 @@ class TenantOperations(Namespace):
     @cached_property
     def _tenant_contexts(self) -> TenantContexts:
         return TenantContexts()
-
-    def _tenant_of(self, execution: Execution) -> Any:
-        if execution.tenant is UNSET:
-            poll_id = str(item_slots(self.store.keys, execution.task_id)["poll"])
-            execution.tenant = tenant_of_batch(self.store, poll_id) if poll_id else None
-        return execution.tenant
 
 
 def _place(function: Any) -> tuple[Any, Any]:

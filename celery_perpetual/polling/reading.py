@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Signature
 
-from celery_perpetual.errors import BatchTooLarge, ContractError, InvalidItem
+from celery_perpetual.errors import BatchTooLarge, ContractError, InvalidItem, short
 from celery_perpetual.failures.backoff import SHORTEST_MS
-from celery_perpetual.ledger.entries import short
 from celery_perpetual.ledger.item import CheckedItem, ItemReader
 from celery_perpetual.ledger.ledger import Ledger, Taken
 from celery_perpetual.polling.claims import Claim

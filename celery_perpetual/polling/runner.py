@@ -123,11 +123,7 @@ class Runner:
             return gate_closed(claim, closed), []
         found, seen = ReadBatch(read=len(items)), set[str]()
         for part in chunks(items):
-            sorted_ = sort_items(self.ledger, claim, list(part), seen, backs_off=False)
-            found.items += sorted_.fresh
-            found.duplicates += sorted_.duplicates
-            found.held_back += sorted_.held_back
-            found.has_failed |= sorted_.has_failed
+            found.add(sort_items(self.ledger, claim, part, seen, backs_off=False))
         most = min(claim.contract.options.limit, claim.contract.max_in_flight - claim.in_flight)
         found.left_out = max(0, len(found.items) - most)
         del found.items[most:]

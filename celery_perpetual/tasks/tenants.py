@@ -11,14 +11,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery_perpetual.errors import ContractError
+from celery_perpetual.errors import ContractError, short
 
 #: Names are parts of keys in the store. One that is longer is data that was given for a name by mistake.
 LONGEST_NAME = 16_384
 #: More are a mistake, such as an iterator that never ends.
 MOST_TENANTS = 1_000_000
-#: Errors show no more of a value.
-SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +38,7 @@ def read_list(found: Any) -> TenantList:
         ContractError: it is no list of values at all.
     """
     if isinstance(found, str | bytes | Mapping) or not isinstance(found, Iterable):
-        raise ContractError(f"tenants must be a list (or any iterable) of tenants, got {_shown(found)}")
+        raise ContractError(f"tenants must be a list (or any iterable) of tenants, got {short(found)}")
     values: dict[str, Any] = {}
     refused: list[str] = []
     for count, each in enumerate(found):
@@ -54,7 +52,7 @@ def read_list(found: Any) -> TenantList:
         if name not in values:
             values[name] = value
         elif values[name] != value:
-            refused.append(f"tenants {_shown(values[name])} and {_shown(value)} have the same name {_shown(name)}")
+            refused.append(f"tenants {short(values[name])} and {short(value)} have the same name {short(name)}")
     return TenantList(values, tuple(refused))
 
 
@@ -67,20 +65,20 @@ def tenant_of(value: Any) -> tuple[str, Any]:
     key = value.get("key") if isinstance(value, Mapping) else value
     if isinstance(key, bool) or not isinstance(key, str | int):
         raise ContractError(
-            f"a tenant must be a str, an int, or a dict of JSON values with a key (str or int), got {_shown(value)}"
+            f"a tenant must be a str, an int, or a dict of JSON values with a key (str or int), got {short(value)}"
         )
     name = str(key)
     if not name or len(name) > LONGEST_NAME or not _is_one_line(name):
         raise ContractError(
             f"the name of a tenant must be one line of text of 1 to {LONGEST_NAME} characters, got {len(name)}: "
-            f"{_shown(name)}"
+            f"{short(name)}"
         )
     if not isinstance(value, Mapping):
         return name, key
     try:
         return name, json.loads(json.dumps(dict(value), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ContractError(f"tenant {_shown(name)} is no JSON value, got {_shown(value)} ({error})") from None
+        raise ContractError(f"tenant {short(name)} is no JSON value, got {short(value)} ({error})") from None
 
 
 def _is_one_line(name: str) -> bool:
@@ -90,11 +88,3 @@ def _is_one_line(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return not any(ord(char) < 32 or ord(char) == 127 for char in name)
-
-
-def _shown(value: Any) -> str:
-    try:
-        text = repr(value)
-    except Exception:  # a value of the user's may not even be able to show itself
-        text = f"<{type(value).__name__}>"
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

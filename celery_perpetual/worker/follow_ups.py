@@ -16,16 +16,14 @@ from celery.exceptions import WorkerShutdown, WorkerTerminate
 from celery_perpetual import events
 from celery_perpetual.completions.end import FIRST, EndReply
 from celery_perpetual.errors import ContractError
+from celery_perpetual.leases.execution import tenant_of_execution
 from celery_perpetual.leases.time_limits import time_to_end
-from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.ledger.item import ItemReader
 from celery_perpetual.ledger.record import encode
 from celery_perpetual.polling.coroutines import Loop
 from celery_perpetual.polling.reading import entries_of
-from celery_perpetual.store.commands.batches import tenant_of_batch
 from celery_perpetual.store.commands.follow_ups import FollowUps
 from celery_perpetual.tasks.contract import TaskContract, is_perpetual, read
-from celery_perpetual.tasks.items import UNSET
 from celery_perpetual.tasks.tenants import tenant_of
 from celery_perpetual.tasks.unit import TaskUnit
 from celery_perpetual.telemetry import emit
@@ -64,15 +62,13 @@ class NamedItems:
     def _unit(self, store: Store) -> TaskUnit:
         if not self.contract.has_tenants:
             return TaskUnit(self.contract)
-        where = item_address(self.task_id)
-        if self.execution.tenant is UNSET:
-            self.execution.tenant = None if where is None else tenant_of_batch(store, where.poll_id)
-        if self.execution.tenant is None:
+        tenant = tenant_of_execution(store, self.execution)
+        if tenant is None:
             raise ContractError(
                 f"task {self.contract.name} has tenants, and this one was enqueued by no poll of theirs, so what its "
                 "after_success names has no unit; return None there"
             )
-        return TaskUnit(self.contract, *tenant_of(self.execution.tenant))
+        return TaskUnit(self.contract, *tenant_of(tenant))
 
 
 _contracts: WeakKeyDictionary[type, TaskContract] = WeakKeyDictionary()
