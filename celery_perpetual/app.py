@@ -92,11 +92,9 @@ class Perpetual(
     def rebuild(self, *, progress: Callable[[str, int], object] | None = None) -> RebuildResult:
         """Derive every index from the records, and report what was wrong.
 
-        For a store that was repaired by hand, or restored in parts: which batches are open and to be published, how
-        many of their items are left, which keys they hold, how many items a unit has in flight, which units are due
-        and have a cursor, what a worker holds, what is to be sent again, what is parked, and the lists of routines. It
-        reads every record of the namespace, and holds the store up for some milliseconds at a time. Work may go on
-        meanwhile.
+        For a store that was repaired by hand, or restored in parts. These are the indexes of batches and their items,
+        item keys, units and their due times, leases of workers, tasks that are lost or parked, and routines. It reads
+        every record of the namespace, and holds the store up for some milliseconds at a time. Work may go on meanwhile.
 
         Args:
             progress: called with a kind of records and how many of them were read.

@@ -1,7 +1,7 @@
 """The clock: asks its sources what is due, claims it and starts it.
 
-It runs on a thread of its own, so that a slow store, a slow broker or ten thousand due units never hold up the ticks
-of the base scheduler, and the other way round. It runs no user code.
+It runs on a thread of its own. So a slow store, a slow broker or ten thousand due units never hold up the ticks of the
+base scheduler, and a slow tick does not hold up the polls. It runs no user code.
 """
 
 from __future__ import annotations

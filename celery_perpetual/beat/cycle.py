@@ -1,13 +1,11 @@
 """One maintenance pass.
 
-In this order it sweeps the leases of dead workers and sends their tasks again, relays what others left unpublished,
-starts routines that are due, works off what follows the last end of a batch and what a dead poll has left, counts the
-work and the workers, goes one part further on the starvation ladder (not while everything is paused), forgets what is
-over, says what needs a person, and adds all that up. The error of one step never stops the next.
+Its steps are those of ``Cycle``, in their order: lost tasks first, then batches and routines, then the ladder and the
+alerts. The error of one step never stops the next. In the end the counts of all steps are added to those of all passes.
 
 The leader runs a pass every ``perpetual_cycle_interval`` seconds; any other process may run one. Two passes at once are
-harmless, because every step works off a list whose entries go in the step that does their work; a short lock keeps the
-second one from asking for nothing.
+harmless: every step works off a list, and the call of the store that does the work of an entry also removes it. A short
+lock keeps the second pass from asking for nothing.
 """
 
 from __future__ import annotations

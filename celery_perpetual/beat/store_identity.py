@@ -8,9 +8,9 @@ learns of it late, when the operator has set the cursor and resumed the unit, le
 
 A store that comes back from an older snapshot, or from a replica that had not heard of everything, has the same epoch
 and old cursors. So each beat leaves a *mark* there whenever it asks for the lead, renews it, claims or starts runs of
-routines, and remembers it. Where the mark is missing, a claim is refused, no routine is due, and a beat that asks for
-the lead or renews it gives the store a new epoch in the same step, which ends the lead. What follows is as after a
-loss. A state that is younger than the last mark of every beat goes unnoticed: nothing has been claimed or started
+routines, and remembers it. Where the mark is missing, a claim is refused, and no routine is due. A beat that asks for
+the lead or renews it gives the store a new epoch then, in the same step, which ends the lead. What follows is as after
+a loss. A state that is younger than the last mark of every beat goes unnoticed: nothing has been claimed or started
 since.
 
 In an older state routines are due that have run since. They are paused, all together, if there are any that are older

@@ -2,9 +2,10 @@
 
 Celery asks its Redis backend whether a success is there already, and then stores and publishes the result: two calls,
 for which every waiter would wait too. Where the backend is the store's own server and database, the script that stores
-the end does the same without a further call: Celery builds the value, and the script stores it as Celery does. In every
-doubtful case (another backend, a subclass, a serializer that scripts cannot read, a chord,
-a large result, a store that does not answer, a key that the store's user may not write), Celery stores it as usual.
+the end does the same without a further call: Celery builds the value, and the script stores it as Celery does.
+
+In every doubtful case Celery stores it as usual. Such cases are another backend or a subclass, a serializer that
+scripts cannot read, a chord, a large result, a store that does not answer, and a key that its user may not write.
 """
 
 from __future__ import annotations
@@ -82,9 +83,9 @@ def result_to_store(store: Store, backend: Any, task_id: str, result: Any, reque
 def _value(backend: Any, task_id: str, result: Any, request: Any) -> Any:
     """The text that Celery's backend builds of a success.
 
-    Building it takes a good part of the time for which waiters wait. Of a plain result of a task without group, parent
-    and children, only three values differ from task to task, so the backend builds one such text, and the others are
-    made of it.
+    Building it takes a good part of the time for which waiters wait. Where a task has a plain result and no group,
+    parent or children, only three values differ from task to task. So the backend builds one such text, and the others
+    are made of it.
     """
     write = _PLAIN.get(type(result))
     if write is None or request.group or request.parent_id or request.children or not _is_json(result):

@@ -1,9 +1,9 @@
 """Messages that the broker refuses: RabbitMQ does that where a queue is full and says so (``reject-publish``).
 
 It is no fault of an item, so its message is sent later. Where the broker has accepted nothing of a chunk after the
-first refusal, the batch is published up to there, and the relay goes on from there. Where it has accepted some and
-refused others, as those of one queue among several, the refused ones are put on the list of tasks to be resent, and the
-rest of the batch is published. So a message that the broker has is not sent again for one that it refuses.
+first refusal, the batch is published up to there, and the relay goes on from there. Where it has accepted some of the
+others, because one queue among several is full, the refused ones are put on the list of tasks to be resent, and the
+batch is published to its end. So a message that the broker has is not sent again for one that it refuses.
 """
 
 from __future__ import annotations

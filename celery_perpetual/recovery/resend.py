@@ -1,9 +1,13 @@
 """Resends tasks that were lost: the first process that comes works off the list ``{prefix}:resend``.
 
-An entry is there until its message is in the broker, so a process that dies in between changes nothing. In order of
-preference the message is the very one that the dead worker had received (the broker still has it as unacked), the copy
-that was kept with the lease, or a new one built from the ledger. Where the broker is the store's own Redis, message
-and list change in one step.
+An entry is there until its message is in the broker, so a process that dies in between changes nothing. The message is
+the first of these that there is:
+
+1. the very one that the dead worker had received, which the broker still has as unacked;
+2. the copy that was kept with the lease;
+3. a new one, built from the ledger.
+
+Where the broker is the store's own Redis, message and list change in one step.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Messages on a Redis broker that no worker has any more: one received them, did not begin, and is gone.
 
 Kombu keeps what was received and not acknowledged in one hash for all workers, without saying whose it is, and puts it
-back after ``visibility_timeout``, an hour. Every worker of ours reports the delivery tags that it has. A message that
-is in the hash, and that no living worker has reported for two heartbeats *since it was seen there*, has no worker
-and goes back to the front of its queue. No clock but the store's takes part.
+back after ``visibility_timeout``, an hour. Every worker of ours reports the delivery tags that it has. A message has no
+worker if it is in the hash and no living worker has reported it for two heartbeats *since it was seen there*. It goes
+back to the front of its queue. No clock but the store's takes part.
 
 The worker that received a message and reported it nowhere is not known, and another namespace may share the broker. An
 item is of the namespace that has its batch. A message that was sent by hand counts as ours only if it came into the

@@ -1,9 +1,13 @@
 """The record of a routine, as the store keeps it: one short text.
 
-``1 {version} {n} {timetable}{JSON}\\n{item}``: a version of the form, the version of the routine, the length of its
-timetable's JSON and that JSON, its other fields where they differ from the usual, and the task with its arguments as
-the ledger keeps an item. Scripts read the version and nothing else. Many routines have the same timetable, so it is
-read once.
+``1 {version} {n} {timetable}{JSON}\\n{item}``:
+
+* ``1`` is the version of this form, ``version`` that of the routine;
+* ``timetable`` is the JSON of its timetable, ``n`` the length of that;
+* ``JSON`` has its other fields, where they differ from the usual;
+* ``item`` is the task with its arguments, as the ledger keeps an item.
+
+Scripts read the version of the routine and nothing else. Many routines have the same timetable, so it is read once.
 """
 
 from __future__ import annotations

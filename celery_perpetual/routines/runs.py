@@ -1,8 +1,8 @@
 """Starts runs of routines: in one step their records say so, and their messages are in the ledger.
 
 A run is an item of a batch that belongs to no poll. From there on it goes the way of every item: it is published from
-the ledger, executed under a lease, and ended once. Each attempt of a slot has an id of its own, which is on the record
-from the step on in which the attempt begins, so that it is the same however often the message is sent.
+the ledger, executed under a lease, and ended once. Each attempt of a slot has an id of its own. The step in which the
+attempt begins writes it to the record, so it is the same however often the message is sent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Waiting for an item key: first for the task that gets it, then for the end of that task.
 
-The id of an item is not known outside of a poll. The store says which task holds a key, and publishes on a channel of
-the unit that a poll of it has ended, so the search wakes when a coming poll may have made the item.
+The id of an item is not known outside of a poll. The store says which task holds a key. When a poll of the unit ends,
+the store publishes that on a channel of the unit; so the search wakes when a poll may have made the item.
 """
 
 from __future__ import annotations

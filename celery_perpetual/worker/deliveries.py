@@ -1,9 +1,11 @@
 """The deliveries that this worker has: what its consumer would still run or acknowledge, and what its pool runs.
 
 Celery's own tables are by task id, so a second delivery of a task would hide the first one, and they forget by garbage
-collection. Here a delivery is entered when it is received, and leaves when it is acknowledged, does not run any more
-and its end is stored, when it is cancelled, or when its connection is lost before it began: Celery forgets it then, and
-the broker has it.
+collection. Here a delivery is entered when it is received. It leaves
+
+* when it is acknowledged, does not run any more, and its end is stored;
+* when it is cancelled;
+* when its connection is lost before it began: Celery forgets it then, and the broker has it.
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ from billiard.pool import Worker
 
 from celery_perpetual.times import steady
 
-#: How long a pool process waits at most, in seconds. A worker that stops reads from one process after the other, half a
-#: second from each that is silent, and up to ten seconds for the rest of a message of which it has a part. If the
-#: process ends before, that message is lost: a dozen others must not be enough for it.
+#: How long a pool process waits at most, in seconds. A worker that stops reads from one process after the other. It
+#: waits half a second for each that is silent, and up to ten seconds for the rest of a message that it has begun to
+#: read. A message is lost if its process ends before it is read: a dozen silent processes must not be enough for that.
 LONGEST_WAIT = 15.0
 
 #: Whether the end of a pipe that is written to says how much of it has not been read yet.
