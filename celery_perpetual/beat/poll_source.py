@@ -109,6 +109,8 @@ class PollSource:
         found = self._reader.take(leader, room)
         self._notice_a_step(found)
         if not found.rows:
+            if found.following is None:
+                self._registration.nothing_is_due()
             return 0.0 if self._registration.unfinished else _pause(found, self._longest_pause)
         return found
 

@@ -28,6 +28,8 @@ LONGEST_SPREAD_MS = 10_000
 APART_MS = 1
 #: Units are registered again this often, in seconds; one that is not for a week is unknown to every leader.
 EVERY = 3600
+#: And where not one unit has a due time any more, but no sooner than this after the last time, in seconds.
+EVERY_WITHOUT = 5.0
 #: The longest time of one turn for it, in seconds.
 LONGEST_TURN = 0.02
 
@@ -44,6 +46,8 @@ class Registration:
         self._roster = roster
         self._schedules = schedules
         self._done: tuple[str, int, int] | None = None
+        self._anew_from = 0.0
+        """When all may be registered anew for want of due times (monotonic)."""
         self._left: deque[TaskUnit] = deque()
         self._waiting: deque[TaskUnit] = deque()
         """Their schedules have not answered yet."""
@@ -58,6 +62,12 @@ class Registration:
     def start_over(self) -> None:
         """Register all units anew: stored times may be wrong."""
         self._done = None
+
+    def nothing_is_due(self) -> None:
+        """No unit has a due time: if there are any, their times have been deleted, and all are registered anew."""
+        if self._roster.units and not self._left and time.monotonic() >= self._anew_from:
+            self._anew_from = time.monotonic() + EVERY_WITHOUT
+            self.start_over()
 
     def go_on(self, leader: str) -> None:
         """Register as many as fit into a moment.

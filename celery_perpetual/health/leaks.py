@@ -26,5 +26,6 @@ def keys(reading: Reading) -> Iterator[Finding]:
         kind="leaked_keys", area=STORE, level=WARNING,
         evidence=f"{len(found.keys)} keys have no owner and no TTL{part}, such as {', '.join(found.keys[:NAMED])}",
         meaning="they stay for ever; a key was restored or written by hand, or this is a fault of the package",
-        help=f"look at one, report it, then redis-cli DEL {found.keys[0]}", about={"keys": len(found.keys)},
+        help="celery -A proj perpetual rebuild, as they may belong to open work whose list was deleted; else look at "
+        f"one, report it, then redis-cli DEL {found.keys[0]}", about={"keys": len(found.keys)},
     )  # fmt: skip

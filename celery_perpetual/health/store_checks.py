@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from celery_perpetual.errors import StoreRefused, StoreUnavailable
 from celery_perpetual.health.findings import ERROR, STORE, WARNING, Finding
+from celery_perpetual.store.commands.types import wrong_types
 from celery_perpetual.store.health import answer_seconds, why_no_write
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ OLDEST = (6, 2)
 NEARLY_FULL, FULL = 0.8, 0.95
 #: Seconds by which two clocks may differ.
 MOST_SKEW = 5.0
+#: Keys that are named.
+NAMED = 3
 #: Seconds that an answer may take.
 SLOW = 0.05
 
@@ -31,6 +35,40 @@ def unreachable(error: PerpetualError) -> Finding:
         meaning="nothing is polled and no end is recorded; all of it goes on when the store answers",
         help="start the server, or correct its URL (perpetual_store_url, else broker_url); redis-cli ping asks it",
     )  # fmt: skip
+
+
+def failing(error: PerpetualError) -> Finding:
+    """The store does not answer, or with an error that no outage explains."""
+    if not isinstance(error, StoreRefused):
+        return unreachable(error)
+    return Finding(
+        kind="store_error", area=STORE, level=ERROR, stops=True, evidence=str(error),
+        meaning="what makes this call stands still; the checks behind it were not made",
+        help="correct the key that is of a wrong type, if one is named here or above; else report this",
+    )  # fmt: skip
+
+
+def types(reading: Reading) -> Iterator[Finding]:
+    """Keys of the namespace hold something else than they should: another program writes to them."""
+    found = wrong_types(reading.store)
+    if not found:
+        return
+    some = "; ".join(f"key {each.key} holds a {each.seen}, not a {each.wanted}" for each in found[:NAMED])
+    rest = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    yield Finding(
+        kind="wrong_type", area=STORE, level=ERROR, stops=True, evidence=f"{some}{rest}",
+        meaning="each call that needs such a key fails; what it holds is not of this package",
+        help=f"find who writes there, or set another perpetual_key_prefix; redis-cli RENAME {found[0].key} "
+        f"aside:{found[0].key}, and all goes on without what the key held before", about={"keys": len(found)},
+    )  # fmt: skip
+
+
+def types_if_known(reading: Reading) -> list[Finding]:
+    """The same; none where the store does not answer."""
+    try:
+        return list(types(reading))
+    except StoreUnavailable:
+        return []
 
 
 FORBIDDEN_HELP = "give its user what it lacks: redis-cli ACL SETUSER … '~*' '&*' +@all -@admin -@dangerous +info"

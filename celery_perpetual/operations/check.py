@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from celery_perpetual.beat.scheduler import PerpetualScheduler
 from celery_perpetual.beat.scheduler_setting import other_scheduler
 from celery_perpetual.errors import PerpetualError
-from celery_perpetual.health import beat_checks, leaks, seam_checks, store_checks
+from celery_perpetual.health import beat_checks, index_checks, leaks, seam_checks, store_checks
 from celery_perpetual.health.findings import BEAT, ERROR, SETUP, WARNING, Finding, dated
 from celery_perpetual.health.reading import Reading
 from celery_perpetual.namespace import Namespace
@@ -55,7 +55,7 @@ def _examine(namespace: Namespace, *, thorough: bool) -> list[Finding]:
             findings += what_stands_still(reading, discovery)
         findings = dated(findings, reading.alerts_since)
     except PerpetualError as error:
-        findings.append(store_checks.unreachable(error))
+        findings.append(store_checks.failing(error))
     return findings
 
 
@@ -109,10 +109,17 @@ def _tenants(namespace: Namespace, discovery: Discovery) -> Iterator[Finding]:
 
 def _store(reading: Reading, *, thorough: bool) -> Iterator[Finding]:
     for each in (
-        store_checks.refusing, store_checks.memory, store_checks.eviction, store_checks.persistence, store_checks.clock,
+        store_checks.refusing, store_checks.types, store_checks.memory, store_checks.eviction,
+        store_checks.persistence, store_checks.clock,
     ):  # fmt: skip
         yield from each(reading)
     if thorough:
-        for each in (store_checks.version, store_checks.clients, store_checks.latency, leaks.keys):
+        for each in (
+            store_checks.version,
+            store_checks.clients,
+            store_checks.latency,
+            leaks.keys,
+            index_checks.unlisted,
+        ):
             yield from each(reading)
     yield from beat_checks.leader(reading)

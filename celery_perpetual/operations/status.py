@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from celery_perpetual.errors import PerpetualError
+from celery_perpetual.errors import PerpetualError, StoreRefused
 from celery_perpetual.health import beat_checks, queues, store_checks, unit_checks, work_checks
 from celery_perpetual.health.findings import BEAT, ERROR, STORE, UNITS, WORK, WORKERS, Finding, dated
 from celery_perpetual.health.reading import Reading
@@ -65,8 +65,8 @@ class Status(JsonFields):
 
     @property
     def is_blind(self) -> bool:
-        """Whether the store does not answer, so that nothing is known."""
-        return any(finding.kind == "store_unreachable" for finding in self.findings)
+        """Whether the store does not answer, or with an error, so that nothing is known."""
+        return any(finding.kind in ("store_unreachable", "store_error") for finding in self.findings)
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -84,8 +84,9 @@ def status(namespace: Namespace) -> Status:
     try:
         return _status(reading, discovery)
     except PerpetualError as error:
-        found = (store_checks.unreachable(error),)
-        areas = [_area(STORE, f"{reading.store.shown} does not answer", {"url": reading.store.shown}, found)]
+        found = (*store_checks.types_if_known(reading), store_checks.failing(error))
+        answers = "answers with an error" if isinstance(error, StoreRefused) else "does not answer"
+        areas = [_area(STORE, f"{reading.store.shown} {answers}", {"url": reading.store.shown}, found)]
         areas += [
             Area(name=name, state=DOWN, summary="not known", facts={}, findings=())
             for name in (BEAT, UNITS, WORK, WORKERS)

@@ -138,3 +138,8 @@ def sha_of(text: str) -> str:
 def script(name: str) -> Script:
     """The script of that name, read once per process."""
     return Script(name)
+
+
+def all_scripts() -> list[Script]:
+    """Every script of the package."""
+    return [script(name) for name, folder in _folders().items() if folder != "include"]
