@@ -21,6 +21,7 @@ from celery_perpetual.beat.banner import banner
 from celery_perpetual.beat.bases.base import Base
 from celery_perpetual.beat.bases.choice import base_of, over
 from celery_perpetual.beat.engine import Engine
+from celery_perpetual.beat.own_clock import OwnClock
 from celery_perpetual.beat.refusal import called_from, in_one_line
 from celery_perpetual.call_apart import CallApart
 from celery_perpetual.namespace import namespace_of
@@ -68,6 +69,7 @@ class PerpetualScheduler(Base):
             StoreUnavailable: no contact with the store within ``perpetual_store_wait``.
         """
         with in_one_line(app):
+            self._perpetual_clock = OwnClock()
             self._perpetual_engine = Engine(namespace_of(app))
             super().__init__(app, **options)
 
@@ -185,7 +187,7 @@ class PerpetualScheduler(Base):
         return pause
 
     def _perpetual_take_over(self) -> None:
-        """Set up the base scheduler, with the runs that earlier leaders made.
+        """Set up the base scheduler, with the runs that earlier leaders made; anew if this machine's clock is set back.
 
         Raises:
             NotLeading: this beat does not lead.
@@ -193,9 +195,11 @@ class PerpetualScheduler(Base):
         leader = self._perpetual_engine.leader
         if leader is None:
             raise NotLeading
-        if leader == self._perpetual_term:
+        is_set_back = self._perpetual_clock.is_set_back()
+        if leader == self._perpetual_term and not is_set_back:
             return
-        self._perpetual_stand_back()  # the lead was lost and won again since the last tick
+        # The lead was lost and won again since the last tick, or last runs lie ahead by now and are read anew.
+        self._perpetual_stand_back()
         self._perpetual_engine.entry_runs.load()
         self._perpetual_begin()
         self._heap = None

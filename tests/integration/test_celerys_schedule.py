@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ import pytest
 from celery.beat import PersistentScheduler, ScheduleEntry, Scheduler
 
 from celery_perpetual import Perpetual, PerpetualScheduler
+from celery_perpetual.beat.own_clock import OwnClock
 from tests.support import wait_until
 from tests.support.broker import queued
 
@@ -117,3 +119,34 @@ def test_a_move_from_celerys_beat_and_back(
     assert max(ages) < 60
     assert {type(entry) for entry in after.schedule.values()} == {ScheduleEntry}
     after.close()
+
+
+def test_a_clock_that_is_set_back_holds_no_entry_up(beat: PerpetualScheduler, store_redis: redis.Redis) -> None:
+    """Last runs that lie ahead by then, in this beat and in the store, count as now."""
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    beat.add(name="soon", **SOON)
+    beat.tick()
+    beat.schedule["soon"].last_run_at = later
+    beat._heap = None
+    store_redis.hset("perpetual:base", "soon", f"{later.timestamp()} 3")
+    beat.tick()
+    assert queued(store_redis) == []
+
+    assert beat._perpetual_clock._ahead is not None
+    beat._perpetual_clock._ahead += 3600  # as it was in that hour
+    wait_until(lambda: (beat.tick(), queued(store_redis))[1], "the entry is sent")
+
+
+def test_a_clock_is_set_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one step or in several; not where it is set ahead, and not by what is no matter."""
+    now = time.time()
+    clock = OwnClock()
+
+    def is_set_back(seconds: float) -> bool:
+        monkeypatch.setattr(time, "time", lambda: now + seconds)
+        return clock.is_set_back()
+
+    at = (0, 3600, 3570, 3520, 3500, -3600, 0, -30, -70, -100)
+    assert [is_set_back(seconds) for seconds in at] == [
+        False, False, False, True, False, True, False, False, True, False,
+    ]  # fmt: skip
