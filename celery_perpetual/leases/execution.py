@@ -88,6 +88,8 @@ class Execution:
     successor: str = ""
     """Why another message goes on under its id, so that this one ends nothing: ``wait`` (a retry), ``delegated``, or
     ``back`` (the task has sent itself again)."""
+    keeps_successor: bool = False
+    """Whether that message has the id of this item and is on record, so that it can be sent again."""
     hands_on: str = ""
     """The same while the first message of its successor has yet to be published."""
     sent_again: str = ""

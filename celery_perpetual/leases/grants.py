@@ -237,7 +237,8 @@ class Grants:
         return is_parked(self.store, task_id)
 
     def release(
-        self, task_id: str, nonce: str, cause: str, reason: str = "", *, tag: str = "", copy: str = ""
+        self, task_id: str, nonce: str, cause: str, reason: str = "", *, tag: str = "", copy: str = "",
+        keeps: bool = False,
     ) -> str:  # fmt: skip
         """End an execution that brought no end of its task, and acknowledge its message if a tag is given; atomic.
 
@@ -248,7 +249,7 @@ class Grants:
         """
         verdict = script("release")(
             self.store, unacked=self._broker.unacked, unacked_index=self._broker.received,
-            id=task_id, nonce=nonce, cause=cause, reason=reason, tag=tag, copy=copy,
+            id=task_id, nonce=nonce, cause=cause, reason=reason, tag=tag, copy=copy, keeps=int(keeps),
         )  # fmt: skip
         reach("task.released")
         return str(verdict.decode())

@@ -28,10 +28,12 @@ class Release:
     grants: Grants
     copy: str = ""
     """JSON of the message that the execution has sent under its own id by itself, "" for none."""
+    keeps: bool = False
+    """Whether the message of its successor stays on record until that begins."""
 
     def announce(self, status: str, head: str, stored: Any = None, over: Any = None) -> EndReply:  # noqa: ARG002  # as ends are announced
         """Make the call."""
-        self.grants.release(self.task_id, self.nonce, self.cause, tag=self.tag, copy=self.copy)
+        self.grants.release(self.task_id, self.nonce, self.cause, tag=self.tag, copy=self.copy, keeps=self.keeps)
         return EndReply(FIRST, 0, 0)
 
 
@@ -40,7 +42,7 @@ def release_or_keep(app: Any, execution: Execution, cause: str, tag: str) -> Non
     perpetual = app.perpetual
     release = Release(
         task_id=execution.task_id, nonce=execution.nonce, cause=cause, tag=tag, grants=perpetual.grants,
-        copy=execution.sent_copy,
+        copy=execution.sent_copy, keeps=execution.keeps_successor,
     )  # fmt: skip
     # In full patience: an end of the retry before the release would be late.
     perpetual.announcer.call_or_keep(release)

@@ -120,7 +120,9 @@ def _on_publish(
         copy = _copy(app, body, headers, properties, name, routing_key or "")
     if not succeeds:  # an execution that is lost begins anew, from its own message
         execution.sent_copy, copy = copy, ""
-    _note(app, execution, cause, copy, destination)
+    is_noted = _note(app, execution, cause, copy, destination)
+    if succeeds:
+        execution.keeps_successor = is_noted and bool(copy and destination and item_address(execution.task_id))
 
 
 def _sent_by_hand(execution: Execution, headers: Any) -> str:
@@ -149,16 +151,19 @@ def _copy(app: Any, body: Any, headers: Any, properties: Any, exchange: str, rou
         return ""
 
 
-def _note(app: Any, execution: Execution, cause: str, copy: str = "", destination: str = "") -> None:
+def _note(app: Any, execution: Execution, cause: str, copy: str = "", destination: str = "") -> bool:
+    """Whether the successor is on record."""
     where, perpetual = item_address(execution.task_id), getattr(app, "perpetual", None)
     if perpetual is None or not (execution.leased or where):
-        return
+        return False
     keys = perpetual.store.keys
     try:
-        script("note_successor")(
+        noted = script("note_successor")(
             perpetual.grants.store, batch=keys.poll(where.poll_id if where else ""), id=execution.task_id,
             nonce=execution.nonce, cause=cause, copy=copy, index=item_index(execution.task_id) if where else "",
             destination=destination if where else "",
         )  # fmt: skip
     except Exception as error:  # of any kind: the task goes on all the same
         emit(events.SUCCESSOR_NOT_NOTED, task_id=execution.task_id, error=error)
+        return False
+    return bool(noted)

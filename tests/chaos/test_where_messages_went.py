@@ -44,12 +44,26 @@ def slow(self, n):
     ledger.record(self.request.id, f"try {self.request.retries}")
     if self.request.delivery_info["routing_key"] != "slow":
         raise self.retry(queue="slow", priority=3, countdown=0)
+
+@app.task(base=PerpetualTask, poll_every=3600, bind=True, next_batch=lambda: [(how,) for how in ("retry", "replace")])
+def hands_on(self, how):
+    if how == "retry":
+        raise self.retry(args=("another",), queue="later", countdown=0)
+    raise self.replace(routed.si(5).set(queue="later"))
 """
 
 
 def ids(proj: Project, queue: str) -> list[str]:
     """Ids of the tasks whose messages wait in a queue."""
     return [json.loads(text)["headers"]["id"] for text in proj.redis.lrange(queue, 0, -1)]
+
+
+def orders(proj: Project, queue: str) -> set[tuple[str, str, str, int, int]]:
+    """Id, task, arguments, retries and nesting of the messages of a queue."""
+    found = [json.loads(text)["headers"] for text in proj.redis.lrange(queue, 0, -1)]
+    return {
+        (each["id"], each["task"], each["argsrepr"], each["retries"], each["replaced_task_nesting"]) for each in found
+    }
 
 
 @pytest.fixture
@@ -97,7 +111,17 @@ def test_an_own_apply_async_is_called_once_for_every_item(proj: Project) -> None
 
 
 def test_a_retry_that_waits_in_another_queue_is_not_missing(proj: Project) -> None:
-    """It stays there, once; when that queue has lost it, it is sent there again, with its priority."""
+    """It stays there, once; when that queue has lost it, it is sent there again, with its priority.
+
+    So is a retry with other arguments, and what replaces an item: as they were.
+    """
+    poll(proj, "hands_on")
+    wait_until(lambda: len(proj.redis.lrange("later", 0, -1)) == 2, "both have sent what follows")
+    wait_until(lambda: not proj.redis.exists("perpetual:leases"), "and have ended")
+    later = orders(proj, "later")
+    assert {order[1:3] for order in later} == {("proj.hands_on", "('another',)"), ("proj.routed", "(5,)")}
+    proj.redis.delete("later")
+    proj.run_python("import proj; proj.perpetual.resume(everything=True)")
     poll(proj, "slow")
     wait_until(lambda: ids(proj, "slow\x06\x163"), "the task has sent its retry to the other queue")
     (other,) = ids(proj, "lost")
@@ -105,6 +129,7 @@ def test_a_retry_that_waits_in_another_queue_is_not_missing(proj: Project) -> No
 
     proj.beat().ready()
     wait_until(lambda: ids(proj, "lost") == [other], "a message that was lost is in its queue again")
+    wait_until(lambda: orders(proj, "later") == later, "so are the messages that follow")
     (retried,) = ids(proj, "slow\x06\x163")
     assert [row.what for row in proj.rows() if row.id == retried] == ["try 0"]
 

@@ -20,7 +20,8 @@ STATES: dict[str, tuple[Callable[[LeaseWorld], object], str | None]] = {
     "is published, and no worker has it": (lambda w: w.committed(), None),
     "runs": (lambda w: w.begun(), None),
     "has sent a retry of itself": (lambda w: w.released("wait"), "wait"),
-    "has replaced itself": (lambda w: w.released("delegated"), "delegated"),
+    "has replaced itself by one task": (lambda w: w.handed_on(), "wait"),
+    "has replaced itself by several": (lambda w: w.released("delegated"), "delegated"),
     "is lost": (lambda w: w.released(), "resend"),
     "is lost, and is to fail": (lambda w: w.released(on_lost="fail"), "fail"),
     "is parked": (lambda w: w.released(on_lost="park"), "parked"),
@@ -73,4 +74,26 @@ def test_a_parked_item_that_is_recovered_is_on_the_list_of_lost_ones(redis_url: 
     world.released(on_lost="park")
     assert world.run("recover", world.recover()) == 1
     assert lists_of(world) == {"resend", "open"}
+    world.store.close()
+
+
+@pytest.mark.parametrize("cause", ["wait", "delegated"])
+def test_the_message_of_a_successor_is_kept_until_it_begins(redis_url: str, cause: str) -> None:
+    """A lost one is sent again from there, with its order; it is kept no longer, also where it never begins."""
+    world = LeaseWorld(redis_url)
+    copies = world.keys.copies
+    world.handed_on(cause)
+    assert world.redis.hget(copies, ITEM) == b"its message"
+
+    assert world.run("declare_lost", world.declare_lost()) == b"resend"
+    assert world.redis.hget(copies, ITEM) == b"its message"
+    assert world.run("resent", world.resent()) == 1
+    order = (1, 0) if cause == "delegated" else (0, 1)
+    assert world.run("start", world.start("n2", order=order))[0] == b"run"
+    assert world.redis.exists(copies) == 0
+
+    world.redis.flushall()
+    world.handed_on(cause)
+    world.run("end_item", world.end_item(1, nonce="*"))
+    assert world.redis.exists(copies) == 0
     world.store.close()

@@ -41,10 +41,12 @@ class LeaseWorld(World):
         }  # fmt: skip
 
     def release(
-        self, cause: str = "lost", nonce: str = "n1", task_id: str = ITEM, tag: str = "", copy: str = ""
+        self, cause: str = "lost", nonce: str = "n1", task_id: str = ITEM, tag: str = "", copy: str = "",
+        *, keeps: bool = False,
     ) -> Slots:  # fmt: skip
         return {
-            "id": task_id, "nonce": nonce, "cause": cause, "reason": "its process is gone", "tag": tag, "copy": copy, **UNACKED,
+            "id": task_id, "nonce": nonce, "cause": cause, "reason": "its process is gone", "tag": tag, "copy": copy,
+            "keeps": int(keeps), **UNACKED,
         }  # fmt: skip
 
     def note_successor(
@@ -164,6 +166,11 @@ class LeaseWorld(World):
         """An execution whose successor is on record, and perhaps published."""
         self.begun(**options)
         assert self.run("note_successor", self.note_successor(cause, copy=copy)) == 1
+
+    def handed_on(self, cause: str = "delegated") -> None:
+        """An execution that has sent its successor under its own id."""
+        self.hands_on(cause, copy="its message")
+        assert self.run("release", self.release(cause, keeps=True)) == b"released"
 
     def came_early(self) -> None:
         """A task has sent itself, and another worker has received that before the body says whether it is its end."""

@@ -3,7 +3,8 @@
 -- state: without one, an end need not look for it
 -- A state: since|nesting|retries|recoveries|flag|tag|task, where since is when it was written and flag is one of
 --   run  only its order and its recoveries are kept
---   wait a retry is its successor, delegated  a replacement is; while the lease is there, that may not be published yet
+--   wait a retry is its successor, delegated  a replacement is; while the lease is there, that may not be published yet;
+--        when it is gone, wait is a replacement of the same id too
 --   back the task has sent itself again, and has yet to say whether that is its end; came  that message has come meanwhile
 --   resend  it is to be resent, fail  it is to be ended as lost, parked  it waits for an operator
 -- The zeros of that time make a state longer than 64 bytes: a small hash of shorter values is kept as a list, which

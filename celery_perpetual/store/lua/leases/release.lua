@@ -17,6 +17,7 @@
 -- ARG   reason          text    for people
 -- ARG   tag             text    of the message to acknowledge, '' = Celery does
 -- ARG   copy            JSON    with 'back': what it has sent under its own id, '' = nothing, or it is not known
+-- ARG   keeps           flag    1 = its successor has its id, and the message on record is kept until that begins
 -- ARG   prefix          text    of all keys
 -- ARG   events_maxlen   text    cap of the stream
 -- ARG   completion_ttl  text    ms: how long a provisional record stays
@@ -50,14 +51,15 @@ if cause == 'lost' or cause == 'stopped' or cause == 'taken' then
   return plan.flag == 'resend' and plan.has_successor and 'succeeded' or plan.flag
 end
 local has_come = cause == 'back' and state and state.flag == 'came'
-local flag = has_come and 'resend' or cause == 'back' and 'run' or cause
+-- A replacement under its own id is found where it is lost, as a retry is: the message is at hand.
+local flag = has_come and 'resend' or cause == 'back' and 'run' or keeps and 'wait' or cause
 local nesting, retries = following(lease, cause)
 if has_come then
   if copy ~= '' then
     redis.call('HSET', copies, id, copy)
   end
   redis.call('ZADD', resend, now, id)
-else
+elseif not keeps then
   redis.call('HDEL', copies, id)
 end
 redis.call('HDEL', leases, id)
