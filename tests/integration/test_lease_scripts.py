@@ -10,8 +10,10 @@ import pytest
 
 from celery_perpetual import StoreUnavailable
 from celery_perpetual.leases.on_lost import when_lost
+from celery_perpetual.ledger.ids import item_id
 from tests.support.lease_world import FREE, ITEM, ONE, OTHER, LeaseWorld
-from tests.support.script_slots import DAY, UNACKED
+from tests.support.script_cases import FIRST
+from tests.support.script_slots import DAY, POLL, UNACKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -217,3 +219,20 @@ def test_a_start_without_a_token_leaves_what_the_worker_holds(world: LeaseWorld,
 
     assert world.redis.smembers(world.keys.held(ONE)) == ({ITEM.encode()} if held_before else set())
     assert not world.redis.exists(world.keys.leases)
+
+
+def test_one_start_of_a_chunk_measures_its_bitmap_for_the_others(world: LeaseWorld) -> None:
+    """Small chunks are asked for their length each time; what the bitmap does not reach is not over."""
+    world.committed(items=20)
+    done = world.keys.done(POLL, 0)
+    assert world.run("end_item", world.end_item(2)) == FIRST
+    assert world.redis.strlen(done) == 1
+
+    verdicts = [world.run("start", world.start(f"n{n}", item_id(POLL, n)))[0] for n in (2, 3, 9, 19)]
+
+    assert verdicts == [b"final", b"run", b"run", b"run"]
+    assert world.redis.strlen(done) == 3
+    assert world.redis.bitcount(done) == 1
+    world.redis.delete(world.keys.chunk(POLL, 0), done)
+    assert world.run("start", world.start("n4", item_id(POLL, 4)))[0] == b"final"
+    assert not world.redis.exists(done)

@@ -46,9 +46,11 @@
 -- include record
 -- include tenant_json
 -- Nearly always an item is open and runs under its lease, so what only others need is made where it is needed.
-local record = redis.call('GET', completion)
 -- include execution
 -- include open_item
+-- An open item whose lease this delivery has ends now for the first time: the record is not read, but written with GET.
+local is_plain = item and lease and holder == nonce and head ~= ''
+local record = not is_plain and redis.call('GET', completion)
 -- include verdict
 if verdict then
   local batch_waits = redis.call('ZSCORE', batches, poll)

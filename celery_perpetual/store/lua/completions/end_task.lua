@@ -34,7 +34,7 @@
 -- include now
 -- include rfc3339
 -- include tenant_json
-local record = redis.call('GET', completion)
+local record, is_plain = redis.call('GET', completion), false
 -- include execution
 local item, is_closed, poll
 local is_known = record or lease or state or nonce ~= '' or tag ~= ''

@@ -30,6 +30,9 @@ if result ~= '' then
   if item then
     redis.call('HEXISTS', unit_hash, 'inflight')
   end
+  if is_plain then
+    redis.call('GET', completion)
+  end
   if head ~= '' then
     redis.call('XLEN', events)
   end

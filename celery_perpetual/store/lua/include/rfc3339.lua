@@ -18,5 +18,11 @@ local function rfc3339(ms)
   local second = seconds % 60
   local minutes = (seconds - second) / 60
   local minute = minutes % 60
-  return string.format('%04d-%02d-%02dT%02d:%02d:%02d.%03dZ', year, month, day, (minutes - minute) / 60, minute, second, millis)
+  local hour = (minutes - minute) / 60
+  local y1, y2, y3, m1, d1, h1 = year % 10, year % 100, year % 1000, month % 10, day % 10, hour % 10
+  local n1, s1, f1, f2 = minute % 10, second % 10, millis % 10, millis % 100
+  -- string.format takes four times as long.
+  return string.char(48 + (year - y3) / 1000, 48 + (y3 - y2) / 100, 48 + (y2 - y1) / 10, 48 + y1, 45, 48 + (month - m1) / 10, 48 + m1,
+    45, 48 + (day - d1) / 10, 48 + d1, 84, 48 + (hour - h1) / 10, 48 + h1, 58, 48 + (minute - n1) / 10, 48 + n1, 58,
+    48 + (second - s1) / 10, 48 + s1, 46, 48 + (millis - f2) / 100, 48 + (f2 - f1) / 10, 48 + f1, 90)
 end

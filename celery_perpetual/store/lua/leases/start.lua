@@ -128,8 +128,13 @@ if type(granted) == 'table' then
   end
   return granted
 end
+granted = string.format('%d', granted)
 -- include new_lease
 redis.call('HSET', leases, id, new_lease)
+if records and records > 8 then
+  -- The next starts of the chunk need not ask for its length.
+  redis.call('SETBIT', done, records - 1, '0')
+end
 if not deadline then
   -- A worker that has not reported yet must be found by the sweep too.
   redis.call('ZADD', workers, string.format('%.0f', now + lease_ttl), worker)
@@ -160,4 +165,4 @@ end
 if acknowledges then
   acknowledge(unacked, unacked_index, asked_tag())
 end
-return {'run', tostring(granted), recoveries}
+return {'run', granted, recoveries}
