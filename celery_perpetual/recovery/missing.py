@@ -43,7 +43,7 @@ from celery_perpetual.recovery.losses import declare_lost, end_as_expired
 from celery_perpetual.store.chunks import CHUNK, chunk_count
 from celery_perpetual.store.commands.batches import batch, open_batches
 from celery_perpetual.store.commands.destinations import published_to, sent_later_to
-from celery_perpetual.store.commands.leases import StateText, leases_of, states_of
+from celery_perpetual.store.commands.leases import WAITING, StateText, leases_of, states_of
 from celery_perpetual.store.commands.records import open_positions, record_at
 from celery_perpetual.store.work_list import AHEAD_MS, pull_back
 from celery_perpetual.telemetry import emit
@@ -173,7 +173,7 @@ class MissingMessages:
             del self._missing[task_id]
         sent_later = self._sent_later(poll, [task_id for task_id, state in unfinished if state is not None])
         for task_id, state in unfinished:
-            if task_id in claimed or (state is not None and state.flag not in ("run", "wait")):
+            if task_id in claimed or (state is not None and state.flag not in WAITING):
                 self._missing.pop(task_id, None)
                 continue
             destination = sent_later.get(task_id) or destinations.get(item_index(task_id))

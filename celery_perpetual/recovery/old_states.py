@@ -9,12 +9,12 @@ old as a tombstone may be.
 from __future__ import annotations
 
 from celery_perpetual.ledger.ids import item_address
-from celery_perpetual.store.commands.leases import StateText, states_page
+from celery_perpetual.store.commands.leases import WAITING, StateText, states_page
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.scripts import script
 
 #: Flags of tasks that stand on no list: the next execution changes the state, or nothing does.
-UNLISTED = ("run", "wait", "delegated")
+UNLISTED = (*WAITING, "delegated")
 
 
 class OldStates:

@@ -29,7 +29,7 @@ from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.recovery.losses import declare_lost
 from celery_perpetual.store.chunks import chunks
 from celery_perpetual.store.commands.batches import known_batches
-from celery_perpetual.store.commands.leases import leases_of, states_of
+from celery_perpetual.store.commands.leases import WAITING, leases_of, states_of
 from celery_perpetual.store.work_list import AHEAD_MS
 from celery_perpetual.telemetry import emit, some
 
@@ -110,7 +110,7 @@ class UnackedMessages:
         return [
             tag
             for (tag, copy), lease, state in known
-            if not lease and (state is None or state.flag in ("run", "wait", "delegated")) and self._needs_lease(copy)
+            if not lease and (state is None or state.flag in (*WAITING, "delegated")) and self._needs_lease(copy)
         ]
 
     def _needs_lease(self, copy: Copy) -> bool:

@@ -18,7 +18,7 @@ from celery_perpetual.ledger.record import read_item
 from celery_perpetual.store.chunks import CHUNK, chunk_count
 from celery_perpetual.store.commands.batches import Batch, batches_of, open_batches
 from celery_perpetual.store.commands.destinations import published_to, sent_later_to
-from celery_perpetual.store.commands.leases import leases_of, states_of
+from celery_perpetual.store.commands.leases import WAITING, leases_of, states_of
 from celery_perpetual.store.commands.records import open_positions, records_at
 from celery_perpetual.store.work_list import AHEAD_MS
 from celery_perpetual.times import to_ms
@@ -133,7 +133,7 @@ class Waits:
         waiting = [
             (task_id, state)
             for task_id, lease, state in zip(ids, leases, states, strict=True)
-            if lease is None and (state is None or state.flag in ("run", "wait"))
+            if lease is None and (state is None or state.flag in WAITING)
         ]
         later = self._sent_later(poll, [task_id for task_id, _ in waiting]) if facts.moved else {}
         for place, (task_id, state) in enumerate(waiting):

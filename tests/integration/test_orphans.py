@@ -83,6 +83,21 @@ def test_passes_begin_again_at_the_oldest(store: Store) -> None:
     assert units(store) == set()
 
 
+def test_items_that_tasks_have_named_are_not_forgotten_with_their_unit(store: Store) -> None:
+    """The code that would poll them comes back with a later deploy; those of a tenant that has gone are of no use."""
+    remember(store, "named", AGE_MS + 9000)
+    store.redis.rpush(store.keys.follow_ups(unit("named")), "a record")
+    known = Known()
+    orphans = Orphans(store, lambda: known)
+    assert orphans.drop() == 0
+    assert store.redis.exists(store.keys.follow_ups(unit("named")))
+
+    known.departed = frozenset({unit("named")})
+
+    assert orphans.drop() == 1
+    assert not store.redis.exists(store.keys.follow_ups(unit("named")))
+
+
 def test_a_unit_that_was_only_polled_by_hand_is_forgotten_too(make_app: Callable[..., Celery]) -> None:
     """No beat ever knew it; the poll itself makes it one that somebody forgets."""
     perpetual = Perpetual(make_app("shop"))

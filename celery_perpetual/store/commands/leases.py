@@ -59,6 +59,11 @@ def asked_lease(
     }
 
 
+#: Flags of tasks whose message is on its way, if they have no lease. One that has sent itself again (``back`` or
+#: ``came``) has a lease until it ends, unless that was lost with a part of the data.
+WAITING = ("run", "wait", "back", "came")
+
+
 class StateText(NamedTuple):
     """The store's facts on a task that has not ended."""
 
@@ -66,7 +71,7 @@ class StateText(NamedTuple):
     retries: int
     recoveries: int
     flag: str
-    """``run``, ``wait``, ``delegated``, ``resend``, ``fail`` or ``parked``."""
+    """``run``, ``wait``, ``back``, ``came``, ``delegated``, ``resend``, ``fail`` or ``parked``."""
     tag: str
     task: str
     since: int = 0

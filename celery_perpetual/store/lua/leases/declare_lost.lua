@@ -32,11 +32,13 @@
 
 -- A loss is planned from a lease, and names its worker. Here is no lease, and the worker that died is not known.
 local NO_WORKER = 'nobody'
+-- Flags of tasks without a lease whose message is on its way.
+local WAITING = {run = true, wait = true, back = true, came = true}
 
 local state = state_of(redis.call('HGET', states, id))
 if redis.call('HEXISTS', leases, id) == 1 or (position >= 0 and (not redis.call('LINDEX', chunk, position)
   or redis.call('GETBIT', done, position) == 1)) or (state and state.recoveries or 0) ~= recoveries
-  or (state and state.flag ~= 'run' and state.flag ~= 'wait') then
+  or (state and not WAITING[state.flag]) then
   return 'gone'
 end
 if position < 0 and not state then

@@ -1,5 +1,5 @@
--- Remove a unit that no leader has known for long. A unit with items in flight stays, and so does the cursor of one whose
--- task is gone.
+-- Remove a unit that no leader has known for long. A unit with items in flight stays, and so do the cursor of one whose
+-- task is gone, and the items that its tasks have named and no poll has enqueued yet.
 --
 -- KEY   unit_hash  hash  the unit
 -- KEY   units      zset  unit -> last seen
@@ -19,7 +19,8 @@
 -- include now
 local seen = tonumber(redis.call('ZSCORE', units, unit))
 local cursor, in_flight = unpack(redis.call('HMGET', unit_hash, 'cursor', 'inflight'))
-if not seen or seen > now - age or (tonumber(in_flight) or 0) > 0 then
+if not seen or seen > now - age or (tonumber(in_flight) or 0) > 0
+  or (not departed and redis.call('LLEN', follow_ups) > 0) then
   return 0
 end
 redis.call('DEL', unit_hash, polls, failed, failures, follow_ups)
