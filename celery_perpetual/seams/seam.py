@@ -74,6 +74,8 @@ class Seam:
     """The feature that does not work where it is not as known."""
     install: Callable[[Celery], object] | None = None
     """Wraps it when an app is wired, harmless when repeated; None where it is only used."""
+    is_optional: bool = False
+    """Whether it is left alone where it is not as known, as all works without it."""
 
     def differences(self) -> list[str]:
         """The parts that are not as known; empty if all are."""

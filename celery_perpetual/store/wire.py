@@ -40,8 +40,8 @@ class Wire:
         self._pid = os.getpid()
         self._idle: deque[Any] = deque()
 
-    def call(self, packed: bytes, *, yielding: bool = False) -> Any:
-        """Send one packed command, and return its reply.
+    def call(self, packed: bytes, *, yielding: bool = False, replies: int = 1) -> Any:
+        """Send one packed command, or several, and return the last reply.
 
         A kept connection may be dead without a sign, or lead to a server that has handed over its work. So a call
         without a reply, or with a reply that says "not now", is made once more over a new connection.
@@ -49,17 +49,18 @@ class Wire:
         Args:
             packed: what to send.
             yielding: let the server write to others first, to whom the command publishes.
+            replies: how many commands there are.
 
         Raises:
             RedisError, OSError: what redis-py raises.
         """
-        client, replies = self._client(), 1
+        client = self._client()
         if yielding:
             # A server writes to its clients in the order in which they began to wait for output, the last one first,
             # and the caller of a command is always the last one. A PING before the command makes the caller the first
             # to wait, so the server writes to it last. Where the answer to the PING matters, the other reply says it
             # too.
-            packed, replies = _PING + packed, 2
+            packed, replies = _PING + packed, replies + 1
         try:
             reply = _ask(client.connection, packed, replies)
         except BaseException as error:
