@@ -10,6 +10,7 @@ import pytest
 
 from celery_perpetual import Perpetual
 from celery_perpetual.events import LEADER_STANDBY, LEASES_REGAINED, STORE_LOST
+from celery_perpetual.store.commands.leases import LeaseText
 from tests.support import wait_until
 from tests.support.console import Console
 from tests.support.leased_tasks import SETTINGS, TASKS, all_well, final_ends, tokens
@@ -55,8 +56,8 @@ def test_what_runs_under_a_forgotten_lease_ends_once(
 
     put_back(server, tmp_path / "copy")
     assert worker.wait_for_event(LEASES_REGAINED) == {"running": 2, "regained": 2}
-    held = [lease.split("|") for lease in proj.redis.hvals("perpetual:leases")]
-    assert all(int(lease[4]) > given for lease in held)
+    held = [LeaseText.read(lease.encode()) for lease in proj.redis.hvals("perpetual:leases")]
+    assert all(lease.token > given for lease in held)
     for message in messages:
         store_redis.lpush("celery", json.dumps(message))
     other = proj.worker(pool=pool, concurrency=2).ready()

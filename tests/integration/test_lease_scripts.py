@@ -11,6 +11,7 @@ import pytest
 from celery_perpetual import StoreUnavailable
 from celery_perpetual.leases.on_lost import when_lost
 from celery_perpetual.ledger.ids import item_id
+from celery_perpetual.store.commands.leases import LeaseText
 from tests.support.lease_world import FREE, ITEM, ONE, OTHER, LeaseWorld
 from tests.support.script_cases import FIRST
 from tests.support.script_slots import DAY, POLL, UNACKED
@@ -236,3 +237,22 @@ def test_one_start_of_a_chunk_measures_its_bitmap_for_the_others(world: LeaseWor
     world.redis.delete(world.keys.chunk(POLL, 0), done)
     assert world.run("start", world.start("n4", item_id(POLL, 4)))[0] == b"final"
     assert not world.redis.exists(done)
+
+
+def test_a_lease_says_whether_its_task_has_a_state(world: LeaseWorld) -> None:
+    """So that an end looks for one only where there is one, and forgets it then."""
+    world.committed()
+    world.begun()
+
+    def has_state() -> bool:
+        return LeaseText.read(world.redis.hget(world.keys.leases, ITEM)).has_state
+
+    assert not has_state()
+    assert world.run("note_successor", world.note_successor()) == 1
+    assert has_state()
+    assert world.run("end_item", world.ended()) == FIRST
+    assert not world.redis.exists(world.keys.states, world.keys.copies, world.keys.leases)
+    world.begun("n2", FREE)
+    world.run("release", world.release("wait", "n2", FREE))
+    world.begun("n3", FREE, order=(0, 1))
+    assert LeaseText.read(world.redis.hget(world.keys.leases, FREE)).has_state

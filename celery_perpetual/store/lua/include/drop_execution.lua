@@ -12,7 +12,9 @@ end
 if is_mine then
   redis.call('SREM', prefix .. ':held:' .. worker, id)
   redis.call('HDEL', leases, id)
-  redis.call('HDEL', states, id)
+  if state then
+    redis.call('HDEL', states, id)
+  end
   redis.call('HDEL', copies, id)
 end
 if tag ~= '' then

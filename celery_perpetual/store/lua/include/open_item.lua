@@ -11,7 +11,7 @@ if unit then
   is_closed = not record_of_item or redis.call('GETBIT', done, position) == 1
 end
 if unit and not is_closed then
-  window, on_done, has_failed, low_water, curve, each = string.match(closing, '^(%d+) (%d) (%d) (%S+) (%S+) (%S+)$')
+  window, on_done, has_failed, low_water, curve, each = string.match(closing or '0 0 0 - - -', '^(%d+) (%d) (%d) (%S+) (%S+) (%S+)$')
   window, low_water, each = tonumber(window), low_water ~= '-' and tonumber(low_water), each ~= '-' and each
   local key, from, to = key_of(record_of_item)
   item = {unit = unit, key = key, arguments = head ~= '' and arguments_of(record_of_item, from, to)}

@@ -36,8 +36,9 @@ end
 local since = state and state.flag == cause and state.nesting == nesting and state.retries == retries and state.since or now
 redis.call('HSET', states, id, state_text({nesting = nesting, retries = retries, recoveries = state and state.recoveries or 0,
   flag = cause, tag = copy == '' and lease.tag or '', task = lease.task}, since))
-if not state then
-  redis.call('HSET', leases, id, with_state(text))
+local marked = with_state(text)
+if marked ~= text then
+  redis.call('HSET', leases, id, marked)
 end
 if copy ~= '' then
   redis.call('HSET', copies, id, copy)
