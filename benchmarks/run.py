@@ -92,7 +92,7 @@ def awake(*, quick: bool) -> list[Row]:
 def waiting_for_many(*, quick: bool) -> list[Row]:
     """One waiter, all ids."""
     with bench_server() as server:
-        return many.measure(server.url, number=2000 if quick else 10_000, rounds=1 if quick else 3)
+        return many.measure(server.url, number=2000 if quick else 10_000, rounds=1 if quick else 2)
 
 
 def cost(*, quick: bool) -> list[Row]:
@@ -112,9 +112,14 @@ def recovering(*, quick: bool) -> list[Row]:
 
 
 def many_tenants(*, quick: bool) -> list[Row]:
-    """Real beats; most of its time is waiting for slots."""
-    fleets = [(2_000, 10.0)] if quick else [(10_000, 30.0), (50_000, 150.0)]
-    return tenants.measure(fleets=fleets, rounds=1 if quick else 2, refills=50 if quick else 300)
+    """A real beat; most of its time is waiting for slots."""
+    tenants_and_every = (2_000, 10.0) if quick else (10_000, 30.0)
+    return [*tenants.lateness(*tenants_and_every, 1 if quick else 2), *tenants.refilling(50 if quick else 200)]
+
+
+def most_tenants(*, quick: bool) -> list[Row]:
+    """As many as one core serves, five times as seldom."""
+    return tenants.lateness(*((5_000, 25.0) if quick else (50_000, 150.0)), 1)
 
 
 def idling(*, quick: bool) -> list[Row]:
@@ -130,7 +135,7 @@ def taking_over(*, quick: bool) -> list[Row]:
 def rows_to_completions(*, quick: bool) -> list[Row]:
     """Two workers, all that this package does for an item."""
     with bench_server() as server:
-        return end_to_end.measure(server, items=4_000 if quick else 100_000, rounds=1)
+        return end_to_end.measure(server, items=4_000 if quick else 30_000, rounds=1)
 
 
 BENCHES: dict[str, Callable[..., list[Row]]] = {
@@ -146,6 +151,7 @@ BENCHES: dict[str, Callable[..., list[Row]]] = {
     "recovery": recovering,
     "routines": a_million_jobs,
     "tenants": many_tenants,
+    "most-tenants": most_tenants,
     "idle": idling,
     "takeover": taking_over,
     "end": rows_to_completions,

@@ -7,12 +7,16 @@ import importlib.util
 import os
 import platform
 
+import psutil
 import redis
 
 from celery_perpetual.embedded import EmbeddedServer
 
 #: "no" in it measures without persistence.
 APPEND_ONLY = "BENCH_APPEND_ONLY"
+
+#: The machine is quiet where other processes use less of it than this part.
+QUIET = 0.15
 
 
 def is_append_only() -> bool:
@@ -38,4 +42,10 @@ def surroundings() -> dict[str, str]:
         "Celery": importlib.metadata.version("celery"),
         "Python": platform.python_version(),
         "cores": str(os.cpu_count()),
+        "machine": "quiet" if others_share() < QUIET else "busy",
     }
+
+
+def others_share() -> float:
+    """The part of the machine's processor time that other processes use just now, between 0 and 1."""
+    return psutil.cpu_percent(interval=1.0) / 100

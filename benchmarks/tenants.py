@@ -72,14 +72,6 @@ def beat(*, tenants: int, every: float) -> Iterator[Beat]:
             perpetual.store.close()
 
 
-def measure(*, fleets: list[tuple[int, float]], rounds: int, refills: int) -> list[Row]:
-    """Rows for so many tenants and seconds of their interval, and for so many refills."""
-    rows = []
-    for tenants, every in fleets:
-        rows += lateness(tenants, every, rounds)
-    return rows + refilling(refills)
-
-
 def lateness(tenants: int, every: float, rounds: int) -> list[Row]:
     """So many intervals of a beat with so many units, from when all of them have been polled once."""
     with beat(tenants=tenants, every=every) as one:

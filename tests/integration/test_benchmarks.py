@@ -121,7 +121,7 @@ def test_every_bench_is_there_and_says_where_it_runs():
 
     assert set(seen[0]) == {
         "enqueue", "rabbitmq", "identity", "clock", "entries", "latency", "many", "worker", "sweep", "recovery",
-        "routines", "tenants", "idle", "takeover", "end",
+        "routines", "tenants", "most-tenants", "idle", "takeover", "end",
     }  # fmt: skip
     page = (BENCHMARKS.parent / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in page for name in seen[0])

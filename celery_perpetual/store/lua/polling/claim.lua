@@ -8,12 +8,12 @@
 -- alone. A unit whose poll was open when a leader died, twice in a row, travels from then on for a day: its poll may
 -- have killed them.
 --
--- KEY   leader         string  owner:term of the living leader
--- KEY   units          zset    unit -> last seen
+-- KEY   leader         string* owner:term of the living leader
+-- KEY   units          zset*   unit -> last seen
 -- KEY   due            zset    unit -> next poll
--- KEY   paused         hash    scope -> JSON
+-- KEY   paused         hash*   scope -> JSON
 -- KEY   events         stream
--- KEY   marks          zset    owner -> its last mark
+-- KEY   marks          zset*   owner -> its last mark
 -- ARG   mine           text    owner:term, or '' for a poll by hand
 -- ARG   mark           text    the last mark that this owner was answered, 0 = none; `now` becomes a newer one
 -- ARG   unit_prefix    text    what the keys of unit hashes start with
@@ -37,7 +37,9 @@
 -- include unit_name
 -- include claimed
 -- include other_claim
-if mine ~= '' and redis.call('GET', leader) ~= mine then
+if mine == '' then
+  probe('ZCARD', units)
+elseif redis.call('GET', leader) ~= mine then
   return {0}
 end
 -- The store may have gone back to a moment at which the same owner led, and the cursors with it.

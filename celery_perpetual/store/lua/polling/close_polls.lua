@@ -6,8 +6,8 @@
 --
 -- KEY   due            zset    unit -> next poll
 -- KEY   events         stream
--- KEY   paused         hash    scope -> JSON
--- KEY   cursors        set     units that have a cursor
+-- KEY   paused         hash*   scope -> JSON
+-- KEY   cursors        set*    units that have a cursor
 -- ARG   unit_prefix    text    what the keys of unit hashes start with
 -- ARG   source_prefix  text    what the keys of sources start with
 -- ARG   polls_prefix   text    what the keys of outcome lists start with
@@ -44,6 +44,12 @@ for i = ends_at, #ARGV, 2 do
   notes[i], open[note.unit] = note, redis.call('HMGET', unit_prefix .. note.unit, 'claim', 'nudged', 'polled')
   if note.hint then
     must_be(source_prefix .. note.source, 'hash')
+  end
+  if note.pause then
+    probe('HLEN', paused)
+  end
+  if note.cursor then
+    probe('SCARD', cursors)
   end
   newest[note.unit] = redis.call('LINDEX', polls_prefix .. note.unit, 0)
 end
