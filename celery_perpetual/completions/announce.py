@@ -92,9 +92,9 @@ class Announcer:
         """Celery's result as its backend has it, if it can be stored with the end; see :mod:`.result_in_script`."""
         return result_to_store(self._store, backend, task_id, result, request)
 
-    def announce(self, end: TaskEnd) -> None:
-        """Announce one end. Returns within ``perpetual_store_timeout``."""
-        self.announce_expected(*self._written(end))
+    def announce(self, end: TaskEnd, unstored: UnstoredResult | None = None) -> None:
+        """Announce one end, after what Celery could not store. Returns within ``perpetual_store_timeout``."""
+        self.announce_expected(*self._written(end), unstored=unstored)
 
     def announce_expected(
         self,
@@ -160,6 +160,12 @@ class Announcer:
             backlog = self._of_this_process()
             backlog.add_failed(WaitingEnd(closing, "", ""), error, is_hurried=self._over(within) is not None)
             backlog.try_later()
+
+    def keep(self, closing: Closing) -> None:
+        """Make a call that is no end when the store is back, behind what waits already."""
+        backlog = self._of_this_process()
+        backlog.add(WaitingEnd(closing, "", ""))
+        backlog.try_later()
 
     @property
     def down(self) -> bool:

@@ -3,7 +3,9 @@
 Celery lets the backend's error take the place of the outcome: the task fails though its body succeeded, and no client
 learns of it, since that failure cannot be stored either. Here, a result that cannot be stored now is kept with the end
 of its task, and is stored by Celery's own code when the backend is back; then the end is announced. A state that says
-only how far a task is (STARTED, RETRY) is left out. This concerns bodies that run here and whose ends we announce.
+only how far a task is (STARTED, RETRY) is left out. This concerns bodies that run here and whose ends we announce, and
+the failures and revocations that a worker's main process stores for a task with a lease: an error would leave that task
+without an end, its message unacknowledged, and its lease with a worker that lives.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from typing import Any
 
 from celery import states
 from celery.backends.base import Backend
+from celery.exceptions import TaskRevokedError
 from kombu.exceptions import OperationalError
 
 from celery_perpetual import events
 from celery_perpetual.completions.backlog import UnstoredResult
+from celery_perpetual.leases.execution import Execution, execution_of
 from celery_perpetual.store.refusals import is_outage
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.signals import running_body
@@ -30,20 +34,30 @@ def outlast_outages() -> None:
         return
     Backend.store_result = _storing(Backend.store_result)  # type: ignore[method-assign]
     Backend.mark_as_failure = _failing(Backend.mark_as_failure)  # type: ignore[method-assign]
+    Backend.mark_as_revoked = _revoking(Backend.mark_as_revoked)  # type: ignore[method-assign]
 
 
 def store_or_keep(task_id: str, later: UnstoredResult) -> Any:
-    """Store a result, and do what Celery does after it; what cannot be stored now is kept in the running body."""
+    """Store a result, and do what Celery does after it; what cannot be stored now is kept with the execution."""
     try:
         later.store()
     except Exception as error:
-        running = running_body(task_id)
-        if running is None or running.end is None or not later.passes(error):
+        execution = _announced_here(task_id)
+        if execution is None or not later.passes(error):
             raise
         emit(events.RESULT_DELAYED, task_id=task_id, error=error)
-        running.unstored = later
+        execution.unstored = later
         return None
     return later.follow()
+
+
+def _announced_here(task_id: str) -> Execution | None:
+    """The execution whose end this process announces next: that of a running body, or one that it speaks for."""
+    execution = running_body(task_id)
+    if execution is None:
+        execution = execution_of(task_id)
+        return execution if execution is not None and execution.nonce and execution.task is None else None
+    return execution if execution.end is not None else None
 
 
 def result_for_later(
@@ -97,8 +111,25 @@ def _failing(original: Any) -> Any:
         call_errbacks: bool = True, state: str = states.FAILURE,
     ) -> Any:  # fmt: skip
         arguments = {"exc": exc, "traceback": traceback, "call_errbacks": call_errbacks, "state": state}
-        if not store_result or running_body(task_id) is None:
+        if not store_result or _announced_here(task_id) is None:
             return original(self, task_id, request=request, store_result=store_result, **arguments)
         return store_or_keep(task_id, result_for_later(self, task_id, original, arguments, request=request))
 
     return mark_as_failure
+
+
+def _revoking(original: Any) -> Any:
+    @wraps(original)
+    def mark_as_revoked(
+        self: Any, task_id: str, reason: Any = "", request: Any = None, store_result: bool = True,
+        state: str = states.REVOKED,
+    ) -> Any:  # fmt: skip
+        if not store_result or _announced_here(task_id) is None:
+            return original(self, task_id, reason, request, store_result, state)
+        store = partial(
+            self.store_result, task_id, TaskRevokedError(reason), state, traceback=None, request=request
+        )  # fmt: skip
+        follow = partial(original, self, task_id, reason, request, False, state)
+        return store_or_keep(task_id, UnstoredResult(store, follow, partial(passes, self)))
+
+    return mark_as_revoked

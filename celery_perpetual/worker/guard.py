@@ -167,11 +167,11 @@ def _guarded(task: Any, tracer: Any) -> Any:
         try:
             reply = _traced(tracer, execution, args, kwargs, rest)
         except BaseException:  # the body leaves: what Celery says of it is no end where it has handed its id on
-            if execution.leased and execution.successor:
+            if execution.successor:
                 release_or_keep(task.app, execution, execution.successor, "")
             raise
-        if execution.leased:
-            _release(task.app, execution, reply[1])
+        # Also where it got no lease: a store that stood still may grant it late.
+        _release(task.app, execution, reply[1])
         _end_rest(task, execution, rest, reply[1])
         return reply
 

@@ -38,11 +38,14 @@ class Release:
 
 
 def release_or_keep(app: Any, execution: Execution, cause: str, tag: str) -> None:
-    """Release an execution, now or when the store is back."""
+    """Release an execution, now or when the store is back; one without a lease too, as the store may grant it late."""
     perpetual = app.perpetual
     release = Release(
         task_id=execution.task_id, nonce=execution.nonce, cause=cause, tag=tag, grants=perpetual.grants,
         copy=execution.sent_copy, keeps=execution.keeps_successor,
     )  # fmt: skip
-    # In full patience: an end of the retry before the release would be late.
-    perpetual.announcer.call_or_keep(release)
+    if execution.leased or not perpetual.announcer.down:
+        # In full patience: an end of the retry before the release would be late.
+        perpetual.announcer.call_or_keep(release)
+    else:
+        perpetual.announcer.keep(release)

@@ -74,8 +74,10 @@ def announce_end(app: Any, task: Any, task_id: Any, status: str, interest: Inter
         return
     name = facts.pop("name", None) or getattr(task, "name", None)
     is_announced = Interest.ANNOUNCE in interest and announces(task)
-    facts |= _of_execution(execution_of(task_id))
-    perpetual.announcer.announce(TaskEnd(task_id=task_id, task=name, status=status, announce=is_announced, **facts))
+    execution = execution_of(task_id)
+    facts |= _of_execution(execution)
+    end = TaskEnd(task_id=task_id, task=name, status=status, announce=is_announced, **facts)
+    perpetual.announcer.announce(end, None if execution is None else execution.unstored)
 
 
 def _of_execution(execution: Execution | None) -> dict[str, Any]:

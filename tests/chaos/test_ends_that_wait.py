@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from celery_perpetual.events import END_REFUSED, LEASE_SKIPPED
+from celery_perpetual.events import END_REFUSED, LEASE_SKIPPED, RESULT_DELAYED
 from tests.support import wait_until
 from tests.support.leased_tasks import SETTINGS, events, final_ends
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tests.support import Project
 
 TASKS = """
+from celery.exceptions import Reject
+
 def ran(self):
     ledger.record(self.request.id)
     while not os.path.exists("released"):
@@ -37,6 +39,27 @@ def send():
 
 def results():
     return [app.AsyncResult(name).get(timeout=30) for name in ("late", "early")]
+"""
+
+OTHERS = """
+@app.task(base=PerpetualTask, bind=True, time_limit=1.5)
+def limited(self):
+    ledger.record(self.request.id)
+    time.sleep(60)
+
+@app.task(base=PerpetualTask, bind=True)
+def rejects(self):
+    ran(self)
+    raise Reject("as it was written", requeue=False)
+
+@app.task(base=PerpetualTask)
+def expires():
+    ledger.record("expires")
+
+def send_others():
+    expires.apply_async(task_id="expires", countdown=2, expires=1.5)
+    limited.apply_async(task_id="limited")
+    rejects.apply_async(task_id="rejects")
 """
 
 #: More than a worker needs to give back a task that it does not run.
@@ -94,3 +117,30 @@ def test_ends_that_the_store_refuses_for_many_reports_have_no_task_run_again(pro
     wait_until(lambda: proj.redis.hlen("unacked") == 0, "their messages are acknowledged")
     assert worker.alive
     assert beat.alive
+
+
+def test_ends_that_the_main_process_sees_while_the_result_backend_is_away(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
+) -> None:
+    """A task that runs out of its time, is rejected or expires ends so, with Celery's result, when it is back."""
+    backend = private_redis(appendonly=True)
+    proj = project(
+        f"{TASKS}{OTHERS}", **SETTINGS, result_backend=backend.url, perpetual_store_timeout=1, result_backend_max_retries=0
+    )  # fmt: skip
+    worker = proj.worker(concurrency=2).ready()
+    proj.run_python("import proj; proj.send_others()")
+    wait_until(lambda: len(proj.rows()) == 2, "both run")
+    backend.stop()
+    proj.write("released", "")
+    worker.wait_for_event(RESULT_DELAYED, count=3)
+    before = reports(proj)
+    wait_until(lambda: reports(proj) >= before + 2, "the worker has reported")
+    backend.start()
+
+    ends = {("limited", "failure"): 1, ("rejects", "rejected"): 1, ("expires", "expired"): 1}
+    wait_until(lambda: final_ends(proj) == ends, "each ends once")
+    states = "import proj; print([proj.app.AsyncResult(name).state for name in ('limited', 'expires')])"
+    assert "['FAILURE', 'REVOKED']" in proj.run_python(states)
+    assert len(proj.rows()) == 2
+    wait_until(lambda: not proj.redis.exists("perpetual:leases", "unacked"), "no lease and no message is left")
+    assert worker.alive
