@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from celery.beat import Scheduler
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 
-from celery_perpetual.errors import SettingsError, shown_value
+from celery_perpetual.errors import SettingsError, described, shown_value
 from celery_perpetual.hints import ATTRIBUTES, OPTIONS, hint
 from celery_perpetual.thresholds import DEFAULT, LONGEST, Thresholds, read_thresholds
 
@@ -221,8 +221,8 @@ def _function(what: str, seen: Any, kind: str) -> Callable[..., Any]:
     """A function, or its name."""
     try:
         function = symbol_by_name(seen)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SettingsError(f"{what}: {seen!r} cannot be imported: {error}") from None
+    except Exception as error:  # whatever the import of a module raises
+        raise SettingsError(f"{what}: {seen!r} cannot be imported: {described(error)}") from None
     if not callable(function):
         raise SettingsError(f"{what}: {seen!r} must be a function {kind}, got {function!r}")
     return function  # type: ignore[no-any-return]
@@ -257,10 +257,10 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
 def _scheduler(name: str, seen: str) -> str:
     try:
         found = _imported(seen)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # whatever the import of a module raises
         raise SettingsError(
             f"setting {PREFIX}{name} must be written as module:Class, or be the name that -S takes, "
-            f"and {seen!r} cannot be imported: {error}"
+            f"and {seen!r} cannot be imported: {described(error)}"
         ) from None
     if not (isclass(found) and issubclass(found, Scheduler)):
         raise SettingsError(

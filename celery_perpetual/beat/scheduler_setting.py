@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from celery.beat import Scheduler
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 
+from celery_perpetual.errors import described
+
 if TYPE_CHECKING:
     from celery import Celery
 
@@ -42,8 +44,9 @@ def other_scheduler(app: Celery, own: type[Scheduler]) -> OtherScheduler | None:
     classes: Any = load_extension_class_names("celery.beat_schedulers")
     try:
         found = symbol_by_name(name, aliases=dict(classes))
-    except (ImportError, AttributeError, ValueError) as error:
-        return OtherScheduler(f"beat_scheduler {name!r} cannot be imported ({error})", "beat_scheduler = 'perpetual'")
+    except Exception as error:  # whatever the import of a module raises
+        problem = f"beat_scheduler {name!r} cannot be imported ({described(error)})"
+        return OtherScheduler(problem, "beat_scheduler = 'perpetual'")
     if inspect.isclass(found) and issubclass(found, own):
         return None
     _, ours, base = _instead_of(found)

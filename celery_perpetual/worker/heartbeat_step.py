@@ -6,9 +6,11 @@ import atexit
 import threading
 from typing import Any
 
+import click
 from celery import bootsteps
 from celery.concurrency.solo import TaskPool as SoloPool
 
+from celery_perpetual.errors import PerpetualError
 from celery_perpetual.leases.time_limits import limits_kept_by
 from celery_perpetual.worker import fork_locks
 from celery_perpetual.worker.heartbeat import Heartbeat
@@ -32,7 +34,10 @@ class HeartbeatStep(bootsteps.StartStopStep):
         for thread in threading.enumerate():
             if isinstance(thread, Heartbeat) and thread.is_ending:
                 thread.join(LONGEST_ENDING)
-        instance = worker.app.perpetual.grants.be_a_worker(worker.hostname)
+        try:
+            instance = worker.app.perpetual.grants.be_a_worker(worker.hostname)
+        except PerpetualError as error:  # a wrong setting: Celery makes this step before the one that checks
+            raise click.ClickException(str(error)) from error
         instance.is_deaf = worker.pool_cls is SoloPool
         instance.kept_limits = limits_kept_by(worker.pool_cls)
 

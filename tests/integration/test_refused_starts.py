@@ -1,4 +1,4 @@
-"""A beat that cannot start says why in one line; a store that does not answer is reported at once."""
+"""A beat or a worker that cannot start says why in one line; a store that does not answer is reported at once."""
 
 from __future__ import annotations
 
@@ -28,6 +28,21 @@ def test_beat_refuses_a_wrong_setting_in_one_line(project: Callable[..., Project
     assert beat.wait() == 1
     assert beat.log().count("beat does not start: SettingsError: setting perpetual_leader_ttl must be at least 3") == 1
     assert "Traceback" not in beat.log()
+
+
+def test_a_worker_refuses_a_wrong_setting_in_one_line(project: Callable[..., Project]) -> None:
+    """As beat does; so does ``check``, also where the import of a scheduler raises what no import should."""
+    proj = project(SOURCE, perpetual_leader_ttl=2)
+    worker = proj.worker()
+
+    assert worker.wait() == 1
+    assert worker.log().count("Error: setting perpetual_leader_ttl must be at least 3 seconds, got 2") == 1
+    assert "Traceback" not in worker.log()
+    other = project(SOURCE, name="other", beat_scheduler="broken:Scheduler")
+    other.write("broken.py", "raise RuntimeError('no database')")
+    found = other.celery("perpetual", "check")
+    assert "beat_scheduler 'broken:Scheduler' cannot be imported (RuntimeError: no database)" in found.stdout
+    assert "Traceback" not in found.stdout + found.stderr
 
 
 def test_beat_refuses_a_misspelt_name_of_a_task_that_is_to_be_disabled(project: Callable[..., Project]) -> None:
