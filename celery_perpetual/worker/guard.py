@@ -79,9 +79,8 @@ def watch_tracers() -> None:
         if execution is not None:
             _must_hold(self, execution)
             sig = successor.ends_in_one_task(self.app, sig)
-            # The message that carries the original id keeps the guard, and no other.
-            last = successor.last_task(sig)
-            last.options["headers"] = {**(last.options.get("headers") or {}), HEADER: HEADER_VALUE}
+            # No other message than that with the original id keeps the guard.
+            successor.inherit(self.request, successor.last_task(sig))
         with successor.handing_on(self, "delegated", is_one_message=successor.is_one_message(sig)):
             return replace(self, sig)
 

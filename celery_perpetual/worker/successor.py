@@ -78,14 +78,28 @@ def is_one_message(signature: Any) -> bool:
 
 
 def ends_in_one_task(app: Any, signature: Any) -> Any:
-    """As Celery makes it of a replacement that is, or ends with, a group: a task collects the results of the group."""
-    collect = app.tasks["celery.accumulate"].s(index=0)
+    """As Celery makes it of a replacement that is, or ends with, a group: a task collects the results of the group.
+
+    Celery leaves chunks, and a group that is the body of a chord, as they are, and no task gets the id then.
+    """
+    if isinstance(signature, chunks):
+        signature = signature.group()
     if isinstance(signature, group):
-        return signature | collect
-    if isinstance(signature, _chain) and signature.tasks and isinstance(signature.tasks[-1], group):
-        chain: Any = signature
-        chain.tasks = [*chain.tasks[:-1], chain.tasks[-1] | collect]
+        return signature | app.tasks["celery.accumulate"].s(index=0)
+    inside: Any = signature
+    if isinstance(signature, _chain) and signature.tasks:
+        inside.tasks = [*inside.tasks[:-1], ends_in_one_task(app, inside.tasks[-1])]
+    elif isinstance(signature, chord) and signature.body:
+        inside.body = ends_in_one_task(app, inside.body)
     return signature
+
+
+def inherit(request: Any, last: Any) -> None:
+    """The task that ends last takes over the id of what it replaces, the guard, and its place in the order."""
+    last.options.pop("task_id", None)
+    last.options["headers"] = {**(last.options.get("headers") or {}), HEADER: HEADER_VALUE}
+    # Celery itself gives it to a task, a chain's tasks and a chord's body, and not to a chain that is a chord's body.
+    last.options["replaced_task_nesting"] = int(request.get("replaced_task_nesting") or 0) + 1
 
 
 def last_task(signature: Any) -> Any:
