@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.backends.base import DisabledBackend
+from celery.backends.redis import RedisBackend
 
 from celery_perpetual import events
 from celery_perpetual.telemetry import emit
@@ -66,6 +67,28 @@ def _state_of(app: Celery, task: Any, task_id: str) -> str | None:
     except Exception as error:
         emit(events.RESULT_NOT_READ, task_id=task_id, error=error)
         return None
+
+
+def count_in_chord(app: Celery, task: Any, request: Any) -> None:
+    """Count a task whose success is stored in the chord that it belongs to, if it belongs to one.
+
+    Its process may have died between the two. A Redis backend knows which tasks it has counted; others count twice what
+    is counted twice, so there nothing is done.
+
+    Args:
+        app: of the task.
+        task: that has succeeded.
+        request: the task's, as Celery's own code gets it.
+    """
+    backend = _backend(app, task)
+    if not request.chord or not isinstance(backend, RedisBackend):
+        return
+    try:
+        bounded_backend = bounded(backend, 0)
+        result = bounded_backend.get_result(request.id)
+        bounded_backend.on_chord_part_return(request, states.SUCCESS, result)
+    except Exception as error:
+        emit(events.RESULT_NOT_STORED, task_id=request.id, error=error)
 
 
 def store_expired(app: Celery, task: Any, task_id: str) -> None:

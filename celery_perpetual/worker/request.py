@@ -234,8 +234,9 @@ def _lost(request: Any, execution: Execution, leases: Grants, exc_info: Any) -> 
     """The child that ran the task is gone: release the lease first, then acknowledge the message."""
     app = request._app  # noqa: SLF001
     if celery_results.is_success(app, request.task, request.id):
-        # It died after Celery had stored its success, perhaps before it could announce it.
+        # It died after Celery had stored its success, perhaps before it was counted or announced.
         state.task_ready(request, successful=True)
+        celery_results.count_in_chord(app, request.task, request._context)  # noqa: SLF001
         interest = interest_in(app, request.task, request.id, request.request_dict)
         announce_end(app, request.task, request.id, SUCCESS, interest, worker=request.hostname)
         _acknowledge(request)
