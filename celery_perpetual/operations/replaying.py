@@ -23,6 +23,7 @@ from celery_perpetual.tasks.task import REPLAY_HEADER
 if TYPE_CHECKING:
     from celery_perpetual.namespace import Namespace
     from celery_perpetual.polling.outcome import PollOutcome
+    from celery_perpetual.store.connection import Store
 
 #: Seconds after which another call may begin where a process has ended within one.
 LOCK_SECONDS = 60.0
@@ -58,22 +59,9 @@ def _replay(
     namespace: Namespace, poll_id: str, task_ids: list[str] | None, lock: Lock | None, *, only_failed: bool
 ) -> PollOutcome:
     store = namespace.store
-    unit_name, unit_task, records = ended_records(store, poll_id)
-    if unit_name is None:
-        raise NotFound(
-            f"replay: the store knows no batch {poll_id!r} of a perpetual task; it forgets one a week after its end"
-        )
-    if not only_failed:
-        records |= done_records(store, poll_id)
-    wanted = [each for each in records if task_ids is None or each in task_ids]
-    if not wanted:
-        raise NotFound(
-            f"replay: no item of {poll_id} can be enqueued again; records are kept for a day, of items that have ended "
-            "otherwise than by success"
-        )
+    unit_name, items = _ended_items(store, poll_id, task_ids, only_failed=only_failed)
     task, tenant = parse_unit_name(unit_name)
     unit = find(namespace.app, task, tenant, or_departed=True)
-    items = [_again(read_item(records[each], unit_task), each) for each in sorted(wanted)]
     if lock is None:  # another call is about to enqueue what was read here
         return busy(Refusal(unit, "busy", store.now()))
     claim = Claims(store).by_hand(unit)
@@ -94,6 +82,26 @@ def _replay(
     if outcome.count:
         forget_ended(store, poll_id, [item.options["headers"][REPLAY_HEADER] for item in taken])
     return outcome
+
+
+def _ended_items(
+    store: Store, poll_id: str, task_ids: list[str] | None, *, only_failed: bool
+) -> tuple[str, list[CheckedItem]]:
+    """The unit of a batch, and the items that are to be enqueued again."""
+    unit, task, records = ended_records(store, poll_id)
+    if unit is None:
+        raise NotFound(
+            f"replay: the store knows no batch {poll_id!r} of a perpetual task; it forgets one a week after its end"
+        )
+    if not only_failed:
+        records |= done_records(store, poll_id)
+    wanted = sorted(each for each in records if task_ids is None or each in task_ids)
+    if not wanted:
+        raise NotFound(
+            f"replay: no item of {poll_id} can be enqueued again; records are kept for a day, of items that have ended "
+            "otherwise than by success"
+        )
+    return unit, [_again(read_item(records[each], task), each) for each in wanted]
 
 
 def _again(item: CheckedItem, task_id: str) -> CheckedItem:

@@ -84,7 +84,7 @@ class MissingMessages:
         """By poll id: where the items went, by index."""
         self._behind = "-inf"
         self._at = 0
-        """When the last pass was: ms of the store's time."""
+        """When this pass began, or the last one: ms of the store's time."""
 
     def once(self, last_death: int, received: Collection[str]) -> int:
         """One pass; returns how many items are to be resent.
@@ -110,9 +110,9 @@ class MissingMessages:
             return 0
         workers = self._grants.workers.all()
         claimed = {task_id for worker in workers for task_id in worker.tags.values()}.union(received)
-        with closing(self._queues(workers, claimed, now)) as queues:
+        with closing(self._queues(workers, claimed)) as queues:
             for poll, committed_at in found:
-                self._examine(queues, poll, int(committed_at), now, gap, claimed)
+                self._examine(queues, poll, int(committed_at), claimed)
         patience = gap + self._grants.store.limits.lease_ttl
         oldest_report = min((worker.reported_at for worker in workers), default=0)
         return sum(
@@ -123,16 +123,17 @@ class MissingMessages:
             and now - missing.sure_since > (gap if missing.since <= last_death else patience)
         )
 
-    def _queues(self, workers: Sequence[WorkerState], claimed: Collection[str], now: int) -> ListAges | QueueSizes:
+    def _queues(self, workers: Sequence[WorkerState], claimed: Collection[str]) -> ListAges | QueueSizes:
         """The broker's facts on its queues just now."""
+        latest = self._at + AHEAD_MS
         if self._grants.broker_is_redis:
-            return ListAges(self._app, now + AHEAD_MS)
+            return ListAges(self._app, latest)
         newest: dict[Destination, int] = {}
         for task_id in claimed:
             destination = self._published_to(task_id)
             if destination is not None:
                 made = made_at(task_id)
-                newest[destination] = max(made if made <= now + AHEAD_MS else 0, newest.get(destination, 0))
+                newest[destination] = max(made if made <= latest else 0, newest.get(destination, 0))
         # While such a worker runs a task, it reads nothing of what it is sent.
         deaf = [worker.info for worker in workers if worker.info.get("pool") == "solo" and worker.info.get("active")]
         return QueueSizes(self._app, newest, {queue for info in deaf for queue in info.get("queues", ())})
@@ -154,16 +155,14 @@ class MissingMessages:
         bases = {base(poll) for poll in polls}
         self._missing = {task_id: seen for task_id, seen in self._missing.items() if base(task_id) in bases}
 
-    def _examine(
-        self, queues: ListAges | QueueSizes, poll: str, committed_at: int, now: int, gap: int, claimed: Collection[str]
-    ) -> None:
+    def _examine(self, queues: ListAges | QueueSizes, poll: str, committed_at: int, claimed: Collection[str]) -> None:
         """Note the items of a batch that have not ended, are not executed, and are with no worker."""
         facts = batch(self._grants.store, poll)
         if facts is None or facts.published < facts.total or facts.published_at is None:
             return
         # Published while the store's clock was ahead, it is as old as its entry on the list, which is pulled back.
-        at = facts.published_at if facts.published_at <= now + AHEAD_MS else committed_at
-        if now - at < gap:
+        at = facts.published_at if facts.published_at <= self._at + AHEAD_MS else committed_at
+        if self._at - at < self._grants.store.limits.gap:
             return
         destinations = self._destinations_of(poll, facts.total)
         left = {each for each in set(destinations.values()) if queues.are_younger(each, at)}
@@ -179,7 +178,7 @@ class MissingMessages:
             destination = sent_later.get(task_id) or destinations.get(item_index(task_id))
             # One that was sent before may be anywhere in its queue: only an empty one has lost it.
             is_gone = queues.are_empty if state is not None else left.__contains__
-            self._note(task_id, now, sure=destination is not None and is_gone(destination))
+            self._note(task_id, sure=destination is not None and is_gone(destination))
 
     def _destinations_of(self, poll: str, total: int) -> Mapping[int, Destination]:
         """Where the items of a batch were published to, by index."""
@@ -195,15 +194,16 @@ class MissingMessages:
         texts = sent_later_to(self._grants.store, poll, [item_index(each) for each in task_ids])
         return {task_id: from_json(text) for task_id, text in zip(task_ids, texts, strict=True) if text}
 
-    def _note(self, task_id: str, now: int, *, sure: bool) -> None:
+    def _note(self, task_id: str, *, sure: bool) -> None:
+        """Remember whether its queue shows that the message of an item is not there."""
         missing = self._missing.get(task_id)
         if missing is None:
             if sure and len(self._missing) < MOST_ITEMS:
-                self._missing[task_id] = Missing(now, now)
+                self._missing[task_id] = Missing(self._at, self._at)
         elif not sure:
             missing.sure_since = None
         elif missing.sure_since is None:
-            missing.sure_since = now
+            missing.sure_since = self._at
 
     def _unfinished(self, poll: str, total: int) -> list[tuple[str, StateText | None]]:
         """Ids and states of the items of a batch that have not ended and are not executed."""
