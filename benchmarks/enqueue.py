@@ -156,7 +156,7 @@ class Enqueue:
             ]
         if not self.rabbit:
             rows.insert(2, Row("enqueue", "Redis: apply_async in kombu's Producer.batch", ratio("batch"), "x loop"))
-            # The server's clock goes on while it is not scheduled, so the least disturbed poll tells most.
+            # The server's clock goes on while it is not scheduled, so the least disturbed poll shows most.
             detail = {"of each poll": self.blocking}
             rows.append(
                 Row("blocking", "longest script call, least disturbed poll", min(self.blocking), "ms", 5, False, detail)

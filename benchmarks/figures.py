@@ -1,6 +1,6 @@
 """Writes the table of figures in the docs from the results of ``make bench``: ``make figures``.
 
-The results are kept beside it, so that a test can tell whether the page shows them as they were.
+The results are kept beside it, so that a test can check whether the page shows them as they were.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""RedBeat, told what to do by :mod:`peers`: entries that run hourly, ticks with none and with some of them due.
+"""RedBeat, driven by :mod:`peers`: entries that run hourly, ticks with none and with some of them due.
 
 Its lock is switched off, which costs it one more call per tick.
 """

@@ -1,4 +1,4 @@
-"""RQ, told what to do by :mod:`peers`: ``enqueue`` in a loop and ``enqueue_many``."""
+"""RQ, driven by :mod:`peers`: ``enqueue`` in a loop and ``enqueue_many``."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Peer:
         self._process.wait(30)
 
     def __call__(self, command: str, *arguments: Any) -> Any:
-        """Tell it to do something; what it answers."""
+        """Ask it to do something; what it answers."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(f"{json.dumps([command, *arguments])}\n")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 TTL = 5.0
 
-#: Seconds after which nobody waits any more.
+#: Seconds after which nothing is waited for any more.
 BOUND = 30.0
 
 READY = 60.0
@@ -171,7 +171,8 @@ class Taken:
     seconds: float | None
     """Until its second start; None = there was none in time."""
     kept: bool
-    """Whether the broker had it when nobody waited any more."""
+
+    """Whether the broker had it when the wait ended."""
 
 
 def measure(*, rounds: int) -> list[Row]:
@@ -196,7 +197,7 @@ def both_kills(ways: list[Way]) -> Iterator[tuple[str, str, Taken]]:
     for what, kill in (("child", Way.kill_child), ("worker", Way.kill_worker)):
         for name, one in once(ways, kill):
             yield what, name, one
-    # Tasks push their starts to the right, and so does whoever puts a task of ours to the front; nobody else does.
+    # Tasks push their starts to the right, and so does what puts a task of ours to the front; nothing else does.
     pushes = sum(way.counted(2) for way in ways)
     done = executed(client)
     assert done["rpush"] == pushes, (done, pushes)
@@ -208,7 +209,7 @@ def once(ways: list[Way], kill: Callable[[Way], None]) -> Iterator[tuple[str, Ta
         way.send()
     for way in ways:
         wait(way.starts, way.said)
-    time.sleep(1)  # whoever reports what he has, has done so
+    time.sleep(1)  # workers have reported what they have
     killed = {}
     for way in ways:
         killed[way.name] = time.monotonic()

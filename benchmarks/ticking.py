@@ -64,7 +64,7 @@ def idle_in_turns(clocks: Mapping[str, Ticking], turns: int) -> dict[str, float]
 
 
 class Ticking:
-    """The clock, its store and its units; beside them one unit that brings rows when it is told to."""
+    """The clock, its store and its units; beside them one unit that brings rows when it is asked to."""
 
     def __init__(self, url: str, size: int) -> None:
         self._errors = Errors()

@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from celery_perpetual.embedded import EmbeddedServer
 
-# Before they are imported: their assertions shall tell as much as those of tests.
+# Before they are imported: their assertions shall show as much as those of tests.
 pytest.register_assert_rewrite("tests.support")
 
 from tests.support import Processes, Project, wait_until  # noqa: E402
@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell an xdist worker the run's folder."""
+    """Give an xdist worker the run's folder."""
     node.workerinput["run_folder"] = str(node.config.stash[RUN_FOLDER])
 
 

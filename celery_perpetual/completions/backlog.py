@@ -183,7 +183,7 @@ class Backlog:
         if self.is_empty:
             return
         with self._lock:
-            # It has ended by itself, it was not begun for want of threads, or it is one of the process that was forked.
+            # It has ended by itself, it was not begun for lack of threads, or it is one of the process that was forked.
             if self._thread is None or not self._thread.is_alive():
                 thread = threading.Thread(target=self._keep_trying, name="perpetual-ends", daemon=True)
                 thread.start()

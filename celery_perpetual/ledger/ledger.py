@@ -72,7 +72,7 @@ class Taken(NamedTuple):
     """The ledger's facts on the item keys that a poll has read; a key may be in more than one of the sets."""
 
     in_flight: set[str]
-    """In flight, or ended of late."""
+    """In flight, or ended within the window."""
     held_back: set[str]
     """Left out since they have failed: until their back-off is over, or parked."""
     failed: set[str]

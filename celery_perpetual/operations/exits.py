@@ -154,7 +154,7 @@ class ExitOperations(Namespace):
         """Enqueue the items of a batch again that have ended otherwise than by success, as :meth:`retry` does.
 
         It is a poll of the unit by hand with the trigger ``replay``: the outcome says how many were enqueued, and how
-        many were left out because their key is in flight or parked, or for want of room. ``skipped`` with the gate
+        many were left out because their key is in flight or parked, or for lack of room. ``skipped`` with the gate
         ``busy``: another poll of the unit is under way. Items that were enqueued, or left out as duplicates, are not
         enqueued by the next replay.
 

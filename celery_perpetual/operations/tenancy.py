@@ -1,4 +1,4 @@
-"""The part of ``Perpetual`` that tells code of the user's for which tenant it works."""
+"""The part of ``Perpetual`` from which code of the user's reads for which tenant it works."""
 
 from __future__ import annotations
 

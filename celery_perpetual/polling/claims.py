@@ -66,7 +66,7 @@ class Claim:
     schedule_error: Exception | None = None
     """Why its schedule cannot say when the unit is due next: the poll fails without being evaluated."""
     rows: int = 0
-    """How many rows are worth reading, as the poll was told."""
+    """How many rows are worth reading, as ``poll.limit`` says."""
     committed: bool = False
     """Set when the batch is in the ledger: only its publishing is left."""
 

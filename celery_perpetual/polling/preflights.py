@@ -146,7 +146,7 @@ class Preflights:
             yield _Check(name, contract.preflight, self._ttl if own is None else own, is_own=True)
 
     def _counts(self, passage: Passage | None, claim: Claim) -> bool:
-        """Whether it has passed, and of late."""
+        """Whether it has passed, and not too long ago."""
         now = claim.store_time
         return passage is not None and passage.state == PASSED and now < passage.until and not passage.is_ahead(now)
 

@@ -166,7 +166,7 @@ class _Sorted:
 def sort_items(
     ledger: Ledger, claim: Claim, items: list[CheckedItem], seen: set[str], *, backs_off: bool = True
 ) -> _Sorted:
-    """Tell the new items from those that are left out.
+    """Part the items into the new ones and those that are left out.
 
     Args:
         seen: keys of earlier parts; those of these items are added.

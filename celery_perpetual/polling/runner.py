@@ -52,7 +52,7 @@ from celery_perpetual.times import to_datetime
 if TYPE_CHECKING:
     from celery import Celery
 
-#: Most rows that a poll is told to read beyond those that it may enqueue.
+#: By so many rows ``poll.limit`` may exceed what the poll may enqueue.
 MOST_LEFT_OUT = 10_000
 
 

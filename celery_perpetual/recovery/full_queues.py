@@ -1,4 +1,4 @@
-"""Queues that were full of late, and the tasks that wait for them; nothing is sent there for a while."""
+"""Queues that were full a moment ago, and the tasks that wait for them; nothing is sent there for a while."""
 
 from __future__ import annotations
 

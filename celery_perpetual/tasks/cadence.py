@@ -159,7 +159,7 @@ def is_plain(calendar: BaseSchedule) -> TypeGuard[Crontab]:
 
 
 def own_zone(calendar: Any, app: Any) -> tzinfo | None:
-    """The time zone that a calendar brings along, or that of its clock; None: it counts in the zone of the app."""
+    """The time zone that a calendar has itself, or that of its clock; None: it counts in the zone of the app."""
     own = calendar.__dict__.get("tz")
     # Celery keeps there, too, the zone of the app that was current when the calendar was asked first.
     if own is not None and (app is None or calendar.__dict__.get("_app") is not None or own != current_app.timezone):

@@ -71,7 +71,7 @@ def sleep_until(at: float) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("base", ["perpetual", "perpetual_django", "perpetual_redbeat"])
-def test_a_minute(
+def test_two_beats_start_every_slot_of_a_minute_once(
     project: Callable[..., Project], store_redis: redis.Redis, monkeypatch: pytest.MonkeyPatch, base: str
 ) -> None:
     """Entries, polls and runs of a routine come once a slot, and none is missing beyond the take-overs."""

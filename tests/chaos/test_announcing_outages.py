@@ -1,4 +1,4 @@
-"""The store freezes, dies or goes away while tasks end: no task is the worse for it, and every end is told."""
+"""The store freezes, dies or goes away while tasks end: no task suffers from it, and every end is announced."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def poll(proj: Project) -> tuple[str, list[str]]:
 
 def check(proj: Project, results: redis.Redis, poll_id: str, ids: list[str]) -> None:
     """Wait until every end is announced: once each, as Celery stored it, and the books are closed."""
-    wait_until(lambda: batch(proj.redis, poll_id).get("left") == "0", "every end is settled", timeout=60)
+    wait_until(lambda: batch(proj.redis, poll_id).get("left") == "0", "every end is stored", timeout=60)
     own = {index: (record(proj.redis, each) or {}).get("status") for index, each in enumerate(ids)}
     assert own == {index: "failure" if index % 10 == 7 else "success" for index in range(len(ids))}
     stored = [json.loads(results.get(f"celery-task-meta-{each}"))["status"].lower() for each in ids]
@@ -128,7 +128,7 @@ def unavailable(server: EmbeddedServer, how: str) -> Iterator[None]:
 def test_a_store_that_does_not_answer_delays_tasks_once(
     losable: Callable[..., tuple[EmbeddedServer, Project]], store_redis: redis.Redis, pool: str, how: str
 ) -> None:
-    """The first end waits no longer than perpetual_store_timeout, the others not at all, and all are told later."""
+    """The first end waits no longer than perpetual_store_timeout, the others not at all, and all are announced later."""
     # All at hand: fetching more messages may take Celery a second, too.
     server, proj = losable(items=10, pause=0, worker_prefetch_multiplier=20)
     worker = proj.worker(pool=pool, concurrency=1).ready()

@@ -110,7 +110,7 @@ ERRORS = {
 
 
 def test_bad_polls_delay_nobody_else(project: Callable[..., Project], store_redis: redis.Redis) -> None:
-    """A dozen kinds of bad next_batch in one beat: a good unit and a beat entry stay on time, outcomes tell all."""
+    """A dozen kinds of bad next_batch in one beat: a good unit and a beat entry stay on time, outcomes show all."""
     proj = project(GOOD + BAD)
     beat = proj.beat().ready()
     late = ("hangs", "repeats")

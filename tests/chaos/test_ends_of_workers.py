@@ -138,7 +138,7 @@ def test_a_task_that_ends_a_solo_worker_ends_once(
     status: str,
     late: bool,
 ) -> None:
-    """Where the task runs in the worker's only thread, the end is told before the worker goes."""
+    """Where the task runs in the worker's only thread, the end is announced before the worker goes."""
     proj = project(TASKS, result_backend=redis_url, task_acks_late=late)
     worker = proj.worker(pool="solo")
     task_id = send(proj, name)
@@ -162,7 +162,7 @@ def begin(proj: Project, worker: CeleryProcess) -> str:
 def test_a_killed_worker_announces_nothing(
     project: Callable[..., Project], store_redis: redis.Redis, redis_url: str, listener: Listener, pool: str, late: bool
 ) -> None:
-    """A worker that is killed as a whole says nothing, and nobody may guess."""
+    """A worker that is killed as a whole says nothing, and no other process may guess."""
     proj = project(TASKS, result_backend=redis_url, task_acks_late=late)
     worker = proj.worker(pool=pool, concurrency=1)
     begin(proj, worker)

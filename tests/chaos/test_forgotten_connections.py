@@ -1,4 +1,4 @@
-"""A firewall between worker and store drops connections that were idle, and tells nobody."""
+"""A firewall between worker and store drops connections that were idle, and says nothing."""
 
 from __future__ import annotations
 

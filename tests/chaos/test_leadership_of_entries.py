@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 OTHERS = ("perpetual_django", "perpetual_redbeat")
 
-#: The entry in question, and one that tells that a beat is at work.
+#: The entry in question, and one that shows that a beat is at work.
 RARE = 'app.conf.beat_schedule = {{"rare": every({seconds}), "often": every(0.2, "often")}}'
 
 

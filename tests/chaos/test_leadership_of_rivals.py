@@ -107,7 +107,7 @@ def test_a_beat_that_knows_more_units_takes_over_once(
     # Long enough for the newer one to ask again and be given the lead, if it did.
     wait_for_more(store_redis, round((TTL + 1) / EVERY), older_leader.pid)
     assert leader(store_redis) == term
-    # A poll that was open when it was frozen is still its own to end: nobody else knows the unit. It begins no other.
+    # A poll that was open when it was frozen is still its own to end: no other beat knows the unit. It begins no other.
     assert len(queued(store_redis, "counted")) in (cursor, cursor + 1)
 
     for beat in sorted(older, key=lambda beat: beat is older_leader):

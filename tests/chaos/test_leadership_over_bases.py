@@ -208,7 +208,7 @@ def test_a_standby_of_three_days_does_not_repeat_what_ran_last_night(
     age("standby", MORE="1")
 
     standby = start("standby", MORE="1")
-    # An entry that nobody has run: this beat does catch up what was missed.
+    # An entry that no beat has run: this beat does catch up what was missed.
     wait_until(lambda: queued(store_redis, "missed"), "the standby leads and catches up", 30)
     time.sleep(1)
 

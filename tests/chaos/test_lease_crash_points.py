@@ -29,7 +29,7 @@ def check(proj: Project) -> None:
 
 @pytest.mark.parametrize("point", ["task.starting:2", "task.started:2", "task.finishing:2", "task.finished:2"])
 def test_a_worker_that_dies_between_two_steps(project: Callable[..., Project], point: str) -> None:
-    """Before and after the lease is granted, before and after the end is settled."""
+    """Before and after the lease is granted, before and after the end is stored."""
     proj = project(SIX, **SETTINGS)
     proj.write("released", "")
     proj.beat().ready()
@@ -57,7 +57,7 @@ def test_a_child_that_dies_before_it_asks_for_a_lease(project: Callable[..., Pro
 
 @pytest.mark.parametrize("point", ["task.finishing:2", "task.finished:2"])
 def test_a_result_is_there_when_its_end_is(project: Callable[..., Project], redis_url: str, point: str) -> None:
-    """Celery's result is stored in the step that settles the end: a death beside it leaves both or none."""
+    """Celery's result is stored in the step that stores the end: a death beside it leaves both or none."""
     proj = project(SIX, result_backend=redis_url, **SETTINGS)
     proj.write("released", "")
     proj.beat().ready()

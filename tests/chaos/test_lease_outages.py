@@ -50,7 +50,7 @@ def test_redis_is_away_for_two_lease_times(
 def test_redis_comes_back_without_its_data(
     project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
 ) -> None:
-    """Nothing runs twice, and the ends of what runs are told."""
+    """Nothing runs twice, and the ends of what runs are announced."""
     server = private_redis()
     proj = project(EIGHT, store=server.url, **SETTINGS, perpetual_store_timeout=1)
     beat = proj.beat().ready()
@@ -64,7 +64,7 @@ def test_redis_comes_back_without_its_data(
     assert proj.redis.dbsize() <= 10
     proj.write("released", "")
 
-    wait_until(lambda: sum(final_ends(proj).values()) >= 8, "eight ends are told", 60)
+    wait_until(lambda: sum(final_ends(proj).values()) >= 8, "eight ends are announced", 60)
     assert final_ends(proj) == Counter({(task_id, "success"): 1 for task_id in tokens(proj, "begin")})
     assert [len(several) for several in tokens(proj, "begin").values()] == [1] * 8
 

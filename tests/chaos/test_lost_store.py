@@ -127,7 +127,7 @@ def test_units_with_a_cursor_wait_for_the_operator(losable: Losable, how: str) -
         console("perpetual.set_cursor('proj.follow', 10)")
         assert ids(proj) == list(range(10))
         assert console("perpetual.resume('proj.follow')") is True
-    wait_until(lambda: ids(proj) == list(range(20)), "it continues where it was told to")
+    wait_until(lambda: ids(proj) == list(range(20)), "it continues from the cursor that was set")
     assert paused(proj.redis) == {}
     assert all(beat.alive for beat in beats)
 

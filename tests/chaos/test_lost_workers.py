@@ -22,9 +22,11 @@ EARLY = pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
 
 
 def wait_for_two(proj: Project) -> None:
-    """Two have begun, and the worker has told what else it has received."""
+    """Two have begun, and the worker has reported what else it has received."""
     wait_until(lambda: len(tokens(proj, "begin")) == 2, "two have begun")
-    wait_until(lambda: sum(map(proj.redis.hlen, proj.redis.keys("perpetual:tags:*"))) >= 2, "it has told what it has")
+    wait_until(
+        lambda: sum(map(proj.redis.hlen, proj.redis.keys("perpetual:tags:*"))) >= 2, "it has reported what it has"
+    )
     most = 0
     while (now := sum(map(proj.redis.hlen, proj.redis.keys("perpetual:tags:*")))) > most:
         most = now
@@ -48,7 +50,7 @@ def recovered_after(proj: Project, since: float) -> float:
         pytest.param("threads", True, marks=pytest.mark.matrix),
     ],
 )
-def test_a_killed_worker(project: Callable[..., Project], pool: str, early: bool) -> None:
+def test_tasks_of_a_killed_worker_run_again(project: Callable[..., Project], pool: str, early: bool) -> None:
     """``kill -9`` of everything: what had begun begins again within a lease time and a sweep, the rest too."""
     proj = project(SIX, **SETTINGS, settings={"test_early": early})
     proj.beat().ready()
@@ -105,7 +107,7 @@ def test_a_killed_worker_on_rabbitmq(project: Callable[..., Project], rabbitmq_u
 
 
 @EARLY
-def test_a_killed_pool_process(project: Callable[..., Project], early: bool) -> None:
+def test_the_task_of_a_killed_pool_process_runs_again(project: Callable[..., Project], early: bool) -> None:
     """Its worker notices at once, and no other task of the worker is touched."""
     proj = project(TWO, **SETTINGS, settings={"test_early": early})
     proj.beat().ready()
@@ -178,7 +180,7 @@ def test_a_warm_shutdown_loses_nothing(project: Callable[..., Project], broker: 
 
     victim.signal(signal.SIGTERM)
     victim.wait_for_log("Warm shutdown")
-    time.sleep(2 * TTL)  # the measure: a long task is waited for, longer than what is nobody's is left alone
+    time.sleep(2 * TTL)  # the measure: a long task is waited for, longer than a message without a worker is left alone
     proj.write("released", "")
     victim.wait()
     assert proj.redis.zcard("perpetual:workers") == 0
@@ -278,7 +280,7 @@ def test_a_task_without_memory_takes_its_worker_along(project: Callable[..., Pro
     victim = proj.worker(concurrency=3).ready()
     wait_until(lambda: len(tokens(proj, "begin")) == 2, "two have begun")
     greedy = proj.run_python("import proj; print(proj.greedy.delay().id)").strip()
-    wait_until(lambda: (greedy, "failure") in final_ends(proj), "its end is told")
+    wait_until(lambda: (greedy, "failure") in final_ends(proj), "its end is announced")
     proj.write("released", "")
     victim.wait()
     proj.worker().ready()

@@ -31,7 +31,7 @@ def deliver(self, n):
 
 
 @pytest.mark.parametrize(("items", "kills"), [(800, 4), pytest.param(5_000, 20, marks=pytest.mark.matrix)])
-def test_kills_under_load(project: Callable[..., Project], items: int, kills: int) -> None:
+def test_kills_under_load_lose_no_item(project: Callable[..., Project], items: int, kills: int) -> None:
     """``kill -9`` of random workers while thousands of items are worked off."""
     proj = project(f"ITEMS = {items}\n{LOAD}", **SETTINGS)
     beat = proj.beat().ready()

@@ -156,7 +156,7 @@ def test_no_source_is_read_from_an_old_cursor(
     with Console(proj) as console:
         console("perpetual.set_cursor('proj.follow', 10)")
         assert console("perpetual.resume('proj.follow')") is True
-    wait_until(lambda: ids(proj) == list(range(15)), "it continues where it was told to")
+    wait_until(lambda: ids(proj) == list(range(15)), "it continues from the cursor that was set")
     assert [len(beat.events(STORE_LOST)) for beat in running] == [1] * beats
     assert not proj.redis.exists("perpetual:paused")
 

@@ -64,7 +64,7 @@ def in_flight(proj: Project) -> int:
 def test_a_restart_of_the_store_under_running_tasks(
     project: Callable[..., Project], redis_url: str, private_redis: Callable[..., EmbeddedServer], pool: str
 ) -> None:
-    """Tasks that end while the store is away, the broker not, are settled afterwards; polling goes on by itself."""
+    """The ends of tasks while the store is away, the broker not, are stored afterwards; polling goes on by itself."""
     server = private_redis(appendonly=True)
     proj = project(OUTBOX, broker=redis_url, store=server.url)
     proj.run_python("import proj; proj.add(1, 4)")
@@ -78,14 +78,14 @@ def test_a_restart_of_the_store_under_running_tasks(
     worker.wait_for_event(END_DELAYED)
     server.start()
 
-    wait_until(lambda: in_flight(proj) == 0, "every end is settled")
+    wait_until(lambda: in_flight(proj) == 0, "every end is stored")
     (poll_id,) = [poll.data["poll_id"] for poll in poll_events(proj.redis) if poll.status == "enqueued"]
     batch = proj.redis.hgetall(f"perpetual:p:{poll_id}")
     assert (batch["n"], batch["left"], batch["success"]) == ("4", "0", "4")
     assert proj.redis.keys("perpetual:keys:*") + proj.redis.keys("perpetual:i:*") == []
     proj.run_python("import proj; proj.add(5, 12)")
     wait_until(lambda: done(proj) == set(range(1, 13)), "new rows are found and done")
-    wait_until(lambda: in_flight(proj) == 0, "their ends are settled too")
+    wait_until(lambda: in_flight(proj) == 0, "their ends are stored too")
     assert beat.alive
     assert worker.alive
     assert sorted(int(row.id) for row in proj.rows("done")) == list(range(1, 13))
@@ -108,7 +108,7 @@ def test_an_end_is_settled_though_its_process_ended(
     worker.wait_for_event(END_DELAYED, count=6)
     server.start()
 
-    wait_until(lambda: in_flight(proj) == 0, "every end is settled", timeout=10)
+    wait_until(lambda: in_flight(proj) == 0, "every end is stored", timeout=10)
     assert beat.alive
 
 
@@ -140,7 +140,7 @@ def test_a_restart_of_the_only_redis(
 def test_a_restart_of_the_only_redis_under_running_tasks(
     project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
 ) -> None:
-    """The worker survives the loss of a broker that has unacknowledged messages of it, and settles what it ran."""
+    """The worker survives the loss of a broker that has unacknowledged messages of it, and stores the ends of its tasks."""
     server = private_redis(appendonly=True)
     proj = project(OUTBOX, store=server.url)
     proj.run_python("import proj; proj.add(1, 1)")
@@ -153,7 +153,7 @@ def test_a_restart_of_the_only_redis_under_running_tasks(
     wait_until(lambda: done(proj) == {1}, "the task ends without the store")
     server.start()
 
-    wait_until(lambda: in_flight(proj) == 0, "its end is settled", timeout=15)
+    wait_until(lambda: in_flight(proj) == 0, "its end is stored", timeout=15)
     proj.run_python("import proj; proj.add(2, 4)")
     wait_until(lambda: done(proj) == {1, 2, 3, 4}, "new rows are found and done")
     assert beat.alive
@@ -204,7 +204,9 @@ def test_beat_with_a_silent_store_at_start_gives_up_in_time(
     assert "gave up after 2 s" in beat.log()
 
 
-def test_a_frozen_store(project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]) -> None:
+def test_beat_and_worker_survive_a_frozen_store(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
+) -> None:
     """For longer than the lead lasts nothing answers: beat survives, leads again and polls, and the worker works."""
     server = private_redis()
     proj = project(OUTBOX, store=server.url, perpetual_leader_ttl=3, perpetual_store_timeout=1)
@@ -221,7 +223,7 @@ def test_a_frozen_store(project: Callable[..., Project], private_redis: Callable
     proj.run_python("import proj; proj.add(1, 6)")
 
     wait_until(lambda: done(proj) == set(range(1, 7)), "rows are found and done")
-    wait_until(lambda: in_flight(proj) == 0, "their ends are settled")
+    wait_until(lambda: in_flight(proj) == 0, "their ends are stored")
     assert beat.alive
     assert worker.alive
     assert len(beat.events(LEADER_ELECTED)) == 2

@@ -1,4 +1,4 @@
-"""Tasks that kill whoever runs them: parked after a while, shown, and recovered by an operator."""
+"""Tasks that kill the process that runs them: parked after a while, shown, and recovered by an operator."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def deliver(self):
 def test_a_task_that_kills_its_process(
     project: Callable[..., Project], broker: dict[str, Any], redis_url: str, early: bool
 ) -> None:
-    """It is tried three times, then parked: its waiters are told, and after a fix it runs."""
+    """It is tried three times, then parked: its waiters hear of it, and after a fix it runs."""
     proj = project(POISON, result_backend=redis_url, **SETTINGS, **broker, settings={"test_early": early})
     proj.beat().ready()
     proj.worker().ready()
@@ -64,7 +64,7 @@ def parked_or_dead(proj: Project, worker: CeleryProcess) -> bool:
 
 @ANY_BROKER
 def test_a_message_that_kills_its_worker(project: Callable[..., Project], broker: dict[str, Any]) -> None:
-    """It never begins, so nobody holds a lease; it is delivered again or missed, and parked all the same."""
+    """It never begins, so no worker holds a lease; it is delivered again or missed, and parked all the same."""
     source = (
         POISON
         + """
@@ -95,7 +95,7 @@ def crash(sender=None, request=None, **_):
 
 @ANY_BROKER
 @pytest.mark.parametrize(("on_lost", "status"), [("fail", "lost"), ("park", "needs_attention")])
-def test_what_on_lost_says(
+def test_a_task_that_must_not_run_twice_ends_as_lost(
     project: Callable[..., Project], broker: dict[str, Any], redis_url: str, on_lost: str, status: str
 ) -> None:
     """A task that must not run twice ends as lost, and Celery's own result raises instead of hanging."""

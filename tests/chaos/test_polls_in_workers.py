@@ -215,7 +215,7 @@ def test_a_poll_message_that_comes_twice_does_nothing_the_second_time(
 def test_a_poll_message_whose_claim_has_expired_does_nothing(
     project: Callable[..., Project], store_redis: redis.Redis
 ) -> None:
-    """A worker that comes too late calls no next_batch: the unit was told abandoned and backs off."""
+    """A worker that comes too late calls no next_batch: the poll is abandoned, and the unit backs off."""
     proj = project(ONE)
     proj.beat()
     wait_until(lambda: store_redis.llen("celery"), "the poll is on its way")

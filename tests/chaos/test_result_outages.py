@@ -95,7 +95,7 @@ def away(server: EmbeddedServer, how: str) -> Iterator[None]:
 def test_bodies_return_while_the_only_redis_is_away(
     project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer], pool: str, how: str
 ) -> None:
-    """Outcome, result and hooks are those of the bodies; whoever waited is woken, by Celery and by us."""
+    """Outcome, result and hooks are those of the bodies; waiters are woken, by Celery and by us."""
     server = private_redis(appendonly=True)
     proj = project(TASKS, store=server.url, broker=server.url, result_backend=server.url, perpetual_store_timeout=1)
     worker = proj.worker("--prefetch-multiplier=1", pool=pool, concurrency=3).ready()

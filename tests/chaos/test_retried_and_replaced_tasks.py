@@ -90,7 +90,7 @@ def test_a_task_that_retries_many_times(project: Callable[..., Project], broker:
 
 @ANY_BROKER
 def test_a_replacement_keeps_its_lease_and_its_end(project: Callable[..., Project], broker: dict[str, Any]) -> None:
-    """A chain of more than three heartbeats in its place is nobody's loss; its last task is guarded, killed, and runs."""
+    """A chain of more than three heartbeats in its place is no loss; its last task is guarded, killed, and runs."""
     proj = project(SOURCE, **SETTINGS, **broker)
     proj.beat().ready()
     victim = proj.worker(concurrency=1).ready()

@@ -80,7 +80,9 @@ def check_lead_is_free(client: redis.Redis) -> None:
 
 
 @pytest.mark.parametrize("during", ["sleep", "read", "count"])
-def test_sigterm_during_a_poll(project: Callable[..., Project], store_redis: redis.Redis, during: str) -> None:
+def test_sigterm_ends_beat_during_a_poll_that_hangs(
+    project: Callable[..., Project], store_redis: redis.Redis, during: str
+) -> None:
     """A next_batch that does not return does not hold beat up; the next beat polls the unit at once."""
     proj = project(POLLS)
     beat = beat_in_a_poll(proj, during)
@@ -252,7 +254,7 @@ def test_sigterm_before_the_first_contact(
     check_end(beat)
 
 
-#: Once told to end, in a place where Python drops what a signal handler raises.
+#: Asked to end once, in a place where Python drops what a signal handler raises.
 DROPS = """
 import signal
 
@@ -268,7 +270,7 @@ if "DROPS" in os.environ:
 
 
 @pytest.mark.parametrize("contact", [True, False], ids=["at work", "before the first contact"])
-def test_sigterm_in_a_destructor(
+def test_sigterm_in_a_destructor_ends_beat(
     project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer], contact: bool
 ) -> None:
     """The SystemExit of Celery's handler is lost there; beat ends all the same."""

@@ -37,7 +37,7 @@ def test_messages_sent_by_hand_are_left_to_the_namespace_of_their_worker(project
     redis.delete("lost")
     ours.beat().ready()
 
-    # An unclaimed message counts as nobody's sooner than a message that is in no queue.
+    # An unclaimed message counts as lost sooner than a message that is in no queue.
     wait_until(lambda: redis.llen("lost"), "our leader has found what is lost of ours")
     assert redis.hkeys("unacked") == [tag]
     assert redis.hget("unacked", tag) == before

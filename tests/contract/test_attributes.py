@@ -1,6 +1,6 @@
 """Attributes of a task: every one changes something or is refused as not available yet.
 
-The table stands here a second time, on purpose. Whoever makes a name available moves it to the accepted ones, and
+The table stands here a second time, on purpose. To make a name available, move it to the accepted ones, and
 then needs a test called ``test_attribute_{name}`` in this folder, which shows what it changes.
 """
 

@@ -1,6 +1,6 @@
 """``Batch``, which ``next_batch`` may return beside items: every field changes something.
 
-The table stands here a second time, on purpose. Whoever makes a name available moves it to the accepted ones, and
+The table stands here a second time, on purpose. To make a name available, move it to the accepted ones, and
 then needs a test called ``test_batch_{name}`` in this folder, which shows what it changes.
 """
 
@@ -69,7 +69,7 @@ def test_batch_more(project: Callable[..., Project]) -> None:
 
 
 def test_batch_watermark(shop: Callable[..., Perpetual], raw_redis: redis.Redis) -> None:
-    """``Batch.watermark`` is found again in what is told about the poll."""
+    """``Batch.watermark`` is found again in what is reported of the poll."""
     watermark = datetime(2024, 5, 1, 8, tzinfo=timezone.utc)
     perpetual = shop(lambda: Batch([(1,)], watermark=watermark))
 

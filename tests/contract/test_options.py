@@ -1,6 +1,6 @@
 """``PerpetualOptions``: every field changes something.
 
-The table stands here a second time, on purpose. Whoever adds a name adds it here, and then needs
+The table stands here a second time, on purpose. To add a name, add it here; it then needs
 a test called ``test_option_{name}`` in this folder, which shows what it changes.
 """
 
@@ -199,7 +199,7 @@ def test_option_enabled(shop: Callable[..., Perpetual]) -> None:
 
 
 def test_option_completions(project: Callable[..., Project]) -> None:
-    """With ``completions=False`` the ends of a task are settled, but not announced."""
+    """With ``completions=False`` the ends of a task are stored, but not announced."""
     proj = project(
         """
         for name, announced in (("silent", False), ("loud", True)):

@@ -159,7 +159,7 @@ def test_verbs_take_up_to_fifty_tasks_with_a_result_each(
         perpetual.fail(ids[0], " ")
 
 
-def test_from_the_command_line(project: Callable[..., Project]) -> None:
+def test_retry_and_replay_from_the_command_line(project: Callable[..., Project]) -> None:
     """A retried task names the one that it repeats; several ids are one command, with a line or an object each."""
     proj = project(
         """

@@ -42,7 +42,7 @@ def test_retries_belong_to_their_slot(world: World, now: datetime) -> None:
     assert world.run() == []
 
 
-def test_a_month_away(world: World, now: datetime) -> None:
+def test_a_month_without_beat_is_caught_up_as_the_routine_says(world: World, now: datetime) -> None:
     """Without ``catch_up`` one slot is run, and the next one is ahead; with it the newest 100, and the others are counted."""
     start = after(now, -MONTH)
     world.create(id="latest", every=60, start_at=start)

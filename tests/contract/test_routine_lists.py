@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 EVERY = timedelta(milliseconds=5000)
 
 
-def test_the_first_run(world: World, now: datetime) -> None:
+def test_the_first_run_is_when_its_fields_say(world: World, now: datetime) -> None:
     """At ``start_at``, at once without it, or when ``next_run_at`` says, whatever the schedule."""
     assert world.create(every=EVERY, start_at=after(now, 700)).next_run_at == after(now, 700)
     assert timedelta(0) <= world.create(every=EVERY).next_run_at - now < timedelta(seconds=5)  # type: ignore[operator]

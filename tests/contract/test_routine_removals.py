@@ -70,8 +70,8 @@ def test_deleted_when_it_has_ended(world: World, now: datetime) -> None:
     assert world.create(at=now, id=made.id).created
 
 
-def test_cleared(world: World, now: datetime) -> None:
-    """Nothing is left."""
+def test_clear_leaves_no_key(world: World, now: datetime) -> None:
+    """Nor is a routine listed or due."""
     world.create(at=now)
     world.create(every=5, paused=True, idempotency_key="k")
     world.routines.run_due()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 EVERY = timedelta(milliseconds=5000)
 
 
-def test_one_that_runs_once(world: World, now: datetime) -> None:
+def test_a_routine_of_one_run_completes_after_it(world: World, now: datetime) -> None:
     """It runs once, completes, and is due no more; the task has seen its slot."""
     made = world.create("hi", at=after(now, -100), idempotency_key="same-slot")
 

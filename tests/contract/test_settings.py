@@ -1,6 +1,6 @@
 """``perpetual_*`` settings: every one changes something.
 
-The table stands here a second time, on purpose. Whoever adds a name adds it here, and then needs
+The table stands here a second time, on purpose. To add a name, add it here; it then needs
 a test called ``test_setting_{name}`` in this folder, which shows what it changes.
 """
 

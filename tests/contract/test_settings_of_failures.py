@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Asked(Exception):
-    """An error that its class and a wait are told of."""
+    """An error whose class and wait are reported."""
 
     wait_hint = 7200
 

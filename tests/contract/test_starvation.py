@@ -228,7 +228,7 @@ def test_time_that_no_leader_has_watched_does_not_count(
     beat = Beat(perpetual)
     assert beat.once().noticed == ("celery",)
 
-    # Half of the way, and then nobody watches for an hour.
+    # Half of the way, and then no beat watches for an hour.
     wait_until(lambda: beat.once().woken, "it has woken the workers")
     note = json.loads(store_redis.hget("perpetual:starving", "celery") or "")
     note["watched"], note["began"] = note["watched"] - 3_600_000, note["began"] - 3_600_000

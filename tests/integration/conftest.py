@@ -47,7 +47,7 @@ def console(proj: Project) -> Iterator[Console]:
 
 @pytest.fixture
 def polls(project: Callable[..., Project]) -> Iterator[ScriptedPolls]:
-    """A console on a project that finds what it is told."""
+    """A console on a project that finds what it is given."""
     proj = project(SCRIPTED_POLLS)
     with Console(proj) as console:
         yield ScriptedPolls(proj, console)

@@ -1,4 +1,4 @@
-"""Alerts: events that begin once and end once, whoever sees them, and however often."""
+"""Alerts: events that begin once and end once, however many processes see them, and however often."""
 
 from __future__ import annotations
 

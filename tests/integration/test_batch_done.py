@@ -1,4 +1,4 @@
-"""``on_batch_done`` is sent exactly once per batch, whoever ends the last item and whatever becomes of that process."""
+"""``on_batch_done`` is sent exactly once per batch, whichever process ends the last item, and whatever becomes of it."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def expected(poll_id: str, items: int) -> list[object]:
 
 
 def check(proj: Project, polls: list[str], items: int) -> None:
-    """Every batch was told once, and with its own counters; nothing waits any more."""
-    wait_until(lambda: told(proj).keys() >= set(polls), "every batch is told", timeout=60)
+    """Every batch was announced once, and with its own counters; nothing waits any more."""
+    wait_until(lambda: told(proj).keys() >= set(polls), "every batch is announced", timeout=60)
     wait_until(lambda: proj.redis.zcard("perpetual:batches") == 0, "nothing waits to be sent")
     # Messages that were sent before this one have been received before it. The workers stay: a message that is given
     # back at a shutdown would be received twice though it was sent once.
@@ -112,7 +112,7 @@ def test_a_message_that_its_process_could_not_send_is_relayed(project: Callable[
 
 
 def test_the_message_goes_over_another_broker(project: Callable[..., Project], rabbitmq_url: str) -> None:
-    """With RabbitMQ as the broker each batch is told once too."""
+    """With RabbitMQ as the broker each batch is announced once too."""
     proj = project(f"ITEMS = 20\n{TASKS}", broker=rabbitmq_url)
     polls = poll(proj, 3)
     proj.worker(concurrency=2)

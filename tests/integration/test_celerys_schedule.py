@@ -62,7 +62,7 @@ def test_entries_are_not_compared_at_every_tick(beat: PerpetualScheduler, monkey
     assert len(compared) <= 2
 
 
-def test_changes_are_seen(beat: PerpetualScheduler) -> None:
+def test_changes_of_the_schedule_are_seen(beat: PerpetualScheduler) -> None:
     """At the next tick by Celery's own methods, with another number of entries, or another schedule; else in a while."""
     beat.update_from_dict({"entry-1": HOUR})
     assert goes_by(beat, "entry-1", 3600)

@@ -58,7 +58,7 @@ def test_completions_follows_and_filters(project):
     assert len([line for line in follower.log().splitlines() if line]) == 1
 
 
-def test_completions_of_one_tenant(project):
+def test_completions_of_one_tenant_show_no_other(project):
     """Ends of its items and of no other one; a line names the tenant."""
     shop = project(
         """

@@ -109,7 +109,7 @@ def test_every_delivery_arrives_and_nothing_is_left(tmp_path):
     assert report["ok"]
     assert report["missing"] == report["changed"] == report["unknown"] == report["disagreeing"] == []
     assert report["repeated"] == []
-    assert report["refused"] > 0, "the receiver refused nobody, so no retry was tried"
+    assert report["refused"] > 0, "the receiver refused none, so no retry was tried"
     assert report["in_flight"] == 0
     assert report["killed"] == []
     assert (report["digests"]["endpoints"], report["digests"]["missing"], report["digests"]["off"]) == (9, [], 0)

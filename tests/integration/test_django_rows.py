@@ -187,7 +187,7 @@ def test_the_heap_has_each_row_once(rows: Callable[..., Rows]) -> None:
     assert site.counts("b") == [0]
 
 
-def test_times_without_zones(rows: Callable[..., Rows]) -> None:
+def test_times_without_zones_repeat_and_forget_nothing(rows: Callable[..., Rows]) -> None:
     """A project without USE_TZ, in Berlin, with Celery in New York: a take-over repeats nothing and forgets nothing."""
     settings = """
 USE_TZ = False

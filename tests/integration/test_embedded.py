@@ -1,4 +1,4 @@
-"""The private server: it starts, keeps data if told to, and never outlives its owner."""
+"""The private server: it starts, keeps data if asked to, and never outlives its owner."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts that settle an end and send a batch's message, called again, too late, and against spoilt keys.
+"""The scripts that store an end and send a batch's message, called again, too late, and against spoilt keys.
 
 A client repeats a call whose reply got lost, so after the second call everything must be as after the first. And Redis
 rolls nothing back: a script that fails in the middle would have written half of what it means.
@@ -115,7 +115,7 @@ def test_the_last_end_asks_again_for_the_batchs_message_until_that_is_sent(world
 
 
 def test_a_batch_without_a_message_asks_for_none(world: EndedBatch) -> None:
-    """Where nobody wants to hear of the batch, its last end has nothing to send."""
+    """Where no function is to hear of the batch, its last end has nothing to send."""
     world.commit(items=1)
 
     assert world.finish(0) == FIRST

@@ -147,7 +147,7 @@ def test_a_beat_that_was_frozen_overwrites_no_run(runs: Callable[[], EntryRuns],
     assert store_redis.hgetall(BASE) == {"nightly": "1000.5 9"}
 
 
-def test_times_that_cannot_be(
+def test_a_time_of_next_week_counts_as_now(
     runs: Callable[[], EntryRuns], store_redis: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A wrong clock wrote a time of next week: it counts as now, or the entry would not run until then."""

@@ -77,7 +77,7 @@ def test_subscribe_tells_every_end_from_its_call_on(shop):
 
 
 def test_subscribe_raises_when_its_connection_is_lost(shop):
-    """It cannot tell what it missed, so it does not go on as if it had missed nothing."""
+    """It does not know what it missed, so it does not go on as if it had missed nothing."""
     live = shop.perpetual.subscribe()
     run(shop, 1)
     assert next(live).result == 1
@@ -180,7 +180,7 @@ def add(client: redis.Redis, *ids: str) -> None:
 
 
 def test_a_slow_consumer_keeps_what_it_was_given(project, store_redis):
-    """Bodies that only together take longer than `idle` are done by nobody else."""
+    """Bodies that only together take longer than `idle` are done by no other follower."""
     slow = project("")
     add(store_redis, *"abcde")
     consumers = [consumer(slow, "group", "slow", idle=3, takes=0.4)]

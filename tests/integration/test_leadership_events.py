@@ -150,7 +150,7 @@ def test_a_lead_that_is_handed_over_or_left_to_others(candidate: Candidate, monk
 def test_a_store_that_is_away_for_longer_than_the_lead_is_trusted(
     private_redis: Callable[..., EmbeddedServer],
 ) -> None:
-    """The lead is lost while nobody answers, and got again when the store is back; then it cannot be given up."""
+    """The lead is lost while the store does not answer, and got again when the store is back; then it cannot be given up."""
     server = private_redis()
     for candidate in candidate_at(server.url):
         candidate.start()

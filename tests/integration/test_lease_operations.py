@@ -56,7 +56,7 @@ def test_release_takes_a_lease_away(project: Callable[..., Project], redis_url: 
     """The task is sent again at once, and what the first execution brings is dropped; it counts as no recovery."""
     proj, task_id = running(project, redis_url, concurrency=2)
 
-    assert proj.celery("perpetual", "release", task_id).returncode != 0  # nobody has said yes
+    assert proj.celery("perpetual", "release", task_id).returncode != 0  # no operator has said yes
     assert verb(proj, "release", task_id, "--yes") == {"released": True}
     wait_until(lambda: len(tokens(proj, "begin")[task_id]) == 2, "it has begun again")
     proj.write("released", "")
@@ -121,7 +121,7 @@ def test_a_task_is_failed_by_hand(project: Callable[..., Project], redis_url: st
 
 
 def test_a_queue_is_purged(project: Callable[..., Project], redis_url: str) -> None:
-    """Every task in it ends as revoked, so nobody waits for it and nobody sends it again."""
+    """Every task in it ends as revoked, so nothing waits for it, and nothing sends it again."""
     proj = project("ITEMS = 5\n" + TASKS, result_backend=redis_url, **SETTINGS)
     ids = proj.run_python("from proj import *; print(*perpetual.poll('proj.deliver').task_ids)").split()
 
@@ -147,7 +147,7 @@ def test_a_purge_does_not_revoke_what_runs(project: Callable[..., Project], redi
 
 
 def test_a_queue_that_nobody_knows_is_not_purged(project: Callable[..., Project]) -> None:
-    """A slip of the pen is told, not answered with zero; a queue that only the broker knows is purged."""
+    """A misspelt name is an error, not answered with zero; a queue that only the broker knows is purged."""
     proj = project(SOURCE, **SETTINGS)
     proj.run_python("from proj import *; deliver.apply_async((1,), queue='other')")
 
@@ -160,7 +160,7 @@ def test_a_queue_that_nobody_knows_is_not_purged(project: Callable[..., Project]
 
 @pytest.mark.parametrize("verb_", ["recover", "release", "cancel"])
 def test_an_unknown_id_is_refused(project: Callable[..., Project], verb_: str) -> None:
-    """Nothing happens to an id of our form that nobody knows."""
+    """Nothing happens to an unknown id of our form."""
     proj = project(SOURCE, **SETTINGS)
     unknown = "01a1fa18-c0de-80d8-8c2b-697300000825"
 

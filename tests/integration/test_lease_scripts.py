@@ -28,7 +28,7 @@ def world(redis_url: str) -> Iterator[LeaseWorld]:
 
 
 def test_what_a_worker_holds_does_not_expire_with_it(world: LeaseWorld) -> None:
-    """However long nobody sweeps, a dead worker's leases are found: only what it says of itself expires."""
+    """However long no cycle sweeps, a dead worker's leases are found: only what it says of itself expires."""
     world.begun()
     world.run("heartbeat", world.heartbeat(a="tag"))
 
@@ -88,7 +88,7 @@ def test_a_few_short_states_are_a_table(world: LeaseWorld) -> None:
 
 
 def test_a_worker_may_have_received_any_number_of_messages(world: LeaseWorld) -> None:
-    """More news than Lua can unpack at once is told all the same, and taken back."""
+    """More news than Lua can unpack at once is announced all the same, and taken back."""
     many = {f"task {n}": f"tag {n}" for n in range(10_000)}
 
     world.run("heartbeat", world.heartbeat(**many))
@@ -128,7 +128,7 @@ def test_what_a_task_sends_under_its_own_id_is_run_once_and_not_lost(world: Leas
 
 @pytest.mark.parametrize("nonce", ["n1", "another delivery"])
 def test_a_release_acknowledges_a_message(world: LeaseWorld, nonce: str) -> None:
-    """The one whose tag it is given, whoever holds the lease by now."""
+    """The one whose tag it is given, whichever worker holds the lease by now."""
     world.begun()
     world.received("n1", "n2")
 
@@ -160,7 +160,7 @@ def test_an_end_acknowledges_its_own_message(world: LeaseWorld) -> None:
 
 
 def test_a_late_end_acknowledges_its_message_unless_another_execution_has_it(world: LeaseWorld) -> None:
-    """Kombu puts a message back under its tag: then it is the copy of whoever executes the task now."""
+    """Kombu puts a message back under its tag: then it is the copy of the worker that executes the task now."""
     world.superseded()
     world.received("n1", "n2")
 
@@ -182,7 +182,7 @@ def test_keys_that_hold_no_unacked_messages_hold_up_nothing(world: LeaseWorld) -
 
 @pytest.mark.parametrize("free", [False, True], ids=["an item", "any task"])
 def test_a_silent_end_that_comes_second_acknowledges_its_message_too(world: LeaseWorld, free: bool) -> None:
-    """An operator has ended it while it ran, and nobody is told."""
+    """An operator has ended it while it ran, and nothing is announced."""
     world.begun(task_id=FREE if free else ITEM)
     silent = {"head": ""}
     name, verdict = ("end_task", b"unknown") if free else ("end_item", b"first")

@@ -140,7 +140,7 @@ def test_one_whose_key_is_of_a_wrong_type_fails_alone(shop: Shop, caplog: pytest
 
 
 def test_nobody_is_hurt_where_the_store_is_away(caplog: pytest.LogCaptureFixture) -> None:
-    """Each poll is told about; the next call goes through as soon as the store is there."""
+    """Each poll is reported; the next call goes through as soon as the store is there."""
     with EmbeddedServer() as server:
         shop = Shop(server.url)
         ends = [shop.end(name) for name in NAMES]

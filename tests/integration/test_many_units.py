@@ -88,7 +88,7 @@ def test_the_other_reads_of_ten_thousand_units(many: WatchedApp) -> None:
     assert cpu(perpetual.units) < 3
 
 
-def test_ten_thousand_parked_tasks(many: WatchedApp) -> None:
+def test_the_longest_parked_of_ten_thousand_are_listed(many: WatchedApp) -> None:
     """The first hundred of them, longest parked first; all of them are counted."""
     redis, keys, now = many.perpetual.store.redis, many.perpetual.store.keys, many.perpetual.store.now()
     rows = {
@@ -111,7 +111,7 @@ def test_ten_thousand_parked_tasks(many: WatchedApp) -> None:
     )
 
 
-def test_ten_thousand_leases(many: WatchedApp) -> None:
+def test_the_oldest_of_ten_thousand_leases_are_listed(many: WatchedApp) -> None:
     """The first hundred of them are those that run for longest, and the command says that there are more."""
     redis, keys, now = many.perpetual.store.redis, many.perpetual.store.keys, many.perpetual.store.now()
     redis.hset(keys.leases, mapping={f"id{n}": f"w|n|0|0|0|{n}|{now - n}|3|requeue||app.work" for n in range(COUNT)})

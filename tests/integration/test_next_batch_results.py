@@ -114,7 +114,7 @@ def test_an_awkward_reason_is_stored_like_any_other(
     assert store_redis.memory_usage(f"perpetual:polls:{UNIT}") < 100_000
 
 
-def test_nothing_to_do(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
+def test_polls_without_items_end_as_empty_or_skipped(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     """No items and None are polls that end as empty, a skip has its reason; runs of one kind are folded and counted."""
     for says in ("[]", "None", "iter(())", "Batch()"):
         assert numbers(polls.poll(says)) == ("empty", 0, 0, 0)
@@ -132,7 +132,7 @@ def test_nothing_to_do(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     assert store_redis.exists("celery") == 0
 
 
-def test_item_keys(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
+def test_the_same_key_is_the_same_work(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
     """The same key is the same work, whatever its form; without one the arguments are the key; False opts out."""
     assert numbers(polls.poll("[Item((1,), key='7'), Item((2,), key=7), Item((3,), key='b')]")) == ("enqueued", 2, 1, 0)
     assert taken(store_redis) == {"7", "b"}

@@ -242,7 +242,7 @@ def test_a_batch_that_cannot_be_published_does_not_hold_up_others(project: Calla
 
 
 def test_the_check_sees_each_kind_of_leak(store_redis: redis.Redis) -> None:
-    """An unknown key, one of a wrong type and one without a TTL are told apart."""
+    """An unknown key, one of a wrong type and one without a TTL are three complaints."""
     poll = "01a1f982-b69a-85b3-b3e6-1e92ffffffff"
     values: dict[str, Any] = {"leader": "a:1", f"p:{poll}": "text", f"d:{poll}:0": "bits", "nobody:knows": "me"}
     for key, value in values.items():

@@ -75,7 +75,7 @@ def test_bodies_see_what_they_see_without_the_package(
 
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early"])
 def test_leases_for_all_without_completions_for_all(project: Callable[..., Project], early: bool) -> None:
-    """Ordinary tasks run once, whatever their end, and give their leases back; nobody is told."""
+    """Ordinary tasks run once, whatever their end, and give their leases back; nothing is announced."""
     proj = project(
         f"""
         @app.task(acks_late=not {early})

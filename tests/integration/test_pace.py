@@ -234,7 +234,7 @@ def test_polls_of_one_source_keep_their_pace(shop: Shop) -> None:
 
 
 def test_a_wait_that_a_source_asks_for_is_kept_by_all_its_units(shop: Shop) -> None:
-    """One is told, and the others are not polled until then; their outcome says so, and other sources are free."""
+    """One learns it, and the others are not polled until then; their outcome says so, and other sources are free."""
 
     class Asked(Exception):
         retry_after = 30

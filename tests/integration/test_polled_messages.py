@@ -53,7 +53,7 @@ def listening():
 
 
 def test_polling_subscribes_to_no_result(pair: Callable[..., Pair]) -> None:
-    """With a result backend Celery subscribes to every result it sends for; a poll, which nobody waits for, does not."""
+    """With a result backend Celery subscribes to every result it sends for; a poll, which has no waiters, does not."""
     both = pair("local time, sent events and results", LISTENING)
     code = "from proj import *; {}; print(json.dumps(listening()))"
     polling = """
@@ -146,12 +146,12 @@ def test_a_worker_runs_them_with_the_right_arguments(pair: Callable[..., Pair]) 
     wrong = [(expected[row.id], row.what) for row in rows if expected[row.id][1] not in (None, row.what)]
     assert wrong == []
     units = "from proj import *; print(sum(unit.in_flight for unit in perpetual.units()))"
-    wait_until(lambda: proj.run_python(units).strip() == "0", "every end is settled")
+    wait_until(lambda: proj.run_python(units).strip() == "0", "every end is stored")
 
 
 POISON = """
 from proj import *
-# Nothing can read this back from JSON, no worker either: to kombu it is a value of a type that nobody registered.
+# Nothing can read this back from JSON, no worker either: to kombu it is a value of an unknown type.
 poison = Item(({"__type__": "order", "__value__": 1},), key="poison")
 BATCH[:] = [*(Item((n,), key=n) for n in range(%d)), poison, Item(("last",), key="last")]
 outcome = perpetual.poll("shop.t")

@@ -40,7 +40,9 @@ def depth(app: Celery, queue: str) -> int:
 
 
 @pytest.mark.parametrize("way", ["priority", "queue", "neither"])
-def test_a_flood_of_items(way: str, rabbitmq_url: str, redis_url: str, make_app: Callable[..., Celery]) -> None:
+def test_a_poll_overtakes_items_by_priority_or_in_its_own_queue(
+    way: str, rabbitmq_url: str, redis_url: str, make_app: Callable[..., Celery]
+) -> None:
     """A queue with priorities brings the poll first; a queue of its own has nothing else; else it comes last."""
     arguments = {"x-max-priority": 5} if way == "priority" else None
     queues = [Queue("items", routing_key="items", queue_arguments=arguments), Queue("polls", routing_key="polls")]

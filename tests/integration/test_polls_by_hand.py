@@ -40,7 +40,7 @@ def test_a_poll_by_hand_passes_over_what_stops_the_clock(polls: ScriptedPolls, s
 
 
 def test_a_poll_by_hand_is_bounded_and_alone(polls: ScriptedPolls, store_redis: redis.Redis) -> None:
-    """A second one is told that the unit is busy, a hanging one times out; its late result is refused."""
+    """A second one hears that the unit is busy, a hanging one times out; its late result is refused."""
     hang = "ledger.record(1, 'begun') or [time.sleep(0.05) for _ in range(60) if not os.path.exists('go')] and [(1,)]"
     polls.proj.write("says", hang)
     with Console(polls.proj) as elsewhere:
@@ -84,7 +84,7 @@ def test_a_poll_whose_process_was_killed_is_abandoned(polls: ScriptedPolls, stor
     assert polls.console("perpetual.why('proj.work').polls[-1].status") == "abandoned"
 
 
-def test_unknown_names(polls: ScriptedPolls) -> None:
+def test_operations_name_the_nearest_to_an_unknown_name(polls: ScriptedPolls) -> None:
     """Operations name what is not there, and the nearest that is."""
     error = polls.console.error
     assert error("perpetual.poll('proj.wrok')").startswith(

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from tests.support import Project
 
 
-def test_pause_and_resume(project: Callable[..., Project], store_redis: redis.Redis) -> None:
+def test_a_paused_scope_is_not_polled_until_it_is_resumed(
+    project: Callable[..., Project], store_redis: redis.Redis
+) -> None:
     """A paused scope is not polled, for as long as it lasts; resumed it is, at once or at its next slot."""
     proj = project(
         CLOCK
@@ -103,7 +105,9 @@ def stops(poll):
     assert (told.count("pause"), told.count("resume")) == (7, 5)
 
 
-def test_defer_and_drain(project: Callable[..., Project], store_redis: redis.Redis) -> None:
+def test_a_deferred_unit_and_one_with_more_to_read_are_polled_off_the_grid(
+    project: Callable[..., Project], store_redis: redis.Redis
+) -> None:
     """A deferred unit is polled at its time, then on its grid; one with more to read at once, not for duplicates."""
     proj = project(
         CLOCK

@@ -159,7 +159,7 @@ def test_a_script_error_leaves_the_connection_usable(world: LeaseWorld) -> None:
 
 
 def test_a_time_limit_in_the_middle_of_a_call_does_not_mix_up_replies(world: LeaseWorld) -> None:
-    """Celery's soft time limit is raised wherever the task is: the reply that is on its way is nobody's."""
+    """Celery's soft time limit is raised wherever the task is: the reply that is on its way is dropped."""
 
     class Limit(Exception):
         pass
@@ -209,7 +209,7 @@ def test_threads_have_connections_of_their_own(world: LeaseWorld) -> None:
 
 
 def test_there_are_connections_for_as_many_threads_as_a_worker_has(world: LeaseWorld) -> None:
-    """redis-py's pools end at a hundred unless they are told otherwise."""
+    """redis-py's pools end at a hundred connections unless another number is given."""
     wire = world.store.wire
     clients = [wire._client() for _ in range(150)]
 

@@ -108,7 +108,7 @@ DECLINED = {
 
 
 def test_preview_has_the_status_of_a_poll(console: Console, raw_redis: redis.Redis) -> None:
-    """A next_batch that raises, hangs or declines is told, not stored; there is no back-off and no pause."""
+    """A next_batch that raises, hangs or declines is reported, not stored; there is no back-off and no pause."""
     previews = {name: console(f"perpetual.preview('proj.{name}')") for name in DECLINED}
 
     assert {name: (found["status"], found["error"] or found["reason"]) for name, found in previews.items()} == DECLINED
@@ -170,7 +170,7 @@ def test_a_nudge_polls_at_once_and_leaves_the_grid_alone(
     assert {event.data["trigger"] for event in others} == {"schedule"}
 
 
-def test_cursors_by_api(console: Console, proj: Project, store_redis: redis.Redis) -> None:
+def test_a_poll_reads_from_the_cursor_that_was_set(console: Console, proj: Project, store_redis: redis.Redis) -> None:
     """The next poll reads from where the cursor was set; forgotten, from the beginning; refused while one is open."""
     assert console("perpetual.cursor('proj.feed')") is None
     console("perpetual.set_cursor('proj.feed', 5)")

@@ -98,7 +98,7 @@ def test_a_reply_that_comes_in_two_parts(scripted: Scripted, parted_at: int) -> 
 
 
 @pytest.mark.parametrize(("sent", "error"), [(b"", NoAnswer), (b"*2\r\n:1\r\n", NoAnswer), (None, NoConnection)])
-def test_no_reply(scripted: Scripted, sent: bytes | None, error: type[RedisError]) -> None:
+def test_a_connection_without_reply_is_closed(scripted: Scripted, sent: bytes | None, error: type[RedisError]) -> None:
     """The errors are redis-py's, and the connection is closed: what comes later belongs to no call."""
     if sent is None:
         scripted.peer.close()

@@ -1,4 +1,4 @@
-"""Celery's results, which the script that settles an end stores along where the result backend is the store's own."""
+"""Celery's results, which the script that stores an end stores too where the result backend is the store's own."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_a_state_that_is_there(project: Callable[..., Project], raw_redis: redis
 def test_what_is_forbidden_to_us(
     project: Callable[..., Project], redis_url: str, raw_redis: redis.Redis, forbidden: dict[str, Any]
 ) -> None:
-    """Where its key or its channel is, Celery stores the result, and whoever waits hears of it; then the end is told."""
+    """Where its key or its channel is, Celery stores the result, and waiters hear of it; then the end is announced."""
     raw_redis.acl_setuser(
         "perpetual", enabled=True, passwords=["+secret"], reset_channels=True, categories=["+@all"], **forbidden
     )

@@ -1,4 +1,4 @@
-"""The verbs of routines on a real terminal: bars where thousands are touched, and none where nobody looks."""
+"""The verbs of routines on a real terminal: bars where thousands are touched, and none where there is no terminal."""
 
 from __future__ import annotations
 

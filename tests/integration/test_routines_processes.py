@@ -89,7 +89,7 @@ def test_beat_runs_what_is_due(
 
 
 @ANY_BROKER
-def test_a_killed_worker(
+def test_the_run_of_a_killed_worker_counts_as_an_attempt(
     project: Callable[..., Project], client: Callable[[Project], Perpetual], broker: dict[str, Any]
 ) -> None:
     """The lost run counts as an attempt and a recovery: with attempts left the slot runs again, else that was it."""
@@ -129,7 +129,7 @@ def run_until_ended(perpetual: Perpetual, ids: list[str]) -> None:
 
 
 @ANY_BROKER
-def test_a_caller_that_dies(
+def test_a_slot_runs_though_its_caller_dies(
     project: Callable[..., Project], client: Callable[[Project], Perpetual], broker: dict[str, Any]
 ) -> None:
     """Killed at any step, without a beat: the slot runs, once for each attempt that had begun, and nothing stays running."""
@@ -158,7 +158,7 @@ def test_a_caller_that_dies(
 
 
 @ANY_BROKER
-def test_a_beat_that_dies(
+def test_a_slot_runs_once_though_beat_dies(
     project: Callable[..., Project], client: Callable[[Project], Perpetual], broker: dict[str, Any]
 ) -> None:
     """Killed at any step: the next one goes on, the slot runs once, and nothing stays running."""
@@ -204,7 +204,9 @@ def test_a_worker_that_dies_after_the_end(
         assert len(runs(proj, point)) == 1
 
 
-def test_many_beats_and_callers(project: Callable[..., Project], client: Callable[[Project], Perpetual]) -> None:
+def test_many_beats_and_callers_enqueue_each_slot_once(
+    project: Callable[..., Project], client: Callable[[Project], Perpetual]
+) -> None:
     """Two beats, of which the leading one is killed in the middle, and three callers: each of 5 000 slots is enqueued once."""
     proj = project(TASKS, **SETTINGS)
     routines = client(proj).routines

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def test_one_beat_polls_each_unit_at_its_slots(project: Callable[..., Project], store_redis: redis.Redis) -> None:
-    """At once and then on a grid; the hourly unit once; a unit that raises holds up none; half a contract is told."""
+    """At once and then on a grid; the hourly unit once; a unit that raises holds up none; half a contract is shown."""
     proj = project(
         CLOCK
         + """

@@ -54,7 +54,7 @@ print(sweep_staged(store, staged_list(store)))
 
 @pytest.fixture
 def proj(project: Callable[..., Project]) -> Project:
-    """A project whose beats are told what there is to do."""
+    """A project whose beats are given what there is to do."""
     return project(SOURCE, perpetual_leader_ttl=3, perpetual_cycle_interval=0.2)
 
 
@@ -102,7 +102,7 @@ def test_the_leader_sweeps_what_a_dead_poll_has_staged(proj: Project, store_redi
 
     beat = poll_once(proj)
 
-    assert proj.run_python(SWEEP.format(trick="")).split() == ["0"], "it may be told of a moment ago"
+    assert proj.run_python(SWEEP.format(trick="")).split() == ["0"], "it may be of a moment ago"
     assert len(chunks(store_redis)) == 3
     make_old(store_redis)
     wait_until(lambda: not store_redis.exists("perpetual:staged"), "the leader sweeps", timeout=5)

@@ -49,7 +49,9 @@ def check(proj: Project) -> tuple[CeleryProcess, CeleryProcess]:
     return beat, worker
 
 
-def test_a_unix_socket(project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]) -> None:
+def test_broker_and_store_over_a_unix_socket(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
+) -> None:
     """Broker and store by `redis+socket://`, in a database of its own."""
     server = private_redis(options={"unixsocket": "s"})
     path = server.log_file.with_name("s")
@@ -87,7 +89,7 @@ def tls(
 
 
 @pytest.mark.parametrize("by", ["url", pytest.param("setting", marks=pytest.mark.matrix)])
-def test_tls(
+def test_broker_and_store_over_tls(
     project: Callable[..., Project], tls: tuple[EmbeddedServer, int], certificate: tuple[Path, Path], by: str
 ) -> None:
     """`rediss://` with its options in the URL, or in broker_use_ssl."""
@@ -263,7 +265,9 @@ class Provider(redis.CredentialProvider):
     check(proj)
 
 
-def test_a_database_number(project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]) -> None:
+def test_everything_is_in_the_database_of_the_url(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
+) -> None:
     """Everything is in the database that the URL names, nothing in any other."""
     server = private_redis()
     url = f"redis://127.0.0.1:{server.port}/5"
@@ -274,7 +278,9 @@ def test_a_database_number(project: Callable[..., Project], private_redis: Calla
     assert set(proj.redis.info("keyspace")) == {"db5"}
 
 
-def test_a_global_keyprefix(project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]) -> None:
+def test_messages_go_into_the_prefixed_queue(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
+) -> None:
     """Messages go into the prefixed queue that the workers read, and no queue without the prefix comes into being."""
     server = private_redis()
 

@@ -175,7 +175,7 @@ def test_operations_name_the_tenant(shop_of: Callable[..., Perpetual]) -> None:
     assert "name a task, a tenant or both" in raised(ContractError, lambda: perpetual.pause("deliver", everything=True))
 
 
-def test_scopes_of_pauses(shop_of: Callable[..., Perpetual]) -> None:
+def test_each_scope_of_a_pause_ends_by_itself(shop_of: Callable[..., Perpetual]) -> None:
     """A unit is paused by itself, with its task, with its tenant, or with everything; each pause ends by itself."""
     perpetual = shop_of(["acme", "umbrella"], list)
 

@@ -205,7 +205,7 @@ def test_one_permanent_error_pauses_one_unit(loop: Loop) -> None:
 ODD = ["a:b", "100%", "%3A", "東京 🙂", "x" * 10_240, "perpetual:work:a", " ", "*?[a]"]
 
 
-def test_odd_names_of_tenants(loop: Loop) -> None:
+def test_odd_names_of_tenants_are_kept_as_they_are(loop: Loop) -> None:
     """Colons, percent signs, other scripts, ten kilobytes: polls, cursors, ends, pauses and waits name them as they are."""
     task = loop.task("work", *[lambda poll: Batch([(poll.tenant,)], cursor=poll.tenant)] * len(ODD), tenants=ODD)
     loop.until(lambda: len(loop.calls) == len(ODD), "all are polled")

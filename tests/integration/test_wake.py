@@ -28,8 +28,8 @@ def tags(worker: Any) -> dict[str, str]:
     return dict(worker.task_consumer._active_tags)  # Kombu shows them nowhere else
 
 
-def test_it_is_opened_anew(worker: Any) -> None:
-    """Under another tag."""
+def test_wake_opens_the_consumer_under_another_tag(worker: Any) -> None:
+    """The queue is consumed as before."""
     before = tags(worker)
     wake._open_anew(worker, "a")  # what the command has done later
     assert tags(worker).keys() == {"a"}

@@ -145,7 +145,7 @@ def test_bytes_of_a_serializer_that_change_do_not_matter(nonce: None) -> None:
     ],
     ids=lambda make: str(make()),
 )
-def test_json_of_rich_values(make: Any) -> None:
+def test_rich_values_of_json_have_a_key_of_their_own(make: Any) -> None:
     """Values that Kombu's JSON has a form for have one key, and another than their text."""
     assert key(make()) == key(make())
     assert key(make()) != key(str(make()))
@@ -179,7 +179,7 @@ def test_what_json_writes_alike_is_the_same_work(kind: Any, value: Any, nonce: N
     ],
     ids=lambda make: type(make()).__name__,
 )
-def test_pickled_values(make: Any) -> None:
+def test_every_pickled_value_has_one_key(make: Any) -> None:
     """Every value that can be pickled has one key."""
     assert key(make(), serializer="pickle") == key(make(), serializer="pickle")
     assert key(make(), serializer="pickle") != key(repr(make()), serializer="pickle")

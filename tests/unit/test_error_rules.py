@@ -89,7 +89,7 @@ def test_functions_match_and_one_that_raises_does_not() -> None:
     assert after(ValueError("y"), {}, *rules).kind == "degraded"
 
 
-def test_classifiers_of_the_project() -> None:
+def test_classifiers_of_the_project_are_asked_last() -> None:
     """Asked behind the libraries, in order; a class without a policy waits as degraded does, a wait counts."""
 
     def broken(error: BaseException) -> Any:
@@ -111,7 +111,7 @@ def test_classifiers_of_the_project() -> None:
     assert found[0].delay_ms <= 10
 
 
-def test_budgets_of_a_class() -> None:
+def test_a_budget_ends_with_its_last_try() -> None:
     """Two tries after the first: the third failure is the last."""
     policies = {"node": Policy(BackOff(1, 1), 2)}
     found = run(ConnectionError(), times=3, policies=policies)

@@ -135,7 +135,7 @@ HINTS = {
 
 
 @pytest.mark.parametrize("name", NODE)
-def test_errors_of_the_transport(name: str) -> None:
+def test_errors_of_each_library_have_their_class(name: str) -> None:
     """The class is known for errors of each library, also as the cause of another error."""
     assert kind(NODE[name]) == "node"
 
@@ -198,7 +198,7 @@ def test_back_offs_grow_up_to_their_bound(curve: BackOff, before: list[int], exp
     assert BackOff(1000, 0).delay(10_000) == 365 * 24 * 3600 * 1000
 
 
-def test_full_jitter() -> None:
+def test_full_jitter_spreads_waits_over_the_whole_time() -> None:
     """Waits are spread over the whole time: what failed together does not come back together."""
     waits = [after(ValueError(), {"degraded": 1}).delay_ms for _ in range(2000)]
     assert all(0 <= wait <= 60_000 for wait in waits)

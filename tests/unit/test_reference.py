@@ -52,12 +52,12 @@ def words_of(module: object, attribute: str) -> list[str]:
 @pytest.mark.parametrize(
     ("contains", "kind"), [("slot", Poll), ("args", Item), ("watermark", Batch)], ids=["Poll", "Item", "Batch"]
 )
-def test_fields(contains: str, kind: type) -> None:
+def test_the_documented_fields_are_those_of_the_classes(contains: str, kind: type) -> None:
     """Of what goes into ``next_batch`` and comes out of it."""
     assert sorted(column("field", contains)) == sorted(field.name for field in fields(kind))
 
 
-def test_words() -> None:
+def test_the_documented_words_are_those_of_the_code() -> None:
     """Triggers, states, statuses, gates."""
     assert sorted(column("trigger")) == sorted([*words_of(polls, "trigger"), REPLAY])
     assert sorted(column("state of a unit")) == sorted(words_of(inspect.getmodule(SeenUnit), "state"))
@@ -69,7 +69,7 @@ def test_words() -> None:
     assert {"gate", "value", "limit"} <= {field.name for field in fields(PollOutcome)}
 
 
-def test_the_redis_surface() -> None:
+def test_the_documented_keys_and_fields_are_those_of_the_store() -> None:
     """Its keys are those of the table of keys, and the JSON of an end has these fields."""
     keys = Keys("{prefix}")
     known = {

@@ -114,7 +114,7 @@ def test_a_slot_that_is_run_ahead_of_its_time_is_not_run_again() -> None:
     assert made.following(ahead, NOW).slot == ahead + timedelta(seconds=60)
 
 
-def test_once_is_once() -> None:
+def test_a_single_time_is_the_only_slot() -> None:
     """A single time, in the past or not, is the only slot."""
     made = timetable(at=NOW)
 
@@ -123,7 +123,7 @@ def test_once_is_once() -> None:
 
 @pytest.mark.parametrize(("catch_up", "late"), [(False, 0), (True, 0), (True, 3600)])
 @pytest.mark.parametrize("limit", [{"end_at": NOW + timedelta(seconds=180)}, {"max_runs": 4}])
-def test_the_end(catch_up: bool, late: int, limit: dict[str, Any]) -> None:
+def test_no_slot_comes_after_the_end(catch_up: bool, late: int, limit: dict[str, Any]) -> None:
     """No slot comes after ``end_at``, which may be one itself, nor after ``max_runs`` runs."""
     made = timetable(every=60, start_at=NOW, catch_up=catch_up, **limit)
     slot, ran = made.first(NOW), []

@@ -23,7 +23,7 @@ from celery_perpetual.tasks.tenants import LONGEST_NAME, read_list, tenant_of
         ("x" * 10_240, "x" * 10_240, "x" * 10_240),
     ],
 )
-def test_name_and_value(given: Any, name: str, value: Any) -> None:
+def test_a_tenant_has_a_name_and_a_value(given: Any, name: str, value: Any) -> None:
     """A text and a number name themselves, an object by its key; the value is what JSON makes of it."""
     assert tenant_of(given) == (name, value)
     assert parse_unit_name(unit_name("shop.deliver", name)) == ("shop.deliver", name)

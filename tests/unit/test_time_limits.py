@@ -44,7 +44,7 @@ def test_a_limit_that_the_pool_does_not_keep_is_none() -> None:
     assert limits_of(task, None, limits_kept_by("elsewhere:Pool")) == (4, 9)
 
 
-def test_parts_of_a_limit() -> None:
+def test_each_part_of_a_task_gets_its_part_of_the_limit() -> None:
     """Before the body a quarter of the first; after the body half of what is left of the one that comes next."""
 
     def running_for(seconds: float, *limits: float) -> Execution:

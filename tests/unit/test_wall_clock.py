@@ -101,7 +101,9 @@ def test_every_hour_is_every_hour_that_is_shown() -> None:
         ("Pacific/Apia", "2011-12-28 12:00", "2012-01-01 00:00", {"hour": 9, "minute": 0}, ["12-29T09:00-10", "12-31T09:00+14"]),
     ],
 )  # fmt: skip
-def test_odd_changes_of_clocks(zone: str, first: str, last: str, fields: dict[str, Any], shown: list[str]) -> None:
+def test_odd_changes_of_clocks_follow_the_same_rules(
+    zone: str, first: str, last: str, fields: dict[str, Any], shown: list[str]
+) -> None:
     """Changes at midnight, by half an hour and by a day follow the same rules."""
     assert matches(zone, first, last, **fields) == shown
 

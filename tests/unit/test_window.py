@@ -42,7 +42,7 @@ def opens(window: str, at: str) -> str | None:
         ("08:00-20:00 Europe/Berlin", "2026-10-24 20:00", "25 08:00 +0100"),
     ],
 )
-def test_when_it_opens(window: str, at: str, expected: str | None) -> None:
+def test_a_closed_window_says_when_it_opens(window: str, at: str, expected: str | None) -> None:
     """None where it is open; by the clock of its zone."""
     assert opens(window, at) == expected
 

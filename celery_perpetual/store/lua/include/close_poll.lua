@@ -83,7 +83,7 @@ local function close_poll(poll, unit, note)
   end
 end
 
--- Wake those who wait for an item of a coming poll, given the poll that has ended by unit. Most of the time nobody waits,
+-- Wake those who wait for an item of a coming poll, given the poll that has ended by unit. Mostly there are no waiters,
 -- and asking for many units at once costs less than publishing for each. A user of Redis who may not ask or publish must not
 -- fail the script half-way.
 local function wake_waiters(ended)

@@ -8,7 +8,7 @@ local function poll_soon(unit_hash, due, unit, trigger)
     -- The open poll may have read before there was anything to find: its end makes the unit due.
     redis.call('HSET', unit_hash, 'nudged', trigger)
   else
-    -- Where it is due already, its poll is told that somebody has asked for it.
+    -- Where it is due already, its poll learns that it was asked for.
     if tonumber(at) > now then
       redis.call('ZADD', due, now, unit)
     end

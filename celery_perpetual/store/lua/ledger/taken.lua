@@ -1,4 +1,4 @@
--- Which of some item keys are in flight, have ended of late, or have failed before. Only what is found is answered.
+-- Which of some item keys are in flight, have ended in the window, or have failed before. Only what is found is answered.
 --
 -- KEY   item_keys   hash  item key -> task id
 -- KEY   recent      hash  item key -> when its last task ended, and its id
@@ -8,7 +8,7 @@
 -- ARG   since       ms    an end at this time or later counts
 -- ARG   backs_off   flag  1 = keys are held back for their back-off; 0 = only parked ones are
 -- ARGS  asked       text  item keys
--- returns position of the key among those asked for, task id that holds it or '', 1 if it has ended of late, 2 if it is
+-- returns position of the key among those asked for, task id that holds it or '', 1 if it has ended then, 2 if it is
 -- held back or parked, 1 if it has failed before and is free, else 0; and so on
 -- include now
 -- include clock_step
