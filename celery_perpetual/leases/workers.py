@@ -116,13 +116,13 @@ class Workers:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def all(self) -> list[WorkerState]:
-        """The last reports of workers whose deadline has not passed.
+    def all(self, dead_for: int = 0) -> list[WorkerState]:
+        """The last reports of workers whose deadline has not passed, or has passed less than so many ms ago.
 
         Raises:
             StoreUnavailable: the store did not answer.
         """
-        return [WorkerState.read(report) for report in living_workers(self._store)]
+        return [WorkerState.read(report) for report in living_workers(self._store, dead_for)]
 
     def tags_of(self, worker: str) -> set[str]:
         """Delivery tags that a worker has reported."""

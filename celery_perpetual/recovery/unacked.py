@@ -142,16 +142,18 @@ class UnackedMessages:
             StoreUnavailable: the store did not answer.
         """
         with self._hash() as (channel, unacked):
-            now = self._grants.store.now()
+            now, gap = self._grants.store.now(), self._grants.store.limits.gap
             self._begin_pass(now)
             received = unacked.received()
-            workers = self._grants.workers.all()
-            claimed = received.keys() & {tag for worker in workers for tag in worker.tags}
+            # Messages of a worker that dies during this pass are left to `died`, which knows what has begun.
+            reports = self._grants.workers.all(dead_for=gap)
+            workers = [each for each in reports if each.deadline > now]
+            claimed = received.keys() & {tag for worker in reports for tag in worker.tags}
             is_whole = self._see(unacked, now, {tag: at for tag, at in received.items() if tag not in claimed})
             # A worker that lives may let go of them, for example when it loses its connection.
             self._reported |= claimed
             # A message is in the hash before its worker's own code has seen it.
-            before = min((worker.reported_at for worker in workers), default=now) - self._grants.store.limits.gap
+            before = min((worker.reported_at for worker in workers), default=now) - gap
             known = {seen.task_id for seen in self._seen.values()} if is_whole else None
             ready = [
                 tag

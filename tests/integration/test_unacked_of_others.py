@@ -129,6 +129,25 @@ def test_what_a_dead_worker_had_received_goes_back_before_it_is_forgotten(
     assert messages.died(tags) == 0
 
 
+def test_what_a_worker_had_that_dies_during_a_pass_is_left_to_the_next(
+    shop: Perpetual, received: Callable[[], None], store_redis: redis.Redis
+) -> None:
+    """Its leases are not taken yet, so a message of a task that has begun would be put back beside the one resent."""
+    shop.app.send_task("deliver", task_id="begun")
+    received()
+    assert begin(shop, "begun").leased
+    keys = shop.store.keys
+    (worker,) = store_redis.zrange(keys.workers, 0, -1)
+    store_redis.hset(keys.tags(worker), store_redis.hkeys("unacked")[0], "begun")
+    messages = UnackedMessages(shop.app, shop.grants)
+    assert messages.restore() == (0, set())
+
+    store_redis.zadd(keys.workers, {worker: shop.store.now()})
+
+    assert [messages.restore() for _ in range(2)] == [(0, set())] * 2
+    assert (store_redis.llen("celery"), store_redis.hlen("unacked")) == (0, 1)
+
+
 def order_of_messages(client: redis.Redis) -> list[str]:
     """Ids of the tasks in the queue, the next one first."""
     return [json.loads(text)["headers"]["id"] for text in reversed(client.lrange("celery", 0, -1))]

@@ -28,11 +28,11 @@ def worker_deadlines(store: Store) -> dict[str, int]:
     return {name.decode(): int(deadline) for name, deadline in found}
 
 
-def living_workers(store: Store) -> list[WorkerReport]:
-    """Workers whose deadline has not passed."""
-    keys, now = store.keys, store.now()
+def living_workers(store: Store, dead_for: int = 0) -> list[WorkerReport]:
+    """Workers whose deadline has not passed, or has passed less than so many ms ago."""
+    keys, latest = store.keys, store.now() - dead_for
     with store.errors("workers"):
-        found = store.redis.zrangebyscore(keys.workers, f"({now}", "+inf", withscores=True)
+        found = store.redis.zrangebyscore(keys.workers, f"({latest}", "+inf", withscores=True)
         living = [(name.decode(), int(deadline)) for name, deadline in found]
         pipe = store.redis.pipeline(transaction=False)
         for name, _ in living:
