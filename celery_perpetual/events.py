@@ -177,9 +177,8 @@ PUBLISH_FAILED = error("publish.failed", "could not publish poll %(poll_id)s, th
 SUCCESSOR_NOT_NOTED = warning(
     "publish.destination_not_noted", "could not note the retry or replacement of task %(task_id)s: %(error)s"
 )
-SUCCESSOR_NOT_COPIED = warning(
-    "publish.successor_not_copied", "could not keep a copy of the retry or replacement %(task_id)s: %(error)s"
-)
+SUCCESSOR_LEFT = warning("publish.left", "what follows task %(task_id)s is sent when the broker is back: %(error)s")
+SUCCESSOR_NOT_COPIED = warning("publish.successor_not_copied", "could not copy what follows %(task_id)s: %(error)s")
 SENDING_SLOW = warning(
     "publish.slow", "the broker has not taken what is to be sent (%(part)s); sending goes on in the background"
 )

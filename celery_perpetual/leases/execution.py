@@ -88,8 +88,12 @@ class Execution:
     successor: str = ""
     """Why another message goes on under its id, so that this one ends nothing: ``wait`` (a retry), ``delegated``, or
     ``back`` (the task has sent itself again)."""
+    has_copy: bool = False
+    """Whether that message is on record."""
     keeps_successor: bool = False
-    """Whether that message has the id of this item and is on record, so that it can be sent again."""
+    """Whether it is, and has the id of this item, so that it can be sent again when the broker has lost it."""
+    is_unsent: bool = False
+    """Whether that message is on record, and the broker could not be reached: others send it."""
     hands_on: str = ""
     """The same while the first message of its successor has yet to be published."""
     sent_again: str = ""

@@ -71,7 +71,7 @@ def watch_tracers() -> None:
             if "headers" in kwargs:  # in place of those of its message
                 kwargs["headers"] = {**(kwargs["headers"] or {}), HEADER: HEADER_VALUE}
         with successor.handing_on(self, "wait"):
-            return retry(self, *args, **kwargs)
+            return successor.retry_or_leave(retry, self, execution, *args, **kwargs)
 
     @wraps(replace)
     def replacing(self: Any, sig: Any) -> Any:
@@ -82,7 +82,7 @@ def watch_tracers() -> None:
             # No other message than that with the original id keeps the guard.
             successor.inherit(self.request, successor.last_task(sig))
         with successor.handing_on(self, "delegated", is_one_message=successor.is_one_message(sig)):
-            return replace(self, sig)
+            return successor.replace_or_leave(replace, self, execution, sig)
 
     @wraps(build_tracer)
     def building_latest(*args: Any, **kwargs: Any) -> Any:
@@ -167,7 +167,7 @@ def _guarded(task: Any, tracer: Any) -> Any:
             reply = _traced(tracer, execution, args, kwargs, rest)
         except BaseException:  # the body leaves: what Celery says of it is no end where it has handed its id on
             if execution.successor:
-                release_or_keep(task.app, execution, execution.successor, "")
+                release_or_keep(task.app, execution, _cause(execution), "")
             raise
         # Also where it got no lease: a store that stood still may grant it late.
         _release(task.app, execution, reply[1])
@@ -189,13 +189,18 @@ def _traced(tracer: Any, execution: Execution, args: Any, kwargs: Any, request: 
 def _release(app: Any, execution: Execution, info: Any) -> None:
     """Release the lease where the task goes on after this execution."""
     state, raised = getattr(info, "state", None), getattr(info, "retval", None)
-    cause = execution.successor
+    cause = _cause(execution)
     if not cause and state == states.REJECTED and isinstance(raised, Reject) and getattr(raised, "requeue", False):
         cause = "back"
     # A body that has caught the exception of its retry is a success to Celery, and a script acknowledges its message.
     tag = execution.unacked_tag if execution.successor and info is None else ""
     if cause:
         release_or_keep(app, execution, cause, tag)
+
+
+def _cause(execution: Execution) -> str:
+    """Why its lease is released: a successor that is on record and not sent is one that others send."""
+    return "stopped" if execution.is_unsent else execution.successor
 
 
 def _end_rest(task: Any, execution: Execution, request: Any, info: Any) -> None:

@@ -15,11 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 from celery import Signature, chord, chunks, current_task, group, signals
 from celery.canvas import _chain
-from celery.exceptions import Ignore, Retry
+from celery.exceptions import Ignore, Reject, Retry
+from kombu.exceptions import OperationalError
 
 from celery_perpetual import events
 from celery_perpetual.broker.destinations import Destination
@@ -56,6 +58,7 @@ def handing_on(task: Any, cause: str, *, is_one_message: bool = True) -> Iterato
     if execution is None:
         yield
         return
+    execution.has_copy = execution.is_unsent = False
     if is_one_message:
         execution.hands_on = cause
     elif execution.leased:
@@ -68,6 +71,60 @@ def handing_on(task: Any, cause: str, *, is_one_message: bool = True) -> Iterato
     finally:
         execution.hands_on = ""
     execution.successor = cause
+
+
+def retry_or_leave(retry: Any, task: Any, execution: Execution | None, *args: Any, **kwargs: Any) -> Any:
+    """Send a retry, or leave that to others where the broker is out of reach and the retry is on record.
+
+    Celery rejects the message of a task that cannot send its retry, and the task would be over.
+
+    Args:
+        retry: Celery's method.
+        task: the running one.
+        execution: its own; None where it has none.
+        args: of the method.
+        kwargs: of the method.
+
+    Raises:
+        Retry: as the method does.
+        Exception: what the method raises besides.
+    """
+    try:
+        return retry(task, *args, **kwargs)
+    except Reject as error:
+        if not _leave(task.app, execution, getattr(error, "reason", None)):
+            raise
+    options = signature(retry).bind(task, *args, **kwargs).arguments
+    when = options.get("eta") or options.get("countdown")
+    again = Retry(exc=options.get("exc"), when=task.default_retry_delay if when is None else when)
+    if options.get("throw", True):
+        raise again
+    return again
+
+
+def replace_or_leave(replace: Any, task: Any, execution: Execution | None, sig: Any) -> Any:
+    """Send a replacement, or leave that to others, as with a retry: a task that cannot send it would fail.
+
+    Raises:
+        Ignore: as Celery's method does.
+        Exception: what it raises besides.
+    """
+    try:
+        return replace(task, sig)
+    except OperationalError as error:
+        if not _leave(task.app, execution, error):
+            raise
+    raise Ignore("Replaced by new task")
+
+
+def _leave(app: Any, execution: Execution | None, error: Any) -> bool:
+    """Whether the successor of an execution is on record, and could not be sent as the broker is out of reach."""
+    is_refused = isinstance(getattr(error, "__cause__", None), app.connection_for_write().channel_errors)
+    if execution is None or not execution.has_copy or not isinstance(error, OperationalError) or is_refused:
+        return False
+    execution.is_unsent = True
+    emit(events.SUCCESSOR_LEFT, task_id=execution.task_id, error=error)
+    return True
 
 
 def is_one_message(signature: Any) -> bool:
@@ -136,7 +193,8 @@ def _on_publish(
         execution.sent_copy, copy = copy, ""
     is_noted = _note(app, execution, cause, copy, destination)
     if succeeds:
-        execution.keeps_successor = is_noted and bool(copy and destination and item_address(execution.task_id))
+        execution.has_copy = is_noted and bool(copy)
+        execution.keeps_successor = execution.has_copy and bool(destination and item_address(execution.task_id))
 
 
 def _sent_by_hand(execution: Execution, headers: Any) -> str:

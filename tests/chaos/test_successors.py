@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from celery_perpetual.events import END_DELAYED
+from celery_perpetual.events import END_DELAYED, SUCCESSOR_LEFT
 from tests.support import wait_until
 from tests.support.leased_tasks import ANY_BROKER, PREFIX, SETTINGS, events, final_ends
 
@@ -122,4 +122,51 @@ def test_the_store_is_away_when_a_retried_execution_is_released(
 
     wait_until(lambda: final_ends(proj), "it has ended")
     assert [row.what for row in proj.rows()] == ["try 0", "sent", "try 1"]
+    assert events(proj, "lease.lost") == []
+
+
+def test_the_broker_is_away_when_tasks_hand_their_ids_on(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer], redis_url: str
+) -> None:
+    """What follows is on record, with its own arguments, and is sent when the broker is back: no task is over."""
+    broker = private_redis(appendonly=True)
+    proj = project(
+        """
+        WAYS = ("retry", "returned", "replace", "chain")
+
+        @app.task
+        def step(): ...
+
+        @app.task(base=PerpetualTask, bind=True, poll_every=3600, next_batch=lambda: [(way, 1) for way in WAYS])
+        def hands_on(self, way, part):
+            ledger.record(way, f"{part} {self.request.retries}")
+            if part == 2:
+                return
+            while not os.path.exists("released"):
+                time.sleep(0.05)
+            follows = hands_on.si(way, 2)
+            if way == "replace":
+                self.replace(follows)
+            elif way == "chain":
+                self.replace(step.si() | follows)
+            self.retry(args=(way, 2), countdown=0, throw=way == "retry")
+        """,
+        **SETTINGS, broker=broker.url, store=redis_url, task_publish_retry=False,
+    )  # fmt: skip
+    worker = proj.worker(concurrency=5).ready()
+    proj.run_python("import proj; proj.perpetual.poll('proj.hands_on'); proj.hands_on.delay('by hand', 1)")
+    wait_until(lambda: len(proj.rows()) == 5, "they run")
+
+    broker.stop()
+    proj.write("released", "")
+    worker.wait_for_event(SUCCESSOR_LEFT, count=5)
+    broker.start()
+    proj.beat().ready()
+
+    wait_until(lambda: len(final_ends(proj)) == 5, "all have ended", 60)
+    assert {status for _, status in final_ends(proj)} == {"success"}
+    retried, replaced = ["1 0", "2 1"], ["1 0", "2 0"]
+    assert {way: [row.what for row in proj.rows() if row.id == way] for way in {row.id for row in proj.rows()}} == {
+        "retry": retried, "returned": retried, "by hand": retried, "replace": replaced, "chain": replaced,
+    }  # fmt: skip
     assert events(proj, "lease.lost") == []
