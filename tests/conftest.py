@@ -172,10 +172,15 @@ def stepping_redis(tmp_path: Path) -> Iterator[SteppingServer]:
 
 
 @pytest.fixture
-def rabbitmq_url(pytestconfig: pytest.Config) -> Iterator[str]:
+def rabbitmq_node(pytestconfig: pytest.Config) -> Node:
+    """The run's RabbitMQ node. Never stop it: `own_rabbitmq` is for that."""
+    return shared_node(pytestconfig.stash[RUN_FOLDER], server_binary() or _missing("rabbitmq-server"))
+
+
+@pytest.fixture
+def rabbitmq_url(rabbitmq_node: Node) -> Iterator[str]:
     """The address of an empty virtual host on the run's RabbitMQ node."""
-    binary = server_binary() or _missing("rabbitmq-server")
-    with shared_node(pytestconfig.stash[RUN_FOLDER], binary).vhost() as url:
+    with rabbitmq_node.vhost() as url:
         yield url
 
 

@@ -76,7 +76,7 @@ class Node:
     def __init__(self, amqp_port: int, http_port: int, variables: dict[str, str]) -> None:
         self.amqp_port = amqp_port
         self.http_port = http_port
-        self._variables = variables
+        self.variables = variables
         """By which RabbitMQ's own programs find the node."""
 
     @contextmanager
@@ -89,23 +89,24 @@ class Node:
         finally:
             self.api("DELETE", f"vhosts/{name}")
 
-    def api(self, method: str, path: str) -> bytes:
-        """Call RabbitMQ's management interface."""
+    def api(self, method: str, path: str, body: object = None) -> bytes:
+        """Call RabbitMQ's management interface; a body is sent as JSON."""
         login = b64encode(b"guest:guest").decode()
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.http_port}/api/{path}",
             method=method,
-            headers={"Authorization": f"Basic {login}"},
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"Basic {login}", "Content-Type": "application/json"},
         )
         with closing(urllib.request.urlopen(request, timeout=20)) as answer:  # noqa: S310 - always http on loopback
-            body: bytes = answer.read()
-            return body
+            found: bytes = answer.read()
+            return found
 
     def control(self, *arguments: str) -> None:
         """Run `rabbitmqctl`."""
         program = next(found for name in CONTROLS if (found := shutil.which(name)))
         subprocess.run(
-            [program, *arguments], env=_without_own(os.environ) | self._variables, check=True, capture_output=True
+            [program, *arguments], env=without_own(os.environ) | self.variables, check=True, capture_output=True
         )
 
     @contextmanager
@@ -116,6 +117,17 @@ class Node:
             yield
         finally:
             self.control("set_vm_memory_high_watermark", "0.9")
+
+    def start_again(self) -> None:
+        """Start the node that was killed; it ends with the run, as the first one does."""
+        home = Path(self.variables["HOME"])
+        with (home / "log").open("ab") as log:
+            _guards.append(
+                subprocess.Popen(
+                    [server_binary() or "rabbitmq-server"], cwd=home, env=without_own(os.environ) | self.variables,
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                )
+            )  # fmt: skip
 
     def listens(self) -> bool:
         """Whether it accepts AMQP connections."""
@@ -164,7 +176,7 @@ def _start(folder: Path, binary: str, arguments: str) -> dict[str, object]:
             guard = subprocess.Popen(
                 ["/bin/sh", "-c", GUARD, "guard", str(folder), str(home), epmd, binary, str(epmd_port)],
                 cwd=home,
-                env=_without_own(os.environ) | variables,
+                env=without_own(os.environ) | variables,
                 stdin=pipe,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -184,7 +196,7 @@ def _start(folder: Path, binary: str, arguments: str) -> dict[str, object]:
     return {"amqp_port": amqp_port, "http_port": http_port, "variables": variables}
 
 
-def _without_own(environment: Mapping[str, str]) -> dict[str, str]:
+def without_own(environment: Mapping[str, str]) -> dict[str, str]:
     """Without settings of RabbitMQ: the machine's stay out."""
     return {key: value for key, value in environment.items() if not key.startswith("RABBITMQ_")}
 
