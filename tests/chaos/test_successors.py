@@ -128,7 +128,7 @@ def test_the_store_is_away_when_a_retried_execution_is_released(
 def test_the_broker_is_away_when_tasks_hand_their_ids_on(
     project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer], redis_url: str
 ) -> None:
-    """What follows is on record, with its own arguments, and is sent when the broker is back: no task is over."""
+    """Their successors are on record with their own arguments, and sent when the broker is back: no task is over."""
     broker = private_redis(appendonly=True)
     proj = project(
         """
