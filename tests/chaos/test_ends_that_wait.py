@@ -128,10 +128,11 @@ def test_ends_that_the_main_process_sees_while_the_result_backend_is_away(
         f"{TASKS}{OTHERS}", **SETTINGS, result_backend=backend.url, perpetual_store_timeout=1, result_backend_max_retries=0
     )  # fmt: skip
     worker = proj.worker(concurrency=2).ready()
-    proj.run_python("import proj; proj.send_others()")
-    wait_until(lambda: len(proj.rows()) == 2, "both run")
-    backend.stop()
     proj.write("released", "")
+    worker.stop_signal()  # it gets nothing while the backend is there, which who sends a task needs
+    proj.run_python("import proj; proj.send_others()")
+    backend.stop()
+    worker.cont()
     worker.wait_for_event(RESULT_DELAYED, count=3)
     before = reports(proj)
     wait_until(lambda: reports(proj) >= before + 2, "the worker has reported")
