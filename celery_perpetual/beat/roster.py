@@ -13,7 +13,7 @@ from celery_perpetual.errors import ContractError
 from celery_perpetual.tasks.cadence import Cadence
 from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.discovery import Discovery, discover, must_climb, unknown_names
-from celery_perpetual.tasks.names import parse_unit_name
+from celery_perpetual.tasks.names import task_of
 from celery_perpetual.tasks.unit import TaskUnit
 from celery_perpetual.telemetry import emit
 
@@ -121,7 +121,7 @@ class Roster:
 
     def _with_function(self, unit: str) -> TaskContract | None:
         """The contract of a unit, where it is polled and a function finds its tenants."""
-        contract = self.discovery.tasks.get(parse_unit_name(unit)[0])
+        contract = self.discovery.tasks.get(task_of(unit) or "")
         is_found = contract is not None and contract.find_tenants is not None and self._is_polled(contract)
         return contract if is_found else None
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from celery_perpetual import events
 from celery_perpetual.failures.policies import DEGRADED
 from celery_perpetual.ledger.ids import new_poll_id, new_poll_ids
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS
@@ -24,12 +25,15 @@ from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.cadence import Occurrence
 from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.unit import TaskUnit
+from celery_perpetual.telemetry import emit
 from celery_perpetual.times import ms
 
 #: A claim outlives its poll's time limit by this, so that the poll itself has the first word.
 GRACE_MS = 1000
 #: How long a poll may wait in a queue before it is given up.
 QUEUED_MS = 60_000
+#: Units that cannot be read of which that is reported.
+MOST_REPORTED = 100
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,7 +102,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A unit that was not claimed: ``paused``, ``busy``, ``early`` or ``backoff``."""
+    """A unit that was not claimed: ``paused``, ``busy``, ``early`` or ``backoff``; or that cannot be read."""
 
     unit: TaskUnit
     verdict: str
@@ -140,6 +144,8 @@ class Claims:
         """
         self.store = store
         self._mark = mark
+        self._unreadable: set[str] = set()
+        """Lines that were reported; they are read with each turn."""
 
     @cached_property
     def _due(self) -> Prepared:
@@ -148,8 +154,20 @@ class Claims:
     def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
         """The store's time, the next due time where nothing is due, and what is."""
         now, following, lines = self._due(limit=limit, mine=leader)
-        found = [_read_due(line) for line in lines.decode().split("\n")] if lines else []
+        found = self._read(lines.decode().split("\n")) if lines else []
         return int(now), int(float(following)) if following else None, found
+
+    def _read(self, lines: list[str]) -> list[Due]:
+        """The units that are due; one that others have written over, and that cannot be read, holds up no other."""
+        found: list[Due] = []
+        for line in lines:
+            try:
+                found.append(_read_due(line))
+            except (ValueError, OverflowError) as error:
+                if line not in self._unreadable and len(self._unreadable) < MOST_REPORTED:
+                    self._unreadable.add(line)
+                    emit(events.PART_FAILED, part=f"reading when a unit is due ({line!r:.200})", error=error)
+        return found
 
     def by_leader(self, leader: str, seen: int, wanted: Sequence[tuple[TaskUnit, Occurrence]]) -> list[Claim | Refusal]:
         """Claim due occurrences, but for units of which a poll has ended since they were seen to be due.
@@ -213,7 +231,15 @@ class Claims:
             raise NotLeading(leader)
         if self._mark:
             self._mark.was_left(int(at))
-        return [_read_claim(each, int(at), facts) for each, facts in zip(wanted, reply, strict=True)]
+        return [self._read_claim(each, int(at), facts) for each, facts in zip(wanted, reply, strict=True)]
+
+    def _read_claim(self, wanted: _Wanted, now: int, facts: bytes) -> Claim | Refusal:
+        """The claim of one unit; what is stored of it and cannot be read costs the others nothing."""
+        try:
+            return _read_claim(wanted, now, facts)
+        except ValueError as error:
+            emit(events.PART_FAILED, part=f"reading what is stored of {wanted.unit.name}", error=error)
+            return Refusal(wanted.unit, "unreadable", now)
 
 
 #: Most of them, by how many failures there were in a row.

@@ -18,7 +18,7 @@ from celery_perpetual.tasks.options import PerpetualOptions
 from celery_perpetual.tasks.parameters import Parameters
 from celery_perpetual.tasks.preflights import Preflight, read_preflight
 from celery_perpetual.tasks.task import BATCH_ATTRIBUTE, PerpetualTask, unwrapped
-from celery_perpetual.tasks.tenants import read_list
+from celery_perpetual.tasks.tenants import must_be_one_line, read_list
 
 if TYPE_CHECKING:
     from celery import Task
@@ -96,6 +96,7 @@ def read(task: Task[Any, Any]) -> TaskContract:
 
 def _read(task: Task[Any, Any]) -> TaskContract:
     _must_be_spelt_right(task)
+    must_be_one_line("a perpetual task", str(task.name))
     options = getattr(task, "perpetual_options", None)
     if options is None:
         options = PerpetualOptions()

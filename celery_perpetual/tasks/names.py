@@ -11,6 +11,14 @@ def unit_name(task: str, tenant: str | None = None) -> str:
     return ":".join([parts[0], *(part.replace("%", "%25").replace(":", "%3A") for part in parts[1:])])
 
 
+def task_of(name: str) -> str | None:
+    """The task of a unit; None for the name of anything else, which a strange hand has put among those of units."""
+    try:
+        return parse_unit_name(name)[0]
+    except ValueError:
+        return None
+
+
 def parse_unit_name(name: str) -> tuple[str, str | None]:
     """Task and tenant of a unit's name; the inverse of :func:`unit_name`.
 

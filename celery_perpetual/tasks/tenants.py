@@ -68,17 +68,26 @@ def tenant_of(value: Any) -> tuple[str, Any]:
             f"a tenant must be a str, an int, or a dict of JSON values with a key (str or int), got {short(value)}"
         )
     name = str(key)
-    if not name or len(name) > LONGEST_NAME or not _is_one_line(name):
-        raise ContractError(
-            f"the name of a tenant must be one line of text of 1 to {LONGEST_NAME} characters, got {len(name)}: "
-            f"{short(name)}"
-        )
+    must_be_one_line("a tenant", name)
     if not isinstance(value, Mapping):
         return name, key
     try:
         return name, json.loads(json.dumps(dict(value), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise ContractError(f"tenant {short(name)} is no JSON value, got {short(value)} ({error})") from None
+
+
+def must_be_one_line(of: str, name: str) -> None:
+    """Refuse a name of which the name of a unit cannot be made.
+
+    Raises:
+        ContractError: it is empty, too long, or not one line of text.
+    """
+    if not name or len(name) > LONGEST_NAME or not _is_one_line(name):
+        raise ContractError(
+            f"the name of {of} must be one line of text of 1 to {LONGEST_NAME} characters, got {len(name)}: "
+            f"{short(name)}"
+        )
 
 
 def _is_one_line(name: str) -> bool:

@@ -49,6 +49,14 @@ def test_half_a_perpetual_task_is_a_warning(app: Celery, base: Any, half: dict[s
     )
 
 
+def test_a_name_of_two_lines_is_refused(app: Celery) -> None:
+    """The name of a unit is made of it, and stands in lines."""
+    app.task(name="shop\ndeliver", base=PerpetualTask, shared=False, poll_every=30, next_batch=due)(nothing)
+
+    with pytest.raises(ContractError, match="the name of a perpetual task must be one line of text of 1 to 16384 char"):
+        discover(app)
+
+
 def test_opting_out_of_an_inherited_half_is_no_warning(app: Celery) -> None:
     """A subclass that sets one of the two to None is not perpetual on purpose."""
 
