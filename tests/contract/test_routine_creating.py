@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from celery_perpetual import AlreadyExists, IdempotencyConflict, InvalidRoutine
+from celery_perpetual.store.connection import Store
 from tests.support.routines import after
 
 if TYPE_CHECKING:
@@ -35,6 +36,18 @@ def test_an_id_is_used_once(world: World, now: datetime) -> None:
 
     with pytest.raises(AlreadyExists, match="'mine'"):
         world.create(at=now, id="mine")
+
+
+def test_an_id_is_used_once_within_a_millisecond(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls with the same fields at the same time are no call that is sent twice: the second one is refused."""
+    at = world.perpetual.store.now()
+    monkeypatch.setattr(Store, "now", lambda _self: at)
+    world.create(every=60, id="mine")
+    world.create(every=60, id="keyed", idempotency_key="k")
+
+    with pytest.raises(AlreadyExists, match="'mine'"):
+        world.create(every=60, id="mine")
+    assert not world.create(every=60, id="keyed", idempotency_key="k").created
 
 
 def test_an_idempotency_key_creates_one_routine(world: World, now: datetime) -> None:
