@@ -147,6 +147,7 @@ def test_the_end_of_a_run_by_hand_of_a_routine_that_is_gone(world: World, now: d
     assert world.routines.get("r") == again
 
 
+@pytest.mark.long
 def test_many_that_are_passed_over_hold_up_no_other(world: World, now: datetime) -> None:
     """More records of another release than one command of a script may name."""
     store = world.perpetual.store

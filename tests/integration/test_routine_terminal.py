@@ -37,7 +37,7 @@ def terminal(proj: Project) -> Iterator[Terminal]:
     terminal.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_bars_of_verbs_that_touch_thousands(proj: Project, terminal: Terminal) -> None:
     """Creating counts what it reads, as a file does not say how long it is; the others show how much is done."""
     lines = [json.dumps({"task": "proj.send", "args": [n], "at": "2020-01-01T00:00:00Z"}) for n in range(MANY)]

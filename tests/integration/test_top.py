@@ -53,7 +53,7 @@ def test_top_sorts_scrolls_and_quits_on_a_narrow_and_a_wide_terminal(terminal: T
     assert "by rate" not in terminal.shows("exit code 0")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_thousand_units_and_none(terminal: Terminal) -> None:
     """They are scrolled through page by page."""
     terminal.start("top", "--sort", "name", UNITS="10000")
