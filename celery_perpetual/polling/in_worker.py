@@ -1,6 +1,7 @@
 """Polls in workers: the claim travels in a Celery task of our own.
 
 The task is acknowledged at once and stores no result: if it gets lost, the claim expires and the unit is polled again.
+If the broker refuses it, its queue is full, and the poll fails at once.
 In a pool child Celery's time limits end a ``next_batch`` that hangs.
 
 It goes to the perpetual task's own queue, unless that names another one for its polls. There it does not wait behind

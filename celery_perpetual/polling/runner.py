@@ -41,6 +41,7 @@ from celery_perpetual.polling.poll import Poll
 from celery_perpetual.polling.preflights import Preflights
 from celery_perpetual.polling.reading import Abandoned, ReadBatch, read, sort_items
 from celery_perpetual.publishing.publisher import Publisher, publish_or_leave
+from celery_perpetual.publishing.refused import Refused, is_refused
 from celery_perpetual.store.chunks import CHUNK, chunks
 from celery_perpetual.store.commands.failed_keys import left_out_count
 from celery_perpetual.store.commands.follow_ups import drop_follow_ups
@@ -152,7 +153,14 @@ class Runner:
         return failed(claim, error, self.policies.after(error, claim.failures, rules, claim.unit.name))
 
     def _send_to_worker(self, claim: Claim) -> PollEnd:
-        commands = self.publisher.captured(partial(in_worker.send, self.app, claim))
+        try:
+            commands = self.publisher.captured(partial(in_worker.send, self.app, claim))
+        except Exception as error:
+            if not is_refused(error):  # a worker may have it all the same
+                raise
+            # No class of the user's own: this thread runs none of the user's code.
+            end = failed(claim, Refused(1, 0), self.policies.unknown(claim.failures))
+            return PollEnd(claim, self.ends.store_one(end))
         Claims(self.store).sent_to_worker(claim, in_worker.MARK, *commands.packed())
         return PollEnd(claim, None)
 

@@ -24,12 +24,14 @@ from celery_perpetual.faults import reach
 from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import read_item
 from celery_perpetual.publishing.builder import Builder, Messages, Stamps
-from celery_perpetual.publishing.kept_captures import KeptCaptures
+from celery_perpetual.publishing.capture import Capture
+from celery_perpetual.publishing.kept import Kept
 from celery_perpetual.publishing.message import has_own_sender
 from celery_perpetual.publishing.one_by_one import PublishChunk, leave, publish_apart
 from celery_perpetual.publishing.reach import Reach
 from celery_perpetual.publishing.refused import Refused, accepted_until
 from celery_perpetual.publishing.rehearsal import first_fault
+from celery_perpetual.publishing.singly import Singly
 from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.publishing.stampable import is_sent_in_pairs
 from celery_perpetual.publishing.transports import open_transport
@@ -56,9 +58,8 @@ class Publisher:
     """Builds and publishes the messages of one app."""
 
     def __init__(self, app: Celery, store: Store) -> None:
-        self.app = app
-        self.store = store
-        self._captures = KeptCaptures(app)
+        self.app, self.store = app, store
+        self._captures, self._singly = Kept(partial(Capture, app)), Kept(partial(Singly, app))
         self._busy: set[str] = set()
         self.broker = Reach(app)
 
@@ -249,23 +250,22 @@ class Publisher:
             yield Builder(self.app, capture, poll_id, stamps)
 
     def captured(self, send: Callable[..., Any]) -> BrokerCommands:
-        """The commands of one message, where the broker is the store; else the message is sent, and there are none.
-
-        Args:
-            send: sends it by the ``producer`` that it is given, or by one of its own.
+        """The commands of what ``send`` sends by its ``producer``; none where the broker is not the store: it is sent.
 
         Raises:
-            kombu.exceptions.OperationalError: the broker did not answer.
+            Exception: the broker did not answer, or has refused the message.
         """
         if not self.shares_redis:
-            send()
+            with self._singly.lent() as singly:
+                send(producer=singly.producer)
             return BrokerCommands()
         with self._captures.lent() as capture:
             return BrokerCommands(capture.channel.capture(lambda: send(producer=capture.producer)))
 
     def release(self) -> None:
-        """Close this thread's connection to the broker."""
-        self._captures.release()
+        """Close this thread's connections to the broker."""
+        for kept in (self._captures, self._singly):
+            kept.release()
 
     def _one_by_one(self, items: Iterable[CheckedItem]) -> bool:
         """Whether there are tasks among these that publish themselves."""

@@ -17,6 +17,7 @@ from celery_perpetual.ledger.ids import item_id, item_slots
 from celery_perpetual.publishing.builder import Messages
 from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.store.scripts import script
+from celery_perpetual.wording import counted
 
 if TYPE_CHECKING:
     from celery_perpetual.store.connection import Store
@@ -26,7 +27,7 @@ class Refused(OperationalError):
     """The broker has refused messages; ``sent`` is the number of items that were published before."""
 
     def __init__(self, count: int, sent: int) -> None:
-        super().__init__(f"the broker refused {count} messages: is their queue full?")
+        super().__init__(f"the broker refused {counted(count, 'message')}: is the queue full?")
         self.sent = sent
 
 

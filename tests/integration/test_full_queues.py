@@ -10,11 +10,12 @@ from amqp.exceptions import MessageNacked
 from celery import signals
 from kombu import Exchange, Queue
 
-from celery_perpetual import Item
+from celery_perpetual import Item, PerpetualOptions
 from celery_perpetual.publishing.once import publish_once
 from celery_perpetual.recovery import full_queues
 from celery_perpetual.recovery.resend import Resender
 from tests.support import wait_until
+from tests.support.leading import LeadingClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,6 +151,32 @@ def test_a_signature_that_is_refused_stays_on_its_list(rabbit: Callable[..., Wat
     publish("second")
     assert one.redis.zcard("perpetual:batches") == 0
     assert received(one.app, "done") == ["second"]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # so end the threads of the clock
+def test_a_poll_that_is_refused_fails_at_once(rabbit: Callable[..., WatchedApp]) -> None:
+    """The message of a poll that a worker evaluates: its unit backs off, and the outcome names the cause."""
+    one = rabbit(task_queues=[full("celery", 1)])
+    task = one.task([], perpetual_options=PerpetualOptions(poll_in="worker"))
+    waits = task.delay().id
+    clock = LeadingClock(one.perpetual)
+
+    (outcome,) = clock.until_polled(task)
+
+    assert (outcome.status, outcome.error_class) == ("failed", "degraded")
+    assert "refused 1 message: is the queue full?" in str(outcome.error)
+    assert received(one.app) == [waits]
+    assert one.redis.hget("perpetual:u:perpetual:app.work", "claim") is None
+    assert one.perpetual.nudge(task)
+
+    def sent() -> list[str]:
+        clock.turn()
+        return received(one.app)
+
+    (poll_message,) = wait_until(sent, "the poll is on its way")
+    clock.close()
+    assert poll_message != waits
+    assert len(one.perpetual.polls(task)) == 1
 
 
 def test_a_queue_that_is_there_with_other_arguments_parks_nothing(rabbit: Callable[..., WatchedApp]) -> None:

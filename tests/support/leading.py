@@ -11,17 +11,23 @@ from celery_perpetual.polling.threads import PollThreads
 from tests.support import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from celery_perpetual import Perpetual, PollOutcome
 
 LEADER = "test:1"
 
 
 class Ending(SimpleQueue[Any]):
-    """Ends the threads that wait on it when the test ends."""
+    """Ends the threads that wait on it when the test ends, and their connections to the broker."""
+
+    def __init__(self, release: Callable[[], None]) -> None:
+        self._release = release
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         claim = super().get(block, timeout)
         if claim is None:
+            self._release()
             raise SystemExit
         return claim
 
@@ -33,10 +39,10 @@ class LeadingClock:
         self.perpetual, self.store = perpetual, perpetual.store
         self.store.redis.set(self.store.keys.leader, LEADER)
         self.threads = PollThreads(perpetual.runner.poll, threads, 2)
-        self.threads._queue = Ending()
+        self.threads._queue = Ending(perpetual.runner.publisher.release)
         roster = Roster(perpetual.app, perpetual.settings)
         self.source = PollSource(self.store.clone(), roster, perpetual.runner, self.threads, None)  # type: ignore[arg-type]  # no mark
-        self.source._senders._queue = Ending()
+        self.source._senders._queue = Ending(perpetual.runner.publisher.release)
 
     def turn(self) -> None:
         """Store what has ended, and start what is due."""
