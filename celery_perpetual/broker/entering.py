@@ -17,13 +17,18 @@ from kombu.utils.json import dumps
 
 from celery_perpetual.store.wire import Wire, packed, packed_list
 
+#: With fewer connections there is none to keep: kombu puts a message back over two at once.
+FEWEST_CONNECTIONS = 3
 #: A transaction of two commands has so many replies, of which the last one says it all.
 REPLIES = 4
 
 
 def enter_quickly(channel: Any) -> None:
-    """Prepare the channel of a consumer; nothing where its broker is no Redis, or its messages are not entered."""
-    if isinstance(channel, Channel):
+    """Prepare the channel of a consumer.
+
+    Nothing where its broker is no Redis, its messages are not entered, or it may have too few connections.
+    """
+    if isinstance(channel, Channel) and (channel.max_connections or FEWEST_CONNECTIONS) >= FEWEST_CONNECTIONS:
         _keep_client(channel)
         qos: Any = channel.qos
         if type(qos).append is QoS.append:

@@ -163,6 +163,19 @@ def test_an_error_of_the_server_is_kombus(redis_url: str, raw_redis: redis.Redis
         assert set(entries(raw_redis)) == {message.delivery_tag}
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, None])
+def test_a_channel_of_few_connections_does_what_it_ever_did(
+    most: int | None, redis_url: str, raw_redis: redis.Redis
+) -> None:
+    """The broker's option `max_connections`: a message is acknowledged, and put back where kombu can do that."""
+    with receiving(redis_url, max_connections=most) as (_, one):
+        one().ack()
+        if most != 1:  # kombu alone puts a message back over two
+            one().requeue()
+            assert raw_redis.llen("q") == 1
+        assert not raw_redis.exists("unacked", "unacked_index")
+
+
 def test_channels_that_enter_nothing_are_left_as_they_are(redis_url: str, raw_redis: redis.Redis) -> None:
     """Of another broker, and of one whose acknowledgements are not emulated."""
     with Connection("memory://") as connection:
