@@ -71,15 +71,20 @@ def interest_by(settings: Settings, task: Any, task_id: Any, headers: Any = None
     """
     if not isinstance(task_id, str) or not (task is None or isinstance(task, Task)):
         return Interest.NONE
-    is_perpetual = (
-        parse_item_id(task_id) is not None
-        or isinstance(task, PerpetualTask)
-        or bool(isinstance(headers, Mapping) and headers.get(HEADER))
-    )
+    is_perpetual = is_ours(task, task_id, headers)
     is_work = is_perpetual or not str(getattr(task, "name", "")).startswith(BUILT_IN)
     has_lease = needs_lease(task) and (is_perpetual or (settings.leases == "all" and is_work))
     has_end = is_perpetual or (settings.completions == "all" and is_work)
     return _FOUND[has_lease, has_end, has_end and announces(task)]
+
+
+def is_ours(task: Any, task_id: str, headers: Any) -> bool:
+    """Whether a message is of an item or a perpetual task, or says so; see :func:`interest_by` for the arguments."""
+    return (
+        parse_item_id(task_id) is not None
+        or isinstance(task, PerpetualTask)
+        or bool(isinstance(headers, Mapping) and headers.get(HEADER))
+    )
 
 
 def needs_lease(task: Any) -> bool:

@@ -93,8 +93,6 @@ def _of_app(app: Celery) -> Iterator[str]:
         yield "task_sent has receivers"
     if app.conf.task_send_sent_event:
         yield "task_send_sent_event sends an event with every message"
-    if app.conf.task_protocol != 2:
-        yield "the message protocol is not version 2"
     if not is_celerys_own(amqp) or not is_untouched(AMQP.as_task_v2, celery_amqp):
         yield "app.amqp is not Celery's own"
     if amqp.Producer is not kombu.Producer or not is_untouched(kombu.Producer.publish, kombu.messaging):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery_perpetual.leases.task_protocol import use_protocol_2
 from celery_perpetual.seams.seam import Seam, Target, unseen_packages
 from celery_perpetual.seams.used import USED
 from celery_perpetual.worker.backend_outages import outlast_outages
@@ -94,6 +95,18 @@ IN_EVERY_PROCESS = (
         "retries or replaces itself",
         without="tasks run without leases, or what they bring after losing them counts",
         install=lambda _: watch_tracers(),
+    ),
+    Seam(
+        name="task protocol",
+        targets=(
+            Target("celery.app.amqp:AMQP.__init__", "self app", "task_protocols as_task_v1"),
+            Target("celery.app.amqp:AMQP.as_task_v1", "self task_id name"),
+            Target("celery.app.amqp:AMQP.as_task_v2", "self task_id name"),
+            Target("celery.app.amqp:AMQP.create_task_message"),
+        ),
+        why="messages of task protocol 1 carry their id where it is not read, and not how often a task was replaced",
+        without="with task_protocol = 1 an item that replaces itself stays open",
+        install=use_protocol_2,
     ),
     Seam(
         name="endings of pool processes",
