@@ -13,8 +13,8 @@ from celery_perpetual import events
 from celery_perpetual.errors import described
 from celery_perpetual.json_fields import JsonFields
 from celery_perpetual.operations.tenants import known_units
-from celery_perpetual.routines.record import Record, decode
-from celery_perpetual.routines.storage import Change, listed, write
+from celery_perpetual.routines.record import Record
+from celery_perpetual.routines.storage import Change, listed, readable, write
 from celery_perpetual.store.chunks import chunks
 from celery_perpetual.store.commands.leases import LeaseText
 from celery_perpetual.store.commands.repair import fields_of, hash_pages, members, suffixes, times_of
@@ -145,9 +145,11 @@ class Rebuild:
                 self._count("states", ("resend", "parked"), script("rebuild_state")(self._store, id=task_id))
 
     def _routines(self) -> None:
-        wrong_lists: list[str] = []
+        wrong_lists, unreadable = list[str](), list[str]()
         for page in hash_pages(self._store, self._store.keys.routines):
-            records = [decode(routine_id, text) for routine_id, text in page]
+            found = {routine_id: readable(routine_id, text) for routine_id, text in page}
+            records = [record for record in found.values() if record is not None]
+            unreadable += [routine_id for routine_id, record in found.items() if record is None]
             self._read["routines"] += len(records)
             for record, is_missed, extra in self._places(records):
                 wrong_lists += [f"{name} {record.version + is_missed} {record.id}" for name in extra]
@@ -157,6 +159,8 @@ class Rebuild:
                     self._repaired["routines"] += 1
         for part in chunks(wrong_lists) if wrong_lists else [[]]:
             self._repaired["routines"] += int(script("trim_routines")(self._store, wrong_lists=part))
+        if unreadable:
+            raise ValueError(f"{len(unreadable)} of the routines cannot be read, such as {unreadable[0]!r:.200}")
 
     def _places(self, records: list[Record]) -> Iterator[tuple[Record, bool, set[str]]]:
         """For each: whether its list or its key misses it, and the lists on which it should not be."""

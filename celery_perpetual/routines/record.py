@@ -171,8 +171,8 @@ def decode(routine_id: str, text: bytes) -> Record:
 
 
 @lru_cache(1024)
-def _retries(*values: Any) -> Retries:
-    return Retries(*values)
+def _retries(most: Any, backoff: Any, multiplier: Any, longest: Any, jitter: Any) -> Retries:
+    return Retries(most, backoff, multiplier, longest, bool(jitter))  # records of earlier versions have 0 or 1
 
 
 @lru_cache(1024)

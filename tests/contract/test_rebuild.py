@@ -132,6 +132,24 @@ def test_entries_without_a_record_go(shop: Callable[..., Perpetual], store_redis
     assert perpetual.rebuild().repaired == {"item_keys": 1}
 
 
+def test_a_routine_that_cannot_be_read_holds_up_no_other(
+    shop: Callable[..., Perpetual], store_redis: redis.Redis
+) -> None:
+    """It keeps its place, and the rebuild says which one it is."""
+    perpetual, _ = working(shop, store_redis)
+    for name in ("spoilt", "sound"):
+        perpetual.routines.create(id=name, task="report", every=3600)
+    store_redis.hset("perpetual:routines", "spoilt", "of a strange hand")
+    store_redis.zrem("perpetual:routines:due", "sound")
+
+    found = perpetual.rebuild()
+
+    assert found.repaired["routines"] == 1
+    assert {"spoilt", "sound"} <= set(store_redis.zrange("perpetual:routines:due", 0, -1))
+    assert list(found.errors) == ["routines"]
+    assert "1 of the routines cannot be read, such as 'spoilt'" in found.errors["routines"]
+
+
 def test_everything_runs_after_a_rebuild(project: Callable[..., Project]) -> None:
     """With every index gone at once, the items run to their ends, and the unit is polled again."""
     proj = project(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_perpetual import InvalidRoutine
+from celery_perpetual import InvalidRoutine, Retries
 from celery_perpetual.ledger.item import HIDDEN
 from celery_perpetual.routines.due import DueRuns
 from tests.support.waiting import wait_until
@@ -106,6 +106,17 @@ def test_a_record_that_could_not_be_read_is_tried_again(
     store.redis.hset(store.keys.routines, "r", text)
     assert read() == ["r"]
     assert [run.routine_id for run in world.routines.run_due()] == ["r"]
+
+
+def test_retries_are_read_also_where_their_jitter_is_a_number(world: World, now: datetime) -> None:
+    """Records were once written that way."""
+    made = world.create(id="r", at=now, retries=Retries(max_attempts=2, jitter=False))
+    store = world.perpetual.store
+    text = store.redis.hget(store.keys.routines, "r")
+    assert b",false]" in text
+    store.redis.hset(store.keys.routines, "r", text.replace(b",false]", b",0]"))
+
+    assert world.routines.get("r").retries == made.retries
 
 
 def test_the_end_of_a_run_by_hand_that_was_started_before_its_routine(world: World, now: datetime) -> None:
