@@ -22,25 +22,26 @@ MOST = 8192
 #: The pid, 0 where the place is free, and the digest of a task id.
 _PLACE = Struct("=q16s")
 _PID = Struct("=q")
-_FREE = bytes(_PLACE.size * MOST)
 
 
 class SharedEnds:
     """Memory of one worker. Made in its main process before the pool is forked."""
 
-    def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, len(_FREE))
+    def __init__(self, places: int = MOST) -> None:
+        self._all_free = bytes(_PLACE.size * places)
+        self._shared = mmap.mmap(-1, len(self._all_free))
+        self._pids = memoryview(self._shared).cast("q")[:: _PLACE.size // _PID.size]
+        """Of all places."""
 
     def write(self, task_id: str) -> int | None:
         """An end of this task waits in this process; returns where that is written, None where no place is free."""
-        digest, pid = _digest(task_id), os.getpid()
-        first = int.from_bytes(digest[:4], "big")
-        for step in range(MOST):
-            at = (first + step) % MOST * _PLACE.size
-            if not _PID.unpack_from(self._shared, at)[0]:
-                _PLACE.pack_into(self._shared, at, pid, digest)
-                return at
-        return None
+        digest, pids = _digest(task_id), self._pids.tolist()  # far faster than one place after the other
+        first = int.from_bytes(digest[:4], "big") % len(pids)
+        if 0 not in pids:
+            return None
+        at = pids.index(0, first if 0 in pids[first:] else 0) * _PLACE.size
+        _PLACE.pack_into(self._shared, at, os.getpid(), digest)
+        return at
 
     def is_at(self, at: int | None, task_id: str) -> bool:
         """Whether that is written at this place, by this process."""
@@ -57,7 +58,7 @@ class SharedEnds:
             pids: of all processes of the worker.
         """
         written = self._shared[:]
-        if written == _FREE:
+        if written == self._all_free:
             return NONE_WAITING
         found = set()
         for place, (pid, digest) in enumerate(_PLACE.iter_unpack(written)):
@@ -114,15 +115,20 @@ class OwnEnds:
                 shared.free(at)
 
     def write_again(self) -> None:
-        """Write those anew that had no place, or have lost it to another process."""
+        """Write those anew that had no place, or have lost it to another process, as far as there are places."""
         with self._lock:
             for task_id in self._counts:
-                self._write(task_id)
+                if not self._write(task_id):  # the others would find none either, and ends wait for the lock
+                    return
 
-    def _write(self, task_id: str) -> None:
+    def _write(self, task_id: str) -> bool:
+        """Whether it has a place."""
         shared = self._shared()
-        if shared is not None and not shared.is_at(self._places.get(task_id), task_id):
+        if shared is None:
+            return False
+        if not shared.is_at(self._places.get(task_id), task_id):
             self._places[task_id] = shared.write(task_id)
+        return self._places[task_id] is not None
 
 
 def _digest(task_id: str) -> bytes:
