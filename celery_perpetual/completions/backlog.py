@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -87,12 +88,13 @@ class Backlog:
         self.is_away = False
         """Whether ends wait for a store that did not answer."""
         self._announce = announce
-        self._ends: deque[WaitingEnd] = deque(maxlen=MOST_WAITING)
-        self._unstored: deque[WaitingEnd] = deque(maxlen=MOST_WAITING)
+        self._ends = deque[WaitingEnd]()
+        self._unstored = deque[WaitingEnd]()
         """Ends whose result comes first: the thread stores it, as a backend may take its time."""
-        self._refused: deque[WaitingEnd] = deque(maxlen=MOST_WAITING)
+        self._refused = deque[WaitingEnd]()
         """Ends that the store answers with an error: they keep no other end waiting."""
         self._lock = threading.Lock()
+        """Held while a list changes, or a thread begins or ends."""
         self._thread: threading.Thread | None = None
         self._storing: threading.Thread | None = None
         """Stores results."""
@@ -119,17 +121,32 @@ class Backlog:
 
     def _keep(self, ends: deque[WaitingEnd], end: WaitingEnd, *, first: bool = False) -> None:
         """Keep an end on a list; where that is full, another one is given up, and its task counts as lost."""
-        if len(ends) == MOST_WAITING:
-            self._leave(ends.pop() if first else ends.popleft())
+        given_up = None
+        try:
+            self._say_whether_it_waits(end)
+        finally:  # whatever interrupts that: a time limit, or a pool that stops its greenlets
+            with self._lock:
+                if len(ends) >= MOST_WAITING:
+                    given_up = ends.pop() if first else ends.popleft()
+                if first:
+                    ends.appendleft(end)
+                else:
+                    ends.append(end)
+            if given_up is not None:
+                self._leave(given_up)
+
+    def _say_whether_it_waits(self, end: WaitingEnd) -> None:
         if end.is_announced:
             self._leave(end)
         elif not end.is_entered:
             end.is_entered = True
-            self._own.enter(end.expected.task_id)
-        if first:
-            ends.appendleft(end)
-        else:
-            ends.append(end)
+            with suppress(SoftTimeLimitExceeded):  # as in add_failed
+                self._own.enter(end.expected.task_id)
+
+    def _next(self, ends: deque[WaitingEnd]) -> WaitingEnd | None:
+        """Take the first one off a list; None where it is empty."""
+        with self._lock:
+            return ends.popleft() if ends else None
 
     def _leave(self, end: WaitingEnd) -> None:
         """Its task waits for nothing."""
@@ -157,12 +174,7 @@ class Backlog:
 
     def announce_oldest_first(self) -> bool:
         """Announce every end that waits for nothing but the store; False if it does not answer."""
-        while True:
-            try:
-                end = self._ends.popleft()
-            except IndexError:
-                self.is_away = False
-                return True
+        while (end := self._next(self._ends)) is not None:
             try:
                 reply = self._announce(end)
             except Exception as error:  # no end is dropped, whatever it is
@@ -177,6 +189,8 @@ class Backlog:
                     self.add(end)
                 else:
                     self._leave(end)
+        self.is_away = False
+        return True
 
     def try_later(self) -> None:
         """Have a thread work off what waits, if anything does."""
@@ -212,7 +226,8 @@ class Backlog:
                 pause = min(2 * pause, LONGEST_REFUSED_SECONDS)
                 next_refused = time.monotonic() + pause
                 for _ in range(len(self._refused)):  # further ones may come meanwhile
-                    self._keep(self._ends, self._refused.popleft())
+                    if (end := self._next(self._refused)) is not None:
+                        self._keep(self._ends, end)
             if self.announce_oldest_first():
                 self._have_results_stored()
                 self.announce_oldest_first()
@@ -228,8 +243,7 @@ class Backlog:
 
     def _store_results(self) -> None:
         """Have Celery's backend store what it could not store, until it cannot."""
-        while self._unstored:
-            end = self._unstored.popleft()
+        while (end := self._next(self._unstored)) is not None:
             assert end.unstored is not None
             try:
                 end.unstored.store()
