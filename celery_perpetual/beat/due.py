@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from celery_perpetual.polling.claims import Claims, Due
+from celery_perpetual.polling.claims import Claim, Claims, Due
 
 #: So many times what there is room for is read.
 AHEAD = 8
@@ -32,7 +33,12 @@ class DueUnits(NamedTuple):
 
 
 class DueReader:
-    """Reads what is due for one clock."""
+    """Reads what is due for one clock.
+
+    The store is not asked while it is known what it would answer: the claim of a due unit stores its next due time,
+    and the end of its poll changes that only where the caller then calls :meth:`forget`. What others change, such as
+    a nudge of another process, is seen when the last read is older than ``longest``.
+    """
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
@@ -40,16 +46,64 @@ class DueReader:
         self._leader = ""
         self._seen = 0
         self._at = 0.0
+        self._following: int | None = None
+        """The first due time of the units that were not read, and of those that were claimed."""
+        self._is_known = False
+        """Whether what was read counts."""
+        self._unclaimed = 0
+        """Units that were given out and not claimed: it is not known when these are due."""
 
-    def take(self, leader: str, room: int) -> DueUnits:
-        """At most ``room`` units that are due; they are not given again until the store is asked again."""
-        following = None
-        if not self._rows or leader != self._leader or time.monotonic() - self._at > LONGEST:
-            self._seen, following, rows = self._claims.due(leader, max(room, min(MOST_AHEAD, AHEAD * room)))
-            self._rows, self._leader, self._at = deque(rows), leader, time.monotonic()
+    def take(self, leader: str, room: int, longest: float) -> DueUnits:
+        """At most ``room`` units that are due; they are not given again until the store is asked again.
+
+        Args:
+            longest: for so many seconds an answer counts that nothing is due.
+        """
+        if leader != self._leader or not (self._has_fresh_rows or self._knows(longest)):
+            self._ask(leader, max(room, min(MOST_AHEAD, AHEAD * room)))
         rows = [self._rows.popleft() for _ in range(min(room, len(self._rows)))]
-        return DueUnits(self._seen, self._seen + int((time.monotonic() - self._at) * 1000), following, rows)
+        self._unclaimed += len(rows)
+        return DueUnits(self._seen, self._now, self._following, rows)
+
+    def claimed(self, claims: Sequence[Claim]) -> None:
+        """Units that were given out have been claimed."""
+        self._unclaimed -= len(claims)
+        times = [int(claim.following) for claim in claims]
+        if times:
+            self._following = min(times if self._following is None else [self._following, *times])
+
+    def pause(self, longest: float) -> float:
+        """Seconds until a unit is due, at most ``longest``; 0 where the store is to be asked."""
+        if self._rows or not self._knows(longest):
+            return 0.0
+        left = longest - self._age
+        if self._following is not None:
+            left = min(left, (self._following - self._now) / 1000)
+        return max(0.001, left)
 
     def forget(self) -> None:
         """Ask the store the next time."""
         self._rows.clear()
+        self._is_known = False
+
+    def _ask(self, leader: str, limit: int) -> None:
+        self._seen, self._following, rows = self._claims.due(leader, limit)
+        self._rows, self._leader, self._at = deque(rows), leader, time.monotonic()
+        self._is_known, self._unclaimed = True, 0
+
+    @property
+    def _age(self) -> float:
+        return time.monotonic() - self._at
+
+    @property
+    def _now(self) -> int:
+        return self._seen + int(self._age * 1000)
+
+    @property
+    def _has_fresh_rows(self) -> bool:
+        return bool(self._rows) and self._age <= LONGEST
+
+    def _knows(self, longest: float) -> bool:
+        """Whether it is known that nothing is due."""
+        is_known = self._is_known and not self._rows and not self._unclaimed and self._age < longest
+        return is_known and (self._following is None or self._now < self._following)

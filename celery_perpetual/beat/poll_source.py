@@ -67,6 +67,8 @@ class PollSource:
         """A unit whose poll was open when a leader died begins without company: if it kills again, it is known."""
         self._aside: dict[str, float] = {}
         """Units that the store has refused, until when they are left alone (monotonic)."""
+        self._lacked_room = False
+        """No poll could start in this turn."""
         self._ahead_of_us: int | None = None
         """The store's time minus this process's monotonic clock, ms."""
 
@@ -85,6 +87,8 @@ class PollSource:
         self.counts.take_back(late)
         for claim in late:
             self._threads.has_ended(kept_waiting(claim))
+        if self._threads.stored_themselves():
+            self._reader.forget()  # a batch may make its unit due at once
         ends = self._threads.ended()
         if not ends:
             return lambda: self._longest_pause
@@ -92,26 +96,32 @@ class PollSource:
 
         def finish() -> float:
             try:
-                stored()
+                are_on_grid = stored()
             finally:
                 self._threads.were_stored(ends)
-            # Units that have been polled may be due again at once; without a free thread the end of a poll wakes us.
+            if not are_on_grid:
+                self._reader.forget()
+            elif len(ends) < MOST_ENDS and not self._lacked_room:
+                return self._longest_pause
+            # Units may be due again at once; without a free thread the end of a poll wakes us.
             return 0.0 if self._threads.free or len(ends) >= MOST_ENDS else NO_ROOM
 
         return finish
 
     def due(self, leader: str) -> DueUnits | float:
         self._schedules.begin_turn()
-        self._registration.go_on(leader)
+        if self._registration.go_on(leader):
+            self._reader.forget()
         room = self._room
-        if not room or self._alone_runs:
+        self._lacked_room = not room or self._alone_runs
+        if self._lacked_room:
             return NO_ROOM
-        found = self._reader.take(leader, room)
+        found = self._reader.take(leader, room, self._longest_pause)
         self._notice_a_step(found)
         if not found.rows:
             if found.following is None:
                 self._registration.nothing_is_due()
-            return 0.0 if self._registration.unfinished else _pause(found, self._longest_pause)
+            return 0.0 if self._registration.unfinished else self._reader.pause(self._longest_pause)
         return found
 
     def claim(self, leader: str, due: DueUnits) -> list[Claim]:
@@ -162,7 +172,7 @@ class PollSource:
             else:
                 here.append(claim)
         self._threads.start(*here)
-        return 0.0 if claims and self._room else NO_ROOM
+        return self._reader.pause(self._longest_pause) if claims and self._room else NO_ROOM
 
     def _closed(self, claim: Claim) -> Closed | None:
         """The first gate that is closed, as far as it is known without a thread."""
@@ -187,10 +197,13 @@ class PollSource:
             self._aside[name] = time.monotonic() + PUT_ASIDE
             emit(events.PART_FAILED, part=f"the claim of {name}", error=error)
             return []
-        return [answer for answer in answers if isinstance(answer, Claim)]
+        claims = [answer for answer in answers if isinstance(answer, Claim)]
+        self._reader.claimed(claims)
+        return claims
 
     def _store(self, end: PollEnd) -> None:
         """Store one end; where the store refuses it, its claim expires and the others go on."""
+        self._reader.forget()
         try:
             self._ends.store_one(end)
         except StoreRefused as error:
@@ -217,10 +230,3 @@ class PollSource:
         if before is not None and ahead < before - 1000:
             self._registration.start_over()
         self._ahead_of_us = ahead
-
-
-def _pause(found: DueUnits, longest: float) -> float:
-    """Seconds until something is due."""
-    if found.following is None:
-        return longest
-    return max(0.001, min(longest, (found.following - found.now) / 1000))

@@ -69,15 +69,16 @@ class Registration:
             self._anew_from = time.monotonic() + EVERY_WITHOUT
             self.start_over()
 
-    def go_on(self, leader: str) -> None:
-        """Register as many as fit into a moment.
+    def go_on(self, leader: str) -> bool:
+        """Register as many as fit into a moment; whether due times may have changed.
 
         Raises:
             NotLeading: ``leader`` does not lead any more.
         """
         self._roster.refresh(leader)
         wanted = (leader, self._roster.version, int(time.monotonic() // EVERY))
-        if self._done != wanted:
+        is_new = self._done != wanted
+        if is_new:
             self.forget(leader, sorted(self._roster.disabled))
             self._left, self._waiting = deque(self._roster.units.values()), deque()
             self._done = wanted
@@ -87,12 +88,15 @@ class Registration:
         self._together = max(self._together, len(self._left)) if self._left else 0
         if not self._left:
             self._left, self._waiting = self._waiting, self._left
-        now, until = self._store.now() if self._left else 0, time.monotonic() + LONGEST_TURN
+        if not self._left:
+            return is_new or bool(departed)
+        now, until = self._store.now(), time.monotonic() + LONGEST_TURN
         while self._left and time.monotonic() < until:
             part = list(islice(self._left, AT_ONCE))
             self._register(leader, [unit for unit in part if self._roster.units.get(unit.name) is unit], now)
             for _ in part:
                 self._left.popleft()
+        return True
 
     def forget(self, leader: str, units: list[str]) -> None:
         """Take units out of the clock.

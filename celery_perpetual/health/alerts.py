@@ -105,7 +105,7 @@ def units_now(reading: Reading, names: list[str], queues: Mapping[str, str]) -> 
         queues: name of a task -> its queue, where some queue is paused.
     """
     found = []
-    for name, facts in zip(names, unit_facts(reading.store, names) if names else (), strict=True):
+    for name, facts in zip(names, unit_facts(reading.store, names, counts_keys=False) if names else (), strict=True):
         task, tenant = parse_unit_name(name)
         is_paused = any(scope in reading.pauses for scope in scopes_of(name, queues.get(task, "")))
         due = facts.due_at

@@ -96,7 +96,7 @@ def _preview(runner: Runner, claim: Claim) -> Preview:
 def _bound(claim: Claim, result: ReadBatch) -> str | None:
     """The bound that cut the batch short, by us or by a query that stops at ``poll.limit``."""
     contract = claim.contract
-    room, asked = contract.max_in_flight - claim.in_flight, claim.rows if contract.takes_poll else None
+    room, asked = contract.max_in_flight - claim.in_flight, claim.rows.count if contract.takes_poll else None
     is_cut = result.left_out > 0 or (asked is not None and result.read >= asked)
     if not is_cut and len(result.items) < min(room, contract.options.limit):
         return None

@@ -18,6 +18,7 @@ from celery_perpetual import events
 from celery_perpetual.failures.policies import DEGRADED
 from celery_perpetual.ledger.ids import new_poll_id, new_poll_ids
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS
+from celery_perpetual.polling.rows import NO_ROWS, Rows
 from celery_perpetual.store.commands.leadership import Mark
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.prepared import Prepared
@@ -69,8 +70,8 @@ class Claim:
     """Until when its source has asked to be left alone, ms; 0: it has not."""
     schedule_error: Exception | None = None
     """Why its schedule cannot say when the unit is due next: the poll fails without being evaluated."""
-    rows: int = 0
-    """How many rows are worth reading, as ``poll.limit`` says."""
+    rows: Rows = NO_ROWS
+    """How many are worth reading, as ``poll.limit`` says."""
     committed: bool = False
     """Set when the batch is in the ledger: only its publishing is left."""
 
@@ -121,10 +122,8 @@ class Due(NamedTuple):
 
 
 class NotLeading(Exception):
-    """This process does not lead.
-
-    The leader key holds another owner or term, or the store does not know the leader's mark, or this process has not
-    renewed its lead in time.
+    """This process does not lead: the leader key holds another owner or term, or the store does not know the leader's
+    mark, or this process has not renewed its lead in time.
     """
 
     def __init__(self, refused: str | None = None) -> None:
@@ -152,10 +151,10 @@ class Claims:
         return Prepared(self.store, "due")
 
     def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
-        """The store's time, the next due time where nothing is due, and what is."""
+        """The store's time, the due time of the first unit that is not read, and what is due."""
         now, following, lines = self._due(limit=limit, mine=leader)
         found = self._read(lines.decode().split("\n")) if lines else []
-        return int(now), int(float(following)) if following else None, found
+        return int(now), None if following in (b"", b"inf") else int(float(following)), found
 
     def _read(self, lines: list[str]) -> list[Due]:
         """The units that are due; one that others have written over, and that cannot be read, holds up no other."""

@@ -35,16 +35,18 @@ class PollEnds:
             return end.outcome
         return self._outcomes([end], script("close_polls")(self.store, ttl=HISTORY_TTL_MS, ends=_rows([end])))[0]
 
-    def begin(self, ends: Sequence[PollEnd]) -> Callable[[], None]:
+    def begin(self, ends: Sequence[PollEnd]) -> Callable[[], bool]:
         """Send ends that came at about the same time, and return what waits until they are stored.
 
-        What cannot be stored is logged: its claim expires by itself.
+        That returns whether all their units are due on their grids. What cannot be stored is logged: its claim expires
+        by itself.
         """
         reply = script("close_polls").begin(self.store, ttl=HISTORY_TTL_MS, ends=_rows(ends))
 
-        def finish() -> None:
+        def finish() -> bool:
             try:
-                self._outcomes(ends, reply())
+                verdicts = reply()
+                self._outcomes(ends, verdicts)
             except Exception as error:  # whatever it is, every poll is reported
                 if len(ends) == 1 or is_outage(error):
                     for end in ends:
@@ -52,6 +54,8 @@ class PollEnds:
                 else:
                     for end in ends:
                         self.begin([end])()
+                return False
+            return all(end.on_grid for end in ends) and set(verdicts) == {b"ended"}
 
         return finish
 

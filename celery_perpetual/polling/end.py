@@ -41,6 +41,8 @@ class PollEnd:
     """None where the poll goes on in a worker."""
     row: tuple[str, str] | None = None
     """The end in the form that the script takes; None where there is nothing left to store."""
+    on_grid: bool = False
+    """Its unit is due at the next slot, which its claim has stored already, or later."""
 
     @property
     def stored(self) -> bool:
@@ -115,7 +117,8 @@ def to_store(
             note |= {"every": str(every), "longest": str(ms(longest))}
         elif failures == "reset":
             note["moves"] = "1"
-    return PollEnd(claim, outcome, (outcome.to_json(), object_of_texts(note)))
+    on_grid = delay is None and not claim.by_hand
+    return PollEnd(claim, outcome, (outcome.to_json(), object_of_texts(note)), on_grid)
 
 
 def without_items(claim: Claim, result: ReadBatch | Skip | Defer | Pause) -> PollEnd:

@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from celery_perpetual.polling.rows import Rows
 
 #: ``limit`` and ``max_in_flight`` of a task that says nothing.
 MOST: Final = 10_000
 
 
+class _CountedWhenRead:
+    """An empty ``limit`` is filled in when it is read: a ``next_batch`` that does not read it costs no call."""
+
+    __slots__ = ("_rows",)
+    _rows: Rows
+
+    if not TYPE_CHECKING:  # a wrong name remains an error
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "limit":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            object.__setattr__(self, "limit", self._rows.count)
+            return self.limit
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Poll:
+class Poll(_CountedWhenRead):
     """One evaluation of ``next_batch``, which reads and does not mark rows.
 
     A test of a ``next_batch`` makes one with what it needs: ``due(Poll(limit=3))``.
@@ -33,7 +51,8 @@ class Poll:
     limit: int = MOST
     """The number of rows worth reading: the smaller of the option ``limit`` and ``room``, and as many as will be left
     out because their key is in flight, held back or parked (at most 10 000). So a query that stops there does not hide
-    the rows behind. With a cursor nothing is left out, and nothing is added."""
+    the rows behind. With a cursor nothing is left out, and nothing is added. Counted when it is first
+    read."""
     room: int = MOST
     """How many new items fit under ``max_in_flight``."""
     attempt: int = 0
@@ -45,3 +64,10 @@ class Poll:
     keys: Callable[[], set[str]] = field(default=set, repr=False)
     """The item keys of this unit that are left out anyway (in flight, held back or parked), for a query that excludes
     them: ``poll.keys()``. Read when called."""
+
+
+def count_when_read(poll: Poll, rows: Rows) -> Poll:
+    """Empty the limit of a poll."""
+    object.__delattr__(poll, "limit")
+    object.__setattr__(poll, "_rows", rows)
+    return poll

@@ -101,7 +101,9 @@ def _found(app: Celery, ledger: Ledger, claim: Claim, batch: Batch, entries: Ite
     cursor = cursor_text(f"{contract.name}.next_batch: the cursor", batch.cursor) if whole else ""
     found = ReadBatch(cursor=cursor, more=batch.more)
     found.watermark = _watermark(contract.name, batch.watermark)
-    room, longest = contract.max_in_flight - claim.in_flight, max(contract.options.limit, claim.rows)
+    room, longest = contract.max_in_flight - claim.in_flight, contract.options.limit
+    if whole:
+        longest = max(longest, claim.rows.count)
     most = longest if whole else min(room, contract.options.limit)
     reader, seen, in_flight, asked = ItemReader(app, contract), set[str](), 0, 0
     with OneAhead[_Sorted]() as call:

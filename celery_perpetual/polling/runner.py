@@ -37,9 +37,10 @@ from celery_perpetual.polling.end import (
 from celery_perpetual.polling.follow_ups import found_follow_ups
 from celery_perpetual.polling.gates import first_closed, full
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS, PollOutcome
-from celery_perpetual.polling.poll import Poll
+from celery_perpetual.polling.poll import Poll, count_when_read
 from celery_perpetual.polling.preflights import Preflights
 from celery_perpetual.polling.reading import Abandoned, ReadBatch, read, sort_items
+from celery_perpetual.polling.rows import Rows
 from celery_perpetual.publishing.publisher import Publisher, publish_or_leave
 from celery_perpetual.publishing.refused import Refused, is_refused
 from celery_perpetual.store.chunks import CHUNK, chunks
@@ -52,9 +53,6 @@ from celery_perpetual.times import to_datetime
 
 if TYPE_CHECKING:
     from celery import Celery
-
-#: By so many rows ``poll.limit`` may exceed what the poll may enqueue.
-MOST_LEFT_OUT = 10_000
 
 
 class Runner:
@@ -164,35 +162,32 @@ class Runner:
         Claims(self.store).sent_to_worker(claim, in_worker.MARK, *commands.packed())
         return PollEnd(claim, None)
 
-    def _rows_worth_reading(self, claim: Claim) -> int:
-        """The number of rows that a poll need read at most to find all the new ones that it may enqueue.
-
-        It counts in the rows that will be left out. With a cursor there are none: its batch is enqueued as a whole.
-        """
+    def _rows_worth_reading(self, claim: Claim) -> Rows:
+        """With those that will be left out. With a cursor there are none: its batch is enqueued as a whole."""
         contract = claim.contract
         if not contract.takes_poll:
-            return contract.options.limit
+            return Rows(contract.options.limit)
         new = max(0, min(contract.options.limit, contract.max_in_flight - claim.in_flight))
         if claim.cursor:
-            return new
-        return new + min(left_out_count(self.store, claim.unit.name, claim.store_time), MOST_LEFT_OUT)
+            return Rows(new)
+        return Rows(new, partial(left_out_count, self.store, claim.unit.name, claim.store_time))
 
     def _poll_of(self, claim: Claim) -> Poll:
         contract = claim.contract
-        return Poll(
+        poll = Poll(
             task=contract.name,
             tenant=claim.unit.copied_tenant,
             poll_id=claim.poll_id,
             slot=to_datetime(claim.slot),
             trigger=claim.trigger,
             cursor=json.loads(claim.cursor) if claim.cursor else None,
-            limit=claim.rows,
             room=contract.max_in_flight - claim.in_flight,
             attempt=claim.attempt,
             late_by=max(0, claim.store_time - claim.slot) / 1000,
             last_polled_at=None if claim.polled is None else to_datetime(claim.polled),
             keys=lambda: self.ledger.left_out_keys(claim.unit.name, claim.store_time),
         )
+        return count_when_read(poll, claim.rows)
 
     def _commit(self, claim: Claim, found: ReadBatch) -> PollEnd:
         """Bring the items into the ledger and the outcome with them; then publish."""
@@ -235,7 +230,7 @@ def _closing(claim: Claim, found: ReadBatch, outcome: PollOutcome) -> Closing:
     end of a task would fall below ``low_water`` then.
     """
     contract, in_flight = claim.contract, claim.in_flight + len(found.items)
-    is_read_whole = bool(found.follow_ups) or found.read < claim.rows
+    is_read_whole = bool(found.follow_ups) or found.read < claim.rows.count
     may_be_more = found.more or not is_read_whole or len(found.items) >= contract.options.limit
     is_low = in_flight < contract.options.low_water
     goes_on = not claim.by_hand and in_flight < contract.max_in_flight and (may_be_more or is_low)

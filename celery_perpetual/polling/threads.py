@@ -61,6 +61,7 @@ class PollThreads:
         self._ending: dict[str, Claim] = {}
         """Polls whose end is not stored yet."""
         self._ends: deque[PollEnd] = deque()
+        self._stored_themselves = False
         self._threads = 0
         self.on_end: Callable[[], object] = lambda: None
         """Called when a poll has ended: there may be an end to store, and its unit may be due again at once."""
@@ -116,6 +117,12 @@ class PollThreads:
         """Take out ends that wait to be stored, the oldest first."""
         with self._lock:
             return [self._ends.popleft() for _ in range(min(MOST_ENDS, len(self._ends)))]
+
+    def stored_themselves(self) -> bool:
+        """Whether polls have ended since the last call that had stored their end, or have none."""
+        with self._lock:
+            found, self._stored_themselves = self._stored_themselves, False
+        return found
 
     def were_stored(self, ends: Sequence[PollEnd]) -> None:
         """These have been stored, or cannot be."""
@@ -193,4 +200,6 @@ class PollThreads:
             if end is not None and not end.stored:
                 self._ending[claim.poll_id] = claim
                 self._ends.append(end)
+            else:
+                self._stored_themselves = True
         self.on_end()

@@ -264,11 +264,11 @@ def test_what_is_due_is_read_ahead() -> None:
     claims: Any = Clockwork(20)
     ahead = DueReader(claims)
 
-    found = [row.at for _ in range(7) for row in ahead.take("me:1", 3).rows]
+    found = [row.at for _ in range(7) for row in ahead.take("me:1", 3, 0.5).rows]
 
     assert found == list(range(20))
     assert claims.asked == [24]
-    assert not ahead.take("me:1", 3).rows
+    assert not ahead.take("me:1", 3, 0.5).rows
 
 
 @pytest.mark.parametrize("why", ["another term", "too old", "forgotten"])
@@ -276,12 +276,12 @@ def test_what_was_read_ahead_is_read_again(why: str) -> None:
     """Another term, or too long ago."""
     claims: Any = Clockwork(20)
     ahead = DueReader(claims)
-    ahead.take("me:1", 1)
+    ahead.take("me:1", 1, 0.5)
 
     if why == "too old":
         time.sleep(LONGEST * 1.5)
     elif why == "forgotten":
         ahead.forget()
-    ahead.take("me:2" if why == "another term" else "me:1", 1)
+    ahead.take("me:2" if why == "another term" else "me:1", 1, 0.5)
 
     assert len(claims.asked) == 2

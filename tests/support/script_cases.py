@@ -163,6 +163,8 @@ CASES = [
          touches=claim_keys),
     Case("close_polls", "nothing found once more", World.ended_empty, lambda w: w.close_polls(NEXT_POLL), answers([b"ended"]),
          then([b"already"]), touches=claim_keys),
+    Case("close_polls", "nudged meanwhile", lambda w: (w.claimed(), w.run("nudge", w.nudge())), World.close_polls,
+         answers([b"soon"]), then([b"already"]), touches=claim_keys),
     Case("close_polls", "failed", lambda w: w.claimed(), lambda w: w.close_polls(sign="", delay="30000", failures="add"),
          answers([b"ended"]), then([b"already"]), touches=claim_keys),
     Case("close_polls", "asks for a pause", lambda w: w.claimed(), lambda w: w.close_polls(sign="", pause='{"by": "next_batch"}'),

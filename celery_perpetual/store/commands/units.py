@@ -101,17 +101,21 @@ def units_last_known_before(store: Store, before: int, skip: int, limit: int) ->
     return [name.decode() for name in found]
 
 
-def unit_facts(store: Store, names: Sequence[str], remarkable: float | None = None) -> list[UnitFacts]:
+def unit_facts(
+    store: Store, names: Sequence[str], remarkable: float | None = None, *, counts_keys: bool = True
+) -> list[UnitFacts]:
     """The facts of units, in their order.
 
     Args:
         names: of the units.
         remarkable: where given, cursors are left out, and newest outcomes of polls that went well in less than this
             share of their interval.
+        counts_keys: whether item keys that are held back or parked are counted; else their numbers are 0.
     """
     found = []
     for part in chunks(names):
-        text = script("unit_facts")(store, share="" if remarkable is None else str(remarkable), units=part)
+        share = "" if remarkable is None else str(remarkable)
+        text = script("unit_facts")(store, share=share, counts_keys=int(counts_keys), units=part)
         for in_flight, attempt, backoff, polled, spec, due, held, parked, cursor, newest in json.loads(
             text.decode(errors="replace")
         ):

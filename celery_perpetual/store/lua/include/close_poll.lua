@@ -9,9 +9,13 @@ end
 
 -- Runs of folded outcomes are folded on the stream too: it gets the first ten of them, then each tenth of the first
 -- hundred, and so on. The cursor is in the unit's list only.
+local function is_reported(repeated)
+  return string.match(string.format('%d', repeated), '^%d0*$')
+end
+
 local function report_poll(outcome, repeated)
   if repeated > 1 then
-    if not string.match(string.format('%d', repeated), '^%d0*$') then
+    if not is_reported(repeated) then
       return
     end
     outcome = string.gsub(outcome, '"repeated": 1([,}])', string.format('"repeated": %d%%1', repeated), 1)
@@ -36,18 +40,14 @@ local function rested(unit_hash, note)
   return string.format('%.0f', following + (slots - 1) * tonumber(note.every))
 end
 
+-- Returns whether a nudge has made the unit due at once.
 local function close_poll(poll, unit, note)
-  local unit_hash, due, outcome = note.unit_hash, note.due, note.outcome
-  if given(note.cursor) then
-    outcome = string.sub(outcome, 1, -2) .. ', "cursor": ' .. note.cursor .. '}'
-  end
-  local repeated = write_outcome(note.polls, tonumber(note.history), note.ttl, note.sign or '', now_text, outcome, note.newest,
-    note.polled)
-  report_poll(note.outcome, repeated)
+  local unit_hash, due, outcome, is_nudged = note.unit_hash, note.due, note.outcome, false
   if given(note.nudged) and redis.call('ZSCORE', due, unit) then
     -- A nudge came while this poll was open, so the next poll must find the rows that came after the start of this one.
     redis.call('ZADD', due, math.max(now, tonumber(note.slot) + 1), unit)
     redis.call('HSET', unit_hash, 'trigger', note.nudged)
+    is_nudged = true
   elseif given(note.delay) then
     if redis.call('ZSCORE', due, unit) then
       -- Strictly after this poll's own slot, or the next claim would be taken for a repetition of it.
@@ -60,6 +60,12 @@ local function close_poll(poll, unit, note)
     -- A slot came while this poll by hand was open.
     redis.call('ZADD', due, 'XX', now, unit)
   end
+  if given(note.cursor) then
+    outcome = string.sub(outcome, 1, -2) .. ', "cursor": ' .. note.cursor .. '}'
+  end
+  local repeated = write_outcome(note.polls, tonumber(note.history), note.ttl, note.sign or '', now_text, outcome, note.newest,
+    note.polled)
+  report_poll(note.outcome, repeated)
   if note.failures == 'reset' then
     redis.call('HDEL', unit_hash, 'claim', 'claimed', 'killed', 'waits', 'nudged', 'attempt', 'backoff', 'failures')
   else
@@ -81,6 +87,7 @@ local function close_poll(poll, unit, note)
   else
     redis.call('HSET', unit_hash, 'last', poll, 'polled', now_text)
   end
+  return is_nudged
 end
 
 -- Wake those who wait for an item of a coming poll, given the poll that has ended by unit. Mostly there are no waiters,

@@ -15,16 +15,22 @@ local function forget_old(list, at)
   end
 end
 
--- "newest" is the list's first entry, where the sign is not ''; "polled" is when a poll of the unit has ended before. Returns
--- how many outcomes the newest entry stands for.
-local function write_outcome(list, history, ttl, sign, at, json, newest, polled)
-  local repeated, first, length = 1, at, 0
+-- How many outcomes the newest entry stands for with one more of this sign, and when the first of them came. "newest" is the
+-- list's first entry, where the sign is not ''.
+local function run_of(sign, at, newest)
   if newest and sign ~= '' then
     local times, since, same = string.match(newest, '^(%d+) (%d+) ([^\n]*)\n')
     if same == sign then
-      repeated, first = tonumber(times) + 1, since
+      return tonumber(times) + 1, since
     end
   end
+  return 1, at
+end
+
+-- "polled" is when a poll of the unit has ended before. Returns how many outcomes the newest entry stands for.
+local function write_outcome(list, history, ttl, sign, at, json, newest, polled)
+  local repeated, first = run_of(sign, at, newest)
+  local length = 0
   local entry = repeated .. ' ' .. first .. ' ' .. sign .. '\n' .. json
   if repeated > 1 then
     redis.call('LSET', list, 0, entry)

@@ -10,9 +10,9 @@
 --
 -- KEY   leader         string* owner:term of the living leader
 -- KEY   units          zset*   unit -> last seen
--- KEY   due            zset    unit -> next poll
+-- KEY   due            zset*   unit -> next poll
 -- KEY   paused         hash*   scope -> JSON
--- KEY   events         stream
+-- KEY   events         stream*
 -- KEY   marks          zset*   owner -> its last mark
 -- ARG   mine           text    owner:term, or '' for a poll by hand
 -- ARG   mark           text    the last mark that this owner was answered, 0 = none; `now` becomes a newer one
@@ -90,6 +90,7 @@ local tills = setmetatable({}, {__index = function(known, valid)
   return known[valid]
 end})
 
+-- Only what a claim takes over is written before the due time, whose write fails where its key is of a wrong type.
 local polls = {}
 for i = wanted_at, #ARGV do
   local poll, slot, following, next_anchor, valid, travels, history, unit, queue =
@@ -98,13 +99,12 @@ for i = wanted_at, #ARGV do
     'trigger', 'banned', 'last', 'refused')
   local open = {}
   if facts[1] then
+    probe('ZCARD', due)
+    must_be(events, 'stream')
     must_be(polls_prefix .. unit, 'list')
     open = claim_of(unit_prefix .. unit, facts[1])
   end
   polls[i] = {poll, slot, following, tonumber(valid), travels == '1', tonumber(history), unit, facts, open, next_anchor, queue}
-end
-if mark_there and mark_there < now then
-  redis.call('ZADD', marks, string.format('%.0f', now), owner)
 end
 local reply = {now}
 for i = wanted_at, #ARGV do
@@ -113,7 +113,7 @@ for i = wanted_at, #ARGV do
   local travels_until, last, refused = facts[9], facts[10], facts[11]
   local unit_hash, slot = unit_prefix .. unit, tonumber(slot_text)
   local trigger = mine == '' and 'manual' or (due_by or 'schedule')
-  local verdict, stale = 'claimed', false
+  local verdict, stale, fields = 'claimed', false, nil
   if claim == poll then
     trigger, travels = open.trigger, mine ~= '' and (travels or (tonumber(travels_until) or 0) > now)
   elseif refused == poll then
@@ -124,7 +124,6 @@ for i = wanted_at, #ARGV do
     verdict, stale = 'early', true  -- a poll has ended since, and has set the due time anew
   elseif mine ~= '' and is_paused(unit, queue) then
     verdict = 'paused'
-    redis.call('HDEL', unit_hash, 'trigger')
   elseif claim and may_end(open) then
     verdict = 'busy'
   elseif last_slot and not is_ahead(last_slot)
@@ -151,13 +150,9 @@ for i = wanted_at, #ARGV do
       redis.call('ZADD', units, now, unit)
     else
       local new_anchor = next_anchor ~= '-' and next_anchor or not anchor and slot_text
+      fields = {'claim', poll, 'claimed', claimed, 'slot', slot_text}
       if new_anchor then
-        redis.call('HSET', unit_hash, 'claim', poll, 'claimed', claimed, 'slot', slot_text, 'anchor', new_anchor)
-      else
-        redis.call('HSET', unit_hash, 'claim', poll, 'claimed', claimed, 'slot', slot_text)
-      end
-      if due_by then
-        redis.call('HDEL', unit_hash, 'trigger')
+        fields[7], fields[8] = 'anchor', new_anchor
       end
     end
   end
@@ -172,6 +167,12 @@ for i = wanted_at, #ARGV do
       end
     end
     redis.call('ZADD', due, at, unit)
+    if fields then
+      redis.call('HSET', unit_hash, unpack(fields))
+    end
+    if due_by and (fields or verdict == 'paused') then
+      redis.call('HDEL', unit_hash, 'trigger')
+    end
     if verdict == 'paused' or verdict == 'backoff' then
       -- No slot and no claim say when that was; see register.lua.
       redis.call('HSET', unit_hash, 'passed', string.format('%.0f', seen))
@@ -187,5 +188,8 @@ for i = wanted_at, #ARGV do
   reply[#reply + 1] = table.concat(
     {verdict, travels and '1' or '0', in_flight or '0', attempt or '0', polled or '-', trigger, cursor or ''}, ' ')
     .. (failures and '\n' .. failures or '')
+end
+if mark_there and mark_there < now then
+  redis.call('ZADD', marks, string.format('%.0f', now), owner)
 end
 return reply

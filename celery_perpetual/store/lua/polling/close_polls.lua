@@ -4,8 +4,8 @@
 -- nothing for the rest. Only a key of a wrong type fails all of them, before anything is written, and the caller then
 -- sends them one by one.
 --
--- KEY   due            zset    unit -> next poll
--- KEY   events         stream
+-- KEY   due            zset*   unit -> next poll
+-- KEY   events         stream*
 -- KEY   paused         hash*   scope -> JSON
 -- KEY   cursors        set*    units that have a cursor
 -- ARG   unit_prefix    text    what the keys of unit hashes start with
@@ -32,13 +32,14 @@
 --     moves      '1': it has found something, and its interval is no longer stretched
 --     cursor     new cursor, JSON; '' = leave
 --     pause      pause the unit with this, JSON; '' = no
--- returns per poll: 'ended', 'already' (this poll ended before) or 'refused' (another poll has the claim)
+-- returns per poll: 'ended', 'soon' (ended, and the unit is due at once, as a nudge came meanwhile), 'already' (this poll
+-- ended before) or 'refused' (another poll has the claim)
 -- include now
 -- include outcome
 -- include types
 -- include clock_step
 -- include close_poll
-local notes, open, newest = {}, {}, {}
+local notes, open, newest, is_due_probed, is_stream_checked = {}, {}, {}, false, false
 for i = ends_at, #ARGV, 2 do
   local note = cjson.decode(ARGV[i + 1])
   notes[i], open[note.unit] = note, redis.call('HMGET', unit_prefix .. note.unit, 'claim', 'nudged', 'polled')
@@ -52,6 +53,13 @@ for i = ends_at, #ARGV, 2 do
     probe('SCARD', cursors)
   end
   newest[note.unit] = redis.call('LINDEX', polls_prefix .. note.unit, 0)
+  -- The first write of most ends is the due time, which fails by itself; and most ends are folded and not on the stream.
+  if not is_due_probed and (not given(note.following) or note.longest) then
+    is_due_probed = probe('ZCARD', due)
+  end
+  if not is_stream_checked and (note.pause or is_reported(run_of(note.sign or '', '', newest[note.unit]))) then
+    is_stream_checked = must_be(events, 'stream')
+  end
 end
 local reply, ended = {}, {}
 for i = ends_at, #ARGV, 2 do
@@ -63,7 +71,7 @@ for i = ends_at, #ARGV, 2 do
   else
     note.unit_hash, note.polls, note.outcome, note.newest = unit_prefix .. unit, polls_prefix .. unit, ARGV[i], newest[unit]
     note.due, note.cursors, note.ttl, note.nudged, note.polled = due, cursors, ttl, nudged, polled
-    close_poll(poll, unit, note)
+    local is_nudged = close_poll(poll, unit, note)
     if note.hint then
       local source = source_prefix .. note.source
       local asked, at = unpack(redis.call('HMGET', source, 'quiet', 'at'))
@@ -79,7 +87,7 @@ for i = ends_at, #ARGV, 2 do
       redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'pause', 'data', note.pause)
     end
     open[unit], ended[unit] = {}, poll
-    reply[#reply + 1] = 'ended'
+    reply[#reply + 1] = is_nudged and 'soon' or 'ended'
   end
 end
 wake_waiters(ended)

@@ -1,11 +1,12 @@
 -- The facts on units. Changes nothing.
 --
--- KEY   due            zset  unit -> when it is polled next
+-- KEY   due            zset* unit -> when it is polled next
 -- ARG   unit_prefix    text  what the keys of unit hashes start with
 -- ARG   polls_prefix   text  what the keys of outcome lists start with
 -- ARG   failed_prefix  text  what the keys of failed item keys start with
 -- ARG   share          text  leave out cursors, and newest outcomes of polls that went well in less than this share of
 --                            the interval; '' = leave out nothing
+-- ARG   counts_keys    flag  0 = no key counts as held back or parked
 -- ARGS  units          text  names
 -- returns JSON: per unit a list of items in flight, failed polls in a row, end of the back-off, last poll, schedule, due
 -- time, keys held back, keys parked, cursor, newest outcome; what is not known is false
@@ -31,12 +32,12 @@ local function is_remarkable(attempt, spec, parked, outcome)
 end
 
 local after = string.format('(%.0f', now)
-local reply = {}
+local reply, times = {}, units_at <= #ARGV and redis.call('ZMSCORE', due, unpack(ARGV, units_at))
 for i = units_at, #ARGV do
   local name = ARGV[i]
   local facts = redis.call('HMGET', unit_prefix .. name, 'inflight', 'attempt', 'backoff', 'polled', 'spec', 'cursor')
   local held, parked, failed = 0, 0, failed_prefix .. name
-  if redis.call('EXISTS', failed) == 1 then
+  if counts_keys and redis.call('EXISTS', failed) == 1 then
     held = redis.call('ZCOUNT', failed, after, '(+inf')
     parked = redis.call('ZCOUNT', failed, '+inf', '+inf')
   end
@@ -45,7 +46,7 @@ for i = units_at, #ARGV do
     cursor = false
     newest = newest and is_remarkable(facts[2], facts[5], parked, newest) and newest
   end
-  reply[#reply + 1] = {facts[1], facts[2], facts[3], facts[4], facts[5], redis.call('ZSCORE', due, name), held, parked,
+  reply[#reply + 1] = {facts[1], facts[2], facts[3], facts[4], facts[5], times[i - units_at + 1], held, parked,
     cursor, newest}
 end
 return #reply == 0 and '[]' or cjson.encode(reply)

@@ -1,13 +1,13 @@
 -- Read which routines are due, which were run by a caller that is gone, and whose pause is over. Changes nothing.
 --
--- KEY   routines         hash  routine -> record
--- KEY   routines_due     zset  routine -> when it runs next
--- KEY   routines_inline  zset  routine that its caller runs -> until when that is believed
--- KEY   routines_pauses  zset  paused routine -> when its pause ends by itself
--- KEY   paused           hash  scope -> pause
--- KEY   marks            zset  beat -> its last mark
--- KEY   seen             string  when a process was last in contact
--- KEY   hold             string  until when no lease expires
+-- KEY   routines         hash*  routine -> record
+-- KEY   routines_due     zset*  routine -> when it runs next
+-- KEY   routines_inline  zset*  routine that its caller runs -> until when that is believed
+-- KEY   routines_pauses  zset*  paused routine -> when its pause ends by itself
+-- KEY   paused           hash*  scope -> pause
+-- KEY   marks            zset*  beat -> its last mark
+-- KEY   seen             string*  when a process was last in contact
+-- KEY   hold             string*  until when no lease expires
 -- ARG   until_           text  ms: what is due by then, '' = now
 -- ARG   limit            text  most routines to answer
 -- ARG   obeys            flag  1 = nothing is due while everything is paused
