@@ -19,7 +19,7 @@ from celery_perpetual.ledger.record import arguments, encode, read_item
 from celery_perpetual.ledger.serializers import keeps_types
 from celery_perpetual.routines.asking import asked
 from celery_perpetual.routines.checks import a_time, a_truth, refusal
-from celery_perpetual.routines.record import ACTIVE, NO_RETRIES, OWN_IDS, PAUSED, Record
+from celery_perpetual.routines.record import ACTIVE, NO_RETRIES, PAUSED, Record
 from celery_perpetual.routines.slots import Timetable
 from celery_perpetual.routines.steps import scheduled
 from celery_perpetual.routines.timetables import FIELDS as OF_TIMETABLE
@@ -62,7 +62,7 @@ class Reader:
         table = timetable(**{name: value for name, value in given.items() if name in _TIMETABLE}, app=self._app)
         item = self._item(given)
         key = _name("idempotency_key", given.get("idempotency_key")) or ""
-        routine_id = _name("id", given.get("id")) or f"{OWN_IDS}{token_hex(8)}"
+        routine_id = _name("id", given.get("id")) or f"routine_{token_hex(8)}"
         made = Record(
             id=routine_id, item=item, timetable=table, created=now,
             updated=now, state=PAUSED if a_truth("paused", given.get("paused", False)) else ACTIVE,

@@ -102,9 +102,6 @@ class Record(NamedTuple):
         return self._replace(version=self.version + 1, updated=max(now, self.updated), **changes)
 
 
-#: Ids that are made for routines which are given none begin with this, and are random.
-OWN_IDS = "routine_"
-
 #: Name in JSON, field, and the value that is left out.
 _PLAIN: tuple[tuple[str, str, Any], ...] = (
     ("l", "slot", None), ("r", "run", ""), ("a", "attempts", 0),
@@ -120,13 +117,13 @@ _USUAL = tuple(usual for _, _, usual in _PLAIN)
 
 
 def encode(record: Record) -> bytes:
-    """The text of a record. A new one of an id of the user's has a mark, which nothing reads.
+    """The text of a record. A new one has a mark, which nothing reads.
 
     The store takes a text that it has already for a call that is sent twice, and two calls may create the same within a
     millisecond.
     """
     texts = [f'"s":"{_LETTERS[record.state]}","c":{record.created}']
-    if record.version == 1 and not record.id.startswith(OWN_IDS):
+    if record.version == 1:
         texts.append(f'"t":"{token_hex(4)}"')
     if record.next is not None:
         texts.append(f'"n":{record.next}')

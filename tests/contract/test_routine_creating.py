@@ -38,15 +38,16 @@ def test_an_id_is_used_once(world: World, now: datetime) -> None:
         world.create(at=now, id="mine")
 
 
-def test_an_id_is_used_once_within_a_millisecond(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["mine", "routine_mine"])
+def test_an_id_is_used_once_within_a_millisecond(world: World, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Two calls with the same fields at the same time are no call that is sent twice: the second one is refused."""
     at = world.perpetual.store.now()
     monkeypatch.setattr(Store, "now", lambda _self: at)
-    world.create(every=60, id="mine")
+    world.create(every=60, id=name)
     world.create(every=60, id="keyed", idempotency_key="k")
 
-    with pytest.raises(AlreadyExists, match="'mine'"):
-        world.create(every=60, id="mine")
+    with pytest.raises(AlreadyExists, match=f"'{name}'"):
+        world.create(every=60, id=name)
     assert not world.create(every=60, id="keyed", idempotency_key="k").created
 
 
