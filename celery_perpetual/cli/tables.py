@@ -47,15 +47,15 @@ def listing(
     """Print reports, each as JSON or as the row of a table.
 
     Args:
-        limit: no more are printed; where one more was found, a line says how to see it. None: all are.
+        limit: no more are printed; where one more was found, a line on stderr says how to see it. None: all are.
         row: the cells of one.
         empty, whole, spare: see :func:`table`.
     """
     page = found[:limit]
     if json_:
         show([each.to_dict() for each in page])
-        return
-    table(heads, [row(each) for each in page], empty=empty, whole=whole, spare=spare)
+    else:
+        table(heads, [row(each) for each in page], empty=empty, whole=whole, spare=spare)
     if limit is not None and len(found) > limit:
         click.echo(f"there are more than {limit}; --limit {10 * limit} shows more of them", err=True)
 
