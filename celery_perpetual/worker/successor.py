@@ -58,7 +58,7 @@ def handing_on(task: Any, cause: str, *, is_one_message: bool = True) -> Iterato
     if execution is None:
         yield
         return
-    execution.has_copy = execution.is_unsent = False
+    execution.has_copy = execution.keeps_successor = execution.is_unsent = False
     if is_one_message:
         execution.hands_on = cause
     elif execution.leased:

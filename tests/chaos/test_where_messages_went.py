@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from tests.support import Project
 
 SOURCE = """
+from celery import group
+
 class Audited(PerpetualTask):
     abstract = True
     def apply_async(self, args=None, kwargs=None, **options):
@@ -45,11 +47,16 @@ def slow(self, n):
     if self.request.delivery_info["routing_key"] != "slow":
         raise self.retry(queue="slow", priority=3, countdown=0)
 
-@app.task(base=PerpetualTask, poll_every=3600, bind=True, next_batch=lambda: [(how,) for how in ("retry", "replace")])
+HOW = ("retry", "replace", "retry, then group")
+
+@app.task(base=PerpetualTask, poll_every=3600, bind=True, next_batch=lambda: [(how,) for how in HOW])
 def hands_on(self, how):
     if how == "retry":
         raise self.retry(args=("another",), queue="later", countdown=0)
-    raise self.replace(routed.si(5).set(queue="later"))
+    if how == "replace":
+        raise self.replace(routed.si(5).set(queue="later"))
+    self.retry(queue="overtaken", countdown=0, throw=False)
+    raise self.replace(group(routed.si(n).set(queue="parts") for n in (6, 7)))
 """
 
 
@@ -67,9 +74,9 @@ def orders(proj: Project, queue: str) -> set[tuple[str, str, str, int, int]]:
 
 
 @pytest.fixture
-def proj(project: Callable[..., Project]) -> Project:
+def proj(project: Callable[..., Project], redis_url: str) -> Project:
     """A leader and a worker that consumes from ``celery`` alone."""
-    found = project(SOURCE, **SETTINGS)
+    found = project(SOURCE, **SETTINGS, result_backend=redis_url)
     found.worker(concurrency=1).ready()
     return found
 
@@ -113,12 +120,14 @@ def test_an_own_apply_async_is_called_once_for_every_item(proj: Project) -> None
 def test_a_retry_that_waits_in_another_queue_is_not_missing(proj: Project) -> None:
     """It stays there, once; when that queue has lost it, it is sent there again, with its priority.
 
-    So is a retry with other arguments, and what replaces an item: as they were.
+    So is a retry with other arguments, and what replaces an item: as they were. A retry that a group has followed is not.
     """
     poll(proj, "hands_on")
     wait_until(lambda: len(proj.redis.lrange("later", 0, -1)) == 2, "both have sent what follows")
-    wait_until(lambda: not proj.redis.exists("perpetual:leases"), "and have ended")
     later = orders(proj, "later")
+    wait_until(lambda: len(ids(proj, "parts")) == 2, "the group is sent")
+    wait_until(lambda: not proj.redis.exists("perpetual:leases"), "and have ended")
+    assert set(proj.redis.hkeys("perpetual:copies")) == {order[0] for order in later}
     assert {order[1:3] for order in later} == {("proj.hands_on", "('another',)"), ("proj.routed", "(5,)")}
     proj.redis.delete("later")
     proj.run_python("import proj; proj.perpetual.resume(everything=True)")
