@@ -95,7 +95,7 @@ class Ticking:
         self._polled = 1  # how many of them have been polled; the bringer is on its own
         roster: Any = SimpleNamespace(
             units={each.name: each for each in self.units}, disabled=set(), version=0, refresh=lambda _: None,
-            take_changes=lambda: ([], []), may_come=lambda _: False, has_low_water=False,
+            take_changes=lambda: ([], []), may_come=lambda _: False, has_low_water=False, is_hurried=False,
         )  # fmt: skip
         self.rss["units"] = rss()
         self.store = self.perpetual.store
@@ -103,9 +103,9 @@ class Ticking:
         runner = Runner(app, self.store)
         # As beat's engine puts them together.
         self.polls = PollThreads(runner.poll, self.perpetual.settings.poll_threads, 16)
-        source = PollSource(self.store.clone(), roster, runner, self.polls, self.leadership.mark)
-        self.clock = Clock(self.leadership, EntryRuns(self.store), [source])
-        source.call_when_ready(self.clock.wake)
+        self.source = PollSource(self.store.clone(), roster, runner, self.polls, self.leadership.mark)
+        self.clock = Clock(self.leadership, EntryRuns(self.store), [self.source])
+        self.source.call_when_ready(self.clock.wake)
 
     def __enter__(self) -> Self:
         self.leadership.start(before_resigning=lambda _: None, saw_epoch=lambda _: None)
@@ -141,7 +141,8 @@ class Ticking:
         return float(self.store.redis.info("memory")["used_memory"] - self._size_before) / len(self.units)
 
     def idle(self) -> float:
-        """Seconds of a turn with nothing due."""
+        """Seconds of a turn that asks the store, with nothing due."""
+        self._forget_due()
         begun = time.perf_counter()
         self.clock.turn()
         return time.perf_counter() - begun
@@ -166,6 +167,10 @@ class Ticking:
         assert executed(redis)["xadd"] == 1
         return seconds / count
 
+    def _forget_due(self) -> None:
+        """Have the next turn ask the store what is due."""
+        self.source._reader.forget()  # noqa: SLF001  # from here a unit is made due behind the back of the clock
+
     def _not_polled(self, count: int) -> list[Any]:
         """Units of which none has had its first poll; the next slot of the others is in an hour."""
         keys, redis, fresh = self.store.keys, self.store.redis, []
@@ -183,6 +188,7 @@ class Ticking:
         """Seconds of the turns until these units, which become due now, have been polled."""
         keys, redis = self.store.keys, self.store.redis
         redis.zadd(keys.due, dict.fromkeys(units, self.store.now()))
+        self._forget_due()  # else these units are seen within half a second
         redis.config_resetstat()
         begun = time.perf_counter()
         deadline = time.monotonic() + 300
