@@ -2,7 +2,8 @@
 
 An item that cannot be published is parked with its reason: an operator mends the cause and lets it run, or fails it. A
 run of a routine fails with this reason, so that its routine goes on.
-A broker that does not answer, or does not confirm, is no fault of an item: that is raised, and the relay tries again.
+A broker that does not answer, accepts no connection, or does not confirm, is no fault of an item: that is raised, and
+the relay tries again.
 So is one that closes the channel, or the connection, for every item, as it does where rights, an exchange or a queue
 have changed.
 """
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from amqp.exceptions import AMQPNotImplementedError, FrameError, FrameSyntaxError
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
@@ -38,6 +40,10 @@ PublishChunk = Callable[[IndexedItems], Messages]
 
 #: So many items of a kind are tried one after the other while the broker closes the channel or connection for each.
 MOST_CLOSED = 20
+
+#: The errors with which RabbitMQ closes the connection for what was sent there. Others are not the item's: there may be
+#: too many connections, or too few members of a cluster.
+_CLOSES_CONNECTION = (FrameError, FrameSyntaxError, AMQPNotImplementedError)
 
 #: Errors that say nothing about the item.
 _NOT_THE_ITEMS = (StoreUnavailable, OperationalError, SoftTimeLimitExceeded)
@@ -80,8 +86,8 @@ class _Apart:
                 of_kind = closed.setdefault(kind_of(item), [])
                 fault = known.get(index) or (of_kind[-1] if len(of_kind) >= MOST_CLOSED else None)
                 if fault is None:
+                    publish = publish or self._open(stack)  # an error of this one is no item's
                     try:
-                        publish = publish or self._open(stack)
                         self.messages.extend(publish([(index, item)]))
                         self.sent = True
                         of_kind.clear()
@@ -107,13 +113,9 @@ class _Apart:
     def is_the_brokers(self, error: Exception) -> bool:
         """Whether the broker has answered by closing the channel, or the connection for what it was sent there.
 
-        It closes the connection where headers do not fit into a frame, for one.
+        It does the latter where headers do not fit into a frame, for one.
         """
-        errors = self._errors
-        is_of_the_connection = isinstance(error, errors.connection_errors) and not isinstance(
-            error, errors.recoverable_connection_errors
-        )
-        return isinstance(error, errors.channel_errors) or is_of_the_connection
+        return isinstance(error, (*self._errors.channel_errors, *_CLOSES_CONNECTION))
 
 
 def publish_apart(

@@ -5,15 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from amqp.exceptions import InternalError, NotAllowed
 
 from celery_perpetual import Item, PerpetualTask
+from celery_perpetual.ledger.item import CheckedItem
+from celery_perpetual.publishing.one_by_one import publish_apart
+from celery_perpetual.publishing.transports import open_transport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import ExitStack
 
     import redis
     from celery import Celery
 
+    from celery_perpetual.publishing.builder import Messages
+    from celery_perpetual.publishing.one_by_one import PublishChunk
+    from celery_perpetual.publishing.stamp import IndexedItems
     from tests.support.watched_app import WatchedApp
 
 #: More than one chunk, and the bad one is in none of the first places.
@@ -159,3 +167,31 @@ def test_what_raises_only_after_the_commit_holds_up_no_other_item(
     assert arrived(one.app) >= ROWS - 1
     assert [each.task_id for each in one.perpetual.parked()] == [outcome.task_ids[BAD]]
     assert store_redis.exists("perpetual:outbox") == 0
+
+
+@pytest.mark.parametrize("error", [NotAllowed("too many connections"), InternalError("no majority")])
+def test_an_error_of_the_connection_that_is_no_fault_of_an_item_parks_none(
+    error: Exception, rabbitmq_url: str, watched_app: Callable[..., WatchedApp]
+) -> None:
+    """RabbitMQ has closed the connection for one item, and refuses the next connection, or what comes over it."""
+    one, opened = watched_app(broker_url=rabbitmq_url), list[str]()
+    items = [CheckedItem("app.work", b"[[], {}]", "json", {"immediate": n == 3}, None) for n in range(6)]
+
+    def open_publisher(stack: ExitStack) -> PublishChunk:
+        opened.append("again" if opened else "first")
+        if opened[1:] and isinstance(error, NotAllowed):
+            raise error
+        transport = stack.enter_context(open_transport(one.app, "poll", (), one_by_one=False))
+
+        def publish(indexed: IndexedItems) -> Messages:
+            if opened[1:]:
+                raise error
+            return transport.publish(indexed)
+
+        return publish
+
+    with pytest.raises(type(error)):
+        publish_apart(one.app, open_publisher, list(enumerate(items)), ValueError("of the chunk"))
+
+    assert opened == ["first", "again"]
+    assert arrived(one.app) == 3
