@@ -234,7 +234,7 @@ END_REFUSED = error("end.refused", "the end of task %(task_id)s could not be sto
 END_NOT_EARLY = warning(
     "end.not_early", "could not announce the success of task %(task_id)s before its hooks, trying after them: %(error)s"
 )
-RESULT_NOT_STORED = error("result.not_stored", "could not store the failure of task %(task_id)s in the result backend")
+RESULT_NOT_STORED = error("result.not_stored", "the result of task %(task_id)s is not stored in the result backend")
 RESULT_DELAYED = warning("result.delayed", "the result of task %(task_id)s is not stored yet, trying again: %(error)s")
 RESULT_REFUSED = error("result.refused", "Celery's result backend cannot store the result of task %(task_id)s")
 RESULT_FOLLOW_UP_FAILED = error(

@@ -1,7 +1,8 @@
 """One maintenance pass.
 
-Its steps are those of ``Cycle``, in their order: lost tasks first, then batches and routines, then the ladder and the
-alerts. The error of one step never stops the next. In the end the counts of all steps are added to those of all passes.
+Its steps are those of ``Cycle``, in their order: lost tasks first, then batches, results and routines, then the ladder
+and the alerts. The error of one step never stops the next. In the end the counts of all steps are added to those of all
+passes.
 
 The leader runs a pass every ``perpetual_cycle_interval`` seconds; any other process may run one. Two passes at once are
 harmless: every step works off a list, and the call of the store that does the work of an entry also removes it. A short
@@ -20,6 +21,7 @@ from celery_perpetual import events
 from celery_perpetual.beat.cycle_result import CycleResult
 from celery_perpetual.beat.orphans import KnownUnits, Orphans
 from celery_perpetual.completions.batches import do_follow_ups, waiting_follow_ups
+from celery_perpetual.completions.owed_results import owed_list, store_owed
 from celery_perpetual.errors import StoreUnavailable, described
 from celery_perpetual.health.alerts import Alerts
 from celery_perpetual.ledger.staged import staged_list, sweep_staged
@@ -36,6 +38,7 @@ from celery_perpetual.starvation.assistance import LONGEST_HOOK
 from celery_perpetual.starvation.ladder import Ladder
 from celery_perpetual.store.commands.lock import Lock
 from celery_perpetual.store.commands.stats import add_pass, work_counts
+from celery_perpetual.store.work_list import WorkList
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import to_datetime
 
@@ -64,15 +67,16 @@ class Cycle:
         self._lock = Lock(self._store, self._store.keys.cycle, LOCK_SECONDS)
         states = OldStates(self._store)
         sweep, orphans = Sweep(namespace.app, namespace.grants), Orphans(self._store, known)
-        outbox, staged, follow_ups = (
+        outbox, staged, follow_ups, owed = (
             namespace.runner.publisher.outbox,
             staged_list(self._store),
             waiting_follow_ups(self._store),
+            owed_list(self._store),
         )
-        self._lists = (outbox, staged, follow_ups)
-        # Sending may wait, and schedules of routines may be code of the user's.
+        self._lists = (outbox, staged, follow_ups, owed)
+        # Sending and result backends may wait, and schedules of routines may be code of the user's.
         relay, batches = Courier("relay", of_list=True), Courier("batches", of_list=True)
-        starter, clock = Courier("routines"), Courier("clock")
+        starter, clock, results = Courier("routines"), Courier("clock"), Courier("results", of_list=True)
         self._ladder, alerts = Ladder(namespace), Alerts(namespace)
         runs = due or DueRuns(namespace.app, self._store, namespace.runner.publisher)
         self._steps: dict[str, Callable[[], dict[str, Any]]] = {
@@ -80,6 +84,7 @@ class Cycle:
             "relay": lambda: {"relayed": relay.run(lambda: _relay(namespace))},
             "routines_due": lambda: {"routines_started": starter.run(lambda: _start(namespace, runs))},
             "batches": lambda: {"batches": batches.run(lambda: do_follow_ups(namespace.app, self._store, follow_ups))},
+            "results": lambda: _owed(namespace, results, owed),
             "staged": lambda: {"unstaged": sweep_staged(self._store, staged)},
             "counts": lambda: work_counts(self._store)._asdict(),
             "starvation": lambda: _climbed(namespace, self._ladder, whole=self._is_alone),
@@ -159,6 +164,12 @@ def _start(namespace: Namespace, due: DueRuns) -> int:
         return 0 if found is None else sum(run.status == ENQUEUED for run in due.start(found))
     finally:
         namespace.runner.publisher.release()  # the connection of this thread, which ends
+
+
+def _owed(namespace: Namespace, courier: Courier, owed: WorkList) -> dict[str, Any]:
+    if not owed.is_empty():
+        courier.run(lambda: store_owed(namespace.app, namespace.store, owed))
+    return {}
 
 
 def _trim(pauses: Pauses) -> dict[str, Any]:

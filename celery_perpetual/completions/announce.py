@@ -168,6 +168,11 @@ class Announcer:
         backlog.try_later()
 
     @property
+    def store(self) -> Store:
+        """The store, for callers that may not wait long."""
+        return self._store
+
+    @property
     def down(self) -> bool:
         """Whether ends wait for a store that did not answer."""
         return self._of_this_process().is_away

@@ -1,26 +1,30 @@
 """Stores results in Celery's backend for tasks that end without Celery storing a state, so that ``get()`` wakes.
 
 With ``result_backend_always_retry`` a backend tries for ever, which is right in a process that runs one task. Much of
-this runs in a worker's main process, where all tasks would wait, so the tries are bounded here.
+this runs in a worker's main process, where all tasks would wait, so the tries are bounded here. What a backend cannot
+store, the store keeps for it, see :mod:`.owing`.
 """
 
 from __future__ import annotations
 
-from copy import copy
 from typing import TYPE_CHECKING, Any
 
 from celery import states
 from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend
+from celery.exceptions import TaskRevokedError
+from kombu.exceptions import OperationalError
 
 from celery_perpetual import events
+from celery_perpetual.completions.owing import OwedResult, owe
+from celery_perpetual.store.refusals import is_outage
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:
     from celery import Celery
 
 #: Repeats of a question; as many as Celery's own worker allows itself where it asks for the state of a lost task.
-#: Storing a result is not repeated: Celery's Redis backend tries for some seventeen seconds each time.
+#: Storing a result is not repeated: Celery's Redis backend would try for some seventeen seconds.
 MOST_RETRIES = 3
 
 
@@ -28,23 +32,28 @@ def store_failure(app: Celery, task: Any, task_id: str, exception: Exception, re
     """Store a failure; the rest of the chain and the chord of ``request`` are failed by it as by any other."""
     if request is not None and request.is_eager:
         return
+    stores = _stores(task, request)
     try:
-        backend = bounded(_backend(app, task), 0)
-        backend.mark_as_failure(task_id, exception, request=request, store_result=_stores(task, request))
+        bounded(backend_of(app, task), 0).mark_as_failure(task_id, exception, request=request, store_result=stores)
     except Exception as error:
-        emit(events.RESULT_NOT_STORED, task_id=task_id, error=error)
+        owed = OwedResult(
+            task=_name(task, request), state=states.FAILURE, exception=exception, request=request, stores=stores
+        )
+        owe(app, task_id, owed, error)
 
 
 def store_failure_if_pending(
     app: Celery, task: Any, task_id: str, exception: Exception, state: str = states.FAILURE
 ) -> None:  # fmt: skip
     """Store a failure, or another state that is an error, where no final state is stored yet."""
-    if not _stores(task, None) or not is_pending(app, task, task_id):
+    backend = backend_of(app, task)
+    if isinstance(backend, DisabledBackend) or not _stores(task, None):
         return
     try:
-        bounded(_backend(app, task), 0).mark_as_failure(task_id, exception, state=state)
+        if bounded(backend).get_state(task_id) not in states.READY_STATES:
+            bounded(backend, 0).mark_as_failure(task_id, exception, state=state)
     except Exception as error:
-        emit(events.RESULT_NOT_STORED, task_id=task_id, error=error)
+        owe(app, task_id, OwedResult(task=_name(task), state=state, exception=exception), error)
 
 
 def is_success(app: Celery, task: Any, task_id: str) -> bool:
@@ -59,7 +68,7 @@ def is_pending(app: Celery, task: Any, task_id: str) -> bool:
 
 def _state_of(app: Celery, task: Any, task_id: str) -> str | None:
     """The state that Celery has stored; None where its backend does not say."""
-    backend = _backend(app, task)
+    backend = backend_of(app, task)
     if isinstance(backend, DisabledBackend):
         return None
     try:
@@ -80,7 +89,7 @@ def count_in_chord(app: Celery, task: Any, request: Any) -> None:
         task: that has succeeded.
         request: the task's, as Celery's own code gets it.
     """
-    backend = _backend(app, task)
+    backend = backend_of(app, task)
     if not request.chord or not isinstance(backend, RedisBackend):
         return
     try:
@@ -92,34 +101,59 @@ def count_in_chord(app: Celery, task: Any, request: Any) -> None:
 
 
 def store_expired(app: Celery, task: Any, task_id: str) -> None:
-    """Store that a task was revoked because it has expired, as Celery does; an error of the backend is reported."""
-    try:
-        bounded(_backend(app, task), 0).mark_as_revoked(task_id, "expired", store_result=_stores(task, None))
-    except Exception as error:
-        emit(events.RESULT_NOT_STORED, task_id=task_id, error=error)
+    """Store that a task was revoked because it has expired, as Celery does."""
+    _store_revoked(app, task, task_id, "expired", stores=_stores(task, None))
 
 
 def store_revoked(app: Celery, task_id: str, reason: str) -> None:
-    """Store that a task was revoked.
+    """Store that a task was revoked."""
+    _store_revoked(app, None, task_id, reason)
 
-    Raises:
-        Exception: what the backend raises where it cannot be reached.
-    """
-    bounded(_backend(app, None), 0).mark_as_revoked(task_id, reason)
+
+def _store_revoked(app: Celery, task: Any, task_id: str, reason: str, *, stores: bool = True) -> None:
+    try:
+        bounded(backend_of(app, task), 0).mark_as_revoked(task_id, reason, store_result=stores)
+    except Exception as error:
+        if stores:
+            owed = OwedResult(task=_name(task), state=states.REVOKED, exception=TaskRevokedError(reason))
+            owe(app, task_id, owed, error)
 
 
 def bounded(backend: Any, retries: int = MOST_RETRIES) -> Any:
     """A backend that shares the connections of ``backend`` and repeats a call only so many times."""
-    if getattr(backend, "always_retry", False) is not True:
+    waits = isinstance(backend, RedisBackend) and not retries
+    if getattr(backend, "always_retry", False) is not True and not waits:
         return backend
-    # A copy, because the backend may be shared by threads that run tasks.
-    impatient = copy(backend)
+    if waits:
+        backend.client  # noqa: B018  # shared by the copy only if it is there; makes no connection
+    # A copy, because the backend may be shared by threads that run tasks. Python's own would be another backend, of the
+    # current app, as it makes one from what is pickled.
+    impatient = object.__new__(type(backend))
+    impatient.__dict__.update(backend.__dict__)
     impatient.max_retries = min(backend.max_retries, retries)
+    if waits:
+        impatient.retry_policy = {**backend.retry_policy, "max_retries": 0}
     return impatient
 
 
-def _backend(app: Celery, task: Any) -> Any:
+def passes(backend: Any, error: BaseException) -> bool:
+    """Whether an error of a result backend is an outage."""
+    return (
+        is_outage(error) or isinstance(error, OperationalError) or bool(backend.exception_safe_to_retry(error))
+    )  # fmt: skip
+
+
+def backend_of(app: Celery, task: Any) -> Any:
     return getattr(task, "backend", None) or app.backend
+
+
+def name_in(request: Any) -> str | None:
+    """Name of the task that a request of Celery, or of celery-batches, is for."""
+    return getattr(request, "task", None) or getattr(request, "name", None)
+
+
+def _name(task: Any, request: Any = None) -> str | None:
+    return getattr(task, "name", None) or name_in(request)
 
 
 def _stores(task: Any, request: Any) -> bool:

@@ -1,9 +1,9 @@
-"""Work that is under way: parked tasks, batches that cannot be published."""
+"""Work that is under way: parked tasks, batches that cannot be published, results that cannot be stored."""
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from celery_perpetual.health.findings import WARNING, WORK, Finding
 from celery_perpetual.publishing.publisher import PATIENCE_MS
@@ -19,6 +19,24 @@ if TYPE_CHECKING:
 
 #: An entry that was not tried is due for so many ms before anything is said of it.
 LATE_MS = 15_000
+
+
+class _Other(NamedTuple):
+    """The other side of work that cannot be done."""
+
+    silence: str
+    """The meaning of it where no error is known."""
+    help: str
+
+
+BROKER = _Other(
+    "the broker takes no messages, without a word (RabbitMQ: an alarm?), or no beat leads to send them",
+    "celery -A proj inspect ping asks the broker; the log of the leading beat says more",
+)
+BACKEND = _Other(
+    "the result backend takes no results, without a word, or no beat leads to store them",
+    "the beat that leads has to reach the result backend; a result is given up after a day, and get() waits until then",
+)
 
 
 def parked(reading: Reading) -> Iterator[Finding]:
@@ -41,7 +59,9 @@ def put_off(reading: Reading) -> Iterator[Finding]:
         ("batches_unpublished", keys.outbox, ("batch", "batches", "could not be published")),
         ("follow_ups_unsent", keys.batches, ("message", "messages", "on_batch_done could not be sent")),
     ):
-        yield from _undone(kind, what, undone(reading.store, key, LATE_MS))
+        yield from _undone(kind, what, undone(reading.store, key, LATE_MS), BROKER)
+    results = ("result", "results", "could not be stored in Celery's backend")
+    yield from _undone("results_unstored", results, undone(reading.store, keys.owed, LATE_MS), BACKEND)
 
 
 def unpublished(reading: Reading, unit: str, patience: float) -> Iterator[Finding]:
@@ -55,10 +75,10 @@ def unpublished(reading: Reading, unit: str, patience: float) -> Iterator[Findin
     batches = [poll for poll, _ in islice(open_batches_of(reading.store, unit), MOST_SHOWN)]
     late_ms = max(round(LATE_MS * patience), PATIENCE_MS)  # until then its publisher may be at it
     mine = undone(reading.store, reading.store.keys.outbox, late_ms, batches)
-    yield from _undone("batches_unpublished", ("batch", "batches", "of it could not be published"), mine)
+    yield from _undone("batches_unpublished", ("batch", "batches", "of it could not be published"), mine, BROKER)
 
 
-def _undone(kind: str, what: tuple[str, str, str], found: Sequence[Undone]) -> Iterator[Finding]:
+def _undone(kind: str, what: tuple[str, str, str], found: Sequence[Undone], other: _Other) -> Iterator[Finding]:
     if not found:
         return
     one, many, trouble = what
@@ -71,8 +91,8 @@ def _undone(kind: str, what: tuple[str, str, str], found: Sequence[Undone]) -> I
         )
     else:
         because = f": the first has waited for {found[0].late_ms / 1000:.0f} s"
-        meaning = "the broker takes no messages, without a word (RabbitMQ: an alarm?), or no beat leads to send them"
+        meaning = other.silence
     yield Finding(
         kind=kind, area=WORK, level=WARNING, evidence=seen + because, meaning=meaning,
-        help="celery -A proj inspect ping asks the broker; the log of the leading beat says more",
+        help=other.help,
     )  # fmt: skip

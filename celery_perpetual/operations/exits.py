@@ -121,7 +121,7 @@ class ExitOperations(Namespace):
 
         Raises:
             StoreUnavailable: the store did not answer.
-            Exception: what the result backend or the broker raises where it cannot be reached; the task has ended then.
+            Exception: what the broker raises where it cannot be reached; the task has ended then.
         """
         return self._force("cancel", task_id, reason, lambda each: self._cancel(each, once))
 

@@ -17,6 +17,7 @@ from celery_perpetual.routines.record import Record
 from celery_perpetual.routines.storage import Change, listed, readable, write
 from celery_perpetual.store.chunks import chunks
 from celery_perpetual.store.commands.leases import LeaseText
+from celery_perpetual.store.commands.owed import list_owed
 from celery_perpetual.store.commands.repair import fields_of, hash_pages, members, suffixes, times_of
 from celery_perpetual.store.commands.stats import add_pass
 from celery_perpetual.store.scripts import script
@@ -71,7 +72,7 @@ class Rebuild:
             StoreUnavailable: the store did not answer at all.
         """
         begun, started_at, errors = time.monotonic(), to_datetime(self._store.now()), dict[str, str]()
-        parts = (self._batches, self._keys, self._units, self._leases, self._states, self._routines)
+        parts = (self._batches, self._keys, self._units, self._leases, self._states, self._owed, self._routines)
         for part in parts:
             name = part.__name__.removeprefix("_")
             try:
@@ -143,6 +144,10 @@ class Rebuild:
         for page in hash_pages(self._store, self._store.keys.states):
             for task_id, _ in page:
                 self._count("states", ("resend", "parked"), script("rebuild_state")(self._store, id=task_id))
+
+    def _owed(self) -> None:
+        for part in chunks(sorted(suffixes(self._store, self._store.keys.owed_result("")))):
+            self._repaired["owed"] += list_owed(self._store, part)
 
     def _routines(self) -> None:
         wrong_lists, unreadable = list[str](), list[str]()

@@ -44,6 +44,9 @@ key                    type    holds                                            
 {P}:receipt:{call}     string  that a call by hand has had its effect                 TTL one minute
 {P}:base               hash    entry of the base scheduler -> its last run, and count  with the entry
 {P}:batches            zset    finished batches whose ``on_batch_done`` is not sent    the cycle, or who finished it
+{P}:owed               zset    tasks whose result the backend could not store -> next  the cycle; a day, ten thousand
+                               try
+{P}:owed:{id}          string  that result, JSON                                      with its entry in ``owed``; TTL
 {P}:completion:{id}    string  the final record of a task, JSON                       TTL ``perpetual_completion_ttl``
 {P}:done:{id}:queue    list    the same, one element to block on                      TTL ``perpetual_queue_ttl``
 {P}:leases             hash    task id -> lease: who executes it, and its token       end, release, sweep
@@ -108,6 +111,7 @@ class Keys:
         self.events = f"{prefix}:events"
         self.batches = f"{prefix}:batches"
         self.counters = f"{prefix}:counters"
+        self.owed = f"{prefix}:owed"
         self.leases = f"{prefix}:leases"
         self.states = f"{prefix}:states"
         self.copies = f"{prefix}:copies"
@@ -165,6 +169,9 @@ class Keys:
 
     def receipt(self, call: str) -> str:
         return f"{self.prefix}:receipt:{call}"
+
+    def owed_result(self, task_id: str) -> str:
+        return f"{self.prefix}:owed:{task_id}"
 
     def suspect(self, task_id: str) -> str:
         return f"{self.prefix}:suspect:{task_id}"

@@ -5,23 +5,26 @@ learns of it, since that failure cannot be stored either. Here, a result that ca
 of its task, and is stored by Celery's own code when the backend is back; then the end is announced. A state that says
 only how far a task is (STARTED, RETRY) is left out. This concerns bodies that run here and whose ends we announce, and
 the failures and revocations that a worker's main process stores for a task with a lease: an error would leave that task
-without an end, its message unacknowledged, and its lease with a worker that lives.
+without an end, its message unacknowledged, and its lease with a worker that lives. Of a task without a lease, this
+process does not keep the result: the store does, and the end is announced at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
 from celery import states
 from celery.backends.base import Backend
 from celery.exceptions import TaskRevokedError
-from kombu.exceptions import OperationalError
 
 from celery_perpetual import events
 from celery_perpetual.completions.backlog import UnstoredResult
+from celery_perpetual.completions.celery_results import bounded, name_in, passes
+from celery_perpetual.completions.owing import OwedResult, owe
 from celery_perpetual.leases.execution import Execution, execution_of
-from celery_perpetual.store.refusals import is_outage
+from celery_perpetual.leases.interest import Interest, interest_in
 from celery_perpetual.telemetry import emit
 from celery_perpetual.worker.signals import running_body
 
@@ -56,8 +59,35 @@ def _announced_here(task_id: str) -> Execution | None:
     execution = running_body(task_id)
     if execution is None:
         execution = execution_of(task_id)
-        return execution if execution is not None and execution.nonce and execution.task is None else None
+        is_spoken_for = execution is not None and execution.nonce and execution.task is None and not execution.is_over
+        return execution if is_spoken_for else None
     return execution if execution.end is not None else None
+
+
+def _store_or_owe(backend: Any, task_id: str, owed: OwedResult, store: Callable[[Any], Any]) -> Any:
+    """Have Celery store a state; what cannot be stored now of a task whose end is ours, the store keeps.
+
+    Args:
+        backend: the result backend.
+        task_id: of the task.
+        owed: the result.
+        store: Celery's own code, called with the backend.
+    """
+    app, request = backend.app, owed.request
+    interest = interest_in(app, app.tasks.get(owed.task or ""), task_id, getattr(request, "headers", None))
+    if Interest.END not in interest or running_body(task_id) is not None:
+        return store(backend)
+    try:
+        return store(bounded(backend, 0))
+    except Exception as error:
+        if not passes(backend, error):
+            raise
+        owe(app, task_id, owed, error)
+        return None
+
+
+def _text(traceback: Any) -> str | None:
+    return None if traceback is None else str(traceback)
 
 
 def result_for_later(
@@ -82,13 +112,6 @@ def result_for_later(
     return UnstoredResult(store, follow, partial(passes, backend))
 
 
-def passes(backend: Any, error: BaseException) -> bool:
-    """Whether an error of a result backend is an outage."""
-    return (
-        is_outage(error) or isinstance(error, OperationalError) or bool(backend.exception_safe_to_retry(error))
-    )  # fmt: skip
-
-
 def _storing(original: Any) -> Any:
     @wraps(original)
     def store_result(self: Any, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
@@ -111,9 +134,16 @@ def _failing(original: Any) -> Any:
         call_errbacks: bool = True, state: str = states.FAILURE,
     ) -> Any:  # fmt: skip
         arguments = {"exc": exc, "traceback": traceback, "call_errbacks": call_errbacks, "state": state}
-        if not store_result or _announced_here(task_id) is None:
-            return original(self, task_id, request=request, store_result=store_result, **arguments)
-        return store_or_keep(task_id, result_for_later(self, task_id, original, arguments, request=request))
+        if store_result and _announced_here(task_id) is not None:
+            return store_or_keep(task_id, result_for_later(self, task_id, original, arguments, request=request))
+        owed = OwedResult(
+            task=name_in(request), state=state, exception=exc, traceback=_text(traceback),
+            request=request, stores=store_result,
+        )  # fmt: skip
+        return _store_or_owe(
+            self, task_id, owed,
+            lambda backend: original(backend, task_id, request=request, store_result=store_result, **arguments),
+        )  # fmt: skip
 
     return mark_as_failure
 
@@ -125,7 +155,14 @@ def _revoking(original: Any) -> Any:
         state: str = states.REVOKED,
     ) -> Any:  # fmt: skip
         if not store_result or _announced_here(task_id) is None:
-            return original(self, task_id, reason, request, store_result, state)
+            owed = OwedResult(
+                task=name_in(request), state=state, exception=TaskRevokedError(reason),
+                request=request, stores=store_result,
+            )  # fmt: skip
+            return _store_or_owe(
+                self, task_id, owed,
+                lambda backend: original(backend, task_id, reason, request, store_result, state),
+            )  # fmt: skip
         store = partial(
             self.store_result, task_id, TaskRevokedError(reason), state, traceback=None, request=request
         )  # fmt: skip

@@ -41,15 +41,14 @@ def watch_propagation() -> None:
 
     @wraps(mark_as_failure)
     def marking(self: Any, task_id: Any, exc: Any, *args: Any, **kwargs: Any) -> Any:
-        reply = mark_as_failure(self, task_id, exc, *args, **kwargs)
         request = kwargs.get("request")
-        chain = getattr(request, "chain", None)
-        execution = execution_of(task_id)
-        if execution is not None and execution.successor:
-            return reply  # the rest waits for the task that goes on under its id
-        if isinstance(chain, list | tuple) and not goes_back(self.app.tasks.get(getattr(request, "task", None)), exc):
-            for element in reversed(chain):
-                _end(self.app, element, FAILURE, exc)
+        try:
+            reply = mark_as_failure(self, task_id, exc, *args, **kwargs)
+        except Exception as error:
+            if celery_results.passes(self, error):  # the task has failed all the same, and its result is stored later
+                _end_chain(self.app, task_id, request, exc)
+            raise
+        _end_chain(self.app, task_id, request, exc)
         return reply
 
     @wraps(chord_error_from_stack)
@@ -63,6 +62,16 @@ def watch_propagation() -> None:
     marking.perpetual = True  # type: ignore[attr-defined]
     Backend.mark_as_failure = marking  # type: ignore[method-assign]
     Backend.chord_error_from_stack = failing  # type: ignore[method-assign]
+
+
+def _end_chain(app: Any, task_id: Any, request: Any, exc: Any) -> None:
+    """End what waits in the chain behind a task that has failed."""
+    chain, execution = getattr(request, "chain", None), execution_of(task_id)
+    if execution is not None and execution.successor:
+        return  # the rest waits for the task that goes on under its id
+    if isinstance(chain, list | tuple) and not goes_back(app.tasks.get(getattr(request, "task", None)), exc):
+        for element in reversed(chain):
+            _end(app, element, FAILURE, exc)
 
 
 def goes_back(task: Any, exception: Any) -> bool:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: In this order, as docs/operating.md says.
 ORDER = [
-    "sweep", "relay", "routines_due", "batches", "staged", "counts", "starvation", "pauses", "states", "orphans",
+    "sweep", "relay", "routines_due", "batches", "results", "staged", "counts", "starvation", "pauses", "states", "orphans",
     "routines", "alerts", "clock",
 ]  # fmt: skip
 #: The effect of each step in the world below; the others find nothing to do there.

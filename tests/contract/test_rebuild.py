@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 from celery_perpetual import Batch, Item
+from celery_perpetual.store.commands.owed import keep_owed
 from tests.support import wait_until
 from tests.support.contract import begin, finish, nothing
 
@@ -25,7 +26,7 @@ UNIT = "perpetual:u:perpetual:deliver"
 INDEXES = {
     "perpetual:open": "open", "perpetual:outbox": "outbox", "perpetual:keys:perpetual:deliver": "item_keys",
     "perpetual:units": "units", "perpetual:cursors": "cursors", "perpetual:workers": "workers",
-    "perpetual:resend": "resend", "perpetual:parked": "parked", "perpetual:parked:at": "parked", "perpetual:routines:due": "routines",
+    "perpetual:resend": "resend", "perpetual:parked": "parked", "perpetual:parked:at": "parked", "perpetual:owed": "owed", "perpetual:routines:due": "routines",
     "perpetual:routines:over": "routines", "perpetual:routines:updated": "routines",
     "perpetual:routines:keys": "routines", "perpetual:routines:pauses": "routines",
 }  # fmt: skip
@@ -53,6 +54,7 @@ def working(shop: Callable[..., Perpetual], store_redis: redis.Redis) -> tuple[P
     perpetual.app.tasks["deliver"].on_lost = "park"
     parked = begin(perpetual, ids[3])
     perpetual.grants.release(ids[3], parked.nonce, "lost", "its process is gone")
+    keep_owed(perpetual.store, ids[1], "a result", "away", first_ms=0, most=1, ttl_ms=60_000)
     perpetual.app.task(name="report", shared=False)(nothing)
     perpetual.routines.create(id="later", task="report", every=3600, start_at=None, idempotency_key="k")
     perpetual.routines.create(id="over", task="report", every=3600)

@@ -132,7 +132,7 @@ def test_the_table_of_keys_is_complete() -> None:
         names.unit("{unit}"), names.polls("{unit}"), names.item_keys("{unit}"), names.recent("{unit}"),
         names.recent_before("{unit}"), names.failed("{unit}"), names.failures("{unit}"),
         names.tenants("{task}"), names.follow_ups("{unit}"), names.poll("{poll}"), names.ended("{poll}"), names.replaying("{poll}"), names.chunk("{poll}", "{chunk}"), names.done("{poll}", "{chunk}"),  # type: ignore[arg-type]
-        names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"), names.put_off("{entry}"), names.suspect("{id}"),
+        names.completion("{id}"), names.queue("{id}"), names.receipt("{call}"), names.put_off("{entry}"), names.suspect("{id}"), names.owed_result("{id}"),
         names.held("{worker}"), names.worker("{worker}"), names.tags("{worker}"), f"{names.tombs_prefix}{{day}}", f"{names.tombs_prefix}of:{{hour}}",
         f"{names.source_prefix}{{key}}", names.preflight("preflight:{check}"),
     }  # fmt: skip

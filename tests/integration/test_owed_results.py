@@ -1,0 +1,203 @@
+"""Celery's result of a task that has ended without a body of its own, while the result backend is away."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from celery.app.task import Context
+from celery.result import AsyncResult
+
+from celery_perpetual import Item, Perpetual, PerpetualTask
+from celery_perpetual.completions import owing
+from celery_perpetual.completions.celery_results import store_failure
+from celery_perpetual.completions.owing import OwedResult
+from celery_perpetual.recovery.losses import end_as_expired
+from tests.support import wait_until
+from tests.support.contract import lose, nothing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from celery import Celery
+
+    from celery_perpetual.embedded import EmbeddedServer
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's own
+
+
+@pytest.fixture
+def backend(private_redis: Callable[..., EmbeddedServer]) -> EmbeddedServer:
+    """A server that only Celery's results are in."""
+    return private_redis(appendonly=True)
+
+
+@pytest.fixture
+def perpetual(make_app: Callable[..., Celery], backend: EmbeddedServer) -> Iterator[Perpetual]:
+    """An item is in flight for each row; a task that is lost fails."""
+    app = make_app("shop", result_backend=backend.url)
+    perpetual = Perpetual(app)
+    app.task(
+        name="deliver", base=PerpetualTask, shared=False, poll_every=3600, on_lost="fail",
+        next_batch=lambda: [Item(key=n) for n in range(2)],
+    )(nothing)  # fmt: skip
+    yield perpetual
+    perpetual.store.close()
+
+
+ENDS: dict[str, Callable[[Perpetual, str], object]] = {
+    "lost": lose,
+    "expired": lambda perpetual, task_id: end_as_expired(perpetual.app, task_id, "deliver"),
+    "failure": lambda perpetual, task_id: perpetual.fail(task_id, "bad address"),
+    "revoked": lambda perpetual, task_id: perpetual.cancel(task_id),
+}
+
+
+def make_due(perpetual: Perpetual) -> None:
+    """The next pass tries all that is owed, whenever it was tried last."""
+    for task_id in perpetual.store.redis.zrange(perpetual.store.keys.owed, 0, -1):
+        perpetual.store.redis.zadd(perpetual.store.keys.owed, {task_id: 1})
+
+
+def findings(perpetual: Perpetual) -> list[str]:
+    return [each.evidence for each in perpetual.check() if each.kind == "results_unstored"]
+
+
+@pytest.mark.parametrize("status", ENDS)
+def test_the_result_is_there_when_the_backend_is_back(
+    perpetual: Perpetual, backend: EmbeddedServer, status: str
+) -> None:
+    """The end is announced at once; a pass stores the result, and says until then why it cannot."""
+    task_id, _ = perpetual.poll("deliver").task_ids
+    backend.stop()
+
+    ENDS[status](perpetual, task_id)
+
+    completion = perpetual.completion(task_id)
+    assert completion is not None
+    assert completion.status == status
+    assert len(findings(perpetual)) == 1
+    make_due(perpetual)
+    found = perpetual.cycle()
+    assert found.ok
+    assert list(found.put_off) == [task_id]
+    (evidence,) = findings(perpetual)
+    assert "1 result could not be stored in Celery's backend, the last one because " in evidence
+    assert "refused" in evidence
+
+    backend.start()
+    make_due(perpetual)
+    found = perpetual.cycle()
+
+    assert (found.ok, found.put_off) == (True, {})
+    result = AsyncResult(task_id, app=perpetual.app)
+    assert result.state == ("REVOKED" if status in ("expired", "revoked") else "FAILURE")
+    assert str(result.result) == (completion.error["message"] if completion.error else "expired")
+    assert findings(perpetual) == []
+    assert not perpetual.store.redis.keys(f"{perpetual.store.keys.owed}*")
+
+
+def test_what_waits_behind_a_lost_task_fails_with_it(perpetual: Perpetual, backend: EmbeddedServer) -> None:
+    """The rest of its chain ends at once, and each has its result when the backend is back."""
+    first, last = "9f0c4a6e-0000-4000-8000-000000000001", "9f0c4a6e-0000-4000-8000-000000000002"
+    task = perpetual.app.tasks["deliver"]
+    request = Context({"id": first, "task": "deliver", "chain": [dict(task.si().set(task_id=last))]})
+    backend.stop()
+
+    store_failure(perpetual.app, task, first, ValueError("lost"), request)
+
+    completion = perpetual.completion(last)
+    assert completion is not None
+    assert completion.status == "failure"
+    backend.start()
+    make_due(perpetual)
+    assert perpetual.cycle().ok
+    results = [AsyncResult(each, app=perpetual.app) for each in (first, last)]
+    assert [(each.state, str(each.result)) for each in results] == [("FAILURE", "lost")] * 2
+
+
+def test_a_task_that_has_run_again_keeps_its_result(perpetual: Perpetual, backend: EmbeddedServer) -> None:
+    """And one that runs just now is left until it has ended."""
+    ended, runs = perpetual.poll("deliver").task_ids
+    redis, leases = perpetual.store.redis, perpetual.store.keys.leases
+    backend.stop()
+    lose(perpetual, ended, runs)
+    backend.start()
+    perpetual.app.backend.mark_as_done(ended, "of the second run")
+    redis.hset(leases, runs, "w@host#1|nonce|0|0|0|1|1|3|fail||deliver")
+    make_due(perpetual)
+
+    assert list(perpetual.cycle().put_off) == [runs]
+
+    assert AsyncResult(ended, app=perpetual.app).get() == "of the second run"
+    assert AsyncResult(runs, app=perpetual.app).state == "PENDING"
+    redis.hdel(leases, runs)
+    make_due(perpetual)
+    perpetual.cycle()
+    assert AsyncResult(runs, app=perpetual.app).state == "FAILURE"
+
+
+def test_what_is_owed_is_bounded(
+    perpetual: Perpetual, backend: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In number and in time; what is given up is reported."""
+    first, second = perpetual.poll("deliver").task_ids
+    redis, keys = perpetual.store.redis, perpetual.store.keys
+    monkeypatch.setattr(owing, "MOST_OWED", 1)
+    backend.stop()
+    lose(perpetual, first, second)
+    (kept,) = redis.zrange(keys.owed, 0, -1)
+    given_up = ({first, second} - {kept.decode()}).pop()
+    assert [row for row in caplog.messages if "is not stored in the result backend" in row and given_up in row]
+    assert 0 < redis.pttl(keys.owed_result(kept.decode())) <= owing.OWED_MS
+
+    redis.delete(keys.owed_result(kept.decode()))
+    make_due(perpetual)
+
+    assert (perpetual.cycle().put_off, redis.zcard(keys.owed)) == ({}, 0)
+    assert [row for row in caplog.messages if "is not stored in the result backend" in row and kept.decode() in row]
+
+
+def test_a_store_that_is_away_too_gets_it_when_it_is_back(
+    make_app: Callable[..., Celery], private_redis: Callable[..., EmbeddedServer]
+) -> None:
+    """Store and backend are one server here, which is the usual thing."""
+    server = private_redis(appendonly=True)
+    app = make_app(
+        "shop", result_backend=server.url, perpetual_store_url=server.url, perpetual_store_timeout=0.5
+    )  # fmt: skip
+    perpetual = Perpetual(app)
+    task = app.task(name="deliver", base=PerpetualTask, shared=False)(nothing)
+    task_id = "9f0c4a6e-0000-4000-8000-000000000003"
+    perpetual.store.now()
+    server.stop()
+
+    store_failure(app, task, task_id, ValueError("lost"))
+
+    assert perpetual.announcer.down
+    server.start()
+    wait_until(lambda: perpetual.store.redis.zcard(perpetual.store.keys.owed), "the store has it")
+    make_due(perpetual)
+    perpetual.cycle()
+    assert AsyncResult(task_id, app=app).state == "FAILURE"
+    perpetual.store.close()
+
+
+class Opaque:
+    """An argument that JSON cannot carry."""
+
+
+@pytest.mark.parametrize("args", [(1, "two"), (Opaque(),), ("x" * 600_000,)], ids=["plain", "opaque", "long"])
+def test_arguments_that_cannot_be_kept_are_left_out(args: tuple[Any, ...]) -> None:
+    """The facts on what fails with the task are still there."""
+    request = Context({"id": "a", "task": "deliver", "args": args, "errbacks": [{"task": "report"}]})
+    owed = OwedResult(task="deliver", state="FAILURE", exception=ValueError("no", 3), traceback="at", request=request)
+
+    read = OwedResult.from_text(owed.to_text())
+
+    assert read.exception == {"exc_type": "ValueError", "exc_message": ["no", 3], "exc_module": "builtins"}
+    assert (read.request.id, read.request.errbacks) == ("a", [{"task": "report"}])
+    assert (read.request.args, read.traceback) == (([1, "two"], "at") if args[0] == 1 else (None, None))
+    vast = OwedResult(task="deliver", state="FAILURE", exception=ValueError("x" * 600_000))
+    assert "too long" in str(OwedResult.from_text(vast.to_text()).exception)
