@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from operator import attrgetter
+from typing import NamedTuple
 
 from celery_perpetual.errors import described
 
@@ -39,6 +41,16 @@ class _Fault:
             self.since = self.since or self.last
 
 
+class _Present(NamedTuple):
+    """A fault that is there now."""
+
+    text: str
+    lasted: float
+    """Seconds."""
+    counts_alone: bool
+    """Whether a sole beat steps down for it too."""
+
+
 class LeadHealth:
     """The errors of the base scheduler's ticks, of the clock and of publishers; other threads ask for them."""
 
@@ -65,7 +77,8 @@ class LeadHealth:
         """The tick has ended."""
         self._tick_begun = None
         self._ticks.note(error)
-        if error is None and not (self._entries.error or self._batches.error or self._turns.error):
+        still_in_trouble = self._entries.error or self._batches.error or self._turns.error or _hangs(self._turn_begun)
+        if error is None and not still_in_trouble:
             self._patience = FIRST_PATIENCE
 
     def turn_begins(self) -> None:
@@ -92,46 +105,53 @@ class LeadHealth:
 
     @property
     def trouble(self) -> str | None:
-        """The present fault."""
-        for what, begun in (("tick of the base scheduler", self._tick_begun), ("turn of the clock", self._turn_begun)):
-            if (since := _hanging_since(begun)) is not None:
-                return f"a {what} has not returned for {time.monotonic() - since:.0f} s"
-        faults = {
-            "the base scheduler fails": self._ticks,
-            "entries of the schedule cannot be sent": self._entries,
-            "batches cannot be published": self._batches,
-            "the clock fails": self._turns,
-            "the runs of entries cannot be stored": self._runs,
-        }
-        return next((f"{what}: {fault.error}" for what, fault in faults.items() if fault.since is not None), None)
+        """The present fault; of several, the one that has lasted longest."""
+        faults = self._faults()
+        return max(faults, key=_lasted).text if faults else None
 
     def why_to_step_down(self, has_standby: Callable[[], bool]) -> str | None:
         """The trouble, if it has lasted for long; asked while this beat leads.
 
-        A batch is tried again only some seconds later: one that has failed once says nothing of the time since then.
-
         Args:
             has_standby: whether another beat is there to take over.
         """
-        since, until, trouble = self._ticks.since or self._entries.since, time.monotonic(), self.trouble
-        if (hanging := _hanging_since(self._tick_begun)) is not None:
-            since = max(hanging, self._stepped_down)  # the tick goes on hanging while other beats go first
-        only_for_a_standby = since is None
-        if only_for_a_standby and (hanging := _hanging_since(self._turn_begun)) is not None:
-            since = max(hanging, self._stepped_down)
-        elif only_for_a_standby:
-            fault = self._batches if self._batches.since is not None else self._turns
-            since, until = fault.since, fault.last
-        if trouble is None or since is None or until - since < self._patience:
-            return None
-        if only_for_a_standby and not has_standby():
+        faults = [fault for fault in self._faults() if fault.lasted >= self._patience]
+        if not any(fault.counts_alone for fault in faults) and not (faults and has_standby()):
             return None
         self._stepped_down = time.monotonic()
         self._patience = min(2 * self._patience, LONGEST_PATIENCE)
         self._begin_anew()
-        return trouble
+        return max(faults, key=_lasted).text
+
+    def _faults(self) -> list[_Present]:
+        """All that there are now.
+
+        A batch is tried again only some seconds later, and a turn may come late: one that has failed once says nothing
+        of the time since then.
+        """
+        now, found = time.monotonic(), list[_Present]()
+        steps = ("tick of the base scheduler", self._tick_begun, True), ("turn of the clock", self._turn_begun, False)
+        for what, begun, counts_alone in steps:
+            if begun is not None and _hangs(begun):
+                lasted = now - max(begun, self._stepped_down)  # it goes on hanging while other beats go first
+                found.append(_Present(f"a {what} has not returned for {now - begun:.0f} s", lasted, counts_alone))
+        for what, fault, counts_alone in (
+            ("the base scheduler fails", self._ticks, True),
+            ("entries of the schedule cannot be sent", self._entries, True),
+            ("batches cannot be published", self._batches, False),
+            ("the clock fails", self._turns, False),
+        ):
+            if fault.since is not None:
+                lasted = (now if counts_alone else fault.last) - fault.since
+                found.append(_Present(f"{what}: {fault.error}", lasted, counts_alone))
+        if self._runs.since is not None:  # no reason to step down, however long it lasts
+            found.append(_Present(f"the runs of entries cannot be stored: {self._runs.error}", 0.0, False))
+        return found
 
 
-def _hanging_since(begun: float | None) -> float | None:
-    """When the step began that hangs, if it does."""
-    return None if begun is None or time.monotonic() - begun <= LONGEST_TICK else begun
+_lasted = attrgetter("lasted")
+
+
+def _hangs(begun: float | None) -> bool:
+    """Whether the step that began then hangs."""
+    return begun is not None and time.monotonic() - begun > LONGEST_TICK

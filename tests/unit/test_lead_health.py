@@ -100,6 +100,45 @@ def test_a_clock_that_hangs_is_left_to_a_standby(monkeypatch: pytest.MonkeyPatch
     assert times_of_stepping_down(health, clock, 30, has_standby=True) == []
 
 
+def test_a_good_tick_is_no_reason_for_patience_while_the_clock_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two beats whose clocks hang would hand the lead to and fro every few seconds."""
+    clock = Clock()
+    monkeypatch.setattr(lead_health, "time", clock)
+    health = LeadHealth()
+    health.turn_begins()
+    found = []
+    for second in range(60):
+        clock.now += 1
+        health.tick_begins()
+        health.tick_ended()
+        if health.why_to_step_down(lambda: True) is not None:
+            found.append(second + 1)
+
+    assert found == [31, 37, 49]
+
+
+def test_one_fault_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that failed once, and is not tried again as the clock fails, says nothing of the clock."""
+    clock = Clock()
+    monkeypatch.setattr(lead_health, "time", clock)
+    health = LeadHealth()
+    health.published(OSError("no route"))
+    why = None
+    for _ in range(4):
+        clock.now += 1
+        assert why is None
+        health.turn_ended(RuntimeError("can't start new thread"))
+        why = health.why_to_step_down(lambda: True)
+
+    assert why == "the clock fails: RuntimeError: can't start new thread"
+    health.kept(OSError("read-only file"))
+    clock.now += 1
+    health.turn_ended(RuntimeError("can't start new thread"))
+    clock.now += 1
+    health.turn_ended(RuntimeError("can't start new thread"))
+    assert health.trouble == why
+
+
 def test_a_clock_that_fails_is_left_to_a_standby(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its process has no thread left, say; one failure is no reason."""
     clock = Clock()
