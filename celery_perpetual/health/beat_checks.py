@@ -31,7 +31,7 @@ def leader(reading: Reading) -> Iterator[Finding]:
         yield Finding(
             kind="leader_in_trouble", area=BEAT, level=ERROR,
             evidence=f"the leading beat {lead.info.get('owner')} is in trouble: {trouble}",
-            meaning="it polls, but what the text names is not done",
+            meaning="what the text names is not done; where that is the clock, nothing is polled",
             help="correct what is wrong there; another beat would take the lead",
             about={"beat": lead.info.get("owner")},
         )  # fmt: skip
