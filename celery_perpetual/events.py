@@ -51,7 +51,7 @@ ROUTINES_PULLED_BACK = warning(
 ALERTS = [
     stream(f"alert.{kind}") for kind in (
         "unit_silent", "unit_failing", "poll_budget", "no_leader", "worker_late", "worker_lost", "store_memory",
-        "eviction_policy", "seam_unknown",
+        "eviction_policy", "seam_unknown", "items_replaced",
     )
 ]  # fmt: skip
 ALERT_BEGUN = warning("alert.begun", "%(evidence)s; what helps: %(help)s", "alert")

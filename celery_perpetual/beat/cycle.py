@@ -36,6 +36,7 @@ from celery_perpetual.routines.forgetting import forget_routines
 from celery_perpetual.routines.routine import ENQUEUED
 from celery_perpetual.starvation.assistance import LONGEST_HOOK
 from celery_perpetual.starvation.ladder import Ladder
+from celery_perpetual.starvation.replaced import ReplacedItems
 from celery_perpetual.store.commands.lock import Lock
 from celery_perpetual.store.commands.stats import add_pass, work_counts
 from celery_perpetual.store.work_list import WorkList
@@ -65,7 +66,10 @@ class Cycle:
         self._passes: dict[int, ThreadLock] = {}
         """Of this process, by its id: a process that was forked in the middle of a pass gets a lock of its own."""
         self._lock = Lock(self._store, self._store.keys.cycle, LOCK_SECONDS)
-        states = OldStates(self._store)
+        states, replaced = (
+            OldStates(self._store),
+            ReplacedItems(namespace.app, self._store, namespace.settings.starvation),
+        )
         sweep, orphans = Sweep(namespace.app, namespace.grants), Orphans(self._store, known)
         outbox, staged, follow_ups, owed = (
             namespace.runner.publisher.outbox,
@@ -89,7 +93,7 @@ class Cycle:
             "counts": lambda: work_counts(self._store)._asdict(),
             "starvation": lambda: _climbed(namespace, self._ladder, whole=self._is_alone),
             "pauses": lambda: _trim(namespace.pauses),
-            "states": lambda: _forget(states),
+            "states": lambda: _go_through(states, replaced, whole=self._is_alone),
             "orphans": lambda: {"orphans": orphans.drop()},
             "routines": lambda: {"forgotten": forget_routines(self._store)},
             "alerts": lambda: {"alerts": alerts.once()},
@@ -177,8 +181,9 @@ def _trim(pauses: Pauses) -> dict[str, Any]:
     return {}
 
 
-def _forget(states: OldStates) -> dict[str, Any]:
+def _go_through(states: OldStates, replaced: ReplacedItems, *, whole: bool) -> dict[str, Any]:
     states.forget()
+    replaced.once(whole=whole)
     return {}
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from celery_perpetual import events
 from celery_perpetual.broker.task_queues import TaskQueues
 from celery_perpetual.errors import StoreUnavailable
-from celery_perpetual.health import beat_checks, seam_checks, store_checks, unit_checks, worker_checks
+from celery_perpetual.health import beat_checks, seam_checks, store_checks, unit_checks, work_checks, worker_checks
 from celery_perpetual.health.findings import ERROR, Finding
 from celery_perpetual.health.reading import Reading, SeenUnit
 from celery_perpetual.pauses import scopes_of
@@ -60,8 +60,9 @@ class Alerts:
         """
         reading, on = Reading(self._namespace), stored_alerts(self._store)
         found = list(worker_checks.late(reading))
-        kinds = {"worker_late", "worker_lost", "no_leader"}
+        kinds = {"worker_late", "worker_lost", "no_leader", "items_replaced"}
         found += _no_leader(reading)
+        found += work_checks.replaced(reading)
         if time.monotonic() - self._server_at >= SERVER_EVERY or not self._server_at:
             self._server_at = time.monotonic()
             found += [*store_checks.memory(reading), *store_checks.eviction(reading), *self._seams]

@@ -15,6 +15,7 @@ from celery_perpetual.leases.workers import WorkerState
 from celery_perpetual.store.commands.alerts import stored_alerts
 from celery_perpetual.store.commands.leadership import Lead, lead
 from celery_perpetual.store.commands.leases import ParkedTasks, all_parked
+from celery_perpetual.store.commands.replaced import Replaced, long_replaced
 from celery_perpetual.store.commands.workers import worker_deadlines
 from celery_perpetual.store.health import ServerInfo, server_info
 from celery_perpetual.times import parse_time, to_datetime
@@ -100,6 +101,11 @@ class Reading:
     def alerts_since(self) -> dict[str, datetime]:
         """The alerts that are on, by the id of their finding, and since when."""
         return {alert: parse_time(json.loads(data)["since"]) for alert, data in stored_alerts(self.store).items()}
+
+    @cached_property
+    def replaced(self) -> list[Replaced]:
+        """The items that replaced themselves by several tasks and have not ended for long, the oldest first."""
+        return long_replaced(self.store)
 
     @cached_property
     def parked(self) -> ParkedTasks:

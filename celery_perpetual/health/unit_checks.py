@@ -41,8 +41,13 @@ def budget_used(outcome: PollOutcome | None, every: float | None) -> float | Non
 
 
 def command_of(unit: SeenUnit) -> str:
-    """Task and tenant as a command line has them."""
-    return quote(unit.task) if unit.tenant is None else f"{quote(unit.task)} --tenant {quote(unit.tenant)}"
+    """Task and tenant of a unit as a command line has them."""
+    return in_command(unit.task, unit.tenant)
+
+
+def in_command(task: str, tenant: str | None) -> str:
+    """Names of a task and of a tenant as a command line has them."""
+    return quote(task) if tenant is None else f"{quote(task)} --tenant {quote(tenant)}"
 
 
 def pauses(reading: Reading, units: Sequence[SeenUnit]) -> Iterator[Finding]:

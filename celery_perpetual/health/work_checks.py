@@ -6,11 +6,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from celery_perpetual.health.findings import WARNING, WORK, Finding
+from celery_perpetual.health.unit_checks import in_command
+from celery_perpetual.ledger.ids import item_address
 from celery_perpetual.publishing.publisher import PATIENCE_MS
-from celery_perpetual.store.commands.batches import open_batches_of
+from celery_perpetual.store.commands.batches import commits, open_batches_of
 from celery_perpetual.store.work_list import MOST_SHOWN, Undone, undone
+from celery_perpetual.tasks.names import parse_unit_name
 from celery_perpetual.times import to_datetime
-from celery_perpetual.wording import counted_are, one_line
+from celery_perpetual.wording import counted, counted_are, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,6 +52,38 @@ def parked(reading: Reading) -> Iterator[Finding]:
         evidence=f"{counted_are(found.tasks, 'task')} parked, the last one because {found.last_reason}",
         meaning="they keep their keys and their room until an operator acts",
         help="celery -A proj perpetual parked; then recover, fail or cancel them", about={"tasks": found.tasks},
+    )  # fmt: skip
+
+
+def replaced(reading: Reading, unit: str | None = None) -> Iterator[Finding]:
+    """Items that replaced themselves by several tasks, which have not ended for long.
+
+    Args:
+        reading: the namespace.
+        unit: only its items.
+    """
+    found = reading.replaced
+    if unit is not None and found:
+        polls = {each.task_id: where.poll_id for each in found if (where := item_address(each.task_id)) is not None}
+        of_polls = commits(reading.store, sorted(set(polls.values())))
+        found = [each for each in found if (of := of_polls.get(polls[each.task_id])) is not None and of.unit == unit]
+    if not found:
+        return
+    oldest, is_one = found[0], len(found) == 1
+    where = item_address(oldest.task_id)
+    of = None if where is None else commits(reading.store, [where.poll_id]).get(where.poll_id)
+    lists = ""
+    if of is not None and not is_one:
+        lists = f"; celery -A proj perpetual items {in_command(*parse_unit_name(of.unit))} --state replaced lists more"
+    yield Finding(
+        kind="items_replaced", area=WORK, level=WARNING, since=to_datetime(oldest.since),
+        evidence=f"{counted(len(found), 'item')} replaced {'itself' if is_one else 'themselves'} by several tasks and "
+        f"{'has' if is_one else 'have'} not ended since, the oldest is {oldest.task_id} of {oldest.task}",
+        meaning="one of those tasks takes long, or the broker has lost its message, and then the item never ends; "
+        "until its end it keeps its key and its room",
+        help=f"celery -A proj perpetual fail {oldest.task_id} --reason lost ends it, and then "
+        f"celery -A proj perpetual retry {oldest.task_id} enqueues it again{lists}",
+        about={"items": len(found), "task_id": oldest.task_id},
     )  # fmt: skip
 
 

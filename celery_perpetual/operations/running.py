@@ -42,7 +42,7 @@ def judged(reading: Reading, discovery: Discovery, units: Sequence[Unit]) -> lis
         *unit_checks.pauses(reading, units), *unit_checks.other_pauses(reading, units),
         *unit_checks.silent(reading, units), *unit_checks.unevaluated(units),
         *unit_checks.failing(units), *unit_checks.slow(units), *unit_checks.orphaned(units),
-        *unit_checks.parked_keys(units), *work_checks.parked(reading),
+        *unit_checks.parked_keys(units), *work_checks.parked(reading), *work_checks.replaced(reading),
         *(queues.queue_findings(reading, queues.waiting_items(reading).values()) if waiting else ()),
     ]  # fmt: skip
     by_kind: dict[str, list[Finding]] = {}

@@ -85,6 +85,7 @@ def _findings(reading: Reading, contract: TaskContract, unit: Unit) -> Iterator[
         yield from worker_checks.skewed(reading)
         yield from beat_checks.failing_pass(reading)
         yield from work_checks.unpublished(reading, unit.name, PATIENCE)
+        yield from work_checks.replaced(reading, unit.name)
         yield from _about_queues(reading, unit)
 
 

@@ -18,12 +18,12 @@ from celery_perpetual.ledger.ids import item_index, item_slots
 from celery_perpetual.starvation.climb import Climb
 from celery_perpetual.starvation.consumers import NO_CONSUMER, Consumers
 from celery_perpetual.starvation.episode import UNWATCHED_MS, Episode
+from celery_perpetual.starvation.own import thresholds_of
 from celery_perpetual.starvation.queue_steps import QueueSteps
 from celery_perpetual.starvation.series import Series
 from celery_perpetual.starvation.waits import Wait, Waits
 from celery_perpetual.store.commands.starvation import note_watching, starving_queues, watching
 from celery_perpetual.store.scripts import script
-from celery_perpetual.tasks.options import PerpetualOptions
 from celery_perpetual.telemetry import emit
 from celery_perpetual.times import format_time, ms, to_datetime
 
@@ -137,9 +137,7 @@ class Ladder:
 
     def _of(self, task: str) -> Thresholds:
         """The thresholds that hold for the items of a perpetual task."""
-        options = getattr(self._app.tasks.get(task), "perpetual_options", None)
-        given = options.starvation if isinstance(options, PerpetualOptions) else None
-        return self._thresholds if given is None else self._thresholds.replaced(task, given, ValueError)
+        return thresholds_of(self._app, task, self._thresholds)
 
     def _climb(self, oldest: Wait, text: str, climb: Climb) -> None:
         thresholds = self._of(oldest.polled_by)

@@ -55,6 +55,8 @@ key                    type    holds                                            
 {P}:copies             hash    task id -> its message, where the ledger has it not    end of the task
 {P}:parked             hash    task id -> JSON: why it waits for an operator          end, or an operator
 {P}:parked:at          zset    the same id -> when it was parked                      with its entry in ``parked``
+{P}:replaced           zset    item that replaced itself by several and does not end  the cycle
+                               -> when it did; ten thousand
 {P}:resend             zset    lost tasks -> since when they are to be sent again     who sends them
 {P}:workers            zset    worker -> its deadline                                 stop, or the sweep
 {P}:w:{worker}         hash    what a worker says of itself                           with the worker; TTL
@@ -156,6 +158,10 @@ class Keys:
     @property
     def watching(self) -> str:
         return f"{self.prefix}:watching"
+
+    @property
+    def replaced(self) -> str:
+        return f"{self.prefix}:replaced"
 
     @property
     def tenants_failed(self) -> str:

@@ -11,6 +11,7 @@ local NAMES = {
   unit_silent = 'alert.unit_silent', unit_failing = 'alert.unit_failing', poll_budget = 'alert.poll_budget',
   no_leader = 'alert.no_leader', worker_late = 'alert.worker_late', worker_lost = 'alert.worker_lost',
   store_memory = 'alert.store_memory', eviction_policy = 'alert.eviction_policy', seam_unknown = 'alert.seam_unknown',
+  items_replaced = 'alert.items_replaced',
 }
 local on = redis.call('HLEN', alerts)
 for at = changes_at, #ARGV, 4 do
