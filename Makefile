@@ -40,7 +40,7 @@ rest: .venv/dev.stamp ## all that make test leaves out: matrix and long in one r
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "matrix or long" $(ARGS)$(NOTED)
 
 # Where we reach into Celery, and what depends on it most, on the oldest Celery that the package takes.
-OLDEST := tests/integration/test_seams.py tests/chaos/test_ends_of_workers.py 'tests/chaos/test_every_end.py::test_every_end_is_announced_once[prefork-late]'
+OLDEST := tests/integration/test_seams.py tests/integration/test_chords_counted_once.py tests/chaos/test_ends_of_workers.py 'tests/chaos/test_every_end.py::test_every_end_is_announced_once[prefork-late]'
 oldest: .venv/oldest.stamp ## the seams and the tests nearest to them, on the oldest Celery that is supported
 	.venv/oldest/bin/python -m pytest -n $(JOBS) --dist worksteal $(OLDEST) $(ARGS)
 

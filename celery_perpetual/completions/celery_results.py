@@ -82,7 +82,8 @@ def count_in_chord(app: Celery, task: Any, request: Any) -> None:
     """Count a task whose success is stored in the chord that it belongs to, if it belongs to one.
 
     Its process may have died between the two. A Redis backend knows which tasks it has counted; others count twice what
-    is counted twice, so there nothing is done.
+    is counted twice, so there nothing is done. Celery 5.6 does not know it either where the results of a chord have no
+    order (``result_chord_ordered`` of ``result_backend_transport_options``).
 
     Args:
         app: of the task.
@@ -91,6 +92,8 @@ def count_in_chord(app: Celery, task: Any, request: Any) -> None:
     """
     backend = backend_of(app, task)
     if not request.chord or not isinstance(backend, RedisBackend):
+        return
+    if not (hasattr(type(backend), "_chord_part_return_script") or getattr(backend, "_chord_zset", False)):
         return
     try:
         bounded_backend = bounded(backend, 0)

@@ -99,6 +99,15 @@ USED = (
         without="what Celery stores for a task may differ from its own form",
     ),
     Seam(
+        name="counts of chords",
+        targets=(
+            Target("celery.backends.redis:RedisBackend.on_chord_part_return", "self request state result"),
+            Target("celery.backends.redis:RedisBackend._chord_zset"),
+        ),
+        why="a success whose process died before it was counted is counted, where that changes nothing if it was",
+        without="the body of a chord may never run",
+    ),
+    Seam(
         name="sockets of redis-py",
         targets=(
             Target("redis.connection:AbstractConnection.connect", "self"),
