@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: A broker that answers, and refuses everything for so many seconds, is of no use to this process.
 PATIENCE = 3.0
 
+#: Seconds after which a refusal says nothing of now; what is refused is tried again sooner.
+MEMORY = 600.0
+
 
 class Reach:
     """Reports what publishers find; they run on several threads."""
@@ -35,6 +38,8 @@ class Reach:
         """Whether the last report was an error."""
         self._refuses_since: float | None = None
         """Since when the broker has refused whatever came, monotonic."""
+        self._refused_last = 0.0
+        """When it has refused something for the last time, monotonic."""
 
     def report(self, error: Exception | None = None) -> None:
         """Report an error of the broker, or that none is left."""
@@ -74,8 +79,11 @@ class Reach:
     def _refuses_all(self) -> bool:
         """Whether the broker has accepted nothing for a while; it may refuse one queue and take what others get."""
         now = time.monotonic()
-        self._refuses_since = self._refuses_since or now
-        return now - self._refuses_since >= PATIENCE
+        since = self._refuses_since  # another thread may forget it
+        if since is None or now - self._refused_last > MEMORY:
+            since = now
+        self._refuses_since, self._refused_last = since, now
+        return now - since >= PATIENCE
 
 
 def broker_answers(app: Celery) -> bool:

@@ -61,7 +61,10 @@ def test_a_broker_that_answers_is_in_reach(redis_server: EmbeddedServer) -> None
 def test_a_broker_that_refuses_everything_for_a_while_is_out_of_reach(
     error: Exception, redis_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another beat may have rights, or queues with other arguments. What is accepted in between begins it anew."""
+    """Another beat may have rights, or queues with other arguments.
+
+    What is accepted in between begins it anew, and so does a refusal long after the last one.
+    """
     clock = SimpleNamespace(now=100.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(reaching, "time", clock)
     with Celery("shop", broker=redis_server.url, set_as_current=False) as app:
@@ -80,7 +83,10 @@ def test_a_broker_that_refuses_everything_for_a_while_is_out_of_reach(
         assert found.pop() is None
         assert refused_at(104) == refused_at(106) == []
         assert refused_at(107) == [error]
+        assert refused_at(700) == [error]
         assert reach.failed
+        assert refused_at(90_000) == refused_at(90_002) == []
+        assert refused_at(90_003) == [error]
 
 
 def test_what_another_process_has_published_is_no_trouble_any_more(
