@@ -40,7 +40,8 @@ def shop(make_app: Callable[..., Celery]) -> Iterator[Perpetual]:
     app.task(name="unleased", base=PerpetualTask, lease=False, shared=False)(nothing)
     app.task(name="ordinary", shared=False)(nothing)
     yield perpetual
-    perpetual.store.close()
+    for store in (perpetual.store, perpetual.grants.store):
+        store.close()
 
 
 @pytest.fixture
