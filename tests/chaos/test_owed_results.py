@@ -32,10 +32,20 @@ def dies():
 def lost():
     os.kill(os.getpid(), signal.SIGKILL)
 
+@app.task(base=PerpetualTask, poll_every=3600, next_batch=rows, on_lost="fail")
+def runs():
+    ledger.record("runs")
+    time.sleep(60)
+
 NAMES = ("limited", "dies", "lost")
 
 def poll(*names):
     return {name: perpetual.poll(f"proj.{name}").task_ids[0] for name in names}
+
+def work_off():
+    while perpetual.store.redis.exists("perpetual:owed"):
+        perpetual.cycle()
+        time.sleep(0.1)
 
 def results(ids):
     found = {}
@@ -74,3 +84,25 @@ def test_results_of_tasks_without_a_body_outlast_the_backend(
     assert final_ends(proj) == ended
     assert worker.alive
     assert beat.alive
+
+
+def test_a_leader_that_dies_leaves_what_it_owes_to_the_next_pass(
+    project: Callable[..., Project], private_redis: Callable[..., EmbeddedServer]
+) -> None:
+    """It has ended the task of a dead worker while the backend was away; any process may store the result."""
+    backend = private_redis(appendonly=True)
+    proj = project(f"import signal\n{TASKS}", **SETTINGS, result_backend=backend.url, perpetual_store_timeout=1)
+    worker = proj.worker(concurrency=1).ready()
+    ids = ast.literal_eval(proj.run_python("import proj; print(proj.poll('runs'))"))
+    wait_until(lambda: len(proj.rows()) == 1, "it runs")
+    backend.stop()
+    worker.kill9(whole_group=True)
+    beat = proj.beat()
+    wait_until(lambda: final_ends(proj) == {(ids["runs"], "lost"): 1}, "the leader has ended it")
+    beat.wait_for_event(RESULT_DELAYED)
+    beat.kill9()
+    backend.start()
+
+    found = proj.run_python(f"import proj; proj.work_off(); print(proj.results({ids}))")
+    assert ast.literal_eval(found) == {"runs": "TaskLost"}
+    assert final_ends(proj) == {(ids["runs"], "lost"): 1}
