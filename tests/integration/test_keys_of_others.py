@@ -36,7 +36,10 @@ def test_units_whose_due_times_are_deleted_are_polled_on(
     leading.close()
 
 
-@pytest.mark.parametrize("key", ["due", "routines:keys", "outbox", "u:perpetual:app.work", "held:w@host#1"])
+OF_A_UNIT = [f"{kind}:perpetual:app.work" for kind in ("u", "recent", "recent_before")]
+
+
+@pytest.mark.parametrize("key", ["due", "routines:keys", "outbox", "held:w@host#1", *OF_A_UNIT])
 def test_a_key_of_another_type_is_named(watched_app: Callable[..., WatchedApp], key: str) -> None:
     """The checks say which key it is and what helps, and never that the store is away."""
     watched = watched_app()

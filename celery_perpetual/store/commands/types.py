@@ -59,8 +59,8 @@ def _declared() -> dict[str, str]:
 def _of_owners(keys: Keys, units: list[bytes], workers: list[bytes]) -> Iterator[tuple[str, str]]:
     """The keys of units and of workers, by the slots in which scripts get them."""
     of_unit: dict[str, Callable[[str], str]] = {
-        "unit_hash": keys.unit, "item_keys": keys.item_keys, "recent": keys.recent, "failed": keys.failed,
-        "failures": keys.failures, "polls": keys.polls, "follow_ups": keys.follow_ups,
+        "unit_hash": keys.unit, "item_keys": keys.item_keys, "recent": keys.recent, "before": keys.recent_before,
+        "failed": keys.failed, "failures": keys.failures, "polls": keys.polls, "follow_ups": keys.follow_ups,
     }  # fmt: skip
     of_worker: dict[str, Callable[[str], str]] = {
         "held": keys.held, "worker_info": keys.worker, "received": keys.tags
