@@ -20,9 +20,9 @@ key                    type    holds                                            
 {P}:polls:{unit}       list    outcomes, newest first                                 length, TTL
 {P}:keys:{unit}        hash    item key -> task id in flight                          end of the task
 {P}:follow_ups:{unit}  list    records that after_success has named, no poll's yet     the commit; unit removal
-{P}:recent:{unit}      hash    item key -> when its last task ended, and its id if    becomes the one before; TTL: two
+{P}:recent:{unit}      hash    item key -> when its last task ended, and its id if    becomes the one before; TTL: three
                                that was announced                                     windows, or times of completions
-{P}:recent_before:{unit}  hash  the same, of older ends                               TTL, as it was
+{P}:recent_before:{unit}  hash  the same, of older ends                               when the next one begins; TTL
 {P}:failed:{unit}      zset    item key -> until when it is held back, inf = parked   success, ``allow``, trimming
 {P}:failures:{unit}    hash    item key -> ``count|at|status|error`` of its failures  success, ``allow``, trimming
 {P}:p:{poll}           hash    one committed batch: unit, n, counters, destinations   TTL after its last item
