@@ -78,31 +78,6 @@ def _state_of(app: Celery, task: Any, task_id: str) -> str | None:
         return None
 
 
-def count_in_chord(app: Celery, task: Any, request: Any) -> None:
-    """Count a task whose success is stored in the chord that it belongs to, if it belongs to one.
-
-    Its process may have died between the two. A Redis backend knows which tasks it has counted; others count twice what
-    is counted twice, so there nothing is done. Celery 5.6 does not know it either where the results of a chord have no
-    order (``result_chord_ordered`` of ``result_backend_transport_options``).
-
-    Args:
-        app: of the task.
-        task: that has succeeded.
-        request: the task's, as Celery's own code gets it.
-    """
-    backend = backend_of(app, task)
-    if not request.chord or not isinstance(backend, RedisBackend):
-        return
-    if not (hasattr(type(backend), "_chord_part_return_script") or getattr(backend, "_chord_zset", False)):
-        return
-    try:
-        bounded_backend = bounded(backend, 0)
-        result = bounded_backend.get_result(request.id)
-        bounded_backend.on_chord_part_return(request, states.SUCCESS, result)
-    except Exception as error:
-        emit(events.RESULT_NOT_STORED, task_id=request.id, error=error)
-
-
 def store_expired(app: Celery, task: Any, task_id: str) -> None:
     """Store that a task was revoked because it has expired, as Celery does."""
     _store_revoked(app, task, task_id, "expired", stores=_stores(task, None))

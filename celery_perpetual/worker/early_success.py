@@ -18,6 +18,7 @@ from celery.signals import task_success
 
 from celery_perpetual import events
 from celery_perpetual.completions.backlog import UnstoredResult
+from celery_perpetual.completions.chords import publish_claimed_body
 from celery_perpetual.completions.completion import SUCCESS
 from celery_perpetual.completions.end import FORBIDDEN, LATE
 from celery_perpetual.completions.result_in_script import leave_to_celery
@@ -45,8 +46,12 @@ def watch_results() -> None:
 
         def store() -> Any:
             if later is None:
-                return original(self, task_id, result, request, store_result, state)
-            return store_or_keep(task_id, later)
+                stored = original(self, task_id, result, request, store_result, state)
+            else:
+                stored = store_or_keep(task_id, later)
+            if execution is not None and execution.recoveries:
+                _go_on_with_chord(execution, self, request, result)
+            return stored
 
         if execution is None or not _may_be_early(execution) or state != states.SUCCESS:
             return store()
@@ -54,6 +59,16 @@ def watch_results() -> None:
 
     mark_as_done.perpetual = True  # type: ignore[attr-defined]
     Backend.mark_as_done = mark_as_done  # type: ignore[method-assign]
+
+
+def _go_on_with_chord(execution: Execution, backend: Any, request: Any, result: Any) -> None:
+    """Have the body of the chord published where the execution before has claimed it and died."""
+    if request is None or execution.unstored is not None:
+        return
+    try:
+        publish_claimed_body(backend, request, result, time_to_end(execution))
+    except Exception as error:  # it would be taken for the body's
+        emit(events.RESULT_FOLLOW_UP_FAILED, task_id=request.id, error=error)
 
 
 def announce_returned(execution: Execution, request: Any, result: Any) -> None:

@@ -16,6 +16,7 @@ from celery_perpetual import events
 from celery_perpetual.broker.message_copy import from_message
 from celery_perpetual.broker.unacked import acknowledge, forget, put_back
 from celery_perpetual.completions import celery_results
+from celery_perpetual.completions.chords import count_in_chord
 from celery_perpetual.completions.completion import LOST, REJECTED, SUCCESS
 from celery_perpetual.errors import TaskLost
 from celery_perpetual.leases.execution import AT_END, AT_START, DELIVERY, Execution, HeldBack, acting_for
@@ -233,10 +234,10 @@ def _exception(exc_info: Any) -> Any:
 def _lost(request: Any, execution: Execution, leases: Grants, exc_info: Any) -> None:
     """The child that ran the task is gone: release the lease first, then acknowledge the message."""
     app = request._app  # noqa: SLF001
-    if celery_results.is_success(app, request.task, request.id):
+    context = request._context  # noqa: SLF001
+    if celery_results.is_success(app, request.task, request.id) and count_in_chord(app, request.task, context):
         # It died after Celery had stored its success, perhaps before it was counted or announced.
         state.task_ready(request, successful=True)
-        celery_results.count_in_chord(app, request.task, request._context)  # noqa: SLF001
         interest = interest_in(app, request.task, request.id, request.request_dict)
         announce_end(app, request.task, request.id, SUCCESS, interest, worker=request.hostname)
         _acknowledge(request)
@@ -249,7 +250,7 @@ def _lost(request: Any, execution: Execution, leases: Grants, exc_info: Any) -> 
         execution.is_over = True  # the end is not announced as its own: what the backend cannot store, the store keeps
         error = TaskLost(f"task {request.id} is lost: {_exception(exc_info)}")
         with acting_for(Execution(task_id=request.id, nonce="*")):  # keeps what the backend cannot store now
-            celery_results.store_failure(app, request.task, request.id, error, request._context)  # noqa: SLF001
+            celery_results.store_failure(app, request.task, request.id, error, context)
             announce_end(
                 app, request.task, request.id, LOST, Interest.ANNOUNCE, exception=error, worker=request.hostname
             )

@@ -9,7 +9,7 @@ import pytest
 import redis
 from celery import Celery, states
 
-from celery_perpetual.completions.celery_results import count_in_chord
+from celery_perpetual.completions.chords import count_in_chord
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Celery's Redis backend calls what redis-py calls old
