@@ -19,6 +19,7 @@ from tests.support.contract import lose, nothing
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import redis
     from celery import Celery
 
     from celery_perpetual.embedded import EmbeddedServer
@@ -181,6 +182,25 @@ def test_a_store_that_is_away_too_gets_it_when_it_is_back(
     make_due(perpetual)
     perpetual.cycle()
     assert AsyncResult(task_id, app=app).state == "FAILURE"
+    perpetual.store.close()
+
+
+def test_a_result_for_which_there_is_no_way_is_given_up_at_once(
+    make_app: Callable[..., Celery], store_redis: redis.Redis, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rpc backend sends a result to the client that the task's request names, and here no request is left."""
+    app = make_app("shop", result_backend="rpc://")
+    perpetual = Perpetual(app)
+    task_id = "9f0c4a6e-0000-4000-8000-000000000004"
+    store_failure(app, app.task(name="deliver", base=PerpetualTask, shared=False)(nothing), task_id, ValueError("lost"))
+    assert store_redis.zcard(perpetual.store.keys.owed) == 1
+    make_due(perpetual)
+
+    found = perpetual.cycle()
+
+    assert (found.ok, found.put_off) == (True, {})
+    assert [row for row in caplog.messages if "cannot store the result" in row and task_id in row]
+    assert not store_redis.keys("perpetual:owed*")
     perpetual.store.close()
 
 
