@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport.virtual.exchange import STANDARD_EXCHANGE_TYPES
 
+from celery_perpetual.broker.native_delay import held_back
 from celery_perpetual.broker.questions import connection_for_questions, is_not_found
 
 if TYPE_CHECKING:
@@ -94,8 +95,9 @@ def queues_of(app: Celery, destination: Destination) -> frozenset[str]:
     """The queues of a destination, as far as the app knows them."""
     if not destination.exchange:
         return frozenset((destination.routing_key,))
+    leads_to = _gets_in_the_end if held_back(destination) else _leads_to
     queues: Any = app.amqp.queues
-    return frozenset(queue.name for queue in list(queues.values()) if _leads_to(queue, destination))
+    return frozenset(queue.name for queue in list(queues.values()) if leads_to(queue, destination))
 
 
 def place_of(app: Celery, destination: Destination) -> str:
@@ -127,6 +129,15 @@ def _leads_to(queue: Any, destination: Destination) -> bool:
     return any(
         exchange.name == destination.exchange and _matches(exchange.type, key, destination)
         for exchange, key in _bindings(queue)
+    )
+
+
+def _gets_in_the_end(queue: Any, destination: Destination) -> bool:
+    """Whether a queue gets messages that RabbitMQ holds back; as kombu binds queues to the exchange that does so."""
+    return any(
+        exchange.type != "direct" and _matches("topic", key if key.startswith("#") else f"#.{key}", destination)
+        for exchange, key in _bindings(queue)
+        if key
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from celery_perpetual.broker.destinations import Destination, by_index
+from celery_perpetual.broker.native_delay import held_back
 from celery_perpetual.broker.queue_sizes import UNKNOWN, place_of, queues_of, queues_with_known_bindings
 from celery_perpetual.health.findings import WARNING, WORKERS, Finding
 from celery_perpetual.ledger.ids import item_id, made_at
@@ -66,9 +67,13 @@ def waiting_items(reading: Reading, polls: Iterable[str] | None = None) -> dict[
             if sum(each.items for each in found.values()) >= MOST_ITEMS:
                 return found
             destination = _destination(reading, poll, index)
+            since = made_at(poll) + (0 if destination is None else held_back(destination))
+            if since > reading.now:
+                continue
             places = () if destination is None else queues_of(app, destination) or (place_of(app, destination),)
             for queue in places:
-                waits = found.setdefault(queue, Waiting(queue, made_at(poll)))
+                waits = found.setdefault(queue, Waiting(queue, since))
+                waits.since = min(waits.since, since)
                 waits.items += 1
     return found
 

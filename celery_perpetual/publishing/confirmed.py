@@ -26,7 +26,7 @@ from celery_perpetual.ledger.item import CheckedItem
 from celery_perpetual.ledger.record import opened
 from celery_perpetual.publishing.amqp_stamp import FACTS, AmqpStamp, Parcel, check_header_frame, make_amqp_stamp
 from celery_perpetual.publishing.builder import FEWEST, Messages
-from celery_perpetual.publishing.message import DELAYED_PREFIX, send
+from celery_perpetual.publishing.message import send
 from celery_perpetual.publishing.sender import AfterPublish, QuietSender
 from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.publishing.stampable import Kind, is_untouched, kind_of, kinds_of, objection, runs_of_kinds
@@ -88,7 +88,7 @@ class Confirmed:
         self._producer = app.amqp.Producer(channel, auto_declare=False)
         self._destinations: dict[str, Destination] = {}
         """Of the messages that were published last, by task id."""
-        observe(self._producer, self._note)
+        observe(self._producer, self._destinations.__setitem__)
         self._sender = QuietSender(app)
 
     def publish(self, indexed: IndexedItems) -> Messages:
@@ -192,11 +192,6 @@ class Confirmed:
             raise
         except Exception:  # of the user's serializer, or of a value's own methods
             return
-
-    def _note(self, task_id: str, destination: Destination) -> None:
-        # The exchange of a delay is a way to another one, which is not known here.
-        if not destination.exchange.startswith(DELAYED_PREFIX):
-            self._destinations[task_id] = destination
 
     def _basic_publish(self, message: Any, **target: Any) -> None:
         properties = message._serialize_properties()  # what amqp itself calls

@@ -15,21 +15,15 @@ from celery.utils.functional import maybe_list
 from celery.utils.quorum_queues import detect_quorum_queues
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu import Exchange
-from kombu.transport.native_delayed_delivery import MAX_LEVEL, calculate_routing_key, level_name
+from kombu.transport.native_delayed_delivery import calculate_routing_key
 
 from celery_perpetual.broker.destinations import Destination
+from celery_perpetual.broker.native_delay import DELAYED
 from celery_perpetual.ledger.record import Record
 from celery_perpetual.tasks.task import HEADER, HEADER_VALUE, PerpetualTask
 
 if TYPE_CHECKING:
     from celery import Celery
-
-#: The exchange at which native delayed delivery begins.
-DELAYED_EXCHANGE = level_name(MAX_LEVEL)
-
-#: The beginning of the names of all exchanges of native delayed delivery.
-DELAYED_PREFIX = level_name(0).rpartition("_")[0]
-
 
 #: Options of ``send_task`` that go into the message's headers and not among its properties.
 HEADER_OPTIONS = ("group_id", "group_index", "chain", "retries", "root_id", "parent_id", "replaced_task_nesting")
@@ -151,10 +145,10 @@ def _delayed_by_broker(app: Celery, producer: Any, eta: Any, options: dict[str, 
     exchange_type = queue.exchange.type if queue else options["exchange_type"]
     routing_key = queue.routing_key if queue else options["routing_key"]
     seconds = _seconds_until(app, eta)
-    if exchange_type == "direct" or seconds <= 0:
+    if exchange_type == "direct" or seconds < 1:  # a shorter delay has no routing key, and its worker waits
         return options
     kept = {name: value for name, value in options.items() if name != "queue"}
-    exchange = Exchange(DELAYED_EXCHANGE, type="topic")
+    exchange = Exchange(DELAYED, type="topic")
     return {**kept, "exchange": exchange, "routing_key": calculate_routing_key(int(seconds), routing_key)}
 
 

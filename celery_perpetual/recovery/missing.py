@@ -32,6 +32,7 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 
 from celery_perpetual import events
 from celery_perpetual.broker.destinations import Destination, by_index, from_json
+from celery_perpetual.broker.native_delay import held_back
 from celery_perpetual.broker.queue_sizes import QueueSizes
 from celery_perpetual.broker.queues import ListAges
 from celery_perpetual.completions.completion import EXPIRED
@@ -178,7 +179,9 @@ class MissingMessages:
             destination = sent_later.get(task_id) or destinations.get(item_index(task_id))
             # One that was sent before may be anywhere in its queue: only an empty one has lost it.
             is_gone = queues.are_empty if state is not None else left.__contains__
-            self._note(task_id, sure=destination is not None and is_gone(destination))
+            sent_at = at if state is None or state.since > self._at + AHEAD_MS else state.since
+            is_sure = destination is not None and sent_at + held_back(destination) <= self._at and is_gone(destination)
+            self._note(task_id, sure=is_sure)
 
     def _destinations_of(self, poll: str, total: int) -> Mapping[int, Destination]:
         """Where the items of a batch were published to, by index."""

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.utils.json import dumps, loads
 
 from celery_perpetual import events
@@ -25,6 +26,7 @@ from celery_perpetual.broker.commands import BrokerCommands, Command
 from celery_perpetual.broker.destinations import Destination, by_index
 from celery_perpetual.broker.destinations import from_json as from_json_destination
 from celery_perpetual.broker.message_copy import Copy, from_json, publish_copy, request_of
+from celery_perpetual.broker.native_delay import at_once
 from celery_perpetual.broker.queue_sizes import ensure_queue
 from celery_perpetual.broker.unacked import shares_redis, unacked_keys
 from celery_perpetual.broker.unacked_hash import UnackedHash
@@ -225,13 +227,21 @@ class Resender:
 
     def _publish_to(self, singly: Singly, destination: Destination | None, lost: _LostTask) -> None:
         if destination is not None:
+            destination = at_once(destination) if self._is_due(lost) else destination
             ensure_queue(self._app, singly.connection, destination)
-        if lost.copy is not None:
-            publish_copy(singly.producer, lost.copy._replace(headers=lost.headers(lost.copy.headers)))
+        if lost.copy is not None and destination is not None:
+            headers = lost.headers(lost.copy.headers)
+            publish_copy(singly.producer, lost.copy._replace(headers=headers, exchange=destination.exchange))
         elif lost.record is not None:
             order = {"retries": lost.retries, "replaced_task_nesting": lost.nesting}
             record = replace(lost.record, options={**lost.record.options, **order})
             send(self._app, singly.producer, record, lost.task_id, destination=destination)
+
+    def _is_due(self, lost: _LostTask) -> bool:
+        """Whether a task with an ETA need not be held back any more."""
+        eta = lost.copy.headers.get("eta") if lost.copy else lost.record.options.get("eta") if lost.record else None
+        at: Any = maybe_iso8601(eta)
+        return at is not None and bool(maybe_make_aware(at, tz=self._app.timezone) <= self._app.now())
 
     def _remove(self, lost: _LostTask, commands: Any = (), targets: Any = (), tag: str = "") -> int:
         """Take it off the list, and push it in the same step where broker and store are one; 0 if it was off before.
