@@ -50,16 +50,20 @@ class DueReader:
         """The first due time of the units that were not read, and of those that were claimed."""
         self._is_known = False
         """Whether what was read counts."""
+        self._longest = self._shortest = 0.0
+        """As of the last call."""
         self._unclaimed = 0
         """Units that were given out and not claimed: it is not known when these are due."""
 
-    def take(self, leader: str, room: int, longest: float) -> DueUnits:
+    def take(self, leader: str, room: int, longest: float, shortest: float = 0.0) -> DueUnits:
         """At most ``room`` units that are due; they are not given again until the store is asked again.
 
         Args:
             longest: for so many seconds an answer counts that nothing is due.
+            shortest: units that come due within so many seconds of a read are read together.
         """
-        if leader != self._leader or not (self._has_fresh_rows or self._knows(longest)):
+        self._longest, self._shortest = longest, shortest
+        if leader != self._leader or not (self._has_fresh_rows or self._left() > 0):
             self._ask(leader, max(room, min(MOST_AHEAD, AHEAD * room)))
         rows = [self._rows.popleft() for _ in range(min(room, len(self._rows)))]
         self._unclaimed += len(rows)
@@ -72,14 +76,11 @@ class DueReader:
         if times:
             self._following = min(times if self._following is None else [self._following, *times])
 
-    def pause(self, longest: float) -> float:
-        """Seconds until a unit is due, at most ``longest``; 0 where the store is to be asked."""
-        if self._rows or not self._knows(longest):
-            return 0.0
-        left = longest - self._age
-        if self._following is not None:
-            left = min(left, (self._following - self._now) / 1000)
-        return max(0.001, left)
+    @property
+    def pause(self) -> float:
+        """Seconds until a unit is due; 0 where the store is to be asked."""
+        left = 0.0 if self._rows else self._left()
+        return max(0.001, left) if left > 0 else 0.0
 
     def forget(self) -> None:
         """Ask the store the next time."""
@@ -103,7 +104,13 @@ class DueReader:
     def _has_fresh_rows(self) -> bool:
         return bool(self._rows) and self._age <= LONGEST
 
-    def _knows(self, longest: float) -> bool:
-        """Whether it is known that nothing is due."""
-        is_known = self._is_known and not self._rows and not self._unclaimed and self._age < longest
-        return is_known and (self._following is None or self._now < self._following)
+    def _left(self) -> float:
+        """For so many seconds the store need not be asked; it is not known what is due where that is not above 0."""
+        if not self._is_known or self._rows or self._unclaimed:
+            return 0.0
+        until = self._longest
+        if self._following is not None:
+            until = (self._following - self._seen) / 1000
+            if until > 0:  # else not all that was due has been read
+                until = min(self._longest, max(until, self._shortest))
+        return until - self._age

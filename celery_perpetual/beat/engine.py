@@ -175,6 +175,9 @@ class Engine:
         """Work that the next leader should not wait for, done while this one still holds the lead."""
         with suppress(NotLeading, StoreRefused):
             self.entry_runs.save(leader)
+        while ended := polls.ended():  # they wait for the clock, which may have stopped
+            runner.ends.begin(ended)()
+            polls.were_stored(ended)
         ends = [given_up(claim) for claim in polls.running if not claim.committed]
         for part in chunks(ends, MOST_ENDS):
             runner.ends.begin(part)()

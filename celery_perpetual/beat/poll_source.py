@@ -34,6 +34,11 @@ LONGEST_PAUSE = 0.5
 REFILL_PAUSE = 0.04
 #: Pause where all threads are taken; the end of a poll cuts it short.
 NO_ROOM = 0.02
+#: Units that come due within so many seconds are claimed by one call. Ends that come so soon before a unit is due are
+#: stored with its claim.
+TOGETHER = 0.04
+#: So many ends do not wait for others.
+MANY_ENDS = 10
 #: Most units claimed by one call.
 MOST_CLAIMS = 50
 #: Threads that send polls to the workers.
@@ -69,6 +74,8 @@ class PollSource:
         """Units that the store has refused, until when they are left alone (monotonic)."""
         self._lacked_room = False
         """No poll could start in this turn."""
+        self._turns_soon = False
+        """The clock turns before long, and stores the ends that wait: one more end need not wake it."""
         self._ahead_of_us: int | None = None
         """The store's time minus this process's monotonic clock, ms."""
 
@@ -78,9 +85,16 @@ class PollSource:
 
     def call_when_ready(self, wake: Callable[[], object]) -> None:
         """Have something called, on another thread, when there may be more to do."""
-        self._threads.on_end = self._schedules.answered = wake
+        self._schedules.answered = wake
+
+        def ended(waits: bool) -> None:
+            if not waits or self._lacked_room or not self._turns_soon:
+                wake()
+
+        self._threads.on_end = ended
 
     def begin_storing(self) -> Callable[[], float]:
+        self._turns_soon = False
         for claim in self._threads.overdue():
             self._store(timed_out(claim, self._policies.unknown(claim.failures)))
         late = self._threads.kept_waiting()
@@ -89,6 +103,10 @@ class PollSource:
             self._threads.has_ended(kept_waiting(claim))
         if self._threads.stored_themselves():
             self._reader.forget()  # a batch may make its unit due at once
+        until_due = self._reader.pause
+        if 0 < until_due <= self._together and 0 < self._threads.ends_waiting < MANY_ENDS and not self._lacked_room:
+            self._turns_soon = True
+            return lambda: until_due
         ends = self._threads.ended()
         if not ends:
             return lambda: self._longest_pause
@@ -116,12 +134,12 @@ class PollSource:
         self._lacked_room = not room or self._alone_runs
         if self._lacked_room:
             return NO_ROOM
-        found = self._reader.take(leader, room, self._longest_pause)
+        found = self._reader.take(leader, room, self._longest_pause, self._together)
         self._notice_a_step(found)
         if not found.rows:
             if found.following is None:
                 self._registration.nothing_is_due()
-            return 0.0 if self._registration.unfinished else self._reader.pause(self._longest_pause)
+            return 0.0 if self._registration.unfinished else self._reader.pause
         return found
 
     def claim(self, leader: str, due: DueUnits) -> list[Claim]:
@@ -172,7 +190,7 @@ class PollSource:
             else:
                 here.append(claim)
         self._threads.start(*here)
-        return self._reader.pause(self._longest_pause) if claims and self._room else NO_ROOM
+        return self._reader.pause if claims and self._room else NO_ROOM
 
     def _closed(self, claim: Claim) -> Closed | None:
         """The first gate that is closed, as far as it is known without a thread."""
@@ -213,6 +231,11 @@ class PollSource:
     def _longest_pause(self) -> float:
         """The end of a task in another process makes a unit with ``low_water`` due, and no message says so."""
         return REFILL_PAUSE if self._roster.has_low_water else LONGEST_PAUSE
+
+    @property
+    def _together(self) -> float:
+        """For so many seconds a unit or an end waits for others; a unit with a short interval has not the time."""
+        return 0.0 if self._roster.is_hurried else TOGETHER
 
     @property
     def _room(self) -> int:

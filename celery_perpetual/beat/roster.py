@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from celery_perpetual.settings import Settings
 
 
+#: Slots of a unit that are less than so many ms apart leave no time to wait for other units.
+HURRIED_MS = 1000
+
+
 class _Offer(NamedTuple):
     """The units of one task whose tenants a function finds."""
 
@@ -167,6 +171,8 @@ class Roster:
         known = self.discovery.units()
         self.has_low_water = any(contract.options.low_water for contract in tasks.values())
         """Whether the end of a task may make a unit due."""
+        self.is_hurried = any((contract.cadence.every_ms or HURRIED_MS) < HURRIED_MS for contract in tasks.values())
+        """Whether the slots of a unit are less than a second apart."""
         self._fixed = {name: unit for name, unit in known.items() if self._is_polled(unit.contract)}
         self.disabled = known.keys() - self._fixed.keys()
         self._combine()

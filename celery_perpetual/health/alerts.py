@@ -106,7 +106,8 @@ def units_now(reading: Reading, names: list[str], queues: Mapping[str, str]) -> 
         queues: name of a task -> its queue, where some queue is paused.
     """
     found = []
-    for name, facts in zip(names, unit_facts(reading.store, names, counts_keys=False) if names else (), strict=True):
+    known = unit_facts(reading.store, names, unit_checks.WHOLE_INTERVAL, brief=True) if names else []
+    for name, facts in zip(names, known, strict=True):
         task, tenant = parse_unit_name(name)
         is_paused = any(scope in reading.pauses for scope in scopes_of(name, queues.get(task, "")))
         due = facts.due_at

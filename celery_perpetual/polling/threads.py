@@ -63,8 +63,8 @@ class PollThreads:
         self._ends: deque[PollEnd] = deque()
         self._stored_themselves = False
         self._threads = 0
-        self.on_end: Callable[[], object] = lambda: None
-        """Called when a poll has ended: there may be an end to store, and its unit may be due again at once."""
+        self.on_end: Callable[[bool], object] = lambda _: None
+        """Called when a poll has ended, with whether its end waits to be stored; else its unit may be due at once."""
 
     @property
     def free(self) -> int:
@@ -112,6 +112,11 @@ class PollThreads:
         with self._lock:
             self._ending[end.claim.poll_id] = end.claim
             self._ends.append(end)
+
+    @property
+    def ends_waiting(self) -> int:
+        """How many ends wait to be stored."""
+        return len(self._ends)
 
     def ended(self) -> list[PollEnd]:
         """Take out ends that wait to be stored, the oldest first."""
@@ -193,13 +198,14 @@ class PollThreads:
             end = self._poll(claim)
         except BaseException as error:  # a thread that ends here would cost a place for good
             broke_off(claim, error)
+        waits = end is not None and not end.stored
         with self._lock:
             self._running.pop(claim.poll_id, None)
             self._hanging.pop(claim.poll_id, None)
             self._expected += WEIGHT * (claim.age - self._expected)
-            if end is not None and not end.stored:
+            if end is not None and waits:
                 self._ending[claim.poll_id] = claim
                 self._ends.append(end)
             else:
                 self._stored_themselves = True
-        self.on_end()
+        self.on_end(waits)

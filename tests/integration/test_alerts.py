@@ -190,7 +190,9 @@ def test_a_pass_reads_a_part_of_many_units_and_those_that_matter(
     read: list[int] = []
     usual = module.unit_facts
     monkeypatch.setattr(
-        module, "unit_facts", lambda store, names, **more: read.append(len(names)) or usual(store, names, **more)
+        module,
+        "unit_facts",
+        lambda store, names, *args, **more: read.append(len(names)) or usual(store, names, *args, **more),
     )
     alerts = Alerts(one.perpetual)
 

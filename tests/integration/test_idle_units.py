@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from celery_perpetual import PerpetualTask, Poll
-from celery_perpetual.beat.due import DueUnits
+from celery_perpetual.beat import due, poll_source
+from celery_perpetual.beat.due import DueReader, DueUnits
+from celery_perpetual.beat.engine import Engine
+from celery_perpetual.beat.poll_source import MANY_ENDS
+from celery_perpetual.polling.claims import Claim, Claims, Due
+from celery_perpetual.polling.end import PollEnd
+from celery_perpetual.store.commands.units import unit_facts
+from celery_perpetual.tasks.discovery import discover
+from celery_perpetual.tasks.unit import TaskUnit
 from tests.support import wait_until
 from tests.support.contract import nothing
 from tests.support.leading import LEADER, LeadingClock
@@ -26,12 +36,21 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExc
 class Idle:
     """A task with one unit whose ``next_batch`` finds nothing, and the clock that polls it."""
 
-    def __init__(self, one: WatchedApp, next_batch: Callable[..., Any] = lambda: None, every: float = 3600) -> None:
+    def __init__(
+        self, one: WatchedApp, next_batch: Callable[..., Any] = lambda: None, every: float = 3600, **more: Any
+    ) -> None:
+        self.app = one.app
         self.redis = one.redis
         self.perpetual = one.perpetual
-        options: dict[str, Any] = {"base": PerpetualTask, "shared": False, "poll_every": every}
+        options: dict[str, Any] = {"base": PerpetualTask, "shared": False, "poll_every": every, **more}
         one.app.task(name="idle", next_batch=next_batch, **options)(nothing)
         self.clock = LeadingClock(one.perpetual)
+
+    def end(self) -> PollEnd:
+        """The end of a poll by hand, which is not stored."""
+        claim = Claims(self.perpetual.store).by_hand(TaskUnit(discover(self.app).tasks["idle"]))
+        assert isinstance(claim, Claim)
+        return self.perpetual.runner.poll(claim)
 
     def calls(self, command: str) -> int:
         found: dict[str, Any] = self.redis.info("commandstats").get(f"cmdstat_{command}", {})
@@ -126,3 +145,133 @@ def test_a_limit_that_is_not_read_costs_nothing(idle: Callable[..., Idle]) -> No
     one.perpetual.nudge("idle")
     one.clock.until_polled("idle", 2)
     assert (one.calls("zcount"), limits) == (1, [10_000, 10_000])
+
+
+def test_few_ends_wait_for_a_unit_that_is_due_soon(idle: Callable[..., Idle], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are stored with its claim, and wake no clock; many are stored at once, and so are all where none is due."""
+    one = idle()
+    wakes: list[None] = []
+    one.clock.source.call_when_ready(lambda: wakes.append(None))
+    one.clock.until_polled("idle")
+    wait_until(lambda: (one.clock.turn(), one.clock.source._reader.pause > 0)[1], "nothing is due", interval=0.005)
+    end = one.end()
+    one.clock.threads.has_ended(end)
+    one.clock.source.begin_storing()()
+    assert one.clock.threads.ends_waiting == 0
+
+    monkeypatch.setattr(poll_source, "TOGETHER", 60)
+    monkeypatch.setattr(poll_source, "LONGEST_PAUSE", 60)
+    one.redis.zadd("perpetual:due", {"perpetual:idle": one.perpetual.store.now() + 50_000})
+    one.clock.source._reader.forget()
+    one.clock.turn()
+    ends = [replace(end, claim=replace(end.claim, poll_id=f"poll {n}")) for n in range(MANY_ENDS)]
+    del wakes[:]
+
+    for each in ends[:-1]:
+        one.clock.threads.has_ended(each)
+    assert 0 < one.clock.source.begin_storing()() < 60
+    assert one.clock.threads.ends_waiting == MANY_ENDS - 1
+    one.clock.threads.on_end(True)
+    assert wakes == []
+    one.clock.threads.on_end(False)
+    assert wakes == [None]
+
+    one.clock.threads.has_ended(ends[-1])
+    one.clock.source.begin_storing()()
+    assert one.clock.threads.ends_waiting == 0
+
+
+def test_a_unit_with_a_short_interval_waits_for_no_other(
+    idle: Callable[..., Idle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next slot may be a hundredth of a second away."""
+    one = idle(every=0.5)
+    monkeypatch.setattr(poll_source, "TOGETHER", 60)
+
+    one.clock.until_polled("idle", 3)
+
+
+class Times:
+    """Units that are due at these times, ms; the store's clock and this process's are one."""
+
+    def __init__(self, *times: int) -> None:
+        self.times, self.now, self.reads = sorted(times), 0, 0
+
+    def monotonic(self) -> float:
+        return self.now / 1000
+
+    def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
+        self.reads += 1
+        due = [at for at in self.times if at <= self.now][:limit]
+        del self.times[: len(due)]
+        found = [Due(f"unit {at}", at, None, "", suspect=False) for at in due]
+        return self.now, self.times[0] if self.times else None, found
+
+
+def test_units_that_come_due_together_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one is not kept waiting; those that follow it within a moment come with one read, and none is early."""
+    units: Any = Times(100, 104, 108, 130, 150, 400)
+    monkeypatch.setattr(due, "time", units)
+    reader, seen = DueReader(units), dict[int, int]()
+
+    for now in range(450):
+        units.now = now
+        found = reader.take("me:1", 10, 0.5, 0.04)
+        seen |= {row.at: now for row in found.rows}
+        reader.claimed([SimpleNamespace(following="3600000") for _ in found.rows])  # type: ignore[misc]
+
+    assert (seen[100], seen[400], len(seen)) == (100, 400, 6)
+    assert all(0 <= now - at <= 41 for at, now in seen.items())
+    assert units.reads == 5
+
+
+def test_a_unit_that_was_not_claimed_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing says when it is due; what was not read is read at once; and then it is known that nothing is due."""
+    units: Any = Times(*range(30))
+    units.now = 50
+    monkeypatch.setattr(due, "time", units)
+    reader = DueReader(units)
+
+    reader.take("me:1", 2, 0.5, 0.04)
+    assert reader.pause == 0.0
+    while reader.take("me:1", 16, 0.5, 0.04).rows:
+        reader.claimed([SimpleNamespace(following="3600000")])  # type: ignore[list-item]
+    reads = units.reads
+    reader.take("me:1", 2, 0.5, 0.04)
+
+    assert (reads, units.reads, units.times) == (3, 3, [])
+
+
+def test_the_health_of_a_unit_costs_one_command_where_its_polls_are_quick(idle: Callable[..., Idle]) -> None:
+    """The newest outcome is read where the poll may have taken its whole interval, has failed, or goes on."""
+    one = idle()
+    one.clock.until_polled("idle")
+    redis, store = one.redis, one.perpetual.store
+    unit = store.keys.unit("perpetual:idle")
+
+    def newest() -> str | None:
+        return unit_facts(store, ["perpetual:idle"], 1.0, brief=True)[0].newest_outcome
+
+    slot = redis.hget(unit, "slot")
+    newest()  # the store knows the script
+    redis.config_resetstat()
+    assert newest() is None
+    assert (one.calls("hmget"), one.calls("lindex")) == (1, 0)
+
+    for field, value in (("slot", int(slot) - 3_600_000), ("slot", int(slot) + 3_600_000), ("attempt", 1)):
+        redis.hset(unit, mapping={"slot": slot, "attempt": 0})
+        redis.hset(unit, field, value)
+        redis.config_resetstat()
+        newest()
+        assert (field, one.calls("lindex")) == (field, 1)
+
+
+def test_ends_that_wait_are_stored_before_a_lead_is_given_up(idle: Callable[..., Idle]) -> None:
+    """Their polls were not abandoned."""
+    one = idle()
+    one.clock.threads.has_ended(one.end())
+
+    Engine(one.perpetual)._let_go(LEADER, one.perpetual.runner, one.clock.threads)
+
+    assert [poll.status for poll in one.perpetual.polls("idle")] == ["empty"]
+    assert one.clock.threads.running == []

@@ -21,7 +21,7 @@ LEADER = "test:1"
 class Ending(SimpleQueue[Any]):
     """Ends the threads that wait on it when the test ends, and their connections to the broker."""
 
-    def __init__(self, release: Callable[[], None]) -> None:
+    def __init__(self, release: Callable[[], None] = lambda: None) -> None:
         self._release = release
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:

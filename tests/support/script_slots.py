@@ -87,7 +87,7 @@ class ScriptSlots:
         return {"limit": 100, "mine": self.leader}
 
     def unit_facts(self) -> Slots:
-        return {"share": "0.8", "counts_keys": 1, "units": [UNIT, OTHER_UNIT]}
+        return {"share": "0.8", "brief": 0, "units": [UNIT, OTHER_UNIT]}
 
     def rates(self) -> Slots:
         return {"short": MINUTE, "long": 15 * MINUTE, "step": 20, "histories": [200], "polls": [self.keys.polls(UNIT)]}

@@ -102,7 +102,7 @@ def units_last_known_before(store: Store, before: int, skip: int, limit: int) ->
 
 
 def unit_facts(
-    store: Store, names: Sequence[str], remarkable: float | None = None, *, counts_keys: bool = True
+    store: Store, names: Sequence[str], remarkable: float | None = None, *, brief: bool = False
 ) -> list[UnitFacts]:
     """The facts of units, in their order.
 
@@ -110,12 +110,13 @@ def unit_facts(
         names: of the units.
         remarkable: where given, cursors are left out, and newest outcomes of polls that went well in less than this
             share of their interval.
-        counts_keys: whether item keys that are held back or parked are counted; else their numbers are 0.
+        brief: with ``remarkable``: what is left out is not even read where that can be avoided, and the numbers of item
+            keys that are held back or parked are 0.
     """
     found = []
     for part in chunks(names):
         share = "" if remarkable is None else str(remarkable)
-        text = script("unit_facts")(store, share=share, counts_keys=int(counts_keys), units=part)
+        text = script("unit_facts")(store, share=share, brief=int(brief), units=part)
         for in_flight, attempt, backoff, polled, spec, due, held, parked, cursor, newest in json.loads(
             text.decode(errors="replace")
         ):

@@ -1,7 +1,7 @@
 -- Read which units are due. Changes nothing.
 --
 -- KEY   due          zset* unit -> next poll
--- ARG   limit        text  most units to answer
+-- ARG   limit        int   most units to answer
 -- ARG   unit_prefix  text  what the keys of unit hashes start with
 -- ARG   mine         text  owner:term
 -- returns {now, due time of the first unit that is not answered or '', lines}, a line per due unit: "{due time} {anchor}
@@ -9,17 +9,22 @@
 -- read faster than many.
 -- include now
 -- include claimed
-local found, following, lines = redis.call('ZRANGE', due, 0, 1, 'WITHSCORES'), '', {}
-if not found[2] or tonumber(found[2]) > now then
-  return {now, found[2] or '', ''}
+-- Mostly a few are due, or none, and one command reads them and the one that follows.
+local few = math.min(limit, 3)
+local found, count, lines = redis.call('ZRANGE', due, 0, few, 'WITHSCORES'), 0, {}
+while count < few and found[2 * count + 2] and tonumber(found[2 * count + 2]) <= now do
+  count = count + 1
 end
-if found[4] and tonumber(found[4]) <= now then
+local following = found[2 * count + 2] or ''
+if count == few and few < limit then
   found = redis.call('ZRANGEBYSCORE', due, '-inf', now, 'WITHSCORES', 'LIMIT', 0, limit)
-  following = redis.call('ZRANGE', due, #found / 2, #found / 2, 'WITHSCORES')[2] or ''
-else
-  found, following = {found[1], found[2]}, found[4] or ''
+  count = #found / 2
+  following = redis.call('ZRANGE', due, count, count, 'WITHSCORES')[2] or ''
 end
-for i = 1, #found, 2 do
+if count == 0 then
+  return {now, following, ''}
+end
+for i = 1, 2 * count, 2 do
   -- A unit's key of a wrong type fails the claim of that unit, and not the read of all units that are due with it.
   local facts = redis.pcall('HMGET', unit_prefix .. found[i], 'anchor', 'trigger', 'killed', 'claimed')
   local by = facts[4] and select(5, claimed_facts(facts[4]))

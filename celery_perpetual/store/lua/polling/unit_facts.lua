@@ -6,7 +6,8 @@
 -- ARG   failed_prefix  text  what the keys of failed item keys start with
 -- ARG   share          text  leave out cursors, and newest outcomes of polls that went well in less than this share of
 --                            the interval; '' = leave out nothing
--- ARG   counts_keys    flag  0 = no key counts as held back or parked
+-- ARG   brief          flag  1 = count no keys as held back or parked, and read no outcome of which other facts say that it
+--                            is left out
 -- ARGS  units          text  names
 -- returns JSON: per unit a list of items in flight, failed polls in a row, end of the back-off, last poll, schedule, due
 -- time, keys held back, keys parked, cursor, newest outcome; what is not known is false
@@ -31,17 +32,25 @@ local function is_remarkable(attempt, spec, parked, outcome)
   return every ~= nil and begun ~= nil and over ~= nil and (over - begun) % 86400 * 1000 >= tonumber(share) * every
 end
 
+-- A poll lasts from its slot, or later, until its end. Of a unit that is being polled only the newest outcome says more.
+local function was_quick(attempt, spec, slot, polled)
+  local every = tonumber(string.match(spec or '', '^every (%d+) ms$'))
+  local longest = (tonumber(polled) or 0) - (tonumber(slot) or 0)
+  return (tonumber(attempt) or 0) == 0 and every and slot and longest >= 0 and longest < tonumber(share) * every
+end
+
 local after = string.format('(%.0f', now)
 local reply, times = {}, units_at <= #ARGV and redis.call('ZMSCORE', due, unpack(ARGV, units_at))
 for i = units_at, #ARGV do
   local name = ARGV[i]
-  local facts = redis.call('HMGET', unit_prefix .. name, 'inflight', 'attempt', 'backoff', 'polled', 'spec', 'cursor')
+  local facts = redis.call('HMGET', unit_prefix .. name, 'inflight', 'attempt', 'backoff', 'polled', 'spec', 'cursor', 'slot')
   local held, parked, failed = 0, 0, failed_prefix .. name
-  if counts_keys and redis.call('EXISTS', failed) == 1 then
+  if not brief and redis.call('EXISTS', failed) == 1 then
     held = redis.call('ZCOUNT', failed, after, '(+inf')
     parked = redis.call('ZCOUNT', failed, '+inf', '+inf')
   end
-  local newest, cursor = redis.call('LINDEX', polls_prefix .. name, 0), facts[6]
+  local cursor, is_read = facts[6], not (brief and was_quick(facts[2], facts[5], facts[7], facts[4]))
+  local newest = is_read and redis.call('LINDEX', polls_prefix .. name, 0)
   if share ~= '' then
     cursor = false
     newest = newest and is_remarkable(facts[2], facts[5], parked, newest) and newest
