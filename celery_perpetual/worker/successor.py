@@ -73,7 +73,7 @@ def handing_on(task: Any, cause: str, *, is_one_message: bool = True) -> Iterato
     execution.successor = cause
 
 
-def retry_or_leave(retry: Any, task: Any, execution: Execution | None, *args: Any, **kwargs: Any) -> Any:
+def retry_or_leave(retry: Any, task: Any, execution: Execution | None, /, *args: Any, **kwargs: Any) -> Any:
     """Send a retry, or leave that to others where the broker is out of reach and the retry is on record.
 
     Celery rejects the message of a task that cannot send its retry, and the task would be over.

@@ -31,7 +31,7 @@ def fails(n):
 @app.task(base=PerpetualTask, bind=True)
 def retries(self, n):
     if not self.request.retries:
-        raise self.retry(countdown=0)
+        raise self.retry(countdown=0, retry=True, retry_policy={"max_retries": 1})
     return n
 
 @app.task
