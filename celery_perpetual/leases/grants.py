@@ -21,7 +21,7 @@ from celery_perpetual.leases.time_limits import KeptLimits, limits_of, time_to_a
 from celery_perpetual.leases.workers import WorkerRun, Workers
 from celery_perpetual.ledger.ids import item_fillings, item_place, item_slots, parse_item_id
 from celery_perpetual.store.address import is_redis
-from celery_perpetual.store.commands.leases import asked_lease, is_parked, lease_and_trace, lease_of
+from celery_perpetual.store.commands.leases import asked_lease, is_parked, lease_and_trace, lease_of, state_of
 from celery_perpetual.store.connection import Store
 from celery_perpetual.store.header import Filling, Of
 from celery_perpetual.store.prepared import Prepared
@@ -157,7 +157,7 @@ class Grants:
         where = execution.where = item_place(self.store.keys, task_id)
         worker = "" if self.instance is None else self.instance.name
         most, on_lost = when_run_lost(task, request)
-        nesting, retries = int(request.get("replaced_task_nesting") or 0), int(request.get("retries") or 0)
+        nesting, retries = _order(request)
         # An id that the user has chosen may be used once more, as in plain Celery; only a first delivery is a new use.
         redelivered = (request.get("delivery_info") or {}).get("redelivered") or request.get("redelivered")
         is_item = where["position"] != -1 or parse_item_id(task_id) is not None
@@ -223,6 +223,14 @@ class Grants:
         lease = lease_of(self.store, execution.task_id)
         return lease is not None and lease.nonce == execution.nonce
 
+    def awaits(self, task_id: str, request: Any) -> bool:
+        """Whether a task is to be retried by this run, which has no lease; False where the store does not answer."""
+        try:
+            lease, state = lease_of(self.store, task_id), state_of(self.store, task_id)
+        except StoreUnavailable:
+            return False
+        return not lease and state is not None and state.flag == "wait" and state[:2] == _order(request)
+
     def note_away(self) -> None:
         """The store has not answered this worker; the next heartbeat, which comes soon, finds out when it does."""
         self.is_away = True
@@ -283,3 +291,7 @@ class Grants:
         if self.instance is None or self.instance.pid != os.getpid():
             self.instance = WorkerRun(hostname, self.settings.lease_ttl)
         return self.instance
+
+
+def _order(request: Any) -> tuple[int, int]:
+    return int(request.get("replaced_task_nesting") or 0), int(request.get("retries") or 0)

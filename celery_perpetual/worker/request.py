@@ -53,6 +53,8 @@ class Leased(_Request):  # type: ignore[misc]
     times_held = 0
     _is_lost = False
     """Whether the process that ran it is gone: the verdict on the task then says what to do with its message."""
+    _lacks_lease = False
+    """Whether it is known to run without a lease."""
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
@@ -93,7 +95,7 @@ class Leased(_Request):  # type: ignore[misc]
         """The execution, as far as this process knows it."""
         execution = self.perpetual_execution
         if execution is not None:
-            execution.leased = bool(self.time_start)
+            execution.leased = bool(self.time_start) and not self._lacks_lease
         return execution
 
     def acknowledge(self) -> None:
@@ -186,7 +188,11 @@ class Leased(_Request):  # type: ignore[misc]
             verdict = self._leases.try_to_release(self.id, execution.nonce, "overrun")
             if verdict == "succeeded":
                 self._leases.resend_soon()
-        if not self._leases.is_away and not self._leases.holds(execution):
+        if self._leases.is_away or self._leases.holds(execution):
+            return
+        # Where the store was away at its start, the task is still to be retried by this very run, and by no later one.
+        self._lacks_lease = isinstance(error, TimeLimitExceeded) and self._leases.awaits(self.id, self._request_dict)
+        if not self._lacks_lease:
             execution.successor = "wait"
 
     def _announce_revoked(self, *args: Any, **kwargs: Any) -> Any:
