@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from celery_perpetual.polling.claims import Claim, Claims, Due
+from celery_perpetual.polling.claims import Claim, Claims
+from celery_perpetual.polling.due_lines import Due
 
 #: So many times what there is room for is read.
 AHEAD = 8

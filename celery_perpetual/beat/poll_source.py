@@ -171,15 +171,14 @@ class PollSource:
         self.counts.note(claims)
         for claim in claims:
             claim.quiet_until = quiet.get(claim.unit.name, 0)
-            claim.schedule_error = errors.get(claim.unit.name)
+            claim.error = claim.error or errors.get(claim.unit.name)
         return claims
 
     def start(self, claims: Sequence[Claim]) -> float:
         worn_out, here = self._threads.worn_out, []
         for claim in claims:
-            if claim.schedule_error is not None:
-                failure = self._policies.unknown(claim.failures)
-                self._store(failed(claim, claim.schedule_error, failure))
+            if claim.error is not None:
+                self._store(failed(claim, claim.error, self._policies.unknown(claim.failures)))
             elif (closed := self._closed(claim)) is not None:
                 self._threads.has_ended(gate_closed(claim, closed))
             elif claim.runs_in_worker or worn_out:

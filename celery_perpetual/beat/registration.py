@@ -104,7 +104,7 @@ class Registration:
         Raises:
             NotLeading: ``leader`` does not lead any more.
         """
-        for part in chunks(units):
+        for part in chunks([unit.encode(errors="surrogateescape") for unit in units]):
             if not script("unschedule")(self._store, mine=leader, units=part):
                 raise NotLeading(leader)
 

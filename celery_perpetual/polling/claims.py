@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from celery_perpetual import events
 from celery_perpetual.failures.policies import DEGRADED
 from celery_perpetual.ledger.ids import new_poll_id, new_poll_ids
+from celery_perpetual.polling.due_lines import Due, read_due
 from celery_perpetual.polling.outcome import HISTORY_TTL_MS
 from celery_perpetual.polling.rows import NO_ROWS, Rows
 from celery_perpetual.store.commands.leadership import Mark
@@ -26,15 +26,12 @@ from celery_perpetual.store.scripts import script
 from celery_perpetual.tasks.cadence import Occurrence
 from celery_perpetual.tasks.contract import TaskContract
 from celery_perpetual.tasks.unit import TaskUnit
-from celery_perpetual.telemetry import emit
 from celery_perpetual.times import ms
 
 #: A claim outlives its poll's time limit by this, so that the poll itself has the first word.
 GRACE_MS = 1000
 #: How long a poll may wait in a queue before it is given up.
 QUEUED_MS = 60_000
-#: Units that cannot be read of which that is reported.
-MOST_REPORTED = 100
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,8 +65,8 @@ class Claim:
     """Set when the time limit has passed: what the poll still brings is not wanted."""
     quiet_until: int = 0
     """Until when its source has asked to be left alone, ms; 0: it has not."""
-    schedule_error: Exception | None = None
-    """Why its schedule cannot say when the unit is due next: the poll fails without being evaluated."""
+    error: Exception | None = None
+    """Why it fails without being evaluated: its schedule fails, or what is stored of the unit cannot be read."""
     rows: Rows = NO_ROWS
     """How many are worth reading, as ``poll.limit`` says."""
     committed: bool = False
@@ -103,22 +100,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A unit that was not claimed: ``paused``, ``busy``, ``early`` or ``backoff``; or that cannot be read."""
+    """A unit that was not claimed: ``paused``, ``busy``, ``early`` or ``backoff``; or cannot be read."""
 
     unit: TaskUnit
     verdict: str
     now: int
-
-
-class Due(NamedTuple):
-    """A unit that is due; times are ms."""
-
-    unit: str
-    at: int
-    anchor: int | None
-    trigger: str
-    suspect: bool
-    """Its poll was open when a leader died."""
 
 
 class NotLeading(Exception):
@@ -143,8 +129,6 @@ class Claims:
         """
         self.store = store
         self._mark = mark
-        self._unreadable: set[str] = set()
-        """Lines that were reported; they are read with each turn."""
 
     @cached_property
     def _due(self) -> Prepared:
@@ -152,21 +136,7 @@ class Claims:
 
     def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
         """The store's time, the due time of the first unit that is not read, and what is due."""
-        now, following, lines = self._due(limit=limit, mine=leader)
-        found = self._read(lines.decode().split("\n")) if lines else []
-        return int(now), None if following in (b"", b"inf") else int(float(following)), found
-
-    def _read(self, lines: list[str]) -> list[Due]:
-        """The units that are due; one that others have written over, and that cannot be read, holds up no other."""
-        found: list[Due] = []
-        for line in lines:
-            try:
-                found.append(_read_due(line))
-            except (ValueError, OverflowError) as error:
-                if line not in self._unreadable and len(self._unreadable) < MOST_REPORTED:
-                    self._unreadable.add(line)
-                    emit(events.PART_FAILED, part=f"reading when a unit is due ({line!r:.200})", error=error)
-        return found
+        return read_due(self._due(limit=limit, mine=leader))
 
     def by_leader(self, leader: str, seen: int, wanted: Sequence[tuple[TaskUnit, Occurrence]]) -> list[Claim | Refusal]:
         """Claim due occurrences, but for units of which a poll has ended since they were seen to be due.
@@ -213,7 +183,7 @@ class Claims:
             return None
         now, slot, trigger, cursor, in_flight, attempt, polled, failures = reply
         facts = b"claimed 0 %b %b %b %b %b\n%b" % (in_flight, attempt, polled or b"-", trigger, cursor, failures)
-        claim = _read_claim(_Wanted(unit, int(slot), following, poll_id), int(now), facts)
+        claim = _claim(_Wanted(unit, int(slot), following, poll_id), int(now), facts)
         return claim if isinstance(claim, Claim) else None
 
     def by_hand(self, unit: TaskUnit) -> Claim | Refusal:
@@ -230,15 +200,7 @@ class Claims:
             raise NotLeading(leader)
         if self._mark:
             self._mark.was_left(int(at))
-        return [self._read_claim(each, int(at), facts) for each, facts in zip(wanted, reply, strict=True)]
-
-    def _read_claim(self, wanted: _Wanted, now: int, facts: bytes) -> Claim | Refusal:
-        """The claim of one unit; what is stored of it and cannot be read costs the others nothing."""
-        try:
-            return _read_claim(wanted, now, facts)
-        except ValueError as error:
-            emit(events.PART_FAILED, part=f"reading what is stored of {wanted.unit.name}", error=error)
-            return Refusal(wanted.unit, "unreadable", now)
+        return [_claim(each, int(at), facts) for each, facts in zip(wanted, reply, strict=True)]
 
 
 #: Most of them, by how many failures there were in a row.
@@ -267,6 +229,24 @@ def _row(wanted: _Wanted) -> str:
     return f"{wanted.poll_id} {times} {runs_in_worker} {history} {wanted.unit.name}\n{contract.queue}"
 
 
+def _claim(wanted: _Wanted, now: int, facts: bytes) -> Claim | Refusal:
+    """The claim of one unit. Where what is stored of it cannot be read, its poll fails; the others go on."""
+    try:
+        return _read_claim(wanted, now, facts)
+    except (ValueError, RecursionError) as error:
+        if not facts.startswith(b"claimed "):
+            return Refusal(wanted.unit, "unreadable", now)
+        text = (
+            f"what the store has of {wanted.unit.name} cannot be read ({facts!r:.200}: {error}); `celery -A proj "
+            "perpetual rebuild` mends a wrong number of items in flight, and `cursor` sets a cursor"
+        )
+        return Claim(
+            unit=wanted.unit, poll_id=wanted.poll_id, slot=wanted.slot, following=wanted.following,
+            trigger="schedule" if wanted.following else "manual", cursor="", in_flight=0, attempt=0, failures={},
+            polled=None, now=now, error=ValueError(text),
+        )  # fmt: skip
+
+
 def _read_claim(wanted: _Wanted, now: int, facts: bytes) -> Claim | Refusal:
     line, _, failures = facts.decode().partition("\n")
     verdict, runs_in_worker, in_flight, attempt, polled, trigger, cursor = line.split(" ", 6)
@@ -281,19 +261,15 @@ def _read_claim(wanted: _Wanted, now: int, facts: bytes) -> Claim | Refusal:
         cursor="" if cursor == "null" else cursor,
         in_flight=int(in_flight),
         attempt=int(attempt),
-        failures=json.loads(failures) if failures else {},
+        failures=_counts(failures) if failures else {},
         polled=None if polled == "-" else int(polled),
         now=now,
         runs_in_worker=runs_in_worker == "1",
     )
 
 
-def _read_due(line: str) -> Due:
-    at, anchor, trigger, suspect, unit = line.split(" ", 4)
-    return Due(
-        unit,
-        int(float(at)),
-        None if anchor == "-" else int(anchor),
-        "" if trigger == "-" else trigger,
-        suspect == "1",
-    )
+def _counts(text: str) -> Mapping[str, int]:
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(count, int) for count in found.values()):
+        raise ValueError(f"no counts of failures: {text:.200}")
+    return found

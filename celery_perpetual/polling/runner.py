@@ -75,6 +75,8 @@ class Runner:
         Raises:
             StoreUnavailable: the store went away; the claim expires by itself.
         """
+        if claim.error is not None:
+            return self.ends.store_one(failed(claim, claim.error, self.policies.unknown(claim.failures)))
         return self.ends.store_one(self.poll(claim))
 
     def poll(self, claim: Claim) -> PollEnd:
@@ -117,6 +119,8 @@ class Runner:
         Raises:
             StoreUnavailable: the store went away; the claim expires by itself.
         """
+        if claim.error is not None:
+            return failed(claim, claim.error, self.policies.unknown(claim.failures)), []
         closed = first_closed(claim)
         if closed is not None:
             return gate_closed(claim, closed), []

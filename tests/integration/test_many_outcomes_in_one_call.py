@@ -15,8 +15,9 @@ from celery_perpetual import Item, Perpetual, PerpetualTask
 from celery_perpetual.beat.due import LONGEST, DueReader
 from celery_perpetual.embedded import EmbeddedServer
 from celery_perpetual.events import POLL_NOT_STORED, POLL_SUPERSEDED
-from celery_perpetual.polling.claims import Claim, Claims, Due
+from celery_perpetual.polling.claims import Claim, Claims
 from celery_perpetual.polling.closing import PollEnds
+from celery_perpetual.polling.due_lines import Due
 from celery_perpetual.polling.end import PollEnd
 from celery_perpetual.polling.outcome import outcomes
 from celery_perpetual.polling.runner import Runner

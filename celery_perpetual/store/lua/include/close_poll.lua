@@ -75,7 +75,9 @@ local function close_poll(poll, unit, note)
     redis.call('HDEL', unit_hash, 'idle')
   end
   if note.failures == 'add' then
-    redis.call('HINCRBY', unit_hash, 'attempt', 1)
+    if type(redis.pcall('HINCRBY', unit_hash, 'attempt', 1)) == 'table' then  -- a strange hand has written no number there
+      redis.call('HSET', unit_hash, 'attempt', 1)
+    end
     redis.call('HSET', unit_hash, 'failures', note.counts or '')
     if given(note.delay) then
       redis.call('HSET', unit_hash, 'backoff', now + tonumber(note.delay))

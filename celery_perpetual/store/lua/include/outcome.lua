@@ -44,7 +44,7 @@ local function write_outcome(list, history, ttl, sign, at, json, newest, polled)
     end
   end
   -- The list lives for weeks after the last poll, so its time is set anew once a day.
-  if length == 1 or not polled or math.floor(tonumber(polled) / DAY) ~= math.floor(tonumber(at) / DAY) then
+  if length == 1 or not polled or math.floor((tonumber(polled) or 0) / DAY) ~= math.floor(tonumber(at) / DAY) then
     redis.call('PEXPIRE', list, ttl)
   end
   return repeated

@@ -112,7 +112,7 @@ for i = wanted_at, #ARGV do
   local claim, last_slot, anchor, cursor, in_flight, attempt, polled, due_by = unpack(facts)
   local travels_until, last, refused = facts[9], facts[10], facts[11]
   local unit_hash, slot = unit_prefix .. unit, tonumber(slot_text)
-  local trigger = mine == '' and 'manual' or (due_by or 'schedule')
+  local trigger = mine == '' and 'manual' or (due_by and string.match(due_by, '^%S+$') or 'schedule')
   local verdict, stale, fields = 'claimed', false, nil
   if claim == poll then
     trigger, travels = open.trigger, mine ~= '' and (travels or (tonumber(travels_until) or 0) > now)
@@ -126,7 +126,7 @@ for i = wanted_at, #ARGV do
     verdict = 'paused'
   elseif claim and may_end(open) then
     verdict = 'busy'
-  elseif last_slot and not is_ahead(last_slot)
+  elseif tonumber(last_slot) and not is_ahead(last_slot)
     and (slot < tonumber(last_slot) or (slot == tonumber(last_slot) and not claim)) then
     verdict = 'early'
   elseif claim and open.by == '' and mine ~= '' then
@@ -149,7 +149,7 @@ for i = wanted_at, #ARGV do
       -- Perhaps no leader ever knows this unit; listed here, it is forgotten some day.
       redis.call('ZADD', units, now, unit)
     else
-      local new_anchor = next_anchor ~= '-' and next_anchor or not anchor and slot_text
+      local new_anchor = next_anchor ~= '-' and next_anchor or not (anchor and string.find(anchor, '^%d+$')) and slot_text
       fields = {'claim', poll, 'claimed', claimed, 'slot', slot_text}
       if new_anchor then
         fields[7], fields[8] = 'anchor', new_anchor

@@ -4,14 +4,15 @@
 -- ARG   limit        int   most units to answer
 -- ARG   unit_prefix  text  what the keys of unit hashes start with
 -- ARG   mine         text  owner:term
--- returns {now, due time of the first unit that is not answered or '', lines}, a line per due unit: "{due time} {anchor}
--- {trigger} {suspect} {unit}"; '-' is none, and suspect is 1 where a poll was open when an earlier leader died. One text is
--- read faster than many.
+-- returns {now, due time of the first unit that is not answered or '', lines, then names that are none of a unit, as they have
+-- several lines}, a line per due unit: "{due time} {anchor} {trigger} {suspect} {unit}"; '-' is none, also for what a strange
+-- hand has written and cannot be read, and suspect is 1 where a poll was open when an earlier leader died. One text is read
+-- faster than many.
 -- include now
 -- include claimed
 -- Mostly a few are due, or none, and one command reads them and the one that follows.
 local few = math.min(limit, 3)
-local found, count, lines = redis.call('ZRANGE', due, 0, few, 'WITHSCORES'), 0, {}
+local found, count, lines, names = redis.call('ZRANGE', due, 0, few, 'WITHSCORES'), 0, {}, {}
 while count < few and found[2 * count + 2] and tonumber(found[2 * count + 2]) <= now do
   count = count + 1
 end
@@ -24,12 +25,19 @@ end
 if count == 0 then
   return {now, following, ''}
 end
+local function word(text)
+  return text and string.find(text, '^%S+$') and text or '-'
+end
 for i = 1, 2 * count, 2 do
   -- A unit's key of a wrong type fails the claim of that unit, and not the read of all units that are due with it.
   local facts = redis.pcall('HMGET', unit_prefix .. found[i], 'anchor', 'trigger', 'killed', 'claimed')
   local by = facts[4] and select(5, claimed_facts(facts[4]))
   local left_open = by and by ~= '' and by ~= mine
   local suspect = left_open or (tonumber(facts[3]) or 0) > 0
-  lines[#lines + 1] = table.concat({found[i + 1], facts[1] or '-', facts[2] or '-', suspect and '1' or '0', found[i]}, ' ')
+  if string.find(found[i], '\n', 1, true) then
+    names[#names + 1] = found[i]
+  else
+    lines[#lines + 1] = table.concat({found[i + 1], word(facts[1]), word(facts[2]), suspect and '1' or '0', found[i]}, ' ')
+  end
 end
-return {now, following, table.concat(lines, '\n')}
+return {now, following, table.concat(lines, '\n'), unpack(names)}
