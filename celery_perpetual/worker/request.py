@@ -255,8 +255,8 @@ def _lost(request: Any, execution: Execution, leases: Grants, exc_info: Any) -> 
     if verdict == "fail":
         execution.is_over = True  # the end is not announced as its own: what the backend cannot store, the store keeps
         error = TaskLost(f"task {request.id} is lost: {_exception(exc_info)}")
-        with acting_for(Execution(task_id=request.id, nonce="*")):  # keeps what the backend cannot store now
-            celery_results.store_failure(app, request.task, request.id, error, context)
+        celery_results.store_failure(app, request.task, request.id, error, context)
+        with acting_for(Execution(task_id=request.id, nonce="*")):
             announce_end(
                 app, request.task, request.id, LOST, Interest.ANNOUNCE, exception=error, worker=request.hostname
             )

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")  # of Celery's backend
-def test_its_failure_is_stored_when_the_backend_is_back(
+def test_its_failure_is_owed_until_the_backend_is_back(
     watched_app: Callable[..., WatchedApp], private_redis: Callable[..., EmbeddedServer]
 ) -> None:
-    """And then its end is announced, as for any other task."""
+    """Its end is announced at once; the store keeps what the backend is owed, and this process keeps nothing of it."""
     backend = private_redis(appendonly=True)
     one = watched_app(
         result_backend=backend.url,
@@ -47,9 +47,14 @@ def test_its_failure_is_stored_when_the_backend_is_back(
         except WorkerLostError:
             lost = ExceptionInfo()
         request.on_failure(lost)
-        assert one.perpetual.completion(task_id).status == "pending"
 
+        assert one.perpetual.completion(task_id).status == "lost"
+        redis, owed = one.perpetual.store.redis, one.perpetual.store.keys.owed
+        assert redis.zrange(owed, 0, -1) == [task_id.encode()]
         backend.start()
+        redis.zadd(owed, {task_id: 1})
 
-        assert one.perpetual.wait(task_id, timeout=20).status == "lost"
+        assert one.perpetual.cycle().put_off == {}
+
         assert one.app.AsyncResult(task_id).state == "FAILURE"
+        assert redis.zcard(owed) == 0
