@@ -58,7 +58,9 @@ def test_each_step_once_across_the_death_of_a_leader(project: Callable[..., Proj
         # A leader that is killed is replaced within its TTL.
         assert STEPS[step] - 0.5 <= waited < STEPS[step] + 3 + 4, (step, waited)
         assert (found["queue"], found["cause"]) == ("reports", "no_consumer")
-    assert [row.id for row in proj.rows("scaled")] == ["reports 1 no_consumer"]
+    wait_until(
+        lambda: [row.id for row in proj.rows("scaled")] == ["reports 1 no_consumer"], "the hook was called, once"
+    )
 
     task_id = events(proj.redis, "starvation.parked")[0]["task_id"]
     done = proj.celery("perpetual", "recover", task_id, "--reason", "a worker comes")

@@ -191,21 +191,23 @@ import gc, os, sys, threading, warnings
 warnings.simplefilter("ignore")
 from proj import perpetual
 ids = {ids!r}
+def say(*words):  # in one write: others write at the same time
+    os.write(1, (" ".join(map(str, words)) + "\\n").encode())
 mine = perpetual.as_completed(ids[:1], 60)
-thread = threading.Thread(target=lambda: print("thread", next(mine).result, flush=True))
+thread = threading.Thread(target=lambda: say("thread", next(mine).result))
 thread.start()
 other = perpetual.as_completed([*ids[1:2], "ended"], 60)
-print(next(other).task_id, flush=True)
+say(next(other).task_id)
 pid = os.fork()
 if pid == 0:
     del other
     gc.collect()
-    print("child waits", flush=True)
-    print("child", perpetual.wait(ids[2], 60).result, perpetual.wait(ids[0], 60).result, flush=True)
+    say("child waits")
+    say("child", perpetual.wait(ids[2], 60).result, perpetual.wait(ids[0], 60).result)
     os._exit(0)
 thread.join()
-print("parent", next(other).result, flush=True)
-print("exit", os.waitpid(pid, 0)[1], flush=True)
+say("parent", next(other).result)
+say("exit", os.waitpid(pid, 0)[1])
 """,
         ],
     )

@@ -20,6 +20,9 @@ KEYS = st.lists(st.sampled_from(["a", "b", "c", "d", "", "7", "東京:%", "x y\n
 # More than one chunk, also where the one key that may be taken is left out.
 LARGE = st.sampled_from([CHUNK + 2, 2 * CHUNK])
 
+#: The units are read just now: no poll is later, and no clock was ahead, which is known from a second on. Ms.
+SOON = 900
+
 
 class LedgerMachine(LedgerStore):
     """All callers, in any order."""
@@ -40,7 +43,7 @@ class LedgerMachine(LedgerStore):
         row = f"{poll} {slot} {following if mine else '-'} - {valid} 0 200 {UNIT}"
         before, due = self.dump(), self.redis.zscore(self.names.due, UNIT)
         replies = [
-            script("claim")(self.store, mine=mine, mark=0, ttl=HOUR, seen=now + HOUR, back_off="30000", wanted=[row])
+            script("claim")(self.store, mine=mine, mark=0, ttl=HOUR, seen=now + SOON, back_off="30000", wanted=[row])
             for _ in range(2)
         ]
         if mine and mine != self.terms[-1]:

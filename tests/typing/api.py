@@ -296,17 +296,5 @@ async def routines_of_a_loop() -> None:
     assert_type(await perpetual.aio.routines.list(state="active", limit=7), list[Routine])
 
 
-@perpetual.preflight
-def database() -> bool:
-    return True
-
-
-@perpetual.preflight(name="mail")
-async def mail_server() -> None: ...
-
-
-assert_type(database(), bool)
-
-
 def scheduler() -> float:
     return PerpetualScheduler(app, lazy=True).tick()
