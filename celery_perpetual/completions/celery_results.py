@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 from celery.backends.base import DisabledBackend
 from celery.backends.redis import RedisBackend
-from celery.exceptions import TaskRevokedError
+from celery.exceptions import BackendError, TaskRevokedError
 from kombu.exceptions import OperationalError
 
 from celery_perpetual import events
@@ -115,7 +115,9 @@ def bounded(backend: Any, retries: int = MOST_RETRIES) -> Any:
 
 
 def passes(backend: Any, error: BaseException) -> bool:
-    """Whether an error of a result backend is an outage."""
+    """Whether an error of a result backend is an outage; Celery wraps one with ``always_retry`` after its tries."""
+    if isinstance(error, BackendError) and error.__cause__ is not None:
+        error = error.__cause__
     return (
         is_outage(error) or isinstance(error, OperationalError) or bool(backend.exception_safe_to_retry(error))
     )  # fmt: skip

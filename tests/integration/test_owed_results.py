@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from celery.app.task import Context
 from celery.result import AsyncResult
+from celery.states import READY_STATES
 
 from celery_perpetual import Item, Perpetual, PerpetualTask
 from celery_perpetual.completions import owing
@@ -137,6 +138,26 @@ def test_a_task_that_has_run_again_keeps_its_result(perpetual: Perpetual, backen
     make_due(perpetual)
     perpetual.cycle()
     assert AsyncResult(runs, app=perpetual.app).state == "FAILURE"
+
+
+@pytest.mark.parametrize("method", ["mark_as_failure", "mark_as_revoked"])
+def test_a_backend_that_tries_for_ever_is_owed_too(
+    perpetual: Perpetual, backend: EmbeddedServer, method: str
+) -> None:  # fmt: skip
+    """With `result_backend_always_retry` Celery raises an error of its own: its caller is not stopped by it either."""
+    task_id = "9f0c4a6e-0000-4000-8000-000000000005"
+    perpetual.app.conf.result_backend_always_retry = True
+    backend.stop()
+
+    getattr(perpetual.app.backend, method)(
+        task_id, ValueError("lost"), request=Context({"id": task_id, "task": "deliver"})
+    )
+
+    assert perpetual.store.redis.zcard(perpetual.store.keys.owed) == 1
+    backend.start()
+    make_due(perpetual)
+    perpetual.cycle()
+    assert AsyncResult(task_id, app=perpetual.app).state in READY_STATES
 
 
 def test_what_is_owed_is_bounded(
