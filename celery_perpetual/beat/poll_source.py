@@ -175,12 +175,13 @@ class PollSource:
         return claims
 
     def start(self, claims: Sequence[Claim]) -> float:
-        worn_out, here = self._threads.worn_out, []
+        worn_out, here, ends_wait = self._threads.worn_out, [], False
         for claim in claims:
             if claim.error is not None:
                 self._store(failed(claim, claim.error, self._policies.unknown(claim.failures)))
             elif (closed := self._closed(claim)) is not None:
                 self._threads.has_ended(gate_closed(claim, closed))
+                ends_wait = True
             elif claim.runs_in_worker or worn_out:
                 claim.runs_in_worker = True
                 self._senders.start(claim)
@@ -189,6 +190,8 @@ class PollSource:
             else:
                 here.append(claim)
         self._threads.start(*here)
+        if ends_wait:  # no thread wakes the clock for them
+            return 0.0
         return self._reader.pause if claims and self._room else NO_ROOM
 
     def _closed(self, claim: Claim) -> Closed | None:

@@ -38,8 +38,8 @@ class PollEnds:
     def begin(self, ends: Sequence[PollEnd]) -> Callable[[], bool]:
         """Send ends that came at about the same time, and return what waits until they are stored.
 
-        That returns whether all their units are due on their grids. What cannot be stored is logged: its claim expires
-        by itself.
+        That returns whether all their units are due on their grids, and none of them now. What cannot be stored is
+        logged: its claim expires by itself.
         """
         reply = script("close_polls").begin(self.store, ttl=HISTORY_TTL_MS, ends=_rows(ends))
 

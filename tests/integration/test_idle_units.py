@@ -5,17 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from celery_perpetual import PerpetualTask, Poll
-from celery_perpetual.beat import due, poll_source
-from celery_perpetual.beat.due import DueReader, DueUnits
+from celery_perpetual import Item, PerpetualOptions, PerpetualTask, Poll
+from celery_perpetual.beat import poll_source
+from celery_perpetual.beat.due import DueUnits
 from celery_perpetual.beat.engine import Engine
 from celery_perpetual.beat.poll_source import MANY_ENDS
-from celery_perpetual.polling.claims import Claim, Claims, Due
+from celery_perpetual.polling.claims import Claim, Claims
 from celery_perpetual.polling.end import PollEnd
 from celery_perpetual.store.commands.units import unit_facts
 from celery_perpetual.tasks.discovery import discover
@@ -117,6 +116,47 @@ def test_a_nudge_during_the_poll_is_seen_with_its_end(idle: Callable[..., Idle])
     assert isinstance(one.clock.source.due(LEADER), DueUnits)
 
 
+def test_a_slot_during_the_poll_is_seen_with_its_end(idle: Callable[..., Idle]) -> None:
+    """The clock has seen that the unit is polled, and asks again when that poll has ended."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert may_end.wait(20)
+
+    one = idle(slow, every=0.05)
+    wait_until(lambda: (one.clock.turn(), begun.is_set())[1], "the poll has begun", interval=0.005)
+    store = one.perpetual.store
+    wait_until(lambda: store.redis.zscore("perpetual:due", "perpetual:idle") <= store.now(), "its next slot has come")
+    one.clock.source._reader.forget()
+    wait_until(
+        lambda: (one.clock.turn(), one.clock.source._reader.pause > 0)[1], "no unit can be polled", interval=0.005
+    )
+    may_end.set()
+    wait_until(lambda: one.clock.threads._ends, "the poll has ended")
+
+    one.clock.source.begin_storing()()
+
+    assert isinstance(one.clock.source.due(LEADER), DueUnits)
+
+
+def test_a_poll_whose_gate_is_closed_ends_with_the_next_turn(idle: Callable[..., Idle]) -> None:
+    """No thread wakes the clock for it, so the clock takes no rest: the claim would be open for half a second."""
+    one = idle(lambda: [Item()], perpetual_options=PerpetualOptions(overlap="skip"))
+    one.clock.until_polled("idle")
+    one.perpetual.nudge("idle")
+    source = one.clock.source
+    found = wait_until(
+        lambda: (source.begin_storing()(), due)[1] if isinstance(due := source.due(LEADER), DueUnits) else None,
+        "the unit is due", interval=0.005,
+    )  # fmt: skip
+
+    assert source.start(source.claim(LEADER, found)) == 0.0
+    source.begin_storing()()
+
+    assert one.perpetual.polls("idle")[0].gate == "overlap"
+
+
 def test_polls_come_at_each_slot(idle: Callable[..., Idle]) -> None:
     """The next slot is known from the claim, also where another unit is due after hours."""
     one = idle(every=0.05)
@@ -189,57 +229,6 @@ def test_a_unit_with_a_short_interval_waits_for_no_other(
     monkeypatch.setattr(poll_source, "TOGETHER", 60)
 
     one.clock.until_polled("idle", 3)
-
-
-class Times:
-    """Units that are due at these times, ms; the store's clock and this process's are one."""
-
-    def __init__(self, *times: int) -> None:
-        self.times, self.now, self.reads = sorted(times), 0, 0
-
-    def monotonic(self) -> float:
-        return self.now / 1000
-
-    def due(self, leader: str, limit: int) -> tuple[int, int | None, list[Due]]:
-        self.reads += 1
-        due = [at for at in self.times if at <= self.now][:limit]
-        del self.times[: len(due)]
-        found = [Due(f"unit {at}", at, None, "", suspect=False) for at in due]
-        return self.now, self.times[0] if self.times else None, found
-
-
-def test_units_that_come_due_together_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first one is not kept waiting; those that follow it within a moment come with one read, and none is early."""
-    units: Any = Times(100, 104, 108, 130, 150, 400)
-    monkeypatch.setattr(due, "time", units)
-    reader, seen = DueReader(units), dict[int, int]()
-
-    for now in range(450):
-        units.now = now
-        found = reader.take("me:1", 10, 0.5, 0.04)
-        seen |= {row.at: now for row in found.rows}
-        reader.claimed([SimpleNamespace(following="3600000") for _ in found.rows])  # type: ignore[misc]
-
-    assert (seen[100], seen[400], len(seen)) == (100, 400, 6)
-    assert all(0 <= now - at <= 41 for at, now in seen.items())
-    assert units.reads == 5
-
-
-def test_a_unit_that_was_not_claimed_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing says when it is due; what was not read is read at once; and then it is known that nothing is due."""
-    units: Any = Times(*range(30))
-    units.now = 50
-    monkeypatch.setattr(due, "time", units)
-    reader = DueReader(units)
-
-    reader.take("me:1", 2, 0.5, 0.04)
-    assert reader.pause == 0.0
-    while reader.take("me:1", 16, 0.5, 0.04).rows:
-        reader.claimed([SimpleNamespace(following="3600000")])  # type: ignore[list-item]
-    reads = units.reads
-    reader.take("me:1", 2, 0.5, 0.04)
-
-    assert (reads, units.reads, units.times) == (3, 3, [])
 
 
 def test_the_health_of_a_unit_costs_one_command_where_its_polls_are_quick(idle: Callable[..., Idle]) -> None:

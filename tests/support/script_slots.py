@@ -138,7 +138,7 @@ class ScriptSlots:
             "sign": "empty",
             "history": "200",
             "slot": "1000",
-            "following": str(DAY),
+            "following": str(FAR),
             "failures": "reset",
             "cursor": "7",
         }

@@ -40,14 +40,14 @@ local function rested(unit_hash, note)
   return string.format('%.0f', following + (slots - 1) * tonumber(note.every))
 end
 
--- Returns whether a nudge has made the unit due at once.
+-- Returns whether the unit is due at once: a nudge or its next slot came while this poll was open.
 local function close_poll(poll, unit, note)
-  local unit_hash, due, outcome, is_nudged = note.unit_hash, note.due, note.outcome, false
+  local unit_hash, due, outcome, is_due = note.unit_hash, note.due, note.outcome, false
   if given(note.nudged) and redis.call('ZSCORE', due, unit) then
     -- A nudge came while this poll was open, so the next poll must find the rows that came after the start of this one.
     redis.call('ZADD', due, math.max(now, tonumber(note.slot) + 1), unit)
     redis.call('HSET', unit_hash, 'trigger', note.nudged)
-    is_nudged = true
+    is_due = true
   elseif given(note.delay) then
     if redis.call('ZSCORE', due, unit) then
       -- Strictly after this poll's own slot, or the next claim would be taken for a repetition of it.
@@ -55,7 +55,9 @@ local function close_poll(poll, unit, note)
       redis.call('HSET', unit_hash, 'trigger', note.trigger or '')
     end
   elseif given(note.following) then
-    redis.call('ZADD', due, 'XX', rested(unit_hash, note), unit)
+    local at = rested(unit_hash, note)
+    redis.call('ZADD', due, 'XX', at, unit)
+    is_due = tonumber(at) <= now
   elseif redis.call('HGET', unit_hash, 'waits') then
     -- A slot came while this poll by hand was open.
     redis.call('ZADD', due, 'XX', now, unit)
@@ -89,7 +91,7 @@ local function close_poll(poll, unit, note)
   else
     redis.call('HSET', unit_hash, 'last', poll, 'polled', now_text)
   end
-  return is_nudged
+  return is_due
 end
 
 -- Wake those who wait for an item of a coming poll, given the poll that has ended by unit. Mostly there are no waiters,

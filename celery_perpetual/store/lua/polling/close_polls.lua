@@ -32,8 +32,8 @@
 --     moves      '1': it has found something, and its interval is no longer stretched
 --     cursor     new cursor, JSON; '' = leave
 --     pause      pause the unit with this, JSON; '' = no
--- returns per poll: 'ended', 'soon' (ended, and the unit is due at once, as a nudge came meanwhile), 'already' (this poll
--- ended before) or 'refused' (another poll has the claim)
+-- returns per poll: 'ended', 'soon' (ended, and the unit is due at once, as a nudge or its next slot came meanwhile),
+-- 'already' (this poll ended before) or 'refused' (another poll has the claim)
 -- include now
 -- include outcome
 -- include types
@@ -71,7 +71,7 @@ for i = ends_at, #ARGV, 2 do
   else
     note.unit_hash, note.polls, note.outcome, note.newest = unit_prefix .. unit, polls_prefix .. unit, ARGV[i], newest[unit]
     note.due, note.cursors, note.ttl, note.nudged, note.polled = due, cursors, ttl, nudged, polled
-    local is_nudged = close_poll(poll, unit, note)
+    local is_due = close_poll(poll, unit, note)
     if note.hint then
       local source = source_prefix .. note.source
       local asked, at = unpack(redis.call('HMGET', source, 'quiet', 'at'))
@@ -87,7 +87,7 @@ for i = ends_at, #ARGV, 2 do
       redis.call('XADD', events, 'MAXLEN', '~', events_maxlen, '*', 'event', 'pause', 'data', note.pause)
     end
     open[unit], ended[unit] = {}, poll
-    reply[#reply + 1] = is_nudged and 'soon' or 'ended'
+    reply[#reply + 1] = is_due and 'soon' or 'ended'
   end
 end
 wake_waiters(ended)
