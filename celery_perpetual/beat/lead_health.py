@@ -141,8 +141,8 @@ class LeadHealth:
             ("batches cannot be published", self._batches, False),
             ("the clock fails", self._turns, False),
         ):
-            if fault.since is not None:
-                lasted = (now if counts_alone else fault.last) - fault.since
+            if (since := fault.since) is not None:  # a publisher may end it meanwhile
+                lasted = (now if counts_alone else fault.last) - since
                 found.append(_Present(f"{what}: {fault.error}", lasted, counts_alone))
         if self._runs.since is not None:  # no reason to step down, however long it lasts
             found.append(_Present(f"the runs of entries cannot be stored: {self._runs.error}", 0.0, False))
