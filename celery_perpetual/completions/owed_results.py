@@ -14,7 +14,7 @@ from celery.backends.rpc import RPCBackend
 
 from celery_perpetual import events
 from celery_perpetual.completions.celery_results import backend_of, bounded
-from celery_perpetual.completions.owing import OwedResult
+from celery_perpetual.completions.owing import OwedResult, paying
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.store.commands.leases import lease_of
 from celery_perpetual.store.commands.owed import owed_result, remove_owed
@@ -45,7 +45,8 @@ def store_owed(app: Celery, store: Store, waiting: WorkList) -> int:
     """
 
     def work(task_id: str) -> int:
-        _store(app, store, task_id)
+        with paying(task_id):
+            _store(app, store, task_id)
         remove_owed(store, task_id)
         return 1
 

@@ -7,6 +7,8 @@ soon itself, and no other process runs the task again, so a cycle stores its res
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -121,15 +123,34 @@ class _Keeping:
         return EndReply(FIRST, 0, 0)
 
 
+_paid: ContextVar[str | None] = ContextVar("celery_perpetual.paid", default=None)
+"""Task whose owed result a pass stores just now."""
+
+
+@contextmanager
+def paying(task_id: str) -> Iterator[None]:
+    """While a pass stores the owed result of a task: what cannot be stored of it stays owed, with its error raised."""
+    token = _paid.set(task_id)
+    try:
+        yield
+    finally:
+        _paid.reset(token)
+
+
 def owe(app: Celery, task_id: str, owed: OwedResult, error: Exception) -> None:
-    """Have the store keep a result; raises nothing. Where the store is away, the process keeps it until it is back.
+    """Have the store keep a result. Where the store is away, the process keeps it until it is back.
 
     Args:
         app: of the task; one that is not wired has no store, and there the error is only reported.
         task_id: of the task.
         owed: the result.
         error: why the backend could not store it.
+
+    Raises:
+        Exception: ``error`` itself, and no other, where a pass stores this very result: it is owed already.
     """
+    if _paid.get() == task_id:
+        raise error
     perpetual: Any = getattr(app, "perpetual", None)
     try:
         if perpetual is not None and perpetual.has_store:

@@ -140,6 +140,25 @@ def test_a_task_that_has_run_again_keeps_its_result(perpetual: Perpetual, backen
     assert AsyncResult(runs, app=perpetual.app).state == "FAILURE"
 
 
+@pytest.mark.parametrize("status", ["lost", "revoked"])
+def test_a_backend_that_only_reads_is_owed_still(perpetual: Perpetual, backend: EmbeddedServer, status: str) -> None:
+    """A full one answers what it has, and refuses each result: nothing is dropped, and nothing is owed twice."""
+    task_id, _ = perpetual.poll("deliver").task_ids
+    client = perpetual.app.backend.client
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", 1)
+    ENDS[status](perpetual, task_id)
+    make_due(perpetual)
+
+    assert list(perpetual.cycle().put_off) == [task_id]
+
+    client.config_set("maxmemory", 0)
+    make_due(perpetual)
+    assert perpetual.cycle().put_off == {}
+    assert AsyncResult(task_id, app=perpetual.app).state == ("FAILURE" if status == "lost" else "REVOKED")
+    assert perpetual.store.redis.zcard(perpetual.store.keys.owed) == 0
+
+
 @pytest.mark.parametrize("method", ["mark_as_failure", "mark_as_revoked"])
 def test_a_backend_that_tries_for_ever_is_owed_too(
     perpetual: Perpetual, backend: EmbeddedServer, method: str
