@@ -39,6 +39,9 @@ FIRST_MS = 2_000
 #: Characters of one result. A longer one is kept without its traceback, then without the facts on its task.
 MOST_TEXT = 500_000
 
+#: The result that is being stored, and owed if that fails.
+owed_if_it_fails: ContextVar[OwedResult | None] = ContextVar("owed_if_it_fails", default=None)
+
 #: Facts on a task that a backend is given: for its chord, its chain, its error callbacks, and an extended result.
 _FACTS = (
     "id", "task", "chain", "chord", "errbacks", "group", "group_index", "root_id", "parent_id", "ignore_result",
@@ -71,6 +74,11 @@ class OwedResult:
             if len(text) <= MOST_TEXT:
                 return text
         return dumps({**self._bare(), "exception": _written(PerpetualError("the reason is too long to be kept"))})
+
+    @property
+    def keeps_rest(self) -> bool:
+        """Whether what is kept of it has the rest of its chain, so that this has its results from it."""
+        return bool(loads(self.to_text())["request"])
 
     @classmethod
     def from_text(cls, text: str) -> OwedResult:

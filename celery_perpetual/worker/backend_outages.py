@@ -22,7 +22,7 @@ from celery.exceptions import TaskRevokedError
 from celery_perpetual import events
 from celery_perpetual.completions.backlog import UnstoredResult
 from celery_perpetual.completions.celery_results import bounded, name_in, passes
-from celery_perpetual.completions.owing import OwedResult, owe
+from celery_perpetual.completions.owing import OwedResult, owe, owed_if_it_fails
 from celery_perpetual.leases.execution import Execution, execution_of
 from celery_perpetual.leases.interest import Interest, interest_in
 from celery_perpetual.telemetry import emit
@@ -77,6 +77,7 @@ def _store_or_owe(backend: Any, task_id: str, owed: OwedResult, store: Callable[
     interest = interest_in(app, app.tasks.get(owed.task or ""), task_id, getattr(request, "headers", None))
     if Interest.END not in interest or running_body(task_id) is not None:
         return store(backend)
+    token = owed_if_it_fails.set(owed)
     try:
         return store(bounded(backend, 0))
     except Exception as error:
@@ -84,6 +85,8 @@ def _store_or_owe(backend: Any, task_id: str, owed: OwedResult, store: Callable[
             raise
         owe(app, task_id, owed, error)
         return None
+    finally:
+        owed_if_it_fails.reset(token)
 
 
 def _text(traceback: Any) -> str | None:

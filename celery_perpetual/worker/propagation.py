@@ -22,6 +22,7 @@ from celery.exceptions import TimeLimitExceeded
 from celery_perpetual.completions import celery_results
 from celery_perpetual.completions.completion import EXPIRED, FAILURE, IGNORED, REVOKED
 from celery_perpetual.completions.end import TaskEnd
+from celery_perpetual.completions.owing import owed_if_it_fails
 from celery_perpetual.leases.execution import execution_of
 from celery_perpetual.leases.interest import Interest, announces, interest_in, wired
 
@@ -46,7 +47,9 @@ def watch_propagation() -> None:
             reply = mark_as_failure(self, task_id, exc, *args, **kwargs)
         except Exception as error:
             if celery_results.passes(self, error):  # the task has failed all the same, and its result is stored later
-                _end_chain(self.app, task_id, request, exc)
+                # With it come the results of the rest: Celery counts in a chord only what has not failed by then.
+                owed = owed_if_it_fails.get()
+                _end_chain(self.app, task_id, request, exc, stores=owed is None or not owed.keeps_rest)
             raise
         _end_chain(self.app, task_id, request, exc)
         return reply
@@ -64,14 +67,14 @@ def watch_propagation() -> None:
     Backend.chord_error_from_stack = failing  # type: ignore[method-assign]
 
 
-def _end_chain(app: Any, task_id: Any, request: Any, exc: Any) -> None:
+def _end_chain(app: Any, task_id: Any, request: Any, exc: Any, *, stores: bool = True) -> None:
     """End what waits in the chain behind a task that has failed."""
     chain, execution = getattr(request, "chain", None), execution_of(task_id)
     if execution is not None and execution.successor:
         return  # the rest waits for the task that goes on under its id
     if isinstance(chain, list | tuple) and not goes_back(app.tasks.get(getattr(request, "task", None)), exc):
         for element in reversed(chain):
-            _end(app, element, FAILURE, exc)
+            _end(app, element, FAILURE, exc, stores=stores)
 
 
 def goes_back(task: Any, exception: Any) -> bool:
@@ -117,8 +120,8 @@ def _end_body(app: Celery, body: Any, status: str, exception: Any) -> None:
         _end(app, element, status, exception)
 
 
-def _end(app: Celery, signature: Any, status: str, exception: Any) -> None:
-    """Announce the end of every task in a signature that will never be sent."""
+def _end(app: Celery, signature: Any, status: str, exception: Any, *, stores: bool = True) -> None:
+    """Announce the end of every task in a signature that will never be sent, and store Celery's result of it."""
     perpetual = wired(app)
     if perpetual is None:
         return
@@ -126,7 +129,7 @@ def _end(app: Celery, signature: Any, status: str, exception: Any) -> None:
         task_id, name = (each.get("options") or {}).get("task_id"), each.get("task")
         task = app.tasks.get(name)
         if Interest.END in interest_in(app, task, task_id, (each.get("options") or {}).get("headers")):
-            if status != IGNORED:  # for an ignored task Celery stores nothing
+            if stores and status != IGNORED:  # for an ignored task Celery stores nothing
                 state = states.REVOKED if status in CHORD_FAILS else states.FAILURE
                 celery_results.store_failure_if_pending(app, task, str(task_id), exception, state)
             end = TaskEnd(task_id=str(task_id), task=name, status=status, exception=exception, announce=announces(task))

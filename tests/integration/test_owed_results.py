@@ -119,6 +119,25 @@ def test_what_waits_behind_a_lost_task_fails_with_it(perpetual: Perpetual, backe
     assert [(each.state, str(each.result)) for each in results] == [("FAILURE", "lost")] * 2
 
 
+def test_a_lost_chain_is_counted_in_its_chord(perpetual: Perpetual, backend: EmbeddedServer) -> None:
+    """The part of the chord is the last task of the chain: Celery does not count one that has failed before."""
+    first, last, body = (f"9f0c4a6e-0000-4000-8000-00000000000{n}" for n in "312")
+    app, task = perpetual.app, perpetual.app.tasks["deliver"]
+    rest = dict(task.si().set(task_id=last, group_id="group", chord=dict(task.si().set(task_id=body))))
+    app.backend.set_chord_size("group", 1)
+    backend.stop()
+
+    store_failure(app, task, first, ValueError("lost"), Context({"id": first, "task": "deliver", "chain": [rest]}))
+
+    completion = perpetual.completion(last)
+    assert completion is not None
+    assert completion.status == "failure"
+    backend.start()
+    make_due(perpetual)
+    assert perpetual.cycle().put_off == {}
+    assert [AsyncResult(each, app=app).state for each in (first, last, body)] == ["FAILURE"] * 3
+
+
 def test_a_task_that_has_run_again_keeps_its_result(perpetual: Perpetual, backend: EmbeddedServer) -> None:
     """And one that runs just now is left until it has ended."""
     ended, runs = perpetual.poll("deliver").task_ids
@@ -259,5 +278,8 @@ def test_arguments_that_cannot_be_kept_are_left_out(args: tuple[Any, ...]) -> No
     assert read.exception == {"exc_type": "ValueError", "exc_message": ["no", 3], "exc_module": "builtins"}
     assert (read.request.id, read.request.errbacks) == ("a", [{"task": "report"}])
     assert (read.request.args, read.traceback) == (([1, "two"], "at") if args[0] == 1 else (None, None))
+    chain = [{"task": "deliver", "args": args}]
+    behind = OwedResult(task="deliver", state="FAILURE", exception=ValueError("no"), request=Context({"chain": chain}))
+    assert behind.keeps_rest == (args[0] == 1)
     vast = OwedResult(task="deliver", state="FAILURE", exception=ValueError("x" * 600_000))
     assert "too long" in str(OwedResult.from_text(vast.to_text()).exception)
