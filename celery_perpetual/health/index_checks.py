@@ -60,7 +60,7 @@ def _lost_tasks(reading: Reading, among: list[str] | None = None) -> list[str]:
     store, keys = reading.store, reading.store.keys
     lists = {"resend": keys.resend, "fail": keys.resend, "parked": keys.parked_at}
     flags = {
-        each: StateText.read(text).flag
+        each: StateText.among_others(text).flag
         for page in islice(hash_pages(store, keys.states), MOST_PAGES)
         for each, text in page
         if among is None or each in among

@@ -37,7 +37,7 @@ class OldStates:
         return sum(self._forget(task_id, text, before) for task_id, text in page)
 
     def _forget(self, task_id: str, text: bytes, before: int) -> int:
-        state = StateText.read(text)
+        state = StateText.among_others(text)
         if state.since > before or state.flag not in UNLISTED or item_address(task_id) is not None:
             return 0
         return int(script("forget_state")(self._store, id=task_id, text=text))

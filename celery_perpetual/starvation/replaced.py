@@ -65,7 +65,7 @@ class ReplacedItems:
         while True:
             self._cursor, page = states_page(self._store, self._cursor)
             now = self._store.now()
-            states = [(task_id, StateText.read(text)) for task_id, text in page]
+            states = [(task_id, StateText.among_others(text)) for task_id, text in page]
             since = {each: self._since(each, state.since, now) for each, state in states if state.flag == REPLACED}
             leases = leases_of(self._store, list(since))
             ended = {each: at for (each, at), lease in zip(since.items(), leases, strict=True) if lease is None}

@@ -16,6 +16,7 @@ from celery_perpetual.store.commands import replaced as module
 from celery_perpetual.thresholds import Thresholds
 from celery_perpetual.times import to_ms
 from tests.support import wait_until
+from tests.support.pretending import report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -193,3 +194,21 @@ def test_the_list_is_bounded_and_every_state_is_read(one: WatchedApp, monkeypatc
 
     assert one.redis.zcard(KEY) == 3
     assert findings(one)[0].about["items"] == 3
+
+
+def test_what_another_program_has_written_stops_no_alert(one: WatchedApp) -> None:
+    """A state that cannot be read is taken off the list; a list of a wrong type leaves this alert as it is."""
+    ids = one.perpetual.poll(one.task([Item((n,), key=n) for n in range(2)])).task_ids
+    replace(one, ids)
+    one.perpetual.cycle()
+    assert findings(one)[0].about["items"] == 2
+    one.redis.hset("perpetual:states", ids[0], "not a state")
+
+    assert one.perpetual.cycle().errors == {}
+    assert findings(one)[0].about["items"] == 1
+    assert one.redis.zrange(KEY, 0, -1) == [ids[1]]
+
+    one.redis.set(KEY, "of another program")
+    report(one.perpetual, "slow@host", ago=40)
+    assert set(one.perpetual.cycle().errors) == {"states"}
+    assert {name.split(" ")[0] for name in one.redis.hkeys("perpetual:alerts")} == {"items_replaced", "worker_late"}

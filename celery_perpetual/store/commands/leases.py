@@ -64,6 +64,10 @@ def asked_lease(
 WAITING = ("run", "wait", "back", "came")
 
 
+#: Flag of a state that cannot be read: nothing is done about its task.
+UNREADABLE = "unreadable"
+
+
 class StateText(NamedTuple):
     """The store's facts on a task that has not ended."""
 
@@ -71,7 +75,7 @@ class StateText(NamedTuple):
     retries: int
     recoveries: int
     flag: str
-    """``run``, ``wait``, ``back``, ``came``, ``delegated``, ``resend``, ``fail`` or ``parked``."""
+    """``run``, ``wait``, ``back``, ``came``, ``delegated``, ``resend``, ``fail``, ``parked`` or :data:`UNREADABLE`."""
     tag: str
     task: str
     since: int = 0
@@ -81,6 +85,14 @@ class StateText(NamedTuple):
     def read(cls, text: bytes) -> StateText:
         since, nesting, retries, recoveries, flag, tag, task = text.decode().split("|", 6)
         return cls(int(nesting), int(retries), int(recoveries), flag, tag, task, int(since))
+
+    @classmethod
+    def among_others(cls, text: bytes) -> StateText:
+        """The same; what another program has written gets a flag of no task, so that it does not hide the others."""
+        try:
+            return cls.read(text)
+        except ValueError:
+            return cls(0, 0, 0, UNREADABLE, "", "")
 
 
 def lease_of(store: Store, task_id: str) -> LeaseText | None:
@@ -151,7 +163,7 @@ def states_of(store: Store, ids: Sequence[str]) -> list[StateText | None]:
         return []
     with store.errors("states"):
         texts = store.redis.hmget(store.keys.states, ids)
-    return [StateText.read(text) if text else None for text in texts]
+    return [StateText.among_others(text) if text else None for text in texts]
 
 
 def parked_ids(store: Store) -> list[str]:
