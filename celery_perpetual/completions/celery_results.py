@@ -16,7 +16,7 @@ from celery.exceptions import BackendError, TaskRevokedError
 from kombu.exceptions import OperationalError
 
 from celery_perpetual import events
-from celery_perpetual.completions.owing import OwedResult, owe
+from celery_perpetual.completions.owing import OwedResult, backend_of, owe
 from celery_perpetual.store.refusals import is_outage
 from celery_perpetual.telemetry import emit
 
@@ -121,10 +121,6 @@ def passes(backend: Any, error: BaseException) -> bool:
     return (
         is_outage(error) or isinstance(error, OperationalError) or bool(backend.exception_safe_to_retry(error))
     )  # fmt: skip
-
-
-def backend_of(app: Celery, task: Any) -> Any:
-    return getattr(task, "backend", None) or app.backend
 
 
 def name_in(request: Any) -> str | None:

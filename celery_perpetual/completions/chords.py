@@ -14,7 +14,8 @@ from celery import states
 from celery.backends.redis import RedisBackend
 
 from celery_perpetual import events
-from celery_perpetual.completions.celery_results import backend_of, bounded
+from celery_perpetual.completions.celery_results import bounded
+from celery_perpetual.completions.owing import backend_of
 from celery_perpetual.telemetry import emit
 
 if TYPE_CHECKING:

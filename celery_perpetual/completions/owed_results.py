@@ -13,8 +13,8 @@ from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
 
 from celery_perpetual import events
-from celery_perpetual.completions.celery_results import backend_of, bounded
-from celery_perpetual.completions.owing import OwedResult, paying
+from celery_perpetual.completions.celery_results import bounded
+from celery_perpetual.completions.owing import OwedResult, backend_of, paying
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.store.commands.leases import lease_of
 from celery_perpetual.store.commands.owed import owed_result, remove_owed
@@ -59,10 +59,13 @@ def _store(app: Celery, store: Store, task_id: str) -> None:
         emit(events.RESULT_NOT_STORED, task_id=task_id, error=TimeoutError("it could not be stored for a day"))
         return
     owed = OwedResult.from_text(text)
-    backend = bounded(backend_of(app, app.tasks.get(owed.task or "")), 0)
-    exception = backend.exception_to_python(owed.exception)
+    task = app.tasks.get(owed.task or "")
+    if task is None and owed.own_backend:
+        raise PerpetualError(f"task {owed.task!r} has a result backend of its own, and this process does not know it")
+    backend = bounded(backend_of(app, task), 0)
     if isinstance(backend, DisabledBackend):
-        return
+        raise PerpetualError("this process has no result backend")
+    exception = backend.exception_to_python(owed.exception)
     if isinstance(backend, RPCBackend) and owed.request is None:
         emit(events.RESULT_REFUSED, task_id=task_id, error=LookupError("it is not known who waits for the result"))
         return

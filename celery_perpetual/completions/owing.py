@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from celery.app.task import Context
+from celery.backends.base import DisabledBackend
 from celery.utils.serialization import ensure_serializable
 from kombu.utils.json import dumps, loads
 
@@ -63,6 +64,8 @@ class OwedResult:
     """Celery's facts on the task, None where only its own result is to be stored."""
     stores: bool = True
     """Whether the result itself is to be stored, not only counted in its chord."""
+    own_backend: bool = False
+    """Whether the task has a result backend of its own, which only a process that knows the task can reach."""
 
     def to_text(self) -> str:
         """JSON; as much of it as JSON can carry and may be kept."""
@@ -90,7 +93,7 @@ class OwedResult:
     def _bare(self) -> dict[str, Any]:
         return {
             "task": self.task, "state": self.state, "exception": _written(self.exception), "traceback": None,
-            "request": None, "stores": self.stores,
+            "request": None, "stores": self.stores, "own_backend": self.own_backend,
         }  # fmt: skip
 
     def _ever_less(self) -> Iterator[dict[str, Any]]:
@@ -131,6 +134,11 @@ class _Keeping:
         return EndReply(FIRST, 0, 0)
 
 
+def backend_of(app: Celery, task: Any) -> Any:
+    """The result backend of a task, which may have one of its own."""
+    return getattr(task, "backend", None) or app.backend
+
+
 _paid: ContextVar[str | None] = ContextVar("celery_perpetual.paid", default=None)
 """Task whose owed result a pass stores just now."""
 
@@ -149,7 +157,8 @@ def owe(app: Celery, task_id: str, owed: OwedResult, error: Exception) -> None:
     """Have the store keep a result. Where the store is away, the process keeps it until it is back.
 
     Args:
-        app: of the task; one that is not wired has no store, and there the error is only reported.
+        app: of the task; one that is not wired has no store, and there the error is only reported, as it is of a task
+            without a result backend.
         task_id: of the task.
         owed: the result.
         error: why the backend could not store it.
@@ -161,7 +170,9 @@ def owe(app: Celery, task_id: str, owed: OwedResult, error: Exception) -> None:
         raise error
     perpetual: Any = getattr(app, "perpetual", None)
     try:
-        if perpetual is not None and perpetual.has_store:
+        backend = backend_of(app, app.tasks.get(owed.task or ""))
+        if perpetual is not None and perpetual.has_store and not isinstance(backend, DisabledBackend):
+            owed = replace(owed, own_backend=backend is not app.backend)
             announcer = perpetual.announcer
             keeping = _Keeping(store=announcer.store, task_id=task_id, text=owed.to_text(), error=error)
             (announcer.keep if announcer.down else announcer.call_or_keep)(keeping)

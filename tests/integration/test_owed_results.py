@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from celery.app.task import Context
@@ -12,15 +12,13 @@ from celery.states import READY_STATES
 from celery_perpetual import Item, Perpetual, PerpetualTask
 from celery_perpetual.completions import owing
 from celery_perpetual.completions.celery_results import store_failure
-from celery_perpetual.completions.owing import OwedResult
 from celery_perpetual.recovery.losses import end_as_expired
-from tests.support import wait_until
 from tests.support.contract import lose, nothing
+from tests.support.owed import make_due
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import redis
     from celery import Celery
 
     from celery_perpetual.embedded import EmbeddedServer
@@ -54,12 +52,6 @@ ENDS: dict[str, Callable[[Perpetual, str], object]] = {
     "failure": lambda perpetual, task_id: perpetual.fail(task_id, "bad address"),
     "revoked": lambda perpetual, task_id: perpetual.cancel(task_id),
 }
-
-
-def make_due(perpetual: Perpetual) -> None:
-    """The next pass tries all that is owed, whenever it was tried last."""
-    for task_id in perpetual.store.redis.zrange(perpetual.store.keys.owed, 0, -1):
-        perpetual.store.redis.zadd(perpetual.store.keys.owed, {task_id: 1})
 
 
 def findings(perpetual: Perpetual) -> list[str]:
@@ -219,67 +211,26 @@ def test_what_is_owed_is_bounded(
     assert [row for row in caplog.messages if "is not stored in the result backend" in row and kept.decode() in row]
 
 
-def test_a_store_that_is_away_too_gets_it_when_it_is_back(
-    make_app: Callable[..., Celery], private_redis: Callable[..., EmbeddedServer]
+def test_a_process_that_cannot_store_it_leaves_it_to_others(
+    perpetual: Perpetual, backend: EmbeddedServer, make_app: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Store and backend are one server here, which is the usual thing."""
-    server = private_redis(appendonly=True)
-    app = make_app(
-        "shop", result_backend=server.url, perpetual_store_url=server.url, perpetual_store_timeout=0.5
-    )  # fmt: skip
-    perpetual = Perpetual(app)
-    task = app.task(name="deliver", base=PerpetualTask, shared=False)(nothing)
-    task_id = "9f0c4a6e-0000-4000-8000-000000000003"
-    perpetual.store.now()
-    server.stop()
-
-    store_failure(app, task, task_id, ValueError("lost"))
-
-    assert perpetual.announcer.down
-    server.start()
-    wait_until(lambda: perpetual.store.redis.zcard(perpetual.store.keys.owed), "the store has it")
+    """It has no result backend, or does not know the task, which has one of its own; `status` says which."""
+    task_id, own_id = perpetual.poll("deliver").task_ids
+    own = make_app("other", result_backend=backend.url).backend
+    backend.stop()
+    lose(perpetual, task_id)
+    monkeypatch.setattr(perpetual.app.tasks["deliver"], "backend", own)
+    lose(perpetual, own_id)
+    backend.start()
     make_due(perpetual)
-    perpetual.cycle()
-    assert AsyncResult(task_id, app=app).state == "FAILURE"
-    perpetual.store.close()
+    elsewhere = Perpetual(make_app("shop"))
 
+    assert elsewhere.cycle().put_off == {
+        task_id: "PerpetualError: this process has no result backend",
+        own_id: "PerpetualError: task 'deliver' has a result backend of its own, and this process does not know it",
+    }
 
-def test_a_result_for_which_there_is_no_way_is_given_up_at_once(
-    make_app: Callable[..., Celery], store_redis: redis.Redis, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The rpc backend sends a result to the client that the task's request names, and here no request is left."""
-    app = make_app("shop", result_backend="rpc://")
-    perpetual = Perpetual(app)
-    task_id = "9f0c4a6e-0000-4000-8000-000000000004"
-    store_failure(app, app.task(name="deliver", base=PerpetualTask, shared=False)(nothing), task_id, ValueError("lost"))
-    assert store_redis.zcard(perpetual.store.keys.owed) == 1
+    elsewhere.store.close()
     make_due(perpetual)
-
-    found = perpetual.cycle()
-
-    assert (found.ok, found.put_off) == (True, {})
-    assert [row for row in caplog.messages if "cannot store the result" in row and task_id in row]
-    assert not store_redis.keys("perpetual:owed*")
-    perpetual.store.close()
-
-
-class Opaque:
-    """An argument that JSON cannot carry."""
-
-
-@pytest.mark.parametrize("args", [(1, "two"), (Opaque(),), ("x" * 600_000,)], ids=["plain", "opaque", "long"])
-def test_arguments_that_cannot_be_kept_are_left_out(args: tuple[Any, ...]) -> None:
-    """The facts on what fails with the task are still there."""
-    request = Context({"id": "a", "task": "deliver", "args": args, "errbacks": [{"task": "report"}]})
-    owed = OwedResult(task="deliver", state="FAILURE", exception=ValueError("no", 3), traceback="at", request=request)
-
-    read = OwedResult.from_text(owed.to_text())
-
-    assert read.exception == {"exc_type": "ValueError", "exc_message": ["no", 3], "exc_module": "builtins"}
-    assert (read.request.id, read.request.errbacks) == ("a", [{"task": "report"}])
-    assert (read.request.args, read.traceback) == (([1, "two"], "at") if args[0] == 1 else (None, None))
-    chain = [{"task": "deliver", "args": args}]
-    behind = OwedResult(task="deliver", state="FAILURE", exception=ValueError("no"), request=Context({"chain": chain}))
-    assert behind.keeps_rest == (args[0] == 1)
-    vast = OwedResult(task="deliver", state="FAILURE", exception=ValueError("x" * 600_000))
-    assert "too long" in str(OwedResult.from_text(vast.to_text()).exception)
+    assert perpetual.cycle().put_off == {}
+    assert [AsyncResult(each, app=perpetual.app).state for each in (task_id, own_id)] == ["FAILURE"] * 2
