@@ -17,7 +17,7 @@ from celery_perpetual.completions.celery_results import bounded
 from celery_perpetual.completions.owing import OwedResult, backend_of, paying
 from celery_perpetual.errors import PerpetualError
 from celery_perpetual.store.commands.leases import lease_of
-from celery_perpetual.store.commands.owed import owed_result, remove_owed
+from celery_perpetual.store.commands.owed import is_listed, owed_result, remove_owed
 from celery_perpetual.store.work_list import WorkList
 from celery_perpetual.telemetry import emit
 
@@ -56,6 +56,8 @@ def store_owed(app: Celery, store: Store, waiting: WorkList) -> int:
 def _store(app: Celery, store: Store, task_id: str) -> None:
     text = owed_result(store, task_id)
     if text is None:
+        if not is_listed(store, task_id):
+            return  # another pass has stored it
         emit(events.RESULT_NOT_STORED, task_id=task_id, error=TimeoutError("it could not be stored for a day"))
         return
     owed = OwedResult.from_text(text)
@@ -69,10 +71,11 @@ def _store(app: Celery, store: Store, task_id: str) -> None:
     if isinstance(backend, RPCBackend) and owed.request is None:
         emit(events.RESULT_REFUSED, task_id=task_id, error=LookupError("it is not known who waits for the result"))
         return
-    if owed.stores and _has_another(backend, task_id, owed.state, exception):
-        return
+    # The lease first: one that is released in between has stored its result before.
     if lease_of(store, task_id) is not None:
         raise PerpetualError("its task runs")
+    if owed.stores and _has_another(backend, task_id, owed.state, exception):
+        return
     if owed.state == states.REVOKED:
         reason = str(exception.args[0]) if exception.args else ""
         backend.mark_as_revoked(task_id, reason, request=owed.request, store_result=owed.stores)

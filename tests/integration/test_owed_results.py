@@ -10,9 +10,11 @@ from celery.result import AsyncResult
 from celery.states import READY_STATES
 
 from celery_perpetual import Item, Perpetual, PerpetualTask
-from celery_perpetual.completions import owing
+from celery_perpetual.completions import owed_results, owing
 from celery_perpetual.completions.celery_results import store_failure
 from celery_perpetual.recovery.losses import end_as_expired
+from celery_perpetual.store.commands.leases import lease_of
+from celery_perpetual.store.commands.owed import keep_owed, list_owed, owed_result, remove_owed
 from tests.support.contract import lose, nothing
 from tests.support.owed import make_due
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from celery_perpetual.embedded import EmbeddedServer
+    from celery_perpetual.store.connection import Store
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # Celery's own
@@ -149,6 +152,59 @@ def test_a_task_that_has_run_again_keeps_its_result(perpetual: Perpetual, backen
     make_due(perpetual)
     perpetual.cycle()
     assert AsyncResult(runs, app=perpetual.app).state == "FAILURE"
+
+
+def test_a_task_that_ends_during_a_pass_keeps_its_result(
+    perpetual: Perpetual, backend: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stores its result, then its lease is released; a pass reads the lease first, and sees one or the other."""
+    task_id, _ = perpetual.poll("deliver").task_ids
+    backend.stop()
+    lose(perpetual, task_id)
+    backend.start()
+    make_due(perpetual)
+    perpetual.store.redis.hset(perpetual.store.keys.leases, task_id, "w@host#1|nonce|0|0|0|1|1|3|fail||deliver")
+
+    def read_after_its_end(store: Store, task_id: str) -> object:
+        perpetual.app.backend.mark_as_failure(task_id, ValueError("of the second run"))
+        store.redis.hdel(store.keys.leases, task_id)
+        return lease_of(store, task_id)
+
+    monkeypatch.setattr(owed_results, "lease_of", read_after_its_end)
+    assert perpetual.cycle().put_off == {}
+
+    assert str(AsyncResult(task_id, app=perpetual.app).result) == "of the second run"
+
+
+def test_what_another_pass_has_stored_is_not_reported(
+    perpetual: Perpetual, backend: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two passes read the list at once, and one of them is later with each entry."""
+    task_id, _ = perpetual.poll("deliver").task_ids
+    backend.stop()
+    lose(perpetual, task_id)
+    backend.start()
+    make_due(perpetual)
+
+    def read_too_late(store: Store, task_id: str) -> str | None:
+        remove_owed(store, task_id)
+        return owed_result(store, task_id)
+
+    monkeypatch.setattr(owed_results, "owed_result", read_too_late)
+    assert perpetual.cycle().put_off == {}
+
+    assert not [row for row in caplog.messages if "is not stored in the result backend" in row]
+
+
+def test_a_rebuild_lists_no_result_that_was_stored_meanwhile(perpetual: Perpetual) -> None:
+    """It has read the keys before: such an entry would be reported as given up."""
+    keep_owed(perpetual.store, "kept", "a result", "away", first_ms=0, most=1, ttl_ms=60_000)
+    redis, keys = perpetual.store.redis, perpetual.store.keys
+    redis.delete(keys.owed)
+
+    assert list_owed(perpetual.store, ["kept", "stored"]) == 1
+
+    assert redis.zrange(keys.owed, 0, -1) == [b"kept"]
 
 
 @pytest.mark.parametrize("status", ["lost", "revoked"])

@@ -50,6 +50,12 @@ def owed_result(store: Store, task_id: str) -> str | None:
     return None if text is None else text.decode()
 
 
+def is_listed(store: Store, task_id: str) -> bool:
+    """Whether a task is on the list; it is removed together with its result, unless that is too old."""
+    with store.errors("owed result"):
+        return store.redis.zscore(store.keys.owed, task_id) is not None
+
+
 def remove_owed(store: Store, task_id: str) -> None:
     """Keep a result no longer: it is stored, or given up."""
     keys = store.keys
@@ -61,7 +67,18 @@ def remove_owed(store: Store, task_id: str) -> None:
 
 
 def list_owed(store: Store, task_ids: Sequence[str]) -> int:
-    """Put tasks whose results are owed on the list; returns how many were not on it."""
-    now = store.now()
+    """Put tasks on the list whose results are owed; returns how many were not on it. Results stored since are left."""
+    if not task_ids:
+        return 0
+    keys, now, added = store.keys, store.now(), 0
     with store.errors("owed result"):
-        return int(store.redis.zadd(store.keys.owed, dict.fromkeys(task_ids, now), nx=True)) if task_ids else 0
+        pipe = store.redis.pipeline(transaction=True)
+        for task_id in task_ids:
+            pipe.zadd(keys.owed, {task_id: now}, nx=True)
+            pipe.exists(keys.owed_result(task_id))
+        replies = pipe.execute()
+        stored = [task_id for task_id, exists in zip(task_ids, replies[1::2], strict=True) if not exists]
+        added = sum(new for new, exists in zip(replies[::2], replies[1::2], strict=True) if exists)
+        if stored:
+            store.redis.zrem(keys.owed, *stored)
+    return added
