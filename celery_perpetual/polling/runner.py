@@ -155,6 +155,8 @@ class Runner:
         return failed(claim, error, self.policies.after(error, claim.failures, rules, claim.unit.name))
 
     def _send_to_worker(self, claim: Claim) -> PollEnd:
+        if claim.overdue:  # it has waited behind others while the broker took none; its unit is polled again
+            return PollEnd(claim, None)
         try:
             commands = self.publisher.captured(partial(in_worker.send, self.app, claim))
         except Exception as error:

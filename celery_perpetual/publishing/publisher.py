@@ -31,7 +31,7 @@ from celery_perpetual.publishing.one_by_one import PublishChunk, leave, publish_
 from celery_perpetual.publishing.reach import Reach
 from celery_perpetual.publishing.refused import Refused, accepted_until
 from celery_perpetual.publishing.rehearsal import first_fault
-from celery_perpetual.publishing.singly import Singly
+from celery_perpetual.publishing.singly import Singly, send_singly
 from celery_perpetual.publishing.stamp import IndexedItems
 from celery_perpetual.publishing.stampable import is_sent_in_pairs
 from celery_perpetual.publishing.transports import open_transport
@@ -256,8 +256,7 @@ class Publisher:
             Exception: the broker did not answer, or has refused the message.
         """
         if not self.shares_redis:
-            with self._singly.lent() as singly:
-                send(producer=singly.producer)
+            send_singly(self._singly, send)
             return BrokerCommands()
         with self._captures.lent() as capture:
             return BrokerCommands(capture.channel.capture(lambda: send(producer=capture.producer)))

@@ -6,8 +6,13 @@ the broker takes no messages and then the connection ends.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from kombu.exceptions import OperationalError
+
+from celery_perpetual.publishing.kept import Kept
+from celery_perpetual.publishing.refused import is_refused
 from celery_perpetual.publishing.transports import confirming_connection
 
 if TYPE_CHECKING:
@@ -50,3 +55,25 @@ class Singly:
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
             connection.release()
+
+
+def send_singly(ways: Kept[Singly], send: Callable[..., Any]) -> None:
+    """Send one message, by the ``producer`` that ``send`` gets.
+
+    It is tried once more where the connection was closed, as one that is kept may be. A broker that does not answer in
+    time is not asked again: Celery's own tries would each wait as long.
+
+    Raises:
+        Exception: the broker did not answer, or has refused the message.
+    """
+    try:
+        _send_once(ways, send)
+    except OperationalError as error:
+        if isinstance(error.__cause__, TimeoutError) or is_refused(error):
+            raise
+        _send_once(ways, send)
+
+
+def _send_once(ways: Kept[Singly], send: Callable[..., Any]) -> None:
+    with ways.lent() as singly:
+        send(producer=singly.producer, retry=False)
