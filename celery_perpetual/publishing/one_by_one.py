@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from amqp.exceptions import AMQPNotImplementedError, FrameError, FrameSyntaxError
+from amqp.exceptions import AMQPNotImplementedError, FrameError, FrameSyntaxError, InvalidCommand, UnexpectedFrame
 from celery.exceptions import SoftTimeLimitExceeded
 from kombu.exceptions import OperationalError
 
@@ -43,7 +43,7 @@ MOST_CLOSED = 20
 
 #: The errors with which RabbitMQ closes the connection for what was sent there. Others are not the item's: there may be
 #: too many connections, or too few members of a cluster.
-_CLOSES_CONNECTION = (FrameError, FrameSyntaxError, AMQPNotImplementedError)
+_CLOSES_CONNECTION = (FrameError, FrameSyntaxError, InvalidCommand, UnexpectedFrame, AMQPNotImplementedError)
 
 #: Errors that say nothing about the item.
 _NOT_THE_ITEMS = (StoreUnavailable, OperationalError, SoftTimeLimitExceeded)

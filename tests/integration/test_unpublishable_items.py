@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from amqp.exceptions import InternalError, NotAllowed
+from amqp.exceptions import InternalError, InvalidCommand, NotAllowed, UnexpectedFrame
 
 from celery_perpetual import Item, PerpetualTask
 from celery_perpetual.ledger.item import CheckedItem
@@ -194,4 +194,28 @@ def test_an_error_of_the_connection_that_is_no_fault_of_an_item_parks_none(
         publish_apart(one.app, open_publisher, list(enumerate(items)), ValueError("of the chunk"))
 
     assert opened == ["first", "again"]
+    assert arrived(one.app) == 3
+
+
+@pytest.mark.parametrize("error", [InvalidCommand("a method"), UnexpectedFrame("a frame")])
+def test_an_item_for_which_the_broker_closes_the_connection_holds_up_no_other(
+    error: Exception, rabbitmq_url: str, watched_app: Callable[..., WatchedApp]
+) -> None:
+    """The fault is in what was sent for this item, which would be sent like that again."""
+    one = watched_app(broker_url=rabbitmq_url)
+    items = [CheckedItem("app.work", b"[[], {}]", "json", {}, None) for _ in range(4)]
+
+    def open_publisher(stack: ExitStack) -> PublishChunk:
+        transport = stack.enter_context(open_transport(one.app, "poll", (), one_by_one=False))
+
+        def publish(indexed: IndexedItems) -> Messages:
+            if indexed[0][0] == 1:
+                raise error
+            return transport.publish(indexed)
+
+        return publish
+
+    _, unpublished = publish_apart(one.app, open_publisher, list(enumerate(items)), ValueError("of the chunk"))
+
+    assert [(each.at, each.error) for each in unpublished] == [(1, error)]
     assert arrived(one.app) == 3
